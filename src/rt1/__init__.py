@@ -1,0 +1,1 @@
+"""rt1: the Robotics Transformer in PyTorch."""

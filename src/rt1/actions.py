@@ -1,0 +1,293 @@
+"""Actions as tokens: which dimensions an action has, their bounds, and the bins the network predicts.
+
+An action is a float32 vector ``(A,)`` in physical units, one entry per dimension and per action token.
+A discrete dimension (RT-1's ``terminate_episode``) holds the index of its choice. Files and robots often
+name the parts instead; :meth:`ActionSpec.to_dict` and :meth:`ActionSpec.from_dict` go between the two.
+The arithmetic is Google's, operation by operation in float32 (spec section 7): another order of the same
+operations gives other tokens at the bin edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+TokenArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuous:
+    """A named group of continuous dimensions, each cut into equal bins between its bounds."""
+
+    name: str
+    """Key of the group in an action dict, e.g. ``world_vector``."""
+    low: tuple[float, ...]
+    """Lower bound per dimension, physical units; values below are clipped to it."""
+    high: tuple[float, ...]
+    """Upper bound per dimension, physical units."""
+    labels: tuple[str, ...] = ()
+    """Name per dimension for tables and plots; empty means ``name_0, name_1, ...`` (or ``name`` if one)."""
+
+    def __post_init__(self) -> None:
+        if not self.low or len(self.low) != len(self.high):
+            raise ValueError(
+                f"action part {self.name!r} has {len(self.low)} lower and {len(self.high)} upper bounds; "
+                "give one of each per dimension, at least one dimension"
+            )
+        for low, high in zip(self.low, self.high, strict=True):
+            if not (np.isfinite(low) and np.isfinite(high) and np.float32(low) < np.float32(high)):
+                raise ValueError(
+                    f"action part {self.name!r} has bounds [{low}, {high}]; a bound must be finite and low < high; "
+                    "widen the bounds of a constant dimension"
+                )
+        if self.labels and len(self.labels) != len(self.low):
+            raise ValueError(f"action part {self.name!r}: {len(self.labels)} labels for {len(self.low)} dimensions")
+
+    @property
+    def size(self) -> int:
+        """Number of dimensions, which is also the number of action tokens."""
+        return len(self.low)
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """One name per dimension."""
+        if self.labels:
+            return self.labels
+        return (self.name,) if self.size == 1 else tuple(f"{self.name}_{i}" for i in range(self.size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discrete:
+    """A named choice of one out of several: one dimension, one token, one-hot int32 in an action dict."""
+
+    name: str
+    """Key of the choice in an action dict, e.g. ``terminate_episode``."""
+    choices: int
+    """Number of choices; tokens ``0..choices-1`` are valid."""
+    invalid: Literal["first", "none"] = "first"
+    """What a token outside the choices decodes to: the first choice (Google's TensorFlow code) or an
+    all-zero vector (Google's JAX code, index -1 here). Spec section 7."""
+
+    def __post_init__(self) -> None:
+        if self.choices < 2:
+            raise ValueError(f"action part {self.name!r} has {self.choices} choices; a discrete part needs at least 2")
+
+    @property
+    def size(self) -> int:
+        """One token."""
+        return 1
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """The part's own name."""
+        return (self.name,)
+
+
+ActionPart = Continuous | Discrete
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSpec:
+    """The dimensions of an action in token order, and the number of bins they share."""
+
+    parts: tuple[ActionPart, ...]
+    """Parts in token order."""
+    bins: int = 256
+    """Bins per continuous dimension = size of the token vocabulary V."""
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"action parts are named {names}; give at least one part and no name twice")
+        most = max([2, *(part.choices for part in self.parts if isinstance(part, Discrete))])
+        if self.bins < most:
+            raise ValueError(f"bins is {self.bins}; it must be at least {most} to hold every choice of this action")
+
+    @property
+    def size(self) -> int:
+        """A: number of dimensions, which is the number of action tokens."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def dimension_names(self) -> tuple[str, ...]:
+        """One name per dimension, in token order."""
+        return tuple(name for part in self.parts for name in part.dimension_names)
+
+    @cached_property
+    def discrete_choices(self) -> NDArray[np.int32]:
+        """(A,) number of choices of each dimension, 0 where it is continuous."""
+        return np.array(
+            [c for part in self.parts for c in ([part.choices] if isinstance(part, Discrete) else [0] * part.size)],
+            dtype=np.int32,
+        )
+
+    @cached_property
+    def low(self) -> FloatArray:
+        """(A,) lower bounds; 0 for a discrete dimension."""
+        return np.array(
+            [v for part in self.parts for v in ((0.0,) if isinstance(part, Discrete) else part.low)], dtype=np.float32
+        )
+
+    @cached_property
+    def high(self) -> FloatArray:
+        """(A,) upper bounds; ``choices - 1`` for a discrete dimension."""
+        return np.array(
+            [v for part in self.parts for v in ((part.choices - 1.0,) if isinstance(part, Discrete) else part.high)],
+            dtype=np.float32,
+        )
+
+    def encode(self, action: FloatArray) -> TokenArray:
+        """Turn actions into tokens.
+
+        Args:
+            action: float32 (..., A), physical units; values outside the bounds are clipped (infinities too).
+
+        Returns:
+            int32 (..., A), ``0..bins-1``. The top bin is reached only at the upper bound: Google's encoder truncates.
+
+        Raises:
+            ValueError: another last dimension, a NaN, or a discrete dimension that is not one of its choices.
+        """
+        action = self._checked(action)
+        is_discrete = self.discrete_choices > 0
+        chosen = action[..., is_discrete]
+        if ((chosen != np.floor(chosen)) | (chosen < 0) | (chosen >= self.discrete_choices[is_discrete])).any():
+            raise ValueError(
+                f"a discrete dimension of {self._names(is_discrete)} holds a value that is not one of its choices "
+                f"0..{(self.discrete_choices[is_discrete] - 1).tolist()}; give the index of the choice"
+            )
+        clipped = np.clip(action, self.low, self.high)
+        unit = (clipped - self.low) / (self.high - self.low)
+        tokens = (unit * np.float32(self.bins - 1)).astype(np.int32)
+        return np.where(is_discrete, action.astype(np.int32), tokens) if is_discrete.any() else tokens
+
+    def decode(self, tokens: NDArray[np.integer[Any]]) -> FloatArray:
+        """Turn tokens into actions.
+
+        Args:
+            tokens: integers (..., A), ``0..bins-1``.
+
+        Returns:
+            float32 (..., A), physical units; an invalid choice of a discrete dimension becomes what its part says.
+        """
+        tokens = np.asarray(tokens, dtype=np.int32)
+        self._check_size(tokens.shape)
+        if tokens.size and (tokens.min() < 0 or tokens.max() >= self.bins):
+            raise ValueError(f"action tokens span {tokens.min()}..{tokens.max()}; they must lie in 0..{self.bins - 1}")
+        unit = tokens.astype(np.float32) / np.float32(self.bins - 1)
+        value = unit * (self.high - self.low) + self.low
+        fallback = np.array(
+            [-1.0 if isinstance(p, Discrete) and p.invalid == "none" else 0.0 for p in self.parts for _ in range(p.size)],
+            dtype=np.float32,
+        )
+        choice = np.where(tokens < self.discrete_choices, tokens.astype(np.float32), fallback)
+        return np.where(self.discrete_choices > 0, choice, value)
+
+    def out_of_bounds(self, action: FloatArray) -> NDArray[np.bool_]:
+        """(..., A) True where a value lies outside its bounds, so that encoding clips it."""
+        action = self._checked(action)
+        return (action < self.low) | (action > self.high)
+
+    def to_dict(self, action: FloatArray) -> dict[str, NDArray[Any]]:
+        """Split (..., A) into named parts: float32 (..., n), or one-hot int32 (..., choices) for a choice."""
+        self._check_size(np.shape(action))
+        out: dict[str, NDArray[Any]] = {}
+        start = 0
+        for part in self.parts:
+            values = np.asarray(action)[..., start : start + part.size]
+            if isinstance(part, Discrete):
+                out[part.name] = (values.astype(np.int32) == np.arange(part.choices)).astype(np.int32)
+            else:
+                out[part.name] = values.astype(np.float32)
+            start += part.size
+        return out
+
+    def from_dict(self, action: Mapping[str, NDArray[Any]]) -> FloatArray:
+        """Join named parts into float32 (..., A); the one-hot vector of a choice becomes its index."""
+        missing = [part.name for part in self.parts if part.name not in action]
+        if missing:
+            raise ValueError(f"the action has no part {missing}; it has {sorted(action)}; give every part of the spec")
+        return np.concatenate([_part_values(part, np.asarray(action[part.name])) for part in self.parts], axis=-1)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``; :meth:`from_json` reads it back."""
+        parts: list[dict[str, Any]] = []
+        for part in self.parts:
+            if isinstance(part, Discrete):
+                parts.append({"name": part.name, "choices": part.choices, "invalid": part.invalid})
+            else:
+                parts.append(
+                    {"name": part.name, "low": list(part.low), "high": list(part.high), "labels": list(part.labels)}
+                )
+        return {"bins": self.bins, "parts": parts}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> ActionSpec:
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        try:
+            parts = tuple(_part_from_json(part) for part in data["parts"])
+            return ActionSpec(parts=parts, bins=int(data["bins"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this is not an action spec: {error!r}; expected {{'bins', 'parts'}}") from error
+
+    def _checked(self, action: FloatArray) -> FloatArray:
+        action = np.asarray(action, dtype=np.float32)
+        self._check_size(action.shape)
+        bad = np.isnan(action).reshape(-1, self.size).any(axis=0)
+        if bad.any():
+            raise ValueError(f"the action is NaN in {self._names(bad)}; an action must be a number; drop that step")
+        return action
+
+    def _check_size(self, shape: Sequence[int]) -> None:
+        if not shape or shape[-1] != self.size:
+            raise ValueError(
+                f"the last dimension of shape {tuple(shape)} must be {self.size}: one value per dimension "
+                f"{', '.join(self.dimension_names)}"
+            )
+
+    def _names(self, mask: NDArray[np.bool_]) -> list[str]:
+        return [name for name, chosen in zip(self.dimension_names, mask, strict=True) if chosen]
+
+
+def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
+    width = part.choices if isinstance(part, Discrete) else part.size
+    if values.shape[-1:] != (width,):
+        raise ValueError(f"action part {part.name!r} has shape {values.shape}; its last dimension must be {width}")
+    if not isinstance(part, Discrete):
+        return values.astype(np.float32)
+    if not ((values == 0) | (values == 1)).all() or not (values.sum(axis=-1) == 1).all():
+        raise ValueError(f"action part {part.name!r} must be one-hot over {part.choices} choices, got {values.tolist()}")
+    return values.argmax(axis=-1, keepdims=True).astype(np.float32)
+
+
+def _part_from_json(data: Mapping[str, Any]) -> ActionPart:
+    if "choices" in data:
+        return Discrete(name=data["name"], choices=int(data["choices"]), invalid=data.get("invalid", "first"))
+    return Continuous(
+        name=data["name"],
+        low=tuple(map(float, data["low"])),
+        high=tuple(map(float, data["high"])),
+        labels=tuple(data.get("labels", ())),
+    )
+
+
+def rt1_action_spec(*, bins: int = 256, world_bound: float = 1.0, invalid: Literal["first", "none"] = "first") -> ActionSpec:
+    """Return the 11-dimensional action of RT-1 (spec section 7); RT-1-X has 512 bins and ``world_bound`` 2."""
+    half_pi, pi = float(np.float32(np.pi / 2)), float(np.float32(np.pi))
+    return ActionSpec(
+        bins=bins,
+        parts=(
+            Discrete(name="terminate_episode", choices=3, invalid=invalid),
+            Continuous(name="world_vector", low=(-world_bound,) * 3, high=(world_bound,) * 3),
+            Continuous(name="rotation_delta", low=(-half_pi,) * 3, high=(half_pi,) * 3),
+            Continuous(name="gripper_closedness_action", low=(-1.0,), high=(1.0,)),
+            Continuous(name="base_displacement_vertical_rotation", low=(-pi,), high=(pi,)),
+            Continuous(name="base_displacement_vector", low=(-1.0, -1.0), high=(1.0, 1.0)),
+        ),
+    )

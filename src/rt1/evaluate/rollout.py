@@ -1,0 +1,133 @@
+"""The closed loop: what an environment must offer, what a controller must offer, and one trial of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """What a policy gets at a step: the image, and nothing of the simulator's state."""
+
+    image: Image
+    """uint8 RGB (H, W, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What an environment returns for one action."""
+
+    observation: Observation
+    """The observation after the action."""
+    success: bool
+    """True once the task's goal is reached; used for counting only, never shown to a policy."""
+    done: bool
+    """True when the episode is over: success, or the environment's own step limit."""
+
+
+@runtime_checkable
+class Env(Protocol):
+    """A robot or simulator with one task. ``rt1.testing.check_env`` checks an implementation."""
+
+    action_spec: ActionSpec
+    """The actions that ``step`` takes, float32 (A,) in physical units."""
+    instruction: str
+    """The sentence that names the task."""
+    control_rate: float
+    """Steps per second, Hz."""
+    max_steps: int
+    """Steps after which an episode ends by itself."""
+
+    def reset(self, seed: int) -> Observation:
+        """Start an episode; the same seed gives the same start."""
+        ...
+
+    def step(self, action: FloatArray) -> StepResult:
+        """Apply one action for one control period; a value outside the bounds raises ``ValueError``."""
+        ...
+
+    def close(self) -> None:
+        """Free the simulator and its renderer."""
+        ...
+
+
+class Controller(Protocol):
+    """Anything that acts from observations: a policy, a replay, random actions."""
+
+    def reset(self, instruction: str) -> None:
+        """Forget the last episode and take the instruction of the next."""
+        ...
+
+    def act(self, observation: Observation) -> FloatArray:
+        """Return the action for this observation, float32 (A,) in physical units."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One finished trial."""
+
+    success: bool
+    """Whether the goal was reached."""
+    steps: int
+    """Actions taken."""
+    actions: FloatArray
+    """(S, A) actions as executed."""
+    clipped: int
+    """Number of action values that lay outside the bounds and were clipped."""
+    images: tuple[Image, ...] = field(default=(), repr=False)
+    """The S+1 images seen, first to last, when they were asked for."""
+
+
+def rollout(
+    env: Env,
+    controller: Controller,
+    *,
+    seed: int,
+    instruction: str | None = None,
+    keep_images: bool = False,
+    on_step: Callable[[int], Any] | None = None,
+) -> Rollout:
+    """Run one controller in one environment for one episode.
+
+    Args:
+        env: where to act.
+        controller: what acts; it gets the image and the instruction only.
+        seed: seed of the episode's start.
+        instruction: sentence given to the controller instead of the environment's own.
+        keep_images: keep every image, for a video.
+        on_step: called with the number of steps done after each step.
+
+    Returns:
+        The trial's result. A non-finite action raises ``ValueError``; values outside the bounds are clipped and counted.
+    """
+    observation = env.reset(seed)
+    controller.reset(env.instruction if instruction is None else instruction)
+    images = [observation.image] if keep_images else []
+    actions: list[FloatArray] = []
+    clipped = 0
+    while True:
+        wanted = controller.act(observation)
+        clipped += int(env.action_spec.out_of_bounds(wanted).sum())
+        action = np.clip(wanted, env.action_spec.low, env.action_spec.high).astype(np.float32)
+        result = env.step(action)
+        observation = result.observation
+        actions.append(action)
+        if keep_images:
+            images.append(observation.image)
+        if on_step is not None:
+            on_step(len(actions))
+        if result.done:
+            break
+    return Rollout(
+        success=result.success, steps=len(actions), actions=np.stack(actions), clipped=clipped, images=tuple(images)
+    )
