@@ -1,0 +1,297 @@
+"""FiLM-conditioned EfficientNet: an image and a text embedding to a grid of positions (spec section 3).
+
+Shape letters: X images, C channels, H height, W width, E text, P positions, D width of a position.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Padding = Literal["rt1", "same"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A run of MBConv blocks; the first one strides and changes the width."""
+
+    kernel: int
+    """Depthwise kernel size, pixels."""
+    stride: int
+    """Stride of the first block."""
+    expand: int
+    """Channels inside a block as a multiple of its input channels."""
+    channels: int
+    """Output channels before width scaling."""
+    blocks: int
+    """Blocks before depth scaling."""
+
+
+B0_STAGES = (
+    Stage(kernel=3, stride=1, expand=1, channels=16, blocks=1),
+    Stage(kernel=3, stride=2, expand=6, channels=24, blocks=2),
+    Stage(kernel=5, stride=2, expand=6, channels=40, blocks=2),
+    Stage(kernel=3, stride=2, expand=6, channels=80, blocks=3),
+    Stage(kernel=5, stride=1, expand=6, channels=112, blocks=3),
+    Stage(kernel=5, stride=2, expand=6, channels=192, blocks=4),
+    Stage(kernel=3, stride=1, expand=6, channels=320, blocks=1),
+)
+
+SCALING = {
+    "b0": (1.0, 1.0),
+    "b1": (1.0, 1.1),
+    "b2": (1.1, 1.2),
+    "b3": (1.2, 1.4),
+    "b4": (1.4, 1.8),
+    "b5": (1.6, 2.2),
+    "b6": (1.8, 2.6),
+    "b7": (2.0, 3.1),
+}
+"""Width and depth multipliers of the published EfficientNets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficientNetConfig:
+    """Sizes and quirks of the backbone; the defaults are RT-1's EfficientNet-B3."""
+
+    width: float = SCALING["b3"][0]
+    """Channel multiplier."""
+    depth: float = SCALING["b3"][1]
+    """Block multiplier."""
+    stages: tuple[Stage, ...] = B0_STAGES
+    """Stages before scaling; a shorter table gives a smaller network with a finer grid."""
+    stem_channels: int = 32
+    """Stem channels before scaling."""
+    top_channels: int | None = 1280
+    """Channels of the 1x1 convolution after the last block before scaling; None leaves it out."""
+    padding: Padding = "rt1"
+    """Stride-2 padding: ``rt1`` pads (k//2 - 1, k//2) whatever the size, which gives 9x9 from 300x300;
+    ``same`` is TensorFlow's SAME, which gives 10x10 (RT-1-X, timm, Keras at a fixed size)."""
+    drop_connect: float = 0.2
+    """Largest probability of dropping a block's residual branch in training; grows linearly with the block."""
+    batch_norm_eps: float = 1e-3
+    """Added to the variance; 1e-5, the torch default, changes the numbers visibly."""
+    batch_norm_momentum: float = 0.01
+    """Share of the batch's statistics in the moving ones (1 - Keras' momentum)."""
+    unbiased_moving_variance: bool = True
+    """TensorFlow and torch update the moving variance with the unbiased one, flax with the biased one."""
+
+    def __post_init__(self) -> None:
+        if not self.stages or any(s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages):
+            raise ValueError(f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each")
+        if not 0.0 <= self.drop_connect < 1.0:
+            raise ValueError(f"drop_connect is {self.drop_connect}; it must lie in [0, 1)")
+
+    def channels(self, base: int) -> int:
+        """Scale a channel count by the width, to a multiple of 8, never losing more than 10 %."""
+        scaled = base * self.width
+        rounded = max(8, int(scaled + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * scaled else rounded
+
+    def blocks(self, base: int) -> int:
+        """Scale a block count by the depth, rounding up."""
+        return math.ceil(base * self.depth)
+
+    @property
+    def output_channels(self) -> int:
+        """Channels of the feature map."""
+        return self.channels(self.stages[-1].channels if self.top_channels is None else self.top_channels)
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the feature map's height and width for an image of this height and width."""
+        strides = [2] + [stage.stride for stage in self.stages]
+        kernels = [3] + [stage.kernel for stage in self.stages]
+        for stride, kernel in zip(strides, kernels, strict=True):
+            if stride == 2:
+                size = tuple(_strided_size(n, kernel, self.padding) for n in size)  # type: ignore[assignment]
+        return size
+
+
+def _strided_size(size: int, kernel: int, padding: Padding) -> int:
+    before, after = _stride_padding(size, kernel, padding)
+    return (size + before + after - kernel) // 2 + 1
+
+
+def _stride_padding(size: int, kernel: int, padding: Padding) -> tuple[int, int]:
+    if padding == "rt1":
+        # Keras' correct_pad sees an unknown size when RT-1 builds the network and takes this branch for every size.
+        return kernel // 2 - 1, kernel // 2
+    total = max((-(-size // 2) - 1) * 2 + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+class Conv(nn.Conv2d):
+    """A convolution without bias whose stride-2 padding is RT-1's or TensorFlow's SAME."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, padding: Padding = "rt1"
+    ) -> None:
+        super().__init__(
+            inputs, outputs, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0, groups=groups, bias=False
+        )
+        self.stride_padding = padding
+        # Keras' VarianceScaling(2, fan_out, truncated normal), the depthwise fan-out being that of one channel.
+        deviation = math.sqrt(2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
+        nn.init.trunc_normal_(self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796)
+
+    def forward(self, x_XCHW: Tensor) -> Tensor:
+        """Convolve (X, C, H, W)."""
+        if self.stride[0] == 2:
+            kernel = self.kernel_size[0]
+            top, bottom = _stride_padding(x_XCHW.shape[2], kernel, self.stride_padding)
+            left, right = _stride_padding(x_XCHW.shape[3], kernel, self.stride_padding)
+            x_XCHW = F.pad(x_XCHW, (left, right, top, bottom))
+        return super().forward(x_XCHW)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation whose moving variance follows TensorFlow (unbiased) or flax (biased)."""
+
+    def __init__(self, channels: int, config: EfficientNetConfig) -> None:
+        super().__init__(channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
+        self.unbiased = config.unbiased_moving_variance
+
+    def forward(self, x_XCHW: Tensor) -> Tensor:
+        """Normalise per channel."""
+        if not self.training or self.unbiased:
+            return super().forward(x_XCHW)
+        assert self.running_var is not None
+        assert self.momentum is not None
+        kept = self.running_var * (1 - self.momentum)
+        y_XCHW = super().forward(x_XCHW)
+        count = x_XCHW.numel() // x_XCHW.shape[1]
+        with torch.no_grad():
+            self.running_var.copy_(kept + (self.running_var - kept) * (count - 1) / count)
+        return y_XCHW
+
+
+class FiLM(nn.Module):
+    """Scale and shift every channel by the text: ``(1 + W_m e + b_m) x + W_a e + b_a``, zero at the start."""
+
+    def __init__(self, text_width: int, channels: int) -> None:
+        super().__init__()
+        self.multiply = nn.Linear(text_width, channels)
+        self.add = nn.Linear(text_width, channels)
+        for layer in (self.multiply, self.add):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        """Condition (X, C, H, W) on (X, E)."""
+        scale_XC = 1.0 + self.multiply(text_XE)
+        return torch.addcmul(self.add(text_XE)[:, :, None, None], scale_XC[:, :, None, None], x_XCHW)
+
+
+class SqueezeExcite(nn.Module):
+    """Weigh channels by a small network over their means."""
+
+    def __init__(self, channels: int, reduced: int) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(channels, reduced)
+        self.expand = nn.Linear(reduced, channels)
+        for layer in (self.reduce, self.expand):
+            deviation = math.sqrt(2.0 / layer.out_features) / 0.8796
+            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_XCHW: Tensor) -> Tensor:
+        """Scale (X, C, H, W) per channel by a value in (0, 1)."""
+        gate_XC = torch.sigmoid(self.expand(F.silu(self.reduce(x_XCHW.mean((2, 3))))))
+        return x_XCHW * gate_XC[:, :, None, None]
+
+
+class MBConv(nn.Module):
+    """Expand, depthwise convolution, squeeze-excite, project; residual where the shape allows; then FiLM."""
+
+    def __init__(
+        self, inputs: int, stage: Stage, config: EfficientNetConfig, *, stride: int, drop: float, text_width: int
+    ) -> None:
+        super().__init__()
+        inner, outputs = inputs * stage.expand, config.channels(stage.channels)
+        self.expand = Conv(inputs, inner) if stage.expand != 1 else None
+        self.expand_norm = BatchNorm(inner, config) if stage.expand != 1 else None
+        self.depthwise = Conv(
+            inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding
+        )
+        self.depthwise_norm = BatchNorm(inner, config)
+        # The reduction counts the block's input channels, not the expanded ones.
+        self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))
+        self.project = Conv(inner, outputs)
+        self.project_norm = BatchNorm(outputs, config)
+        self.film = FiLM(text_width, outputs)
+        self.residual = stride == 1 and inputs == outputs
+        self.drop = drop
+
+    def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        """Map (X, C, H, W) to (X, C', H', W')."""
+        y_XCHW = x_XCHW
+        if self.expand is not None and self.expand_norm is not None:
+            y_XCHW = F.silu(self.expand_norm(self.expand(y_XCHW)), inplace=True)
+        y_XCHW = F.silu(self.depthwise_norm(self.depthwise(y_XCHW)), inplace=True)
+        y_XCHW = self.project_norm(self.project(self.squeeze(y_XCHW)))
+        if self.residual:
+            y_XCHW = x_XCHW + self._drop_connect(y_XCHW)
+        return self.film(y_XCHW, text_XE)
+
+    def _drop_connect(self, y_XCHW: Tensor) -> Tensor:
+        if not self.training or self.drop == 0.0:
+            return y_XCHW
+        kept_X111 = torch.rand(y_XCHW.shape[0], 1, 1, 1, device=y_XCHW.device) >= self.drop
+        return y_XCHW * (kept_X111 / (1.0 - self.drop)).to(y_XCHW.dtype)
+
+
+class FiLMEfficientNet(nn.Module):
+    """The image tokenizer's backbone: normalised image and text to (X, P, D)."""
+
+    def __init__(self, config: EfficientNetConfig, *, text_width: int, output_width: int) -> None:
+        super().__init__()
+        self.config = config
+        stem = config.channels(config.stem_channels)
+        self.stem = Conv(3, stem, 3, stride=2, padding=config.padding)
+        self.stem_norm = BatchNorm(stem, config)
+        self.blocks = nn.ModuleList(_blocks(config, stem, text_width))
+        last, outputs = config.channels(config.stages[-1].channels), config.output_channels
+        self.top = None if config.top_channels is None else Conv(last, outputs)
+        self.top_norm = None if config.top_channels is None else BatchNorm(outputs, config)
+        self.output = nn.Conv2d(outputs, output_width, 1, bias=False)
+        deviation = math.sqrt(1.0 / outputs) / 0.8796
+        nn.init.trunc_normal_(self.output.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        self.output_film = FiLM(text_width, output_width)
+
+    def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        """Return the feature map (X, C, H', W') before the projection to the token width."""
+        x_XCHW = F.silu(self.stem_norm(self.stem(x_XCHW)), inplace=True)
+        for block in self.blocks:
+            x_XCHW = block(x_XCHW, text_XE)
+        if self.top is not None and self.top_norm is not None:
+            x_XCHW = F.silu(self.top_norm(self.top(x_XCHW)), inplace=True)
+        return x_XCHW
+
+    def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        """Map normalised images (X, 3, H, W) and text (X, E) to positions (X, P, D), row by row."""
+        y_XDHW = self.output_film(self.output(self.features(x_XCHW, text_XE)), text_XE)
+        return y_XDHW.flatten(2).transpose(1, 2)
+
+
+def _blocks(config: EfficientNetConfig, inputs: int, text_width: int) -> list[MBConv]:
+    total = sum(config.blocks(stage.blocks) for stage in config.stages)
+    blocks: list[MBConv] = []
+    for stage in config.stages:
+        for index in range(config.blocks(stage.blocks)):
+            blocks.append(
+                MBConv(
+                    inputs,
+                    stage,
+                    config,
+                    stride=stage.stride if index == 0 else 1,
+                    drop=config.drop_connect * len(blocks) / total,
+                    text_width=text_width,
+                )
+            )
+            inputs = config.channels(stage.channels)
+    return blocks

@@ -1,0 +1,203 @@
+"""RT-1, the whole network in one forward: images and an instruction to action-token logits.
+
+    image (B, T, H, W, 3) --preprocess--> (X, 3, 300, 300) --FiLM-EfficientNet(text)--> 81 positions
+    --TokenLearner--> 8 image tokens per step; per step [8 image tokens | A empty action tokens] --> one
+    sequence --causal transformer--> at the place before each action token: logits over 256 bins.
+
+Shape letters: B batch, T window, X = B*T, C channels, H height, W width, P positions, K tokens per image,
+A action dimensions, L = T*(K+A) sequence, E text or token width, D transformer width, V bins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
+from rt1.model.token_learner import TokenLearner
+from rt1.model.transformer import MaskKind, Transformer, TransformerConfig, attention_mask
+from rt1.preprocess import resize, to_float
+
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RT1Config:
+    """Every size and quirk of the network; the defaults are Google's rt1main (35 M parameters)."""
+
+    window: int = 6
+    """T: images the policy looks at, newest last."""
+    image_size: tuple[int, int] = (300, 300)
+    """Height and width the image is stretched to, pixels."""
+    text_width: int = 512
+    """E: entries of the text embedding."""
+    token_width: int = 512
+    """Width of positions and image tokens."""
+    image_tokens: int = 8
+    """K: tokens per image after TokenLearner."""
+    token_learner_hidden: int = 64
+    """Hidden width of TokenLearner."""
+    action_tokens: int = 11
+    """A: dimensions of an action."""
+    bins: int = 256
+    """V: bins per action dimension."""
+    mask: MaskKind = "rt1"
+    """Attention mask: Google's TensorFlow code or RT-1-X."""
+    efficientnet: EfficientNetConfig = field(default_factory=EfficientNetConfig)
+    """The image backbone."""
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    """The decoder."""
+
+    def __post_init__(self) -> None:
+        sizes = (self.window, self.text_width, self.token_width, self.image_tokens, self.action_tokens)
+        if min(sizes) < 1 or self.bins < 2:
+            raise ValueError(f"sizes of the network must be at least 1 and bins at least 2: {self}")
+        if min(self.efficientnet.grid(self.image_size)) < 1:
+            raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image")
+
+    @property
+    def step_tokens(self) -> int:
+        """K + A: tokens of one step."""
+        return self.image_tokens + self.action_tokens
+
+    @property
+    def sequence_length(self) -> int:
+        """L: tokens of a full window."""
+        return self.window * self.step_tokens
+
+
+class RT1(nn.Module):
+    """The Robotics Transformer. Stateless: :class:`rt1.policy.Policy` keeps the memory."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+    mask_LL: Tensor
+
+    def __init__(self, config: RT1Config) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = FiLMEfficientNet(
+            config.efficientnet, text_width=config.text_width, output_width=config.token_width
+        )
+        self.token_learner = TokenLearner(
+            config.token_width, tokens=config.image_tokens, hidden=config.token_learner_hidden
+        )
+        self.transformer = Transformer(
+            config.transformer,
+            token_width=config.token_width,
+            length=config.sequence_length,
+            vocabulary=config.bins,
+        )
+        self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN))
+        self.register_buffer("pixel_std", torch.tensor(PIXEL_STD))
+        mask = attention_mask(config.window, config.image_tokens, config.action_tokens, config.mask)
+        self.register_buffer("mask_LL", mask, persistent=False)
+
+    def forward(self, image_BTHWC: Tensor, text: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
+        """Predict the action of every step of a window.
+
+        Args:
+            image_BTHWC: RGB (B, T, H, W, 3), uint8 in [0, 255] or float in [0, 1], any height and width; T may be
+                shorter than the configured window.
+            text: float (B, E), or (B, T, E) with one embedding per step.
+            valid_BT: bool (B, T), False for padding, which nothing attends to; None means all are real.
+
+        Returns:
+            float32 logits (B, T, A, V).
+        """
+        batch, window = image_BTHWC.shape[:2]
+        text_BTE = self._text_per_step(text, batch, window)
+        image_XCHW = self.prepare(image_BTHWC.flatten(0, 1))
+        token_XKE = self.encode_images(image_XCHW, text_BTE.flatten(0, 1))
+        return self.decode(token_XKE.unflatten(0, (batch, window)), valid_BT=valid_BT)
+
+    def prepare(self, image_XHWC: Tensor) -> Tensor:
+        """Bring images (X, H, W, 3) to float (X, 3, *image_size) in [0, 1]."""
+        return resize(to_float(image_XHWC), self.config.image_size)
+
+    def encode_images(self, image_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        """Turn prepared images (X, 3, H, W) in [0, 1] and text (X, E) into image tokens (X, K, E)."""
+        return self.token_learner(self.encode_positions(image_XCHW, text_XE))
+
+    def encode_positions(self, image_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        """Turn prepared images and text into the grid (X, P, E) that TokenLearner pools."""
+        mean, std = (v[:, None, None] for v in (self.pixel_mean, self.pixel_std))
+        return self.backbone((image_XCHW - mean) / std, text_XE)
+
+    def decode(self, token_BTKE: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
+        """Turn image tokens (B, T, K, E) into float32 logits (B, T, A, V)."""
+        hidden_BLD = self.hidden(token_BTKE, valid_BT=valid_BT)
+        hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
+        return self._logits(hidden_BTSD)
+
+    def decode_step(self, token_BTKE: Tensor, step: int) -> Tensor:
+        """Return the logits (B, A, V) of one step only, as a policy needs them."""
+        hidden_BLD = self.hidden(token_BTKE[:, : step + 1])  # later steps are causally invisible
+        return self._logits(hidden_BLD[:, step * self.config.step_tokens :])
+
+    def hidden(self, token_BTKE: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
+        """Return the transformer's stream (B, L, D) for image tokens (B, T, K, E)."""
+        batch, window = token_BTKE.shape[:2]
+        if window > self.config.window:
+            raise ValueError(f"{window} steps were given; this network has a window of {self.config.window}")
+        # Action tokens are zero vectors in training and inference: RT-1 has no action history (spec section 5).
+        action = token_BTKE.new_zeros(batch, window, self.config.action_tokens, self.config.token_width)
+        sequence_BLE = torch.cat([token_BTKE, action], dim=2).flatten(1, 2)
+        length = sequence_BLE.shape[1]
+        mask = self.mask_LL[:length, :length]
+        if valid_BT is not None:
+            valid_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
+            # A padded row still sees itself: a fully masked row would be NaN, and nothing reads it.
+            mask = (mask & valid_BL[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=mask.device)[
+                None, None
+            ] & ~valid_BL[:, None, :, None]
+        return self.transformer.hidden(sequence_BLE, mask)
+
+    def _logits(self, hidden_BTSD: Tensor) -> Tensor:
+        """Read one place early: the last image token predicts dimension 0, action token k predicts k + 1."""
+        first = self.config.image_tokens - 1
+        read = hidden_BTSD[..., first : first + self.config.action_tokens, :]
+        return self.transformer.output(read).float()
+
+    def _text_per_step(self, text: Tensor, batch: int, window: int) -> Tensor:
+        expected = self.config.text_width
+        if text.shape[0] != batch or text.shape[-1] != expected or text.shape[1:-1] not in ((), (window,)):
+            raise ValueError(
+                f"the text embedding has shape {tuple(text.shape)}; it must be ({batch}, {expected}) or "
+                f"({batch}, {window}, {expected}) for these images and this network"
+            )
+        return text[:, None].expand(batch, window, expected) if text.ndim == 2 else text
+
+
+LossForm = Literal["mean", "google"]
+
+
+def action_loss(
+    logits_BTAV: Tensor, token_BTA: Tensor, *, mask_BT: Tensor | None = None, form: LossForm = "mean", step_tokens: int = 1
+) -> Tensor:
+    """Return the scalar cross-entropy of action tokens (spec section 8).
+
+    Args:
+        logits_BTAV: float (B, T, A, V).
+        token_BTA: integers (B, T, A).
+        mask_BT: bool (B, T), False for steps that count nothing (padding, terminal steps); None counts all.
+        form: ``mean`` averages over the counted steps. ``google`` divides by B*T and again by B*T*step_tokens, as
+            the official code does; with Adam its eps of 1e-7 is then no longer negligible.
+        step_tokens: K + A, for the ``google`` form.
+    """
+    entropy_BTA = F.cross_entropy(
+        logits_BTAV.flatten(0, 2).float(), token_BTA.flatten().long(), reduction="none"
+    ).view(token_BTA.shape)
+    entropy_BT = entropy_BTA.mean(dim=-1)
+    steps = entropy_BT.numel()
+    if mask_BT is None:
+        mask_BT = torch.ones_like(entropy_BT, dtype=torch.bool)
+    total = (entropy_BT * mask_BT).sum()
+    if form == "google":
+        return total / steps / (steps * step_tokens)
+    return total / mask_BT.sum().clamp(min=1)

@@ -1,0 +1,27 @@
+"""TokenLearner v1.1: many positions to a few tokens, each a weighted mean of positions (spec section 4)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rt1.model.transformer import dense
+
+
+class TokenLearner(nn.Module):
+    """K soft attention maps over the positions of an image, and the K tokens they pool."""
+
+    def __init__(self, width: int, *, tokens: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.hidden = dense(width, hidden)
+        self.maps = dense(hidden, tokens)
+
+    def attention(self, x_XPD: Tensor) -> Tensor:
+        """Return (X, K, P) weights; each token's weights over the positions sum to 1."""
+        h_XPM = F.gelu(self.hidden(self.norm(x_XPD)), approximate="tanh")  # tanh form: flax' and Google's GELU
+        return self.maps(h_XPM).transpose(1, 2).float().softmax(dim=-1)
+
+    def forward(self, x_XPD: Tensor) -> Tensor:
+        """Pool (X, P, D) to (X, K, D); the tokens pooled are the raw ones, not the normalised."""
+        return self.attention(x_XPD).to(x_XPD.dtype) @ x_XPD

@@ -1,0 +1,153 @@
+"""The causal transformer over image and action tokens (spec sections 5 and 6).
+
+Shape letters: B batch, L sequence, D width, N heads, H head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FeedForward = Literal["linear", "linear_no_bias", "swiglu"]
+MaskKind = Literal["rt1", "rt1x"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes of the decoder; the defaults are those of rt1main."""
+
+    layers: int = 8
+    """Number of layers."""
+    width: int = 512
+    """D: width of the residual stream."""
+    heads: int = 8
+    """N: attention heads."""
+    head_width: int = 128
+    """Width of one head; heads * head_width need not equal the width."""
+    feed_forward: FeedForward = "linear"
+    """``linear`` is Google's single Dense layer without activation, ``swiglu`` that of RT-1-X."""
+    hidden: int = 512
+    """Hidden width of the swiglu feed-forward."""
+    dropout: float = 0.1
+    """Probability, on attention weights and after the feed-forward."""
+
+    def __post_init__(self) -> None:
+        if min(self.layers, self.width, self.heads, self.head_width, self.hidden) < 1:
+            raise ValueError(f"transformer sizes must be at least 1: {self}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+
+
+def dense(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """Return a linear layer initialised as Keras' Dense: Glorot-uniform weight, zero bias."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def attention_mask(window: int, image_tokens: int, action_tokens: int, kind: MaskKind) -> Tensor:
+    """Return bool (L, L), True where row i may attend to column j; L = window * (image + action tokens).
+
+    Args:
+        window: T, steps.
+        image_tokens: K, tokens of an image.
+        action_tokens: A, tokens of an action.
+        kind: ``rt1``: causal, and no action token attends to an action token, itself included; image tokens do
+            attend to earlier steps' action tokens. ``rt1x``: nobody attends to any action token.
+    """
+    index = torch.arange(window * (image_tokens + action_tokens))
+    is_action = index % (image_tokens + action_tokens) >= image_tokens
+    causal = index[None, :] <= index[:, None]
+    if kind == "rt1x":
+        return causal & ~is_action[None, :]
+    return causal & ~(is_action[:, None] & is_action[None, :])
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biases everywhere, as Keras' layer has them."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        inner = config.heads * config.head_width
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.query_key_value = nn.Linear(config.width, 3 * inner)
+        for part in self.query_key_value.weight.data.chunk(3):  # Glorot per matrix, as three layers would have it
+            nn.init.xavier_uniform_(part)
+        nn.init.zeros_(self.query_key_value.bias)
+        self.output = dense(inner, config.width)
+
+    def project(self, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query, key and value, each (B, N, L, H)."""
+        qkv_BL3NH = self.query_key_value(x_BLD).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv_BL3NH.permute(2, 0, 3, 1, 4)
+        return query, key, value
+
+    def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
+        """Attend where ``mask``, bool broadcastable to (B, 1, L, L), is True."""
+        query, key, value = self.project(x_BLD)
+        dropout = self.dropout if self.training else 0.0
+        y_BNLH = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return self.output(y_BNLH.transpose(1, 2).flatten(2))
+
+
+class SwiGLU(nn.Module):
+    """RT-1-X' feed-forward: ``w2(silu(w1 x) * gate x)``, no biases."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.w1 = dense(config.width, config.hidden, bias=False)
+        self.gate = dense(config.width, config.hidden, bias=False)
+        self.w2 = dense(config.hidden, config.width, bias=False)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Map (B, L, D) to (B, L, D)."""
+        return self.w2(F.silu(self.w1(x_BLD)) * self.gate(x_BLD))
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and feed-forward with residuals."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.attention = Attention(config)
+        self.feed_forward_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.feed_forward: nn.Module
+        if config.feed_forward == "swiglu":
+            self.feed_forward = SwiGLU(config)
+        else:
+            # One Dense layer without activation: an oddity of Google's code that its weights depend on.
+            self.feed_forward = dense(config.width, config.width, bias=config.feed_forward == "linear")
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
+        """Map (B, L, D) to (B, L, D)."""
+        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), mask)
+        return x_BLD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BLD)))
+
+
+class Transformer(nn.Module):
+    """Token embedding, learned positions, layers, output projection; no final norm (Google has none)."""
+
+    def __init__(self, config: TransformerConfig, *, token_width: int, length: int, vocabulary: int) -> None:
+        super().__init__()
+        self.embed = dense(token_width, config.width)
+        # Google's position embedding is Dense(one_hot(position)): a table and, easily missed, a bias.
+        self.position_LD = nn.Parameter(nn.init.xavier_uniform_(torch.empty(length, config.width)))
+        self.position_bias_D = nn.Parameter(torch.zeros(config.width))
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.output = dense(config.width, vocabulary)
+
+    def hidden(self, token_BLE: Tensor, mask: Tensor) -> Tensor:
+        """Return the residual stream (B, L, D) after the last layer; L may be shorter than the longest sequence."""
+        x_BLD = self.embed(token_BLE) + self.position_LD[: token_BLE.shape[1]] + self.position_bias_D
+        for layer in self.layers:
+            x_BLD = layer(x_BLD, mask)
+        return x_BLD

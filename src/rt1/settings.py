@@ -1,0 +1,79 @@
+"""Frozen dataclasses to and from plain JSON data, with errors in the words the user typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rt1.names import unknown_name
+
+T = TypeVar("T")
+
+
+def to_json(settings: Any) -> Any:
+    """Turn nested dataclasses, tuples and plain values into data for ``json``."""
+    if dataclasses.is_dataclass(settings):
+        return {f.name: to_json(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    if isinstance(settings, tuple | list):
+        return [to_json(value) for value in settings]
+    return settings
+
+
+def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
+    """Build the dataclass ``kind`` from plain data; fields left out take their defaults.
+
+    Raises:
+        ValueError: an unknown key (with "did you mean"), a value of another type, or a value the dataclass refuses.
+    """
+    where = where or kind.__name__
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{where} is {data!r}; it must be an object of settings")
+    hints = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in data:
+        if key not in known:
+            raise ValueError(unknown_name(f"setting of {where}", str(key), known))
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}; give every required setting") from error
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_json(typing.cast("type[Any]", hint), value, where=where)
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        chosen = [a for a in arguments if a is not type(None)]
+        return _convert(chosen[0], value, where) if len(chosen) == 1 else value
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError(unknown_name(f"value of {where}", str(value), [str(a) for a in arguments]))
+        return value
+    return _convert_plain(hint, value, where)
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where} is {value!r}; it must be a list")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_convert(arguments[0], item, where) for item in value)
+    if len(value) != len(arguments):
+        raise ValueError(f"{where} has {len(value)} entries; it must have {len(arguments)}")
+    return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
+
+
+def _convert_plain(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (bool, int, float, str) and type(value) is not hint:
+        raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}")
+    return value
