@@ -231,8 +231,8 @@ class MBConv(nn.Module):
         """Map (X, C, H, W) to (X, C', H', W')."""
         y_XCHW = x_XCHW
         if self.expand is not None and self.expand_norm is not None:
-            y_XCHW = F.silu(self.expand_norm(self.expand(y_XCHW)), inplace=True)
-        y_XCHW = F.silu(self.depthwise_norm(self.depthwise(y_XCHW)), inplace=True)
+            y_XCHW = F.silu(self.expand_norm(self.expand(y_XCHW)))
+        y_XCHW = F.silu(self.depthwise_norm(self.depthwise(y_XCHW)))
         y_XCHW = self.project_norm(self.project(self.squeeze(y_XCHW)))
         if self.residual:
             y_XCHW = x_XCHW + self._drop_connect(y_XCHW)
@@ -265,11 +265,11 @@ class FiLMEfficientNet(nn.Module):
 
     def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Return the feature map (X, C, H', W') before the projection to the token width."""
-        x_XCHW = F.silu(self.stem_norm(self.stem(x_XCHW)), inplace=True)
+        x_XCHW = F.silu(self.stem_norm(self.stem(x_XCHW)))
         for block in self.blocks:
             x_XCHW = block(x_XCHW, text_XE)
         if self.top is not None and self.top_norm is not None:
-            x_XCHW = F.silu(self.top_norm(self.top(x_XCHW)), inplace=True)
+            x_XCHW = F.silu(self.top_norm(self.top(x_XCHW)))
         return x_XCHW
 
     def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.token_learner import TokenLearner
-from rt1.model.transformer import MaskKind, Transformer, TransformerConfig, attention_mask
+from rt1.model.transformer import (
+    MaskKind,
+    Transformer,
+    TransformerConfig,
+    at_least_float32,
+    attention_mask,
+)
 from rt1.preprocess import resize, to_float
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -162,7 +168,7 @@ class RT1(nn.Module):
         """Read one place early: the last image token predicts dimension 0, action token k predicts k + 1."""
         first = self.config.image_tokens - 1
         read = hidden_BTSD[..., first : first + self.config.action_tokens, :]
-        return self.transformer.output(read).float()
+        return at_least_float32(self.transformer.output(read))
 
     def _text_per_step(self, text: Tensor, batch: int, window: int) -> Tensor:
         expected = self.config.text_width
@@ -191,7 +197,7 @@ def action_loss(
         step_tokens: K + A, for the ``google`` form.
     """
     entropy_BTA = F.cross_entropy(
-        logits_BTAV.flatten(0, 2).float(), token_BTA.flatten().long(), reduction="none"
+        at_least_float32(logits_BTAV).flatten(0, 2), token_BTA.flatten().long(), reduction="none"
     ).view(token_BTA.shape)
     entropy_BT = entropy_BTA.mean(dim=-1)
     steps = entropy_BT.numel()

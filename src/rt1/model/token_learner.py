@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.model.transformer import dense
+from rt1.model.transformer import at_least_float32, dense
 
 
 class TokenLearner(nn.Module):
@@ -20,7 +20,7 @@ class TokenLearner(nn.Module):
     def attention(self, x_XPD: Tensor) -> Tensor:
         """Return (X, K, P) weights; each token's weights over the positions sum to 1."""
         h_XPM = F.gelu(self.hidden(self.norm(x_XPD)), approximate="tanh")  # tanh form: flax' and Google's GELU
-        return self.maps(h_XPM).transpose(1, 2).float().softmax(dim=-1)
+        return at_least_float32(self.maps(h_XPM).transpose(1, 2)).softmax(dim=-1)
 
     def forward(self, x_XPD: Tensor) -> Tensor:
         """Pool (X, P, D) to (X, K, D); the tokens pooled are the raw ones, not the normalised."""

@@ -51,6 +51,11 @@ def dense(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Bring half precision to float32 and leave float32 and float64 as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def attention_mask(window: int, image_tokens: int, action_tokens: int, kind: MaskKind) -> Tensor:
     """Return bool (L, L), True where row i may attend to column j; L = window * (image + action tokens).
 

@@ -1,0 +1,1 @@
+"""Instructions to text embeddings; start at :mod:`rt1.text.encoder`."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rt1.files import replacing
+from rt1.names import unknown_name
+
+_METADATA_KEY = "rt1_text_table"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +32,25 @@ class TextEncoderIdentity:
     width: int
     """E: entries of a text embedding."""
 
+    def __str__(self) -> str:
+        return f"{self.name!r} (sha256 {self.sha256[:12]}, width {self.width})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``; :meth:`from_json` reads it back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        try:
+            return TextEncoderIdentity(
+                name=str(data["name"]), sha256=str(data["sha256"]), width=int(data["width"])
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"this is not a text encoder identity: {error!r}; expected {{'name', 'sha256', 'width'}}"
+            ) from error
+
 
 @runtime_checkable
 class TextEncoder(Protocol):
@@ -32,3 +62,129 @@ class TextEncoder(Protocol):
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 (B, E), one row per instruction; an empty instruction raises ``ValueError``."""
         ...
+
+
+def check_same_encoder(wanted: TextEncoderIdentity, given: TextEncoderIdentity) -> None:
+    """Raise ``ValueError`` unless ``given`` is ``wanted``, the one a checkpoint or data set names."""
+    if given != wanted:
+        raise ValueError(
+            f"the text encoder is {given} but {wanted} is needed; "
+            "vectors of two encoders do not mean the same; load the one that is needed"
+        )
+
+
+def check_instructions(instructions: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a single string in place of a list, and for an empty or blank instruction."""
+    if isinstance(instructions, str):
+        raise ValueError(
+            f"instructions is the string {instructions!r}; give a list, one string per instruction"
+        )
+    for index, instruction in enumerate(instructions):
+        if not instruction.strip():
+            raise ValueError(
+                f"instruction {index} is {instruction!r}; it must say something; give a sentence"
+            )
+
+
+class TableEncoder:
+    """A table of precomputed text embeddings: encodes its own sentences, exactly as written, and no others.
+
+    For data whose embeddings come from an encoder that is not here, e.g. the Universal Sentence Encoder.
+    """
+
+    def __init__(self, vectors: Mapping[str, NDArray[np.floating[Any]]], name: str) -> None:
+        """Copy the vectors.
+
+        Args:
+            vectors: sentence to (E,), any float type, kept as float32; at least one sentence.
+            name: what error messages and checkpoints call the table.
+
+        Raises:
+            ValueError: no sentence, a blank one, vectors of different widths, or values that are not finite.
+        """
+        check_instructions(list(vectors))
+        self._vectors = {sentence: np.array(vector, dtype=np.float32) for sentence, vector in vectors.items()}
+        shapes = {vector.shape for vector in self._vectors.values()}
+        if len(shapes) != 1 or len(shape := next(iter(shapes))) != 1 or shape == (0,):
+            raise ValueError(
+                f"text table {name!r} has vectors of shapes {sorted(shapes)}; all must be one (E,), E >= 1"
+            )
+        for sentence, vector in self._vectors.items():
+            if not np.isfinite(vector).all():
+                raise ValueError(
+                    f"text table {name!r}: the vector of {sentence!r} is not finite; compute it again"
+                )
+        self.identity = TextEncoderIdentity(name=name, sha256=_content_hash(self._vectors), width=shape[0])
+
+    @staticmethod
+    def from_pairs(pairs: Iterable[tuple[str, NDArray[np.floating[Any]]]], name: str) -> TableEncoder:
+        """Collect (sentence, vector) pairs, e.g. one per episode of a data set.
+
+        A sentence may come again with the same vector; with another one it raises ``ValueError``.
+        """
+        vectors: dict[str, NDArray[np.float32]] = {}
+        for sentence, given in pairs:
+            vector = np.asarray(given, dtype=np.float32)
+            if not np.array_equal(vectors.setdefault(sentence, vector), vector):
+                raise ValueError(
+                    f"text table {name!r}: the sentence {sentence!r} comes with two different vectors; "
+                    "keep those of one encoder"
+                )
+        return TableEncoder(vectors, name)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """The sentences that can be encoded, sorted."""
+        return tuple(sorted(self._vectors))
+
+    def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 (B, E), one row per instruction; another sentence raises ``ValueError``."""
+        check_instructions(instructions)
+        vectors = np.empty((len(instructions), self.identity.width), dtype=np.float32)
+        for row, sentence in zip(vectors, instructions, strict=True):
+            if sentence not in self._vectors:
+                raise ValueError(self._unknown(sentence))
+            row[:] = self._vectors[sentence]
+        return vectors
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file: ``vectors`` float32 (N, E), name and sentences as JSON in its metadata.
+
+        A file already there is replaced only once the new one is complete; see :func:`rt1.files.replacing`.
+        """
+        about = json.dumps({"name": self.identity.name, "sentences": self.sentences})
+        with replacing(path) as beside:
+            save_file({"vectors": self.encode(self.sentences)}, beside, metadata={_METADATA_KEY: about})
+
+    @staticmethod
+    def load(path: Path) -> TableEncoder:
+        """Read what :meth:`save` wrote; another or a damaged file raises ``ValueError``."""
+        try:
+            with safe_open(path, framework="np") as file:
+                about = json.loads((file.metadata() or {})[_METADATA_KEY])
+                vectors = file.get_tensor("vectors")
+            pairs = list(zip(about["sentences"], vectors, strict=True))
+            name = str(about["name"])
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a text table ({error}); give a file written by TableEncoder.save"
+            ) from error
+        return TableEncoder.from_pairs(pairs, name)
+
+    def _unknown(self, sentence: str) -> str:
+        closest = difflib.get_close_matches(sentence, self._vectors, n=3, cutoff=0.3) or self.sentences[:3]
+        others = len(self._vectors) - len(closest)
+        more = f" and {others} more" if others else ""
+        return (
+            f"{unknown_name('instruction', sentence, closest)}{more} in text table {self.identity.name!r}; "
+            "only the table's sentences can be encoded; give one of them, or train with MiniLM"
+        )
+
+
+def _content_hash(vectors: Mapping[str, NDArray[np.float32]]) -> str:
+    """Hash sentences and vectors; neither the order of the sentences nor the machine changes it."""
+    digest = hashlib.sha256()
+    for sentence in sorted(vectors):
+        digest.update(json.dumps(sentence).encode() + b"\n")
+        digest.update(vectors[sentence].astype("<f4").tobytes())
+    return digest.hexdigest()

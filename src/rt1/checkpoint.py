@@ -1,0 +1,205 @@
+"""The checkpoint folder: everything needed to act, and, beside it, everything needed to resume.
+
+    checkpoint.json        what it is: network, action spec, text encoder, provenance
+    model.safetensors      weights
+    training.json, training.safetensors    optimizer and progress (absent in converted or exported checkpoints)
+
+A folder is written beside and renamed into place, so it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rt1 import settings
+from rt1.actions import ActionSpec
+from rt1.files import replacing
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.text.encoder import TextEncoderIdentity
+
+FORMAT = 1
+INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
+TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
+RUN_ORDER = ("last", "best")
+"""Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used as it is; the message gives the file, the rule and the cure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo:
+    """What a checkpoint says of itself."""
+
+    model: RT1Config
+    """The network."""
+    action_spec: ActionSpec
+    """Dimensions, bounds and bins of its actions."""
+    text_encoder: TextEncoderIdentity | None
+    """The encoder its text embeddings come from; None where it is not known."""
+    control_rate: float | None = None
+    """Steps per second it was trained at, Hz; None where it is not known."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the weights come from: data, command, update, source file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """What resuming needs beyond the weights."""
+
+    progress: Mapping[str, Any]
+    """Plain data: update, best value so far, configuration of the run."""
+    tensors: Mapping[str, Tensor]
+    """Optimizer moments and other tensors by name."""
+
+
+def save_checkpoint(
+    folder: Path | str, *, model: RT1, info: CheckpointInfo, training: TrainingState | None = None
+) -> Path:
+    """Write a checkpoint folder in one go; what was there stays until the new one is complete.
+
+    Raises:
+        SaveError: the disk is full or read-only.
+    """
+    folder = Path(folder)
+    if info.action_spec.size != model.config.action_tokens or info.action_spec.bins != model.config.bins:
+        raise CheckpointError(
+            f"the action spec has {info.action_spec.size} dimensions of {info.action_spec.bins} bins, the network "
+            f"{model.config.action_tokens} of {model.config.bins}; give the spec the network was built for"
+        )
+    with replacing(folder) as beside:
+        beside.mkdir()
+        _save_tensors(model.state_dict(), beside / MODEL_FILE)
+        if training is not None:
+            _save_tensors(training.tensors, beside / TRAINING_TENSORS)
+            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1))
+        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1))
+    return folder
+
+
+def resolve(path: Path | str) -> Path:
+    """Return the checkpoint folder that ``path`` means: itself, or the last (else the best) one of a run folder."""
+    path = Path(path)
+    for candidate in (path, *(path / name for name in RUN_ORDER)):
+        if (candidate / INFO_FILE).is_file():
+            return candidate
+    what = "is not there" if not path.exists() else f"holds no {INFO_FILE}, last/ or best/"
+    raise CheckpointError(f"{path} {what}; give a checkpoint folder or the output folder of a training run")
+
+
+def load_info(path: Path | str) -> CheckpointInfo:
+    """Read what a checkpoint says of itself, without its weights."""
+    file = resolve(path) / INFO_FILE
+    data = _read_json(file)
+    if data.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} has format {data.get('format')!r}; this version of rt1 reads format {FORMAT}; "
+            "use the version that wrote it, or convert the weights again"
+        )
+    try:
+        encoder = data["text_encoder"]
+        return CheckpointInfo(
+            model=settings.from_json(RT1Config, data["model"], where="model"),
+            action_spec=ActionSpec.from_json(data["action_spec"]),
+            text_encoder=None if encoder is None else TextEncoderIdentity.from_json(encoder),
+            control_rate=data["control_rate"],
+            provenance=data["provenance"],
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be used: {error}") from error
+
+
+def load_model(path: Path | str) -> RT1:
+    """Load a network from a checkpoint (or run) folder, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: a missing or damaged file, another format, or tensors that do not fit the configuration.
+    """
+    folder = resolve(path)
+    model = RT1(load_info(folder).model)
+    load_weights(model, folder)
+    return model.eval()
+
+
+def load_weights(model: RT1, folder: Path) -> None:
+    """Fill a network with a checkpoint's weights; every tensor must be there and fit."""
+    file = folder / MODEL_FILE
+    tensors, wanted = _load_tensors(file), model.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors or name not in wanted:
+            problem = "lacks" if name not in tensors else "has the unknown tensor"
+            raise CheckpointError(f"{file} {problem} {name}; its checkpoint.json and weights do not belong together")
+        if tensors[name].shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{file}: {name} has shape {tuple(tensors[name].shape)}, the configuration needs "
+                f"{tuple(wanted[name].shape)}; its checkpoint.json and weights do not belong together"
+            )
+    model.load_state_dict(tensors)
+
+
+def load_training(path: Path | str) -> TrainingState:
+    """Read what resuming needs; a checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
+    folder = resolve(path)
+    return TrainingState(
+        progress=_read_json(folder / TRAINING_FILE), tensors=_load_tensors(folder / TRAINING_TENSORS)
+    )
+
+
+def _info_to_json(info: CheckpointInfo) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "model": settings.to_json(info.model),
+        "action_spec": info.action_spec.to_json(),
+        "text_encoder": None if info.text_encoder is None else info.text_encoder.to_json(),
+        "control_rate": info.control_rate,
+        "provenance": dict(info.provenance),
+    }
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
+    try:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
+    except SafetensorError as error:  # safetensors reports a full disk as its own kind of error
+        raise OSError(str(error)) from error
+
+
+def _load_tensors(file: Path) -> dict[str, Tensor]:
+    _check_there(file)
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file} is not a whole safetensors file ({error}); restore it from a copy, or use another checkpoint"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    _check_there(file)
+    try:
+        data = json.loads(file.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file} is not JSON ({error}); restore it from a copy") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{file} holds {type(data).__name__}; it must hold an object; restore it from a copy")
+    return data
+
+
+def _check_there(file: Path) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file} is missing; a checkpoint needs it; restore it, or use another checkpoint")
+
+
+def parameter_counts(model: RT1) -> dict[str, int]:
+    """Return the number of trainable parameters per component, and the sum as ``total``."""
+    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    return {**parts, "total": sum(parts.values())}
+

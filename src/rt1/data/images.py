@@ -1,0 +1,98 @@
+"""JPEG and PNG bytes to uint8 RGB images and back."""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.data.episode import DataError
+
+try:
+    import simplejpeg  # type: ignore[import-untyped,unused-ignore]
+except ImportError:  # only a speed-up of about 15 %; cv2 reads the same files
+    simplejpeg = None
+
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+_SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_CURE = "record or download the data set again"
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Return the image in JPEG or PNG bytes, told apart by their first bytes.
+
+    Returns:
+        uint8 RGB (H, W, 3), 0..255. A grey image is repeated over the channels, transparency is dropped.
+
+    Raises:
+        DataError: the bytes are neither, or damaged.
+    """
+    if data.startswith(_JPEG):
+        return _decode_cv2(data, "JPEG", _JPEG_END) if simplejpeg is None else _decode_simplejpeg(data)
+    if data.startswith(_PNG):
+        return _decode_cv2(data, "PNG", _PNG_END)
+    raise DataError(
+        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}"
+    )
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
+    """Return the JPEG of a uint8 RGB (H, W, 3) image, 4:2:0, always by cv2: equal images give equal bytes.
+
+    Raises:
+        ValueError: another dtype or shape, or a quality outside 1..100.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"the image is {image.dtype} {image.shape}; give uint8 RGB (H, W, 3)")
+    if not 1 <= quality <= 100:
+        raise ValueError(f"the JPEG quality is {quality}; it must lie in 1..100")
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return (height, width) from the header of JPEG or PNG bytes, without decoding.
+
+    Raises:
+        DataError: the bytes are neither, or end before the size.
+    """
+    try:
+        if data.startswith(_PNG):
+            width, height = struct.unpack_from(">II", data, 16)
+            return height, width
+        if data.startswith(_JPEG):
+            return _jpeg_size(data)
+    except (struct.error, IndexError) as error:
+        raise DataError(f"an image of {len(data)} bytes ends within its header; {_CURE}") from error
+    raise DataError(
+        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}"
+    )
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    position = 2
+    while data[position + 1] not in _SIZE_MARKERS:
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+    height, width = struct.unpack_from(">HH", data, position + 5)
+    return height, width
+
+
+def _decode_simplejpeg(data: bytes) -> NDArray[np.uint8]:
+    try:
+        return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError as error:
+        raise DataError(f"a JPEG of {len(data)} bytes does not decode ({error}); {_CURE}") from error
+
+
+def _decode_cv2(data: bytes, kind: str, end: bytes) -> NDArray[np.uint8]:
+    # cv2 fills the missing part of a truncated image with grey instead of refusing it, and unless told
+    # otherwise turns images by EXIF, which no other reader of robot data does.
+    image = None
+    if end in data[-64:]:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise DataError(f"a {kind} of {len(data)} bytes is truncated or damaged; {_CURE}")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)

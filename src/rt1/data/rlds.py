@@ -1,0 +1,292 @@
+"""RLDS / Open X-Embodiment data sets as an episode source, read in place without TensorFlow."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, Discrete, FloatArray
+from rt1.data.bounds import spec_between
+from rt1.data.episode import DataError
+from rt1.data.rlds_index import Columns, JoinActions, build_index, cache_folder, load_or_build, settings_hash
+from rt1.data.rlds_schema import (
+    FEATURES_FILE,
+    RT1_FILE,
+    FeatureInfo,
+    RLDSLayout,
+    find_feature,
+    find_shards,
+    layout_keys,
+    read_features,
+    read_json,
+)
+from rt1.data.tfrecord import strided_floats
+
+_OPEN_FILES = 128  # a data set may have more shards than a process may open files
+
+
+class RLDSSource:
+    """Episodes of one split of a TFDS folder; an :class:`~rt1.data.episode.EpisodeSource`.
+
+    The first opening reads every record once, verifies its checksums and stores an index in ``.rt1-index`` in
+    the folder (or below ``~/.cache/rt1/index`` where the folder is read-only). Later openings map that index;
+    when the size or time of change of a file differs it is made again. Images stay in the shards: a request
+    is one disk read, safe from several threads. Checksums are not verified again at that point.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        split: str = "train",
+        layout: RLDSLayout | None = None,
+        action_spec: ActionSpec | None = None,
+        name: str | None = None,
+        skip_corrupt: bool = False,
+    ) -> None:
+        """Open a data set.
+
+        Args:
+            folder: the folder of one TFDS version: ``features.json`` and ``<name>-<split>.tfrecord-*``.
+            split: name of the split.
+            layout: which keys hold what; needed unless the folder has the ``rt1.json`` of our recorder.
+            action_spec: dimensions and bounds of the action. If it has one part per action key, the parts are
+                taken by name (the last piece of the key) and one-hot choices become indices; else the keys
+                are joined in the layout's order. None: from ``rt1.json``, else one continuous part per key,
+                bounded by the data.
+            name: name for tables and errors, default the data set's own.
+            skip_corrupt: leave out what cannot be used, warn once with the count, and list it in ``skipped``.
+
+        Raises:
+            DataError: nothing there, an unknown key, a damaged record, an episode that cannot be used.
+        """
+        self.folder = Path(folder)
+        features = read_features(self.folder)
+        recorded = _recorded_settings(self.folder)
+        shards = find_shards(self.folder, split)
+        self.layout = layout or recorded.layout or _refuse_guessing(self.folder, features)
+        spec = action_spec or recorded.action_spec
+        columns = _columns(features, self.layout, spec)
+        settings = {
+            "split": split,
+            "layout": self.layout.to_json(),
+            "choices": _choices(spec, columns.actions),
+            "skip_corrupt": skip_corrupt,
+            "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
+        }
+        places = _index_places(self.folder, split, settings)
+        self._index = load_or_build(
+            places, settings, shards, lambda: build_index(shards, columns, skip=skip_corrupt)
+        )
+        self.name = name or shards.name
+        self.text_encoder = recorded.text_encoder
+        """Identity of the encoder that made the stored text embeddings (name, sha256, width), or None."""
+        self.skipped = self._index.skipped
+        """One message per record left out."""
+        self.lengths: NDArray[np.int64] = self._index.episodes["steps"].astype(np.int64)
+        self.action_spec = spec or _spec_of_data(self._index.actions, columns.actions)
+        self._first = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._embedding_width = columns.embedding.width if columns.embedding else 0
+        self._paths = shards.paths
+        self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
+        if self.skipped:
+            warnings.warn(
+                f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=2
+            )
+
+    def instruction(self, episode: int) -> str:
+        """Return the sentence of an episode."""
+        return self._index.instructions[self._row(episode)["instruction"]]
+
+    def task(self, episode: int) -> str:
+        """Return the name of the episode's task, or an empty string."""
+        return self._index.tasks[self._row(episode)["task"]]
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        """Return the text embedding stored with the first step, float32 (E,), or None where there is none."""
+        row = self._row(episode)
+        stride = int(row["stride"])
+        if stride == 0:
+            return None
+        data = self._read(
+            int(row["shard"]), int(row["embedding"]) + 4 - stride, self._embedding_width * stride
+        )
+        return strided_floats(np.frombuffer(data, np.uint8), stride).copy()
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the JPEG or PNG bytes of steps ``start..stop-1``, read in one go."""
+        rows = self._index.images[self._steps(episode, start, stop)]
+        if not len(rows):
+            return []
+        offsets, lengths = rows["offset"].tolist(), rows["length"].tolist()
+        base = offsets[0]
+        data = self._read(int(self._row(episode)["shard"]), base, offsets[-1] + lengths[-1] - base)
+        return [data[at - base : at - base + size] for at, size in zip(offsets, lengths, strict=True)]
+
+    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
+        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
+        return np.array(self._index.actions[self._steps(episode, start, stop)])
+
+    def _row(self, episode: int) -> Any:
+        if not 0 <= episode < len(self.lengths):
+            raise IndexError(
+                f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}"
+            )
+        return self._index.episodes[episode]
+
+    def _steps(self, episode: int, start: int, stop: int) -> slice:
+        length = int(self._row(episode)["steps"])
+        if not 0 <= start <= stop <= length:
+            raise IndexError(
+                f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps"
+            )
+        first = int(self._first[episode])
+        return slice(first + start, first + stop)
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        path = self._paths[shard]
+        try:
+            data = os.pread(self._open(path).descriptor, size, offset)
+        except OSError as error:
+            raise DataError(
+                f"{path}: {error.strerror or error}; the file was there when it was opened"
+            ) from error
+        if len(data) != size:
+            raise DataError(
+                f"{path} became shorter since it was opened; download it again, open the source again"
+            )
+        return data
+
+
+class _OpenFile:
+    """A file descriptor that closes when its last reader lets go, so that a cache may drop it at any time."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recorded:
+    """What ``rt1.json`` says where our recorder wrote the folder; all None elsewhere."""
+
+    layout: RLDSLayout | None = None
+    action_spec: ActionSpec | None = None
+    text_encoder: dict[str, object] | None = None
+
+
+def _recorded_settings(folder: Path) -> _Recorded:
+    path = folder / RT1_FILE
+    if not path.is_file():
+        return _Recorded()
+    data = read_json(path)
+    if data.get("format") != 1:
+        raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
+    try:
+        return _Recorded(
+            layout=RLDSLayout.from_json(data["layout"]),
+            action_spec=ActionSpec.from_json(data["action_spec"]),
+            text_encoder=data["text_encoder"],
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); copy it again or record the data set again") from error
+
+
+def _index_places(folder: Path, split: str, settings: Mapping[str, Any]) -> list[Path]:
+    """Return where the index may lie: in the folder, or in the user's cache where the folder is read-only."""
+    name = f"{split}-{settings_hash(settings)}"
+    owner = settings_hash({"folder": str(folder.resolve())})
+    return [folder / ".rt1-index" / name, cache_folder() / f"{owner}-{name}"]
+
+
+def _refuse_guessing(folder: Path, features: Mapping[str, FeatureInfo]) -> RLDSLayout:
+    cure = "RLDSSource(folder, layout=RLDSLayout(image_key=..., instruction_key=..., action_keys=(...,)))"
+    keys = ", ".join(layout_keys(features))
+    raise DataError(f"{folder} has no {RT1_FILE}, so name the keys to read: {cure}; it has {keys}")
+
+
+def _columns(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: ActionSpec | None) -> Columns:
+    """Return the features a layout names; one that cannot hold what it should is refused."""
+    actions = tuple(find_feature(features, key) for key in layout.action_keys)
+    columns = Columns(
+        image=find_feature(features, layout.image_key),
+        instruction=find_feature(features, layout.instruction_key),
+        embedding=find_feature(features, layout.embedding_key) if layout.embedding_key else None,
+        actions=actions,
+        task=find_feature(features, layout.task_key) if layout.task_key else None,
+        join=_joiner(actions, spec),
+    )
+    if columns.image.kind != "image":
+        raise DataError(
+            f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image"
+        )
+    for feature in (*actions, columns.embedding):
+        if feature is not None and feature.kind != "tensor":
+            raise DataError(f"RLDS key {feature.key!r} holds a {feature.kind}; numbers are needed there")
+    return columns
+
+
+def _joiner(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> JoinActions:
+    """Return how the values of the action keys become one vector."""
+    if spec is not None and _by_name(actions, spec):
+        return functools.partial(_join_parts, spec, [_part_name(feature) for feature in actions])
+    width = sum(feature.width for feature in actions)
+    if spec is not None and width != spec.size:
+        keys = ", ".join(feature.key for feature in actions)
+        raise DataError(
+            f"the action keys {keys} hold {width} values, the action spec has {spec.size} dimensions "
+            f"({', '.join(spec.dimension_names)}); name the keys that belong to it"
+        )
+    return _join_vectors
+
+
+def _join_vectors(values: Sequence[NDArray[Any]]) -> FloatArray:
+    return np.concatenate(values, axis=1).astype(np.float32)
+
+
+def _join_parts(spec: ActionSpec, names: Sequence[str], values: Sequence[NDArray[Any]]) -> FloatArray:
+    try:
+        return spec.from_dict(dict(zip(names, values, strict=True)))
+    except ValueError:
+        for step in range(len(values[0])):
+            try:
+                spec.from_dict({name: part[step] for name, part in zip(names, values, strict=True)})
+            except ValueError as error:
+                raise DataError(f"step {step}: {error}") from error
+        raise
+
+
+def _by_name(actions: Sequence[FeatureInfo], spec: ActionSpec) -> bool:
+    """Tell whether the keys are the spec's parts; a single key as wide as the spec is its vector."""
+    if len(actions) == 1 and actions[0].width == spec.size:
+        return False
+    return {_part_name(feature) for feature in actions} == {part.name for part in spec.parts}
+
+
+def _choices(spec: ActionSpec | None, actions: Sequence[FeatureInfo]) -> list[list[Any]] | None:
+    """Return what of the spec decides the stored action vectors: order and choices of parts taken by name."""
+    if spec is None or not _by_name(actions, spec):
+        return None
+    return [[part.name, part.choices if isinstance(part, Discrete) else 0] for part in spec.parts]
+
+
+def _spec_of_data(actions: FloatArray, features: Sequence[FeatureInfo]) -> ActionSpec:
+    parts = {_part_name(feature): feature.width for feature in features}
+    return spec_between(actions.min(axis=0), actions.max(axis=0), parts=parts)
+
+
+def _part_name(feature: FeatureInfo) -> str:
+    return feature.key.rsplit("/", 1)[-1]

@@ -1,0 +1,387 @@
+"""The index of an RLDS split: one pass over the shards, so that any step is a single disk read later."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.data.episode import DataError
+from rt1.data.rlds_schema import FeatureInfo, Shards
+from rt1.data.tfrecord import (
+    BYTES,
+    FLOATS,
+    FRAME_START,
+    INTS,
+    Buffer,
+    Span,
+    bytes_spans,
+    first_bytes,
+    float_layout,
+    float_values,
+    int_values,
+    map_file,
+    scan_example,
+    scan_records,
+)
+from rt1.files import replacing
+
+_log = logging.getLogger(__name__)
+
+FORMAT = 1
+_CURE = "record it again, or pass skip_corrupt=True to leave such episodes out"
+IMAGE = np.dtype([("offset", "<i8"), ("length", "<u4")])
+EPISODE = np.dtype(
+    [(name, "<i4") for name in ("shard", "steps", "instruction", "task", "stride")] + [("embedding", "<i8")]
+)
+"""``embedding``: file offset of the text embedding; ``stride``: its bytes per value, 0 if there is none."""
+
+JoinActions = Callable[[Sequence[NDArray[Any]]], FloatArray]
+"""Turns the values of the action keys, each (steps, width), into float32 (steps, A); may raise DataError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The features the index reads."""
+
+    image: FeatureInfo
+    instruction: FeatureInfo
+    embedding: FeatureInfo | None
+    actions: tuple[FeatureInfo, ...]
+    task: FeatureInfo | None
+    join: JoinActions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Where everything of a split lies; arrays are memory-mapped when read back."""
+
+    episodes: NDArray[Any]
+    """(E,) of dtype ``EPISODE``."""
+    images: NDArray[Any]
+    """(all steps,) of dtype ``IMAGE``: file offset and length of each encoded image."""
+    actions: FloatArray
+    """(all steps, A)."""
+    instructions: tuple[str, ...]
+    """Table of the distinct instructions."""
+    tasks: tuple[str, ...]
+    """Table of the distinct task names."""
+    skipped: tuple[str, ...]
+    """One message per record that was passed over."""
+
+
+def load_or_build(
+    folders: Sequence[Path], settings: Mapping[str, Any], shards: Shards, build: Callable[[], Index]
+) -> Index:
+    """Return the stored index, or build it and store it in the first of ``folders`` that can be written.
+
+    Args:
+        folders: places to look for it and to store it, in order. If none can be written, a warning says so.
+        settings: everything the index depends on but the shards; a stored one made with others is not used.
+        shards: the files; one with another size or time of change makes the stored index void.
+        build: makes the index.
+    """
+    key = {"format": FORMAT, **settings, "shards": [_stamp(path) for path in shards.paths]}
+    for folder in folders:
+        stored = _load(folder, key)
+        if stored is not None:
+            return stored
+    index = build()
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            _save(index, folder, key)
+        except OSError as error:  # a read-only folder, or another process storing the same index just now
+            problems.append(str(error))
+        else:
+            return index
+    warnings.warn(f"the index cannot be kept and is made at every start: {'; '.join(problems)}", stacklevel=2)
+    return index
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Return 12 hexadecimal digits that name a set of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
+    """Read every record once, checksums verified; images are only located, actions are copied.
+
+    Raises:
+        DataError: a damaged or missing file, an episode without steps, instruction or actions, a NaN or
+            infinite action; with ``skip`` such a record is passed over and noted in ``Index.skipped``.
+    """
+    _log.info("indexing %d files of %s, which is done once", len(shards.paths), shards.paths[0].parent)
+    builder = _Builder(columns, skipped=[] if skip else None)
+    builder.note_missing(shards)
+    for number, (path, promised) in enumerate(zip(shards.paths, shards.lengths, strict=True)):
+        builder.add_shard(number, path, promised)
+    return builder.finish(shards)
+
+
+class _Record(NamedTuple):
+    """One episode as found in a record; ``values`` holds each action key's values, flat."""
+
+    steps: int
+    images: list[tuple[int, int]]
+    values: list[NDArray[Any]]
+    instruction: bytes
+    task: bytes
+    embedding: int
+    stride: int
+    where: str
+
+
+class _Builder:
+    """Collects columns shard by shard."""
+
+    def __init__(self, columns: Columns, *, skipped: list[str] | None) -> None:
+        self.columns = columns
+        self.skipped = skipped
+        features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
+        self.wanted = frozenset(feature.key.encode() for feature in features if feature)
+        self.instructions: dict[bytes, int] = {}
+        self.tasks: dict[bytes, int] = {}
+        self.episodes: list[tuple[int, ...]] = []
+        self.images: list[NDArray[Any]] = []
+        self.actions: list[FloatArray] = []
+
+    def note_missing(self, shards: Shards) -> None:
+        if shards.missing:
+            total = len(shards.missing) + len(shards.paths)
+            self.note(
+                f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first "
+                f"is {shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
+            )
+
+    def note(self, message: str) -> None:
+        if self.skipped is None:
+            raise DataError(message)
+        self.skipped.append(message)
+
+    def add_shard(self, number: int, path: Path, promised: int | None) -> None:
+        data = map_file(path)
+        records: list[_Record] = []
+        corrupt: list[str] | None = None if self.skipped is None else []
+        count = 0
+        for start, stop in scan_records(path, data, corrupt=corrupt):
+            where = f"{path}: episode {count} of this file, at byte {start - FRAME_START}"
+            count += 1
+            try:
+                records.append(self._record(data, start, stop, where))
+            except DataError as error:
+                self.note(f"{where}: {error}; {_CURE}")
+        for message in corrupt or ():
+            self.note(message)
+        if promised not in (None, count) and not corrupt:
+            self.note(
+                f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again"
+            )
+        kept, actions = self._join(records)
+        if kept:
+            self._append(number, kept, actions)
+
+    def _join(self, records: list[_Record]) -> tuple[list[_Record], list[FloatArray]]:
+        """Return the records with good actions, and these: a shard in one go, one by one to find a fault."""
+        try:
+            return records, [self._actions(records)] if records else []
+        except DataError:
+            kept: list[_Record] = []
+            actions: list[FloatArray] = []
+            for record in records:
+                try:
+                    actions.append(self._actions([record]))
+                    kept.append(record)
+                except DataError as error:
+                    self.note(f"{record.where}: {error}; {_CURE}")
+            return kept, actions
+
+    def _actions(self, records: list[_Record]) -> FloatArray:
+        values = [
+            np.concatenate([record.values[i] for record in records]).reshape(-1, feature.width)
+            for i, feature in enumerate(self.columns.actions)
+        ]
+        actions = self.columns.join(values)
+        if not np.isfinite(actions).all():
+            step = int(np.argmin(np.isfinite(actions).all(axis=1)))
+            raise DataError(
+                f"the action of step {step} is {actions[step].tolist()}; an action must be finite"
+            )
+        return actions
+
+    def _append(self, shard: int, records: list[_Record], actions: list[FloatArray]) -> None:
+        for r in records:
+            instruction = self.instructions.setdefault(r.instruction, len(self.instructions))
+            task = self.tasks.setdefault(r.task, len(self.tasks))
+            self.episodes.append((shard, r.steps, instruction, task, r.stride, r.embedding))
+        self.images.append(_image_table([image for r in records for image in r.images]))
+        self.actions.extend(actions)
+
+    def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
+        columns = self.columns
+        spans = scan_example(data, start, stop, self.wanted)
+        kind, first, end = _span(spans, columns.image.key)
+        images = bytes_spans(data, first, end) if kind == BYTES else []
+        if not images:
+            raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
+        embedding, stride = _embedding(data, spans, columns.embedding)
+        instruction = _text(data, spans, columns.instruction)
+        if not instruction.strip():
+            raise DataError(f"the instruction ({columns.instruction.key!r}) is empty")
+        return _Record(
+            steps=len(images),
+            images=images,
+            values=[_values(data, _span(spans, f.key), f, len(images)) for f in columns.actions],
+            instruction=instruction,
+            task=_text(data, spans, columns.task)
+            if columns.task and columns.task.key.encode() in spans
+            else b"",
+            embedding=embedding,
+            stride=stride,
+            where=where,
+        )
+
+    def finish(self, shards: Shards) -> Index:
+        if not self.episodes:
+            reason = f"; {len(self.skipped)} skipped, the first: {self.skipped[0]}" if self.skipped else ""
+            raise DataError(f"{shards.paths[0].parent} holds no readable episode{reason}")
+        return Index(
+            episodes=np.array(self.episodes, dtype=EPISODE),
+            images=np.concatenate(self.images),
+            actions=np.concatenate(self.actions),
+            instructions=_decoded(self.instructions),
+            tasks=_decoded(self.tasks),
+            skipped=tuple(self.skipped or ()),
+        )
+
+
+def _image_table(spans: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    # Flat numbers first: numpy reads a list of tuples into a structured array at half the speed.
+    flat = np.fromiter(itertools.chain.from_iterable(spans), np.int64, 2 * len(spans)).reshape(-1, 2)
+    table = np.empty(len(spans), dtype=IMAGE)
+    table["offset"], table["length"] = flat[:, 0], flat[:, 1]
+    return table
+
+
+def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:
+    return tuple(text.decode("utf-8", errors="replace") for text in table)
+
+
+def _span(spans: Mapping[bytes, Span], key: str) -> Span:
+    span = spans.get(key.encode())
+    if span is None:
+        raise DataError(f"the record has no {key!r}")
+    return span
+
+
+def _text(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> bytes:
+    """Return the text at the first step; some sets store it as a row of UTF-8 codes padded with zeros."""
+    kind, first, end = _span(spans, feature.key)
+    if kind == INTS:
+        codes = int_values(data, first, end)[: feature.width]
+        return bytes(codes[codes != 0].astype(np.uint8))
+    return first_bytes(data, first, end) if kind == BYTES else b""
+
+
+def _embedding(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo | None) -> tuple[int, int]:
+    if feature is None or feature.key.encode() not in spans:
+        return 0, 0
+    kind, first, end = _span(spans, feature.key)
+    if kind != FLOATS:
+        raise DataError(f"the text embedding {feature.key!r} is not a list of floats")
+    offset, stride, count = float_layout(data, first, end)
+    if count < feature.width:
+        raise DataError(
+            f"the text embedding {feature.key!r} has {count} values; it must have {feature.width}"
+        )
+    return offset, stride
+
+
+def _values(data: Buffer, span: Span, feature: FeatureInfo, steps: int) -> NDArray[Any]:
+    """Return a feature's values of all steps, flat: steps * width numbers."""
+    kind, first, end = span
+    values: NDArray[Any]
+    if kind == FLOATS:
+        values = float_values(data, first, end)
+    elif kind == INTS:
+        values = int_values(data, first, end)
+    else:
+        values = _packed_tensors(data, first, end, feature)
+    if values.size != steps * feature.width:
+        raise DataError(
+            f"{feature.key!r} has {values.size} values for {steps} steps; it must have {feature.width} a step"
+        )
+    return values
+
+
+def _packed_tensors(data: Buffer, first: int, end: int, feature: FeatureInfo) -> NDArray[Any]:
+    """Return the values of a feature stored as one byte string per step, zlib-compressed or not."""
+    raw = [data[offset : offset + length] for offset, length in bytes_spans(data, first, end)]
+    try:
+        if feature.encoding == "zlib":
+            raw = [zlib.decompress(element) for element in raw]
+        return np.frombuffer(b"".join(raw), np.dtype(feature.dtype))
+    except (zlib.error, ValueError, TypeError) as error:
+        raise DataError(
+            f"{feature.key!r} does not unpack as {feature.encoding} {feature.dtype}: {error}"
+        ) from error
+
+
+def _stamp(path: Path) -> list[str | int]:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
+    tables = {"instructions": index.instructions, "tasks": index.tasks, "skipped": index.skipped}
+    counts = [len(index.episodes), *index.actions.shape]
+    with replacing(folder) as beside:
+        beside.mkdir(parents=True)
+        for name in ("episodes", "images", "actions"):
+            np.save(beside / f"{name}.npy", getattr(index, name), allow_pickle=False)
+        (beside / "index.json").write_text(
+            json.dumps({"key": key, "counts": counts, **tables}), encoding="utf-8"
+        )
+
+
+def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
+    """Return the stored index, or None where there is none made of the same files with the same settings."""
+    try:
+        stored = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        if stored["key"] != key:
+            return None
+        arrays = {
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+            for name in ("episodes", "images", "actions")
+        }
+        episodes, steps, width = stored["counts"]
+    except (OSError, EOFError, ValueError, KeyError):
+        return None  # missing or half a file: it is made again from the data
+    shapes = [arrays[name].shape for name in ("episodes", "images", "actions")]
+    if shapes != [(episodes,), (steps,), (steps, width)]:
+        return None
+    return Index(
+        episodes=arrays["episodes"],
+        images=arrays["images"],
+        actions=arrays["actions"],
+        instructions=tuple(stored["instructions"]),
+        tasks=tuple(stored["tasks"]),
+        skipped=tuple(stored["skipped"]),
+    )
+
+
+def cache_folder() -> Path:
+    """Return where indexes go whose data folder cannot be written: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1" / "index"

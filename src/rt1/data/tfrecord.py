@@ -1,0 +1,329 @@
+"""TFRecord files and the ``tf.train.Example`` messages in them, read and written without TensorFlow.
+
+A TFRecord file is a row of frames: u64 length, masked CRC-32C of these 8 bytes, payload, masked CRC-32C of
+the payload. An Example is the protobuf message ``map<string, list of bytes | floats | int64>``. The reader
+only walks the tags, so that a record of a megabyte of images costs little beyond its checksum.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.data.episode import DataError
+
+Buffer = bytes | mmap.mmap
+FeatureValue = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
+
+BYTES, FLOATS, INTS = 1, 2, 3
+Span = tuple[int, int, int]
+"""A feature's list in a buffer: kind (``BYTES``, ``FLOATS`` or ``INTS``), first byte, byte after the last."""
+
+FRAME_START, FRAME_BYTES = 12, 16
+"""What a frame adds before its payload, and in all."""
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+_TAG_AND_SIZE = struct.Struct("<BI")
+_CURE = "record or download this file again, or pass skip_corrupt=True to read what is intact"
+_FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A  # tags of the delimited fields 1, 2 and 3
+_KIND_OF_TAG = {_FIRST: BYTES, _SECOND: FLOATS, _THIRD: INTS}
+_ONE_INT, _ONE_FLOAT = 0x08, 0x0D  # tags of an int and of a float in a list that is not packed
+_FIXED_BYTES = {1: 8, 5: 4}  # wire types of fixed size
+
+
+def frame(payload: bytes) -> bytes:
+    """Return a payload with its length and checksums around it, as it stands in a TFRecord file."""
+    length = struct.pack("<Q", len(payload))
+    return length + _CRC.pack(_masked_crc(length)) + payload + _CRC.pack(_masked_crc(payload))
+
+
+def map_file(path: Path) -> Buffer:
+    """Map a file for reading; an empty one gives ``b""``. A missing one raises :class:`DataError`."""
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size == 0:
+                return b""
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise DataError(
+            f"{path}: {error.strerror or error}; check that the file is there and readable"
+        ) from error
+
+
+def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) -> Iterator[tuple[int, int]]:
+    """Yield first byte and byte after the last of each payload of a TFRecord file, checksums verified.
+
+    Args:
+        path: the file's name, for messages only.
+        data: its content, see :func:`map_file`.
+        corrupt: where given, a damaged record is noted here and passed over; nothing after a damaged length
+            or a truncated end can be found again, so there the file ends.
+
+    Raises:
+        DataError: a truncated record or a checksum that does not fit, unless ``corrupt`` is given.
+    """
+    view = np.frombuffer(data, np.uint8)
+    start, size = 0, len(data)
+    while start < size:
+        if start + _HEADER.size > size:
+            return _note(corrupt, f"{path}: truncated record header at byte {start} of {size}; {_CURE}")
+        length, length_crc = _HEADER.unpack_from(data, start)
+        if _masked_crc(view[start : start + 8]) != length_crc:
+            return _note(
+                corrupt, f"{path}: checksum of the record length does not fit at byte {start}; {_CURE}"
+            )
+        first = start + _HEADER.size
+        stop = first + length
+        if stop + _CRC.size > size:
+            return _note(
+                corrupt,
+                f"{path}: truncated record at byte {start}: {length} bytes long, the file {size}; {_CURE}",
+            )
+        if _masked_crc(view[first:stop]) == _CRC.unpack_from(data, stop)[0]:
+            yield first, stop
+        else:
+            _note(corrupt, f"{path}: checksum of the record at byte {start} does not fit; {_CURE}")
+        start = stop + _CRC.size
+    return None
+
+
+def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
+    """Return a ``tf.train.Example``: lists by name, in sorted order, so that equal input gives equal bytes.
+
+    >>> encode_example({"a": [b"x"]}).hex(" ")
+    '0a 0c 0a 0a 0a 01 61 12 05 0a 03 0a 01 78'
+    """
+    entries = b"".join(
+        _delimited(1, _delimited(1, name.encode()) + _delimited(2, _feature(name, features[name])))
+        for name in sorted(features)
+    )
+    return _delimited(1, entries)
+
+
+def scan_example(
+    data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None = None
+) -> dict[bytes, Span]:
+    """Return where the lists of the Example in ``data[start:stop]`` lie, without reading their values.
+
+    Args:
+        data: buffer that holds the Example.
+        start: its first byte.
+        stop: the byte after its last.
+        wanted: names to return, all of them if None. A feature without a list is left out.
+
+    Raises:
+        DataError: the bytes are not an Example.
+    """
+    found: dict[bytes, Span] = {}
+    for tag, first, end in _fields(data, start, stop):
+        if tag == _FIRST:
+            _scan_entries(data, first, end, wanted, found)
+    return found
+
+
+def bytes_spans(data: Buffer, start: int, stop: int) -> list[tuple[int, int]]:
+    """Return (offset, length) of each element of a bytes list, without copying."""
+    spans: list[tuple[int, int]] = []
+    if stop + _CRC.size > len(data):  # no checksum behind it to read into: not in a TFRecord file
+        return [(first, end - first) for tag, first, end in _fields(data, start, stop) if tag == _FIRST]
+    unpack = _TAG_AND_SIZE.unpack_from
+    while start < stop:
+        tag, word = unpack(data, start)
+        if tag != _FIRST:
+            raise DataError(f"the bytes list holds tag {tag} at byte {start}; write the record again")
+        if word & 0x808080 == 0x8080:  # three bytes of size: 16 kB to 2 MB, an image
+            length, first = word & 0x7F | word >> 1 & 0x3F80 | word >> 2 & 0x1FC000, start + 4
+        elif word & 0x8080 == 0x80:  # two bytes: 128 B to 16 kB, a small image
+            length, first = word & 0x7F | word >> 1 & 0x3F80, start + 3
+        else:
+            length, first = _varint(data, start + 1)
+        spans.append((first, length))
+        start = first + length
+    if start > stop:
+        raise DataError(f"the bytes list runs over its end at byte {stop}; write the record again")
+    return spans
+
+
+def first_bytes(data: Buffer, start: int, stop: int) -> bytes:
+    """Return the first element of a bytes list, ``b""`` if it has none."""
+    for tag, first, end in _fields(data, start, stop):
+        if tag == _FIRST:
+            return data[first:end]
+    return b""
+
+
+def float_values(data: Buffer, start: int, stop: int) -> NDArray[np.float32]:
+    """Return a float list's values, float32 (n,): a view of the buffer where the list is packed."""
+    offset, stride, count = float_layout(data, start, stop)
+    return strided_floats(np.frombuffer(data, np.uint8, count * stride, offset + 4 - stride), stride)
+
+
+def strided_floats(raw: NDArray[np.uint8], stride: int) -> NDArray[np.float32]:
+    """Return the floats in the last 4 of every ``stride`` bytes; see :func:`float_layout`."""
+    if stride == 4:
+        return raw.view("<f4")
+    return np.ascontiguousarray(raw.reshape(-1, stride)[:, stride - 4 :]).view("<f4")[:, 0]
+
+
+def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
+    """Return where a float list's values lie: offset of the first, bytes from one to the next, how many.
+
+    4 bytes from one to the next is the packed form, 5 (a tag before each) the other one; a list in several
+    packed pieces, which no writer makes, raises :class:`DataError`.
+    """
+    if start == stop:
+        return start, 4, 0
+    if data[start] == _FIRST:
+        length, offset = _varint(data, start + 1)
+        if offset + length == stop and length % 4 == 0:
+            return offset, 4, length // 4
+    count, rest = divmod(stop - start, 5)
+    if rest == 0 and data[start:stop:5] == bytes([_ONE_FLOAT]) * count:
+        return start + 1, 5, count
+    raise DataError(
+        f"the float list at byte {start} is neither one packed row nor tagged values; write it again"
+    )
+
+
+def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
+    """Return an int64 list's values, int64 (n,), packed or not."""
+    pieces = [(first, end) for tag, first, end in _fields(data, start, stop) if tag in (_FIRST, _ONE_INT)]
+    if len(pieces) == 1:
+        small = np.frombuffer(data, np.uint8, pieces[0][1] - pieces[0][0], pieces[0][0])
+        if small.size and small.max() < 0x80:  # every value is one byte: flags and one-hot vectors
+            return small.astype(np.int64)
+    values: list[int] = []
+    for first, end in pieces:
+        position = first
+        while position < end:
+            value, position = _varint(data, position)
+            values.append(value - (1 << 64) if value >= 1 << 63 else value)
+    return np.array(values, dtype=np.int64)
+
+
+def _note(corrupt: list[str] | None, message: str) -> None:
+    if corrupt is None:
+        raise DataError(message)
+    corrupt.append(message)
+
+
+def _masked_crc(data: bytes | NDArray[np.uint8]) -> int:
+    crc: int = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _scan_entries(
+    data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None, found: dict[bytes, Span]
+) -> None:
+    """Note the entries of the feature map: in each, field 1 is the name and field 2 the feature.
+
+    Every known writer puts the name first, its size in one byte, and nothing but a list in the feature. That
+    form is read here with few steps, any other by :func:`_scan_entry`.
+    """
+    while start < stop:
+        length, first = _varint(data, start + 1)
+        end = first + length
+        if data[start] != _FIRST or end > stop:
+            raise DataError(
+                f"not a tf.train.Example: no feature at byte {start}; the file holds something else"
+            )
+        value = first + 2 + data[first + 1]
+        name = data[first + 2 : value]
+        start = end
+        if data[first] != _FIRST or data[first + 1] >= 0x80 or value >= end or data[value] != _SECOND:
+            _scan_entry(data, first, end, wanted, found)
+        elif wanted is None or name in wanted:
+            kind = _varint(data, value + 1)[1]
+            if kind == end:
+                continue  # a feature without a list
+            list_length, list_start = _varint(data, kind + 1)
+            if data[kind] in _KIND_OF_TAG and list_start + list_length == end:
+                found[name] = (_KIND_OF_TAG[data[kind]], list_start, end)
+            else:
+                _scan_entry(data, first, end, wanted, found)
+
+
+def _scan_entry(
+    data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None, found: dict[bytes, Span]
+) -> None:
+    """Note one entry whatever its order of fields, unknown ones included."""
+    fields = {tag: (first, end) for tag, first, end in _fields(data, start, stop)}
+    name_start, name_end = fields.get(_FIRST, (start, start))
+    name = data[name_start:name_end]
+    if _SECOND in fields and (wanted is None or name in wanted):
+        for tag, first, end in _fields(data, *fields[_SECOND]):
+            if tag in _KIND_OF_TAG:
+                found[name] = (_KIND_OF_TAG[tag], first, end)
+
+
+def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    """Yield tag, first byte and byte after the last of each field of a message; unknown fields included."""
+    while start < stop:
+        tag, first = _varint(data, start)
+        if tag & 7 == 2:
+            length, first = _varint(data, first)
+            end = first + length
+        elif tag & 7 == 0:
+            end = _varint(data, first)[1]
+        elif tag & 7 in _FIXED_BYTES:
+            end = first + _FIXED_BYTES[tag & 7]
+        else:
+            raise DataError(
+                f"not a tf.train.Example: tag {tag} at byte {start}; the file holds something else"
+            )
+        if end > stop:
+            raise DataError(
+                f"not a tf.train.Example: the field at byte {start} runs over its end; write it again"
+            )
+        yield tag, first, end
+        start = end
+
+
+def _varint(data: Buffer, position: int) -> tuple[int, int]:
+    """Return the variable-length integer at ``position`` and the position after it."""
+    try:
+        byte = data[position]
+        value, shift = byte & 0x7F, 0
+        while byte >= 0x80:
+            position += 1
+            shift += 7
+            byte = data[position]
+            value |= (byte & 0x7F) << shift
+    except IndexError:
+        raise DataError(
+            f"not a tf.train.Example: the file ends within a number, at byte {position}"
+        ) from None
+    return value, position + 1
+
+
+def _encode_varint(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _delimited(field: int, content: bytes) -> bytes:
+    return bytes([field << 3 | 2]) + _encode_varint(len(content)) + content
+
+
+def _feature(name: str, value: FeatureValue) -> bytes:
+    if not isinstance(value, np.ndarray):
+        return _delimited(BYTES, b"".join(_delimited(1, element) for element in value))
+    if value.dtype == np.float32:
+        return _delimited(FLOATS, _delimited(1, value.astype("<f4").tobytes()))
+    if value.dtype == np.int64:
+        numbers = b"".join(_encode_varint(int(number) & (1 << 64) - 1) for number in value.reshape(-1))
+        return _delimited(INTS, _delimited(1, numbers))
+    raise ValueError(
+        f"feature {name!r} is a {value.dtype} array; an Example holds bytes, float32 or int64 lists"
+    )

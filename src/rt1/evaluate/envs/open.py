@@ -1,0 +1,47 @@
+"""An environment by name, as commands give it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rt1.evaluate.envs import metaworld
+from rt1.evaluate.envs.metaworld import MetaWorldConfig, MetaWorldEnv
+from rt1.evaluate.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
+from rt1.names import lookup
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvSettings:
+    """Which environment, and how it is shown and driven."""
+
+    env: str = "metaworld"
+    """Environment name."""
+    metaworld: MetaWorldConfig = field(default_factory=MetaWorldConfig)
+    """Settings of Meta-World."""
+
+    def __post_init__(self) -> None:
+        lookup("environment", self.env, {"metaworld": None})
+
+    def open(self, task: str, *, render: bool = True) -> MetaWorldEnv:
+        """Open a task's environment. One environment with a renderer may be open in a process at a time: a second
+        one, or one that was not closed, disturbs the GL context of the first.
+        """
+        return MetaWorldEnv(task=task, config=self.metaworld, render=render)
+
+    def check_task(self, task: str) -> str:
+        """Return the task's full name; an unknown one raises ``ValueError`` with a suggestion."""
+        return metaworld.check_task(task)
+
+    def sentences(self, task: str) -> tuple[str, ...]:
+        """Return the task's instruction and its paraphrases."""
+        return INSTRUCTIONS[self.check_task(task).removesuffix("-v3")]
+
+    def recorded_sentences(self, task: str) -> tuple[str, ...]:
+        """Return the sentences that recordings use: all but the last paraphrase, which stays unread."""
+        sentences = self.sentences(task)
+        return sentences[:-1] if len(sentences) > 1 else sentences
+
+    def twin(self, task: str) -> str | None:
+        """Return the task that shares this one's scene and differs in the instruction only, or None."""
+        twin = SHARED_SCENES.get(self.check_task(task).removesuffix("-v3"))
+        return None if twin is None else self.check_task(twin)

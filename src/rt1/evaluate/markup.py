@@ -1,0 +1,109 @@
+"""The report page's building blocks: small pieces of HTML in which everything from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Mapping, Sequence
+
+
+def escape(text: str) -> str:
+    """Return text as HTML that shows exactly that text, in an element or in a quoted attribute.
+
+    >>> escape('<b title="x">')
+    '&lt;b title=&quot;x&quot;&gt;'
+    """
+    return html.escape(text, quote=True)
+
+
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    last: Sequence[str] = (),
+    sentence_column: int | None = None,
+) -> str:
+    """Return a table in a box that scrolls sideways where the page is narrow.
+
+    Args:
+        head: column headings, plain text.
+        rows: cells as HTML; the first of each row is its heading.
+        last: a closing row, set apart.
+        sentence_column: index of the column that holds sentences, which may wrap.
+    """
+    kinds = [' class="sentence"' if index == sentence_column else "" for index in range(len(head))]
+    cells = zip(head, kinds, strict=True)
+    heading = "".join(f'<th scope="col"{kind}>{escape(cell)}</th>' for cell, kind in cells)
+    body = "\n".join(_row(row, kinds, "") for row in rows)
+    closing = _row(last, kinds, ' class="mean"') if last else ""
+    # Focusable, so that the keyboard can scroll it too.
+    return (
+        f'<div class="scroll" tabindex="0"><table><thead><tr>{heading}</tr></thead>\n'
+        f"<tbody>{body}{closing}</tbody></table></div>"
+    )
+
+
+def _row(cells: Sequence[str], kinds: Sequence[str], row_kind: str) -> str:
+    first, *others = cells
+    rest = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(others, kinds[1:], strict=True))
+    return f'<tr{row_kind}><th scope="row">{first}</th>{rest}</tr>'
+
+
+def video(data: bytes, label: str, caption: str) -> str:
+    """Return an mp4 as a figure that plays on its own, over and over, without sound."""
+    return (
+        f'<figure><video muted loop playsinline controls preload="metadata" aria-label="{escape(label)}" '
+        f'src="{_data_uri("video/mp4", data)}"></video><figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def no_video(sentence: str) -> str:
+    """Return the place of a video that does not exist, with the sentence that says why."""
+    return f'<div class="none">{escape(sentence)}</div>'
+
+
+def strip(jpeg: bytes, caption: str) -> str:
+    """Return a JPEG strip of images as a figure."""
+    return (
+        f'<figure><img class="strip" alt="{escape(caption)}" src="{_data_uri("image/jpeg", jpeg)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def plot_grid(figures: Mapping[str, str]) -> str:
+    """Return plots side by side, as many in a row as fit; caption (HTML) to ``<svg>``."""
+    cells = "\n".join(
+        f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in figures.items()
+    )
+    return f'<div class="plots">{cells}</div>'
+
+
+def legend(names: Mapping[str, str]) -> str:
+    """Return the key to the colours; colour class of the page to what it stands for."""
+    keys = "".join(
+        f'<span class="{escape(colour)}">{escape(meaning)}</span>' for colour, meaning in names.items()
+    )
+    return f'<p class="legend">{keys}</p>'
+
+
+def absent(sentence: str) -> str:
+    """Return the sentence that stands where there is nothing to show."""
+    return f'<p class="quiet">{escape(sentence)}</p>'
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as they are read.
+
+    >>> duration(7.31), duration(372), duration(3 * 3600 + 65)
+    ('7.3 s', '6 min 12 s', '3 h 1 min')
+    """
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _data_uri(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

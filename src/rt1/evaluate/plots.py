@@ -1,0 +1,203 @@
+"""The report's figures as inline SVG that takes its colours from the page, for light and dark mode."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rt1.actions import FloatArray
+from rt1.evaluate.rollout import Image
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {
+    "ink": "currentColor",
+    "line": "var(--line, #ccc)",
+    "policy": "var(--policy, #0072b2)",
+    "expert": "var(--expert, #009e73)",
+    "blind": "var(--blind, #e69f00)",
+    "random": "var(--random, #888)",
+    "swapped": "var(--swapped, #d55e00)",
+    "recorded": "var(--recorded, #a9aeb8)",
+}
+"""What each name becomes in the SVG: the page's colour, else one that colour-blind people tell apart."""
+
+# matplotlib knows plain colours only: it draws in these, and _to_svg puts the page's colours in their place.
+_INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLOURS, start=3)}
+_SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
+_FONT_SIZE = 9
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": _FONT_SIZE,
+    "text.color": _INKS["ink"],
+    "axes.edgecolor": _INKS["line"],
+    "axes.labelcolor": _INKS["ink"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _INKS["line"],
+    "grid.linewidth": 0.6,
+    "xtick.color": _INKS["ink"],
+    "ytick.color": _INKS["ink"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.6,
+}
+
+
+def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Draw loss and token accuracy over the updates, in training and held out.
+
+    Args:
+        metrics: records of ``metrics.jsonl``: ``update``, and ``loss``, ``accuracy``, ``heldout_loss``,
+            ``heldout_accuracy`` where the record has them.
+
+    Returns:
+        Title to ``<svg>``; a curve with no record is left out.
+    """
+    curves = {"Loss": ("loss", "heldout_loss"), "Token accuracy": ("accuracy", "heldout_accuracy")}
+    out: dict[str, str] = {}
+    for title, (training, held_out) in curves.items():
+        if not any(key in record for record in metrics for key in (training, held_out)):
+            continue
+        with _panel(f"{title} over updates") as (axes, svg):
+            for key, ink, style in ((training, "policy", "-"), (held_out, "swapped", "o--")):
+                points = [(record["update"], record[key]) for record in metrics if key in record]
+                x, y = zip(*points, strict=True) if points else ((), ())
+                axes.plot(x, y, style, color=_INKS[ink], markersize=3)
+            axes.set_xlabel("update")
+            axes.locator_params(axis="x", integer=True)
+            axes.set_ylim(bottom=0)
+        out[title] = svg.getvalue()
+    return out
+
+
+def action_plots(
+    dimension_names: Sequence[str], recorded: FloatArray, predicted: FloatArray
+) -> dict[str, str]:
+    """Draw the recorded and the predicted action over the steps of one episode, a plot per dimension.
+
+    Args:
+        dimension_names: A names.
+        recorded: float (S, A), physical units: what the expert did.
+        predicted: float (S, A), physical units: what the policy would have done at the same images.
+
+    Returns:
+        Dimension name to ``<svg>``.
+    """
+    plots: dict[str, str] = {}
+    for index, name in enumerate(dimension_names):
+        with _panel(f"{name}: recorded and predicted over the steps") as (axes, svg):
+            axes.plot(recorded[:, index], "-", color=_INKS["recorded"], linewidth=3.2)
+            axes.plot(predicted[:, index], "o--", color=_INKS["policy"], markersize=2, linewidth=1.2)
+            axes.set_xlabel("step")
+            axes.locator_params(axis="x", integer=True)
+        plots[name] = svg.getvalue()
+    return plots
+
+
+def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float, float] | None]]) -> str:
+    """Draw the success rates of one task as bars.
+
+    Args:
+        label: what the figure shows, for screen readers.
+        rates: key of ``COLOURS`` to success rate in 0..1 (``None``: not run) and its interval
+            (``None``: not known).
+
+    Returns:
+        ``<svg>``.
+    """
+    with _panel(label, left=0.18) as (axes, svg):
+        for row, (name, (rate, interval)) in enumerate(rates.items()):
+            axes.barh(row, rate or 0.0, height=0.62, color=_INKS[name])
+            if interval is not None:
+                axes.plot(interval, (row, row), color=_INKS["ink"], linewidth=1.2, solid_capstyle="butt")
+            axes.text(1.03, row, "not run" if rate is None else percent(rate), va="center")
+        axes.set_yticks(range(len(rates)), list(rates))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [percent(rate) for rate in (0, 0.25, 0.5, 0.75, 1)])
+        axes.set_xlim(0, 1.2)
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+        axes.spines[["left", "bottom"]].set_visible(False)
+    return svg.getvalue()
+
+
+def image_strip(images: Sequence[Image], count: int = 8) -> bytes:
+    """Put evenly spaced images side by side, first and last included.
+
+    Args:
+        images: at least one uint8 RGB (H, W, 3), all of one size.
+        count: images in the strip, at least 2 where there are as many.
+
+    Returns:
+        A JPEG file, (H, W * count).
+    """
+    from matplotlib.image import imsave
+
+    chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
+    side_by_side = np.concatenate([images[index] for index in chosen], axis=1)
+    file = io.BytesIO()
+    imsave(file, side_by_side, format="jpeg", pil_kwargs={"quality": 80})
+    return file.getvalue()
+
+
+def percent(rate: float) -> str:
+    """Return a rate in 0..1 as the report writes it: two digits are enough for some ten trials.
+
+    >>> percent(0.95).split(), percent(0.025).split(), percent(1).split()
+    (['95', '%'], ['2.5', '%'], ['100', '%'])
+    """
+    digits = f"{100 * rate:.2g}" if rate < 0.095 else f"{100 * rate:.0f}"
+    return f"{digits}\N{NO-BREAK SPACE}%"
+
+
+@contextmanager
+def _panel(label: str, *, left: float = 0.13) -> Iterator[tuple[Axes, io.StringIO]]:
+    """Yield axes to draw on and a file that holds the ``<svg>`` when the block ends."""
+    try:
+        import matplotlib as mpl
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the report's figures need matplotlib, which is not installed; run: pip install 'rt1[report]'"
+        ) from error
+    svg = io.StringIO()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
+        figure = Figure(figsize=_SIZE)
+        figure.subplots_adjust(left=left, right=0.98, top=0.96, bottom=0.23)
+        axes = figure.add_subplot()
+        yield axes, svg
+        raw = io.StringIO()
+        # No metadata: the same numbers give the same picture, and nothing in it points to a network.
+        figure.savefig(
+            raw, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        )
+    svg.write(_to_svg(raw.getvalue(), label))
+
+
+def _to_svg(raw: str, label: str) -> str:
+    """Cut matplotlib's SVG file down to one element that fits its place and takes the page's colours."""
+    body = raw[raw.index("<svg") :]
+    body = body[body.index(">") + 1 :]
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r"<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r' id="[a-z_A-Z0-9.]+_\d+"', "", body)
+    body = re.sub(r"font(-size|-family)?: [^;\"]+;? ?", "", body)
+    body = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", body)
+    body = re.sub(r">\s+<", "><", body)
+    for name, ink in _INKS.items():
+        body = body.replace(ink, COLOURS[name])
+    width, height = (72 * inches for inches in _SIZE)
+    return (
+        f'<svg class="plot" role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width:g} {height:g}" '
+        f'style="font: {_FONT_SIZE}px system-ui, sans-serif; stroke-linejoin: round">{body.strip()}'
+    )

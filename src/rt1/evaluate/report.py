@@ -1,0 +1,262 @@
+"""The evaluation report: what was counted, as ``results.json`` and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from rt1.evaluate import markup, plots
+from rt1.evaluate.results import (
+    Counted,
+    EpisodePlot,
+    ParaphraseResult,
+    Report,
+    SwappedResult,
+    TaskResult,
+    mean,
+)
+from rt1.files import write_text
+
+__all__ = [
+    "EpisodePlot",
+    "ParaphraseResult",
+    "Report",
+    "SwappedResult",
+    "TaskResult",
+    "results_json",
+    "write_report",
+]
+
+
+def results_json(report: Report) -> dict[str, Any]:
+    """Return the report's figures as plain data for ``json``; rates in 0..1, ``None`` where not run."""
+    return {
+        "tasks": [_task_json(task) for task in report.tasks],
+        "mean_success": report.task_mean("success"),
+        "mean_expert": report.task_mean("expert"),
+        "mean_blind": report.task_mean("blind"),
+        "mean_random": report.task_mean("random"),
+        "swapped_success": report.swapped_success,
+        "swapped": [_counted_json(r, given_instruction=r.given_instruction) for r in report.swapped],
+        "paraphrase_success": report.paraphrase_success,
+        "paraphrases": [_counted_json(r, paraphrase=r.paraphrase) for r in report.paraphrases],
+        "seconds": dict(report.seconds),
+        "peak_gb": report.peak_gb,
+        "commit": report.commit,
+        "command": report.command,
+        "machine": report.machine,
+        "date": report.date,
+    }
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``results.json`` and ``report.html`` into a folder, replacing older ones.
+
+    Args:
+        report: what to write.
+        folder: made where it is missing.
+
+    Returns:
+        Path of the page. It needs no network and no other file.
+
+    Raises:
+        SaveError: a file cannot be written; the older one is untouched.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    text = _page(report)
+    write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+def _page(report: Report) -> str:
+    template = resources.files("rt1.evaluate").joinpath("report_template.html").read_text(encoding="utf-8")
+    escape = markup.escape
+    return Template(template).substitute(
+        title=escape(report.title),
+        subtitle=escape(f"{report.date}, commit {report.commit}, {report.parameters:,} parameters"),
+        headline=_headline(report),
+        task_table=_task_table(report),
+        swapped_table=_counted_table(
+            ("Original goal", "Instruction given instead", "Original goal reached"),
+            [(result, result.given_instruction) for result in report.swapped],
+        ),
+        paraphrase_table=_counted_table(
+            ("Task", "Paraphrase given", "Success"),
+            [(result, result.paraphrase) for result in report.paraphrases],
+        ),
+        task_cards="\n".join(_task_card(task, report.swapped) for task in report.tasks),
+        training=_training(report.metrics),
+        episodes=_episodes(report.episodes),
+        command=escape(report.command),
+        made=_made(report),
+        notes=_notes(report.notes),
+    )
+
+
+def _headline(report: Report) -> str:
+    success, blind = report.task_mean("success"), report.task_mean("blind")
+    trials = sum(task.trials for task in report.tasks)
+    scope = f"{_count(len(report.tasks), 'task')}, {_count(trials, 'trial')}"
+    distance = ""
+    if success is not None and blind is not None:
+        side = "above" if success >= blind else "below"
+        distance = f"the policy is {100 * abs(success - blind):.0f} points {side}"
+    figures = (
+        ("policy", "Mean success", success, scope),
+        ("blind", "Blind floor", blind, distance),
+        ("swapped", "Swapped instruction", report.swapped_success, "original goal reached; low is good"),
+    )
+    return "\n".join(
+        f'<div class="{key}"><dt>{name}</dt>'
+        f'<dd><span class="figure">{"&ndash;" if rate is None else plots.percent(rate)}</span> '
+        f"<small>{'not run' if rate is None else note}</small></dd></div>"
+        for key, name, rate, note in figures
+    )
+
+
+def _task_table(report: Report) -> str:
+    rows = [
+        (
+            f"{markup.escape(task.task)}<small>{markup.escape(task.instruction)}</small>",
+            _counted(task),
+            *(_rate(rate) for rate in (task.expert, task.blind, task.random)),
+            f"{task.mean_steps:.1f}",
+            str(task.clipped),
+        )
+        for task in report.tasks
+    ]
+    columns = ("success", "expert", "blind", "random")
+    means = ("Mean", *(_rate(report.task_mean(column)) for column in columns), "", "")
+    head = ("Task", "Policy", "Expert", "Blind", "Random", "Steps", "Clipped")
+    return markup.table(head, rows, last=means)
+
+
+def _counted_table(head: Sequence[str], results: Sequence[tuple[Counted, str]]) -> str:
+    """Return the table of results, each with the sentence the policy was told."""
+    if not results:
+        return markup.absent("Not run in this evaluation.")
+    rows = [(markup.escape(r.task), markup.escape(sentence), _counted(r)) for r, sentence in results]
+    overall = _rate(mean([result.success for result, _ in results]))
+    return markup.table(head, rows, last=("Mean", "", overall), sentence_column=1)
+
+
+def _task_card(task: TaskResult, swapped: Sequence[SwappedResult]) -> str:
+    others = [result for result in swapped if result.task == task.task]
+    swapped_interval = others[0].interval95 if len(others) == 1 else None
+    rates: dict[str, tuple[float | None, tuple[float, float] | None]] = {
+        "policy": (task.success, task.interval95),
+        "expert": (task.expert, None),
+        "blind": (task.blind, None),
+        "random": (task.random, None),
+        "swapped": (mean([result.success for result in others]), swapped_interval),
+    }
+    return (
+        f'<article class="card task"><header><h3>{markup.escape(task.task)}</h3>'
+        f'<span class="quiet">{markup.escape(task.instruction)}</span></header>'
+        f'<figure class="bars">{plots.success_bars(f"Success rates of {task.task}", rates)}</figure>'
+        f"{_video(task, 'success', task.successes, task.success_video)}"
+        f"{_video(task, 'failure', task.trials - task.successes, task.failure_video)}</article>"
+    )
+
+
+def _video(task: TaskResult, kind: str, count: int, data: bytes | None) -> str:
+    if count == 0:
+        return markup.no_video(f"no {kind} in {_count(task.trials, 'trial')}")
+    caption = f"a {kind} ({count} of {_count(task.trials, 'trial')})"
+    if data is None:
+        return markup.no_video(f"no video was kept of {caption}")
+    return markup.video(data, f"{task.task}: {caption}", caption)
+
+
+def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
+    curves = plots.training_curves(metrics)
+    if not curves:
+        return markup.absent("No training record was given to this evaluation.")
+    legend = markup.legend({"policy": "training", "swapped": "held out (dots)"})
+    return legend + markup.plot_grid({markup.escape(title): svg for title, svg in curves.items()})
+
+
+def _episodes(episodes: Sequence[EpisodePlot]) -> str:
+    if not episodes:
+        return markup.absent("No held-out episode was plotted.")
+    legend = markup.legend({"recorded": "recorded", "policy": "predicted (dashed)"})
+    return legend + '<div class="cards">' + "\n".join(map(_episode, episodes)) + "</div>"
+
+
+def _episode(episode: EpisodePlot) -> str:
+    drawn = plots.action_plots(episode.dimension_names, episode.recorded, episode.predicted)
+    errors = np.abs(episode.recorded - episode.predicted).mean(axis=0)
+    figures = {
+        f"{markup.escape(name)} <small>mean error {error:.3g}</small>": svg
+        for (name, svg), error in zip(drawn.items(), errors, strict=True)
+    }
+    strip = markup.strip(plots.image_strip(episode.images), f"first to last of {len(episode.images)} images")
+    return (
+        f'<article class="card"><h3>{markup.escape(episode.title)}</h3>'
+        f"{markup.plot_grid(figures)}{strip}</article>"
+    )
+
+
+def _made(report: Report) -> str:
+    peak = "not measured" if report.peak_gb is None else f"{report.peak_gb:.2f} GB"
+    facts = {
+        "Commit": report.commit,
+        "Date": report.date,
+        "Machine": report.machine,
+        "Checkpoint": report.checkpoint,
+        "Parameters": f"{report.parameters:,}",
+        "Peak memory": peak,
+    }
+    stages = {stage: markup.duration(seconds) for stage, seconds in report.seconds.items()}
+    tables = (("Made from", facts), ("Time per stage", stages), ("Settings", report.settings))
+    return "\n".join(
+        markup.table((heading, ""), [(markup.escape(k), markup.escape(v)) for k, v in rows.items()])
+        for heading, rows in tables
+        if rows
+    )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    items = "".join(f"<li>{markup.escape(note)}</li>" for note in notes)
+    return f"<section><h2>Notes</h2><ul>{items}</ul></section>"
+
+
+def _counted(result: Counted) -> str:
+    low, high = result.interval95
+    return (
+        f"{_rate(result.success)} <small>[{100 * low:.0f}, {100 * high:.0f}] "
+        f"{result.successes}/{result.trials}</small>"
+    )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def _rate(rate: float | None) -> str:
+    return "not run" if rate is None else plots.percent(rate)
+
+
+def _counted_json(result: Counted, **sentence: str) -> dict[str, Any]:
+    counts = {"trials": result.trials, "success": result.success, "interval95": list(result.interval95)}
+    return {"task": result.task, **sentence, **counts}
+
+
+def _task_json(task: TaskResult) -> dict[str, Any]:
+    return {
+        **_counted_json(task, instruction=task.instruction),
+        "expert": task.expert,
+        "blind": task.blind,
+        "random": task.random,
+        "mean_steps": task.mean_steps,
+        "clipped": task.clipped,
+    }

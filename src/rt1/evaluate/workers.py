@@ -1,0 +1,57 @@
+"""Independent simulator jobs on several processes, results as they come."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def free_cores() -> int:
+    """Return the number of CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_jobs(
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int = 0,
+    prepare: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[tuple[int, Result]]:
+    """Yield ``(index, work(jobs[index]))`` in the order of completion.
+
+    Args:
+        work: a module-level function.
+        jobs: picklable descriptions, small.
+        workers: processes; 0 means one per free core, 1 runs in this process.
+        prepare: called once in each process with ``arguments`` before its first job.
+        arguments: see ``prepare``.
+    """
+    workers = min(workers or free_cores(), len(jobs))
+    if workers <= 1:
+        if prepare is not None:
+            prepare(*arguments)
+        for index, job in enumerate(jobs):
+            yield index, work(job)
+        return
+    # Spawned, not forked: GL contexts and torch threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare, initargs=arguments) as pool:
+        futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process died (out of memory, or killed); run the command again with fewer workers"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

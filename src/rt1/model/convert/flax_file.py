@@ -1,0 +1,116 @@
+"""flax checkpoint files (msgpack) read without JAX: nested dictionaries of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+ARRAY, SCALAR = 1, 3
+"""flax' numbers for the msgpack extension types of an array and of a numpy scalar."""
+CHUNKED = "__msgpack_chunked_array__"
+ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "ocdbt.process_0", "default")
+ORBAX_PLACEHOLDER = "PLACEHOLDER://"
+SAVE_AGAIN = (
+    "load it in Python with JAX and save its params and batch_stats with "
+    "flax.serialization.msgpack_serialize, see docs/weights.md"
+)
+
+
+class FlaxFileError(ValueError):
+    """A file that is not a flax msgpack checkpoint; the message names the file, what is wrong and the cure."""
+
+
+def find_file(path: Path) -> Path:
+    """Return the msgpack file that ``path`` means: itself, or the one ``checkpoint`` or ``checkpoint_N`` in a folder.
+
+    Raises:
+        FlaxFileError: nothing there, several files, or an orbax folder.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FlaxFileError(f"{path} is not there; give a flax checkpoint file, or the folder it lies in")
+    for folder in (path, path / "checkpoint"):
+        if any((folder / name).exists() for name in ORBAX_FILES):
+            raise FlaxFileError(f"{folder} is an orbax checkpoint, which only JAX can read; {SAVE_AGAIN}")
+    if (path / "checkpoint").is_file():
+        return path / "checkpoint"
+    found = sorted(file for file in path.glob("checkpoint_*") if file.is_file())
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} flax checkpoints ({', '.join(f.name for f in found)}); name one" if found else "no flax checkpoint"
+    raise FlaxFileError(f"{path} holds {what}; the file is usually named 'checkpoint'")
+
+
+def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Read the arrays of the named top-level collections.
+
+    Args:
+        file: a flax msgpack file.
+        collections: top-level names to read, e.g. ``params``; the others are passed over without being kept.
+
+    Returns:
+        Arrays by path (``params/Dense_0/kernel``), and the names of the top-level entries that were passed over.
+
+    Raises:
+        FlaxFileError: the file is truncated or not msgpack, or its arrays lie elsewhere (orbax).
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    skipped: list[str] = []
+    try:
+        with file.open("rb") as stream:
+            unpacker = msgpack.Unpacker(stream, raw=False, ext_hook=_extension, strict_map_key=False, max_buffer_size=0)
+            for _ in range(unpacker.read_map_header()):
+                name = str(unpacker.unpack())
+                if name in collections:
+                    arrays.update(_flatten(unpacker.unpack(), name))
+                else:
+                    unpacker.skip()
+                    skipped.append(name)
+    except (msgpack.UnpackException, ValueError, TypeError) as error:
+        if isinstance(error, FlaxFileError):
+            raise
+        raise FlaxFileError(
+            f"{file} ({file.stat().st_size} bytes) is not a whole flax msgpack checkpoint "
+            f"({str(error) or type(error).__name__}); get the whole file again"
+        ) from error
+    return arrays, skipped
+
+
+def _flatten(tree: Any, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    if isinstance(tree, Mapping) and CHUNKED in tree:
+        yield path, _join_chunks(tree)
+    elif isinstance(tree, Mapping):
+        for name, child in tree.items():
+            yield from _flatten(child, f"{path}/{name}")
+    elif isinstance(tree, str) and tree.startswith(ORBAX_PLACEHOLDER):
+        raise FlaxFileError(f"{path} lies in an orbax folder beside this file, which only JAX can read; {SAVE_AGAIN}")
+    elif isinstance(tree, np.ndarray | np.generic | int | float):
+        yield path, np.asarray(tree)
+    elif tree is not None:
+        raise FlaxFileError(f"{path} is {type(tree).__name__}; a flax checkpoint of weights holds arrays only")
+
+
+def _join_chunks(tree: Mapping[str, Any]) -> NDArray[Any]:
+    """Join an array that flax split because it is larger than a gigabyte."""
+    shape, chunks = (tuple(tree[name][str(i)] for i in range(len(tree[name]))) for name in ("shape", "chunks"))
+    return np.concatenate(chunks).reshape(shape)
+
+
+def _extension(code: int, data: bytes) -> Any:
+    if code not in (ARRAY, SCALAR):
+        raise FlaxFileError(f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}")
+    shape, dtype, content = msgpack.unpackb(data, raw=False)
+    if dtype == "bfloat16":
+        bits = np.frombuffer(content, "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(shape)
+    kind = np.dtype(dtype)
+    if kind.kind not in "fiub":
+        raise FlaxFileError(f"the file holds an array of type {dtype}; weights are numbers")
+    array = np.frombuffer(content, kind.newbyteorder("<")).reshape(shape)
+    return array if code == ARRAY else array[()]

@@ -1,0 +1,196 @@
+"""From the arrays of TensorFlow and flax to tensors of :class:`rt1.model.rt1.RT1`: layouts, shape checks, assignment.
+
+Both frameworks keep the same layouts: dense (in, out), convolution (H, W, in, out), attention (width, heads, head width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.rt1 import PIXEL_STD, RT1, RT1Config
+
+Kind = Literal[
+    "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias", "variance"
+]  # fmt: skip
+
+CONV_AXES = {"conv": (3, 2, 0, 1), "depthwise": (2, 3, 0, 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """One array of a file and the place it goes to."""
+
+    name: str
+    """Name in the file, without what all names share."""
+    key: str
+    """Key in the network's state dict."""
+    kind: Kind = "copy"
+    """How the file lays it out."""
+    third: int | None = None
+    """Which third of the rows it fills; None fills the whole tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An array of a file that the network has no use for."""
+
+    name: str
+    """Name in the file, without what all names share."""
+    reason: str
+    """Why it is left out."""
+
+
+Variable = Weight | Skipped
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionReport:
+    """What a conversion did; plain data for the provenance of a checkpoint."""
+
+    source: str
+    """Name of the file or folder that was read."""
+    format: str
+    """What it is."""
+    configuration: str
+    """Name of the released configuration, or the file that gave it."""
+    used: tuple[str, ...]
+    """Names of the tensors that were converted."""
+    skipped: Mapping[str, tuple[str, ...]]
+    """Names of the tensors that were not, by reason."""
+    parameters: Mapping[str, int]
+    """Trainable parameters per component."""
+    notes: tuple[str, ...] = field(default=())
+    """What the user should know about this file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``: counts in place of the lists of names."""
+        return {
+            "source": self.source,
+            "format": self.format,
+            "configuration": self.configuration,
+            "tensors_used": len(self.used),
+            "tensors_skipped": {reason: len(names) for reason, names in self.skipped.items()},
+            "notes": list(self.notes),
+        }
+
+
+def component_parameters(model: RT1) -> dict[str, int]:
+    """Return the trainable parameters per component, as the paper and Google's code count them, and ``total``."""
+    counts = dict.fromkeys(
+        ("efficientnet", "block_films", "projection", "last_film", "token_learner", "transformer"), 0
+    )
+    for name, parameter in model.named_parameters():
+        counts[_component(name)] += parameter.numel()
+    return {**counts, "total": sum(counts.values())}
+
+
+def _component(name: str) -> str:
+    if name.startswith("backbone."):
+        if ".film." in name:
+            return "block_films"
+        return {"output": "projection", "output_film": "last_film"}.get(name.split(".")[1], "efficientnet")
+    return name.split(".")[0]
+
+
+def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:
+    """Yield each block's index, Keras' name of it (``1a``, ``1b``, ``2a`` ...) and whether it has an expansion."""
+    index = 0
+    for number, stage in enumerate(config.stages, start=1):
+        for repeat in range(config.blocks(stage.blocks)):
+            yield index, f"{number}{chr(ord('a') + repeat)}", stage.expand != 1
+            index += 1
+
+
+def source_shape(weight: Weight, target: Sequence[int], config: RT1Config) -> tuple[int, ...]:
+    """Return the shape the file's array must have to fill a tensor of shape ``target`` (one third, if it fills one)."""
+    heads, head_width = config.transformer.heads, config.transformer.head_width
+    target = tuple(target)
+    match weight.kind:
+        case "conv":
+            return (target[2], target[3], target[1], target[0])
+        case "depthwise":
+            return (target[2], target[3], target[0], target[1])
+        case "dense":
+            return (target[1], target[0])
+        case "dense_1x1":
+            return (1, 1, target[1], target[0])
+        case "heads_in":
+            return (target[1], heads, head_width)
+        case "heads_out":
+            return (heads, head_width, target[0])
+        case "heads_bias":
+            return (heads, head_width)
+    return target
+
+
+def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
+    """Bring a file's array to the layout and shape of a torch tensor, float32."""
+    array = np.asarray(array, dtype=np.float32)
+    if kind in CONV_AXES:
+        array = array.transpose(CONV_AXES[kind])
+    elif kind in ("dense", "dense_1x1", "heads_in", "heads_out"):
+        array = array.reshape(tuple(target)[::-1]).T
+    elif kind == "variance":
+        array = pixel_std(array).astype(np.float32)
+    return torch.from_numpy(np.ascontiguousarray(array)).reshape(tuple(target))
+
+
+def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what pixels are divided by, given Keras' normalisation variance, float64 (3,).
+
+    Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
+    every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.
+    """
+    return np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7) * np.sqrt(np.asarray(PIXEL_STD, np.float64))
+
+
+def target_shape(weight: Weight, tensor: Tensor) -> tuple[int, ...]:
+    """Return the shape of the tensor, or of the third of its rows, that ``weight`` fills."""
+    rows = tensor.shape[0] if weight.third is None else tensor.shape[0] // 3
+    return (rows, *tensor.shape[1:])
+
+
+def check_shapes(
+    weights: Sequence[Weight], model: RT1, shapes: Mapping[str, tuple[int, ...]], *, configuration: str
+) -> None:
+    """Raise ``ValueError`` for the first weight that the file lacks or that has another shape than the network needs."""
+    state = model.state_dict()
+    for weight in weights:
+        if weight.name not in shapes:
+            raise ValueError(
+                f"the file has no variable {weight.name!r}, which the configuration {configuration} needs; "
+                "convert with the configuration it was trained with"
+            )
+        expected = source_shape(weight, target_shape(weight, state[weight.key]), model.config)
+        if tuple(shapes[weight.name]) != expected:
+            raise ValueError(
+                f"variable {weight.name!r} has shape {list(shapes[weight.name])}; the configuration {configuration} "
+                f"needs {list(expected)}; convert with the configuration it was trained with"
+            )
+
+
+def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[Any]]) -> None:
+    """Read each weight in turn and copy it into the network; shapes were checked before."""
+    state = model.state_dict()
+    for weight in weights:
+        tensor = state[weight.key]
+        if weight.third is not None:
+            tensor = tensor.chunk(3)[weight.third]
+        with torch.no_grad():
+            tensor.copy_(to_torch(read(weight.name), weight.kind, tensor.shape))
+
+
+def grouped(skipped: Sequence[Skipped]) -> dict[str, tuple[str, ...]]:
+    """Group skipped names by reason, in the order the reasons appear."""
+    groups: dict[str, list[str]] = {}
+    for item in skipped:
+        groups.setdefault(item.reason, []).append(item.name)
+    return {reason: tuple(names) for reason, names in groups.items()}

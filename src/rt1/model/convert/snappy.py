@@ -1,0 +1,64 @@
+"""Snappy decompression and varints, as TensorFlow's checkpoint index uses them."""
+
+from __future__ import annotations
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read an unsigned variable-length integer at ``at``; return it and the place after it.
+
+    Raises:
+        IndexError: the data end inside the integer.
+
+    >>> read_varint(bytes([0xAC, 0x02]), 0)
+    (300, 2)
+    """
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def decompress(data: bytes) -> bytes:
+    """Decompress one snappy block (no framing).
+
+    Raises:
+        ValueError: the block is damaged.
+        IndexError: the block ends too early.
+    """
+    size, at = read_varint(data, 0)
+    out = bytearray()
+    while at < len(data):
+        tag = data[at]
+        if tag & 3 == 0:
+            length, at = _literal_length(data, at)
+            out += data[at : at + length]
+            at += length
+        else:
+            length, offset, at = _copy(data, at)
+            if not 0 < offset <= len(out):
+                raise ValueError(f"a snappy copy reaches {offset} bytes back, only {len(out)} are there")
+            for _ in range(length):  # byte by byte: a copy may overlap what it writes
+                out.append(out[-offset])
+    if len(out) != size:
+        raise ValueError(f"a snappy block gives {len(out)} bytes, its header says {size}")
+    return bytes(out)
+
+
+def _literal_length(data: bytes, at: int) -> tuple[int, int]:
+    code = data[at] >> 2
+    if code < 60:
+        return code + 1, at + 1
+    width = code - 59
+    return int.from_bytes(data[at + 1 : at + 1 + width], "little") + 1, at + 1 + width
+
+
+def _copy(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return a copy's length and offset, and the place after it."""
+    tag = data[at]
+    if tag & 3 == 1:
+        return 4 + (tag >> 2 & 7), (tag >> 5) << 8 | data[at + 1], at + 2
+    width = 2 if tag & 3 == 2 else 4
+    return 1 + (tag >> 2), int.from_bytes(data[at + 1 : at + 1 + width], "little"), at + 1 + width

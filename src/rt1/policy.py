@@ -1,0 +1,137 @@
+"""A policy: the network, its memory of the last images, and the decoding of its tokens. It acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.checkpoint import CheckpointInfo, load_info, load_model
+from rt1.model.rt1 import RT1
+from rt1.text.encoder import TextEncoder, check_same_encoder
+from rt1.text.load import load_text_encoder
+
+Instruction = str | NDArray[np.float32]
+
+
+class Policy:
+    """RT-1 with its memory (spec section 9).
+
+    An episode starts empty: the first image stands at the first place of the window, as in Google's code. Each call of
+    :meth:`act` encodes the one new image, reuses the image tokens of the images before it, and runs the transformer
+    once. Not thread-safe; use one policy per robot.
+    """
+
+    def __init__(
+        self, model: RT1, action_spec: ActionSpec, *, encode_text: Callable[[str], NDArray[np.float32]] | None = None
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            model: the network; it is put into evaluation mode.
+            action_spec: dimensions and bins it was trained with.
+            encode_text: instruction to float32 (E,); without it only embeddings can be given to :meth:`reset`.
+        """
+        self.model = model.eval()
+        self.action_spec = action_spec
+        self._encode_text = encode_text
+        self._text_1E: Tensor | None = None
+        self._token_1TKE: Tensor | None = None
+
+    @classmethod
+    def from_checkpoint(cls, path: Path | str, *, text_encoder: TextEncoder | None = None) -> Policy:
+        """Load a policy from a checkpoint or run folder.
+
+        Args:
+            path: the folder.
+            text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
+
+        Raises:
+            CheckpointError: the folder cannot be used.
+            ValueError: ``text_encoder`` is not the one the network was trained with.
+        """
+        info = load_info(path)
+        return cls(load_model(path), info.action_spec, encode_text=_text_function(info, text_encoder))
+
+    def reset(self, instruction: Instruction) -> None:
+        """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,)."""
+        embedding = self._embed(instruction)
+        width = self.model.config.text_width
+        if embedding.shape != (width,):
+            raise ValueError(
+                f"the text embedding has shape {embedding.shape}; this network takes ({width},); use the encoder "
+                "it was trained with"
+            )
+        self._text_1E = torch.from_numpy(np.ascontiguousarray(embedding, dtype=np.float32))[None]
+        self._token_1TKE = None
+
+    def act(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return the action for a new image.
+
+        Args:
+            image: RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], any size.
+
+        Returns:
+            The action by part name, physical units: float32 (n,), one-hot int32 (choices,) for a choice.
+        """
+        return self.act_with_logits(image)[0]
+
+    def act_with_logits(self, image: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], FloatArray]:
+        """Return the action and the float32 logits (A, V) it was taken from, for those who compare."""
+        logits_AV = self.logits(image)
+        return self.action_spec.to_dict(self.action_spec.decode(logits_AV.argmax(axis=-1))), logits_AV
+
+    def act_vector(self, image: NDArray[Any]) -> FloatArray:
+        """Return the action as float32 (A,), physical units."""
+        return self.action_spec.decode(self.logits(image).argmax(axis=-1))
+
+    @torch.inference_mode()
+    def logits(self, image: NDArray[Any]) -> FloatArray:
+        """Take a new image into the memory and return float32 logits (A, V)."""
+        if self._text_1E is None:
+            raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
+        if image.ndim != 3:
+            raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
+        image_1CHW = self.model.prepare(torch.from_numpy(np.ascontiguousarray(image))[None])
+        token_1TKE = self.model.encode_images(image_1CHW, self._text_1E)[:, None]
+        if self._token_1TKE is not None:
+            earlier_1TKE = self._token_1TKE[:, -(self.model.config.window - 1) :] if self.model.config.window > 1 else None
+            token_1TKE = token_1TKE if earlier_1TKE is None else torch.cat([earlier_1TKE, token_1TKE], dim=1)
+        self._token_1TKE = token_1TKE
+        return self.model.decode_step(token_1TKE, token_1TKE.shape[1] - 1)[0].numpy()
+
+    def _embed(self, instruction: Instruction) -> NDArray[np.float32]:
+        if not isinstance(instruction, str):
+            return np.asarray(instruction)
+        if self._encode_text is None:
+            raise ValueError(
+                f"no text encoder is at hand for the instruction {instruction!r}; give its text embedding, or a text "
+                "encoder when loading the policy"
+            )
+        return self._encode_text(instruction)
+
+
+def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callable[[str], NDArray[np.float32]] | None:
+    """Return instruction -> vector with the checkpoint's encoder, loaded at its first use."""
+    wanted = info.text_encoder
+    if encoder is not None and wanted is not None:
+        check_same_encoder(wanted, encoder.identity)
+    if encoder is None and wanted is None:
+        return None
+    loaded: list[TextEncoder] = [] if encoder is None else [encoder]
+
+    def encode(instruction: str) -> NDArray[np.float32]:
+        if not loaded:
+            assert wanted is not None
+            found = load_text_encoder(wanted.name)
+            check_same_encoder(wanted, found.identity)
+            loaded.append(found)
+        return loaded[0].encode([instruction])[0]
+
+    return encode

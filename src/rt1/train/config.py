@@ -1,0 +1,83 @@
+"""Settings of a training run; :mod:`rt1.presets` has the numbers, the command line overrides them one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rt1.model.rt1 import RT1Config
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    final_fraction: float = 0.01
+    """Learning rate at the last update as a fraction of the peak."""
+    warmup: int = 100
+    """Updates over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.05
+    """Decay of matrices and kernels; biases, norms and the position table have none."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's averaging factors."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down. 0 switches clipping off."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.warmup < 0 or self.clip_norm < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"learning_rate {self.learning_rate} must be above 0, warmup {self.warmup}, clip_norm "
+                f"{self.clip_norm} and weight_decay {self.weight_decay} at least 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run's losses, and when it reports."""
+
+    name: str = "custom"
+    """Name of the preset this came from."""
+    model: RT1Config = field(default_factory=RT1Config)
+    """The network. Action dimensions, bins and text width are taken from the data."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """Optimizer and learning rate."""
+    updates: int = 10_000
+    """Optimizer updates in all."""
+    batch_size: int = 32
+    """Windows per update."""
+    seed: int = 0
+    """Seed of weights, order, crops and dropout."""
+    held_out: float = 0.05
+    """Fraction of the episodes kept for validation."""
+    crop_share: float = 1.0
+    """Random crop as a fraction of Google's margins (20 of 256 rows, 50 of 320 columns); 0 switches it off. One
+    offset for a whole batch and all its steps, as Google draws it."""
+    precision: Precision = "fp32"
+    """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
+    log_every: int = 20
+    """Updates between two lines of metrics."""
+    validate_every: int = 200
+    """Updates between two validations on the held-out episodes; each may make a new best checkpoint."""
+    save_every: int = 200
+    """Updates between two writings of the last checkpoint."""
+    threads: int = 0
+    """Torch threads; 0 means one per core."""
+    loader_threads: int = 1
+    """Threads that read and decode images."""
+
+    def __post_init__(self) -> None:
+        counts = {
+            name: getattr(self, name)
+            for name in ("updates", "batch_size", "log_every", "validate_every", "save_every", "loader_threads")
+        }
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if not 0.0 <= self.crop_share <= 2.0 or self.threads < 0:
+            raise ValueError(f"crop_share is {self.crop_share}, threads {self.threads}; they must be 0..2 and at least 0")

