@@ -24,8 +24,8 @@ def _decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Run a test with the fast decoder and as if it were not installed."""
     if request.param == "cv2":
         monkeypatch.setattr(images, "simplejpeg", None)
-    elif images.simplejpeg is None:
-        pytest.skip("simplejpeg is not installed")
+    else:
+        pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
 
 
 def _png(image: NDArray[np.uint8]) -> bytes:
@@ -43,8 +43,7 @@ def test_a_jpeg_decodes_to_nearly_the_same_rgb_image(image: NDArray[np.uint8]) -
 def test_both_jpeg_decoders_give_the_same_pixels(
     image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if images.simplejpeg is None:
-        pytest.skip("simplejpeg is not installed")
+    pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
     data = encode_jpeg(image)
     fast = decode_image(data)
     monkeypatch.setattr(images, "simplejpeg", None)

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.rlds_index import Columns, Index, build_index, cache_folder, load_or_build, settings_hash
+from rt1.data.rlds_columns import Columns
+from rt1.data.rlds_index import Index, build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds_schema import Shards, find_feature, find_shards, read_features
 from rt1.data.rlds_writer import RecordedEpisode
 

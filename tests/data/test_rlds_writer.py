@@ -104,7 +104,7 @@ def test_what_a_killed_program_left_does_not_hinder(tmp_path: Path, settings: Re
 def test_a_shard_takes_exactly_its_episodes(
     tmp_path: Path, settings: RecordingSettings, episodes: list[RecordedEpisode]
 ) -> None:
-    with pytest.raises(DataError, match="shard 2 of .* takes 1 episodes, got 2"):
+    with pytest.raises(DataError, match=r"shard 2 of .* takes 1 episodes, got 2"):
         RLDSWriter(tmp_path, settings).write_shard(2, episodes[:2])
 
 

@@ -181,10 +181,9 @@ def test_the_first_element_of_a_bytes_list_is_read_alone() -> None:
 def test_bytes_that_are_no_example_never_raise_anything_but_a_data_error(junk: bytes) -> None:
     try:
         values = _read(junk)
-    except DataError as error:
-        assert "\n" not in str(error)
-    else:
-        assert isinstance(values, dict)
+    except DataError:
+        values = {}
+    assert all(isinstance(value, list) for value in values.values())
 
 
 @given(blobs=st.lists(st.binary(max_size=40), min_size=1, max_size=4), data=st.data())

@@ -6,24 +6,23 @@ import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, Discrete, FloatArray
-from rt1.data.bounds import spec_between
+from rt1.actions import ActionSpec, FloatArray
 from rt1.data.episode import DataError
-from rt1.data.rlds_index import Columns, JoinActions, build_index, cache_folder, load_or_build, settings_hash
+from rt1.data.rlds_columns import columns_of, named_parts, spec_of_data
+from rt1.data.rlds_index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds_schema import (
     FEATURES_FILE,
     RT1_FILE,
     FeatureInfo,
     RLDSLayout,
-    find_feature,
     find_shards,
     layout_keys,
     read_features,
@@ -75,11 +74,11 @@ class RLDSSource:
         shards = find_shards(self.folder, split)
         self.layout = layout or recorded.layout or _refuse_guessing(self.folder, features)
         spec = action_spec or recorded.action_spec
-        columns = _columns(features, self.layout, spec)
+        columns = columns_of(features, self.layout, spec)
         settings = {
             "split": split,
             "layout": self.layout.to_json(),
-            "choices": _choices(spec, columns.actions),
+            "parts": named_parts(columns.actions, spec),
             "skip_corrupt": skip_corrupt,
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
@@ -90,10 +89,12 @@ class RLDSSource:
         self.name = name or shards.name
         self.text_encoder = recorded.text_encoder
         """Identity of the encoder that made the stored text embeddings (name, sha256, width), or None."""
+        self.details = recorded.details
+        """What the recorder noted of the making: environment, seed, noise; empty for other sets."""
         self.skipped = self._index.skipped
         """One message per record left out."""
         self.lengths: NDArray[np.int64] = self._index.episodes["steps"].astype(np.int64)
-        self.action_spec = spec or _spec_of_data(self._index.actions, columns.actions)
+        self.action_spec = spec or spec_of_data(self._index.actions, columns.actions)
         self._first = np.concatenate([[0], np.cumsum(self.lengths)])
         self._embedding_width = columns.embedding.width if columns.embedding else 0
         self._paths = shards.paths
@@ -136,7 +137,7 @@ class RLDSSource:
         """Return float32 (stop - start, A), physical units as stored (not clipped)."""
         return np.array(self._index.actions[self._steps(episode, start, stop)])
 
-    def _row(self, episode: int) -> Any:
+    def _row(self, episode: int) -> np.void:
         if not 0 <= episode < len(self.lengths):
             raise IndexError(
                 f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}"
@@ -155,7 +156,8 @@ class RLDSSource:
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         path = self._paths[shard]
         try:
-            data = os.pread(self._open(path).descriptor, size, offset)
+            file = self._open(path)  # held by name until read: another thread may drop it from the cache
+            data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(
                 f"{path}: {error.strerror or error}; the file was there when it was opened"
@@ -186,6 +188,7 @@ class _Recorded:
     layout: RLDSLayout | None = None
     action_spec: ActionSpec | None = None
     text_encoder: dict[str, object] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _recorded_settings(folder: Path) -> _Recorded:
@@ -200,6 +203,7 @@ def _recorded_settings(folder: Path) -> _Recorded:
             layout=RLDSLayout.from_json(data["layout"]),
             action_spec=ActionSpec.from_json(data["action_spec"]),
             text_encoder=data["text_encoder"],
+            details=data.get("details", {}),
         )
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} is damaged ({error}); copy it again or record the data set again") from error
@@ -216,77 +220,3 @@ def _refuse_guessing(folder: Path, features: Mapping[str, FeatureInfo]) -> RLDSL
     cure = "RLDSSource(folder, layout=RLDSLayout(image_key=..., instruction_key=..., action_keys=(...,)))"
     keys = ", ".join(layout_keys(features))
     raise DataError(f"{folder} has no {RT1_FILE}, so name the keys to read: {cure}; it has {keys}")
-
-
-def _columns(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: ActionSpec | None) -> Columns:
-    """Return the features a layout names; one that cannot hold what it should is refused."""
-    actions = tuple(find_feature(features, key) for key in layout.action_keys)
-    columns = Columns(
-        image=find_feature(features, layout.image_key),
-        instruction=find_feature(features, layout.instruction_key),
-        embedding=find_feature(features, layout.embedding_key) if layout.embedding_key else None,
-        actions=actions,
-        task=find_feature(features, layout.task_key) if layout.task_key else None,
-        join=_joiner(actions, spec),
-    )
-    if columns.image.kind != "image":
-        raise DataError(
-            f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image"
-        )
-    for feature in (*actions, columns.embedding):
-        if feature is not None and feature.kind != "tensor":
-            raise DataError(f"RLDS key {feature.key!r} holds a {feature.kind}; numbers are needed there")
-    return columns
-
-
-def _joiner(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> JoinActions:
-    """Return how the values of the action keys become one vector."""
-    if spec is not None and _by_name(actions, spec):
-        return functools.partial(_join_parts, spec, [_part_name(feature) for feature in actions])
-    width = sum(feature.width for feature in actions)
-    if spec is not None and width != spec.size:
-        keys = ", ".join(feature.key for feature in actions)
-        raise DataError(
-            f"the action keys {keys} hold {width} values, the action spec has {spec.size} dimensions "
-            f"({', '.join(spec.dimension_names)}); name the keys that belong to it"
-        )
-    return _join_vectors
-
-
-def _join_vectors(values: Sequence[NDArray[Any]]) -> FloatArray:
-    return np.concatenate(values, axis=1).astype(np.float32)
-
-
-def _join_parts(spec: ActionSpec, names: Sequence[str], values: Sequence[NDArray[Any]]) -> FloatArray:
-    try:
-        return spec.from_dict(dict(zip(names, values, strict=True)))
-    except ValueError:
-        for step in range(len(values[0])):
-            try:
-                spec.from_dict({name: part[step] for name, part in zip(names, values, strict=True)})
-            except ValueError as error:
-                raise DataError(f"step {step}: {error}") from error
-        raise
-
-
-def _by_name(actions: Sequence[FeatureInfo], spec: ActionSpec) -> bool:
-    """Tell whether the keys are the spec's parts; a single key as wide as the spec is its vector."""
-    if len(actions) == 1 and actions[0].width == spec.size:
-        return False
-    return {_part_name(feature) for feature in actions} == {part.name for part in spec.parts}
-
-
-def _choices(spec: ActionSpec | None, actions: Sequence[FeatureInfo]) -> list[list[Any]] | None:
-    """Return what of the spec decides the stored action vectors: order and choices of parts taken by name."""
-    if spec is None or not _by_name(actions, spec):
-        return None
-    return [[part.name, part.choices if isinstance(part, Discrete) else 0] for part in spec.parts]
-
-
-def _spec_of_data(actions: FloatArray, features: Sequence[FeatureInfo]) -> ActionSpec:
-    parts = {_part_name(feature): feature.width for feature in features}
-    return spec_between(actions.min(axis=0), actions.max(axis=0), parts=parts)
-
-
-def _part_name(feature: FeatureInfo) -> str:
-    return feature.key.rsplit("/", 1)[-1]

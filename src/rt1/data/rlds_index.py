@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.data.episode import DataError
+from rt1.data.rlds_columns import Columns
 from rt1.data.rlds_schema import FeatureInfo, Shards
 from rt1.data.tfrecord import (
     BYTES,
@@ -47,21 +48,6 @@ EPISODE = np.dtype(
     [(name, "<i4") for name in ("shard", "steps", "instruction", "task", "stride")] + [("embedding", "<i8")]
 )
 """``embedding``: file offset of the text embedding; ``stride``: its bytes per value, 0 if there is none."""
-
-JoinActions = Callable[[Sequence[NDArray[Any]]], FloatArray]
-"""Turns the values of the action keys, each (steps, width), into float32 (steps, A); may raise DataError."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The features the index reads."""
-
-    image: FeatureInfo
-    instruction: FeatureInfo
-    embedding: FeatureInfo | None
-    actions: tuple[FeatureInfo, ...]
-    task: FeatureInfo | None
-    join: JoinActions
 
 
 @dataclass(frozen=True, kw_only=True)

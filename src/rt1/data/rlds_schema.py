@@ -214,12 +214,10 @@ def _leaf(node: Mapping[str, Any], path: str) -> FeatureInfo:
     dtype = str(tensor.get("dtype", "bytes" if "text" in node else "int64"))
     if "text" in node or dtype in ("object", "string", "bytes"):
         return FeatureInfo(key=path, kind="text", dtype="bytes", shape=(), encoding="bytes")
+    shape = _shape(tensor)
+    kind = "nested" if any(size < 0 for size in shape) else "tensor"  # -1: differs from step to step
     return FeatureInfo(
-        key=path,
-        kind="tensor",
-        dtype=dtype,
-        shape=_shape(tensor),
-        encoding=str(tensor.get("encoding", "none")),
+        key=path, kind=kind, dtype=dtype, shape=shape, encoding=str(tensor.get("encoding", "none"))
     )
 
 

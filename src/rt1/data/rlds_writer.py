@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class RecordingSettings:
     """Episodes per file; what is lost at most when a recording is interrupted."""
     text_encoder: Mapping[str, object] | None = None
     """Identity of the encoder of the text embeddings: name, sha256, width; None records no embeddings."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Plain data that decides or describes the episodes (environment, seed, noise), kept with the data set."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -94,6 +96,7 @@ class RecordingSettings:
             "episodes_per_shard": self.episodes_per_shard,
             "shards": self.shards,
             "text_encoder": None if self.text_encoder is None else dict(self.text_encoder),
+            "details": dict(self.details),
         }
 
 
@@ -156,7 +159,7 @@ class RLDSWriter:
             embedding_key=None if self.settings.text_encoder is None else "language_embedding",
             task_key="episode_metadata/task",
         )
-        described = {key: self.settings.to_json()[key] for key in ("action_spec", "text_encoder")}
+        described = {key: self.settings.to_json()[key] for key in ("action_spec", "text_encoder", "details")}
         write_text(self.folder / RT1_FILE, _json({"format": 1, "layout": layout.to_json(), **described}))
 
     def _dataset_info(self) -> dict[str, Any]:

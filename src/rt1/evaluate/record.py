@@ -15,6 +15,7 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.seeds import recording_seed
 from rt1.evaluate.workers import run_jobs
 from rt1.progress import progress
+from rt1.settings import to_json
 from rt1.text.encoder import TextEncoder
 
 MOST_ATTEMPTS = 50
@@ -144,6 +145,14 @@ def _writer_settings(
         episodes=len(tasks) * settings.episodes,
         episodes_per_shard=settings.episodes_per_shard,
         text_encoder=encoder.identity.to_json(),
+        details={
+            "env": to_json(env),
+            "control_rate": env.metaworld.control_rate,
+            "tasks": list(tasks),
+            "seed": settings.seed,
+            "noise": settings.noise,
+            "jpeg_quality": settings.jpeg_quality,
+        },
     )
 
 

@@ -82,8 +82,12 @@ class EfficientNetConfig:
     """TensorFlow and torch update the moving variance with the unbiased one, flax with the biased one."""
 
     def __post_init__(self) -> None:
-        if not self.stages or any(s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages):
-            raise ValueError(f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each")
+        if not self.stages or any(
+            s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages
+        ):
+            raise ValueError(
+                f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each"
+            )
         if not 0.0 <= self.drop_connect < 1.0:
             raise ValueError(f"drop_connect is {self.drop_connect}; it must lie in [0, 1)")
 
@@ -129,15 +133,30 @@ class Conv(nn.Conv2d):
     """A convolution without bias whose stride-2 padding is RT-1's or TensorFlow's SAME."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, padding: Padding = "rt1"
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        padding: Padding = "rt1",
     ) -> None:
         super().__init__(
-            inputs, outputs, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0, groups=groups, bias=False
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            padding=kernel // 2 if stride == 1 else 0,
+            groups=groups,
+            bias=False,
         )
         self.stride_padding = padding
         # Keras' VarianceScaling(2, fan_out, truncated normal), the depthwise fan-out being that of one channel.
         deviation = math.sqrt(2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
-        nn.init.trunc_normal_(self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796)
+        nn.init.trunc_normal_(
+            self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796
+        )
 
     def forward(self, x_XCHW: Tensor) -> Tensor:
         """Convolve (X, C, H, W)."""
@@ -209,15 +228,20 @@ class MBConv(nn.Module):
     """Expand, depthwise convolution, squeeze-excite, project; residual where the shape allows; then FiLM."""
 
     def __init__(
-        self, inputs: int, stage: Stage, config: EfficientNetConfig, *, stride: int, drop: float, text_width: int
+        self,
+        inputs: int,
+        stage: Stage,
+        config: EfficientNetConfig,
+        *,
+        stride: int,
+        drop: float,
+        text_width: int,
     ) -> None:
         super().__init__()
         inner, outputs = inputs * stage.expand, config.channels(stage.channels)
         self.expand = Conv(inputs, inner) if stage.expand != 1 else None
         self.expand_norm = BatchNorm(inner, config) if stage.expand != 1 else None
-        self.depthwise = Conv(
-            inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding
-        )
+        self.depthwise = Conv(inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding)
         self.depthwise_norm = BatchNorm(inner, config)
         # The reduction counts the block's input channels, not the expanded ones.
         self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))

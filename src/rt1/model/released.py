@@ -39,7 +39,9 @@ class Configuration:
         parts = {part.name: part for part in self.action.parts}
         if sorted(order) != sorted(parts):
             raise ValueError(f"the action order is {list(order)}; it must name each of {list(parts)} once")
-        return replace(self, action=ActionSpec(parts=tuple(parts[name] for name in order), bins=self.action.bins))
+        return replace(
+            self, action=ActionSpec(parts=tuple(parts[name] for name in order), bins=self.action.bins)
+        )
 
 
 def rt1main() -> Configuration:
@@ -110,7 +112,9 @@ def load_configuration(name: str | Path) -> Configuration:
         raise ValueError(f"the configuration {file} cannot be read: {error}; give a JSON file") from error
     if not isinstance(data, dict) or data.keys() != {"model", "action"}:
         given = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise ValueError(f"the configuration {file} holds {given}; it must hold 'model' and 'action', see docs/weights.md")
+        raise ValueError(
+            f"the configuration {file} holds {given}; it must hold 'model' and 'action', see docs/weights.md"
+        )
     return Configuration(
         name=file.name,
         model=settings.from_json(RT1Config, data["model"], where="model"),

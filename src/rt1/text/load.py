@@ -7,14 +7,17 @@ from pathlib import Path
 from rt1.names import unknown_name
 from rt1.text.encoder import TableEncoder, TextEncoder
 
+MINILM_NAME = "all-MiniLM-L6-v2"
+"""What checkpoints call it."""
+
 
 def load_text_encoder(name_or_path: str) -> TextEncoder:
-    """Load ``minilm`` (:class:`rt1.text.minilm.MiniLM`) or the table file at a path (:class:`TableEncoder`).
+    """Load ``minilm`` (:class:`rt1.text.minilm.MiniLM`, also by the name in its identity) or the table file at a path (:class:`TableEncoder`).
 
     Raises:
         ValueError: neither that name nor a file, a file that is no table, or no weights for ``minilm``.
     """
-    if name_or_path == "minilm":
+    if name_or_path in ("minilm", MINILM_NAME):
         from rt1.text.minilm import MiniLM  # a table needs no torch
 
         return MiniLM()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,7 +72,6 @@ def train(
     run: Path | str,
     *,
     encoder: TextEncoder | None = None,
-    control_rate: float | None = None,
 ) -> RunResult:
     """Train a network, or go on with a run that was stopped, with the losses of an uninterrupted one.
 
@@ -80,7 +80,6 @@ def train(
         config: all settings; a run goes on only with the settings it began with.
         run: output folder.
         encoder: text encoder for the instructions; without it the embeddings stored with the episodes are used.
-        control_rate: steps per second of the data, Hz, noted in the checkpoint.
 
     Raises:
         TrainingError: a loss or gradient that is not finite, or a run folder with other settings.
@@ -88,7 +87,7 @@ def train(
         SaveError: a checkpoint that could not be written.
     """
     torch.set_num_threads(config.threads or free_cores())
-    state = _begin(source, config, Path(run), encoder, control_rate)
+    state = _begin(source, config, Path(run), encoder)
     log = MetricsLog(state.folder, resume_at=state.update)
     try:
         with _stop_on_signal() as stop, progress(f"training {run}", config.updates, unit="updates", done=state.update) as bar:
@@ -122,9 +121,7 @@ def validate(model: RT1, loader: Loader, *, precision: str = "fp32") -> dict[str
     return {"heldout_loss": loss / steps, "heldout_accuracy": accuracy / steps}
 
 
-def _begin(
-    source: EpisodeSource, config: TrainConfig, folder: Path, encoder: TextEncoder | None, control_rate: float | None
-) -> _Run:
+def _begin(source: EpisodeSource, config: TrainConfig, folder: Path, encoder: TextEncoder | None) -> _Run:
     data = prepare_data(source, config, encoder=encoder)
     network = data.fit(config.model)
     torch.manual_seed(config.seed)
@@ -139,8 +136,8 @@ def _begin(
             model=network,
             action_spec=source.action_spec,
             text_encoder=data.text_encoder,
-            control_rate=control_rate,
-            provenance={"source": source.name, "preset": config.name, "episodes": len(source.lengths)},
+            control_rate=getattr(source, "details", {}).get("control_rate"),
+            provenance=_provenance(source, config, data),
         ),
     )
     if any((folder / name).exists() for name in ("last", "best")):
@@ -148,6 +145,18 @@ def _begin(
     else:
         _save(state, "last")  # a full or read-only disk shows now, not hours later
     return state
+
+
+def _provenance(source: EpisodeSource, config: TrainConfig, data: TrainingData) -> dict[str, Any]:
+    details = dict(getattr(source, "details", {}))
+    return {
+        "preset": config.name,
+        "source": source.name,
+        "episodes": len(source.lengths),
+        "held_out_episodes": data.held_out_episodes.tolist(),
+        "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
+        **({"env": details["env"]} if "env" in details else {}),
+    }
 
 
 def _resume(state: _Run) -> None:
@@ -299,7 +308,9 @@ def _stop_on_signal() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Python lets only the main thread handle signals; a run in another thread is stopped by its owner.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
     finally:

@@ -33,7 +33,9 @@ TRANSFORMER = "Transformer_0/"
 COLLECTIONS = ("params", "batch_stats")
 
 
-def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
+def convert(
+    path: Path | str, configuration: str | Path | None = None
+) -> tuple[RT1, Configuration, ConversionReport]:
     """Read a flax checkpoint into a new network.
 
     Args:
@@ -101,7 +103,9 @@ def _net(config: EfficientNetConfig) -> Iterator[Weight]:
             yield from _conv(f"{name}expand_conv2d_0", f"{key}expand")
             yield from _batch_norm(next(norms), f"{key}expand_norm")
         yield Weight(
-            name=f"params/{name}depthwise_conv2d/depthwise_kernel", key=f"{key}depthwise.weight", kind="depthwise"
+            name=f"params/{name}depthwise_conv2d/depthwise_kernel",
+            key=f"{key}depthwise.weight",
+            kind="depthwise",
         )
         yield from _batch_norm(next(norms), f"{key}depthwise_norm")
         yield from _dense(f"{name}SqueezeExcite_0/reduce_conv2d_0", f"{key}squeeze.reduce", "dense_1x1")
@@ -126,7 +130,11 @@ def _layer(name: str, key: str, feed_forward: FeedForward) -> Iterator[Weight]:
     yield from _norm(f"{name}LayerNorm_1", f"{key}feed_forward_norm")
     if feed_forward == "swiglu":
         for number, part in enumerate(("w1", "gate", "w2")):
-            yield Weight(name=f"params/{name}Dense_{number}/kernel", key=f"{key}feed_forward.{part}.weight", kind="dense")
+            yield Weight(
+                name=f"params/{name}Dense_{number}/kernel",
+                key=f"{key}feed_forward.{part}.weight",
+                kind="dense",
+            )
         return
     yield Weight(name=f"params/{name}Dense_0/kernel", key=f"{key}feed_forward.weight", kind="dense")
     if feed_forward == "linear":
@@ -164,18 +172,25 @@ def infer(shapes: Mapping[str, Shape]) -> Configuration:
     Raises:
         ValueError: none has; the message gives the sizes that were found.
     """
-    blocks = {name.split("/")[2] for name in shapes if name.startswith(f"params/{TRANSFORMER}TransformerBlock_")}
+    blocks = {
+        name.split("/")[2] for name in shapes if name.startswith(f"params/{TRANSFORMER}TransformerBlock_")
+    }
     first = f"params/{TRANSFORMER}TransformerBlock_0/"
     try:
         token_width, width = shapes[f"params/{TRANSFORMER}Dense_0/kernel"]
-        length, bins = shapes[f"params/{TRANSFORMER}Dense_1/kernel"][0], shapes[f"params/{TRANSFORMER}Dense_2/bias"][0]
+        length, bins = (
+            shapes[f"params/{TRANSFORMER}Dense_1/kernel"][0],
+            shapes[f"params/{TRANSFORMER}Dense_2/bias"][0],
+        )
         _, heads, head_width = shapes[f"{first}MultiHeadDotProductAttention_0/query/kernel"]
         learner = "params/image_tokenizer/TokenLearnerModuleV11_0/token_masking/Dense_1/kernel"
         token_learner_hidden, image_tokens = shapes[learner]
         text_width = shapes["params/image_tokenizer/FilmConditioning_0/Dense_0/kernel"][0]
         hidden = shapes[f"{first}Dense_0/kernel"][1]
     except (KeyError, ValueError) as error:
-        raise ValueError(f"the file lacks an array of RT-1-X or has it in another form ({error}); give --config") from error
+        raise ValueError(
+            f"the file lacks an array of RT-1-X or has it in another form ({error}); give --config"
+        ) from error
     base = rt1x().model
     swiglu = f"{first}Dense_2/kernel" in shapes
     window, rest = divmod(length, image_tokens + base.action_tokens)
@@ -189,7 +204,12 @@ def infer(shapes: Mapping[str, Shape]) -> Configuration:
             token_learner_hidden=token_learner_hidden,
             bins=bins,
             transformer=TransformerConfig(
-                layers=len(blocks), width=width, heads=heads, head_width=head_width, feed_forward="swiglu", hidden=hidden
+                layers=len(blocks),
+                width=width,
+                heads=heads,
+                head_width=head_width,
+                feed_forward="swiglu",
+                hidden=hidden,
             ),
         )
         if (released := released_like(found)) is not None:

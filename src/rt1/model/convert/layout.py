@@ -140,7 +140,9 @@ def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
         array = array.reshape(tuple(target)[::-1]).T
     elif kind == "variance":
         array = pixel_std(array).astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(array)).reshape(tuple(target))
+    return torch.from_numpy(np.array(array, order="C")).reshape(
+        tuple(target)
+    )  # a copy: files give read-only arrays
 
 
 def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
@@ -149,7 +151,9 @@ def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
     Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
     every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.
     """
-    return np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7) * np.sqrt(np.asarray(PIXEL_STD, np.float64))
+    return np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7) * np.sqrt(
+        np.asarray(PIXEL_STD, np.float64)
+    )
 
 
 def target_shape(weight: Weight, tensor: Tensor) -> tuple[int, ...]:

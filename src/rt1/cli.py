@@ -1,0 +1,220 @@
+"""The command ``rt1``: demo, record, train, evaluate, inspect."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# Before torch and its OpenMP start: idle threads that spin triple the CPU time of a busy machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from rt1 import settings
+from rt1.checkpoint import INFO_FILE, load_info, resolve
+from rt1.data.rlds import RLDSSource
+from rt1.demo import DemoSettings, run_demo, summary
+from rt1.evaluate.closed_loop import TrialSettings
+from rt1.evaluate.envs.metaworld import RenderingError
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.record import RecordSettings, record
+from rt1.evaluate.run import ReportContext, evaluate_checkpoint
+from rt1.files import SaveError
+from rt1.inspection import inspect_checkpoint, inspect_data
+from rt1.names import unknown_name
+from rt1.presets import preset
+from rt1.text.load import load_text_encoder
+from rt1.train.config import TrainConfig
+from rt1.train.loop import TrainingError, train
+
+EXPECTED = (ValueError, SaveError, RenderingError, TrainingError, ModuleNotFoundError)
+"""Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
+
+Flat = tyro.conf.OmitArgPrefixes
+"""A group of options whose names stand alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordCommand:
+    """Record an environment's scripted experts as an RLDS data set; run again to resume."""
+
+    out: Path
+    """Folder of the data set."""
+    record: Flat[RecordSettings]
+    """What to record."""
+    env: Flat[EnvSettings] = field(default_factory=EnvSettings)
+    """Where to record."""
+    text_encoder: str = "minilm"
+    """Text encoder of the instructions: minilm, or a table file."""
+
+    def run(self, _command: str) -> int:
+        """Record."""
+        report = record(self.out, env=self.env, settings=self.record, encoder=load_text_encoder(self.text_encoder))
+        rejected = ", ".join(f"{task} {count}" for task, count in report.rejected.items() if count) or "none"
+        print(f"recorded {report.recorded} episodes into {report.folder}; rejected because the expert failed: {rejected}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCommand:
+    """Train a policy on a recorded data set; run again to resume exactly."""
+
+    data: Path
+    """Folder of the data set (RLDS)."""
+    out: Path
+    """Run folder: last/, best/, metrics.jsonl, tensorboard/."""
+    preset: str = "demo"
+    """Preset the settings below start from: demo, paper, debug."""
+    split: str = "train"
+    """Split of the data set."""
+    text_encoder: str | None = None
+    """Text encoder for the instructions: minilm, or a table file; the embeddings stored with the data if not given."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    """Settings of the run."""
+
+    def run(self, _command: str) -> int:
+        """Train."""
+        source = RLDSSource(self.data, split=self.split)
+        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
+        result = train(source, self.config, self.out, encoder=encoder)
+        best = "" if result.best is None else f", lowest held-out loss {result.best:.3f}"
+        state = "finished" if result.finished else "stopped; run the same command to go on"
+        print(f"{state} at update {result.updates}{best}; checkpoints: {result.run}/last and {result.run}/best")
+        return 0 if result.finished else 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Run a policy closed loop, count its successes, write a report."""
+
+    checkpoint: Path
+    """Checkpoint or run folder."""
+    tasks: tuple[str, ...] = ()
+    """Task names; those it was trained on if not given."""
+    env: str = "metaworld"
+    """Environment name."""
+    trials: int = 20
+    """Trials per task."""
+    seed: int = 0
+    """Seed of the trials."""
+    out: Path | None = None
+    """Folder of the report; evaluation/ in the checkpoint's folder if not given."""
+    data: Path | None = None
+    """The data set it was trained on, for plots on held-out episodes."""
+    baselines: bool = True
+    """Run the expert, the blind floor and random actions beside it."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+
+    def run(self, command: str) -> int:
+        """Evaluate."""
+        provenance = load_info(self.checkpoint).provenance
+        recorded = provenance.get("env")
+        env = EnvSettings() if recorded is None else settings.from_json(EnvSettings, recorded)
+        tasks = self.tasks or tuple(provenance.get("tasks", ()))
+        trials = TrialSettings(
+            tasks=tasks, trials=self.trials, seed=self.seed, baselines=self.baselines, workers=self.workers
+        )
+        out = self.out or resolve(self.checkpoint) / "evaluation"
+        source = None if self.data is None else RLDSSource(self.data)
+        report = evaluate_checkpoint(
+            self.checkpoint,
+            out,
+            env=replace(env, env=self.env),
+            settings=trials,
+            source=source,
+            context=ReportContext(command=command),
+        )
+        for task in report.tasks:
+            low, high = task.interval95
+            print(f"{task.task}: {task.successes} of {task.trials} ({task.success:.0%}, 95 % {low:.0%}..{high:.0%})")
+        print(f"mean {report.task_mean('success'):.0%}; report: {out / 'report.html'}")
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Show what is in a checkpoint or a data set."""
+
+    path: tyro.conf.Positional[Path]
+    """Checkpoint, run or data folder."""
+
+    def run(self, _command: str) -> int:
+        """Inspect."""
+        is_checkpoint = any((self.path / name / INFO_FILE).is_file() for name in ("", "last", "best"))
+        print(inspect_checkpoint(self.path) if is_checkpoint else inspect_data(RLDSSource(self.path)))
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Record, train, evaluate and report on Meta-World in one go; run again to reuse what is done."""
+
+    demo: Flat[DemoSettings] = field(default_factory=DemoSettings)
+    """What the demo does."""
+
+    def run(self, command: str) -> int:
+        """Run the demo."""
+        print(summary(run_demo(self.demo, command=command)))
+        return 0
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "demo": DemoCommand,
+    "record": RecordCommand,
+    "train": TrainCommand,
+    "evaluate": EvaluateCommand,
+    "inspect": InspectCommand,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors a user can mend are one line on stderr and exit status 1."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise ValueError(unknown_name("command", words[0], COMMANDS))
+        command = parse(words)
+        return int(command.run(shlex.join(["rt1", *words])))
+    except EXPECTED as error:
+        if os.environ.get("RT1_TRACEBACK"):
+            raise
+        print(f"rt1: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("rt1: interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+
+
+def parse(words: Sequence[str]) -> Any:
+    """Return the command object for command-line words; the preset of ``train`` gives the defaults of its options."""
+    kind = COMMANDS[words[0]]
+    if kind is not TrainCommand:
+        return tyro.cli(kind, args=words[1:], prog=f"rt1 {words[0]}")
+    config = preset(_option(words, "--preset", "demo"))
+    default = TrainCommand(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
+    return tyro.cli(TrainCommand, args=words[1:], prog="rt1 train", default=default)
+
+
+def _option(words: Sequence[str], name: str, default: str) -> str:
+    """Return an option's value before the real parsing, which needs it for its defaults."""
+    for index, word in enumerate(words):
+        if word == name and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return default
+
+
+def _usage() -> str:
+    lines = ["usage: rt1 COMMAND [options]; rt1 COMMAND --help explains its options", ""]
+    return "\n".join(lines + [f"  {name:10s}{kind.__doc__}" for name, kind in COMMANDS.items()])

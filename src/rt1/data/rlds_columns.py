@@ -1,0 +1,116 @@
+"""From the keys of a data set to what a source hands out: what each feature is, how actions are joined."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, Discrete, FloatArray
+from rt1.data.bounds import spec_between
+from rt1.data.episode import DataError
+from rt1.data.rlds_schema import FeatureInfo, RLDSLayout, find_feature
+
+JoinActions = Callable[[Sequence[NDArray[Any]]], FloatArray]
+"""Turns the values of the action keys, each (steps, width), into float32 (steps, A); may raise DataError."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The features a layout names, found in a data set."""
+
+    image: FeatureInfo
+    """Encoded image of each step."""
+    instruction: FeatureInfo
+    """Text, or a row of UTF-8 codes."""
+    embedding: FeatureInfo | None
+    """Text embedding, floats."""
+    actions: tuple[FeatureInfo, ...]
+    """Parts of the action, numbers."""
+    task: FeatureInfo | None
+    """Name of the task."""
+    join: JoinActions
+    """How the parts become one vector."""
+
+
+def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: ActionSpec | None) -> Columns:
+    """Return the features a layout names and how its action keys become the vector of ``spec``.
+
+    Raises:
+        DataError: a key that is not there or cannot hold what it should, action keys that do not fit.
+    """
+    actions = tuple(find_feature(features, key) for key in layout.action_keys)
+    columns = Columns(
+        image=find_feature(features, layout.image_key),
+        instruction=find_feature(features, layout.instruction_key),
+        embedding=find_feature(features, layout.embedding_key) if layout.embedding_key else None,
+        actions=actions,
+        task=find_feature(features, layout.task_key) if layout.task_key else None,
+        join=_joiner(actions, spec),
+    )
+    if columns.image.kind != "image":
+        raise DataError(
+            f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image"
+        )
+    for feature in (*actions, columns.embedding):
+        if feature is not None and feature.kind != "tensor":
+            raise DataError(f"RLDS key {feature.key!r} holds a {feature.kind}; numbers are needed there")
+    return columns
+
+
+def _joiner(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> JoinActions:
+    """Return how the values of the action keys become one vector."""
+    if spec is not None and _by_name(actions, spec):
+        return functools.partial(_join_parts, spec, [_part_name(feature) for feature in actions])
+    width = sum(feature.width for feature in actions)
+    if spec is not None and width != spec.size:
+        keys = ", ".join(feature.key for feature in actions)
+        raise DataError(
+            f"the action keys {keys} hold {width} values, the action spec has {spec.size} dimensions "
+            f"({', '.join(spec.dimension_names)}); name the keys that belong to it"
+        )
+    return _join_vectors
+
+
+def _join_vectors(values: Sequence[NDArray[Any]]) -> FloatArray:
+    return np.concatenate(values, axis=1).astype(np.float32)
+
+
+def _join_parts(spec: ActionSpec, names: Sequence[str], values: Sequence[NDArray[Any]]) -> FloatArray:
+    try:
+        return spec.from_dict(dict(zip(names, values, strict=True)))
+    except ValueError:
+        for step in range(len(values[0])):
+            try:
+                spec.from_dict({name: part[step] for name, part in zip(names, values, strict=True)})
+            except ValueError as error:
+                raise DataError(f"step {step}: {error}") from error
+        raise
+
+
+def _by_name(actions: Sequence[FeatureInfo], spec: ActionSpec) -> bool:
+    """Tell whether the keys are the spec's parts; a single key as wide as the spec is its vector."""
+    if len(actions) == 1 and actions[0].width == spec.size:
+        return False
+    return {_part_name(feature) for feature in actions} == {part.name for part in spec.parts}
+
+
+def named_parts(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> list[list[Any]] | None:
+    """Return what of the spec decides the stored vectors: its parts and choices where taken by name."""
+    if spec is None or not _by_name(actions, spec):
+        return None
+    return [[part.name, part.choices if isinstance(part, Discrete) else 0] for part in spec.parts]
+
+
+def spec_of_data(actions: FloatArray, features: Sequence[FeatureInfo]) -> ActionSpec:
+    """Return a spec with one continuous part per action key, bounded by the actions (steps, A)."""
+    parts = {_part_name(feature): feature.width for feature in features}
+    return spec_between(actions.min(axis=0), actions.max(axis=0), parts=parts)
+
+
+def _part_name(feature: FeatureInfo) -> str:
+    return feature.key.rsplit("/", 1)[-1]

@@ -1,0 +1,186 @@
+"""Closed-loop evaluation: a policy on its tasks, beside the expert, the blind floor, random actions, and other words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import load_info, resolve
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
+from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_trials
+from rt1.evaluate.video import encode_video
+from rt1.progress import progress
+from rt1.text.encoder import TextEncoder, check_same_encoder
+from rt1.text.load import load_text_encoder
+
+BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSettings:
+    """What to try."""
+
+    tasks: tuple[str, ...]
+    """Task names."""
+    trials: int = 20
+    """Trials per task and kind."""
+    seed: int = 0
+    """Seed of the trials; their starts are never those of a recording."""
+    baselines: bool = True
+    """Run the expert, the blind floor (another episode replayed without looking) and random actions beside it."""
+    swapped: bool = True
+    """Run tasks that share a scene again under the other one's instruction."""
+    paraphrases: bool = True
+    """Run each task again under a sentence that no recording uses."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
+        if self.trials < 1 or self.seed < 0:
+            raise ValueError(f"trials is {self.trials}, seed {self.seed}; they must be at least 1 and at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoopResult:
+    """What the trials counted."""
+
+    tasks: tuple[TaskResult, ...]
+    """One per task."""
+    swapped: tuple[SwappedResult, ...]
+    """One per task that shares its scene."""
+    paraphrases: tuple[ParaphraseResult, ...]
+    """One per task with an unread paraphrase."""
+
+
+def evaluate_closed_loop(
+    checkpoint: Path | str,
+    *,
+    env: EnvSettings,
+    settings: TrialSettings,
+    encoder: TextEncoder | None = None,
+) -> ClosedLoopResult:
+    """Run a policy closed loop and count.
+
+    Raises:
+        ValueError: an unknown task, a text encoder other than the checkpoint's, or actions that do not fit the
+            environment.
+    """
+    folder = resolve(checkpoint)
+    tasks = tuple(env.check_task(task) for task in settings.tasks)
+    _check_fits(folder, env, tasks[0])
+    plans = _plans(env, tasks, settings)
+    sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
+    embeddings = _embed(folder, sentences, encoder)
+    results: list[TrialResult] = []
+    with progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
+        for batch in run_trials(
+            plans, env=env, checkpoint=folder, embeddings=embeddings, workers=settings.workers
+        ):
+            results += batch
+            own = [r.rollout.success for r in results if r.plan.kind == "policy"]
+            bar.update(len(results), f"policy {sum(own)} of {len(own)}")
+    return _count(env, tasks, results)
+
+
+def _plans(env: EnvSettings, tasks: Sequence[str], settings: TrialSettings) -> list[TrialPlan]:
+    plans: list[TrialPlan] = []
+
+    def add(kind: Kind, task: str, instruction: str) -> None:
+        plans.extend(plan_trials(kind, task, instruction, trials=settings.trials, seed=settings.seed))
+
+    for task in tasks:
+        sentences = env.sentences(task)
+        add("policy", task, sentences[0])
+        twin = env.twin(task)
+        if settings.swapped and twin in tasks:
+            assert twin is not None
+            add("swapped", task, env.sentences(twin)[0])
+        if settings.paraphrases and len(sentences) > 1:
+            add("paraphrase", task, sentences[-1])
+        for kind in BASELINES if settings.baselines else ():
+            add(kind, task, sentences[0])
+    return plans
+
+
+def _embed(folder: Path, sentences: Sequence[str], encoder: TextEncoder | None) -> dict[str, FloatArray]:
+    wanted = load_info(folder).text_encoder
+    if encoder is None:
+        if wanted is None:
+            raise ValueError(f"{folder} names no text encoder; give the one its embeddings come from")
+        encoder = load_text_encoder(wanted.name)
+    if wanted is not None:
+        check_same_encoder(wanted, encoder.identity)
+    return dict(zip(sentences, encoder.encode(sentences), strict=True))
+
+
+def _check_fits(folder: Path, env: EnvSettings, task: str) -> None:
+    opened = env.open(task, render=False)
+    ours, theirs = load_info(folder).action_spec, opened.action_spec
+    opened.close()
+    if ours.dimension_names != theirs.dimension_names:
+        raise ValueError(
+            f"{folder} acts in {', '.join(ours.dimension_names)}, {env.env} takes {', '.join(theirs.dimension_names)}; "
+            "evaluate it in the environment it was trained for"
+        )
+
+
+def _count(env: EnvSettings, tasks: Sequence[str], results: Sequence[TrialResult]) -> ClosedLoopResult:
+    def of(kind: Kind, task: str) -> list[TrialResult]:
+        found = [r for r in results if r.plan.kind == kind and r.plan.task == task]
+        return sorted(found, key=lambda r: r.trial)
+
+    swapped, paraphrases = [], []
+    for task in tasks:
+        if others := of("swapped", task):
+            swapped.append(
+                SwappedResult(task=task, given_instruction=others[0].plan.instruction, **_counted(others))
+            )
+        if others := of("paraphrase", task):
+            paraphrases.append(
+                ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others))
+            )
+    rate = env.metaworld.control_rate
+    return ClosedLoopResult(
+        tasks=tuple(
+            _task_result(of("policy", task), [_rate(of(kind, task)) for kind in BASELINES], rate) for task in tasks
+        ),
+        swapped=tuple(swapped),
+        paraphrases=tuple(paraphrases),
+    )
+
+
+def _task_result(own: Sequence[TrialResult], rates: Sequence[float | None], control_rate: float) -> TaskResult:
+    expert, blind, random = rates
+    return TaskResult(
+        task=own[0].plan.task,
+        instruction=own[0].plan.instruction,
+        expert=expert,
+        blind=blind,
+        random=random,
+        mean_steps=float(np.mean([r.rollout.steps for r in own])),
+        clipped=sum(r.rollout.clipped for r in own),
+        success_video=_video([r for r in own if r.rollout.success], control_rate),
+        failure_video=_video([r for r in own if not r.rollout.success], control_rate),
+        **_counted(own),
+    )
+
+
+def _counted(results: Sequence[TrialResult]) -> dict[str, int]:
+    return {"trials": len(results), "successes": sum(r.rollout.success for r in results)}
+
+
+def _rate(results: Iterable[TrialResult]) -> float | None:
+    found = [r.rollout.success for r in results]
+    return sum(found) / len(found) if found else None
+
+
+def _video(results: Sequence[TrialResult], control_rate: float) -> bytes | None:
+    """Return the first trial as a video, or None if there is none."""
+    return encode_video(results[0].rollout.images, fps=control_rate) if results else None

@@ -1,0 +1,95 @@
+"""What a result was made on: processor, memory in use, commit of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import threading
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def describe_machine() -> str:
+    """Return processor, cores and memory in words."""
+    processor = platform.processor() or platform.machine()
+    memory = ""
+    if _PROC.is_dir():
+        for line in (_PROC / "cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.split(":", 1)[1].strip()
+                break
+        total = int((_PROC / "meminfo").read_text().split()[1])
+        memory = f", {total / 2**20:.0f} GB memory"
+    return f"{processor}, {os.cpu_count()} cores{memory}, {platform.system()}, Python {platform.python_version()}"
+
+
+def commit() -> str:
+    """Return the commit of the code that runs, with ``+`` if it was changed since, or ``unknown`` outside git."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class PeakMemory:
+    """Watches the memory of this process and all its children; Linux only, elsewhere ``gigabytes`` is None."""
+
+    def __init__(self, *, every: float = 1.0) -> None:
+        self.gigabytes: float | None = None
+        self._every = every
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="rt1-peak-memory")
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every):
+            used = tree_memory()
+            if used is not None:
+                self.gigabytes = max(self.gigabytes or 0.0, used / 1e9)
+
+
+def tree_memory(root: int | None = None) -> int | None:
+    """Return the bytes held by a process and its descendants, shared pages counted once; None if not on Linux."""
+    if not _PROC.is_dir():
+        return None
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                # The command name stands in brackets and may hold anything; the parent is the second word after it.
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue  # it ended meanwhile
+            children.setdefault(parent, []).append(int(entry.name))
+    total, waiting = 0, [root or os.getpid()]
+    while waiting:
+        process = waiting.pop()
+        waiting += children.get(process, [])
+        total += _proportional_size(process)
+    return total
+
+
+def _proportional_size(process: int) -> int:
+    try:
+        for line in (_PROC / str(process) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # it ended meanwhile
+    return 0

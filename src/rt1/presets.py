@@ -1,0 +1,105 @@
+"""Named training runs: the only place with the numbers of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rt1.model.efficientnet import EfficientNetConfig, Stage
+from rt1.model.rt1 import RT1Config
+from rt1.model.transformer import TransformerConfig
+from rt1.names import lookup
+from rt1.train.config import OptimizerSettings, TrainConfig
+
+
+def paper() -> TrainConfig:
+    """RT-1 as released: EfficientNet-B3 at 300x300, 35 M parameters, Adam at 1e-4."""
+    return TrainConfig(
+        name="paper",
+        model=RT1Config(),
+        optimizer=OptimizerSettings(
+            learning_rate=1e-4, final_fraction=1.0, warmup=0, weight_decay=0.0, betas=(0.9, 0.999), clip_norm=0.0
+        ),
+        updates=400_000,
+        batch_size=64,
+        log_every=50,
+        validate_every=5_000,
+        save_every=1_000,
+        loader_threads=4,
+    )
+
+
+def demo() -> TrainConfig:
+    """The main job's network: RT-1 small enough to learn six Meta-World tasks in minutes on two cores."""
+    return TrainConfig(
+        name="demo",
+        model=_small_network(window=2, image_size=96),
+        optimizer=OptimizerSettings(learning_rate=1.5e-3, warmup=100),
+        updates=3_000,
+        batch_size=48,
+        held_out=0.03,
+        crop_share=0.3,
+        precision="bf16",
+        log_every=20,
+        validate_every=250,
+        save_every=250,
+    )
+
+
+def debug() -> TrainConfig:
+    """A network of a few thousand parameters that trains in seconds: for tests and for a first look at own data."""
+    return TrainConfig(
+        name="debug",
+        model=RT1Config(
+            window=2,
+            image_size=(48, 48),
+            token_width=16,
+            image_tokens=4,
+            token_learner_hidden=8,
+            efficientnet=EfficientNetConfig(
+                width=0.5,
+                depth=1.0,
+                stages=(_stage(3, 2, 1, 16, 1), _stage(3, 2, 2, 24, 1)),
+                stem_channels=16,
+                top_channels=None,
+            ),
+            transformer=TransformerConfig(layers=1, width=16, heads=2, head_width=8, hidden=16),
+        ),
+        optimizer=OptimizerSettings(learning_rate=3e-3, warmup=5),
+        updates=20,
+        batch_size=4,
+        log_every=5,
+        validate_every=10,
+        save_every=10,
+        threads=1,
+    )
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = {"paper": paper, "demo": demo, "debug": debug}
+
+
+def preset(name: str) -> TrainConfig:
+    """Return a preset; an unknown name raises ``ValueError`` with a suggestion."""
+    return lookup("preset", name, PRESETS)()
+
+
+def _small_network(*, window: int, image_size: int) -> RT1Config:
+    return RT1Config(
+        window=window,
+        image_size=(image_size, image_size),
+        token_width=128,
+        token_learner_hidden=32,
+        efficientnet=EfficientNetConfig(
+            width=1.0,
+            depth=1.0,
+            # Four strides of 2 less than B0: a 12x12 grid from 96x96, so that a handle a few pixels wide stays apart.
+            stages=(_stage(3, 2, 1, 16, 1), _stage(3, 2, 4, 32, 2), _stage(3, 1, 4, 48, 2)),
+            stem_channels=16,
+            top_channels=None,
+            drop_connect=0.0,
+        ),
+        transformer=TransformerConfig(layers=2, width=128, heads=4, head_width=32),
+    )
+
+
+def _stage(kernel: int, stride: int, expand: int, channels: int, blocks: int) -> Stage:
+    return Stage(kernel=kernel, stride=stride, expand=expand, channels=channels, blocks=blocks)
