@@ -88,11 +88,7 @@ def _parameters(function: FunctionNode) -> int:
 
 def test_no_source_file_is_longer_than_the_limit() -> None:
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in _python_files(SOURCE)}
-    too_long = [
-        f"{path.relative_to(ROOT)}: {lines} lines"
-        for path, lines in lengths.items()
-        if lines > MAX_FILE_LINES
-    ]
+    too_long = [f"{path.relative_to(ROOT)}: {lines} lines" for path, lines in lengths.items() if lines > MAX_FILE_LINES]
     assert not too_long, "\n".join(too_long)
 
 
@@ -118,9 +114,7 @@ def test_no_function_takes_more_parameters_than_the_limit() -> None:
 
 def test_every_source_folder_is_a_package() -> None:
     folders = {path.parent for path in _python_files(SOURCE)}
-    bare = [
-        str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").is_file()
-    ]
+    bare = [str(folder.relative_to(ROOT)) for folder in sorted(folders) if not (folder / "__init__.py").is_file()]
     assert not bare, f"without __init__.py the import checks silently leave out {bare}"
 
 
@@ -141,9 +135,7 @@ def _asserts(function: FunctionNode) -> bool:
             return True
         if isinstance(node, ast.Call):
             name = _dotted(node.func)
-            if name in ("pytest.raises", "pytest.warns") or name.split(".")[-1].startswith(
-                ("check_", "assert_")
-            ):
+            if name in ("pytest.raises", "pytest.warns") or name.split(".")[-1].startswith(("check_", "assert_")):
                 return True
     return False
 
@@ -194,9 +186,7 @@ def _imported(node: ast.AST) -> set[str]:
 
 
 def test_nothing_loaded_can_run_code() -> None:
-    unsafe = [
-        _where(path, call) for path in _python_files(SOURCE) for call in _calls(path) if _can_run_code(call)
-    ]
+    unsafe = [_where(path, call) for path in _python_files(SOURCE) for call in _calls(path) if _can_run_code(call)]
     unsafe += [
         f"{path.relative_to(ROOT)} imports {sorted(names)}"
         for path in _python_files(SOURCE)

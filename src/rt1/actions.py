@@ -165,7 +165,7 @@ class ActionSpec:
         clipped = np.clip(action, self.low, self.high)
         unit = (clipped - self.low) / (self.high - self.low)
         tokens = (unit * np.float32(self.bins - 1)).astype(np.int32)
-        return np.where(is_discrete, action.astype(np.int32), tokens) if is_discrete.any() else tokens
+        return np.where(is_discrete, clipped.astype(np.int32), tokens) if is_discrete.any() else tokens
 
     def decode(self, tokens: NDArray[np.integer[Any]]) -> FloatArray:
         """Turn tokens into actions.
@@ -183,7 +183,11 @@ class ActionSpec:
         unit = tokens.astype(np.float32) / np.float32(self.bins - 1)
         value = unit * (self.high - self.low) + self.low
         fallback = np.array(
-            [-1.0 if isinstance(p, Discrete) and p.invalid == "none" else 0.0 for p in self.parts for _ in range(p.size)],
+            [
+                -1.0 if isinstance(p, Discrete) and p.invalid == "none" else 0.0
+                for p in self.parts
+                for _ in range(p.size)
+            ],
             dtype=np.float32,
         )
         choice = np.where(tokens < self.discrete_choices, tokens.astype(np.float32), fallback)
@@ -239,7 +243,7 @@ class ActionSpec:
     def _checked(self, action: FloatArray) -> FloatArray:
         action = np.asarray(action, dtype=np.float32)
         self._check_size(action.shape)
-        bad = np.isnan(action).reshape(-1, self.size).any(axis=0)
+        bad: NDArray[np.bool_] = np.any(np.isnan(action).reshape(-1, self.size), axis=0)
         if bad.any():
             raise ValueError(f"the action is NaN in {self._names(bad)}; an action must be a number; drop that step")
         return action
@@ -262,7 +266,9 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
     if not isinstance(part, Discrete):
         return values.astype(np.float32)
     if not ((values == 0) | (values == 1)).all() or not (values.sum(axis=-1) == 1).all():
-        raise ValueError(f"action part {part.name!r} must be one-hot over {part.choices} choices, got {values.tolist()}")
+        raise ValueError(
+            f"action part {part.name!r} must be one-hot over {part.choices} choices, got {values.tolist()}"
+        )
     return values.argmax(axis=-1, keepdims=True).astype(np.float32)
 
 
@@ -277,7 +283,9 @@ def _part_from_json(data: Mapping[str, Any]) -> ActionPart:
     )
 
 
-def rt1_action_spec(*, bins: int = 256, world_bound: float = 1.0, invalid: Literal["first", "none"] = "first") -> ActionSpec:
+def rt1_action_spec(
+    *, bins: int = 256, world_bound: float = 1.0, invalid: Literal["first", "none"] = "first"
+) -> ActionSpec:
     """Return the 11-dimensional action of RT-1 (spec section 7); RT-1-X has 512 bins and ``world_bound`` 2."""
     half_pi, pi = float(np.float32(np.pi / 2)), float(np.float32(np.pi))
     return ActionSpec(

@@ -149,9 +149,7 @@ def load_weights(model: RT1, folder: Path) -> None:
 def load_training(path: Path | str) -> TrainingState:
     """Read what resuming needs; a checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
     folder = resolve(path)
-    return TrainingState(
-        progress=_read_json(folder / TRAINING_FILE), tensors=_load_tensors(folder / TRAINING_TENSORS)
-    )
+    return TrainingState(progress=_read_json(folder / TRAINING_FILE), tensors=_load_tensors(folder / TRAINING_TENSORS))
 
 
 def _info_to_json(info: CheckpointInfo) -> dict[str, Any]:
@@ -202,4 +200,3 @@ def parameter_counts(model: RT1) -> dict[str, int]:
     """Return the number of trainable parameters per component, and the sum as ``total``."""
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
     return {**parts, "total": sum(parts.values())}
-

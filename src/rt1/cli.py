@@ -36,9 +36,6 @@ from rt1.train.loop import TrainingError, train
 EXPECTED = (ValueError, SaveError, RenderingError, TrainingError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
 
-Flat = tyro.conf.OmitArgPrefixes
-"""A group of options whose names stand alone."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecordCommand:
@@ -46,9 +43,9 @@ class RecordCommand:
 
     out: Path
     """Folder of the data set."""
-    record: Flat[RecordSettings]
+    record: tyro.conf.OmitArgPrefixes[RecordSettings]
     """What to record."""
-    env: Flat[EnvSettings] = field(default_factory=EnvSettings)
+    env: tyro.conf.OmitArgPrefixes[EnvSettings] = field(default_factory=EnvSettings)
     """Where to record."""
     text_encoder: str = "minilm"
     """Text encoder of the instructions: minilm, or a table file."""
@@ -57,7 +54,9 @@ class RecordCommand:
         """Record."""
         report = record(self.out, env=self.env, settings=self.record, encoder=load_text_encoder(self.text_encoder))
         rejected = ", ".join(f"{task} {count}" for task, count in report.rejected.items() if count) or "none"
-        print(f"recorded {report.recorded} episodes into {report.folder}; rejected because the expert failed: {rejected}")
+        print(
+            f"recorded {report.recorded} episodes into {report.folder}; rejected because the expert failed: {rejected}"
+        )
         return 0
 
 
@@ -156,7 +155,7 @@ class InspectCommand:
 class DemoCommand:
     """Record, train, evaluate and report on Meta-World in one go; run again to reuse what is done."""
 
-    demo: Flat[DemoSettings] = field(default_factory=DemoSettings)
+    demo: tyro.conf.OmitArgPrefixes[DemoSettings] = field(default_factory=DemoSettings)
     """What the demo does."""
 
     def run(self, command: str) -> int:
@@ -195,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(words: Sequence[str]) -> Any:
+def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of five command classes)
     """Return the command object for command-line words; the preset of ``train`` gives the defaults of its options."""
     kind = COMMANDS[words[0]]
     if kind is not TrainCommand:

@@ -104,9 +104,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
             stages.training, demo.out, env=env, settings=trials, source=source, encoder=encoder, context=context
         )
         stages.note_evaluated()
-    return DemoResult(
-        report=demo.out / "report.html", results=json.loads((demo.out / "results.json").read_text())
-    )
+    return DemoResult(report=demo.out / "report.html", results=json.loads((demo.out / "results.json").read_text()))
 
 
 _NOISE = 0.4

@@ -101,7 +101,9 @@ class Policy:
         image_1CHW = self.model.prepare(torch.from_numpy(np.ascontiguousarray(image))[None])
         token_1TKE = self.model.encode_images(image_1CHW, self._text_1E)[:, None]
         if self._token_1TKE is not None:
-            earlier_1TKE = self._token_1TKE[:, -(self.model.config.window - 1) :] if self.model.config.window > 1 else None
+            earlier_1TKE = (
+                self._token_1TKE[:, -(self.model.config.window - 1) :] if self.model.config.window > 1 else None
+            )
             token_1TKE = token_1TKE if earlier_1TKE is None else torch.cat([earlier_1TKE, token_1TKE], dim=1)
         self._token_1TKE = token_1TKE
         return self.model.decode_step(token_1TKE, token_1TKE.shape[1] - 1)[0].numpy()

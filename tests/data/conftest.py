@@ -34,10 +34,7 @@ def episodes(settings: RecordingSettings) -> list[RecordedEpisode]:
     rng = np.random.default_rng(0)
     return [
         RecordedEpisode(
-            images=[
-                encode_jpeg(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
-                for _ in range(number + 1)
-            ],
+            images=[encode_jpeg(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)) for _ in range(number + 1)],
             actions=rng.uniform(-1, 1, (number + 1, 3)).astype(np.float32),
             instruction=f"push the {('red', 'blue')[number % 2]} block",
             text_embedding=rng.normal(size=EMBEDDING).astype(np.float32),

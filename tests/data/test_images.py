@@ -40,9 +40,7 @@ def test_a_jpeg_decodes_to_nearly_the_same_rgb_image(image: NDArray[np.uint8]) -
     assert np.abs(decoded.astype(int) - image).mean() < 2
 
 
-def test_both_jpeg_decoders_give_the_same_pixels(
-    image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_both_jpeg_decoders_give_the_same_pixels(image: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("simplejpeg", reason="the extra `fast` is not installed")
     data = encode_jpeg(image)
     fast = decode_image(data)

@@ -64,9 +64,7 @@ def test_any_range_of_steps_is_read(folder: Path, episodes: list[RecordedEpisode
             np.testing.assert_array_equal(source.actions(4, start, stop), episodes[4].actions[start:stop])
 
 
-def test_actions_handed_out_can_be_changed_without_harm(
-    folder: Path, episodes: list[RecordedEpisode]
-) -> None:
+def test_actions_handed_out_can_be_changed_without_harm(folder: Path, episodes: list[RecordedEpisode]) -> None:
     source = RLDSSource(folder)
     source.actions(2, 0, 3)[:] = 0
     np.testing.assert_array_equal(source.actions(2, 0, 3), episodes[2].actions)
@@ -90,9 +88,7 @@ def test_an_episode_that_does_not_exist_is_refused(folder: Path, episode: int) -
         source.actions(episode, 0, 1)
 
 
-def test_a_second_opening_reads_the_same_from_the_index(
-    folder: Path, episodes: list[RecordedEpisode]
-) -> None:
+def test_a_second_opening_reads_the_same_from_the_index(folder: Path, episodes: list[RecordedEpisode]) -> None:
     RLDSSource(folder)
     stored = next((folder / ".rt1-index").iterdir()) / "index.json"
     before = stored.stat().st_mtime_ns
@@ -153,13 +149,9 @@ def test_threads_read_the_same_while_files_are_closed_and_opened(
     assert wrong == [0] * 4
 
 
-@hypothesis_settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
-)
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(data=st.data())
-def test_one_flipped_bit_anywhere_in_a_shard_is_never_read_as_good_data(
-    folder: Path, data: st.DataObject
-) -> None:
+def test_one_flipped_bit_anywhere_in_a_shard_is_never_read_as_good_data(folder: Path, data: st.DataObject) -> None:
     shard = folder / "push_blocks-train.tfrecord-00001-of-00003"
     good = shard.read_bytes()
     position = data.draw(st.integers(0, len(good) - 1))
@@ -189,15 +181,11 @@ def test_a_shard_cut_between_two_records_is_refused(folder: Path) -> None:
 
 def test_a_missing_shard_is_refused_by_name(folder: Path) -> None:
     (folder / "push_blocks-train.tfrecord-00001-of-00003").unlink()
-    with pytest.raises(
-        DataError, match=r"1 of 3 shards are missing, the first is push_blocks.*00001-of-00003"
-    ):
+    with pytest.raises(DataError, match=r"1 of 3 shards are missing, the first is push_blocks.*00001-of-00003"):
         RLDSSource(folder)
 
 
-def test_with_damage_skipped_the_rest_is_read_and_counted(
-    folder: Path, episodes: list[RecordedEpisode]
-) -> None:
+def test_with_damage_skipped_the_rest_is_read_and_counted(folder: Path, episodes: list[RecordedEpisode]) -> None:
     (folder / "push_blocks-train.tfrecord-00001-of-00003").unlink()
     shard = folder / "push_blocks-train.tfrecord-00000-of-00003"
     data = bytearray(shard.read_bytes())
@@ -252,7 +240,5 @@ def test_real_bridge_data_is_read(shared: Path, tmp_path: Path) -> None:
             assert embedding is not None
             assert embedding.shape == (512,)
             assert np.linalg.norm(embedding) == pytest.approx(1.0, abs=1e-5)
-            assert all(
-                decode_image(data).shape == (64, 64, 3) for data in source.encoded_images(episode, 0, 10)
-            )
+            assert all(decode_image(data).shape == (64, 64, 3) for data in source.encoded_images(episode, 0, 10))
             assert (np.abs(source.actions(episode, 0, 10)[:, 6] - 0.5) <= 0.5).all()  # the gripper

@@ -22,9 +22,7 @@ IMAGE = encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
 
 
 def _tensor(*sizes: int, dtype: str = "float32", encoding: str = "none") -> dict[str, Any]:
-    return {
-        "tensor": {"shape": {"dimensions": [str(n) for n in sizes]}, "dtype": dtype, "encoding": encoding}
-    }
+    return {"tensor": {"shape": {"dimensions": [str(n) for n in sizes]}, "dtype": dtype, "encoding": encoding}}
 
 
 def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,22 +33,16 @@ def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
         if "/" in key:
             head, rest = key.split("/", 1)
             children.setdefault(head, {})[rest] = leaf
-    return {
-        "featuresDict": {"features": {**plain, **{head: _tree(child) for head, child in children.items()}}}
-    }
+    return {"featuresDict": {"features": {**plain, **{head: _tree(child) for head, child in children.items()}}}}
 
 
-def _data_set(
-    folder: Path, step_features: Mapping[str, Any], records: Sequence[Mapping[str, FeatureValue]]
-) -> Path:
+def _data_set(folder: Path, step_features: Mapping[str, Any], records: Sequence[Mapping[str, FeatureValue]]) -> Path:
     """Write a foreign set of one shard whose steps have an image, an instruction and the features given."""
     folder.mkdir()
     steps = _tree({"image": {"image": {}}, "instruction": {"text": {}}, **step_features})
     top = {"featuresDict": {"features": {"steps": {"sequence": {"feature": steps, "length": "-1"}}}}}
     (folder / "features.json").write_text(json.dumps(top))
-    payloads = [
-        encode_example({f"steps/{key}": value for key, value in record.items()}) for record in records
-    ]
+    payloads = [encode_example({f"steps/{key}": value for key, value in record.items()}) for record in records]
     (folder / "foreign-train.tfrecord-00000-of-00001").write_bytes(b"".join(map(frame, payloads)))
     return folder
 
@@ -101,9 +93,7 @@ def test_an_unusable_episode_is_named_and_may_be_left_out(
 
 
 def test_without_a_layout_the_keys_are_named(tmp_path: Path) -> None:
-    folder = _data_set(
-        tmp_path / "foreign", {"action": _tensor(2)}, [_steps(1, action=np.zeros(2, np.float32))]
-    )
+    folder = _data_set(tmp_path / "foreign", {"action": _tensor(2)}, [_steps(1, action=np.zeros(2, np.float32))])
     with pytest.raises(DataError, match=r"layout=RLDSLayout\(.*it has action, image, instruction"):
         RLDSSource(folder)
 
@@ -126,9 +116,7 @@ def test_without_a_layout_the_keys_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_layout_that_does_not_fit_is_refused(tmp_path: Path, layout: RLDSLayout, message: str) -> None:
-    folder = _data_set(
-        tmp_path / "foreign", {"action": _tensor(2)}, [_steps(1, action=np.zeros(2, np.float32))]
-    )
+    folder = _data_set(tmp_path / "foreign", {"action": _tensor(2)}, [_steps(1, action=np.zeros(2, np.float32))])
     with pytest.raises(DataError, match=message):
         RLDSSource(folder, layout=layout)
 
@@ -156,10 +144,7 @@ FRACTAL = {
 def _fractal(folder: Path, terminate: list[list[int]]) -> tuple[Path, RLDSLayout, dict[str, np.ndarray]]:
     """A set of the form of fractal20220817_data: named action parts, a one-hot one, an embedding."""
     rng = np.random.default_rng(1)
-    parts = {
-        name: rng.uniform(-1, 1, (len(terminate), width)).astype(np.float32)
-        for name, width in FRACTAL.items()
-    }
+    parts = {name: rng.uniform(-1, 1, (len(terminate), width)).astype(np.float32) for name, width in FRACTAL.items()}
     parts["terminate_episode"] = np.array(terminate, np.int64)
     record: dict[str, FeatureValue] = {f"action/{name}": part.reshape(-1) for name, part in parts.items()}
     record["observation/natural_language_embedding"] = rng.normal(size=4 * len(terminate)).astype(np.float32)
@@ -196,16 +181,12 @@ def test_the_same_files_read_with_another_spec_give_other_vectors(tmp_path: Path
 
 def test_a_choice_that_is_not_one_hot_is_refused_with_its_step(tmp_path: Path) -> None:
     folder, layout, _ = _fractal(tmp_path / "fractal", [[0, 1, 0], [0, 1, 1]])
-    with pytest.raises(
-        DataError, match=r"episode 0 of this file.* step 1: .*terminate_episode.*must be one-hot"
-    ):
+    with pytest.raises(DataError, match=r"episode 0 of this file.* step 1: .*terminate_episode.*must be one-hot"):
         RLDSSource(folder, layout=layout, action_spec=rt1_action_spec())
 
 
 def test_one_key_as_wide_as_the_spec_is_its_vector(tmp_path: Path) -> None:
-    spec = ActionSpec(
-        parts=(Discrete(name="action", choices=2), Continuous(name="x", low=(0.0,), high=(1.0,)))
-    )
+    spec = ActionSpec(parts=(Discrete(name="action", choices=2), Continuous(name="x", low=(0.0,), high=(1.0,))))
     records = [_steps(1, action=np.array([1, 0.5], np.float32))]
     source = RLDSSource(
         _data_set(tmp_path / "foreign", {"action": _tensor(2)}, records), layout=LAYOUT, action_spec=spec
@@ -246,20 +227,13 @@ def test_an_embedding_is_read_from_either_form_of_float_list(tmp_path: Path, pac
     record = _steps(2, action=np.zeros(2, np.float32))
     folder = _data_set(tmp_path / "foreign", features, [record])
     values = np.tile(embedding, 2)
-    floats = (
-        b"\x0a" + bytes([24]) + values.tobytes()
-        if packed
-        else b"".join(b"\x0d" + v.tobytes() for v in values)
-    )
+    floats = b"\x0a" + bytes([24]) + values.tobytes() if packed else b"".join(b"\x0d" + v.tobytes() for v in values)
     feature = b"\x12" + bytes([len(floats)]) + floats
     entry = b"\x0a\x0csteps/vector\x12" + bytes([len(feature)]) + feature
     extra = b"\x0a" + bytes([len(entry)]) + entry
     # Two pieces of one message field are merged by every protobuf reader.
     message = (
-        encode_example({f"steps/{key}": value for key, value in record.items()})
-        + b"\x0a"
-        + bytes([len(extra)])
-        + extra
+        encode_example({f"steps/{key}": value for key, value in record.items()}) + b"\x0a" + bytes([len(extra)]) + extra
     )
     (folder / "foreign-train.tfrecord-00000-of-00001").write_bytes(frame(message))
     source = RLDSSource(

@@ -77,17 +77,13 @@ def test_a_stored_index_is_used_and_equals_the_built_one(
     assert isinstance(stored.actions, np.memmap)
 
 
-def test_other_settings_do_not_use_a_stored_index(
-    tmp_path: Path, shards: Shards, build: Callable[[], Index]
-) -> None:
+def test_other_settings_do_not_use_a_stored_index(tmp_path: Path, shards: Shards, build: Callable[[], Index]) -> None:
     load_or_build([tmp_path / "index"], SETTINGS, shards, build)
     with pytest.raises(AssertionError, match="should have been used"):
         load_or_build([tmp_path / "index"], {"split": "val"}, shards, _never)
 
 
-def test_a_touched_shard_makes_the_index_void(
-    tmp_path: Path, shards: Shards, build: Callable[[], Index]
-) -> None:
+def test_a_touched_shard_makes_the_index_void(tmp_path: Path, shards: Shards, build: Callable[[], Index]) -> None:
     load_or_build([tmp_path / "index"], SETTINGS, shards, build)
     shards.paths[1].touch()
     with pytest.raises(AssertionError, match="should have been used"):
@@ -107,9 +103,7 @@ def test_a_truncated_index_file_is_made_anew(
     assert load_or_build([tmp_path / "index"], SETTINGS, shards, _never).instructions == built.instructions
 
 
-def test_an_index_of_another_shape_is_made_anew(
-    tmp_path: Path, shards: Shards, build: Callable[[], Index]
-) -> None:
+def test_an_index_of_another_shape_is_made_anew(tmp_path: Path, shards: Shards, build: Callable[[], Index]) -> None:
     built = load_or_build([tmp_path / "index"], SETTINGS, shards, build)
     np.save(tmp_path / "index" / "actions.npy", built.actions[:-1])
     assert load_or_build([tmp_path / "index"], SETTINGS, shards, build).actions.shape == built.actions.shape

@@ -34,9 +34,7 @@ def test_a_key_is_looked_up_in_the_step_then_in_the_episode(folder: Path) -> Non
 
 
 def test_an_unknown_key_is_answered_with_the_nearest(folder: Path) -> None:
-    with pytest.raises(
-        DataError, match="unknown RLDS key 'observation/img'; did you mean 'observation/image'"
-    ):
+    with pytest.raises(DataError, match="unknown RLDS key 'observation/img'; did you mean 'observation/image'"):
         find_feature(read_features(folder), "observation/img")
 
 
@@ -108,9 +106,7 @@ def test_an_unknown_split_is_answered_with_the_known_ones(folder: Path) -> None:
         find_shards(folder, "trian")
 
 
-@pytest.mark.parametrize(
-    "name", ["other-train.tfrecord-00000-of-00003", "push_blocks-train.tfrecord-00003-of-00003"]
-)
+@pytest.mark.parametrize("name", ["other-train.tfrecord-00000-of-00003", "push_blocks-train.tfrecord-00003-of-00003"])
 def test_shards_of_two_recordings_in_one_folder_are_refused(folder: Path, name: str) -> None:
     (folder / name).touch()
     with pytest.raises(DataError, match="mixes shards of"):

@@ -53,9 +53,7 @@ def test_an_unfinished_recording_is_refused_with_its_progress(
     tmp_path: Path, settings: RecordingSettings, episodes: list[RecordedEpisode]
 ) -> None:
     RLDSWriter(tmp_path / "set", settings).write_shard(1, episodes[2:4])
-    with pytest.raises(
-        DataError, match="recording not finished: 1 of 3 shards; run the same record command again"
-    ):
+    with pytest.raises(DataError, match="recording not finished: 1 of 3 shards; run the same record command again"):
         RLDSSource(tmp_path / "set")
 
 
@@ -78,13 +76,9 @@ def test_a_shard_that_fails_midway_is_still_missing(
     assert [path.name for path in writer.folder.iterdir()] == ["recording.json"]
 
 
-def test_other_settings_are_refused_by_the_setting_that_differs(
-    tmp_path: Path, settings: RecordingSettings
-) -> None:
+def test_other_settings_are_refused_by_the_setting_that_differs(tmp_path: Path, settings: RecordingSettings) -> None:
     RLDSWriter(tmp_path / "set", settings)
-    with pytest.raises(
-        DataError, match=r"other settings: image_size was \[24, 32\], now \[24, 40\]; use them"
-    ):
+    with pytest.raises(DataError, match=r"other settings: image_size was \[24, 32\], now \[24, 40\]; use them"):
         RLDSWriter(tmp_path / "set", replace(settings, image_size=(24, 40)))
 
 
@@ -149,9 +143,7 @@ def test_an_image_of_another_size_is_refused(
         ({"episodes_per_shard": 0}, "_per"),
     ],
 )
-def test_impossible_settings_are_refused(
-    settings: RecordingSettings, change: dict[str, object], message: str
-) -> None:
+def test_impossible_settings_are_refused(settings: RecordingSettings, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(settings, **change)  # type: ignore[arg-type]
 

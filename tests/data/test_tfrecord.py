@@ -71,9 +71,7 @@ def test_one_flipped_bit_anywhere_is_noticed(position: int, bit: int) -> None:
 
 
 @given(position=st.integers(0, 3 * 16 + 5 + 768 - 1), bit=st.integers(0, 7))
-def test_with_damage_skipped_only_intact_records_come_back_and_the_damage_is_noted(
-    position: int, bit: int
-) -> None:
+def test_with_damage_skipped_only_intact_records_come_back_and_the_damage_is_noted(position: int, bit: int) -> None:
     data = bytearray(b"".join(map(frame, PAYLOADS)))
     data[position] ^= 1 << bit
     corrupt: list[str] = []
@@ -96,9 +94,7 @@ def _read(message: bytes) -> dict[bytes, object]:
     values: dict[bytes, object] = {}
     for name, (kind, start, stop) in scan_example(message, 0, len(message)).items():
         if kind == BYTES:
-            values[name] = [
-                message[first : first + size] for first, size in bytes_spans(message, start, stop)
-            ]
+            values[name] = [message[first : first + size] for first, size in bytes_spans(message, start, stop)]
         else:
             values[name] = (float_values if kind == FLOATS else int_values)(message, start, stop).tolist()
     return values
@@ -109,9 +105,7 @@ def _read(message: bytes) -> dict[bytes, object]:
     floats=st.lists(st.floats(width=32, allow_nan=False), max_size=9),
     ints=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9),
 )
-def test_an_example_reads_back_what_was_encoded(
-    blobs: list[bytes], floats: list[float], ints: list[int]
-) -> None:
+def test_an_example_reads_back_what_was_encoded(blobs: list[bytes], floats: list[float], ints: list[int]) -> None:
     message = encode_example({"i": np.array(ints, np.int64), "b": blobs, "f": np.array(floats, np.float32)})
     assert _read(message) == {b"b": blobs, b"f": floats, b"i": ints}
 

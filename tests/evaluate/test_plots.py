@@ -52,9 +52,7 @@ def test_each_dimension_of_an_episode_gets_its_plot() -> None:
 
 
 def test_bars_say_their_rates_and_what_was_not_run() -> None:
-    svg = success_bars(
-        'rates of "<b>"', {"policy": (0.95, (0.76, 0.99)), "expert": (1.0, None), "blind": (None, None)}
-    )
+    svg = success_bars('rates of "<b>"', {"policy": (0.95, (0.76, 0.99)), "expert": (1.0, None), "blind": (None, None)})
     texts = _texts(svg)
     assert {"policy", "expert", "blind", "95 %", "100 %", "not run"} <= set(texts)
     assert _parse(svg).get("aria-label") == 'rates of "<b>"'

@@ -206,9 +206,7 @@ def test_each_task_shows_its_success_and_its_failure(tmp_path: Path) -> None:
         ({"failure_video": None}, "no video was kept of a failure (1 of 20 trials)"),
     ],
 )
-def test_a_video_that_does_not_exist_leaves_a_sentence(
-    changes: dict[str, Any], sentence: str, tmp_path: Path
-) -> None:
+def test_a_video_that_does_not_exist_leaves_a_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     _, page = _page(_report(tasks=[_task(**changes)]), tmp_path)
     assert sentence in page.text
     assert len(page.attributes("video")) == 1
@@ -246,9 +244,7 @@ def test_an_episode_plot_whose_arrays_differ_is_refused() -> None:
     actions = np.zeros((12, 2), dtype=np.float32)
     image = np.zeros((16, 16, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"\(11, 2\)"):
-        EpisodePlot(
-            title="e", dimension_names=["x", "y"], recorded=actions, predicted=actions[1:], images=[image]
-        )
+        EpisodePlot(title="e", dimension_names=["x", "y"], recorded=actions, predicted=actions[1:], images=[image])
     with pytest.raises(ValueError, match=r"\(S, 1\)"):
         EpisodePlot(title="e", dimension_names=["x"], recorded=actions, predicted=actions, images=[image])
     with pytest.raises(ValueError, match="got 0"):

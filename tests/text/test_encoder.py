@@ -125,9 +125,7 @@ def test_a_string_in_place_of_a_list_is_refused() -> None:
         ({"a": vector(1, np.nan)}, "'a' is not finite"),
     ],
 )
-def test_vectors_that_make_no_table_are_refused(
-    vectors: dict[str, NDArray[np.float32]], message: str
-) -> None:
+def test_vectors_that_make_no_table_are_refused(vectors: dict[str, NDArray[np.float32]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TableEncoder(vectors, "use")
 
@@ -151,9 +149,7 @@ def test_a_table_file_with_conflicting_vectors_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("metadata", [None, about(["open"]), about(["a", "b", "c"]), {"rt1_text_table": "{"}])
-def test_a_safetensors_file_that_is_no_table_is_refused(
-    tmp_path: Path, metadata: dict[str, str] | None
-) -> None:
+def test_a_safetensors_file_that_is_no_table_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "table.safetensors"
     save_file({"vectors": np.eye(2, dtype=np.float32)}, path, metadata=metadata)
     with pytest.raises(ValueError, match=r"table.safetensors is not a text table .* give a file written by"):
@@ -180,8 +176,6 @@ def test_an_encoder_other_than_the_wanted_one_is_refused_in_one_line() -> None:
     check_same_encoder(wanted, TextEncoderIdentity(**wanted.to_json()))
     for change in ({"name": "minilm"}, {"sha256": "cd" * 32}, {"width": 384}):
         other = TextEncoderIdentity(**(wanted.to_json() | change))
-        with pytest.raises(
-            ValueError, match=r"the text encoder is '.*' \(sha256 .* but 'use' \(sha256 abab"
-        ) as caught:
+        with pytest.raises(ValueError, match=r"the text encoder is '.*' \(sha256 .* but 'use' \(sha256 abab") as caught:
             check_same_encoder(wanted, other)
         assert "\n" not in str(caught.value)

@@ -37,9 +37,7 @@ def test_vectors_are_float32_of_length_one(minilm: MiniLM) -> None:
 
 def test_vectors_are_those_that_others_published(minilm: MiniLM) -> None:
     # The cosines stand in the README of sentence-transformers, the entries in SynapseML's documentation.
-    a, b, c = minilm.encode(
-        ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
-    )
+    a, b, c = minilm.encode(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
     np.testing.assert_allclose([a @ b, a @ c, b @ c], [0.6660, 0.1046, 0.1411], atol=5.1e-5)
     entries = minilm.encode(["This is an example sentence", "Each sentence is converted"])[:, 0]
     np.testing.assert_allclose(entries, [0.0676569, 0.08643859], atol=1e-7)
@@ -98,17 +96,13 @@ def test_an_instruction_without_words_or_with_too_many_is_refused(
 
 
 @pytest.mark.parametrize("wrong", list(SHA256))
-def test_a_file_with_another_sha256_is_refused_with_the_cure(
-    minilm: MiniLM, tmp_path: Path, wrong: str
-) -> None:
+def test_a_file_with_another_sha256_is_refused_with_the_cure(minilm: MiniLM, tmp_path: Path, wrong: str) -> None:
     assert minilm.identity.sha256 == SHA256["model.safetensors"]
     for name in SHA256:
         (tmp_path / name).symlink_to(find_minilm() / name)
     (tmp_path / wrong).unlink()
     (tmp_path / wrong).write_bytes(b"another model")
-    with pytest.raises(
-        ValueError, match=rf"{wrong} has sha256 .*, not {SHA256[wrong][:12]} .* run `pip install"
-    ):
+    with pytest.raises(ValueError, match=rf"{wrong} has sha256 .*, not {SHA256[wrong][:12]} .* run `pip install"):
         MiniLM(tmp_path)
 
 

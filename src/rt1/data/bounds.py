@@ -41,9 +41,7 @@ class ActionStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
-        return {
-            f.name: v if isinstance(v := getattr(self, f.name), int) else v.tolist() for f in fields(self)
-        }
+        return {f.name: v if isinstance(v := getattr(self, f.name), int) else v.tolist() for f in fields(self)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ActionStatistics:

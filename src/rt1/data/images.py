@@ -34,9 +34,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         return _decode_cv2(data, "JPEG", _JPEG_END) if simplejpeg is None else _decode_simplejpeg(data)
     if data.startswith(_PNG):
         return _decode_cv2(data, "PNG", _PNG_END)
-    raise DataError(
-        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}"
-    )
+    raise DataError(f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}")
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
@@ -67,9 +65,7 @@ def image_size(data: bytes) -> tuple[int, int]:
             return _jpeg_size(data)
     except (struct.error, IndexError) as error:
         raise DataError(f"an image of {len(data)} bytes ends within its header; {_CURE}") from error
-    raise DataError(
-        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}"
-    )
+    raise DataError(f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}")
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:

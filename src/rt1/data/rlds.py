@@ -83,9 +83,7 @@ class RLDSSource:
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
         places = _index_places(self.folder, split, settings)
-        self._index = load_or_build(
-            places, settings, shards, lambda: build_index(shards, columns, skip=skip_corrupt)
-        )
+        self._index = load_or_build(places, settings, shards, lambda: build_index(shards, columns, skip=skip_corrupt))
         self.name = name or shards.name
         self.text_encoder = recorded.text_encoder
         """Identity of the encoder that made the stored text embeddings (name, sha256, width), or None."""
@@ -100,9 +98,7 @@ class RLDSSource:
         self._paths = shards.paths
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
         if self.skipped:
-            warnings.warn(
-                f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=2
-            )
+            warnings.warn(f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=2)
 
     def instruction(self, episode: int) -> str:
         """Return the sentence of an episode."""
@@ -118,9 +114,7 @@ class RLDSSource:
         stride = int(row["stride"])
         if stride == 0:
             return None
-        data = self._read(
-            int(row["shard"]), int(row["embedding"]) + 4 - stride, self._embedding_width * stride
-        )
+        data = self._read(int(row["shard"]), int(row["embedding"]) + 4 - stride, self._embedding_width * stride)
         return strided_floats(np.frombuffer(data, np.uint8), stride).copy()
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
@@ -139,17 +133,13 @@ class RLDSSource:
 
     def _row(self, episode: int) -> np.void:
         if not 0 <= episode < len(self.lengths):
-            raise IndexError(
-                f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}"
-            )
+            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
         return self._index.episodes[episode]
 
     def _steps(self, episode: int, start: int, stop: int) -> slice:
         length = int(self._row(episode)["steps"])
         if not 0 <= start <= stop <= length:
-            raise IndexError(
-                f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps"
-            )
+            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
         first = int(self._first[episode])
         return slice(first + start, first + stop)
 
@@ -159,13 +149,9 @@ class RLDSSource:
             file = self._open(path)  # held by name until read: another thread may drop it from the cache
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
-            raise DataError(
-                f"{path}: {error.strerror or error}; the file was there when it was opened"
-            ) from error
+            raise DataError(f"{path}: {error.strerror or error}; the file was there when it was opened") from error
         if len(data) != size:
-            raise DataError(
-                f"{path} became shorter since it was opened; download it again, open the source again"
-            )
+            raise DataError(f"{path} became shorter since it was opened; download it again, open the source again")
         return data
 
 

@@ -53,9 +53,7 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
         join=_joiner(actions, spec),
     )
     if columns.image.kind != "image":
-        raise DataError(
-            f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image"
-        )
+        raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
     for feature in (*actions, columns.embedding):
         if feature is not None and feature.kind != "tensor":
             raise DataError(f"RLDS key {feature.key!r} holds a {feature.kind}; numbers are needed there")

@@ -172,9 +172,7 @@ class _Builder:
         for message in corrupt or ():
             self.note(message)
         if promised not in (None, count) and not corrupt:
-            self.note(
-                f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again"
-            )
+            self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again")
         kept, actions = self._join(records)
         if kept:
             self._append(number, kept, actions)
@@ -202,9 +200,7 @@ class _Builder:
         actions = self.columns.join(values)
         if not np.isfinite(actions).all():
             step = int(np.argmin(np.isfinite(actions).all(axis=1)))
-            raise DataError(
-                f"the action of step {step} is {actions[step].tolist()}; an action must be finite"
-            )
+            raise DataError(f"the action of step {step} is {actions[step].tolist()}; an action must be finite")
         return actions
 
     def _append(self, shard: int, records: list[_Record], actions: list[FloatArray]) -> None:
@@ -231,9 +227,7 @@ class _Builder:
             images=images,
             values=[_values(data, _span(spans, f.key), f, len(images)) for f in columns.actions],
             instruction=instruction,
-            task=_text(data, spans, columns.task)
-            if columns.task and columns.task.key.encode() in spans
-            else b"",
+            task=_text(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
             embedding=embedding,
             stride=stride,
             where=where,
@@ -289,9 +283,7 @@ def _embedding(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo |
         raise DataError(f"the text embedding {feature.key!r} is not a list of floats")
     offset, stride, count = float_layout(data, first, end)
     if count < feature.width:
-        raise DataError(
-            f"the text embedding {feature.key!r} has {count} values; it must have {feature.width}"
-        )
+        raise DataError(f"the text embedding {feature.key!r} has {count} values; it must have {feature.width}")
     return offset, stride
 
 
@@ -320,9 +312,7 @@ def _packed_tensors(data: Buffer, first: int, end: int, feature: FeatureInfo) ->
             raw = [zlib.decompress(element) for element in raw]
         return np.frombuffer(b"".join(raw), np.dtype(feature.dtype))
     except (zlib.error, ValueError, TypeError) as error:
-        raise DataError(
-            f"{feature.key!r} does not unpack as {feature.encoding} {feature.dtype}: {error}"
-        ) from error
+        raise DataError(f"{feature.key!r} does not unpack as {feature.encoding} {feature.dtype}: {error}") from error
 
 
 def _stamp(path: Path) -> list[str | int]:
@@ -337,9 +327,7 @@ def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
         beside.mkdir(parents=True)
         for name in ("episodes", "images", "actions"):
             np.save(beside / f"{name}.npy", getattr(index, name), allow_pickle=False)
-        (beside / "index.json").write_text(
-            json.dumps({"key": key, "counts": counts, **tables}), encoding="utf-8"
-        )
+        (beside / "index.json").write_text(json.dumps({"key": key, "counts": counts, **tables}), encoding="utf-8")
 
 
 def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:

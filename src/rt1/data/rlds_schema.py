@@ -145,9 +145,7 @@ def find_shards(folder: Path, split: str) -> Shards:
     """
     matches = [m for entry in folder.iterdir() if entry.is_file() and (m := _SHARD.fullmatch(entry.name))]
     if not matches:
-        raise DataError(
-            f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N); {_COPY_AGAIN}"
-        )
+        raise DataError(f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N); {_COPY_AGAIN}")
     mine = {int(m["number"]): m for m in matches if m["split"] == split}
     if not mine:
         raise DataError(f"{folder}: {unknown_name('split', split, {m['split'] for m in matches})}")
@@ -160,9 +158,7 @@ def find_shards(folder: Path, split: str) -> Shards:
         name=name,
         paths=tuple(folder / mine[number].string for number in sorted(mine)),
         missing=tuple(
-            f"{name}-{split}.tfrecord-{number:05d}-of-{total:05d}"
-            for number in range(total)
-            if number not in mine
+            f"{name}-{split}.tfrecord-{number:05d}-of-{total:05d}" for number in range(total) if number not in mine
         ),
         lengths=tuple(lengths[number] for number in sorted(mine)),
     )
@@ -181,9 +177,7 @@ def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | No
     if not path.is_file():
         return [None] * total
     try:
-        promised = {
-            entry["name"]: entry.get("shardLengths", []) for entry in read_json(path).get("splits", [])
-        }
+        promised = {entry["name"]: entry.get("shardLengths", []) for entry in read_json(path).get("splits", [])}
         lengths = [int(length) for length in promised.get(split, [])]
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not the file TFDS writes ({error!r}); {_COPY_AGAIN}") from error
@@ -207,18 +201,14 @@ def _walk(node: Mapping[str, Any], path: str, found: dict[str, FeatureInfo], *, 
 
 def _leaf(node: Mapping[str, Any], path: str) -> FeatureInfo:
     if "image" in node:
-        return FeatureInfo(
-            key=path, kind="image", dtype="bytes", shape=_shape(node["image"]), encoding="bytes"
-        )
+        return FeatureInfo(key=path, kind="image", dtype="bytes", shape=_shape(node["image"]), encoding="bytes")
     tensor = node.get("tensor", {})
     dtype = str(tensor.get("dtype", "bytes" if "text" in node else "int64"))
     if "text" in node or dtype in ("object", "string", "bytes"):
         return FeatureInfo(key=path, kind="text", dtype="bytes", shape=(), encoding="bytes")
     shape = _shape(tensor)
     kind = "nested" if any(size < 0 for size in shape) else "tensor"  # -1: differs from step to step
-    return FeatureInfo(
-        key=path, kind=kind, dtype=dtype, shape=shape, encoding=str(tensor.get("encoding", "none"))
-    )
+    return FeatureInfo(key=path, kind=kind, dtype=dtype, shape=shape, encoding=str(tensor.get("encoding", "none")))
 
 
 def _shape(node: Mapping[str, Any]) -> tuple[int, ...]:

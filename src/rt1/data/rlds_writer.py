@@ -150,9 +150,7 @@ class RLDSWriter:
         """Write the metadata, after which the folder can be read; a missing shard raises ``DataError``."""
         missing = self.missing_shards()
         if missing:
-            raise DataError(
-                f"{self.folder}: shards {missing} are not written yet; write them before finishing"
-            )
+            raise DataError(f"{self.folder}: shards {missing} are not written yet; write them before finishing")
         write_text(self.folder / INFO_FILE, _json(self._dataset_info()))
         write_text(self.folder / FEATURES_FILE, _json(_feature_description(self.settings)))
         layout = RLDSLayout(
@@ -218,9 +216,7 @@ def _image_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str
 def _action_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     shape = (len(episode.images), settings.action_spec.size)
     if episode.actions.shape != shape or episode.actions.dtype != np.float32:
-        return (
-            f"its actions are {episode.actions.dtype} {episode.actions.shape}; they must be float32 {shape}"
-        )
+        return f"its actions are {episode.actions.dtype} {episode.actions.shape}; they must be float32 {shape}"
     if not np.isfinite(episode.actions).all():
         step = int(np.argmin(np.isfinite(episode.actions).all(axis=1)))
         return f"the action of step {step} is {episode.actions[step].tolist()}; it must be finite"
@@ -234,9 +230,7 @@ def _text_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     if embedding is None:
         return "" if width is None else f"it has no text embedding; the recording has {width} entries each"
     if embedding.dtype != np.float32 or embedding.shape != (width,) or not np.isfinite(embedding).all():
-        return (
-            f"its text embedding is {embedding.dtype} {embedding.shape}; it must be finite float32 ({width},)"
-        )
+        return f"its text embedding is {embedding.dtype} {embedding.shape}; it must be finite float32 ({width},)"
     return ""
 
 

@@ -52,9 +52,7 @@ def map_file(path: Path) -> Buffer:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise DataError(
-            f"{path}: {error.strerror or error}; check that the file is there and readable"
-        ) from error
+        raise DataError(f"{path}: {error.strerror or error}; check that the file is there and readable") from error
 
 
 def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) -> Iterator[tuple[int, int]]:
@@ -76,9 +74,7 @@ def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) 
             return _note(corrupt, f"{path}: truncated record header at byte {start} of {size}; {_CURE}")
         length, length_crc = _HEADER.unpack_from(data, start)
         if _masked_crc(view[start : start + 8]) != length_crc:
-            return _note(
-                corrupt, f"{path}: checksum of the record length does not fit at byte {start}; {_CURE}"
-            )
+            return _note(corrupt, f"{path}: checksum of the record length does not fit at byte {start}; {_CURE}")
         first = start + _HEADER.size
         stop = first + length
         if stop + _CRC.size > size:
@@ -107,9 +103,7 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
     return _delimited(1, entries)
 
 
-def scan_example(
-    data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None = None
-) -> dict[bytes, Span]:
+def scan_example(data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None = None) -> dict[bytes, Span]:
     """Return where the lists of the Example in ``data[start:stop]`` lie, without reading their values.
 
     Args:
@@ -187,9 +181,7 @@ def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
     count, rest = divmod(stop - start, 5)
     if rest == 0 and data[start:stop:5] == bytes([_ONE_FLOAT]) * count:
         return start + 1, 5, count
-    raise DataError(
-        f"the float list at byte {start} is neither one packed row nor tagged values; write it again"
-    )
+    raise DataError(f"the float list at byte {start} is neither one packed row nor tagged values; write it again")
 
 
 def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
@@ -231,9 +223,7 @@ def _scan_entries(
         length, first = _varint(data, start + 1)
         end = first + length
         if data[start] != _FIRST or end > stop:
-            raise DataError(
-                f"not a tf.train.Example: no feature at byte {start}; the file holds something else"
-            )
+            raise DataError(f"not a tf.train.Example: no feature at byte {start}; the file holds something else")
         value = first + 2 + data[first + 1]
         name = data[first + 2 : value]
         start = end
@@ -275,13 +265,9 @@ def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int
         elif tag & 7 in _FIXED_BYTES:
             end = first + _FIXED_BYTES[tag & 7]
         else:
-            raise DataError(
-                f"not a tf.train.Example: tag {tag} at byte {start}; the file holds something else"
-            )
+            raise DataError(f"not a tf.train.Example: tag {tag} at byte {start}; the file holds something else")
         if end > stop:
-            raise DataError(
-                f"not a tf.train.Example: the field at byte {start} runs over its end; write it again"
-            )
+            raise DataError(f"not a tf.train.Example: the field at byte {start} runs over its end; write it again")
         yield tag, first, end
         start = end
 
@@ -297,9 +283,7 @@ def _varint(data: Buffer, position: int) -> tuple[int, int]:
             byte = data[position]
             value |= (byte & 0x7F) << shift
     except IndexError:
-        raise DataError(
-            f"not a tf.train.Example: the file ends within a number, at byte {position}"
-        ) from None
+        raise DataError(f"not a tf.train.Example: the file ends within a number, at byte {position}") from None
     return value, position + 1
 
 
@@ -324,6 +308,4 @@ def _feature(name: str, value: FeatureValue) -> bytes:
     if value.dtype == np.int64:
         numbers = b"".join(_encode_varint(int(number) & (1 << 64) - 1) for number in value.reshape(-1))
         return _delimited(INTS, _delimited(1, numbers))
-    raise ValueError(
-        f"feature {name!r} is a {value.dtype} array; an Example holds bytes, float32 or int64 lists"
-    )
+    raise ValueError(f"feature {name!r} is a {value.dtype} array; an Example holds bytes, float32 or int64 lists")

@@ -41,9 +41,7 @@ class Windows:
         return episode, start, min(start + self.window, int(self.lengths[episode]))
 
 
-def split_episodes(
-    episodes: int, *, held_out: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split episodes into training and held-out ones, by whole episodes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Closed-loop evaluation: a policy on its tasks, beside the expert, the blind floor, random actions, and other words."""
+"""Closed-loop evaluation: a policy on its tasks, beside expert, blind floor, random actions, and other words."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ def evaluate_closed_loop(
     embeddings = _embed(folder, sentences, encoder)
     results: list[TrialResult] = []
     with progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(
-            plans, env=env, checkpoint=folder, embeddings=embeddings, workers=settings.workers
-        ):
+        for batch in run_trials(plans, env=env, checkpoint=folder, embeddings=embeddings, workers=settings.workers):
             results += batch
             own = [r.rollout.success for r in results if r.plan.kind == "policy"]
             bar.update(len(results), f"policy {sum(own)} of {len(own)}")
@@ -139,13 +137,9 @@ def _count(env: EnvSettings, tasks: Sequence[str], results: Sequence[TrialResult
     swapped, paraphrases = [], []
     for task in tasks:
         if others := of("swapped", task):
-            swapped.append(
-                SwappedResult(task=task, given_instruction=others[0].plan.instruction, **_counted(others))
-            )
+            swapped.append(SwappedResult(task=task, given_instruction=others[0].plan.instruction, **_counted(others)))
         if others := of("paraphrase", task):
-            paraphrases.append(
-                ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others))
-            )
+            paraphrases.append(ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others)))
     rate = env.metaworld.control_rate
     return ClosedLoopResult(
         tasks=tuple(

@@ -72,17 +72,13 @@ def strip(jpeg: bytes, caption: str) -> str:
 
 def plot_grid(figures: Mapping[str, str]) -> str:
     """Return plots side by side, as many in a row as fit; caption (HTML) to ``<svg>``."""
-    cells = "\n".join(
-        f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in figures.items()
-    )
+    cells = "\n".join(f"<figure><figcaption>{caption}</figcaption>{svg}</figure>" for caption, svg in figures.items())
     return f'<div class="plots">{cells}</div>'
 
 
 def legend(names: Mapping[str, str]) -> str:
     """Return the key to the colours; colour class of the page to what it stands for."""
-    keys = "".join(
-        f'<span class="{escape(colour)}">{escape(meaning)}</span>' for colour, meaning in names.items()
-    )
+    keys = "".join(f'<span class="{escape(colour)}">{escape(meaning)}</span>' for colour, meaning in names.items())
     return f'<p class="legend">{keys}</p>'
 
 

@@ -81,9 +81,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return out
 
 
-def action_plots(
-    dimension_names: Sequence[str], recorded: FloatArray, predicted: FloatArray
-) -> dict[str, str]:
+def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted: FloatArray) -> dict[str, str]:
     """Draw the recorded and the predicted action over the steps of one episode, a plot per dimension.
 
     Args:

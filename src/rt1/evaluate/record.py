@@ -109,9 +109,7 @@ def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder:
     return RecordReport(folder=folder, recorded=total, rejected=rejected)
 
 
-def record_episode(
-    env: MetaWorldEnv, *, seed: int, noise: float, quality: int
-) -> tuple[list[bytes], FloatArray, bool]:
+def record_episode(env: MetaWorldEnv, *, seed: int, noise: float, quality: int) -> tuple[list[bytes], FloatArray, bool]:
     """Run the expert once; return the JPEG images of S steps, the expert's actions (S, A), and whether it succeeded."""
     random = np.random.default_rng((seed, 1))
     deviation = noise * random.uniform()

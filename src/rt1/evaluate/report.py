@@ -198,10 +198,7 @@ def _episode(episode: EpisodePlot) -> str:
         for (name, svg), error in zip(drawn.items(), errors, strict=True)
     }
     strip = markup.strip(plots.image_strip(episode.images), f"first to last of {len(episode.images)} images")
-    return (
-        f'<article class="card"><h3>{markup.escape(episode.title)}</h3>'
-        f"{markup.plot_grid(figures)}{strip}</article>"
-    )
+    return f'<article class="card"><h3>{markup.escape(episode.title)}</h3>{markup.plot_grid(figures)}{strip}</article>'
 
 
 def _made(report: Report) -> str:
@@ -233,8 +230,7 @@ def _notes(notes: Sequence[str]) -> str:
 def _counted(result: Counted) -> str:
     low, high = result.interval95
     return (
-        f"{_rate(result.success)} <small>[{100 * low:.0f}, {100 * high:.0f}] "
-        f"{result.successes}/{result.trials}</small>"
+        f"{_rate(result.success)} <small>[{100 * low:.0f}, {100 * high:.0f}] {result.successes}/{result.trials}</small>"
     )
 
 

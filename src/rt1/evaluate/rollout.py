@@ -108,7 +108,7 @@ def rollout(
         on_step: called with the number of steps done after each step.
 
     Returns:
-        The trial's result. A non-finite action raises ``ValueError``; values outside the bounds are clipped and counted.
+        The trial's result. A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
     """
     observation = env.reset(seed)
     controller.reset(env.instruction if instruction is None else instruction)

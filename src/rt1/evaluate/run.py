@@ -81,19 +81,20 @@ def evaluate_checkpoint(
         episodes=plots,
         metrics=read_metrics(folder.parent),
         settings={**context.settings, **_settings_table(env, settings)},
-        notes=_NOTES,
+        notes=[" ".join(note.split()) for note in _NOTES],
     )
     write_report(report, Path(out))
     return report
 
 
 _NOTES = (
-    "The policy sees the camera image and the instruction, never the simulator's state; the success signal is used "
-    "for counting and to end an episode.",
-    "Trials start from odd environment seeds, recordings from even ones: no trial was ever recorded.",
-    "Blind: a successful expert episode with another start is replayed without looking, its last action held until "
-    "the step limit.",
-    "Swapped: the same trials under the instruction of the task that shares the scene; the original goal counts.",
+    """The policy sees the camera image and the instruction, never the simulator's state; the success signal is used
+    for counting and to end an episode.""",
+    """Trials start from odd environment seeds, recordings from even ones: no trial was ever recorded.""",
+    """Blind: a successful expert episode with another start is replayed without looking, its last action held until
+    the step limit.""",
+    """Swapped: the same trials under the instruction of the task that shares the scene; the original goal counts.""",
+    """Paraphrase: the same trials under a sentence that no recording uses.""",
 )
 
 

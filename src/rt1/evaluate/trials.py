@@ -121,10 +121,9 @@ def _without_spare_images(results: list[TrialResult]) -> list[TrialResult]:
     shown: set[bool] = set()
     kept = []
     for result in results:
-        if result.rollout.success in shown:
-            result = replace(result, rollout=replace(result.rollout, images=()))
+        spare = result.rollout.success in shown
+        kept.append(replace(result, rollout=replace(result.rollout, images=())) if spare else result)
         shown.add(result.rollout.success)
-        kept.append(result)
     return kept
 
 

@@ -1,0 +1,1 @@
+"""The network: start at rt1.py."""

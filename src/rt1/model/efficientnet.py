@@ -82,12 +82,8 @@ class EfficientNetConfig:
     """TensorFlow and torch update the moving variance with the unbiased one, flax with the biased one."""
 
     def __post_init__(self) -> None:
-        if not self.stages or any(
-            s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages
-        ):
-            raise ValueError(
-                f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each"
-            )
+        if not self.stages or any(s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages):
+            raise ValueError(f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each")
         if not 0.0 <= self.drop_connect < 1.0:
             raise ValueError(f"drop_connect is {self.drop_connect}; it must lie in [0, 1)")
 
@@ -154,9 +150,7 @@ class Conv(nn.Conv2d):
         self.stride_padding = padding
         # Keras' VarianceScaling(2, fan_out, truncated normal), the depthwise fan-out being that of one channel.
         deviation = math.sqrt(2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
-        nn.init.trunc_normal_(
-            self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796
-        )
+        nn.init.trunc_normal_(self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796)
 
     def forward(self, x_XCHW: Tensor) -> Tensor:
         """Convolve (X, C, H, W)."""

@@ -39,9 +39,7 @@ class Configuration:
         parts = {part.name: part for part in self.action.parts}
         if sorted(order) != sorted(parts):
             raise ValueError(f"the action order is {list(order)}; it must name each of {list(parts)} once")
-        return replace(
-            self, action=ActionSpec(parts=tuple(parts[name] for name in order), bins=self.action.bins)
-        )
+        return replace(self, action=ActionSpec(parts=tuple(parts[name] for name in order), bins=self.action.bins))
 
 
 def rt1main() -> Configuration:
@@ -60,9 +58,7 @@ def rt1simreal() -> Configuration:
 def rt1multirobot() -> Configuration:
     """RT-1 trained with a second robot's data: a deeper, wider transformer; 111,144,352 parameters."""
     transformer = TransformerConfig(layers=10, width=1024, heads=8, head_width=256)
-    return Configuration(
-        name="rt1multirobot", model=RT1Config(transformer=transformer), action=rt1_action_spec()
-    )
+    return Configuration(name="rt1multirobot", model=RT1Config(transformer=transformer), action=rt1_action_spec())
 
 
 def rt1x() -> Configuration:
@@ -75,9 +71,7 @@ def rt1x() -> Configuration:
         efficientnet=flax_efficientnet(),
         transformer=TransformerConfig(head_width=256, feed_forward="swiglu", hidden=512),
     )
-    return Configuration(
-        name="rt1x", model=model, action=rt1_action_spec(bins=512, world_bound=2.0, invalid="none")
-    )
+    return Configuration(name="rt1x", model=model, action=rt1_action_spec(bins=512, world_bound=2.0, invalid="none"))
 
 
 def flax_efficientnet() -> EfficientNetConfig:

@@ -64,9 +64,7 @@ class RT1Config:
         if min(sizes) < 1 or self.bins < 2:
             raise ValueError(f"sizes of the network must be at least 1 and bins at least 2: {self}")
         if min(self.efficientnet.grid(self.image_size)) < 1:
-            raise ValueError(
-                f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image"
-            )
+            raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image")
 
     @property
     def step_tokens(self) -> int:
@@ -161,9 +159,9 @@ class RT1(nn.Module):
         if valid_BT is not None:
             valid_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
             # A padded row still sees itself: a fully masked row would be NaN, and nothing reads it.
-            mask = (mask & valid_BL[:, None, None, :]) | torch.eye(
-                length, dtype=torch.bool, device=mask.device
-            )[None, None] & ~valid_BL[:, None, :, None]
+            mask = (mask & valid_BL[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=mask.device)[
+                None, None
+            ] & ~valid_BL[:, None, :, None]
         return self.transformer.hidden(sequence_BLE, mask)
 
     def _logits(self, hidden_BTSD: Tensor) -> Tensor:

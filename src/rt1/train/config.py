@@ -80,4 +80,6 @@ class TrainConfig:
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
         if not 0.0 <= self.crop_share <= 2.0 or self.threads < 0:
-            raise ValueError(f"crop_share is {self.crop_share}, threads {self.threads}; they must be 0..2 and at least 0")
+            raise ValueError(
+                f"crop_share is {self.crop_share}, threads {self.threads}; they must be 0..2 and at least 0"
+            )

@@ -1,0 +1,1 @@
+"""Environments, one optional extra each: start at open.py."""

@@ -23,8 +23,10 @@ class EnvSettings:
         lookup("environment", self.env, {"metaworld": None})
 
     def open(self, task: str, *, render: bool = True) -> MetaWorldEnv:
-        """Open a task's environment. One environment with a renderer may be open in a process at a time: a second
-        one, or one that was not closed, disturbs the GL context of the first.
+        """Open a task's environment.
+
+        One environment with a renderer may be open in a process at a time: a second one, or one that was not closed,
+        disturbs the GL context of the first.
         """
         return MetaWorldEnv(task=task, config=self.metaworld, render=render)
 

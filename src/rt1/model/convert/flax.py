@@ -33,9 +33,7 @@ TRANSFORMER = "Transformer_0/"
 COLLECTIONS = ("params", "batch_stats")
 
 
-def convert(
-    path: Path | str, configuration: str | Path | None = None
-) -> tuple[RT1, Configuration, ConversionReport]:
+def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
     """Read a flax checkpoint into a new network.
 
     Args:
@@ -172,9 +170,7 @@ def infer(shapes: Mapping[str, Shape]) -> Configuration:
     Raises:
         ValueError: none has; the message gives the sizes that were found.
     """
-    blocks = {
-        name.split("/")[2] for name in shapes if name.startswith(f"params/{TRANSFORMER}TransformerBlock_")
-    }
+    blocks = {name.split("/")[2] for name in shapes if name.startswith(f"params/{TRANSFORMER}TransformerBlock_")}
     first = f"params/{TRANSFORMER}TransformerBlock_0/"
     try:
         token_width, width = shapes[f"params/{TRANSFORMER}Dense_0/kernel"]

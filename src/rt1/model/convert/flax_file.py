@@ -68,9 +68,7 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
     skipped: list[str] = []
     try:
         with file.open("rb") as stream:
-            unpacker = msgpack.Unpacker(
-                stream, raw=False, ext_hook=_extension, strict_map_key=False, max_buffer_size=0
-            )
+            unpacker = msgpack.Unpacker(stream, raw=False, ext_hook=_extension, strict_map_key=False, max_buffer_size=0)
             for _ in range(unpacker.read_map_header()):
                 name = str(unpacker.unpack())
                 if name in collections:
@@ -95,30 +93,22 @@ def _flatten(tree: Any, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
         for name, child in tree.items():
             yield from _flatten(child, f"{path}/{name}")
     elif isinstance(tree, str) and tree.startswith(ORBAX_PLACEHOLDER):
-        raise FlaxFileError(
-            f"{path} lies in an orbax folder beside this file, which only JAX can read; {SAVE_AGAIN}"
-        )
+        raise FlaxFileError(f"{path} lies in an orbax folder beside this file, which only JAX can read; {SAVE_AGAIN}")
     elif isinstance(tree, np.ndarray | np.generic | int | float):
         yield path, np.asarray(tree)
     elif tree is not None:
-        raise FlaxFileError(
-            f"{path} is {type(tree).__name__}; a flax checkpoint of weights holds arrays only"
-        )
+        raise FlaxFileError(f"{path} is {type(tree).__name__}; a flax checkpoint of weights holds arrays only")
 
 
 def _join_chunks(tree: Mapping[str, Any]) -> NDArray[Any]:
     """Join an array that flax split because it is larger than a gigabyte."""
-    shape, chunks = (
-        tuple(tree[name][str(i)] for i in range(len(tree[name]))) for name in ("shape", "chunks")
-    )
+    shape, chunks = (tuple(tree[name][str(i)] for i in range(len(tree[name]))) for name in ("shape", "chunks"))
     return np.concatenate(chunks).reshape(shape)
 
 
 def _extension(code: int, data: bytes) -> Any:
     if code not in (ARRAY, SCALAR):
-        raise FlaxFileError(
-            f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}"
-        )
+        raise FlaxFileError(f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}")
     shape, dtype, content = msgpack.unpackb(data, raw=False)
     if dtype == "bfloat16":
         bits = np.frombuffer(content, "<u2").astype(np.uint32) << 16

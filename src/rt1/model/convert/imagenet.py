@@ -74,9 +74,7 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
         format=f"EfficientNet-B3 of {layout}",
         configuration="EfficientNet-B3",
         used=tuple(weight.name for weight in names),
-        skipped=grouped(
-            [Skipped(name=name, reason=_why(name)) for name in tensors.keys() - {w.name for w in names}]
-        ),
+        skipped=grouped([Skipped(name=name, reason=_why(name)) for name in tensors.keys() - {w.name for w in names}]),
         parameters={"efficientnet": sum(t.numel() for k, t in converted.items() if "running_" not in k)},
         notes=(
             f"{layout} gives a 10x10 map from 300x300 pixels, RT-1's padding a 9x9 map; the weights load all the same",
@@ -121,9 +119,7 @@ def _wanted(backbone: FiLMEfficientNet) -> dict[str, Tensor]:
     return {
         key: tensor
         for key, tensor in backbone.state_dict().items()
-        if ".film." not in key
-        and not key.startswith(("output.", "output_film."))
-        and not key.endswith(COUNTER)
+        if ".film." not in key and not key.startswith(("output.", "output_film.")) and not key.endswith(COUNTER)
     }
 
 
@@ -163,9 +159,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
     def visit(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
             layer, variable = name.split("/")[-2:]
-            tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(
-                np.asarray(item, dtype=np.float32)
-            )
+            tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.asarray(item, dtype=np.float32))
 
     with h5py.File(path, "r") as file:
         file.visititems(visit)
@@ -227,9 +221,7 @@ def _torchvision(config: EfficientNetConfig) -> Names:
     yield from _conv_and_norm("features.0.0", "features.0.1", "stem")
     for index, name, expands in block_names(config):
         theirs, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
-        parts = (
-            ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
-        )
+        parts = ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
         for place, part in enumerate(parts):
             if part == "squeeze":
                 yield from _weight_and_bias(f"{theirs}{place}.fc1", f"{ours}squeeze.reduce")
@@ -269,6 +261,4 @@ def _keras_norm(name: str, key: str) -> Names:
 def _why(name: str) -> str:
     if name.endswith(COUNTER):
         return "counter"
-    return (
-        "input normalisation, which RT-1 has of its own" if name.startswith("normalization") else CLASSIFIER
-    )
+    return "input normalisation, which RT-1 has of its own" if name.startswith("normalization") else CLASSIFIER

@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.model.efficientnet import EfficientNetConfig
-from rt1.model.rt1 import PIXEL_STD, RT1, RT1Config
+from rt1.model.rt1 import RT1, RT1Config
 
 Kind = Literal[
-    "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias", "variance"
+    "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias", "pixel_mean", "pixel_variance"
 ]  # fmt: skip
+
+# Google's code scales pixels by 255 and by the float32 nearest to 1/255 again, then by these float32 numbers: TensorFlow's
+# 1/sqrt of the ImageNet deviations, whose last one is not the nearest float32 but its neighbour. Recorded, not derived.
+KERAS_PIXEL_GAIN = 255.0 * float(np.float32(1.0 / 255.0))
+KERAS_PIXEL_SCALE = tuple(float(np.float32(scale)) for scale in (2.089691877, 2.112885714, 2.108185291))
 
 CONV_AXES = {"conv": (3, 2, 0, 1), "depthwise": (2, 3, 0, 1)}
 
@@ -138,22 +143,30 @@ def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
         array = array.transpose(CONV_AXES[kind])
     elif kind in ("dense", "dense_1x1", "heads_in", "heads_out"):
         array = array.reshape(tuple(target)[::-1]).T
-    elif kind == "variance":
-        array = pixel_std(array).astype(np.float32)
-    return torch.from_numpy(np.array(array, order="C")).reshape(
-        tuple(target)
-    )  # a copy: files give read-only arrays
+    elif kind in PIXELS:
+        array = PIXELS[kind](array).astype(np.float32)
+    return torch.from_numpy(np.array(array, order="C")).reshape(tuple(target))  # a copy: files give read-only arrays
+
+
+def pixel_mean(mean: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what is subtracted from pixels in [0, 1], given Keras' normalisation mean, float64 (3,)."""
+    return np.asarray(mean, np.float64) / KERAS_PIXEL_GAIN
 
 
 def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
-    """Return what pixels are divided by, given Keras' normalisation variance, float64 (3,).
+    """Return what pixels in [0, 1] are divided by, given Keras' normalisation variance, float64 (3,).
 
     Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
     every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.
     """
-    return np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7) * np.sqrt(
-        np.asarray(PIXEL_STD, np.float64)
-    )
+    root = np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7)
+    return root / np.asarray(KERAS_PIXEL_SCALE) / KERAS_PIXEL_GAIN
+
+
+PIXELS: Mapping[Kind, Callable[[NDArray[Any]], NDArray[np.float64]]] = {
+    "pixel_mean": pixel_mean,
+    "pixel_variance": pixel_std,
+}
 
 
 def target_shape(weight: Weight, tensor: Tensor) -> tuple[int, ...]:

@@ -35,9 +35,7 @@ SAVED_MODEL_PREFIX = "model_variables/"
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 IMAGE, NET, TRANSFORMER = "_image_tokenizer/_tokenizer/", "_image_tokenizer/_tokenizer/net/", "_transformer/"
 
-ORDER_NOTE = (
-    "TensorFlow files do not tell the order of the action's parts; docs/weights.md says how to verify it"
-)
+ORDER_NOTE = "TensorFlow files do not tell the order of the action's parts; docs/weights.md says how to verify it"
 CKPT_NOTE = (
     "prefer the SavedModel of the same network if there is one: rt1main's has other BatchNorm statistics than its "
     "ckpt-424760, and it is what others run"
@@ -53,9 +51,7 @@ OTHER_REASONS = {
 """Why variables outside the network are left out, by how their names start."""
 
 
-def convert(
-    path: Path | str, configuration: str | Path | None = None
-) -> tuple[RT1, Configuration, ConversionReport]:
+def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
     """Read a checkpoint into a new network.
 
     Args:
@@ -68,11 +64,7 @@ def convert(
     """
     bundle = TensorBundle(path)
     saved_model = any(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
-    chosen = (
-        _infer(bundle, saved_model=saved_model)
-        if configuration is None
-        else load_configuration(configuration)
-    )
+    chosen = _infer(bundle, saved_model=saved_model) if configuration is None else load_configuration(configuration)
     keys = network_keys(chosen.model, saved_model=saved_model)
     shapes = _shapes(bundle, keys)
     _refuse_more(bundle, keys, configuration=chosen.name)
@@ -121,8 +113,8 @@ def _net(config: EfficientNetConfig) -> Iterator[Variable]:
         return f"{NET}layer_with_weights-{next(counter)}"
 
     normalisation = layer()
-    yield Weight(name=f"{normalisation}/mean", key="pixel_mean")
-    yield Weight(name=f"{normalisation}/variance", key="pixel_std", kind="variance")
+    yield Weight(name=f"{normalisation}/mean", key="pixel_mean", kind="pixel_mean")
+    yield Weight(name=f"{normalisation}/variance", key="pixel_std", kind="pixel_variance")
     yield Skipped(name=f"{normalisation}/count", reason="counter")
     yield Weight(name=f"{layer()}/kernel", key="backbone.stem.weight", kind="conv")
     yield from _batch_norm(layer(), "backbone.stem_norm")
@@ -194,11 +186,7 @@ def _shapes(bundle: TensorBundle, keys: Mapping[str, str]) -> dict[str, Shape]:
 def _refuse_more(bundle: TensorBundle, keys: Mapping[str, str], *, configuration: str) -> None:
     """Raise ``ValueError`` where the file holds network variables that the configuration has no place for."""
     known = set(keys.values())
-    more = [
-        key
-        for key in bundle.entries
-        if key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) and key not in known
-    ]
+    more = [key for key in bundle.entries if key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) and key not in known]
     if more:
         raise ValueError(
             f"{bundle.prefix} has {len(more)} network variables that the configuration {configuration} does not have, "
@@ -216,9 +204,7 @@ def _count_layers(bundle: TensorBundle, *, saved_model: bool) -> int:
     """Count the transformer's layers: from the names, or, where variables are only numbered, from how many there are."""
     if not saved_model:
         start = f"{CKPT_PREFIX}{TRANSFORMER}_layers/"
-        layers = len(
-            {key.removeprefix(start).split("/")[0] for key in bundle.entries if key.startswith(start)}
-        )
+        layers = len({key.removeprefix(start).split("/")[0] for key in bundle.entries if key.startswith(start)})
         if not layers:
             raise BundleError(
                 f"{bundle.prefix} has no variables {start}*; it is not a checkpoint of Google's RT-1 code; "
@@ -226,10 +212,7 @@ def _count_layers(bundle: TensorBundle, *, saved_model: bool) -> int:
             )
         return layers
     found = sum(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
-    one, two = (
-        sum(1 for _ in variables(RT1Config(transformer=TransformerConfig(layers=layers))))
-        for layers in (1, 2)
-    )
+    one, two = (sum(1 for _ in variables(RT1Config(transformer=TransformerConfig(layers=layers)))) for layers in (1, 2))
     more, rest = divmod(found - one, two - one)
     if rest or more < 0:
         raise BundleError(
@@ -282,7 +265,5 @@ def infer(shapes: Mapping[str, Shape], layers: int) -> Configuration:
 def _others(bundle: TensorBundle, network: set[str]) -> Iterator[Skipped]:
     for key in bundle.entries:
         if key not in network:
-            reason = next(
-                (why for start, why in OTHER_REASONS.items() if key.startswith(start)), "not of the network"
-            )
+            reason = next((why for start, why in OTHER_REASONS.items() if key.startswith(start)), "not of the network")
             yield Skipped(name=key.removesuffix(SUFFIX), reason=reason)

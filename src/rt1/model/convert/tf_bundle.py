@@ -72,18 +72,14 @@ class TensorBundle:
         self.index_file = self.prefix.with_name(self.prefix.name + ".index")
         table = dict(_read_table(self.index_file))
         if b"" not in table:
-            raise BundleError(
-                f"{self.index_file} has no header entry; it is not a TensorFlow checkpoint's index"
-            )
+            raise BundleError(f"{self.index_file} has no header entry; it is not a TensorFlow checkpoint's index")
         try:
             self.shards = _check_header(_fields(table.pop(b"")), self.index_file)
             self.entries: Mapping[str, TensorEntry] = {
                 key.decode(): _entry(key.decode(), _fields(value)) for key, value in table.items()
             }
         except (IndexError, TypeError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"{self.index_file} holds an entry that cannot be read; get the file again"
-            ) from error
+            raise BundleError(f"{self.index_file} holds an entry that cannot be read; get the file again") from error
         self._check_data_files()
 
     def read(self, name: str) -> NDArray[Any]:
@@ -93,9 +89,7 @@ class TensorBundle:
             BundleError: no such tensor, a type that cannot be read, or bytes that do not match their checksum.
         """
         if name not in self.entries:
-            raise BundleError(
-                f"{self.index_file} has no tensor {name!r}; is this a checkpoint of another network?"
-            )
+            raise BundleError(f"{self.index_file} has no tensor {name!r}; is this a checkpoint of another network?")
         entry = self.entries[name]
         width = 2 if entry.dtype == "bfloat16" else _itemsize(entry.dtype)
         if entry.sliced or width is None or entry.size != width * int(np.prod(entry.shape, dtype=np.int64)):
@@ -115,11 +109,7 @@ class TensorBundle:
         if entry.dtype == "bfloat16":
             bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
             return bits.view(np.float32).reshape(entry.shape)
-        return (
-            np.frombuffer(data, np.dtype(entry.dtype).newbyteorder("<"))
-            .reshape(entry.shape)
-            .astype(entry.dtype)
-        )
+        return np.frombuffer(data, np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape).astype(entry.dtype)
 
     def data_file(self, shard: int) -> Path:
         """Return the path of a data file."""
@@ -186,29 +176,21 @@ def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
         raise BundleError(f"{file} is damaged: {error}; get it again") from error
 
 
-def _read_block(
-    handle: bytes, at: int, file: Path, data: bytes | None = None
-) -> Iterator[tuple[bytes, bytes]]:
+def _read_block(handle: bytes, at: int, file: Path, data: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of the block that the handle at ``handle[at:]`` points to."""
     data = handle if data is None else data
     start, at = read_varint(handle, at)
     size, _ = read_varint(handle, at)
     trailer = data[start + size : start + size + BLOCK_TRAILER_SIZE]
     if len(trailer) != BLOCK_TRAILER_SIZE:
-        raise BundleError(
-            f"{file} is damaged: a block ends at byte {start + size} of {len(data)}; get it again"
-        )
+        raise BundleError(f"{file} is damaged: a block ends at byte {start + size} of {len(data)}; get it again")
     if _masked_crc(data[start : start + size] + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
-        raise BundleError(
-            f"{file}: the block at byte {start} does not match its checksum; get the file again"
-        )
+        raise BundleError(f"{file}: the block at byte {start} does not match its checksum; get the file again")
     block = data[start : start + size]
     if trailer[0] == 1:
         block = decompress(block)
     elif trailer[0] != 0:
-        raise BundleError(
-            f"{file}: the block at byte {start} has compression {trailer[0]}; only snappy (1) is known"
-        )
+        raise BundleError(f"{file}: the block at byte {start} has compression {trailer[0]}; only snappy (1) is known")
     # The block ends with its restart points, which only a search needs.
     end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
     key, at = b"", 0
