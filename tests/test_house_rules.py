@@ -135,7 +135,8 @@ def _asserts(function: FunctionNode) -> bool:
             return True
         if isinstance(node, ast.Call):
             name = _dotted(node.func)
-            if name in ("pytest.raises", "pytest.warns") or name.split(".")[-1].startswith(("check_", "assert_")):
+            helper = name.split(".")[-1].lstrip("_")
+            if name in ("pytest.raises", "pytest.warns") or helper.startswith(("check_", "assert_")):
                 return True
     return False
 

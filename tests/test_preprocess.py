@@ -42,7 +42,8 @@ def test_resizing_stretches_as_google_does(unit: Path) -> None:
     np.testing.assert_allclose(
         resized.permute(0, 2, 3, 1)[:, ::3, ::3].numpy(), reference["eval_resized_300"], rtol=0, atol=5e-6
     )
-    np.testing.assert_allclose(resized.sum((2, 3)).numpy(), reference["eval_resized_300_sum"], rtol=1e-6)
+    # The recorded sums are float32, each over 90,000 pixels.
+    np.testing.assert_allclose(resized.sum((2, 3)).numpy(), reference["eval_resized_300_sum"], rtol=1e-4)
 
 
 def test_a_larger_image_is_resized_without_antialias(unit: Path) -> None:

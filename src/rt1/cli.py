@@ -8,8 +8,11 @@ import sys
 # Before torch and its OpenMP start: idle threads that spin triple the CPU time of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import contextlib
+import io
+import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -197,11 +200,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of five command classes)
     """Return the command object for command-line words; the preset of ``train`` gives the defaults of its options."""
     kind = COMMANDS[words[0]]
-    if kind is not TrainCommand:
-        return tyro.cli(kind, args=words[1:], prog=f"rt1 {words[0]}")
-    config = preset(_option(words, "--preset", "demo"))
-    default = TrainCommand(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
-    return tyro.cli(TrainCommand, args=words[1:], prog="rt1 train", default=default)
+    choices: dict[str, Any] = {"prog": f"rt1 {words[0]}"}
+    if kind is TrainCommand:
+        config = preset(_option(words, "--preset", "demo"))
+        choices["default"] = TrainCommand(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
+    try:
+        return tyro.cli(kind, args=words[1:], **choices)
+    except SystemExit as stop:
+        if stop.code:
+            for hint in _option_hints(kind, words[1:], choices):
+                print(f"rt1: {hint}", file=sys.stderr)
+        raise
+
+
+def _option_hints(kind: Callable[..., Any], words: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
+    """Return "did you mean" for each option that a command does not have; the options are read off its help page."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        tyro.cli(kind, args=["--help"], **choices)
+    known = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", page.getvalue()))
+    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    return [unknown_name("option", name, known) for name in given if name not in known]
 
 
 def _option(words: Sequence[str], name: str, default: str) -> str:

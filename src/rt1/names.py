@@ -8,6 +8,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_LONG = 12
+
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the one-line message for an unknown name, with "did you mean" where a known one is close.
@@ -18,6 +20,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
+    if close and len(known) > _LONG:
+        return f"unknown {kind} {name!r}{hint}"  # a long list would bury the answer
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
 
 

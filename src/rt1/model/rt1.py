@@ -116,6 +116,8 @@ class RT1(nn.Module):
         Returns:
             float32 logits (B, T, A, V).
         """
+        if image_BTHWC.ndim != 5:
+            raise ValueError(f"images have shape {tuple(image_BTHWC.shape)}; they must be (B, T, H, W, 3)")
         batch, window = image_BTHWC.shape[:2]
         text_BTE = self._text_per_step(text, batch, window)
         image_XCHW = self.prepare(image_BTHWC.flatten(0, 1))

