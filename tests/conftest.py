@@ -1,10 +1,14 @@
-"""Shared fixtures: one torch thread, the folder of reference material, a source of episodes in memory."""
+"""Shared fixtures: one torch thread, the folder of reference material, and small ones of everything.
+
+An environment, a source of episodes, a network, a text encoder, a checkpoint: none needs a simulator or a download.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from rt1 import settings
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.data.images import encode_jpeg
+from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.evaluate.envs.metaworld import MetaWorldConfig, RenderingError, choose_gl
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.rollout import Image, Observation, StepResult
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
+from rt1.text.encoder import TableEncoder
+
+with suppress(RenderingError):  # the fixture `gl` skips what needs it
+    choose_gl()  # before any test imports MuJoCo, which reads it once and for all
 
 torch.set_num_threads(1)  # a tiny training test takes 1 s with one thread and up to 60 s on a busy machine
 
@@ -79,7 +93,7 @@ def make_source() -> Callable[..., MemorySource]:
 
         def image() -> bytes:
             coarse = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)
-            return encode_jpeg(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_NEAREST))
+            return encode_jpeg(np.asarray(cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_NEAREST), np.uint8))
 
         return MemorySource(
             lengths=np.array(lengths, dtype=np.int64),
@@ -95,16 +109,180 @@ def make_source() -> Callable[..., MemorySource]:
 
 @pytest.fixture
 def make_network() -> Callable[..., RT1]:
-    """Make the smallest network for the actions and embeddings of :class:`MemorySource`, every weight at random."""
+    """Make the smallest network for the actions and embeddings of :class:`MemorySource`, no weight zero."""
 
     def make(window: int = 2) -> RT1:
         torch.manual_seed(7)
         model = RT1(dataclasses.replace(preset("debug").model, **SIZES, window=window))
         for parameter in model.parameters():
-            torch.nn.init.normal_(parameter, std=0.2)  # FiLM starts at zero: the text would change nothing
+            if not parameter.any():  # FiLM and biases start at zero: the text would change nothing
+                torch.nn.init.normal_(parameter, std=0.5)
         return model.eval()
 
     return make
 
 
 SIZES: dict[str, Any] = {"action_tokens": 3, "bins": 16, "text_width": 8}
+
+
+@pytest.fixture(scope="session")
+def gl() -> str:
+    """The GL library that Meta-World renders with; skips where there is none."""
+    pytest.importorskip("metaworld", reason="Meta-World is not installed")
+    try:
+        return choose_gl()
+    except RenderingError as error:
+        pytest.skip(str(error))
+
+
+class PointEnv:
+    """A dot that is to reach a square; it ignores the third dimension of its action. Satisfies ``Env``."""
+
+    control_rate = 10.0
+
+    def __init__(self, *, max_steps: int = 12) -> None:
+        self.action_spec = ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3),), bins=16)
+        self.instruction = SENTENCES[0]
+        self.max_steps = max_steps
+        self.task = "reach-square"
+        self.executed: list[FloatArray] = []
+        """Actions since the last reset."""
+        self.closed = False
+        self._dot: NDArray[np.float64] | None = None
+        self._square = np.zeros(2)
+
+    def reset(self, seed: int) -> Observation:
+        self._dot, self._square = np.random.default_rng(seed).uniform(-0.9, 0.9, (2, 2))
+        self.executed = []
+        return self._observe()
+
+    def step(self, action: FloatArray) -> StepResult:
+        if self._dot is None:
+            raise RuntimeError("step() was called before reset(); call reset(seed) first")
+        if self.action_spec.out_of_bounds(action).any():
+            raise ValueError(f"action {action.tolist()} lies outside [-1, 1]; clip it first")
+        self.executed.append(action)
+        self._dot = np.clip(self._dot + 0.2 * action[:2], -1.0, 1.0)
+        success = bool(np.abs(self._dot - self._square).max() < 0.1)
+        return StepResult(
+            observation=self._observe(), success=success, done=success or len(self.executed) >= self.max_steps
+        )
+
+    def expert_action(self) -> FloatArray:
+        """Return the action that sees the state: straight to the square, third dimension 1."""
+        assert self._dot is not None
+        return np.append(np.clip((self._square - self._dot) / 0.2, -1.0, 1.0), 1.0).astype(np.float32)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _observe(self) -> Observation:
+        image: Image = np.zeros((16, 16, 3), dtype=np.uint8)
+        assert self._dot is not None
+        for channel, place in enumerate((self._dot, self._square)):
+            row, column = np.round((place + 1) * 7).astype(int)
+            image[row : row + 2, column : column + 2, channel] = 255
+        return Observation(image=image)
+
+
+@pytest.fixture
+def make_env() -> Callable[..., Any]:
+    """Open a :class:`PointEnv`."""
+    return PointEnv
+
+
+TASKS = ("faucet-open", "faucet-close", "hammer", "reach")
+
+
+@pytest.fixture(scope="session")
+def table() -> TableEncoder:
+    """A text encoder of 8 entries for the sentences of four Meta-World tasks and of :class:`MemorySource`."""
+    rng = np.random.default_rng(0)
+    sentences = [*SENTENCES, *(sentence for task in TASKS for sentence in EnvSettings().sentences(task))]
+    return TableEncoder({sentence: rng.normal(size=8) for sentence in sentences}, "table")
+
+
+@pytest.fixture(scope="session")
+def table_file(table: TableEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "table.safetensors"
+    table.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_world() -> EnvSettings:
+    """Meta-World seen by 16 pixels and driven at 4 Hz: a trial of 25 steps at most."""
+    return EnvSettings(metaworld=MetaWorldConfig(image_size=16, control_rate=4.0))
+
+
+@pytest.fixture
+def make_checkpoint(table: TableEncoder, small_world: EnvSettings) -> Callable[..., Path]:
+    """Save an untrained policy for the faucets of Meta-World that was told the bounds -bound..bound."""
+
+    def make(
+        folder: Path, *, bound: float = 1.0, names: tuple[str, ...] = ("hand_x", "hand_y", "hand_z", "gripper")
+    ) -> Path:
+        low, high = (-bound,) * len(names), (bound,) * len(names)
+        spec = ActionSpec(parts=(Continuous(name="all", low=low, high=high, labels=names),), bins=16)
+        torch.manual_seed(7)
+        sizes: dict[str, Any] = {"action_tokens": spec.size, "bins": spec.bins, "text_width": table.identity.width}
+        model = RT1(dataclasses.replace(preset("debug").model, **sizes))
+        provenance = {"tasks": ["faucet-open-v3", "faucet-close-v3"], "env": settings.to_json(small_world), "update": 7}
+        info = CheckpointInfo(
+            model=model.config,
+            action_spec=spec,
+            text_encoder=table.identity,
+            control_rate=4.0,
+            provenance={**provenance, "held_out_episodes": [1, 2, 3]},
+        )
+        return save_checkpoint(folder, model=model, info=info)
+
+    return make
+
+
+@pytest.fixture
+def write_recording(table: TableEncoder) -> Callable[[Path, MemorySource], Path]:
+    """Write a source as our recorder would, whatever its images hold."""
+
+    def write(folder: Path, source: MemorySource, *, size: tuple[int, int] = (48, 48)) -> Path:
+        recording = RecordingSettings(
+            name="memory",
+            image_size=size,
+            action_spec=source.action_spec,
+            episodes=len(source.lengths),
+            episodes_per_shard=2,
+            text_encoder=table.identity.to_json(),
+        )
+        writer = RLDSWriter(folder, recording)
+        for shard in writer.missing_shards():
+            writer.write_shard(shard, [_recorded(source, episode) for episode in recording.shard_episodes(shard)])
+        writer.finish()
+        return folder
+
+    return write
+
+
+def _recorded(source: MemorySource, episode: int) -> RecordedEpisode:
+    return RecordedEpisode(
+        images=source.images[episode],
+        actions=source.moves[episode],
+        instruction=source.instruction(episode),
+        text_embedding=source.text_embedding(episode),
+        task=source.task(episode),
+        success=True,
+        seed=2 * episode,
+        episode_id=episode,
+    )
+
+
+@pytest.fixture
+def full_disk() -> Iterator[Callable[[int], None]]:
+    """Let no file grow beyond a number of bytes for the rest of the test, or until called with -1."""
+    resource = pytest.importorskip("resource", reason="only Unix can limit the size of files")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before if size < 0 else (size, before[1]))
+
+    yield limit
+    limit(-1)

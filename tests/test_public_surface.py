@@ -9,7 +9,19 @@ from pathlib import Path
 import rt1
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC_NAMES = ["__version__"]
+PUBLIC_NAMES = [
+    "RT1",
+    "ActionSpec",
+    "CheckpointError",
+    "Continuous",
+    "Discrete",
+    "Policy",
+    "RT1Config",
+    "__version__",
+    "action_loss",
+    "load_model",
+    "rt1_action_spec",
+]
 
 
 def test_the_package_exports_exactly_the_listed_names() -> None:

@@ -114,7 +114,9 @@ def load_info(path: Path | str) -> CheckpointInfo:
             control_rate=data["control_rate"],
             provenance=data["provenance"],
         )
-    except (KeyError, ValueError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{file} lacks {error}; restore it from a copy, or use another checkpoint") from error
+    except ValueError as error:
         raise CheckpointError(f"{file} cannot be used: {error}") from error
 
 

@@ -28,7 +28,7 @@ from rt1.evaluate.envs.metaworld import RenderingError
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.evaluate.run import ReportContext, evaluate_checkpoint
-from rt1.files import SaveError
+from rt1.evaluate.workers import WorkerError
 from rt1.inspection import inspect_checkpoint, inspect_data
 from rt1.names import unknown_name
 from rt1.presets import preset
@@ -36,7 +36,7 @@ from rt1.text.load import load_text_encoder
 from rt1.train.config import TrainConfig
 from rt1.train.loop import TrainingError, train
 
-EXPECTED = (ValueError, SaveError, RenderingError, TrainingError, ModuleNotFoundError)
+EXPECTED = (ValueError, OSError, RenderingError, TrainingError, WorkerError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
 
 
@@ -109,6 +109,8 @@ class EvaluateCommand:
     """Folder of the report; evaluation/ in the checkpoint's folder if not given."""
     data: Path | None = None
     """The data set it was trained on, for plots on held-out episodes."""
+    text_encoder: str | None = None
+    """Text encoder of the instructions: minilm, or a table file; the one the checkpoint names if not given."""
     baselines: bool = True
     """Run the expert, the blind floor and random actions beside it."""
     workers: int = 0
@@ -125,12 +127,14 @@ class EvaluateCommand:
         )
         out = self.out or resolve(self.checkpoint) / "evaluation"
         source = None if self.data is None else RLDSSource(self.data)
+        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         report = evaluate_checkpoint(
             self.checkpoint,
             out,
             env=replace(env, env=self.env),
             settings=trials,
             source=source,
+            encoder=encoder,
             context=ReportContext(command=command),
         )
         for task in report.tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rt1 import settings
-from rt1.checkpoint import resolve
+from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.data.rlds import RLDSSource
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.metaworld import MetaWorldConfig
@@ -73,19 +74,21 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     Raises:
         ValueError: settings that differ from those the folder was begun with.
     """
-    stages = _Stages(demo)
+    # Everything a user can get wrong shows before the first file is written and not after minutes of work.
     env = EnvSettings(metaworld=MetaWorldConfig(image_size=_image_size(demo)))
-    encoder = load_text_encoder("minilm")
-    recording = RecordSettings(tasks=demo.tasks, episodes=demo.episodes, seed=demo.seed, noise=_NOISE)
-    stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
-    source = RLDSSource(stages.data)
+    tasks = env.check_tasks(demo.tasks)
+    recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=_NOISE)
+    trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
     config = replace(preset(demo.preset), seed=demo.seed)
     if demo.updates is not None:
         config = replace(config, updates=demo.updates)
+    encoder = load_text_encoder("minilm")
+    stages = _Stages(demo)
+    stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
+    source = RLDSSource(stages.data)
     result = stages.run("train", lambda: train(source, config, stages.training))
     if not result.finished:
         raise KeyboardInterrupt
-    trials = TrialSettings(tasks=demo.tasks, trials=demo.trials, seed=demo.seed)
     context = ReportContext(
         title="RT-1 on Meta-World: the demo",
         command=command,
@@ -166,8 +169,8 @@ class _Stages:
     def _evaluation(self) -> list[Any]:
         if not (self.training / "last").is_dir():
             return []
-        stamp = (resolve(self.training) / "model.safetensors").stat().st_mtime_ns
-        return [self._trials, stamp, commit()]
+        weights = (resolve(self.training) / MODEL_FILE).read_bytes()
+        return [self._trials, hashlib.sha256(weights).hexdigest(), commit()]
 
     def _save(self) -> None:
         write_text(self._file, json.dumps(self._state, indent=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -21,15 +21,16 @@ def replacing(path: Path) -> Iterator[Path]:
     file is removed and ``path`` is as before. A full or read-only disk raises :class:`SaveError`.
     """
     beside = path.with_name(f".{path.name}.writing-{os.getpid()}")
-    _remove(beside)
     try:
+        _remove(beside)
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
         _sync_tree(beside)
         _swap(beside, path)
         _sync(path.parent)
     except OSError as error:
-        _remove(beside)
+        with suppress(OSError):  # what hinders writing may hinder removing
+            _remove(beside)
         raise SaveError(
             f"could not save {path}: {error.strerror or error}; what was there before is untouched; "
             "free space or choose another folder"
@@ -37,6 +38,17 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(beside)
         raise
+
+
+def recover(path: Path) -> None:
+    """Clear up after a process that was killed while it saved the folder ``path``.
+
+    Killed between the two renames, it left the old folder under another name: that one comes back. Half-written
+    folders are removed. Only for a path that no other process is writing.
+    """
+    _put_back(path)
+    for half_written in path.parent.glob(f".{path.name}.writing-*"):
+        _remove(half_written)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -52,18 +64,25 @@ def write_text(path: Path, text: str) -> None:
 
 def _swap(beside: Path, path: Path) -> None:
     """Rename into place; a folder that is already there steps aside first, since rename cannot replace it."""
-    if not path.is_dir():
-        beside.replace(path)
-        return
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
-    _remove(old)
-    path.rename(old)
+    old = _aside(path)
     try:
-        beside.rename(path)
-    except OSError:
-        old.rename(path)
+        if path.is_dir():
+            _remove(old)
+            path.rename(old)
+        beside.replace(path)
+    except BaseException:
+        _put_back(path)
         raise
     _remove(old)
+
+
+def _put_back(path: Path) -> None:
+    if _aside(path).is_dir() and not path.exists():
+        _aside(path).rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def _sync_tree(path: Path) -> None:

@@ -14,7 +14,7 @@ from rt1.actions import ActionSpec, Discrete
 from rt1.checkpoint import load_info, load_model, parameter_counts, resolve
 from rt1.data.bounds import action_statistics
 from rt1.data.episode import EpisodeSource
-from rt1.data.images import decode_image
+from rt1.evaluate.offline import decode_steps
 
 
 def inspect_checkpoint(path: Path | str) -> str:
@@ -35,7 +35,7 @@ def inspect_checkpoint(path: Path | str) -> str:
 def inspect_data(source: EpisodeSource) -> str:
     """Return a data set's size, instructions, image size, and actions against their bounds."""
     episodes, spec = len(source.lengths), source.action_spec
-    height, width, _ = decode_image(source.encoded_images(0, 0, 1)[0]).shape
+    height, width, _ = decode_steps(source, 0, 0, 1)[0].shape
     facts = Table("what", "value", title=f"data set {source.name}", show_header=False)
     facts.add_row("episodes", f"{episodes:,}")
     facts.add_row("steps", f"{int(source.lengths.sum()):,}")

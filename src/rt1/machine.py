@@ -35,6 +35,7 @@ def commit() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -59,7 +60,9 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._every):
+        ended = False
+        while not ended:
+            ended = self._stop.wait(self._every)  # also looks once at the end, however short the work was
             used = tree_memory()
             if used is not None:
                 self.gigabytes = max(self.gigabytes or 0.0, used / 1e9)

@@ -68,7 +68,9 @@ class Policy:
                 f"the text embedding has shape {embedding.shape}; this network takes ({width},); use the encoder "
                 "it was trained with"
             )
-        self._text_1E = torch.from_numpy(np.ascontiguousarray(embedding, dtype=np.float32))[None]
+        if not np.isfinite(embedding).all():
+            raise ValueError("the text embedding holds a value that is not finite; compute it again")
+        self._text_1E = torch.from_numpy(np.array(embedding, dtype=np.float32))[None]
         self._token_1TKE = None
 
     def act(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
@@ -98,7 +100,7 @@ class Policy:
             raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
         if image.ndim != 3:
             raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
-        image_1CHW = self.model.prepare(torch.from_numpy(np.ascontiguousarray(image))[None])
+        image_1CHW = self.model.prepare(torch.from_numpy(np.array(image, order="C"))[None]).float()
         token_1TKE = self.model.encode_images(image_1CHW, self._text_1E)[:, None]
         if self._token_1TKE is not None:
             earlier_1TKE = (

@@ -41,7 +41,8 @@ class Progress:
         rate = (self._done - self._first) / seconds
         left = duration((self.total - self._done) / rate) if rate > 0 else "?"
         share = self._done / max(self.total, 1)
-        text = f"{self.name} {self._done}/{self.total} {self.unit}, {rate:.3g}/s, {left} left"
+        speed = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+        text = f"{self.name} {self._done}/{self.total} {self.unit}, {speed}/s, {left} left"
         if note:
             text += f", {note}"
         if self._bar:

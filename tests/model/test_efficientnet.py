@@ -17,6 +17,7 @@ from rt1.model.efficientnet import (
     EfficientNetConfig,
     FiLM,
     FiLMEfficientNet,
+    MBConv,
     Stage,
 )
 
@@ -170,6 +171,7 @@ def test_drop_connect_drops_whole_branches_and_keeps_the_mean() -> None:
     config = EfficientNetConfig(stages=(Stage(kernel=3, stride=1, expand=1, channels=24, blocks=2),), top_channels=None)
     net = FiLMEfficientNet(config, text_width=4, output_width=4).train()
     block = net.blocks[-1]
+    assert isinstance(block, MBConv)
     torch.manual_seed(0)
     rate = config.drop_connect * 2 / 3
     kept = torch.cat([block._drop_connect(torch.ones(500, 1, 1, 1)).flatten() for _ in range(8)])
@@ -180,7 +182,12 @@ def test_drop_connect_drops_whole_branches_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    "stages", [(), (Stage(kernel=4, stride=1, expand=1, channels=8, blocks=1),), (Stage(kernel=3, stride=3, expand=1, channels=8, blocks=1),)]
+    "stages",
+    [
+        (),
+        (Stage(kernel=4, stride=1, expand=1, channels=8, blocks=1),),
+        (Stage(kernel=3, stride=3, expand=1, channels=8, blocks=1),),
+    ],
 )
 def test_stages_that_make_no_network_are_refused(stages: tuple[Stage, ...]) -> None:
     with pytest.raises(ValueError, match="odd kernels, strides 1 or 2"):

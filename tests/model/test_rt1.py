@@ -116,9 +116,7 @@ def run_update(model: RT1, image_XCHW: Tensor, recorded: Reference) -> Update:
     logits = model.decode(model.encode_images(image_XCHW, text_XE).unflatten(0, recorded["lang"].shape[:2]))
     hook.remove()
     update = Update(recorded, model, kept[0].detach(), logits.detach(), torch.tensor(0.0))
-    loss = action_loss(
-        logits, update.tokens, mask_BT=update.mask, form="google", step_tokens=model.config.step_tokens
-    )
+    loss = action_loss(logits, update.tokens, mask_BT=update.mask, form="google", step_tokens=model.config.step_tokens)
     loss.backward()
     update.loss = loss.detach()
     return update
@@ -139,9 +137,7 @@ def test_the_training_crop_is_the_recorded_one(update: Update) -> None:
 def test_training_mode_gives_the_recorded_tokens_and_logits(update: Update) -> None:
     recorded = update.recorded["train/film_tokens_frame0"]
     assert np.sqrt(np.mean((update.film_tokens[0].numpy() - recorded) ** 2)) < 1e-3 * recorded.std()
-    np.testing.assert_allclose(
-        update.logits.numpy(), update.recorded["train/logits_action"], rtol=0, atol=5e-2
-    )
+    np.testing.assert_allclose(update.logits.numpy(), update.recorded["train/logits_action"], rtol=0, atol=5e-2)
 
 
 def test_the_cross_entropy_and_both_sums_of_it_are_the_recorded_ones(update: Update) -> None:
@@ -186,9 +182,7 @@ def check_gradients(update: Update, to_source: ToSource, recorded: Reference, *,
 
 def test_every_gradient_has_the_recorded_norm_and_samples(update: Update, to_source: ToSource) -> None:
     recorded = {
-        name.removeprefix("train/"): value
-        for name, value in update.recorded.items()
-        if name.startswith("train/grad")
+        name.removeprefix("train/"): value for name, value in update.recorded.items() if name.startswith("train/grad")
     }
     check_gradients(update, to_source, recorded, share=1e-2)
 
@@ -230,9 +224,7 @@ def test_the_loss_after_that_update_is_the_recorded_one(update: Update) -> None:
         logits = model.decode(model.encode_images(image, text).unflatten(0, (2, 3)))
     step_tokens = model.config.step_tokens
     loss = action_loss(logits, update.tokens, form="google", step_tokens=step_tokens)
-    assert loss.item() == pytest.approx(
-        update.recorded["train/loss_bt_after_adam_step"].mean().item(), rel=2e-3
-    )
+    assert loss.item() == pytest.approx(update.recorded["train/loss_bt_after_adam_step"].mean().item(), rel=2e-3)
 
 
 # ---- float64: nothing is left of the difference ----
@@ -273,9 +265,7 @@ def float64_images(image_XCHW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_in_float64_every_output_is_googles_to_1e_10(
-    reference: Path, checkpoints: Path, tf_small: Conversion
-) -> None:
+def test_in_float64_every_output_is_googles_to_1e_10(reference: Path, checkpoints: Path, tf_small: Conversion) -> None:
     recorded = np.load(reference / "tf_small" / "golden.npz")
     exact = np.load(reference / "tf_small" / "golden_f64.npz")
     model = in_float64(tf_small.model, checkpoints / "tf_small")
@@ -390,6 +380,7 @@ def test_the_network_learns_one_batch_by_heart() -> None:
     model, (image, text) = RT1(TINY).train(), tiny_batch()
     target = torch.randint(0, 10, (2, 3, 3))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    loss = torch.tensor(0.0)
     for _ in range(120):
         loss = action_loss(model(image, text), target)
         optimizer.zero_grad()

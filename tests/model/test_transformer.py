@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
-from rt1.model.convert.layout import fill
+from rt1.model.convert.layout import Weight, fill
 from rt1.model.convert.tensorflow import TRANSFORMER, variables
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import (
@@ -39,7 +41,7 @@ def test_no_row_of_the_rt1x_mask_sees_an_action_token_and_none_is_empty() -> Non
     assert mask.any(dim=1).all()
 
 
-def tiny_transformer(reference: Path) -> tuple[Transformer, dict[str, np.ndarray]]:  # type: ignore[type-arg]
+def tiny_transformer(reference: Path) -> tuple[Transformer, dict[str, NDArray[Any]]]:
     unit = dict(np.load(reference / "unit" / "tiny_transformer.npz"))
     config = RT1Config(
         window=3,
@@ -51,16 +53,14 @@ def tiny_transformer(reference: Path) -> tuple[Transformer, dict[str, np.ndarray
     )
     model = RT1(config).eval().requires_grad_(requires_grad=False)
     # The recording names Keras' projections query, key, value, attention_output; checkpoints _query_dense and so on.
-    renamed = {f"_{part}_dense": part for part in ("query", "key", "value")} | {
-        "_output_dense": "attention_output"
-    }
+    renamed = {f"_{part}_dense": part for part in ("query", "key", "value")} | {"_output_dense": "attention_output"}
 
-    def read(name: str) -> np.ndarray:  # type: ignore[type-arg]
+    def read(name: str) -> NDArray[Any]:
         parts = [renamed.get(part, part) for part in name.removeprefix(TRANSFORMER).split("/")]
         return unit["w/" + "/".join(parts)]
 
-    weights = [w for w in variables(config) if w.name.startswith(TRANSFORMER) and hasattr(w, "key")]
-    fill(model, weights, read)  # type: ignore[arg-type]
+    weights = [w for w in variables(config) if isinstance(w, Weight) and w.name.startswith(TRANSFORMER)]
+    fill(model, weights, read)
     return model.transformer, unit
 
 
@@ -93,9 +93,7 @@ def test_swiglu_is_the_formula_of_rt1x() -> None:
     torch.testing.assert_close(feed_forward(x), expected)
 
 
-@pytest.mark.parametrize(
-    ("kind", "parameters"), [("linear", 36 + 6), ("linear_no_bias", 36), ("swiglu", 3 * 60)]
-)
+@pytest.mark.parametrize(("kind", "parameters"), [("linear", 36 + 6), ("linear_no_bias", 36), ("swiglu", 3 * 60)])
 def test_each_feed_forward_has_the_parameters_of_its_code(kind: FeedForward, parameters: int) -> None:
     layer = Layer(TransformerConfig(width=6, heads=2, head_width=4, hidden=10, feed_forward=kind))
     assert sum(p.numel() for p in layer.feed_forward.parameters()) == parameters
@@ -111,6 +109,6 @@ def test_dropout_acts_in_training_only() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"layers": 0}, {"head_width": 0}, {"dropout": 1.0}])
-def test_sizes_that_make_no_transformer_are_refused(settings: dict[str, int]) -> None:
+def test_sizes_that_make_no_transformer_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|\[0, 1\)"):
         TransformerConfig(**settings)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import load_info, load_model, load_training
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.files import SaveError
@@ -31,15 +33,32 @@ MakeConfig = Callable[..., TrainConfig]
 
 
 class _At:
-    """Does something once, when the actions of the ``count``-th window are read."""
+    """Does something once, when the actions of the ``count``-th window are read ahead by the loader's thread."""
 
     def __init__(self, count: int, action: Callable[[], None]) -> None:
         self.left, self.action = count, action
 
     def __call__(self, _episode: int) -> None:
-        self.left -= 1
-        if self.left == 0:
+        if threading.current_thread().name.startswith("rt1-loader"):
+            self.left -= 1
+            if self.left == 0:
+                self.action()
+
+
+class _AtValidation:
+    """Does something once, when the first validation begins."""
+
+    def __init__(self, held_out: Collection[int], action: Callable[[], None]) -> None:
+        self.held_out, self.action, self.done = held_out, action, False
+
+    def __call__(self, episode: int) -> None:
+        if episode in self.held_out and not self.done:
+            self.done = True
             self.action()
+
+
+def _up_to(high: float) -> ActionSpec:
+    return ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(high,) * 3),), bins=16)
 
 
 def _raise_sigint() -> None:
@@ -102,30 +121,27 @@ def test_a_run_stopped_by_a_signal_goes_on_with_the_losses_of_an_uninterrupted_o
     _assert_same_run(tmp_path / "run", whole[0])
 
 
-def test_resuming_is_exact_at_every_update(
+def test_a_run_stopped_again_and_again_is_exact_too(
     make_source: MakeSource, short: MakeConfig, tmp_path: Path, whole: tuple[Path, RunResult]
 ) -> None:
-    stops = []
-    for _ in range(20):
+    calls, finished = 0, False
+    while not finished:
         stopping = make_source(*LENGTHS, before_read=_At(13, _raise_sigint))
-        result = train(stopping, short(), tmp_path / "run")
-        stops.append(result.updates)
-        if result.finished:
-            break
-    assert result.finished
-    assert len(stops) > 4
+        finished = train(stopping, short(), tmp_path / "run").finished
+        calls += 1
+    assert calls > 3
     _assert_same_run(tmp_path / "run", whole[0])
 
 
-def test_averages_between_two_log_lines_survive_a_stop(
-    make_source: MakeSource, short: MakeConfig, tmp_path: Path
-) -> None:
-    config = short(log_every=6, validate_every=12)
+def test_five_updates_and_seven_more_are_twelve(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:
+    config = short(validate_every=5, log_every=4)  # the stop falls between two lines of averages
+    held_out = prepare_data(make_source(*LENGTHS), config).held_out_episodes.tolist()
     train(make_source(*LENGTHS), config, tmp_path / "whole")
-    stopped = train(make_source(*LENGTHS, before_read=_At(8 * 4, _raise_sigint)), config, tmp_path / "stopped")
-    assert stopped.updates % 6 != 0
-    train(make_source(*LENGTHS), config, tmp_path / "stopped")
-    assert len(_records(tmp_path / "whole")) == 2
+    stopping = make_source(*LENGTHS, before_read=_AtValidation(held_out, _raise_sigint))
+    assert train(stopping, config, tmp_path / "stopped").updates == 5
+    assert [record["update"] for record in _records(tmp_path / "stopped")] == [4, 5]
+    assert train(make_source(*LENGTHS), config, tmp_path / "stopped").updates == 12
+    assert [record["update"] for record in _records(tmp_path / "whole")] == [4, 5, 8, 10, 12]
     _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
@@ -159,9 +175,36 @@ def test_a_second_signal_stops_at_once(make_source: MakeSource, short: MakeConfi
         signal.raise_signal(signal.SIGTERM)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    held_out = prepare_data(make_source(*LENGTHS), short()).held_out_episodes.tolist()
     with pytest.raises(KeyboardInterrupt):
-        train(make_source(*LENGTHS, before_read=_At(7 * 4, twice)), short(), tmp_path / "run")
+        train(make_source(*LENGTHS, before_read=_AtValidation(held_out, twice)), short(save_every=3), tmp_path / "run")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert load_training(tmp_path / "run").progress["update"] == 3
+
+
+def test_a_run_killed_between_the_two_renames_of_saving_goes_on(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path, whole: tuple[Path, RunResult]
+) -> None:
+    run = tmp_path / "run"
+    train(make_source(*LENGTHS, before_read=_At(6 * 4, _raise_sigint)), short(), run)
+    (run / "last").rename(run / ".last.old")
+    (run / ".last.writing-1").mkdir()
+    resumed = train(make_source(*LENGTHS), short(), run)
+    assert resumed.finished
+    assert not list(run.glob(".*"))
+    _assert_same_run(run, whole[0])
+
+
+def test_a_run_whose_progress_lacks_something_is_refused(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path
+) -> None:
+    train(make_source(*LENGTHS), short(updates=1), tmp_path / "run")
+    file = tmp_path / "run" / "last" / "training.json"
+    progress = json.loads(file.read_text())
+    del progress["best"]
+    file.write_text(json.dumps(progress))
+    with pytest.raises(TrainingError, match="last does not say its best; train into another folder"):
+        train(make_source(*LENGTHS), short(updates=1), tmp_path / "run")
 
 
 def test_a_run_in_another_thread_leaves_signals_alone(
@@ -231,8 +274,7 @@ def test_a_run_does_not_go_on_with_other_action_bounds(
     make_source: MakeSource, short: MakeConfig, whole: tuple[Path, RunResult]
 ) -> None:
     source = make_source(*LENGTHS)
-    part = dataclasses.replace(source.action_spec.parts[0], high=(2.0, 2.0, 2.0))
-    source.action_spec = dataclasses.replace(source.action_spec, parts=(part,))
+    source.action_spec = _up_to(2.0)
     with pytest.raises(TrainingError, match=r"data\.action_spec"):
         train(source, short(), whole[0])
 
@@ -345,9 +387,7 @@ def test_validation_counts_every_step_once_whatever_the_batch_size(
 
 def test_actions_outside_the_bounds_are_counted(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:
     source = make_source(4, 4)
-    source.action_spec = dataclasses.replace(
-        source.action_spec, parts=(dataclasses.replace(source.action_spec.parts[0], high=(-0.99, -0.99, -0.99)),)
-    )
+    source.action_spec = _up_to(-0.99)
     train(source, short(updates=1, held_out=0.0), tmp_path / "run")
     assert read_metrics(tmp_path / "run")[0]["clipped_actions"] > 12  # of 4 windows of 2 steps of 3 dimensions
 
@@ -356,5 +396,22 @@ def test_a_run_folder_that_cannot_be_written_shows_before_the_first_update(
     make_source: MakeSource, short: MakeConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(SaveError, match="could not save .*file/run/last"):
+    with pytest.raises(SaveError, match=r"could not save .*file/run/last"):
         train(make_source(*LENGTHS), short(), tmp_path / "file" / "run")
+
+
+def test_a_disk_that_fills_up_loses_nothing_already_saved(
+    make_source: MakeSource,
+    short: MakeConfig,
+    tmp_path: Path,
+    whole: tuple[Path, RunResult],
+    full_disk: Callable[[int], None],
+) -> None:
+    held_out = prepare_data(make_source(*LENGTHS), short()).held_out_episodes.tolist()
+    filling = make_source(*LENGTHS, before_read=_AtValidation(held_out, lambda: full_disk(8192)))
+    with pytest.raises(SaveError, match=r"could not save .*run/best: .*; what was there before is untouched"):
+        train(filling, short(save_every=3), tmp_path / "run")
+    assert load_training(tmp_path / "run").progress["update"] == 3
+    full_disk(-1)
+    train(make_source(*LENGTHS), short(), tmp_path / "run")
+    _assert_same_run(tmp_path / "run", whole[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ class Loader:
         samples = np.arange(first, first + self._batch_size)
         return self.take(shuffled(samples, len(self._windows), seed=self._seed))
 
-    def stream(self, first: int) -> Iterator[Batch]:
+    def stream(self, first: int) -> Generator[Batch, None, None]:
         """Yield batches from number ``first`` on, without end, decoded ahead by the threads."""
         ahead = self._threads + 1
         with ThreadPoolExecutor(self._threads, thread_name_prefix="rt1-loader") as pool:
@@ -93,7 +93,8 @@ class Loader:
         """Return the batch of these windows.
 
         Raises:
-            DataError: an image does not decode or has another size than the first of the source; an action is NaN.
+            DataError: an image does not decode or has another size than the first of the source; an action that
+                cannot be encoded, a NaN for one.
         """
         spec, steps = self._source.action_spec, self._windows.window
         image_BTHWC = np.zeros((len(numbers), steps, self._height, self._width, 3), dtype=np.uint8)
@@ -102,9 +103,13 @@ class Loader:
         episodes, clipped = [], 0
         for row, number in enumerate(numbers):
             episode, start, stop = self._windows.locate(int(number))
-            actions = self._source.actions(episode, start, stop)
-            clipped += int(spec.out_of_bounds(actions).sum())
-            token_BTA[row, : stop - start] = spec.encode(actions)
+            try:
+                actions = self._source.actions(episode, start, stop)
+                clipped += int(spec.out_of_bounds(actions).sum())
+                token_BTA[row, : stop - start] = spec.encode(actions)
+            except ValueError as error:
+                where = f"{self._source.name}, episode {episode}, steps {start}..{stop - 1}"
+                raise DataError(f"{where}: {error}") from error
             valid_BT[row, : stop - start] = True
             self._decode(episode, start, stop, image_BTHWC[row])
             episodes.append(episode)
@@ -120,10 +125,7 @@ class Loader:
     def _decode(self, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]) -> None:
         for place, data in enumerate(self._source.encoded_images(episode, start, stop)):
             where = f"{self._source.name}, episode {episode}, step {start + place}"
-            try:
-                image = decode_image(data)
-            except DataError as error:
-                raise DataError(f"{where}: {error}") from error
+            image = _decode_at(where, data)
             if image.shape != out_THWC.shape[1:]:
                 raise DataError(
                     f"{where}: the image has shape {image.shape}, the source's first one {out_THWC.shape[1:]}; "
@@ -133,5 +135,13 @@ class Loader:
 
 
 def _image_shape(source: EpisodeSource, episode: int) -> tuple[int, int]:
-    height, width, _ = decode_image(source.encoded_images(episode, 0, 1)[0]).shape
+    data = source.encoded_images(episode, 0, 1)[0]
+    height, width, _ = _decode_at(f"{source.name}, episode {episode}, step 0", data).shape
     return height, width
+
+
+def _decode_at(where: str, data: bytes) -> NDArray[np.uint8]:
+    try:
+        return decode_image(data)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-_ROUNDS = 6
+_ROUNDS = np.arange(1, 7, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step; overflow wraps
 
 
 def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.int64]:
@@ -37,8 +37,9 @@ def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.
 def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half: int) -> NDArray[np.uint64]:
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> bits, values & mask
-    for number in range(_ROUNDS):
-        left, right = right, left ^ (_mix(right + keys + np.uint64(number)) & mask)
+    for number in _ROUNDS:
+        # A key of its own for each round: with keys that are neighbours, items favour their own place.
+        left, right = right, left ^ (_mix(right + _mix(keys + number)) & mask)
     return (left << bits) | right
 
 

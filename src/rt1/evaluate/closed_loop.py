@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import load_info, resolve
+from rt1.checkpoint import load_info, load_model, resolve
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_trials
@@ -69,11 +69,11 @@ def evaluate_closed_loop(
     """Run a policy closed loop and count.
 
     Raises:
-        ValueError: an unknown task, a text encoder other than the checkpoint's, or actions that do not fit the
-            environment.
+        ValueError: an unknown task, a damaged checkpoint, a text encoder other than the checkpoint's, or actions that
+            do not fit the environment.
     """
     folder = resolve(checkpoint)
-    tasks = tuple(env.check_task(task) for task in settings.tasks)
+    tasks = env.check_tasks(settings.tasks)
     _check_fits(folder, env, tasks[0])
     plans = _plans(env, tasks, settings)
     sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
@@ -119,6 +119,7 @@ def _embed(folder: Path, sentences: Sequence[str], encoder: TextEncoder | None) 
 
 
 def _check_fits(folder: Path, env: EnvSettings, task: str) -> None:
+    load_model(folder)  # a damaged one shows here, in its own words, and not as the end of a worker process
     opened = env.open(task, render=False)
     ours, theirs = load_info(folder).action_spec, opened.action_spec
     opened.close()

@@ -85,10 +85,10 @@ _work: list[_Work] = []
 def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder: TextEncoder) -> RecordReport:
     """Record an environment's experts into ``folder``; run again to resume what was interrupted.
 
-    Only successful episodes are kept. Raises ``ValueError`` for an unknown task, and for a folder that holds a
-    recording made with other settings.
+    Only successful episodes are kept. Raises ``ValueError`` for an unknown task, for a folder that holds a
+    recording made with other settings, and for an expert that never succeeds.
     """
-    tasks = tuple(env.check_task(task) for task in settings.tasks)
+    tasks = env.check_tasks(settings.tasks)
     sentences = sorted({sentence for task in tasks for sentence in env.recorded_sentences(task)})
     embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
     writer = RLDSWriter(folder, _writer_settings(env, settings, tasks, encoder))
@@ -202,7 +202,7 @@ def _successful_episode(work: _Work, env: MetaWorldEnv, number: int, index: int)
                 episode_id=number,
             )
             return episode, attempt
-    raise RuntimeError(
+    raise ValueError(
         f"the expert of {env.task} failed {MOST_ATTEMPTS} times in a row; lower the noise ({work.settings.noise}) "
         "or raise the control rate"
     )

@@ -62,8 +62,8 @@ def evaluate_checkpoint(
     folder, info = resolve(checkpoint), load_info(checkpoint)
     started = time.monotonic()
     with PeakMemory() as memory:
+        plots = _held_out_plots(folder, source, encoder)  # first: damaged data shows before minutes of trials
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
-        plots = _held_out_plots(folder, source)
     peaks = [gb for gb in (context.peak_gb, memory.gigabytes) if gb is not None]
     report = Report(
         title=context.title,
@@ -98,11 +98,11 @@ _NOTES = (
 )
 
 
-def _held_out_plots(folder: Path, source: EpisodeSource | None) -> list[EpisodePlot]:
+def _held_out_plots(folder: Path, source: EpisodeSource | None, encoder: TextEncoder | None) -> list[EpisodePlot]:
     if source is None:
         return []
     held_out = load_info(folder).provenance.get("held_out_episodes", [])
-    return episode_plots(Policy.from_checkpoint(folder), source, held_out)
+    return episode_plots(Policy.from_checkpoint(folder, text_encoder=encoder), source, held_out)
 
 
 def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:

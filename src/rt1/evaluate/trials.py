@@ -14,6 +14,7 @@ from rt1.checkpoint import load_info, load_model
 from rt1.evaluate.controllers import Expert, PolicyController, RandomActions, Replay
 from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.record import MOST_ATTEMPTS
 from rt1.evaluate.rollout import Controller, Rollout, rollout
 from rt1.evaluate.seeds import recording_seed, trial_seed
 from rt1.evaluate.workers import run_jobs
@@ -152,8 +153,8 @@ def _controller(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int)
 
 def _another_episode(env: MetaWorldEnv, *, seed: int, trial: int) -> FloatArray:
     """Return the actions of a successful noise-free expert episode with another start than any trial's."""
-    for attempt in range(50):
+    for attempt in range(MOST_ATTEMPTS):
         episode = rollout(env, Expert(env.expert_action), seed=recording_seed(seed, trial, attempt))
         if episode.success:
             return episode.actions
-    raise RuntimeError(f"the expert of {env.task} failed 50 times in a row; raise the control rate")
+    raise ValueError(f"the expert of {env.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")

@@ -13,6 +13,10 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+class WorkerError(RuntimeError):
+    """A worker process ended before its job did; the message gives the cure."""
+
+
 def free_cores() -> int:
     """Return the number of CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -34,7 +38,13 @@ def run_jobs(
         workers: processes; 0 means one per free core, 1 runs in this process.
         prepare: called once in each process with ``arguments`` before its first job.
         arguments: see ``prepare``.
+
+    Raises:
+        ValueError: a negative number of workers.
+        WorkerError: a process was killed.
     """
+    if workers < 0:
+        raise ValueError(f"workers is {workers}; give a number of processes, or 0 for one per core")
     workers = min(workers or free_cores(), len(jobs))
     if workers <= 1:
         if prepare is not None:
@@ -50,7 +60,7 @@ def run_jobs(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise WorkerError(
                 "a worker process died (out of memory, or killed); run the command again with fewer workers"
             ) from error
         finally:

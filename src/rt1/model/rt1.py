@@ -192,6 +192,7 @@ def action_loss(
     mask_BT: Tensor | None = None,
     form: LossForm = "mean",
     step_tokens: int = 1,
+    spread_A: Tensor | None = None,
 ) -> Tensor:
     """Return the scalar cross-entropy of action tokens (spec section 8).
 
@@ -202,10 +203,17 @@ def action_loss(
         form: ``mean`` averages over the counted steps. ``google`` divides by B*T and again by B*T*step_tokens, as
             the official code does; with Adam its eps of 1e-7 is then no longer negligible.
         step_tokens: K + A, for the ``google`` form.
+        spread_A: float (A,), standard deviation in bins of the Gaussian that spreads a target over the neighbouring
+            bins, 0 for one-hot as in Google's code; None means 0 everywhere. It tells the network that bins are
+            ordered, which it must otherwise find out from data.
     """
-    entropy_BTA = F.cross_entropy(
-        at_least_float32(logits_BTAV).flatten(0, 2), token_BTA.flatten().long(), reduction="none"
-    ).view(token_BTA.shape)
+    logits_BTAV = at_least_float32(logits_BTAV)
+    if spread_A is None:
+        flat = F.cross_entropy(logits_BTAV.flatten(0, 2), token_BTA.flatten().long(), reduction="none")
+        entropy_BTA = flat.view(token_BTA.shape)
+    else:
+        target_BTAV = spread_targets(token_BTA, spread_A, bins=logits_BTAV.shape[-1])
+        entropy_BTA = -(target_BTAV * logits_BTAV.log_softmax(-1)).sum(-1)
     entropy_BT = entropy_BTA.mean(dim=-1)
     steps = entropy_BT.numel()
     if mask_BT is None:
@@ -214,3 +222,11 @@ def action_loss(
     if form == "google":
         return total / steps / (steps * step_tokens)
     return total / mask_BT.sum().clamp(min=1)
+
+
+def spread_targets(token_BTA: Tensor, spread_A: Tensor, *, bins: int) -> Tensor:
+    """Return target probabilities (B, T, A, V): a Gaussian around each token, one-hot where the spread is 0."""
+    distance_BTAV = torch.arange(bins, device=token_BTA.device) - token_BTA[..., None]
+    spread_A1 = spread_A.clamp(min=1e-3)[:, None]  # a thousandth of a bin leaves nothing for the neighbours
+    weight_BTAV = torch.exp(-0.5 * (distance_BTAV / spread_A1) ** 2)
+    return weight_BTAV / weight_BTAV.sum(-1, keepdim=True)

@@ -17,7 +17,7 @@ class OptimizerSettings:
     learning_rate: float = 1e-3
     """Peak learning rate."""
     final_fraction: float = 0.01
-    """Learning rate at the last update as a fraction of the peak."""
+    """Learning rate that the cosine ends at, as a fraction of the peak."""
     warmup: int = 100
     """Updates over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.05
@@ -58,6 +58,9 @@ class TrainConfig:
     crop_share: float = 1.0
     """Random crop as a fraction of Google's margins (20 of 256 rows, 50 of 320 columns); 0 switches it off. One
     offset for a whole batch and all its steps, as Google draws it."""
+    target_spread: float = 0.0
+    """Standard deviation, in bins, of the Gaussian that spreads each continuous target over the neighbouring bins;
+    0 trains on one-hot targets, as Google does."""
     precision: Precision = "fp32"
     """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
     log_every: int = 20
@@ -79,6 +82,10 @@ class TrainConfig:
         for name, value in counts.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        if self.target_spread < 0.0:
+            raise ValueError(f"target_spread is {self.target_spread}; it must be at least 0 bins")
         if not 0.0 <= self.crop_share <= 2.0 or self.threads < 0:
             raise ValueError(
                 f"crop_share is {self.crop_share}, threads {self.threads}; they must be 0..2 and at least 0"

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -18,10 +18,19 @@ import torch
 from torch import Tensor
 
 from rt1 import settings
-from rt1.checkpoint import CheckpointInfo, TrainingState, load_training, load_weights, resolve, save_checkpoint
+from rt1.checkpoint import (
+    RUN_ORDER,
+    CheckpointInfo,
+    TrainingState,
+    load_training,
+    load_weights,
+    resolve,
+    save_checkpoint,
+)
 from rt1.data.episode import EpisodeSource
 from rt1.data.loader import Batch, Loader
 from rt1.evaluate.workers import free_cores
+from rt1.files import recover
 from rt1.model.rt1 import RT1, action_loss
 from rt1.preprocess import crop_margins, resize, shifted, to_float
 from rt1.progress import Progress, progress
@@ -82,7 +91,7 @@ def train(
         encoder: text encoder for the instructions; without it the embeddings stored with the episodes are used.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, or a run folder with other settings.
+        TrainingError: a loss or gradient that is not finite, or a run folder with other settings or data.
         DataError: data that cannot be read.
         SaveError: a checkpoint that could not be written.
     """
@@ -93,8 +102,9 @@ def train(
         with (
             _stop_on_signal() as stop,
             progress(f"training {run}", config.updates, unit="updates", done=state.update) as bar,
+            closing(state.data.train.stream(state.update)) as batches,
         ):
-            for batch in state.data.train.stream(state.update):
+            for batch in batches:
                 if state.update >= config.updates or stop:
                     break
                 _one_update(state, batch)
@@ -151,7 +161,9 @@ def _begin(source: EpisodeSource, config: TrainConfig, folder: Path, encoder: Te
             provenance=_provenance(source, config, data),
         ),
     )
-    if any((folder / name).exists() for name in ("last", "best")):
+    for name in RUN_ORDER:
+        recover(folder / name)
+    if any((folder / name).exists() for name in RUN_ORDER):
         _resume(state)
     else:
         _save(state, "last")  # a full or read-only disk shows now, not hours later
@@ -173,10 +185,14 @@ def _provenance(source: EpisodeSource, config: TrainConfig, data: TrainingData) 
 def _resume(state: _Run) -> None:
     checkpoint = resolve(state.folder)
     training = load_training(checkpoint)
-    _refuse_other_settings(training.progress["config"], settings.to_json(state.config), state.folder)
+    old, new = training.progress, _progress(state)
+    if lacking := sorted(new.keys() - old.keys()):
+        raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
+    _refuse_other_settings({**old["config"], "data": old["data"]}, {**new["config"], "data": new["data"]}, state.folder)
     load_weights(state.model, checkpoint)
     load_optimizer_tensors(state.model, state.optimizer, training.tensors)
-    state.update, state.best = int(training.progress["update"]), training.progress["best"]
+    state.update, state.best, state.sums = int(old["update"]), old["best"], dict(old["sums"])
+    state.since = time.monotonic() - old["seconds"]
 
 
 def _refuse_other_settings(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
@@ -208,7 +224,7 @@ def _one_update(state: _Run, batch: Batch) -> None:
     crop = _crop(config, update, *batch.image_BTHWC.shape[2:4])
     logits_BTAV = _forward(state.model, batch, precision=config.precision, crop=crop)
     mask_BT, token_BTA = torch.from_numpy(batch.valid_BT), torch.from_numpy(batch.token_BTA)
-    loss = action_loss(logits_BTAV, token_BTA, mask_BT=mask_BT)
+    loss = action_loss(logits_BTAV, token_BTA, mask_BT=mask_BT, spread_A=_spread(state))
     loss.backward()
     limit = config.optimizer.clip_norm or float("inf")
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), limit)
@@ -240,6 +256,14 @@ def _forward(
         text_XE = text_BE[:, None].expand(-1, steps, -1).flatten(0, 1)
         token_XKE = model.encode_images(image_XCHW, text_XE)
         return model.decode(token_XKE.unflatten(0, (batch_size, steps)))
+
+
+def _spread(state: _Run) -> Tensor | None:
+    """Return the spread of each dimension's targets in bins; a choice has no neighbours to spread to."""
+    if state.config.target_spread == 0.0:
+        return None
+    is_continuous = torch.from_numpy(state.info.action_spec.discrete_choices == 0)
+    return state.config.target_spread * is_continuous.float()
 
 
 def _crop(config: TrainConfig, update: int, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -302,11 +326,27 @@ def _save(state: _Run, name: str) -> None:
         control_rate=state.info.control_rate,
         provenance=provenance,
     )
-    training = TrainingState(
-        progress={"update": state.update, "best": state.best, "config": settings.to_json(state.config)},
-        tensors=optimizer_tensors(state.model, state.optimizer),
-    )
+    training = TrainingState(progress=_progress(state), tensors=optimizer_tensors(state.model, state.optimizer))
     save_checkpoint(state.folder / name, model=state.model, info=info, training=training)
+
+
+def _progress(state: _Run) -> dict[str, Any]:
+    """Return what a run must find again to go on, as plain data."""
+    source, encoder = state.data.source, state.data.text_encoder
+    return {
+        "update": state.update,
+        "best": state.best,
+        "sums": dict(state.sums),  # of the updates since the last line of metrics
+        "seconds": time.monotonic() - state.since,
+        "config": settings.to_json(state.config),
+        "data": {
+            "source": source.name,
+            "episodes": len(source.lengths),
+            "steps": int(source.lengths.sum()),
+            "action_spec": source.action_spec.to_json(),
+            "text_encoder": None if encoder is None else encoder.to_json(),
+        },
+    }
 
 
 @contextmanager

@@ -41,14 +41,19 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` returned."""
-    for name, parameter in model.named_parameters():
-        if f"step/{name}" in tensors:
-            # Moments keep the parameter's memory layout, or the fused update would run in another order.
-            state = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
-            for moment in ("exp_avg", "exp_avg_sq"):
-                state[moment] = torch.empty_like(parameter).copy_(state[moment])
-            optimizer.state[parameter] = state
+    """Put back what :func:`optimizer_tensors` returned; a part of it, or a name too many, raises ``ValueError``."""
+    known = {f"{moment}/{name}" for name, _ in model.named_parameters() for moment in _MOMENTS}
+    if tensors and (wrong := known ^ tensors.keys()):
+        raise ValueError(
+            f"the optimizer's state lacks or has too many: {', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); "
+            "it belongs to another network; use another checkpoint"
+        )
+    for name, parameter in model.named_parameters() if tensors else ():
+        # Moments keep the parameter's memory layout, or the fused update would run in another order.
+        state = {moment: tensors[f"{moment}/{name}"].clone() for moment in _MOMENTS}
+        for moment in ("exp_avg", "exp_avg_sq"):
+            state[moment] = torch.empty_like(parameter).copy_(state[moment])
+        optimizer.state[parameter] = state
 
 
 def _is_decayed(name: str, parameter: Tensor) -> bool:

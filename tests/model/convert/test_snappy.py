@@ -10,7 +10,15 @@ from rt1.model.convert.snappy import decompress, read_varint
 
 # Made by Google's library from the texts on the right.
 KNOWN = [
-    ("VECTORS", b""),
+    ("50046162fe0200360200", b"ab" * 40),
+    (
+        (
+            "67d06167656e742f5f6163746f725f6e6574776f726b2f5f7472616e73666f726d65722f5f6c61796572732f302f66662f62696173"
+            "2061a2340020312f66662f62696173"
+        ),
+        b"agent/_actor_network/_transformer/_layers/0/ff/bias agent/_actor_network/_transformer/_layers/1/ff/bias",
+    ),
+    ("46f045" + bytes(range(70)).hex(), bytes(range(70))),
 ]
 
 

@@ -34,6 +34,8 @@ class MetaWorldConfig:
 
     image_size: int = 96
     """Height and width of the image, pixels."""
+    supersample: int = 1
+    """Render this many times larger in each direction and average: smooth edges, for small images."""
     control_rate: float = 20.0
     """Decisions per second, Hz; each action is held for round(80 / control_rate) native steps."""
     camera: str = "corner2"
@@ -46,6 +48,8 @@ class MetaWorldConfig:
             raise ValueError(unknown_name("camera", self.camera, CAMERAS))
         if not 8 <= self.image_size <= 2048:
             raise ValueError(f"image_size is {self.image_size}; it must be 8..2048 pixels")
+        if not 1 <= self.supersample <= 4:
+            raise ValueError(f"supersample is {self.supersample}; it must be 1..4")
         if not 1.0 <= self.control_rate <= NATIVE_RATE:
             raise ValueError(f"control_rate is {self.control_rate} Hz; it must be 1..{NATIVE_RATE:.0f} Hz")
 
@@ -164,7 +168,8 @@ class _Renderer:
         if config.fast_render:
             model.vis.quality.offsamples = 0
         self._config = config
-        self._renderer = _open_renderer(lambda: mujoco.Renderer(model, config.image_size, config.image_size))
+        size = config.image_size * config.supersample
+        self._renderer = _open_renderer(lambda: mujoco.Renderer(model, size, size))
         if config.fast_render:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -174,10 +179,20 @@ class _Renderer:
         image = self._renderer.render()
         if self._config.camera == "corner2":  # Meta-World's corner2 hangs upside down
             image = image[::-1, ::-1]
-        return np.ascontiguousarray(image)
+        return _averaged(image, self._config.supersample)
 
     def close(self) -> None:
         self._renderer.close()
+
+
+def _averaged(image: Image, factor: int) -> Image:
+    """Return the mean of each ``factor`` x ``factor`` square of pixels, rounded."""
+    if factor == 1:
+        return np.ascontiguousarray(image)
+    height, width, channels = image.shape
+    blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
+    total = blocks.sum(axis=(1, 3), dtype=np.uint32)
+    return ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
 
 
 def choose_gl() -> str:
@@ -230,6 +245,9 @@ def _simulator_and_expert(task: str) -> tuple[Any, Any]:
 
         sim = ALL_V3_ENVIRONMENTS[task]()
     sim._set_task_called = True  # noqa: SLF001 (goals come from the seed instead of a stored task)
+    # The expert must see the goal. Meta-World hides it unless a stored task says otherwise, and keeps the space.
+    sim._partially_observable = False  # noqa: SLF001
+    sim.__dict__.pop("sawyer_observation_space", None)
     words = task.removesuffix("-v3").split("-")
     name = "Sawyer" + "".join(word.capitalize() for word in words) + "V3Policy"
     # One expert's class is named after its older task name.

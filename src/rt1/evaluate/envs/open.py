@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rt1.evaluate.envs import metaworld
@@ -33,6 +34,13 @@ class EnvSettings:
     def check_task(self, task: str) -> str:
         """Return the task's full name; an unknown one raises ``ValueError`` with a suggestion."""
         return metaworld.check_task(task)
+
+    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
+        names = tuple(self.check_task(task) for task in tasks)
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"tasks are {list(names)}; give at least one and none twice")
+        return names
 
     def sentences(self, task: str) -> tuple[str, ...]:
         """Return the task's instruction and its paraphrases."""

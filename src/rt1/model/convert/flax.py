@@ -222,6 +222,6 @@ def _check_collections(file: Path, arrays: Mapping[str, object], passed: list[st
     missing = [name for name in COLLECTIONS if name not in found]
     if missing:
         raise FlaxFileError(
-            f"{file} has no {missing}; its entries are {sorted({*found, *passed})}; RT-1-X needs {list(COLLECTIONS)} at "
-            "the top of the file"
+            f"{file} has no {missing}; its entries are {sorted({*found, *passed})}; "
+            f"RT-1-X needs {list(COLLECTIONS)} at the top of the file"
         )

@@ -86,7 +86,7 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
     return arrays, skipped
 
 
-def _flatten(tree: Any, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
+def _flatten(tree: object, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
     if isinstance(tree, Mapping) and CHUNKED in tree:
         yield path, _join_chunks(tree)
     elif isinstance(tree, Mapping):
@@ -106,7 +106,7 @@ def _join_chunks(tree: Mapping[str, Any]) -> NDArray[Any]:
     return np.concatenate(chunks).reshape(shape)
 
 
-def _extension(code: int, data: bytes) -> Any:
+def _extension(code: int, data: bytes) -> NDArray[Any] | np.generic:
     if code not in (ARRAY, SCALAR):
         raise FlaxFileError(f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}")
     shape, dtype, content = msgpack.unpackb(data, raw=False)

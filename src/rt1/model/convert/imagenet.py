@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +85,7 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
 
 
 def load_imagenet(model: RT1, path: Path | str) -> None:
-    """Fill a network's EfficientNet with weights that :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
+    """Fill a network's EfficientNet with what :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
 
     Raises:
         ValueError: the file is not one of these, or the network's EfficientNet is not a B3.
@@ -138,11 +137,12 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix in (".h5", ".hdf5"):
             return _read_keras(path)
         if path.suffix == ".safetensors":
-            tensors: Mapping[str, Any] = load_file(path)
+            tensors: object = load_file(path)
         else:
             tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - each format's reader has errors of its own
-        raise ValueError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # each format's reader has errors of its own
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as weights: {why}") from error
     if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise ValueError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
     return {name: tensor.float() for name, tensor in tensors.items()}
@@ -156,7 +156,7 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
         raise ImportError("reading .h5 needs h5py: pip install h5py") from error
     tensors: dict[str, Tensor] = {}
 
-    def visit(name: str, item: Any) -> None:
+    def visit(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
             layer, variable = name.split("/")[-2:]
             tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.asarray(item, dtype=np.float32))

@@ -1,6 +1,6 @@
 """From the arrays of TensorFlow and flax to tensors of :class:`rt1.model.rt1.RT1`: layouts, shape checks, assignment.
 
-Both frameworks keep the same layouts: dense (in, out), convolution (H, W, in, out), attention (width, heads, head width).
+Both frameworks lay out a dense layer (in, out), a convolution (H, W, in, out), attention (width, heads, head width).
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1, RT1Config
 
 Kind = Literal[
-    "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias", "pixel_mean", "pixel_variance"
+    "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias",
+    "pixel_mean", "pixel_variance",
 ]  # fmt: skip
 
-# Google's code scales pixels by 255 and by the float32 nearest to 1/255 again, then by these float32 numbers: TensorFlow's
-# 1/sqrt of the ImageNet deviations, whose last one is not the nearest float32 but its neighbour. Recorded, not derived.
+# Google's code multiplies pixels by 255, by the float32 nearest to 1/255, then by these float32 numbers: TensorFlow's
+# 1/sqrt of the ImageNet deviations, of which the last is a neighbour of the nearest float32. Recorded, not derived.
 KERAS_PIXEL_GAIN = 255.0 * float(np.float32(1.0 / 255.0))
 KERAS_PIXEL_SCALE = tuple(float(np.float32(scale)) for scale in (2.089691877, 2.112885714, 2.108185291))
 
@@ -102,7 +103,7 @@ def _component(name: str) -> str:
         if ".film." in name:
             return "block_films"
         return {"output": "projection", "output_film": "last_film"}.get(name.split(".")[1], "efficientnet")
-    return name.split(".")[0]
+    return name.split(".", maxsplit=1)[0]
 
 
 def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:
@@ -117,23 +118,16 @@ def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:
 def source_shape(weight: Weight, target: Sequence[int], config: RT1Config) -> tuple[int, ...]:
     """Return the shape the file's array must have to fill a tensor of shape ``target`` (one third, if it fills one)."""
     heads, head_width = config.transformer.heads, config.transformer.head_width
-    target = tuple(target)
-    match weight.kind:
-        case "conv":
-            return (target[2], target[3], target[1], target[0])
-        case "depthwise":
-            return (target[2], target[3], target[0], target[1])
-        case "dense":
-            return (target[1], target[0])
-        case "dense_1x1":
-            return (1, 1, target[1], target[0])
-        case "heads_in":
-            return (target[1], heads, head_width)
-        case "heads_out":
-            return (heads, head_width, target[0])
-        case "heads_bias":
-            return (heads, head_width)
-    return target
+    if weight.kind in CONV_AXES:
+        return tuple(target[axis] for axis in np.argsort(CONV_AXES[weight.kind]))
+    shapes: dict[Kind, tuple[int, ...]] = {
+        "dense": (target[-1], target[0]),
+        "dense_1x1": (1, 1, target[-1], target[0]),
+        "heads_in": (target[-1], heads, head_width),
+        "heads_out": (heads, head_width, target[0]),
+        "heads_bias": (heads, head_width),
+    }
+    return shapes.get(weight.kind, tuple(target))
 
 
 def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
@@ -178,7 +172,7 @@ def target_shape(weight: Weight, tensor: Tensor) -> tuple[int, ...]:
 def check_shapes(
     weights: Sequence[Weight], model: RT1, shapes: Mapping[str, tuple[int, ...]], *, configuration: str
 ) -> None:
-    """Raise ``ValueError`` for the first weight that the file lacks or that has another shape than the network needs."""
+    """Raise ``ValueError`` for the first weight that the file lacks or that has not the shape the network needs."""
     state = model.state_dict()
     for weight in weights:
         if weight.name not in shapes:

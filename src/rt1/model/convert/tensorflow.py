@@ -79,7 +79,7 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
         format="TensorFlow SavedModel" if saved_model else "TensorFlow checkpoint",
         configuration=chosen.name,
         used=tuple(weight.name for weight in weights),
-        skipped=grouped([*skipped, *_others(bundle, set(keys.values()))]),
+        skipped=grouped([*skipped, *other_variables(bundle, set(keys.values()))]),
         parameters=component_parameters(model),
         notes=(ORDER_NOTE,) if saved_model else (ORDER_NOTE, CKPT_NOTE),
     )
@@ -201,7 +201,7 @@ def _infer(bundle: TensorBundle, *, saved_model: bool) -> Configuration:
 
 
 def _count_layers(bundle: TensorBundle, *, saved_model: bool) -> int:
-    """Count the transformer's layers: from the names, or, where variables are only numbered, from how many there are."""
+    """Count the transformer's layers: from the names, or, in a SavedModel, from the number of variables."""
     if not saved_model:
         start = f"{CKPT_PREFIX}{TRANSFORMER}_layers/"
         layers = len({key.removeprefix(start).split("/")[0] for key in bundle.entries if key.startswith(start)})
@@ -262,7 +262,8 @@ def infer(shapes: Mapping[str, Shape], layers: int) -> Configuration:
     )
 
 
-def _others(bundle: TensorBundle, network: set[str]) -> Iterator[Skipped]:
+def other_variables(bundle: TensorBundle, network: set[str]) -> Iterator[Skipped]:
+    """Yield the file's tensors that are not among the ``network``'s keys, each with the reason to leave it out."""
     for key in bundle.entries:
         if key not in network:
             reason = next((why for start, why in OTHER_REASONS.items() if key.startswith(start)), "not of the network")

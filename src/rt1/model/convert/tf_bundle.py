@@ -66,7 +66,7 @@ class TensorBundle:
                 ``variables`` folder, or the folder of the files.
 
         Raises:
-            BundleError: no checkpoint there, more than one, a git-lfs pointer, a damaged index, or a truncated data file.
+            BundleError: no checkpoint or several, a git-lfs pointer, a damaged index, or a truncated data file.
         """
         self.prefix = find_prefix(Path(path))
         self.index_file = self.prefix.with_name(self.prefix.name + ".index")
@@ -78,7 +78,7 @@ class TensorBundle:
             self.entries: Mapping[str, TensorEntry] = {
                 key.decode(): _entry(key.decode(), _fields(value)) for key, value in table.items()
             }
-        except (IndexError, TypeError, UnicodeDecodeError) as error:
+        except (LookupError, TypeError, UnicodeDecodeError) as error:
             raise BundleError(f"{self.index_file} holds an entry that cannot be read; get the file again") from error
         self._check_data_files()
 
@@ -147,7 +147,8 @@ def find_prefix(path: Path) -> Path:
             return found[0].with_suffix("")
         if found:
             raise BundleError(
-                f"{folder} holds {len(found)} checkpoints ({', '.join(f.stem for f in found)}); name one: {found[0].with_suffix('')}"
+                f"{folder} holds {len(found)} checkpoints ({', '.join(f.stem for f in found)}); "
+                f"name one: {found[0].with_suffix('')}"
             )
     raise BundleError(
         f"{path} is no TensorFlow checkpoint: there is no {path.name}.index and no folder with one; give the prefix "
@@ -170,7 +171,7 @@ def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
             _, at = read_varint(data, at)
         for _, handle in _read_block(data, at, file):
             yield from _read_block(handle, 0, file, data)
-    except (IndexError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         if isinstance(error, BundleError):
             raise
         raise BundleError(f"{file} is damaged: {error}; get it again") from error

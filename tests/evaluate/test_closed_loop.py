@@ -1,0 +1,137 @@
+"""Counting successes of a policy, and of what it is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rt1.checkpoint import CheckpointError
+from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.text.encoder import TableEncoder
+
+pytest.importorskip("metaworld", reason="Meta-World is not installed")
+pytest.importorskip("av", reason="PyAV, which writes the videos, is not installed")
+
+FAUCETS = TrialSettings(tasks=("faucet-open", "faucet-close"), trials=1, workers=1)
+
+
+@pytest.fixture
+def checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "run" / "last")
+
+
+def test_everything_is_tried_on_every_task(
+    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+) -> None:
+    assert gl
+    result = evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS, encoder=table)
+    opened, closed = result.tasks
+    assert (opened.task, closed.task) == ("faucet-open-v3", "faucet-close-v3")
+    assert opened.instruction == small_world.sentences("faucet-open")[0]
+    for task in result.tasks:
+        assert task.trials == 1
+        assert {task.expert, task.blind, task.random} <= {0.0, 1.0}
+        assert 1 <= task.mean_steps <= 25
+        assert (task.failure_video is None, task.success_video is None) == (task.success == 1.0, task.success == 0.0)
+    assert [(r.task, r.given_instruction) for r in result.swapped] == [
+        ("faucet-open-v3", closed.instruction),
+        ("faucet-close-v3", opened.instruction),
+    ]
+    assert [r.paraphrase for r in result.paraphrases] == [small_world.sentences(t.task)[-1] for t in result.tasks]
+    for paraphrase in result.paraphrases:
+        assert paraphrase.paraphrase not in small_world.recorded_sentences(paraphrase.task)
+
+
+def test_more_trials_than_one_plan_holds_are_counted_once_each_and_what_is_not_asked_for_is_not_run(
+    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+) -> None:
+    assert gl
+    settings = TrialSettings(
+        tasks=("faucet-open",), trials=6, baselines=False, swapped=False, paraphrases=False, workers=1
+    )
+    result = evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table)
+    (task,) = result.tasks
+    assert task.trials == 6
+    assert (task.expert, task.blind, task.random) == (None, None, None)
+    assert (result.swapped, result.paraphrases) == ((), ())
+
+
+def test_a_task_whose_twin_is_not_tried_has_no_swapped_trials(
+    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+) -> None:
+    assert gl
+    settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, paraphrases=False, workers=1)
+    assert evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table).swapped == ()
+
+
+def test_actions_outside_the_environments_bounds_are_clipped_and_counted(
+    gl: str, make_checkpoint: Callable[..., Path], small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+) -> None:
+    assert gl
+    settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, paraphrases=False, workers=1)
+    clipped = []
+    for bound in (1.0, 50.0):
+        folder = make_checkpoint(tmp_path / str(bound), bound=bound)
+        (task,) = evaluate_closed_loop(folder, env=small_world, settings=settings, encoder=table).tasks
+        clipped.append(task.clipped)
+    assert clipped[0] == 0
+    assert 1 <= clipped[1] <= 25 * 4
+
+
+def test_an_unknown_task_is_refused_with_the_one_that_was_meant(
+    checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+) -> None:
+    with pytest.raises(ValueError, match="did you mean 'faucet-open'"):
+        evaluate_closed_loop(
+            checkpoint, env=small_world, settings=TrialSettings(tasks=("faucet-opne",)), encoder=table
+        )
+
+
+def test_another_text_encoder_than_the_checkpoints_is_refused(checkpoint: Path, small_world: EnvSettings) -> None:
+    other = TableEncoder({"open": np.ones(8)}, "other")
+    with pytest.raises(ValueError, match="the text encoder is 'other' .* but 'table' .* is needed"):
+        evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS, encoder=other)
+
+
+def test_a_checkpoint_that_names_no_encoder_asks_for_one(checkpoint: Path, small_world: EnvSettings) -> None:
+    info = json.loads((checkpoint / "checkpoint.json").read_text())
+    (checkpoint / "checkpoint.json").write_text(json.dumps({**info, "text_encoder": None}))
+    with pytest.raises(ValueError, match="names no text encoder; give the one its embeddings come from"):
+        evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS)
+
+
+def test_a_policy_of_another_robot_is_refused_with_both_sets_of_dimensions(
+    make_checkpoint: Callable[..., Path], small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+) -> None:
+    folder = make_checkpoint(tmp_path / "other", names=("left", "right"))
+    with pytest.raises(ValueError, match="acts in left, right, metaworld takes hand_x, hand_y, hand_z, gripper"):
+        evaluate_closed_loop(folder, env=small_world, settings=FAUCETS, encoder=table)
+
+
+def test_a_checkpoint_without_its_weights_is_named_before_any_worker_starts(
+    checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+) -> None:
+    (checkpoint / "model.safetensors").unlink()
+    settings = TrialSettings(tasks=FAUCETS.tasks, trials=10, workers=2)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ()}, "give at least one and none twice"),
+        ({"tasks": ("reach", "reach")}, "give at least one and none twice"),
+        ({"trials": 0}, "trials is 0"),
+        ({"seed": -1}, "seed -1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrialSettings(**{"tasks": ("reach",), **change})

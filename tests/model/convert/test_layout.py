@@ -1,0 +1,82 @@
+"""Layouts of TensorFlow and flax, and the pixel constants of Google's code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rt1.model.convert.layout import (
+    Kind,
+    Skipped,
+    Weight,
+    component_parameters,
+    grouped,
+    pixel_mean,
+    pixel_std,
+    source_shape,
+    to_torch,
+)
+from rt1.model.rt1 import PIXEL_MEAN, PIXEL_STD, RT1, RT1Config
+
+CONFIG = RT1Config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "source"),
+    [
+        ("copy", (7,), (7,)),
+        ("dense", (5, 3), (3, 5)),
+        ("dense_1x1", (5, 3), (1, 1, 3, 5)),
+        ("conv", (5, 3, 2, 2), (2, 2, 3, 5)),
+        ("depthwise", (6, 1, 3, 3), (3, 3, 6, 1)),
+        ("heads_in", (1024, 512), (512, 8, 128)),
+        ("heads_out", (512, 1024), (8, 128, 512)),
+        ("heads_bias", (1024,), (8, 128)),
+    ],
+)
+def test_each_layout_has_its_shape_and_comes_out_in_ours(
+    kind: Kind, target: tuple[int, ...], source: tuple[int, ...]
+) -> None:
+    assert source_shape(Weight(name="x", key="x", kind=kind), target, CONFIG) == source
+    array = np.arange(np.prod(source), dtype=np.float32).reshape(source)
+    assert tuple(to_torch(array, kind, target).shape) == target
+
+
+def test_a_dense_layer_computes_the_same_in_both_layouts() -> None:
+    kernel, x = np.random.default_rng(0).random((3, 2, 4)), np.random.default_rng(1).random(3)
+    ours = to_torch(kernel, "heads_in", (8, 3)).double() @ torch.from_numpy(x)
+    np.testing.assert_allclose(ours.view(2, 4).numpy(), np.einsum("d,dhk->hk", x, kernel), rtol=1e-6)
+
+
+def test_a_convolution_computes_the_same_in_both_layouts() -> None:
+    kernel = np.random.default_rng(0).random((1, 1, 3, 4)).astype(np.float32)
+    x = np.random.default_rng(1).random((2, 2, 3)).astype(np.float32)
+    weight = to_torch(kernel, "conv", (4, 3, 1, 1))
+    ours = torch.nn.functional.conv2d(torch.from_numpy(x).permute(2, 0, 1)[None], weight)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(ours.numpy(), x @ kernel[0, 0], rtol=1e-5)
+
+
+def test_the_constants_of_the_released_files_are_those_of_imagenet() -> None:
+    # All three released files hold the deviations where Keras' layer has its variance.
+    np.testing.assert_allclose(pixel_mean(np.array(PIXEL_MEAN, np.float32)), np.array(PIXEL_MEAN), rtol=1e-6)
+    np.testing.assert_allclose(pixel_std(np.array(PIXEL_STD, np.float32)), np.array(PIXEL_STD), rtol=1e-6)
+
+
+def test_the_parameters_are_counted_as_in_the_paper() -> None:
+    with torch.device("meta"):
+        counts = component_parameters(RT1(RT1Config()))
+    assert counts == {
+        "efficientnet": 10_696_232,
+        "block_films": 3_701_808,
+        "projection": 786_432,
+        "last_film": 525_312,
+        "token_learner": 34_376,
+        "transformer": 19_376_384,
+        "total": 35_120_544,
+    }
+
+
+def test_skipped_tensors_are_grouped_by_reason() -> None:
+    skipped = [Skipped(name="a", reason="x"), Skipped(name="b", reason="y"), Skipped(name="c", reason="x")]
+    assert grouped(skipped) == {"x": ("a", "c"), "y": ("b",)}

@@ -1,0 +1,406 @@
+"""The command line: what it prints, what it returns, and one clear line for whatever a user can get wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rt1 import cli
+from rt1.checkpoint import load_info
+from rt1.cli import COMMANDS, main, parse
+from rt1.data.rlds import RLDSSource
+from rt1.evaluate.envs import metaworld
+from rt1.presets import PRESETS, preset
+from rt1.train.loop import train
+
+FAUCET = ["--tasks", "faucet-open", "--image-size", "16", "--episodes", "2", "--episodes-per-shard", "1", "--workers", "1"]
+
+
+def _status(*words: object) -> int:
+    """Run a command; the exit status is what it returns or, from the parser, what it leaves with."""
+    try:
+        return main([str(word) for word in words])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must fail; return its one line of complaint."""
+
+    def run(*words: object) -> str:
+        capsys.readouterr()
+        assert _status(*words) not in (0, 130)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        (line,) = [line for line in err.splitlines() if line.startswith("rt1: ")]
+        return line
+
+    return run
+
+
+@pytest.fixture
+def data(make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path) -> Path:
+    """A recording of four episodes in two shards."""
+    return write_recording(tmp_path / "data", make_source(4, 6, 5, 4))
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# Help
+
+
+@pytest.mark.parametrize("words", [[], ["-h"], ["--help"]])
+def test_the_command_alone_lists_its_commands_with_what_they_do(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 0
+    page = capsys.readouterr().out
+    for name, kind in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(str(kind.__doc__))}$", page, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_option(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert _status(command, "--help") == 0
+    page = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+    # "--on, --off  What it does." is one option; "--help" is explained by the parser.
+    options = re.sub(r", --", ",--", page).split(" --")[2:]
+    assert len(options) >= (0 if command == "inspect" else 7)
+    unexplained = [option for option in options if not re.search(r"\w\. \((?:default|required)", option)]
+    assert unexplained == []
+
+
+def test_the_preset_of_a_training_gives_the_defaults_of_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in PRESETS:
+        assert parse(["train", "--data", "d", "--out", "o", "--preset", name]).config == preset(name)
+        assert parse(["train", "--data", "d", f"--preset={name}", "--out", "o"]).config == preset(name)
+    changed = parse(["train", "--data", "d", "--out", "o", "--preset", "debug", "--optimizer.warmup", "7"]).config
+    assert (changed.optimizer.warmup, changed.updates) == (7, preset("debug").updates)
+    assert _status("train", "--preset", "debug", "--help") == 0
+    assert f"(default: {preset('debug').batch_size})" in capsys.readouterr().out
+
+
+# Mistyped words
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recrod"], "unknown command 'recrod'; did you mean 'record'"),
+        (["demo", "--episods", "3"], "unknown option '--episods'; did you mean '--episodes'"),
+        (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat'; did you mean '--opt"),
+        (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'"),
+        (["demo", "--preset", "debgu"], "unknown preset 'debgu'; did you mean 'debug'"),
+        (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown Meta-World task 'faucet-opne'; did you mean 'f"),
+        (["demo", "--out", "o", "--tasks", "raech"], "unknown Meta-World task 'raech'; did you mean 'reach'"),
+        (
+            ["record", "--out", "o", "--tasks", "reach", "--text-encoder", "minillm"],
+            "unknown text encoder 'minillm'; did you mean 'minilm'",
+        ),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(*words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["record", "--out", "o", "--tasks", "reach", "--env", "metawrld"], "did you mean 'metaworld'"),
+        (["record", "--out", "o", "--tasks", "reach", "--camera", "corner22"], "did you mean 'corner2'"),
+        (["record", "--out", "o", "--tasks", "reach", "--episodes", "many"], "'many'"),
+        (["record", "--out", "o", "--tasks", "reach", "--episodes", "0"], "episodes 0"),
+        (["record", "--tasks", "reach"], "--out"),
+        (["train", "--data", "d", "--out", "o", "--precision", "fp16"], "fp16"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert _status(*words) != 0
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_environment_or_task_of_an_evaluation_is_named(
+    refused: Callable[..., str], make_checkpoint: Callable[..., Path], tmp_path: Path, table_file: Path
+) -> None:
+    words = ["evaluate", "--checkpoint", make_checkpoint(tmp_path / "run"), "--text-encoder", table_file]
+    assert "did you mean 'metaworld'" in refused(*words, "--env", "metawrld")
+    assert "did you mean 'faucet-close'" in refused(*words, "--tasks", "faucet-clsoe")
+
+
+# Data
+
+
+def test_a_missing_or_empty_data_folder_is_named(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, problem in ((tmp_path / "none", "is not a folder"), (tmp_path / "empty", "has no features.json")):
+        for words in (["train", "--out", tmp_path / "run", "--preset", "debug", "--data", folder], ["inspect", folder]):
+            assert f"{folder} {problem}; point to the folder of one version" in refused(*words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_is_not_there_is_named(refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", data, "--out", tmp_path / "run", "--preset", "debug", "--split", "test"]
+    assert "test" in refused(*words)
+
+
+def test_a_truncated_record_is_named_by_file(refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+    shard = data / "memory-train.tfrecord-00001-of-00002"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    for words in (["train", "--data", data, "--out", tmp_path / "run", "--preset", "debug"], ["inspect", data]):
+        line = refused(*words)
+        assert str(shard) in line
+        assert "truncated" in line or "ends" in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("episode", "step"), [(0, 0), (1, 0), (1, 3), (3, 2)])
+def test_an_image_that_does_not_decode_is_named_by_episode_and_step(
+    refused: Callable[..., str],
+    make_source: Callable[..., Any],
+    write_recording: Callable[..., Path],
+    tmp_path: Path,
+    episode: int,
+    step: int,
+) -> None:
+    source = make_source(4, 6, 5, 4)
+    whole = source.images[episode][step]
+    source.images[episode][step] = whole[: len(whole) - 60]  # the header, and with it the size, is there
+    folder = write_recording(tmp_path / "data", source)
+    words = ["train", "--data", folder, "--out", tmp_path / "run", "--preset", "debug", "--updates", "40"]
+    assert f"memory, episode {episode}, step {step}: " in refused(*words)
+
+
+def test_inspect_names_the_image_it_cannot_decode(
+    refused: Callable[..., str], make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = make_source(4, 6)
+    source.images[0][0] = source.images[0][0][:-60]
+    assert "memory, episode 0, step 0: " in refused("inspect", write_recording(tmp_path / "data", source))
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("command", ["evaluate", "inspect"])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: shutil.rmtree(folder), "is not there|not a folder"),
+        (lambda folder: (folder / "checkpoint.json").unlink(), r"holds no checkpoint\.json|has no features\.json"),
+        (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors is missing"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "is not a whole safetensors file"),
+        (lambda folder: (folder / "checkpoint.json").write_text("{"), r"checkpoint\.json is not JSON"),
+        (lambda folder: _change_info(folder, format=2), "has format 2; this version of rt1 reads format 1; use"),
+    ],
+    ids=["nothing", "no description", "no weights", "torn weights", "torn description", "another format"],
+)
+def test_a_checkpoint_that_cannot_be_used_is_named_with_the_reason(
+    refused: Callable[..., str],
+    make_checkpoint: Callable[..., Path],
+    table_file: Path,
+    tmp_path: Path,
+    command: str,
+    damage: Callable[[Path], None],
+    message: str,
+) -> None:
+    folder = make_checkpoint(tmp_path / "checkpoint")
+    damage(folder)
+    words = ["inspect", folder]
+    if command == "evaluate":
+        words = ["evaluate", "--checkpoint", folder, "--text-encoder", table_file, "--trials", "1"]
+    line = refused(*words)
+    assert str(folder) in line
+    assert re.search(message, line)
+
+
+def _change_info(folder: Path, **changes: object) -> None:
+    file = folder / "checkpoint.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+# Rendering
+
+
+@pytest.fixture
+def no_gl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a GL library."""
+    pytest.importorskip("metaworld", reason="Meta-World is not installed")
+    monkeypatch.setattr(metaworld, "find_library", lambda _: None)
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+
+
+@pytest.mark.usefixtures("no_gl")
+def test_without_a_gl_library_one_line_says_what_to_install(
+    refused: Callable[..., str], make_checkpoint: Callable[..., Path], table_file: Path, tmp_path: Path
+) -> None:
+    options = ["--text-encoder", table_file, "--workers", "1", "--tasks", "faucet-open"]
+    evaluate = ["evaluate", "--checkpoint", make_checkpoint(tmp_path / "run"), "--trials", "1"]
+    for words in (["record", "--out", tmp_path / "set", "--episodes", "1"], evaluate):
+        line = refused(*words, *options)
+        assert line.startswith("rt1: no GL library for headless rendering")
+        assert "apt-get install -y --no-install-recommends libosmesa6" in line
+
+
+# A full disk
+
+
+def test_a_disk_that_fills_up_while_recording_loses_no_shard(
+    gl: str, refused: Callable[..., str], full_disk: Callable[[int], None], table_file: Path, tmp_path: Path
+) -> None:
+    assert gl
+    words = ["record", "--out", tmp_path / "set", *FAUCET, "--text-encoder", table_file]
+    assert _status(*words) == 0
+    whole = _bytes(tmp_path / "set")
+    second = next(name for name in whole if name.endswith("-00001-of-00002"))
+    (tmp_path / "set" / second).unlink()
+    full_disk(4_000)
+    line = refused(*words)
+    full_disk(-1)
+    assert re.search(rf"could not save .*{second}: .*; what was there before is untouched; free space", line)
+    assert _bytes(tmp_path / "set") == {name: data for name, data in whole.items() if name != second}
+    assert _status(*words) == 0
+    assert _bytes(tmp_path / "set") == whole
+
+
+def test_a_disk_that_fills_up_while_training_loses_no_checkpoint(
+    refused: Callable[..., str],
+    full_disk: Callable[[int], None],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", "--data", data, "--out", run, "--preset", "debug"]
+    done = _train_a_little(data, run)
+    before = _bytes(run / "last")
+    full_disk(20_000)
+    line = refused(*words)
+    full_disk(-1)
+    assert re.search(rf"could not save {run}/(?:last|best): .*; what was there before is untouched; free space", line)
+    assert _bytes(run / "last") == before
+    assert not list(run.glob(".*writing*"))
+    assert 0 < done < 20
+    assert _status(*words) == 0
+    assert "finished at update 20" in capsys.readouterr().out
+
+
+def _train_a_little(data: Path, run: Path) -> int:
+    """Train until the episodes were read a few times, then press Ctrl-C; return the updates done."""
+    source: Any = RLDSSource(data)
+    read, reads = source.actions, iter(range(10_000))
+
+    def actions(episode: int, start: int, stop: int) -> Any:
+        if next(reads) == 20:
+            signal.raise_signal(signal.SIGINT)
+        return read(episode, start, stop)
+
+    source.actions = actions
+    result = train(source, preset("debug"), run)
+    assert not result.finished
+    return result.updates
+
+
+def test_an_out_folder_that_cannot_be_made_is_one_line(refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    line = refused("train", "--data", data, "--preset", "debug", "--out", tmp_path / "file" / "run")
+    assert str(tmp_path / "file") in line
+
+
+# What goes well
+
+
+def test_train_says_where_the_checkpoints_are_and_inspect_shows_them(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert _status("train", "--data", data, "--out", run, "--preset", "debug", "--updates", "2") == 0
+    said = capsys.readouterr().out
+    assert "finished at update 2, lowest held-out loss" in said
+    assert f"{run}/last" in said
+    assert _status("inspect", run) == 0
+    assert "backbone" in capsys.readouterr().out
+    assert _status("inspect", data) == 0
+    assert "open the drawer" in capsys.readouterr().out
+
+
+def test_train_can_take_another_text_encoder_than_the_datas(data: Path, tmp_path: Path, table_file: Path) -> None:
+    words = ["train", "--data", data, "--out", tmp_path / "run", "--preset", "debug", "--updates", "1"]
+    assert _status(*words, "--text-encoder", table_file) == 0
+    encoder = load_info(tmp_path / "run").text_encoder
+    assert encoder is not None
+    assert encoder.name == "table"
+
+
+def test_record_and_evaluate_say_what_they_counted(
+    gl: str, make_checkpoint: Callable[..., Path], table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gl
+    pytest.importorskip("matplotlib", reason="matplotlib, which draws the report, is not installed")
+    assert _status("record", "--out", tmp_path / "set", *FAUCET, "--text-encoder", table_file) == 0
+    recorded = capsys.readouterr().out
+    assert recorded.startswith(f"recorded 2 episodes into {tmp_path / 'set'}; rejected because the expert failed: none")
+    folder = make_checkpoint(tmp_path / "run" / "last")
+    words = ["evaluate", "--checkpoint", folder.parent, "--text-encoder", table_file, "--trials", "1", "--workers", "1"]
+    assert _status(*words, "--no-baselines") == 0
+    said = capsys.readouterr().out
+    for task in ("faucet-open-v3", "faucet-close-v3"):  # those it was trained on
+        assert re.search(rf"^{task}: [01] of 1 \(\d+%, 95 % \d+%\.\.\d+%\)$", said, re.MULTILINE)
+    assert f"report: {folder / 'evaluation' / 'report.html'}" in said
+    results = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert results["command"].startswith("rt1 evaluate --checkpoint ")
+
+
+# What is neither
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "RLDSSource", interrupt)
+    assert main(["inspect", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "rt1: interrupted; run the same command to go on\n"
+
+
+def test_the_traceback_of_an_expected_error_is_there_for_who_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RT1_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="is not a folder"):
+        main(["inspect", str(tmp_path / "none")])
+
+
+def test_the_module_runs_as_the_command_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["rt1", "recrod"])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("rt1", run_name="__main__")
+    assert stop.value.code == 1
+    assert "did you mean 'record'" in capsys.readouterr().err

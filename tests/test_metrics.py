@@ -1,0 +1,24 @@
+"""Reading a metrics file while it is written, and after a kill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rt1.metrics import METRICS_FILE, read_metrics
+
+
+def test_a_run_without_metrics_has_no_records(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+def test_records_come_in_the_order_they_were_written(tmp_path: Path) -> None:
+    (tmp_path / METRICS_FILE).write_text('{"update": 1, "loss": 0.5}\n{"update": 2, "loss": 0.25}\n')
+    assert read_metrics(tmp_path) == [{"update": 1, "loss": 0.5}, {"update": 2, "loss": 0.25}]
+
+
+def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
+    whole = '{"update": 1, "loss": 0.5}\n'
+    line = '{"update": 2, "loss": 0.25}'
+    for kept in range(len(line)):
+        (tmp_path / METRICS_FILE).write_text(whole + line[:kept])
+        assert read_metrics(tmp_path) == [{"update": 1, "loss": 0.5}]

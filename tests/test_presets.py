@@ -1,0 +1,34 @@
+"""Presets: each builds its network, the paper's has Google's size."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from rt1.checkpoint import parameter_counts
+from rt1.model.rt1 import RT1
+from rt1.presets import PRESETS, preset
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_builds_its_network_and_is_called_by_its_name(name: str) -> None:
+    config = preset(name)
+    assert config.name == name
+    model = RT1(config.model).eval()
+    height, width = config.model.image_size
+    with torch.inference_mode():
+        logits = model(torch.zeros(1, 1, height, width, 3), torch.zeros(1, config.model.text_width))
+    assert logits.shape == (1, 1, config.model.action_tokens, config.model.bins)
+    assert logits.isfinite().all()
+
+
+def test_the_paper_preset_has_the_parameters_of_googles_network() -> None:
+    model = dataclasses.replace(preset("paper").model, action_tokens=11, bins=256, text_width=512)
+    assert parameter_counts(RT1(model))["total"] == 35_120_544
+
+
+def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'papper'; did you mean 'paper'"):
+        preset("papper")

@@ -1,0 +1,45 @@
+"""Settings of a run: what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from rt1 import settings
+from rt1.presets import preset
+from rt1.train.config import OptimizerSettings, TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"updates": 0}, "updates is 0; it must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
+        ({"log_every": 0}, "log_every is 0"),
+        ({"validate_every": 0}, "validate_every is 0"),
+        ({"save_every": 0}, "save_every is 0"),
+        ({"loader_threads": 0}, "loader_threads is 0"),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"crop_share": -0.1}, "crop_share is -0.1"),
+        ({"crop_share": 2.1}, "crop_share is 2.1"),
+        ({"threads": -1}, "threads -1"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"learning_rate": 0.0}, {"warmup": -1}, {"clip_norm": -1.0}, {"weight_decay": -1}])
+def test_an_optimizer_setting_out_of_range_is_refused_by_name(changes: dict[str, Any]) -> None:
+    (name, value), *_ = changes.items()
+    with pytest.raises(ValueError, match=f"{name} {value}"):
+        OptimizerSettings(**changes)
+
+
+@pytest.mark.parametrize("name", ["paper", "demo", "debug"])
+def test_settings_survive_json(name: str) -> None:
+    config = preset(name)
+    assert settings.from_json(TrainConfig, json.loads(json.dumps(settings.to_json(config)))) == config
