@@ -22,7 +22,18 @@ from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
 from rt1.train.loop import train
 
-FAUCET = ["--tasks", "faucet-open", "--image-size", "16", "--episodes", "2", "--episodes-per-shard", "1", "--workers", "1"]
+FAUCET = [
+    "--tasks",
+    "faucet-open",
+    "--image-size",
+    "16",
+    "--episodes",
+    "2",
+    "--episodes-per-shard",
+    "1",
+    "--workers",
+    "1",
+]
 
 
 def _status(*words: object) -> int:
@@ -209,7 +220,7 @@ def test_inspect_names_the_image_it_cannot_decode(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), "is not there|not a folder"),
+        (shutil.rmtree, "is not there|not a folder"),
         (lambda folder: (folder / "checkpoint.json").unlink(), r"holds no checkpoint\.json|has no features\.json"),
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "is not a whole safetensors file"),

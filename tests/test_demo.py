@@ -77,9 +77,7 @@ def test_the_whole_job_leaves_data_and_checkpoints_for_further_use(demo: Path) -
 
 
 @pytest.mark.slow
-def test_running_it_again_reuses_everything_and_changes_nothing(
-    demo: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_running_it_again_reuses_everything_and_changes_nothing(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = _files(demo)
     assert main(["demo", *SMALL, "--out", str(demo)]) == 0
     assert f"report: {demo / 'report.html'}" in capsys.readouterr().out

@@ -52,7 +52,7 @@ def test_choices_and_what_is_not_known_are_said_in_words(tmp_path: Path) -> None
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no checkpoint.json"):
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint\.json"):
         inspect_checkpoint(tmp_path)
 
 
@@ -83,5 +83,5 @@ def test_only_the_commonest_of_very_many_sentences_are_listed(make_source: Calla
 def test_an_image_that_does_not_decode_is_named(make_source: Callable[..., Any]) -> None:
     source = make_source(2)
     source.images[0][0] = b"torn"
-    with pytest.raises(DataError, match="memory, episode 0, step 0: .* neither JPEG nor PNG"):
+    with pytest.raises(DataError, match=r"memory, episode 0, step 0: .* neither JPEG nor PNG"):
         inspect_data(source)

@@ -127,7 +127,10 @@ def _remembers(env: Any) -> None:
         (_set(max_steps=12.0), "max_steps is 12.0"),
         (_starts_by_itself, r"step\(\) before the first reset\(\) went through; it must raise a RuntimeError"),
         (_reset(lambda reset, seed: reset(seed).image), r"reset\(\) returned ndarray; it must return an rt1.evaluate"),
-        (_image(lambda image: image.astype(np.float32)), r"image of step 1 is float32 \(16, 16, 3\); it must be a uint8"),
+        (
+            _image(lambda image: image.astype(np.float32)),
+            r"image of step 1 is float32 \(16, 16, 3\); it must be a uint8",
+        ),
         (_image(lambda image: image[..., 0]), r"image of step 1 is uint8 \(16, 16\)"),
         (_image(lambda image: image[:0]), r"shape \(0, 16, 3\); it must have at least one pixel"),
         (_image(lambda image: image.tolist()), "image of step 1 is list"),
@@ -238,21 +241,34 @@ def _other_embedding(source: Any, embedding: Any) -> None:
         (_set(lengths=np.array([3.0, 4.0])), r"lengths is float64 \(2,\)"),
         (_set(lengths=np.array([], np.int64)), "lengths is empty; a source needs at least one episode"),
         (_set(lengths=np.array([3, 0])), "episode 1 has 0 steps; every episode needs at least 1"),
-        (_set(lengths=np.array([3, 5])), r"actions of episode 1 are float32 \(4, 3\); they must be finite float32 \(5, 3"),
+        (
+            _set(lengths=np.array([3, 5])),
+            r"actions of episode 1 are float32 \(4, 3\); they must be finite float32 \(5, 3",
+        ),
         (_set(instruction=lambda _: ""), "instruction of episode 0 is ''; it must be a sentence"),
         (_set(task=lambda _: None), "task of episode 0 is None; it must be a name, or an empty string"),
         (lambda s: _other_embedding(s, None), r"widths \['8', 'None'\]; all must have one width, or none at all"),
         (lambda s: _other_embedding(s, np.ones(4, np.float32)), r"widths \['4', '8'\]"),
-        (lambda s: _other_embedding(s, np.ones(8)), r"embedding of episode 1 is float64 \(8,\); it must be finite float32"),
+        (
+            lambda s: _other_embedding(s, np.ones(8)),
+            r"embedding of episode 1 is float64 \(8,\); it must be finite float32",
+        ),
         (lambda s: _other_embedding(s, np.full(8, np.nan, np.float32)), r"float32 \(8,\), not all finite"),
         (lambda s: _action(s, np.nan), r"actions of episode 1 are float32 \(4, 3\), not all finite"),
         (
-            _set(action_spec=ActionSpec(parts=(Discrete(name="a", choices=3), Continuous(name="b", low=(0, 0), high=(1, 1))))),
+            _set(
+                action_spec=ActionSpec(
+                    parts=(Discrete(name="a", choices=3), Continuous(name="b", low=(0, 0), high=(1, 1)))
+                )
+            ),
             "actions of episode 0 cannot be encoded: a discrete dimension of",
         ),
         (lambda s: s.images[1].pop(), "episode 1 gave 3 images for 4 steps; it must give one per step"),
         (lambda s: s.images[1].__setitem__(2, b"torn"), "image of episode 1, step 2: .* is neither JPEG nor PNG"),
-        (lambda s: s.images[1].__setitem__(2, np.zeros(3)), "image of episode 1, step 2: it is ndarray; it must be the"),
+        (
+            lambda s: s.images[1].__setitem__(2, np.zeros(3)),
+            "image of episode 1, step 2: it is ndarray; it must be the",
+        ),
         (
             lambda s: s.images[1].__setitem__(2, encode_jpeg(np.zeros((8, 8, 3), np.uint8))),
             r"images have shapes \[\(8, 8, 3\), \(48, 48, 3\)\]; all images of a source must have one size",

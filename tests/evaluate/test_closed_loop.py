@@ -88,14 +88,12 @@ def test_an_unknown_task_is_refused_with_the_one_that_was_meant(
     checkpoint: Path, small_world: EnvSettings, table: TableEncoder
 ) -> None:
     with pytest.raises(ValueError, match="did you mean 'faucet-open'"):
-        evaluate_closed_loop(
-            checkpoint, env=small_world, settings=TrialSettings(tasks=("faucet-opne",)), encoder=table
-        )
+        evaluate_closed_loop(checkpoint, env=small_world, settings=TrialSettings(tasks=("faucet-opne",)), encoder=table)
 
 
 def test_another_text_encoder_than_the_checkpoints_is_refused(checkpoint: Path, small_world: EnvSettings) -> None:
     other = TableEncoder({"open": np.ones(8)}, "other")
-    with pytest.raises(ValueError, match="the text encoder is 'other' .* but 'table' .* is needed"):
+    with pytest.raises(ValueError, match=r"the text encoder is 'other' .* but 'table' .* is needed"):
         evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS, encoder=other)
 
 

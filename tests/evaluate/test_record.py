@@ -104,7 +104,9 @@ def test_an_interrupted_recording_is_refused_by_the_reader_and_resumes_to_the_sa
 ) -> None:
     for path in [*copied.glob("*-00002-of-00004"), copied / "rt1.json", copied / "features.json"]:
         path.unlink()
-    with pytest.raises(DataError, match="recording not finished: 3 of 4 shards; run the same record command again to resume"):
+    with pytest.raises(
+        DataError, match="recording not finished: 3 of 4 shards; run the same record command again to resume"
+    ):
         RLDSSource(copied)
     report = record(copied, env=ENV, settings=FAUCETS, encoder=table)
     assert report.recorded == 1
@@ -117,9 +119,7 @@ def test_a_shard_that_is_missing_is_noticed_even_beside_the_metadata(copied: Pat
         RLDSSource(copied)
 
 
-def test_recording_again_records_nothing_and_changes_nothing(
-    recorded: Path, copied: Path, table: TableEncoder
-) -> None:
+def test_recording_again_records_nothing_and_changes_nothing(recorded: Path, copied: Path, table: TableEncoder) -> None:
     assert record(copied, env=ENV, settings=FAUCETS, encoder=table).recorded == 0
     assert _files(copied) == _files(recorded)
 

@@ -32,9 +32,7 @@ def _run(
 def test_plans_hold_every_trial_once_in_order(count: int) -> None:
     plans = plan_trials("policy", "reach-v3", "go", trials=count, seed=3)
     assert [trial for plan in plans for trial in plan.trials] == list(range(count))
-    assert {(plan.kind, plan.task, plan.instruction, plan.seed) for plan in plans} == {
-        ("policy", "reach-v3", "go", 3)
-    }
+    assert {(plan.kind, plan.task, plan.instruction, plan.seed) for plan in plans} == {("policy", "reach-v3", "go", 3)}
 
 
 def test_the_expert_solves_what_random_actions_do_not() -> None:

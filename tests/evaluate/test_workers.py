@@ -39,10 +39,10 @@ def test_two_workers_are_prepared_and_give_every_result_with_its_index(tmp_path:
 
 
 def test_an_error_in_a_worker_comes_back_as_it_was() -> None:
-    with pytest.raises(ValueError, match="math domain error|expected a nonnegative input"):
+    with pytest.raises(ValueError, match=r"math domain error|expected a nonnegative input"):
         list(run_jobs(math.sqrt, [1.0, -1.0], workers=2))
 
 
 def test_a_killed_worker_is_one_line_with_the_cure() -> None:
-    with pytest.raises(WorkerError, match="a worker process died .* run the command again with fewer workers"):
+    with pytest.raises(WorkerError, match=r"a worker process died .* run the command again with fewer workers"):
         list(run_jobs(os._exit, [1, 1], workers=2))

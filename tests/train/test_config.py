@@ -25,6 +25,7 @@ from rt1.train.config import OptimizerSettings, TrainConfig
         ({"crop_share": -0.1}, "crop_share is -0.1"),
         ({"crop_share": 2.1}, "crop_share is 2.1"),
         ({"threads": -1}, "threads -1"),
+        ({"target_spread": -0.5}, "target_spread is -0.5; it must be at least 0 bins"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

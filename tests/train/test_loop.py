@@ -340,6 +340,16 @@ def test_one_batch_is_learned_by_heart(make_source: MakeSource, short: MakeConfi
     assert last["accuracy"] > 0.98
 
 
+def test_spread_targets_change_the_loss_and_nothing_else_of_the_first_update(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path, whole: tuple[Path, RunResult]
+) -> None:
+    train(make_source(*LENGTHS), short(target_spread=1.0, updates=1), tmp_path / "run")
+    spread, plain = _records(tmp_path / "run")[0], _records(whole[0])[0]
+    assert math.isfinite(spread["loss"])
+    assert spread["loss"] != plain["loss"]
+    assert spread["accuracy"] == plain["accuracy"]
+
+
 def test_the_best_checkpoint_is_the_one_of_the_lowest_held_out_loss(
     short: MakeConfig, make_source: MakeSource, whole: tuple[Path, RunResult]
 ) -> None:

@@ -92,7 +92,9 @@ class RLDSSource:
         self.skipped = self._index.skipped
         """One message per record left out."""
         self.lengths: NDArray[np.int64] = self._index.episodes["steps"].astype(np.int64)
-        self.action_spec = spec or spec_of_data(self._index.actions, columns.actions)
+        self.action_spec = spec or spec_of_data(self._index.actions, columns)
+        self.action_widths = dict(zip(self.layout.action_keys, columns.widths, strict=True))
+        """Entries of an action that each action key takes, in the layout's order (unless a spec names the parts)."""
         self._first = np.concatenate([[0], np.cumsum(self.lengths)])
         self._embedding_width = columns.embedding.width if columns.embedding else 0
         self._paths = shards.paths

@@ -31,6 +31,8 @@ class Columns:
     """Text embedding, floats."""
     actions: tuple[FeatureInfo, ...]
     """Parts of the action, numbers."""
+    widths: tuple[int, ...]
+    """Entries each part takes when the parts are joined in the layout's order."""
     task: FeatureInfo | None
     """Name of the task."""
     join: JoinActions
@@ -44,13 +46,16 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
         DataError: a key that is not there or cannot hold what it should, action keys that do not fit.
     """
     actions = tuple(find_feature(features, key) for key in layout.action_keys)
+    one_hot = tuple(key in layout.one_hot_keys for key in layout.action_keys)
+    widths = tuple(1 if hot else feature.width for hot, feature in zip(one_hot, actions, strict=True))
     columns = Columns(
         image=find_feature(features, layout.image_key),
         instruction=find_feature(features, layout.instruction_key),
         embedding=find_feature(features, layout.embedding_key) if layout.embedding_key else None,
         actions=actions,
+        widths=widths,
         task=find_feature(features, layout.task_key) if layout.task_key else None,
-        join=_joiner(actions, spec),
+        join=_joiner(actions, widths, one_hot, spec),
     )
     if columns.image.kind != "image":
         raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
@@ -60,22 +65,40 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
     return columns
 
 
-def _joiner(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> JoinActions:
+def _joiner(
+    actions: Sequence[FeatureInfo], widths: Sequence[int], one_hot: Sequence[bool], spec: ActionSpec | None
+) -> JoinActions:
     """Return how the values of the action keys become one vector."""
     if spec is not None and _by_name(actions, spec):
         return functools.partial(_join_parts, spec, [_part_name(feature) for feature in actions])
-    width = sum(feature.width for feature in actions)
+    width = sum(widths)
     if spec is not None and width != spec.size:
         keys = ", ".join(feature.key for feature in actions)
         raise DataError(
             f"the action keys {keys} hold {width} values, the action spec has {spec.size} dimensions "
             f"({', '.join(spec.dimension_names)}); name the keys that belong to it"
         )
-    return _join_vectors
+    return functools.partial(_join_vectors, actions, one_hot)
 
 
-def _join_vectors(values: Sequence[NDArray[Any]]) -> FloatArray:
-    return np.concatenate(values, axis=1).astype(np.float32)
+def _join_vectors(
+    actions: Sequence[FeatureInfo], one_hot: Sequence[bool], values: Sequence[NDArray[Any]]
+) -> FloatArray:
+    columns = [
+        _choice(feature, part) if hot else part for feature, hot, part in zip(actions, one_hot, values, strict=True)
+    ]
+    return np.concatenate(columns, axis=1).astype(np.float32)
+
+
+def _choice(feature: FeatureInfo, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the choice of each one-hot row (steps, n) as (steps, 1), -1 for a row of zeros."""
+    good = ((values == 0) | (values == 1)).all(axis=1) & (values.sum(axis=1) <= 1)
+    if not good.all():
+        step = int(np.argmin(good))
+        raise DataError(
+            f"step {step}: {feature.key!r} holds {values[step].tolist()}; a one-hot key must hold zeros and at most one 1"
+        )
+    return np.where(values.any(axis=1), values.argmax(axis=1), -1)[:, None]
 
 
 def _join_parts(spec: ActionSpec, names: Sequence[str], values: Sequence[NDArray[Any]]) -> FloatArray:
@@ -104,10 +127,12 @@ def named_parts(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> list
     return [[part.name, part.choices if isinstance(part, Discrete) else 0] for part in spec.parts]
 
 
-def spec_of_data(actions: FloatArray, features: Sequence[FeatureInfo]) -> ActionSpec:
+def spec_of_data(actions: FloatArray, columns: Columns) -> ActionSpec:
     """Return a spec with one continuous part per action key, bounded by the actions (steps, A)."""
-    parts = {_part_name(feature): feature.width for feature in features}
-    return spec_between(actions.min(axis=0), actions.max(axis=0), parts=parts)
+    names = [_part_name(feature) for feature in columns.actions]
+    if len(set(names)) < len(names):
+        names = [feature.key for feature in columns.actions]
+    return spec_between(actions.min(axis=0), actions.max(axis=0), parts=dict(zip(names, columns.widths, strict=True)))
 
 
 def _part_name(feature: FeatureInfo) -> str:

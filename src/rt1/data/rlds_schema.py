@@ -32,22 +32,28 @@ class RLDSLayout:
     """Text embedding of the instruction, read at the first step; None where the set has none."""
     action_keys: tuple[str, ...] = ("action",)
     """Parts of the action in the order they are joined into a vector."""
+    one_hot_keys: tuple[str, ...] = ()
+    """Those of the action keys that hold a one-hot vector: joined as the number of the choice, -1 for a row of zeros.
+    Not needed where an action spec names the parts."""
     task_key: str | None = None
     """Name of the episode's task, e.g. ``episode_metadata/task``; None where the set has none."""
 
     def __post_init__(self) -> None:
         if not self.action_keys:
             raise ValueError("action_keys is empty; name at least one key that holds the action")
+        if strange := set(self.one_hot_keys) - set(self.action_keys):
+            raise ValueError(f"one_hot_keys names {sorted(strange)}; it may only name action keys: {self.action_keys}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back."""
-        return {**asdict(self), "action_keys": list(self.action_keys)}
+        return {**asdict(self), "action_keys": list(self.action_keys), "one_hot_keys": list(self.one_hot_keys)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RLDSLayout:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         try:
-            return RLDSLayout(**{**data, "action_keys": tuple(data["action_keys"])})
+            keys = {"action_keys": tuple(data["action_keys"]), "one_hot_keys": tuple(data.get("one_hot_keys", ()))}
+            return RLDSLayout(**{**data, **keys})
         except (KeyError, TypeError) as error:
             keys = list(asdict(RLDSLayout()))
             raise ValueError(f"this is not an RLDS layout: {error!r}; its keys are {keys}") from error
