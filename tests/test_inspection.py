@@ -66,7 +66,7 @@ def test_a_data_set_shows_its_size_sentences_and_actions(make_source: Callable[.
     assert ["open the drawer", "2"] in rows
     assert ["close the drawer", "1"] in rows
     moves = np.concatenate(source.moves)
-    (first,) = [row for row in rows if row[0] == "move_0"]
+    (first,) = [row for row in rows if row[:1] == ["move_0"]]
     assert first[1:4] == ["-1", "1", f"{moves[:, 0].min():.4g}"]
     assert first[-1] == f"{moves[:, 0].max():.4g}"
     assert "constant: move_2" in inspect_data(source)

@@ -48,7 +48,11 @@ def test_an_environment_with_a_choice_passes(make_env: Callable[..., Any]) -> No
 
 
 def _set(**members: Any) -> Change:
-    return lambda env: vars(env).update(members)
+    def apply(thing: Any) -> None:
+        for name, value in members.items():
+            setattr(thing, name, value)
+
+    return apply
 
 
 def _returns(change: Callable[[Any], Any]) -> Change:

@@ -1,4 +1,4 @@
-"""The command ``rt1``: demo, record, train, evaluate, inspect."""
+"""The command ``rt1``: demo, record, train, evaluate, inspect, convert."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import tyro
 
 from rt1 import settings
 from rt1.checkpoint import INFO_FILE, load_info, resolve
+from rt1.convert_commands import ConvertFlaxCommand, ConvertImageNetCommand, ConvertTensorFlowCommand
 from rt1.data.rlds import RLDSSource
 from rt1.demo import DemoSettings, run_demo, summary
 from rt1.evaluate.closed_loop import TrialSettings
@@ -30,7 +31,7 @@ from rt1.evaluate.record import RecordSettings, record
 from rt1.evaluate.run import ReportContext, evaluate_checkpoint
 from rt1.evaluate.workers import WorkerError
 from rt1.inspection import inspect_checkpoint, inspect_data
-from rt1.names import unknown_name
+from rt1.names import lookup, unknown_name
 from rt1.presets import preset
 from rt1.text.load import load_text_encoder
 from rt1.train.config import TrainConfig
@@ -177,6 +178,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
     "inspect": InspectCommand,
+    "convert tensorflow": ConvertTensorFlowCommand,
+    "convert flax": ConvertFlaxCommand,
+    "convert imagenet": ConvertImageNetCommand,
 }
 
 
@@ -187,8 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0
     try:
-        if words[0] not in COMMANDS:
-            raise ValueError(unknown_name("command", words[0], COMMANDS))
         command = parse(words)
         return int(command.run(shlex.join(["rt1", *words])))
     except EXPECTED as error:
@@ -201,20 +203,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of five command classes)
+def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command classes)
     """Return the command object for command-line words; the preset of ``train`` gives the defaults of its options."""
-    kind = COMMANDS[words[0]]
-    choices: dict[str, Any] = {"prog": f"rt1 {words[0]}"}
+    name, words = _command_name(words)
+    kind = lookup("command", name, COMMANDS)
+    choices: dict[str, Any] = {"prog": f"rt1 {name}"}
     if kind is TrainCommand:
         config = preset(_option(words, "--preset", "demo"))
         choices["default"] = TrainCommand(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
     try:
-        return tyro.cli(kind, args=words[1:], **choices)
+        return tyro.cli(kind, args=words, **choices)
     except SystemExit as stop:
         if stop.code:
-            for hint in _option_hints(kind, words[1:], choices):
+            for hint in _option_hints(kind, words, choices):
                 print(f"rt1: {hint}", file=sys.stderr)
         raise
+
+
+def _command_name(words: Sequence[str]) -> tuple[str, list[str]]:
+    """Split command-line words into the command's name, one word or "convert" and another, and the rest."""
+    count = 2 if words[0] == "convert" and len(words) > 1 and not words[1].startswith("-") else 1
+    return " ".join(words[:count]), list(words[count:])
 
 
 def _option_hints(kind: Callable[..., Any], words: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
@@ -239,4 +248,4 @@ def _option(words: Sequence[str], name: str, default: str) -> str:
 
 def _usage() -> str:
     lines = ["usage: rt1 COMMAND [options]; rt1 COMMAND --help explains its options", ""]
-    return "\n".join(lines + [f"  {name:10s}{kind.__doc__}" for name, kind in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:20s}{kind.__doc__}" for name, kind in COMMANDS.items()])

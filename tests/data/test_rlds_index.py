@@ -40,6 +40,7 @@ def build(shards: Shards) -> Callable[[], Index]:
         instruction=find_feature(features, "language_instruction"),
         embedding=find_feature(features, "language_embedding"),
         actions=(find_feature(features, "action"),),
+        widths=(3,),
         task=None,
         join=_vector,
     )

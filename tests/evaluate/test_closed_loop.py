@@ -70,20 +70,6 @@ def test_a_task_whose_twin_is_not_tried_has_no_swapped_trials(
     assert evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table).swapped == ()
 
 
-def test_actions_outside_the_environments_bounds_are_clipped_and_counted(
-    gl: str, make_checkpoint: Callable[..., Path], small_world: EnvSettings, table: TableEncoder, tmp_path: Path
-) -> None:
-    assert gl
-    settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, paraphrases=False, workers=1)
-    clipped = []
-    for bound in (1.0, 50.0):
-        folder = make_checkpoint(tmp_path / str(bound), bound=bound)
-        (task,) = evaluate_closed_loop(folder, env=small_world, settings=settings, encoder=table).tasks
-        clipped.append(task.clipped)
-    assert clipped[0] == 0
-    assert 1 <= clipped[1] <= 25 * 4
-
-
 def test_an_unknown_task_is_refused_with_the_one_that_was_meant(
     checkpoint: Path, small_world: EnvSettings, table: TableEncoder
 ) -> None:

@@ -50,7 +50,7 @@ def test_values_outside_the_bounds_are_clipped_before_the_environment_gets_them_
     env = make_env(max_steps=4)
     result = rollout(env, Constant(-3.0, 1.0, np.inf), seed=0)
     assert result.clipped == 2 * 4
-    np.testing.assert_array_equal(result.actions, np.tile(np.float32([-1, 1, 1]), (4, 1)))
+    np.testing.assert_array_equal(result.actions, np.tile([-1, 1, 1], (4, 1)))
     np.testing.assert_array_equal(env.executed, result.actions)
 
 

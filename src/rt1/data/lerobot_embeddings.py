@@ -56,7 +56,7 @@ def read_embeddings(path: Path, *, episodes: int | None = None) -> Embeddings:
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise DataError(f"{path} is damaged or truncated ({error}); {COPY_AGAIN}") from error
     whole = read.vectors.ndim == 2 and read.rows.ndim == 1 and read.vectors.dtype == np.float32
-    whole = whole and read.rows.dtype == np.int64 and 0 <= read.rows.min(initial=0)
+    whole = whole and read.rows.dtype == np.int64 and read.rows.min(initial=0) >= 0
     if not whole or read.rows.max(initial=0) >= len(read.vectors) or episodes not in (None, len(read.rows)):
         shapes = f"vectors {read.vectors.shape}, rows {read.rows.shape}"
         raise DataError(f"{path} holds {shapes}, which does not fit the episodes ({episodes}); {COPY_AGAIN}")

@@ -1,4 +1,4 @@
-"""What a LeRobot v3.0 folder holds besides images: the tables of steps and episodes, tasks, statistics, descriptions."""
+"""What a LeRobot v3.0 folder holds: the tables of steps and episodes, the tasks, statistics and descriptions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from rt1.data.lerobot_stats import STATISTICS, Stats, image_stats, merged, vecto
 from rt1.data.lerobot_video import PIXEL_FORMAT, Codec
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
 from rt1.files import replacing, write_text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ACTION_KEY = "action"
 CHUNK_FILES = 1000
@@ -79,9 +82,9 @@ def place_of(template: str, file: int, **names: str) -> str:
 def features_of(settings: LeRobotSettings) -> dict[str, Any]:
     """Return the ``features`` of ``info.json``."""
     height, width = settings.recording.image_size
-    image = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+    image: dict[str, Any] = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
     if settings.video is not None:
-        described = {"height": height, "width": width, "codec": settings.video, "pix_fmt": PIXEL_FORMAT}
+        described: dict[str, Any] = {"height": height, "width": width, "codec": settings.video, "pix_fmt": PIXEL_FORMAT}
         described |= {"is_depth_map": False, "fps": settings.fps, "channels": 3}
         video = {f"video.{name}": value for name, value in described.items()}
         image |= {"dtype": "video", "info": {**video, "has_audio": False}}
@@ -94,7 +97,7 @@ def features_of(settings: LeRobotSettings) -> dict[str, Any]:
     }
 
 
-def step_schema(settings: LeRobotSettings) -> Any:
+def step_schema(settings: LeRobotSettings) -> pa.Schema:
     """Return the pyarrow schema of a data file."""
     import pyarrow as pa
 
@@ -122,7 +125,7 @@ def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, 
     }
 
 
-def step_table(images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings) -> Any:
+def step_table(images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings) -> pa.Table:
     """Return the rows of an episode as a pyarrow table of :func:`step_schema`."""
     import pyarrow as pa
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from rt1.data.episode import DataError
 from rt1.data.rlds_schema import read_json
 from rt1.names import unknown_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 VERSION = "v3.0"
 INFO_FILE, STATS_FILE, TASKS_FILE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
@@ -97,7 +100,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged or truncated ({line}); {COPY_AGAIN}") from error
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> dict[str, Any]:
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Return columns of a Parquet file as pyarrow arrays; what is missing or empty raises :class:`DataError`."""
     import pyarrow.parquet as pq
 
@@ -168,9 +171,8 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
     """
     places = ["data/chunk_index", "data/file_index"]
     video = [f"videos/{video_key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
-    columns = _episode_columns(
-        folder, ["episode_index", "length", "dataset_from_index", "dataset_to_index", *places, *(video_key and video or ())]
-    )
+    numbers = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
+    columns = _episode_columns(folder, [*numbers, *places, *(video if video_key else ())])
     order = np.argsort(columns["episode_index"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
     lengths, first = columns["length"].astype(np.int64), columns["dataset_from_index"].astype(np.int64)
@@ -206,7 +208,9 @@ def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]
     numbers, lengths = columns["episode_index"], columns["length"]
     if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
         found = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
-        raise DataError(f"{folder}: {INFO_FILE} promises the episodes 0..{info.episodes - 1}, found {found}; {COPY_AGAIN}")
+        raise DataError(
+            f"{folder}: {INFO_FILE} promises the episodes 0..{info.episodes - 1}, found {found}; {COPY_AGAIN}"
+        )
     wrong = (lengths < 1) | (columns["dataset_to_index"] - columns["dataset_from_index"] != lengths)
     if wrong.any():
         episode = int(np.argmax(wrong))
@@ -217,7 +221,9 @@ def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]
         )
 
 
-def _paths(folder: Path, template: str, places: Any, *, video_key: str | None = None) -> tuple[Path, ...]:
+def _paths(
+    folder: Path, template: str, places: Iterable[tuple[int, int]], *, video_key: str | None = None
+) -> tuple[Path, ...]:
     """Return the file of each episode from (chunk, file) pairs; each file is looked for once."""
     found: dict[tuple[int, int], Path] = {}
     out = []

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.data.episode import DataError
 from rt1.data.lerobot_schema import COPY_AGAIN, Episodes, read_columns, reading
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 CACHE_BYTES = 128 << 20
 """Most bytes of decoded row groups kept in memory; one group is kept whatever its size."""
@@ -70,7 +74,7 @@ def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
     return {path: np.array(numbers, dtype=np.int64) for path, numbers in members.items()}
 
 
-def _vectors(path: Path, key: str, column: Any, size: int) -> FloatArray:
+def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatArray:
     """Return a column of float lists (or of floats, as LeRobot stores vectors of one entry) as (rows, size)."""
     flat = column
     if hasattr(column.type, "value_type"):
@@ -98,7 +102,7 @@ class StoredImages:
     def __init__(self, episodes: Episodes, rows: NDArray[np.int64], key: str) -> None:
         self._files, self._rows, self._key = episodes.data_files, rows, key
         self._footer = functools.lru_cache(maxsize=_KNOWN_FOOTERS)(_read_footer)
-        self._groups: OrderedDict[tuple[Path, int], Any] = OrderedDict()
+        self._groups: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
         self._check_type(episodes.data_files[0])
 
@@ -113,14 +117,16 @@ class StoredImages:
         group = int(np.searchsorted(bounds, first, side="right")) - 1
         while first < last:
             end = min(last, int(bounds[group + 1]))
-            images += self._column(path, group, footer.metadata)[first - int(bounds[group]) : end - int(bounds[group])].to_pylist()
+            images += self._column(path, group, footer.metadata)[
+                first - int(bounds[group]) : end - int(bounds[group])
+            ].to_pylist()
             first, group = end, group + 1
         if None in images:
             step = start + images.index(None)  # type: ignore[arg-type]
             raise DataError(f"{path}: step {step} of episode {episode} has no image bytes; {COPY_AGAIN}")
         return images
 
-    def _column(self, path: Path, group: int, metadata: Any) -> Any:
+    def _column(self, path: Path, group: int, metadata: pq.FileMetaData) -> pa.ChunkedArray:
         """Return the images of one row group as a pyarrow column of bytes, from the cache where possible."""
         place = (path, group)
         with self._lock:
@@ -145,7 +151,7 @@ class StoredImages:
 
 @dataclass(frozen=True, kw_only=True)
 class _Footer:
-    metadata: Any
+    metadata: pq.FileMetaData
     """What pyarrow read at the end of the file."""
     bounds: NDArray[np.int64]
     """(groups + 1,) first row of each row group, and the number of rows."""
@@ -159,7 +165,7 @@ def _read_footer(path: Path) -> _Footer:
     return _Footer(metadata=metadata, bounds=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64))
 
 
-def _read_group(path: Path, group: int, key: str, metadata: Any) -> Any:
+def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> pa.ChunkedArray:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 

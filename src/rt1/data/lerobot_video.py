@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -127,6 +128,7 @@ def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec)
     """
     import av
 
+    os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints a page for every episode
     height, width, _ = images[0].shape
     sink = io.BytesIO()
     with av.open(sink, "w", format="mp4") as container:
@@ -152,9 +154,9 @@ def join_videos(segments: Sequence[tuple[bytes, int]], path: Path, *, fps: int) 
         stream: av.VideoStream | None = None
         done = 0
         for data, images in segments:
-            with av.open(io.BytesIO(data)) as segment:
+            with av.open(io.BytesIO(data), "r") as segment:
                 source = segment.streams.video[0]
-                stream = stream or out.add_stream_from_template(source)
+                stream = stream or out.add_stream_from_template(source, opaque=True)  # needs no encoder
                 for packet in segment.demux(source):
                     if packet.pts is None or packet.dts is None:
                         continue  # the mark of the end

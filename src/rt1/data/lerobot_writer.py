@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rt1.actions import FloatArray
 from rt1.data.episode import DataError
@@ -38,6 +38,9 @@ from rt1.data.rlds_schema import read_json
 from rt1.data.rlds_writer import RecordedEpisode, _check, _refuse_difference
 from rt1.files import recover, replacing, write_text
 from rt1.progress import progress
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 _PARTS = Path("meta/parts")  # text embeddings file by file, while the writing goes on
 
@@ -159,7 +162,7 @@ class _Part:
 
     settings: LeRobotSettings
     state: _State
-    sink: Any
+    sink: pq.ParquetWriter
     tasks: dict[str, int]
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: list[tuple[bytes, int]] = field(default_factory=list)
@@ -190,13 +193,15 @@ class _Part:
         self.size += len(self.segments[-1][0])
 
 
-def _open_parquet(path: Path, settings: LeRobotSettings) -> Any:
+def _open_parquet(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
     """Open a Parquet file; images are compressed already and never equal, so they are stored plainly."""
     import pyarrow.parquet as pq
 
     schema = step_schema(settings)
     numbers = [name for name in schema.names if name != settings.image_key]
-    compression = dict.fromkeys(numbers, "snappy") | {f"{settings.image_key}.{leaf}": "none" for leaf in ("bytes", "path")}
+    compression = dict.fromkeys(numbers, "snappy") | {
+        f"{settings.image_key}.{leaf}": "none" for leaf in ("bytes", "path")
+    }
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=numbers)
 
 

@@ -95,9 +95,8 @@ def _choice(feature: FeatureInfo, values: NDArray[Any]) -> NDArray[Any]:
     good = ((values == 0) | (values == 1)).all(axis=1) & (values.sum(axis=1) <= 1)
     if not good.all():
         step = int(np.argmin(good))
-        raise DataError(
-            f"step {step}: {feature.key!r} holds {values[step].tolist()}; a one-hot key must hold zeros and at most one 1"
-        )
+        held = f"{feature.key!r} holds {values[step].tolist()}"
+        raise DataError(f"step {step}: {held}; a one-hot key must hold zeros and at most one 1")
     return np.where(values.any(axis=1), values.argmax(axis=1), -1)[:, None]
 
 

@@ -52,8 +52,8 @@ class RLDSLayout:
     def from_json(data: Mapping[str, Any]) -> RLDSLayout:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         try:
-            keys = {"action_keys": tuple(data["action_keys"]), "one_hot_keys": tuple(data.get("one_hot_keys", ()))}
-            return RLDSLayout(**{**data, **keys})
+            tuples = {"action_keys": tuple(data["action_keys"]), "one_hot_keys": tuple(data.get("one_hot_keys", ()))}
+            return RLDSLayout(**{**data, **tuples})
         except (KeyError, TypeError) as error:
             keys = list(asdict(RLDSLayout()))
             raise ValueError(f"this is not an RLDS layout: {error!r}; its keys are {keys}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from rt1.settings import to_json
 from rt1.text.encoder import TextEncoder
 
 MOST_ATTEMPTS = 50
+NOISE_SECONDS = 0.224
+"""Time constant of the noise, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,9 @@ class RecordSettings:
     seed: int = 0
     """Seed of the recording; the same seed gives the same bytes."""
     noise: float = 0.0
-    """Largest standard deviation of the noise added to the executed (not the stored) action, as a fraction of the
-    action bounds; each episode draws its own between 0 and this. Noise shows the policy how to come back."""
+    """Largest standard deviation of the noise added to the executed (not the stored) action, as a fraction of half
+    the action range; each episode draws its own between 0 and this. The noise drifts over about a fifth of a second,
+    so that it carries the robot off the expert's path and the stored actions show the way back."""
     jpeg_quality: int = 95
     """JPEG quality, 1..100."""
     workers: int = 0
@@ -117,13 +121,16 @@ def record_episode(env: MetaWorldEnv, *, seed: int, noise: float, quality: int) 
     images: list[bytes] = []
     actions: list[FloatArray] = []
     low, high = env.action_spec.low, env.action_spec.high
+    kept = math.exp(-1.0 / (env.control_rate * NOISE_SECONDS))
+    drift = random.normal(0.0, 1.0, env.action_spec.size)
     while True:
         action = env.expert_action()
         images.append(encode_jpeg(observation.image, quality))
         actions.append(action)
+        drift = kept * drift + math.sqrt(1.0 - kept**2) * random.normal(0.0, 1.0, action.size)
         # The gripper gets no noise: opening it for one step drops what it holds, and no expert recovers from that.
-        shake = np.append(random.normal(0.0, 1.0, action.size - 1), 0.0) * deviation
-        result = env.step(np.clip(action + shake * (high - low) / 2, low, high).astype(np.float32))
+        drift[-1] = 0.0
+        result = env.step(np.clip(action + drift * deviation * (high - low) / 2, low, high).astype(np.float32))
         observation = result.observation
         if result.done:
             return images, np.stack(actions), result.success

@@ -1,0 +1,101 @@
+"""The commands ``rt1 convert ...``: weights that others released, to our checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.model.convert import (
+    Conversion,
+    component_parameters,
+    convert_flax,
+    convert_imagenet,
+    convert_tensorflow,
+)
+from rt1.text.encoder import TextEncoderIdentity
+
+UNIVERSAL_SENTENCE_ENCODER = TextEncoderIdentity(name="universal-sentence-encoder-large/5", sha256="", width=512)
+"""What Google's RT-1 networks read; its weights are not at hand, so its name and width stand for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertTensorFlowCommand:
+    """Convert Google's RT-1: a ckpt-NNN prefix or a SavedModel folder; needs no TensorFlow."""
+
+    path: tyro.conf.Positional[Path]
+    """Checkpoint prefix (.../ckpt-424760), SavedModel folder, or a folder that holds one of them."""
+    out: Path
+    """Checkpoint folder to write."""
+    config: str | None = None
+    """rt1main, rt1simreal, rt1multirobot, or a JSON file; inferred from the variables' shapes if not given."""
+    action_order: tuple[str, ...] = ()
+    """Names of the action's parts in token order; the files do not tell it. The default is docs/weights.md's."""
+
+    def run(self, _command: str) -> int:
+        """Convert."""
+        found = convert_tensorflow(self.path, config=self.config, action_order=self.action_order or None)
+        return _save(found, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertFlaxCommand:
+    """Convert Google's RT-1-X: a flax msgpack file or the folder it lies in; needs no JAX."""
+
+    path: tyro.conf.Positional[Path]
+    """The file named checkpoint, or its folder."""
+    out: Path
+    """Checkpoint folder to write."""
+    config: str | None = None
+    """rt1x, or a JSON file; inferred from the variables' shapes if not given."""
+    action_order: tuple[str, ...] = ()
+    """Names of the action's parts in token order, if not those of the configuration."""
+
+    def run(self, _command: str) -> int:
+        """Convert."""
+        found = convert_flax(self.path, config=self.config, action_order=self.action_order or None)
+        return _save(found, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertImageNetCommand:
+    """Convert EfficientNet-B3 weights of Keras (.h5), timm or torchvision (.safetensors, .pth) to our backbone."""
+
+    path: tyro.conf.Positional[Path]
+    """The file of weights."""
+    out: Path
+    """The .safetensors file to write."""
+
+    def run(self, _command: str) -> int:
+        """Convert."""
+        report = convert_imagenet(self.path, self.out)
+        print(f"{self.out}: {len(report.used)} tensors of {report.format}")
+        _print_skipped(report.skipped, report.notes)
+        return 0
+
+
+def _save(found: Conversion, out: Path) -> int:
+    info = CheckpointInfo(
+        model=found.configuration.model,
+        action_spec=found.configuration.action,
+        text_encoder=UNIVERSAL_SENTENCE_ENCODER,
+        provenance=found.report.to_json(),
+    )
+    save_checkpoint(out, model=found.model, info=info)
+    counts = component_parameters(found.model)
+    print(f"{out}: {found.report.configuration}, {counts['total']:,} parameters")
+    for name, count in counts.items():
+        if name != "total":
+            print(f"  {name:14s}{count:>12,}")
+    _print_skipped(found.report.skipped, found.report.notes)
+    return 0
+
+
+def _print_skipped(skipped: Mapping[str, tuple[str, ...]], notes: tuple[str, ...]) -> None:
+    for reason, names in skipped.items():
+        print(f"  skipped {len(names)}: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
+    for note in notes:
+        print(f"  note: {note}")

@@ -1,0 +1,207 @@
+"""HDF5 files of episodes as an episode source: one episode a file, a group or a run of rows."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec
+from rt1.data.arrays import (
+    ArrayLayout,
+    ArraySource,
+    EpisodeArrays,
+    Image,
+    files_in,
+    image_count,
+    natural_order,
+    text_of,
+    unstack,
+)
+from rt1.data.episode import DataError
+from rt1.data.images import decode_image
+from rt1.names import unknown_name
+
+if TYPE_CHECKING:
+    import h5py
+
+_ENDINGS = (".hdf5", ".h5")
+_OPEN_FILES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class HDF5Layout(ArrayLayout):
+    """Where the episodes of HDF5 files are. An instruction may also be an attribute of the episode's group."""
+
+    group: str = ""
+    """Group whose members are the episodes, e.g. ``data`` in robomimic's files; empty: the file itself is the episode, or
+    holds rows of several, see ``start_key``."""
+    start_key: str | None = None
+    """Array whose value tells the rows where an episode begins, where one array holds several; None: one each."""
+    start_value: int = 1
+    """The value of ``start_key`` at such a row."""
+    encoded: bool = False
+    """Whether a row of ``image_key`` is a JPEG or PNG, bytes perhaps padded with zeros, instead of pixels."""
+
+
+def v_d4rl_layout(instruction: str) -> HDF5Layout:
+    """Return the layout of V-D4RL's 84-pixel HDF5 files, which have no instruction: give the sentence."""
+    return HDF5Layout(
+        image_key="observation",
+        instruction=instruction,
+        channels_first=True,
+        action_leads_here=True,
+        start_key="step_type",
+        start_value=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Rows of a file that are one episode."""
+
+    path: Path
+    group: str
+    start: int
+    stop: int
+
+
+class HDF5Source(ArraySource):
+    """Episodes of HDF5 files, files and groups in the order of their names; an ``EpisodeSource``. Needs ``h5py``."""
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        layout: HDF5Layout,
+        action_spec: ActionSpec | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Open a file or a folder of files; images are not read.
+
+        Args:
+            path: an HDF5 file, or a folder of ``*.hdf5`` and ``*.h5``.
+            layout: which arrays hold what.
+            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
+            name: name for tables and errors, default that of the file or folder.
+
+        Raises:
+            DataError: nothing there, a damaged file, a key that is missing or holds something else.
+            ImportError: ``h5py`` is not installed.
+        """
+        path = Path(path)
+        self._layout = layout
+        self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_open)
+        files = [path] if path.is_file() else files_in(path, _ENDINGS)
+        found = [pair for file in files for pair in _episodes(file, self._open(file), layout)]
+        self._places = [place for place, _ in found]
+        episodes = [episode for _, episode in found]
+        super().__init__(episodes, layout, name=name or path.resolve().stem, action_spec=action_spec)
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
+        if not self._layout.encoded:
+            return super().encoded_images(episode, start, stop)
+        self._check(episode, start, stop)
+        return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in self._rows(episode, start, stop)]
+
+    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+        if not self._layout.encoded:
+            return unstack(self._rows(episode, start, stop), self._layout)
+        return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
+
+    def _rows(self, episode: int, start: int, stop: int) -> NDArray[Any]:
+        place = self._places[episode]
+        try:
+            group = self._open(place.path)[place.group or "/"]
+            return group[self._layout.image_key][place.start + start : place.start + stop]
+        except OSError as error:
+            raise DataError(f"{self._where[episode]}: the images cannot be read ({error}); copy it again") from error
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("reading HDF5 episodes needs h5py: pip install h5py") from error
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path} is no HDF5 file or damaged ({error}); copy it again") from error
+
+
+def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Place, EpisodeArrays]]:
+    try:
+        if not layout.group:
+            return _rows_of_episodes(path, "", file, layout)
+        if layout.group not in file:
+            raise DataError(f"{path}: {unknown_name('group', layout.group, list(file))}")
+        names = sorted(file[layout.group], key=natural_order)
+        groups = [f"{layout.group}/{name}" for name in names]
+        return [pair for group in groups for pair in _rows_of_episodes(path, group, file[group], layout)]
+    except OSError as error:
+        raise DataError(f"{path} is damaged ({error}); copy it again") from error
+
+
+def _rows_of_episodes(
+    path: Path, group: str, content: h5py.Group, layout: HDF5Layout
+) -> list[tuple[_Place, EpisodeArrays]]:
+    where = f"{path}:{group}" if group else str(path)
+    images, actions = _array(where, content, layout.image_key), _array(where, content, layout.action_key)
+    rows = len(images) if layout.encoded else image_count(where, images.shape, images.dtype, layout)
+    if rows != len(actions):
+        raise DataError(f"{where}: {rows} images and {len(actions)} actions; store one each a step")
+    starts = _starts(where, content, layout)
+    found = []
+    for start, stop in zip(starts, [*starts[1:], rows], strict=True):
+        key = layout.embedding_key
+        episode = EpisodeArrays(
+            where=where if len(starts) == 1 else f"{where}, row {start}",
+            steps=stop - start,
+            actions=actions[start:stop],
+            instruction=_instruction(where, content, layout, start),
+            embedding=_row_or_all(_array(where, content, key), start) if key else None,
+        )
+        found.append((_Place(path=path, group=group, start=start, stop=stop), episode))
+    return found
+
+
+def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
+    import h5py
+
+    found = content.get(key) if isinstance(content, h5py.Group) else None
+    if not isinstance(found, h5py.Dataset):
+        known: list[str] = []
+        if isinstance(content, h5py.Group):
+            content.visititems(lambda name, item: known.append(name) if isinstance(item, h5py.Dataset) else None)
+        raise DataError(f"{where}: {unknown_name('array', key, known)}")
+    return found
+
+
+def _starts(where: str, content: h5py.Group, layout: HDF5Layout) -> list[int]:
+    if layout.start_key is None:
+        return [0]
+    flags = _array(where, content, layout.start_key)[:]
+    starts = np.flatnonzero(flags == layout.start_value).tolist()
+    if starts[:1] != [0]:
+        wanted = f"{layout.start_key!r} is {layout.start_value}"
+        raise DataError(f"{where}: row 0 begins no episode ({wanted} there); check start_key and start_value")
+    return starts
+
+
+def _instruction(where: str, content: h5py.Group, layout: HDF5Layout, start: int) -> str:
+    key = layout.instruction_key
+    if key is None:
+        return layout.instruction
+    if key in content.attrs:
+        return text_of(content.attrs[key])
+    return text_of(_row_or_all(_array(where, content, key), start))
+
+
+def _row_or_all(array: h5py.Dataset, row: int) -> Any:  # noqa: ANN401 (whatever is stored: a string, bytes, an array)
+    """Return what holds at a row of an array with a row a step; else the only value there is."""
+    return array[row] if array.ndim and len(array) > row and (array.ndim > 1 or array.dtype.kind in "OS") else array[()]

@@ -1,0 +1,194 @@
+"""Hugging Face ``datasets`` with image (or list of images), action and instruction columns as an episode source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec
+from rt1.data.arrays import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png
+from rt1.data.episode import DataError
+from rt1.data.images import decode_image
+from rt1.names import unknown_name
+
+if TYPE_CHECKING:
+    import datasets
+
+_ROWS = 4096  # rows of the low-dimensional columns read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceLayout(ArrayLayout):
+    """Which columns hold what. Images are ``datasets.Image``, or pixels, uint8 (H, W, 3)."""
+
+    instruction_key: str | None = "instruction"
+    """Column of the instruction; None where there is none."""
+    episode_key: str | None = "episode_index"
+    """Column that tells the episode of a row, the rows of an episode one after the other; None where a row is an episode,
+    with lists of images and actions."""
+
+
+class HuggingFaceSource(ArraySource):
+    """Episodes of a ``datasets.Dataset``; an :class:`~rt1.data.episode.EpisodeSource`. Needs ``datasets``.
+
+    Encoded images are handed on as they are stored.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        *,
+        layout: HuggingFaceLayout | None = None,
+        action_spec: ActionSpec | None = None,
+        name: str = "hugging-face",
+    ) -> None:
+        """Take over a loaded data set, one split of it; images are not read.
+
+        Args:
+            dataset: e.g. ``datasets.load_dataset(..., split="train")``.
+            layout: which columns hold what, default those of :class:`HuggingFaceLayout`.
+            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
+            name: name for tables and errors.
+
+        Raises:
+            DataError: a column that is missing or holds something else, an episode in pieces.
+        """
+        layout = layout or HuggingFaceLayout()
+        for key in filter(None, (layout.image_key, layout.action_key, layout.instruction_key, layout.episode_key)):
+            if key not in dataset.column_names:
+                raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
+        self._layout = layout
+        self._images = _undecoded(dataset.select_columns([layout.image_key]), layout.image_key)
+        low = dataset.select_columns([key for key in dataset.column_names if key != layout.image_key])
+        if layout.episode_key is None:
+            self._starts = np.arange(len(dataset))
+            episodes = [_row_episode(name, row, low[row], self._row(row), layout) for row in range(len(dataset))]
+        else:
+            self._starts, episodes = _runs(name, low, layout)
+        super().__init__(episodes, layout, name=name, action_spec=action_spec)
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
+        self._check(episode, start, stop)
+        return [data if isinstance(data, bytes) else encode_png(data) for data in self._stored(episode, start, stop)]
+
+    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+        stored = self._stored(episode, start, stop)
+        return [decode_image(data) if isinstance(data, bytes) else data for data in stored]
+
+    def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
+        first = int(self._starts[episode])
+        if self._layout.episode_key is None:
+            found = self._row(first)[start:stop]
+        else:
+            found = self._images[first + start : first + stop][self._layout.image_key]
+        return [self._image(episode, start + place, value) for place, value in enumerate(found)]
+
+    def _row(self, row: int) -> list[Any]:
+        value = self._images[row][self._layout.image_key]
+        if not isinstance(value, list):
+            raise DataError(
+                f"row {row}: {self._layout.image_key!r} holds a {type(value).__name__}; without episode_key it must "
+                "be a list of images, decode a video first"
+            )
+        return value
+
+    def _image(self, episode: int, step: int, value: object) -> bytes | Image:
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+            return value["bytes"]
+        where = f"{self.name}, episode {episode}, step {step}"
+        if isinstance(value, dict) and value.get("path"):
+            try:
+                return Path(value["path"]).read_bytes()
+            except OSError as error:
+                raise DataError(
+                    f"{where}: {value['path']}: {error.strerror or error}; the image is kept there"
+                ) from error
+        pixels = np.asarray(value)
+        if self._layout.channels_first and pixels.ndim == 3:
+            pixels = pixels.transpose(1, 2, 0)
+        whole = pixels.dtype.kind in "iu" and pixels.size and 0 <= pixels.min() and pixels.max() <= 255
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not whole:
+            found = f"{pixels.dtype} {pixels.shape}"
+            raise DataError(f"{where}: the image is {found}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
+        return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def _undecoded(dataset: datasets.Dataset, key: str) -> datasets.Dataset:
+    """Return the data set with images handed out as stored bytes instead of being decoded."""
+    import datasets
+
+    feature = dataset.features[key]
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, datasets.Image):
+        return dataset.cast_column(key, datasets.Image(decode=False))
+    if isinstance(inner, datasets.Image):
+        return dataset.cast_column(key, type(feature)(datasets.Image(decode=False)))
+    return dataset
+
+
+def _row_episode(
+    name: str, row: int, values: dict[str, Any], images: list[Any], layout: HuggingFaceLayout
+) -> EpisodeArrays:
+    where = f"{name}, row {row}"
+    return EpisodeArrays(
+        where=where,
+        steps=len(images),
+        actions=_numbers(where, values[layout.action_key], layout.action_key),
+        instruction=_sentence(values, layout),
+        embedding=_embedding(where, values, layout),
+    )
+
+
+def _runs(
+    name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout
+) -> tuple[NDArray[np.int64], list[EpisodeArrays]]:
+    """Return the first row of each episode, and the episodes, of a data set whose rows are steps."""
+    pieces = [dataset[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
+    numbers = np.array([number for piece in pieces for number in piece[layout.episode_key]])
+    rows = [row for piece in pieces for row in piece[layout.action_key]]
+    starts = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]])) if len(numbers) else np.arange(0)
+    firsts, counts = np.unique(numbers[starts], return_counts=True)
+    if (counts > 1).any():
+        broken = firsts[counts > 1][0]
+        raise DataError(f"{name}: episode {broken} lies in several pieces; sort the data set by {layout.episode_key!r}")
+    episodes = []
+    for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
+        where = f"{name}, episode {numbers[start]}"
+        values = dataset[int(start)]
+        episodes.append(
+            EpisodeArrays(
+                where=where,
+                steps=int(stop - start),
+                actions=_numbers(where, rows[start:stop], layout.action_key),
+                instruction=_sentence(values, layout),
+                embedding=_embedding(where, values, layout),
+            )
+        )
+    return starts, episodes
+
+
+def _sentence(values: dict[str, Any], layout: HuggingFaceLayout) -> str:
+    if layout.instruction_key is None:
+        return layout.instruction
+    stored = values[layout.instruction_key]
+    if isinstance(stored, list):
+        stored = stored[0] if stored else ""
+    return str(stored or "")
+
+
+def _embedding(where: str, values: dict[str, Any], layout: HuggingFaceLayout) -> NDArray[Any] | None:
+    if layout.embedding_key is None:
+        return None
+    return _numbers(where, values[layout.embedding_key], layout.embedding_key)
+
+
+def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
+    try:
+        return np.array(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error
