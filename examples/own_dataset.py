@@ -1,4 +1,4 @@
-"""Your own recordings: an object with these members can be checked, trained on, and inspected."""
+"""Your own recordings: an object with these members can be checked and trained on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.images import encode_jpeg
-from rt1.inspection import inspect_data
 from rt1.presets import preset
 from rt1.testing import check_source
 from rt1.train.loop import train
@@ -49,6 +48,6 @@ class Lamps:
 if __name__ == "__main__":
     source = Lamps()
     check_source(source)  # says what is not as it should be
-    print(inspect_data(source))
+    print(f"{source.name}: {len(source.lengths)} episodes, {source.lengths.sum()} steps")
     result = train(source, preset("debug"), Path("outputs/lamps"))
     print(f"trained for {result.updates} updates, held-out loss {result.best:.2f}; run again to go on: {result.run}")

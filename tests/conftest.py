@@ -191,7 +191,7 @@ def make_env() -> Callable[..., Any]:
     return PointEnv
 
 
-TASKS = ("faucet-open", "faucet-close", "hammer", "reach")
+TASKS = ("faucet-open", "faucet-close", "hammer", "peg-insert-side")
 
 
 @pytest.fixture(scope="session")

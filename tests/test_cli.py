@@ -87,11 +87,11 @@ def test_help_explains_every_option(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")  # wider pages stand in two columns
-    assert _status(command, "--help") == 0
+    assert _status(*command.split(), "--help") == 0
     page = " ".join(re.sub("[│╭╮╰╯─]|-{3,}", " ", capsys.readouterr().out).split())
     # "--on, --off  What it does." is one option; "--help" is explained by the parser.
     options = re.sub(r", --", ",--", page).split(" --")[1:]
-    assert len(options) >= (0 if command == "inspect" else 7)
+    assert len(options) >= (0 if command == "inspect" else 1)
     unexplained = [option for option in options if not re.search(r"[\w)/]\. \((?:default|required)", option)]
     assert unexplained == []
 
@@ -112,11 +112,12 @@ def test_the_preset_of_a_training_gives_the_defaults_of_its_options(capsys: pyte
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recrod"], "unknown command 'recrod'; did you mean 'record'"),
+        (["recordd"], "unknown command 'recordd'; did you mean 'record'"),
+        (["convert", "tensorflw"], "unknown command 'convert tensorflw'; did you mean 'convert tensorflow'"),
         (["demo", "--episods", "3"], "unknown option '--episods'; did you mean '--episodes'"),
         (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat'; did you mean '--opt"),
         (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'"),
-        (["demo", "--preset", "debgu"], "unknown preset 'debgu'; did you mean 'debug'"),
+        (["demo", "--preset", "deebug"], "unknown preset 'deebug'; did you mean 'debug'"),
         (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown Meta-World task 'faucet-opne'; did you mean 'f"),
         (["demo", "--out", "o", "--tasks", "raech"], "unknown Meta-World task 'raech'; did you mean 'reach'"),
         (
@@ -410,7 +411,7 @@ def test_the_traceback_of_an_expected_error_is_there_for_who_asks(
 def test_the_module_runs_as_the_command_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["rt1", "recrod"])
+    monkeypatch.setattr(sys, "argv", ["rt1", "recordd"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("rt1", run_name="__main__")
     assert stop.value.code == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -94,6 +95,22 @@ def test_a_block_that_writes_nothing_leaves_the_folder_that_was_there(tmp_path: 
         pass  # nothing was written
     assert (folder / "inner" / "file").read_text() == "old"
     assert _names(tmp_path) == ["name"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_folder_that_stood_aside_comes_back_when_the_new_one_cannot_be_renamed(
+    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _folder(tmp_path / "folder", "old")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)  # stands for the disk
+    with pytest.raises((SaveError, KeyboardInterrupt)):
+        _folder(folder, "new")
+    assert (folder / "inner" / "file").read_text() == "old"
+    assert _names(tmp_path) == ["folder"]
 
 
 def test_a_half_written_file_of_this_process_is_no_hindrance(tmp_path: Path) -> None:

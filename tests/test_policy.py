@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
 from rt1.checkpoint import CheckpointError, CheckpointInfo, save_checkpoint
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
-from rt1.text.encoder import TableEncoder, TextEncoderIdentity
+from rt1.text.encoder import USE_LARGE_5, TableEncoder, TextEncoderIdentity
 
 WINDOW = 3
 SPEC = ActionSpec(
@@ -279,6 +280,24 @@ def test_a_checkpoint_that_names_no_encoder_takes_embeddings_or_a_given_encoder(
     given = Policy.from_checkpoint(folder, text_encoder=table)
     given.reset("open the drawer")
     np.testing.assert_array_equal(given.logits(_images(1)[0]), expected)
+
+
+def test_a_sentence_for_a_released_network_needs_vectors_of_google_s_encoder(model: RT1, tmp_path: Path) -> None:
+    wide = RT1(dataclasses.replace(model.config, text_width=512))
+    folder = _save(wide, tmp_path / "c", USE_LARGE_5)
+    vector = np.random.default_rng(3).normal(size=512).astype(np.float32)
+    policy = Policy.from_checkpoint(folder)
+    with pytest.raises(
+        ValueError, match=r"are Universal Sentence Encoder \(large/5\) vectors, .*; give the 512-d embedding"
+    ):
+        policy.reset("pick up the can")
+    policy.reset(vector)
+    table = TableEncoder({"pick up the can": vector}, USE_LARGE_5.name)
+    told = Policy.from_checkpoint(folder, text_encoder=table)
+    told.reset("pick up the can")
+    np.testing.assert_array_equal(told.logits(_images(1)[0]), policy.logits(_images(1)[0]))
+    with pytest.raises(ValueError, match="the text encoder is 'mine'"):
+        Policy.from_checkpoint(folder, text_encoder=TableEncoder({"pick up the can": vector}, "mine"))
 
 
 def test_a_policy_from_nothing_is_a_checkpoint_error(tmp_path: Path) -> None:

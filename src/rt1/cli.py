@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from rt1 import settings
-from rt1.checkpoint import INFO_FILE, load_info, resolve
+from rt1.checkpoint import INFO_FILE, RUN_ORDER, load_info, resolve
 from rt1.convert_commands import ConvertFlaxCommand, ConvertImageNetCommand, ConvertTensorFlowCommand
 from rt1.data.rlds import RLDSSource
 from rt1.demo import DemoSettings, run_demo, summary
@@ -30,7 +30,10 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.evaluate.run import ReportContext, evaluate_checkpoint
 from rt1.evaluate.workers import WorkerError
-from rt1.inspection import inspect_checkpoint, inspect_data
+from rt1.inspection.open_data import DataOptions, open_data
+from rt1.inspection.page import write_page
+from rt1.inspection.survey import show_episode, survey_data
+from rt1.inspection.terminal import checkpoint_text, data_text
 from rt1.names import lookup, unknown_name
 from rt1.presets import preset
 from rt1.text.load import load_text_encoder
@@ -151,11 +154,27 @@ class InspectCommand:
 
     path: tyro.conf.Positional[Path]
     """Checkpoint, run or data folder."""
+    out: Path | None = None
+    """HTML file to write about a data set, with histograms and images; none if not given."""
+    episode: int | None = None
+    """Episode the page shows; one of median length if not given."""
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """How to read a data set."""
 
-    def run(self, _command: str) -> int:
+    def run(self, command: str) -> int:
         """Inspect."""
-        is_checkpoint = any((self.path / name / INFO_FILE).is_file() for name in ("", "last", "best"))
-        print(inspect_checkpoint(self.path) if is_checkpoint else inspect_data(RLDSSource(self.path)))
+        if any((self.path / name / INFO_FILE).is_file() for name in ("", *RUN_ORDER)):
+            if self.out is not None:
+                raise ValueError(f"{self.path} is a checkpoint, which has no page; leave out --out {self.out}")
+            print(checkpoint_text(self.path))
+            return 0
+        source = open_data(self.path, self.data)
+        survey = survey_data(source)
+        print(data_text(survey))
+        if self.out is None:
+            print("histograms and images: add --out PAGE.html")
+        else:
+            print(f"page: {write_page(self.out, survey, show_episode(source, self.episode), command=command)}")
         return 0
 
 

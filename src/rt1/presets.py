@@ -97,7 +97,7 @@ def _small_network(*, window: int, image_size: int) -> RT1Config:
         efficientnet=EfficientNetConfig(
             width=1.0,
             depth=1.0,
-            # Three strides of 2 instead of five: an 8x8 grid from 64x64, so that a handle a few pixels wide stays apart.
+            # Three strides of 2 instead of five: an 8x8 grid from 64x64, so that a small handle keeps its place.
             stages=(_stage(3, 2, 1, 16, 1), _stage(3, 2, 4, 32, 2), _stage(3, 1, 4, 48, 2)),
             stem_channels=16,
             top_channels=None,

@@ -115,13 +115,13 @@ def test_84_pixel_images_with_channels_first_are_turned(tmp_path: Path) -> None:
 )
 def test_an_unusable_episode_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     folder = _write(tmp_path / "set", _episode(), {**_episode(), **change})
-    with pytest.raises(DataError, match=rf"episode_10.npz: .*{message}"):
+    with pytest.raises(DataError, match=rf"episode_10\.npz: .*{message}"):
         NpzSource(folder, layout=LAYOUT)
 
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", {**_episode(), "action": np.array([{"a": 1}] * 4, dtype=object)})
-    with pytest.raises(DataError, match="'action' cannot be read .*allow_pickle.*without pickled objects"):
+    with pytest.raises(DataError, match=r"'action' cannot be read .*allow_pickle.*without pickled objects"):
         NpzSource(folder, layout=LAYOUT)
 
 
@@ -138,7 +138,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
     folder = _write(tmp_path / "set", _episode())
     path = folder / "episode_9.npz"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="episode_9.npz: 'image' cannot be read"):
+    with pytest.raises(DataError, match=r"episode_9\.npz: 'image' cannot be read"):
         NpzSource(folder, layout=LAYOUT)
 
 
@@ -149,12 +149,12 @@ def test_a_flipped_bit_in_the_images_is_noticed_when_they_are_read(tmp_path: Pat
     data[5000] ^= 0x10
     path.write_bytes(data)
     source = NpzSource(folder, layout=LAYOUT)
-    with pytest.raises(DataError, match="episode_9.npz: 'image' cannot be read"):
+    with pytest.raises(DataError, match=r"episode_9\.npz: 'image' cannot be read"):
         source.images(0, 0, 1)
 
 
 def test_a_folder_without_episodes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no file ending in .npz"):
+    with pytest.raises(DataError, match=r"has no file ending in \.npz"):
         NpzSource(tmp_path, layout=LAYOUT)
     with pytest.raises(DataError, match="is not a folder"):
         NpzSource(tmp_path / "nowhere", layout=LAYOUT)

@@ -200,7 +200,7 @@ def test_the_index_of_fractal_holds_its_one_hot_as_one_number(tmp_path: Path) ->
 def test_real_bridge_episodes_get_rt1_s_action(shared: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bridge"
     folder.mkdir()
-    for path in (shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0").iterdir():
+    for path in (shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0").glob("[!.]*"):
         shutil.copyfile(path, folder / path.name)
     source = open_x_source(folder, dataset="bridge_dataset")
     check_source(source)

@@ -132,6 +132,22 @@ def test_without_a_spec_the_bounds_are_those_of_the_data(tmp_path: Path) -> None
     assert source.actions(0, 0, 2).tolist() == [[-2, 7, 0], [3, 7, 1]]
 
 
+def test_a_one_hot_key_becomes_the_number_of_its_choice(tmp_path: Path) -> None:
+    mode = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0]]).reshape(-1)
+    records = [_steps(3, **{"arm/move": np.arange(3, dtype=np.float32), "base/move": mode})]
+    features = {"arm/move": _tensor(), "base/move": _tensor(3, dtype="int32")}
+    layout = RLDSLayout(
+        image_key="image",
+        instruction_key="instruction",
+        action_keys=("arm/move", "base/move"),
+        one_hot_keys=("base/move",),
+    )
+    source = RLDSSource(_data_set(tmp_path / "foreign", features, records), layout=layout)
+    assert source.action_widths == {"arm/move": 1, "base/move": 1}
+    assert source.actions(0, 0, 3).tolist() == [[0, 1], [1, -1], [2, 0]]
+    assert source.action_spec.dimension_names == ("steps/arm/move", "steps/base/move")
+
+
 FRACTAL = {
     "world_vector": 3,
     "rotation_delta": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -115,7 +116,14 @@ def test_shards_of_two_recordings_in_one_folder_are_refused(folder: Path, name: 
 
 def test_a_layout_comes_back_from_json() -> None:
     layout = RLDSLayout(image_key="observation/front", action_keys=("action/a", "action/b"), task_key="task")
+    layout = dataclasses.replace(layout, one_hot_keys=("action/b",))
     assert RLDSLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+
+
+def test_a_layout_written_before_one_hot_keys_has_none() -> None:
+    stored = RLDSLayout().to_json()
+    del stored["one_hot_keys"]
+    assert RLDSLayout.from_json(stored) == RLDSLayout()
 
 
 def test_other_json_is_no_layout() -> None:
@@ -126,3 +134,5 @@ def test_other_json_is_no_layout() -> None:
 def test_a_layout_needs_an_action() -> None:
     with pytest.raises(ValueError, match="action_keys is empty"):
         RLDSLayout(action_keys=())
+    with pytest.raises(ValueError, match=r"one_hot_keys names \['mode'\]; it may only name action keys"):
+        RLDSLayout(one_hot_keys=("mode",))

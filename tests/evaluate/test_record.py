@@ -166,8 +166,10 @@ def test_an_expert_that_never_succeeds_is_one_line_with_the_cure(
     assert gl
     monkeypatch.setattr(recorder, "MOST_ATTEMPTS", 2)
     env = EnvSettings(metaworld=MetaWorldConfig(image_size=16, control_rate=1.0))
-    settings = RecordSettings(tasks=("hammer",), episodes=1, noise=2.0, workers=1)
-    with pytest.raises(ValueError, match=r"the expert of hammer-v3 failed 2 times .* lower the noise \(2.0\) or raise"):
+    settings = RecordSettings(tasks=("peg-insert-side",), episodes=1, noise=2.0, workers=1)
+    with pytest.raises(
+        ValueError, match=r"the expert of peg-insert-side-v3 failed 2 times .* lower the noise \(2.0\) or raise"
+    ):
         record(tmp_path / "set", env=env, settings=settings, encoder=table)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from rt1.text.encoder import (
+    USE_LARGE_5,
     TableEncoder,
     TextEncoder,
     TextEncoderIdentity,
@@ -179,3 +180,22 @@ def test_an_encoder_other_than_the_wanted_one_is_refused_in_one_line() -> None:
         with pytest.raises(ValueError, match=r"the text encoder is '.*' \(sha256 .* but 'use' \(sha256 abab") as caught:
             check_same_encoder(wanted, other)
         assert "\n" not in str(caught.value)
+
+
+def test_where_the_wanted_weights_are_not_known_name_and_width_decide() -> None:
+    for sha256 in ("", "ab" * 32):
+        check_same_encoder(USE_LARGE_5, TextEncoderIdentity(**(USE_LARGE_5.to_json() | {"sha256": sha256})))
+    for change in ({"name": "minilm"}, {"width": 384}):
+        given = TextEncoderIdentity(**(USE_LARGE_5.to_json() | {"sha256": "ab" * 32} | change))
+        with pytest.raises(ValueError, match=r"but 'universal-.*-large/5' \(weights not known, width 512\) is needed"):
+            check_same_encoder(USE_LARGE_5, given)
+    known = TextEncoderIdentity(name=USE_LARGE_5.name, sha256="ab" * 32, width=512)
+    with pytest.raises(ValueError, match=r"the text encoder is .*weights not known.* but .*abab.* is needed"):
+        check_same_encoder(known, USE_LARGE_5)
+
+
+def test_a_table_is_taken_for_google_s_encoder_if_its_user_calls_it_so() -> None:
+    vectors = {"open the drawer": np.ones(512, np.float32)}
+    check_same_encoder(USE_LARGE_5, TableEncoder(vectors, USE_LARGE_5.name).identity)
+    with pytest.raises(ValueError, match="the text encoder is 'mine'"):
+        check_same_encoder(USE_LARGE_5, TableEncoder(vectors, "mine").identity)

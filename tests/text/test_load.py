@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rt1.text.encoder import TableEncoder
+from rt1.text.encoder import USE_LARGE_5, TableEncoder
 from rt1.text.load import load_text_encoder
 
 
@@ -25,5 +25,14 @@ def test_the_name_minilm_means_the_model(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_unknown_encoder_is_refused_with_the_name_that_was_meant() -> None:
     with pytest.raises(ValueError, match="unknown text encoder 'mini-lm'; did you mean 'minilm'"):
         load_text_encoder("mini-lm")
-    with pytest.raises(ValueError, match="or the path of a file written by"):
+    with pytest.raises(ValueError, match=r"or the path of a file written by TableEncoder.save, or of an \.onnx file"):
         load_text_encoder("absent/table.safetensors")
+
+
+def test_google_s_encoder_is_not_here_and_the_message_says_how_to_get_its_vectors() -> None:
+    with pytest.raises(
+        ValueError, match=r"Universal Sentence Encoder \(large/5\) vectors, .*; give the 512-d"
+    ) as caught:
+        load_text_encoder(USE_LARGE_5.name)
+    assert "TableEncoder.load(FILE)" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -12,10 +12,11 @@ from rt1.actions import ActionSpec
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.images import image_size
 from rt1.data.lerobot import LeRobotSource
+from rt1.data.lerobot_metadata import LeRobotSettings
 from rt1.data.lerobot_schema import INFO_FILE
 from rt1.data.lerobot_schema import RECORDING_FILE as LEROBOT_RECORDING
 from rt1.data.lerobot_video import Codec
-from rt1.data.lerobot_writer import LeRobotSettings, LeRobotWriter
+from rt1.data.lerobot_writer import LeRobotWriter
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
@@ -108,6 +109,8 @@ def convert_source(
 ) -> ConvertReport:
     """Write any source as a data set; see :func:`convert_data`, whose settings for reading have no use here."""
     out, settings = Path(out), settings or ConvertSettings()
+    if not len(source.lengths):
+        raise DataError(f"{source.name} has no episodes; there is nothing to convert")
     write = lookup("format", to, {"rlds": _write_rlds, "lerobot": _write_lerobot})
     resumed_at = write(source, out, settings)
     episodes = range(len(source.lengths))

@@ -27,7 +27,7 @@ from rt1.data.images import decode_image
 from rt1.names import unknown_name
 
 if TYPE_CHECKING:
-    import h5py
+    import h5py  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 _ENDINGS = (".hdf5", ".h5")
 _OPEN_FILES = 64
@@ -38,8 +38,8 @@ class HDF5Layout(ArrayLayout):
     """Where the episodes of HDF5 files are. An instruction may also be an attribute of the episode's group."""
 
     group: str = ""
-    """Group whose members are the episodes, e.g. ``data`` in robomimic's files; empty: the file itself is the episode, or
-    holds rows of several, see ``start_key``."""
+    """Group whose members are the episodes, e.g. ``data`` in robomimic's files; empty: the file itself is the episode,
+    or holds rows of several, see ``start_key``."""
     start_key: str | None = None
     """Array whose value tells the rows where an episode begins, where one array holds several; None: one each."""
     start_value: int = 1

@@ -16,7 +16,7 @@ from rt1.data.images import decode_image
 from rt1.names import unknown_name
 
 if TYPE_CHECKING:
-    import datasets
+    import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 _ROWS = 4096  # rows of the low-dimensional columns read at once
 
@@ -28,8 +28,8 @@ class HuggingFaceLayout(ArrayLayout):
     instruction_key: str | None = "instruction"
     """Column of the instruction; None where there is none."""
     episode_key: str | None = "episode_index"
-    """Column that tells the episode of a row, the rows of an episode one after the other; None where a row is an episode,
-    with lists of images and actions."""
+    """Column that tells the episode of a row, the rows of an episode one after the other; None where a row is an
+    episode, with lists of images and actions."""
 
 
 class HuggingFaceSource(ArraySource):
@@ -58,17 +58,22 @@ class HuggingFaceSource(ArraySource):
             DataError: a column that is missing or holds something else, an episode in pieces.
         """
         layout = layout or HuggingFaceLayout()
-        for key in filter(None, (layout.image_key, layout.action_key, layout.instruction_key, layout.episode_key)):
+        low = [layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key]
+        keys = [key for key in low if key is not None]
+        for key in (layout.image_key, *keys):
             if key not in dataset.column_names:
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
         self._layout = layout
-        self._images = _undecoded(dataset.select_columns([layout.image_key]), layout.image_key)
-        low = dataset.select_columns([key for key in dataset.column_names if key != layout.image_key])
+        plain = dataset.with_format(None)
+        self._images = _undecoded(name, plain.select_columns([layout.image_key]), layout.image_key)
         if layout.episode_key is None:
             self._starts = np.arange(len(dataset))
-            episodes = [_row_episode(name, row, low[row], self._row(row), layout) for row in range(len(dataset))]
+            episodes = [
+                _row_episode(name, row, values, layout) for row, values in enumerate(plain.select_columns(keys))
+            ]
         else:
-            self._starts, episodes = _runs(name, low, layout)
+            self._starts, episodes = _runs(name, plain.select_columns(keys), layout, layout.episode_key)
+        self._counts = [episode.steps for episode in episodes]
         super().__init__(episodes, layout, name=name, action_spec=action_spec)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
@@ -82,20 +87,19 @@ class HuggingFaceSource(ArraySource):
 
     def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
         first = int(self._starts[episode])
+        key = self._layout.image_key
         if self._layout.episode_key is None:
-            found = self._row(first)[start:stop]
+            row = self._images[first][key]
+            if not isinstance(row, list) or len(row) != self._counts[episode]:
+                held = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
+                wanted = f"a list of {self._counts[episode]} images, one for each action"
+                raise DataError(
+                    f"{self._where[episode]}: {key!r} holds {held}; without episode_key it must be {wanted}"
+                )
+            found = row[start:stop]
         else:
-            found = self._images[first + start : first + stop][self._layout.image_key]
+            found = self._images[first + start : first + stop][key]
         return [self._image(episode, start + place, value) for place, value in enumerate(found)]
-
-    def _row(self, row: int) -> list[Any]:
-        value = self._images[row][self._layout.image_key]
-        if not isinstance(value, list):
-            raise DataError(
-                f"row {row}: {self._layout.image_key!r} holds a {type(value).__name__}; without episode_key it must "
-                "be a list of images, decode a video first"
-            )
-        return value
 
     def _image(self, episode: int, step: int, value: object) -> bytes | Image:
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -111,18 +115,20 @@ class HuggingFaceSource(ArraySource):
         pixels = np.asarray(value)
         if self._layout.channels_first and pixels.ndim == 3:
             pixels = pixels.transpose(1, 2, 0)
-        whole = pixels.dtype.kind in "iu" and pixels.size and 0 <= pixels.min() and pixels.max() <= 255
+        whole = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not whole:
             found = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{where}: the image is {found}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
         return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
-def _undecoded(dataset: datasets.Dataset, key: str) -> datasets.Dataset:
+def _undecoded(name: str, dataset: datasets.Dataset, key: str) -> datasets.Dataset:
     """Return the data set with images handed out as stored bytes instead of being decoded."""
     import datasets
 
     feature = dataset.features[key]
+    if isinstance(feature, datasets.Video):
+        raise DataError(f"{name}: {key!r} is a video; decode it into a list of images first")
     inner = getattr(feature, "feature", None)
     if isinstance(feature, datasets.Image):
         return dataset.cast_column(key, datasets.Image(decode=False))
@@ -131,45 +137,41 @@ def _undecoded(dataset: datasets.Dataset, key: str) -> datasets.Dataset:
     return dataset
 
 
-def _row_episode(
-    name: str, row: int, values: dict[str, Any], images: list[Any], layout: HuggingFaceLayout
-) -> EpisodeArrays:
+def _row_episode(name: str, row: int, values: dict[str, Any], layout: HuggingFaceLayout) -> EpisodeArrays:
     where = f"{name}, row {row}"
-    return EpisodeArrays(
-        where=where,
-        steps=len(images),
-        actions=_numbers(where, values[layout.action_key], layout.action_key),
-        instruction=_sentence(values, layout),
-        embedding=_embedding(where, values, layout),
-    )
+    return _arrays(where, values, values[layout.action_key], layout)
 
 
 def _runs(
-    name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout
+    name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout, episode_key: str
 ) -> tuple[NDArray[np.int64], list[EpisodeArrays]]:
     """Return the first row of each episode, and the episodes, of a data set whose rows are steps."""
-    pieces = [dataset[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
-    numbers = np.array([number for piece in pieces for number in piece[layout.episode_key]])
+    each_step = dataset.select_columns([episode_key, layout.action_key])
+    pieces = [each_step[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
+    numbers = np.array([number for piece in pieces for number in piece[episode_key]])
     rows = [row for piece in pieces for row in piece[layout.action_key]]
-    starts = np.flatnonzero(np.concatenate([[True], numbers[1:] != numbers[:-1]])) if len(numbers) else np.arange(0)
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
     firsts, counts = np.unique(numbers[starts], return_counts=True)
     if (counts > 1).any():
         broken = firsts[counts > 1][0]
-        raise DataError(f"{name}: episode {broken} lies in several pieces; sort the data set by {layout.episode_key!r}")
-    episodes = []
-    for start, stop in zip(starts, [*starts[1:], len(numbers)], strict=True):
-        where = f"{name}, episode {numbers[start]}"
-        values = dataset[int(start)]
-        episodes.append(
-            EpisodeArrays(
-                where=where,
-                steps=int(stop - start),
-                actions=_numbers(where, rows[start:stop], layout.action_key),
-                instruction=_sentence(values, layout),
-                embedding=_embedding(where, values, layout),
-            )
-        )
+        raise DataError(f"{name}: episode {broken} lies in several pieces; sort the data set by {episode_key!r}")
+    episodes = [
+        _arrays(f"{name}, episode {numbers[start]}", dataset[int(start)], rows[start:stop], layout)
+        for start, stop in zip(starts, np.append(starts, len(numbers))[1:], strict=True)
+    ]
     return starts, episodes
+
+
+def _arrays(where: str, first: dict[str, Any], actions: list[Any], layout: HuggingFaceLayout) -> EpisodeArrays:
+    """Return an episode from the values of its first row and the actions of its steps."""
+    key = layout.embedding_key
+    return EpisodeArrays(
+        where=where,
+        steps=len(actions),
+        actions=_numbers(where, actions, layout.action_key),
+        instruction=_sentence(first, layout),
+        embedding=_numbers(where, first[key], key) if key else None,
+    )
 
 
 def _sentence(values: dict[str, Any], layout: HuggingFaceLayout) -> str:
@@ -179,12 +181,6 @@ def _sentence(values: dict[str, Any], layout: HuggingFaceLayout) -> str:
     if isinstance(stored, list):
         stored = stored[0] if stored else ""
     return str(stored or "")
-
-
-def _embedding(where: str, values: dict[str, Any], layout: HuggingFaceLayout) -> NDArray[Any] | None:
-    if layout.embedding_key is None:
-        return None
-    return _numbers(where, values[layout.embedding_key], layout.embedding_key)
 
 
 def _numbers(where: str, values: object, key: str) -> NDArray[Any]:

@@ -191,7 +191,7 @@ def write_episodes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow.parquet as pq
 
     with replacing(path) as beside:
-        pq.write_table(pa.Table.from_pylist(list(rows)), beside)
+        pq.write_table(pa.Table.from_pylist(list(rows)), beside, write_page_checksum=True)
 
 
 def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str], *, files: int, steps: int) -> None:
@@ -227,7 +227,7 @@ def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, St
     totals: dict[str, Stats] = {}
     names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]
     for path in paths:
-        with reading(path), pq.ParquetFile(path) as file:
+        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
             rows = file.read(columns=names).to_pylist()
         for feature in features:
             each = [{name: np.array(row[f"stats/{feature}/{name}"]) for name in STATISTICS} for row in rows]
@@ -256,7 +256,7 @@ def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
     columns = {"task_index": pa.array(range(len(tasks)), pa.int64()), SENTENCE_COLUMN: pa.array(tasks, pa.string())}
     table = pa.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
     with replacing(path) as beside:
-        pq.write_table(table, beside)
+        pq.write_table(table, beside, write_page_checksum=True)
 
 
 def _json(data: Mapping[str, Any]) -> str:

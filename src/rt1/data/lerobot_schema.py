@@ -95,7 +95,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; {COPY_AGAIN}") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} is damaged or truncated ({line}); {COPY_AGAIN}") from error
 
@@ -104,7 +104,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArra
     """Return columns of a Parquet file as pyarrow arrays; what is missing or empty raises :class:`DataError`."""
     import pyarrow.parquet as pq
 
-    with reading(path), pq.ParquetFile(path) as file:
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         present = set(file.schema_arrow.names)
         if missing := [column for column in columns if column not in present]:
             raise DataError(f"{path} has no column {missing[0]!r}; {COPY_AGAIN}")
@@ -156,7 +156,8 @@ def read_tasks(folder: Path) -> dict[int, str]:
     # A data frame whose index was given a name has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in names else "task"
     columns = read_columns(path, ("task_index", sentence))
-    tasks = dict(zip(columns["task_index"].to_pylist(), columns[sentence].to_pylist(), strict=True))
+    with reading(path):
+        tasks = dict(zip(columns["task_index"].to_pylist(), columns[sentence].to_pylist(), strict=True))
     for index, text in tasks.items():
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{path}: the instruction of task_index {index} is empty ({text!r}); give it a sentence")
@@ -198,8 +199,8 @@ def _episode_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[An
     for path in paths:
         with reading(path):
             own = TASK_COLUMN in pq.read_schema(path).names
-        part = {name: column.to_numpy() for name, column in read_columns(path, names).items()}
-        tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist() if own else [""] * len(part[names[0]])
+            part = {name: column.to_numpy() for name, column in read_columns(path, names).items()}
+            tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist() if own else [""] * len(part[names[0]])
         parts.append({**part, TASK_COLUMN: np.array(tasks, dtype=object)})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -170,7 +170,7 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
     import pyarrow.parquet as pq
 
     # The loader's threads already keep the cores busy.
-    with reading(path), pq.ParquetFile(path, metadata=metadata) as file:
+    with reading(path), pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
         table = file.read_row_group(group, columns=[f"{key}.bytes"], use_threads=False)
     return pc.struct_field(table[key], "bytes")
 

@@ -81,12 +81,15 @@ class _Video:
         import av
 
         self.path = path
-        self._container = av.open(str(path))
-        if not self._container.streams.video:
+        self._container = av.open(str(path), metadata_errors="ignore")
+        streams = self._container.streams.video
+        # A stream whose codec is unknown has no context, whatever the types say.
+        context = getattr(streams[0], "codec_context", None) if streams else None
+        if context is None:
             self.close()
-            raise DataError(f"{path} has no video in it; {COPY_AGAIN}")
-        self._stream = self._container.streams.video[0]
-        self._stream.codec_context.thread_count = 1  # the loader's threads already keep the cores busy
+            raise DataError(f"{path} holds no video that can be decoded; {COPY_AGAIN}")
+        self._stream = streams[0]
+        context.thread_count = 1  # the loader's threads already keep the cores busy
 
     def images(self, times: NDArray[np.float64], tolerance: float) -> list[NDArray[np.uint8]]:
         """Return the images at ascending times, seconds; fewer where the file lacks the next one."""

@@ -32,6 +32,7 @@ from rt1.data.lerobot_schema import (
     RECORDING_FILE,
     VIDEO_PATH,
     read_columns,
+    reading,
 )
 from rt1.data.lerobot_video import encode_video, join_videos
 from rt1.data.rlds_schema import read_json
@@ -143,8 +144,9 @@ class LeRobotWriter:
                 return state
             columns = read_columns(path, ("episode_index", "dataset_to_index", "tasks"))
             tasks = dict(state.tasks)
-            for (sentence,) in columns["tasks"].to_pylist():
-                tasks.setdefault(sentence, len(tasks))
+            with reading(path):
+                for (sentence,) in columns["tasks"].to_pylist():
+                    tasks.setdefault(sentence, len(tasks))
             episode, step = columns["episode_index"][-1].as_py() + 1, columns["dataset_to_index"][-1].as_py()
             state = _State(file=file + 1, episode=episode, step=step, tasks=tasks)
         raise AssertionError("unreachable")
@@ -202,7 +204,7 @@ def _open_parquet(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
     compression = dict.fromkeys(numbers, "snappy") | {
         f"{settings.image_key}.{leaf}": "none" for leaf in ("bytes", "path")
     }
-    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=numbers)
+    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=numbers, write_page_checksum=True)
 
 
 def _is_empty(folder: Path) -> bool:

@@ -28,8 +28,8 @@ def v_d4rl_layout(instruction: str) -> ArrayLayout:
 class NpzSource(ArraySource):
     """Episodes of a folder of npz files, in the order of their names; an :class:`~rt1.data.episode.EpisodeSource`.
 
-    Images of an npz file can only be unpacked all at once: for training on more than a few hundred episodes, convert the
-    set to RLDS.
+    Images of an npz file can only be unpacked all at once: for training on more than a few hundred episodes, convert
+    the set to RLDS.
     """
 
     def __init__(

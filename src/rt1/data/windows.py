@@ -1,20 +1,45 @@
-"""From episodes to windows: index arithmetic, nothing read."""
+"""From episodes to windows and clips: index arithmetic, nothing read."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+Padding = Literal["none", "repeat_first"]
+
+
+class Places(NamedTuple):
+    """Where n samples lie, each int64 (n,)."""
+
+    episodes: NDArray[np.int64]
+    """Episodes."""
+    starts: NDArray[np.int64]
+    """First steps; below 0 where the episode's first step stands at the places before it too."""
+    stops: NDArray[np.int64]
+    """One past the last steps."""
+
+
+class Cuts(NamedTuple):
+    """How G windows of T steps are cut from each of B clips of S steps."""
+
+    place_BGT: NDArray[np.int64]
+    """Places in the clip, 0..S-1, of the windows' steps; where padded, a place that may be read."""
+    valid_BGT: NDArray[np.bool_]
+    """True for real steps; all False for a window that is not there, at the end of an episode."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """All windows of ``window`` consecutive steps that lie within the given episodes.
+    """All windows of ``window`` consecutive steps of the given episodes.
 
-    An episode of S steps gives ``max(1, S - window + 1)`` windows. A shorter episode gives one window whose last places
-    are padding: as on the robot, the episode's first image stands at the first place.
+    An episode of S steps gives ``max(1, S - window + 1)`` windows without padding and S with it, before the stride. An
+    episode too short for a window without padding gives one whose last places are padding: as on the robot, the
+    episode's first image stands at the first place.
     """
 
     lengths: NDArray[np.int64]
@@ -23,22 +48,151 @@ class Windows:
     """Episodes to take windows from, in order."""
     window: int
     """T: steps of a window."""
+    padding: Padding = "none"
+    """``none``: a window lies within its episode. ``repeat_first``: every step is the last one of a window; what is
+    missing before the episode is its first step again, marked as padding."""
+    stride: int = 1
+    """Steps from a window to the next, counted back from the episode's last window, which is always there."""
+    goal_steps: int = 0
+    """How many last steps of an episode are its goal: windows that end there come more often."""
+    goal_factor: int = 1
+    """How often a window that ends in the goal comes in one pass."""
 
-    @cached_property
-    def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum(np.maximum(1, self.lengths[self.episodes] - self.window + 1))
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("window", "stride", "goal_factor")}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.goal_steps < 0:
+            raise ValueError(f"goal_steps is {self.goal_steps}; it must be at least 0")
+        if self.padding not in ("none", "repeat_first"):
+            raise ValueError(f"padding is {self.padding!r}; it must be 'none' or 'repeat_first'")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
+    @property
+    def steps(self) -> int:
+        """Steps of a sample: those of a window."""
+        return self.window
+
+    @cached_property
+    def per_episode(self) -> NDArray[np.int64]:
+        """Number of different windows of each of ``episodes``."""
+        longest = self.lengths[self.episodes]
+        all_starts = longest if self.padding == "repeat_first" else np.maximum(1, longest - self.window + 1)
+        return (all_starts - 1) // self.stride + 1
+
     def locate(self, number: int) -> tuple[int, int, int]:
-        """Return (episode, first step, one past the last step) of window ``number``, 0..len-1."""
+        """Return (episode, first step, one past the last step) of window ``number``, 0..len-1; see :class:`Places`."""
         if not 0 <= number < len(self):
             raise IndexError(f"window {number} of {len(self)}")
-        place = int(np.searchsorted(self._ends, number, side="right"))
-        start = number - (int(self._ends[place - 1]) if place else 0)
-        episode = int(self.episodes[place])
-        return episode, start, min(start + self.window, int(self.lengths[episode]))
+        episodes, starts, stops = self.places(np.array([number]))
+        return int(episodes[0]), int(starts[0]), int(stops[0])
+
+    def places(self, numbers: NDArray[np.int64]) -> Places:
+        """Return where windows lie; ``numbers`` are int64 (n,), 0..len-1."""
+        rows, within = _rows(self._ends, numbers)
+        count, repeated = self.per_episode[rows], self._repeated[rows]
+        again = count - repeated + (within - count) % np.maximum(1, repeated)
+        return self.places_of(rows, np.where(within < count, within, again))
+
+    def places_of(self, rows: NDArray[np.int64], windows: NDArray[np.int64]) -> Places:
+        """Return where window ``windows[i]`` of episode ``episodes[rows[i]]`` lies, counted without repetitions."""
+        episodes = self.episodes[rows]
+        lengths = self.lengths[episodes]
+        last = lengths - self.window
+        if self.padding == "none":
+            last = np.maximum(0, last)
+        starts = last - (self.per_episode[rows] - 1 - windows) * self.stride
+        return Places(episodes, starts, np.minimum(starts + self.window, lengths))
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the windows as plain data, to compare with."""
+        names = ("window", "padding", "stride", "goal_steps", "goal_factor")
+        chosen = self.lengths[self.episodes]
+        return {
+            **{name: getattr(self, name) for name in names},
+            "episodes": len(self.episodes),
+            "steps": int(chosen.sum()),
+            "checksum": _checksum(self.episodes, chosen),
+        }
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum(self.per_episode + (self.goal_factor - 1) * self._repeated)
+
+    @cached_property
+    def _repeated(self) -> NDArray[np.int64]:
+        """Windows of each episode that end in the goal."""
+        return np.minimum(self.per_episode, -(-self.goal_steps // self.stride))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clips:
+    """Runs of ``group`` neighbouring windows: their steps are read and encoded once, then the windows are cut.
+
+    One pass over the clips holds every window once. The last clip of an episode may hold fewer. Padding before the
+    episode costs no place in a clip: :attr:`Cuts.place_BGT` names the first step again.
+    """
+
+    windows: Windows
+    """The windows; none may be repeated (``goal_factor`` is 1)."""
+    group: int
+    """G: windows in a clip."""
+
+    def __post_init__(self) -> None:
+        if self.group < 1 or self.windows.goal_factor != 1:
+            raise ValueError(
+                f"group is {self.group}, goal_factor {self.windows.goal_factor}; clips need a group of at least 1 and a "
+                "goal_factor of 1: a window that is repeated would be cut from the same clip"
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def window(self) -> int:
+        """T: steps of a window."""
+        return self.windows.window
+
+    @property
+    def steps(self) -> int:
+        """S: steps of a sample, those of a whole clip."""
+        return self.windows.window + (self.group - 1) * self.windows.stride
+
+    def places(self, numbers: NDArray[np.int64]) -> Places:
+        """Return where clips lie, always within their episodes; ``numbers`` are int64 (n,), 0..len-1."""
+        rows, first, last = self._groups(numbers)
+        begin, end = self.windows.places_of(rows, first), self.windows.places_of(rows, last)
+        return Places(begin.episodes, np.maximum(0, begin.starts), end.stops)
+
+    def cuts(self, numbers: NDArray[np.int64]) -> Cuts:
+        """Return how the windows of clips are cut."""
+        rows, first, last = self._groups(numbers)
+        number_BG = first[:, None] + np.arange(self.group)
+        present_BG = number_BG <= last[:, None]
+        rows_BG = np.broadcast_to(rows[:, None], number_BG.shape)
+        windows = self.windows.places_of(rows_BG, np.minimum(number_BG, last[:, None]))
+        step_BGT = windows.starts[..., None] + np.arange(self.window)
+        valid_BGT = (step_BGT >= 0) & (step_BGT < windows.stops[..., None]) & present_BG[..., None]
+        clips = self.places(numbers)
+        readable = np.clip(step_BGT, clips.starts[:, None, None], clips.stops[:, None, None] - 1)
+        return Cuts(readable - clips.starts[:, None, None], valid_BGT)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the clips as plain data, to compare with."""
+        return {**self.windows.describe(), "group": self.group}
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum((self.windows.per_episode - 1) // self.group + 1)
+
+    def _groups(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the row in ``episodes``, the first and the last window of each clip."""
+        rows, within = _rows(self._ends, numbers)
+        first = within * self.group
+        return rows, first, np.minimum(first + self.group, self.windows.per_episode[rows]) - 1
 
 
 def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -60,3 +214,17 @@ def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArra
         )
     chosen = np.random.default_rng((seed, 2)).permutation(episodes)[:count]
     return np.setdiff1d(np.arange(episodes), chosen), np.sort(chosen)
+
+
+def _rows(ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which run of a row of runs each number falls in, and its place there; ``ends`` are the runs' ends."""
+    rows = np.searchsorted(ends, numbers, side="right")
+    return rows, numbers - np.where(rows > 0, ends[rows - 1], 0)
+
+
+def _checksum(*arrays: NDArray[np.int64]) -> int:
+    """Return a number that differs, but for chance, when an array does."""
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array, dtype="<i8").tobytes(), value)
+    return value

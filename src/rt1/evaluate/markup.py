@@ -1,10 +1,12 @@
-"""The report page's building blocks: small pieces of HTML in which everything from outside is escaped."""
+"""Building blocks of the pages: small pieces of HTML in which everything from outside is escaped."""
 
 from __future__ import annotations
 
 import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from string import Template
 
 
 def escape(text: str) -> str:
@@ -14,6 +16,19 @@ def escape(text: str) -> str:
     '&lt;b title=&quot;x&quot;&gt;'
     """
     return html.escape(text, quote=True)
+
+
+def fill(room: str, template: str, /, **parts: str) -> str:
+    """Return a page: a template with its parts (HTML) and the style that all pages share, as ``$style``.
+
+    Args:
+        room: package the template lies in, e.g. ``rt1.evaluate``.
+        template: its file name.
+        parts: what stands in place of each ``$name``; all of them must be given.
+    """
+    page = resources.files(room).joinpath(template).read_text(encoding="utf-8")
+    style = resources.files("rt1.evaluate").joinpath("page.css").read_text(encoding="utf-8")
+    return Template(page).substitute(parts, style=style.strip())
 
 
 def table(
@@ -68,6 +83,16 @@ def strip(jpeg: bytes, caption: str) -> str:
         f'<figure><img class="strip" alt="{escape(caption)}" src="{_data_uri("image/jpeg", jpeg)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def image_grid(images: Sequence[tuple[bytes, str]]) -> str:
+    """Return JPEG images, each with its caption, side by side, as many in a row as fit."""
+    cells = "\n".join(
+        f'<figure><img alt="{escape(caption)}" src="{_data_uri("image/jpeg", jpeg)}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+        for jpeg, caption in images
+    )
+    return f'<div class="images">{cells}</div>'
 
 
 def plot_grid(figures: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""The report's figures as inline SVG that takes its colours from the page, for light and dark mode."""
+"""Figures of the pages as inline SVG that takes its colours from the page, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ COLOURS = {
 }
 """What each name becomes in the SVG: the page's colour, else one that colour-blind people tell apart."""
 
-# matplotlib knows plain colours only: it draws in these, and _to_svg puts the page's colours in their place.
-_INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLOURS, start=3)}
+INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLOURS, start=3)}
+"""What to draw in: matplotlib knows plain colours only, and :func:`panel` puts the page's colours in their place."""
+
 _SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
 _FONT_SIZE = 9
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": _FONT_SIZE,
-    "text.color": _INKS["ink"],
-    "axes.edgecolor": _INKS["line"],
-    "axes.labelcolor": _INKS["ink"],
+    "text.color": INKS["ink"],
+    "axes.edgecolor": INKS["line"],
+    "axes.labelcolor": INKS["ink"],
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": _INKS["line"],
+    "grid.color": INKS["line"],
     "grid.linewidth": 0.6,
-    "xtick.color": _INKS["ink"],
-    "ytick.color": _INKS["ink"],
+    "xtick.color": INKS["ink"],
+    "ytick.color": INKS["ink"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "axes.spines.top": False,
@@ -69,11 +70,11 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     for title, (training, held_out) in curves.items():
         if not any(key in record for record in metrics for key in (training, held_out)):
             continue
-        with _panel(f"{title} over updates") as (axes, svg):
+        with panel(f"{title} over updates") as (axes, svg):
             for key, ink, style in ((training, "policy", "-"), (held_out, "swapped", "o--")):
                 points = [(record["update"], record[key]) for record in metrics if key in record]
                 x, y = zip(*points, strict=True) if points else ((), ())
-                axes.plot(x, y, style, color=_INKS[ink], markersize=3)
+                axes.plot(x, y, style, color=INKS[ink], markersize=3)
             axes.set_xlabel("update")
             axes.locator_params(axis="x", integer=True)
             axes.set_ylim(bottom=0)
@@ -94,9 +95,9 @@ def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted
     """
     plots: dict[str, str] = {}
     for index, name in enumerate(dimension_names):
-        with _panel(f"{name}: recorded and predicted over the steps") as (axes, svg):
-            axes.plot(recorded[:, index], "-", color=_INKS["recorded"], linewidth=3.2)
-            axes.plot(predicted[:, index], "o--", color=_INKS["policy"], markersize=2, linewidth=1.2)
+        with panel(f"{name}: recorded and predicted over the steps") as (axes, svg):
+            axes.plot(recorded[:, index], "-", color=INKS["recorded"], linewidth=3.2)
+            axes.plot(predicted[:, index], "o--", color=INKS["policy"], markersize=2, linewidth=1.2)
             axes.set_xlabel("step")
             axes.locator_params(axis="x", integer=True)
         plots[name] = svg.getvalue()
@@ -114,11 +115,11 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
     Returns:
         ``<svg>``.
     """
-    with _panel(label, left=0.18) as (axes, svg):
+    with panel(label, left=0.18) as (axes, svg):
         for row, (name, (rate, interval)) in enumerate(rates.items()):
-            axes.barh(row, rate or 0.0, height=0.62, color=_INKS[name])
+            axes.barh(row, rate or 0.0, height=0.62, color=INKS[name])
             if interval is not None:
-                axes.plot(interval, (row, row), color=_INKS["ink"], linewidth=1.2, solid_capstyle="butt")
+                axes.plot(interval, (row, row), color=INKS["ink"], linewidth=1.2, solid_capstyle="butt")
             axes.text(1.03, row, "not run" if rate is None else percent(rate), va="center")
         axes.set_yticks(range(len(rates)), list(rates))
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], [percent(rate) for rate in (0, 0.25, 0.5, 0.75, 1)])
@@ -159,14 +160,14 @@ def percent(rate: float) -> str:
 
 
 @contextmanager
-def _panel(label: str, *, left: float = 0.13) -> Iterator[tuple[Axes, io.StringIO]]:
+def panel(label: str, *, left: float = 0.13) -> Iterator[tuple[Axes, io.StringIO]]:
     """Yield axes to draw on and a file that holds the ``<svg>`` when the block ends."""
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "the report's figures need matplotlib, which is not installed; run: pip install 'rt1[report]'"
+            "figures need matplotlib, which is not installed; run: pip install 'rt1[report]'"
         ) from error
     svg = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
@@ -192,7 +193,7 @@ def _to_svg(raw: str, label: str) -> str:
     body = re.sub(r"font(-size|-family)?: [^;\"]+;? ?", "", body)
     body = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", body)
     body = re.sub(r">\s+<", "><", body)
-    for name, ink in _INKS.items():
+    for name, ink in INKS.items():
         body = body.replace(ink, COLOURS[name])
     width, height = (72 * inches for inches in _SIZE)
     return (

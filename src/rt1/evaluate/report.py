@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -76,9 +74,10 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def _page(report: Report) -> str:
-    template = resources.files("rt1.evaluate").joinpath("report_template.html").read_text(encoding="utf-8")
     escape = markup.escape
-    return Template(template).substitute(
+    return markup.fill(
+        "rt1.evaluate",
+        "report_template.html",
         title=escape(report.title),
         subtitle=escape(f"{report.date}, commit {report.commit}, {report.parameters:,} parameters"),
         headline=_headline(report),

@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,12 +28,13 @@ class TextEncoderIdentity:
     name: str
     """Encoder name, e.g. ``all-MiniLM-L6-v2``."""
     sha256: str
-    """Hash of its weights, or of a table's content."""
+    """Hash of its weights, or of a table's content; empty where the weights are not known."""
     width: int
     """E: entries of a text embedding."""
 
     def __str__(self) -> str:
-        return f"{self.name!r} (sha256 {self.sha256[:12]}, width {self.width})"
+        weights = f"sha256 {self.sha256[:12]}" if self.sha256 else "weights not known"
+        return f"{self.name!r} ({weights}, width {self.width})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back."""
@@ -50,6 +51,13 @@ class TextEncoderIdentity:
             ) from error
 
 
+USE_LARGE_5 = TextEncoderIdentity(name="universal-sentence-encoder-large/5", sha256="", width=512)
+"""Universal Sentence Encoder, the encoder of Google's RT-1 networks and of many Open X data sets.
+
+It has no hash: it comes as a table harvested from data or as a file exported by its user, called so by that user.
+"""
+
+
 @runtime_checkable
 class TextEncoder(Protocol):
     """Turns instructions into text embeddings, deterministically."""
@@ -63,8 +71,11 @@ class TextEncoder(Protocol):
 
 
 def check_same_encoder(wanted: TextEncoderIdentity, given: TextEncoderIdentity) -> None:
-    """Raise ``ValueError`` unless ``given`` is ``wanted``, the one a checkpoint or data set names."""
-    if given != wanted:
+    """Raise ``ValueError`` unless ``given`` is ``wanted``, the one a checkpoint or data set names.
+
+    All must agree. Only where the wanted weights are not known (no hash, as in :data:`USE_LARGE_5`), name and width do.
+    """
+    if given != (wanted if wanted.sha256 else replace(wanted, sha256=given.sha256)):
         raise ValueError(
             f"the text encoder is {given} but {wanted} is needed; "
             "vectors of two encoders do not mean the same; load the one that is needed"

@@ -132,6 +132,7 @@ def test_an_unknown_task_is_refused_with_the_one_that_was_meant() -> None:
     [
         ({"camera": "corner22"}, "unknown camera 'corner22'; did you mean 'corner2'"),
         ({"image_size": 4}, "image_size is 4; it must be 8..2048 pixels"),
+        ({"supersample": 5}, "supersample is 5; it must be 1..4"),
         ({"control_rate": 100.0}, "control_rate is 100.0 Hz; it must be 1..80 Hz"),
         ({"control_rate": float("nan")}, "control_rate is nan Hz"),
     ],
@@ -181,6 +182,15 @@ def test_each_camera_shows_something_else(gl: str, camera: str) -> None:
     usual, other = (_first_image("reach", 0, dataclasses.replace(config, camera=name)) for name in ("corner2", camera))
     assert other.std() > 0
     assert not np.array_equal(usual, other)
+
+
+def test_supersampling_averages_squares_of_a_larger_picture(gl: str) -> None:
+    assert gl
+    smooth = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=24, supersample=2))
+    large = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=48))
+    means = large.reshape(24, 2, 24, 2, 3).mean(axis=(1, 3))
+    assert smooth.dtype == np.uint8
+    np.testing.assert_array_equal(smooth, np.floor(means + 0.5))
 
 
 def test_metaworlds_own_look_differs_from_the_fast_one(gl: str) -> None:
