@@ -354,7 +354,7 @@ def test_train_says_where_the_checkpoints_are_and_inspect_shows_them(
     assert "finished at update 2, lowest held-out loss" in said
     assert f"{run}/last" in said
     assert _status("inspect", run) == 0
-    assert "backbone" in capsys.readouterr().out
+    assert "transformer" in capsys.readouterr().out
     assert _status("inspect", data) == 0
     assert "open the drawer" in capsys.readouterr().out
 
@@ -392,11 +392,11 @@ def test_record_and_evaluate_say_what_they_counted(
 def test_an_interrupted_command_says_how_to_go_on(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "RLDSSource", interrupt)
-    assert main(["inspect", str(tmp_path)]) == 130
+    assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path), "--preset", "debug"]) == 130
     assert capsys.readouterr().err == "rt1: interrupted; run the same command to go on\n"
 
 

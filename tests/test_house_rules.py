@@ -23,7 +23,6 @@ MAX_PARAMETERS = 7
 TESTS_WITHOUT_A_MODULE = {
     "test_house_rules.py",
     "test_public_surface.py",
-    "test_demo_small.py",
     "test_examples.py",
     "test_scripts.py",
 }

@@ -55,7 +55,7 @@ class RecordCommand:
     env: tyro.conf.OmitArgPrefixes[EnvSettings] = field(default_factory=EnvSettings)
     """Where to record."""
     text_encoder: str = "minilm"
-    """Text encoder of the instructions: minilm, or a table file."""
+    """Text encoder of the instructions: minilm, a table file, or an .onnx file."""
 
     def run(self, _command: str) -> int:
         """Record."""
@@ -80,7 +80,7 @@ class TrainCommand:
     split: str = "train"
     """Split of the data set."""
     text_encoder: str | None = None
-    """Text encoder for the instructions: minilm, or a table file; the embeddings stored with the data if not given."""
+    """Text encoder for the instructions: minilm, a table file, or an .onnx file; the embeddings stored with the data if not given."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings of the run."""
 
@@ -110,11 +110,11 @@ class EvaluateCommand:
     seed: int = 0
     """Seed of the trials."""
     out: Path | None = None
-    """Folder of the report; evaluation/ in the checkpoint's folder if not given."""
+    """Folder of the report; beside last/ and best/ in a run folder, else in the checkpoint's folder, if not given."""
     data: Path | None = None
     """The data set it was trained on, for plots on held-out episodes."""
     text_encoder: str | None = None
-    """Text encoder of the instructions: minilm, or a table file; the one the checkpoint names if not given."""
+    """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
     baselines: bool = True
     """Run the expert, the blind floor and random actions beside it."""
     workers: int = 0
@@ -129,7 +129,7 @@ class EvaluateCommand:
         trials = TrialSettings(
             tasks=tasks, trials=self.trials, seed=self.seed, baselines=self.baselines, workers=self.workers
         )
-        out = self.out or resolve(self.checkpoint) / "evaluation"
+        out = self.out or _report_folder(resolve(self.checkpoint))
         source = None if self.data is None else RLDSSource(self.data)
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         report = evaluate_checkpoint(
@@ -146,6 +146,13 @@ class EvaluateCommand:
             print(f"{task.task}: {task.successes} of {task.trials} ({task.success:.0%}, 95 % {low:.0%}..{high:.0%})")
         print(f"mean {report.task_mean('success'):.0%}; report: {out / 'report.html'}")
         return 0
+
+
+def _report_folder(checkpoint: Path) -> Path:
+    """Return where a checkpoint's report goes: not into last/ or best/, which the next saving replaces."""
+    if checkpoint.name in RUN_ORDER:
+        return checkpoint.parent / f"evaluation-{checkpoint.name}"
+    return checkpoint / "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,7 @@ from rt1.model.convert import (
     convert_imagenet,
     convert_tensorflow,
 )
-from rt1.text.encoder import TextEncoderIdentity
-
-UNIVERSAL_SENTENCE_ENCODER = TextEncoderIdentity(name="universal-sentence-encoder-large/5", sha256="", width=512)
-"""What Google's RT-1 networks read; its weights are not at hand, so its name and width stand for it."""
+from rt1.text.encoder import USE_LARGE_5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +78,7 @@ def _save(found: Conversion, out: Path) -> int:
     info = CheckpointInfo(
         model=found.configuration.model,
         action_spec=found.configuration.action,
-        text_encoder=UNIVERSAL_SENTENCE_ENCODER,
+        text_encoder=USE_LARGE_5,
         provenance=found.report.to_json(),
     )
     save_checkpoint(out, model=found.model, info=info)

@@ -76,12 +76,16 @@ def test_an_interrupted_conversion_is_taken_up(
 
 
 def test_real_bridge_episodes_keep_their_bytes_and_embeddings(shared: Path, tmp_path: Path) -> None:
-    folder = shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0"
+    sample, folder = shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0", tmp_path / "bridge"
+    if not sample.is_dir():
+        pytest.skip(f"the sample of BridgeData is not at {sample}")
+    folder.mkdir()
+    for path in sample.iterdir():  # the index is written beside the files, which are not ours
+        if path.is_file():
+            (folder / path.name).symlink_to(path.resolve())
     layout = RLDSLayout(
         image_key="observation/image_0", instruction_key="language_instruction", embedding_key="language_embedding"
     )
-    if not folder.is_dir():
-        pytest.skip(f"the sample of BridgeData is not at {folder}")
     source = RLDSSource(folder, layout=layout)
     convert_data(folder, tmp_path / "out", to="lerobot", settings=ConvertSettings(layout=layout, fps=5))
     converted = LeRobotSource(tmp_path / "out")

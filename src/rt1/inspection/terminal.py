@@ -77,7 +77,7 @@ def _action_table(actions: ActionSurvey) -> Table:
         numbers = (
             spec.low, spec.high, statistics.minimum, statistics.q01, statistics.mean, statistics.q99, statistics.maximum
         )  # fmt: skip
-        cells = [f"{column[index]:.4g}" for column in numbers]
+        cells = [f"{column[index]:.3g}" for column in numbers]
         table.add_row(Text(name), *cells, percent(float(actions.outside[index])), str(actions.bins_used[index]))
     table.caption = f"outside: share of values outside the bounds; bins: of {spec.bins}, from 1 % to 99 %"
     return table

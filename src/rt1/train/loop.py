@@ -97,6 +97,8 @@ def train(
     """
     torch.set_num_threads(config.threads or free_cores())
     state = _begin(source, config, Path(run), encoder)
+    if state.update >= config.updates:  # finished before: what is there stays as it is
+        return RunResult(run=state.folder, updates=state.update, finished=True, best=state.best)
     log = MetricsLog(state.folder, resume_at=state.update)
     try:
         with (
