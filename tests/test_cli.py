@@ -381,8 +381,8 @@ def test_record_and_evaluate_say_what_they_counted(
     said = capsys.readouterr().out
     for task in ("faucet-open-v3", "faucet-close-v3"):  # those it was trained on
         assert re.search(rf"^{task}: [01] of 1 \(\d+%, 95 % \d+%\.\.\d+%\)$", said, re.MULTILINE)
-    assert f"report: {folder / 'evaluation' / 'report.html'}" in said
-    results = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert f"report: {folder.parent / 'evaluation-last' / 'report.html'}" in said
+    results = json.loads((folder.parent / "evaluation-last" / "results.json").read_text())
     assert results["command"].startswith("rt1 evaluate --checkpoint ")
 
 

@@ -21,7 +21,12 @@ import tyro
 
 from rt1 import settings
 from rt1.checkpoint import INFO_FILE, RUN_ORDER, load_info, resolve
-from rt1.convert_commands import ConvertFlaxCommand, ConvertImageNetCommand, ConvertTensorFlowCommand
+from rt1.convert_commands import (
+    ConvertDataCommand,
+    ConvertFlaxCommand,
+    ConvertImageNetCommand,
+    ConvertTensorFlowCommand,
+)
 from rt1.data.rlds import RLDSSource
 from rt1.demo import DemoSettings, run_demo, summary
 from rt1.evaluate.closed_loop import TrialSettings
@@ -80,7 +85,7 @@ class TrainCommand:
     split: str = "train"
     """Split of the data set."""
     text_encoder: str | None = None
-    """Text encoder for the instructions: minilm, a table file, or an .onnx file; the embeddings stored with the data if not given."""
+    """minilm, a table file, or an .onnx file; the embeddings stored with the data if not given."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings of the run."""
 
@@ -207,6 +212,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "convert tensorflow": ConvertTensorFlowCommand,
     "convert flax": ConvertFlaxCommand,
     "convert imagenet": ConvertImageNetCommand,
+    "convert rlds": ConvertDataCommand,
+    "convert lerobot": ConvertDataCommand,
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.data.convert import ConvertSettings, convert_source
+from rt1.inspection.open_data import DataOptions, open_data
 from rt1.model.convert import (
     Conversion,
     component_parameters,
@@ -96,3 +99,36 @@ def _print_skipped(skipped: Mapping[str, tuple[str, ...]], notes: tuple[str, ...
         print(f"  skipped {len(names)}: {reason} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})")
     for note in notes:
         print(f"  note: {note}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertDataCommand:
+    """Convert a data set between RLDS and LeRobot, image bytes unchanged; run again to resume."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of the data set."""
+    out: Path
+    """Folder of the new one."""
+    to: Literal["rlds", "lerobot"]
+    """Format of the new one."""
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """What the data set does not say of itself."""
+    name: str | None = None
+    """Name of the new data set; made of the old one's if not given."""
+    fps: int | None = None
+    """To LeRobot: steps per second; needed unless the data set notes its control rate."""
+    video: Literal["av1", "h264"] | None = None
+    """To LeRobot: encode the images as video, which loses detail."""
+    robot_type: str | None = None
+    """To LeRobot: name of the robot."""
+
+    def run(self, _command: str) -> int:
+        """Convert."""
+        source = open_data(self.path, self.data)
+        wanted = ConvertSettings(name=self.name, fps=self.fps, video=self.video, robot_type=self.robot_type)
+        report = convert_source(source, self.out, to=self.to, settings=wanted)
+        print(
+            f"{report.folder}: {report.episodes} episodes, {report.steps} steps, {report.instructions} instructions, "
+            f"{report.megabytes:.1f} MB of {report.format}"
+        )
+        return 0

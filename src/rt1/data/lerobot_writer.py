@@ -36,7 +36,7 @@ from rt1.data.lerobot_schema import (
 )
 from rt1.data.lerobot_video import encode_video, join_videos
 from rt1.data.rlds_schema import read_json
-from rt1.data.rlds_writer import RecordedEpisode, _check, _refuse_difference
+from rt1.data.rlds_writer import RecordedEpisode, check_episode, refuse_difference
 from rt1.files import recover, replacing, write_text
 from rt1.progress import progress
 
@@ -74,7 +74,7 @@ class LeRobotWriter:
         self.folder, self.settings = Path(folder), settings
         path = self.folder / RECORDING_FILE
         if path.is_file():
-            _refuse_difference(path, read_json(path), settings.to_json())
+            refuse_difference(path, read_json(path), settings.to_json())
         elif self.folder.exists() and not _is_empty(self.folder):
             raise DataError(f"{self.folder} is not empty and no LeRobot data set begun here; write to a new folder")
         else:
@@ -180,7 +180,7 @@ class _Part:
     def add(self, episode: RecordedEpisode) -> None:
         """Write one episode."""
         settings = self.settings
-        _check(episode, settings.recording)
+        check_episode(episode, settings.recording)
         number, task = self.state.episode + len(self.rows), self.tasks.setdefault(episode.instruction, len(self.tasks))
         columns = step_columns(episode, settings.fps, number=number, step=self.next_step, task=task)
         self.sink.write_table(step_table(episode.images, columns, settings))

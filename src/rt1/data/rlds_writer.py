@@ -118,7 +118,7 @@ class RLDSWriter:
         self.settings = settings
         path = self.folder / RECORDING_FILE
         if path.is_file():
-            _refuse_difference(path, read_json(path), settings.to_json())
+            refuse_difference(path, read_json(path), settings.to_json())
             return
         if self.folder.exists() and not _is_empty(self.folder):
             raise DataError(f"{self.folder} is not empty and is no recording; record into a new folder")
@@ -143,7 +143,7 @@ class RLDSWriter:
             raise DataError(f"shard {shard} of {self.folder} takes {expected} episodes, got {len(episodes)}")
         with replacing(self.shard_path(shard)) as beside, beside.open("wb") as file:
             for episode in episodes:
-                _check(episode, self.settings)
+                check_episode(episode, self.settings)
                 file.write(frame(encode_example(_features(episode))))
 
     def finish(self) -> None:
@@ -189,7 +189,7 @@ def _json(data: Mapping[str, Any]) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+def refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     different = [f"{key} was {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
     if different:
         raise DataError(
@@ -197,7 +197,7 @@ def _refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any
         )
 
 
-def _check(episode: RecordedEpisode, settings: RecordingSettings) -> None:
+def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None:
     problem = _image_problem(episode, settings) or _action_problem(episode, settings)
     problem = problem or _text_problem(episode, settings)
     if problem:

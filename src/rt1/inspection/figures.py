@@ -102,5 +102,6 @@ def _bar_numbers(values: FloatArray, low: float, high: float, inside: int) -> ND
 
 def _share_axis(axes: Axes, top: float) -> None:
     axes.set_ylim(0, 1.05 * top)
+    axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
     axes.locator_params(axis="y", nbins=4)
     axes.yaxis.set_major_formatter(lambda share, _: percent(share))

@@ -45,9 +45,7 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         return _open_lerobot(folder, options)
     if options.open_x is not None:
         _refuse(given, "--open-x names the keys itself")
-        return open_x_source(
-            folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt
-        )
+        return open_x_source(folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt)
     if not given and not (folder / RT1_FILE).is_file():
         raise DataError(
             f"{folder} has no {RT1_FILE}; name its keys with --image-key, --instruction-key, --action-keys (and "

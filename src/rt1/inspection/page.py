@@ -65,13 +65,15 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
 def _headline(survey: DataSurvey) -> str:
     lengths = survey.lengths
     different = len(survey.instructions)
-    embedding = "no text embedding stored"
+    first, last = int(lengths.min()), int(lengths.max())
+    span = f"of {first} to {last} steps" if first < last else f"of {first} steps each"
+    embedding = "no text embeddings stored"
     if survey.embedding_width is not None:
-        embedding = f"stored with text embeddings of {survey.embedding_width}"
+        embedding = f"text embeddings of {survey.embedding_width} stored"
     (height, width), *others = survey.images.sizes
     more = f"and {len(others)} other sizes" if others else "pixels, height first"
     cells = (
-        ("Episodes", f"{len(lengths):,}", f"of {lengths.min()} to {lengths.max()} steps"),
+        ("Episodes", f"{len(lengths):,}", span),
         ("Steps", f"{survey.steps:,}", f"{survey.steps / len(lengths):.1f} per episode"),
         ("Instructions", f"{different:,}", embedding),
         ("Image", f"{height} \N{MULTIPLICATION SIGN} {width}", more),
