@@ -27,6 +27,7 @@ from rt1.convert_commands import (
     ConvertImageNetCommand,
     ConvertTensorFlowCommand,
 )
+from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds import RLDSSource
 from rt1.demo import DemoSettings, run_demo, summary
 from rt1.evaluate.closed_loop import TrialSettings
@@ -35,7 +36,6 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.evaluate.run import ReportContext, evaluate_checkpoint
 from rt1.evaluate.workers import WorkerError
-from rt1.inspection.open_data import DataOptions, open_data
 from rt1.inspection.page import write_page
 from rt1.inspection.survey import show_episode, survey_data
 from rt1.inspection.terminal import checkpoint_text, data_text

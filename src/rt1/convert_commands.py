@@ -11,7 +11,7 @@ import tyro
 
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.data.convert import ConvertSettings, convert_source
-from rt1.inspection.open_data import DataOptions, open_data
+from rt1.data.open_data import DataOptions, open_data
 from rt1.model.convert import (
     Conversion,
     component_parameters,

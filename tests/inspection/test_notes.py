@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.data.images import encode_jpeg
+from rt1.data.rlds import RLDSSource
+from rt1.data.rlds_schema import RLDSLayout
 from rt1.inspection.notes import notes, sampling, sizes
 from rt1.inspection.survey import SurveyLimits, survey_data
 
@@ -52,15 +55,10 @@ def test_images_declared_bgr_that_look_blue_as_such_are_noted(source: Any) -> No
     assert "they are declared BGR; they may be RGB" in note
 
 
-def test_real_images_look_red_and_blue_only_once_exchanged(shared: Any, tmp_path: Any) -> None:
-    from rt1.data.rlds import RLDSSource
-    from rt1.data.rlds_schema import RLDSLayout
-
-    folder = tmp_path / "bridge"
-    folder.mkdir()
-    for file in (shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0").glob("*[!e].*"):
-        (folder / file.name).symlink_to(file)
-    bridge: Any = RLDSSource(folder, layout=RLDSLayout(image_key="observation/image_0"))
+def test_real_images_look_red_and_blue_only_once_exchanged(shared: Path, tmp_path: Path) -> None:
+    for file in (shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0").glob("[!.]*"):
+        (tmp_path / file.name).symlink_to(file)  # the index must not be written beside the real files
+    bridge: Any = RLDSSource(tmp_path, layout=RLDSLayout(image_key="observation/image_0"))
     assert not any(note.startswith("colours") for note in _notes(bridge))
     bridge.bgr = True
     assert any(note.startswith("colours") for note in _notes(bridge))

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from rt1 import cli
 from rt1.actions import ActionSpec, Continuous
 from rt1.data.images import encode_jpeg
 from rt1.inspection.page import write_page
@@ -114,3 +115,29 @@ def test_long_lists_of_sentences_are_cut_with_the_count(make_source: Callable[..
     assert "empty 1" in page.text
     assert "sentence 205" not in page.text
     assert "Episodes 210 of 1 steps each" in page.text
+
+
+def test_the_command_writes_the_page_or_says_how_to_get_it(
+    make_source: Callable[..., Any],
+    write_recording: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_recording(tmp_path / "data", make_source(4, 6, size=(8, 8)), size=(8, 8))
+    out = tmp_path / "page.html"
+    assert cli.main(["inspect", str(data)]) == 0
+    assert "add --out PAGE.html" in capsys.readouterr().out
+    assert not out.exists()
+    assert cli.main(["inspect", str(data), "--out", str(out), "--episode", "0"]) == 0
+    assert f"page: {out}" in capsys.readouterr().out
+    assert "Episode 0, 4 steps" in _Text(out.read_text(encoding="utf-8")).text
+    assert cli.main(["inspect", str(data), "--out", str(out), "--episode", "2"]) == 1
+    assert "there is no episode 2; memory has the episodes 0..1" in capsys.readouterr().err
+
+
+def test_a_checkpoint_has_no_page(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_checkpoint(tmp_path / "run")
+    assert cli.main(["inspect", str(run), "--out", str(tmp_path / "page.html")]) == 1
+    assert "is a checkpoint, which has no page; leave out --out" in capsys.readouterr().err

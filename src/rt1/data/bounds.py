@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.episode import DataError, EpisodeSource
 
+FAR = 5.0
+"""Values farther from the mean than this many standard deviations are counted."""
+
 CONSTANT_MARGIN = 1.0
 """A constant dimension of value v gets the bounds v - 1 and v + 1 (physical units): bins need a width."""
 
@@ -34,6 +37,8 @@ class ActionStatistics:
     """1 % of the values lie below."""
     q99: NDArray[np.float64]
     """99 % of the values lie below."""
+    far: NDArray[np.float64]
+    """Share of the values that lie more than ``FAR`` standard deviations from the mean, 0..1."""
 
     def constant_dimensions(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of the dimensions that never change; ``names`` are the spec's."""
@@ -67,14 +72,16 @@ def statistics_of(actions: FloatArray) -> ActionStatistics:
     if not len(actions):
         raise DataError("there are no actions to take bounds from; the source has no steps")
     q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0).astype(np.float64)
+    mean, std = actions.mean(axis=0, dtype=np.float64), actions.std(axis=0, dtype=np.float64)
     return ActionStatistics(
         count=len(actions),
         minimum=actions.min(axis=0).astype(np.float64),
         maximum=actions.max(axis=0).astype(np.float64),
-        mean=actions.mean(axis=0, dtype=np.float64),
-        std=actions.std(axis=0, dtype=np.float64),
+        mean=mean,
+        std=std,
         q01=q01,
         q99=q99,
+        far=((actions < mean - FAR * std) | (actions > mean + FAR * std)).mean(axis=0),
     )
 
 

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray, TokenArray
+from rt1.data.buffers import ImageBuffers
+from rt1.data.decoding import decoded_images
 from rt1.data.episode import DataError, EpisodeSource
-from rt1.data.images import decode_image
-from rt1.data.mixture import shuffled
-from rt1.data.windows import Windows
+from rt1.data.joined import origin
+from rt1.data.mixture import Mixture, SampleOrder
+from rt1.data.windows import Clips, Cuts, Places, Windows
+
+BATCHES_AHEAD = 2
+"""Batches that are decoded while the training loop works on one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B windows of T steps."""
+    """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
 
     image_BTHWC: NDArray[np.uint8]
-    """uint8 RGB; black where padded."""
+    """uint8 RGB; black where padded at the end, the episode's first image where padded at the start."""
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
@@ -32,116 +40,252 @@ class Batch:
     """The B episodes, for messages."""
     clipped: int
     """Action values outside the bounds, clipped by encoding."""
+    cuts: Cuts | None = None
+    """The windows of each clip; None where the samples are windows."""
 
 
 class Loader:
-    """Batches of one source by update number: ``batch(n)`` is a pure function of the seed and ``n``."""
+    """Batches by update number: ``batch(n)`` is a pure function of the seed and ``n``.
+
+    The images of a batch may be kept; their memory is used again when nothing refers to them.
+    """
 
     def __init__(
         self,
         source: EpisodeSource,
-        windows: Windows,
+        windows: Windows | Clips | Mixture,
         *,
         text: NDArray[np.float32],
         batch_size: int,
         seed: int,
         threads: int = 2,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
-        """Prepare a loader.
+        """Prepare a loader; :func:`rt1.data.mixture.mixed` makes ``source`` and ``windows`` of several sources.
 
         Args:
             source: where the episodes are.
-            windows: which windows of it.
+            windows: which windows or clips of it.
             text: float32 (number of episodes, E), the text embedding of each episode of the source.
-            batch_size: B.
+            batch_size: B, over all ranks.
             seed: seed of the order.
             threads: threads that read and decode.
+            image_size: (height, width) to stretch every image to: bilinear, half-pixel centres, no antialias, as
+                :func:`rt1.preprocess.resize` but on uint8 and so rounded (by cv2, within 1 of 255). None: as stored;
+                then all must have one size.
+
+        Raises:
+            DataError: the first image of a source does not decode, or they differ in size.
         """
         if batch_size < 1 or threads < 1:
             raise ValueError(f"batch_size is {batch_size}, threads {threads}; both must be at least 1")
+        if image_size is not None and min(image_size) < 1:
+            raise ValueError(f"image_size is {image_size}; height and width must be at least 1")
         self._source, self._windows, self._text = source, windows, text
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
-        self._height, self._width = _image_shape(source, int(windows.episodes[0]))
+        self._is_resized = image_size is not None
+        self._height, self._width = image_size or _common_size(source, windows)
+        self._order = SampleOrder(windows, seed=seed)
+        self._buffers = ImageBuffers()
+        self._next = 0
 
-    def batch(self, number: int) -> Batch:
-        """Return batch ``number``, counted from 0, of the shuffled endless stream."""
-        first = number * self._batch_size
-        samples = np.arange(first, first + self._batch_size)
-        return self.take(shuffled(samples, len(self._windows), seed=self._seed))
+    def batch(self, number: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """Return batch ``number``, counted from 0, of the shuffled endless stream.
 
-    def stream(self, first: int) -> Generator[Batch, None, None]:
-        """Yield batches from number ``first`` on, without end, decoded ahead by the threads."""
-        ahead = self._threads + 1
+        Args:
+            number: number of the batch.
+            rank: of ``world`` processes, which one asks: it gets its rows of the batch. The rows of all ranks in order
+                are the batch of one process.
+            world: number of processes; the batch size must be a multiple of it.
+        """
+        return self._take(*self._samples(number, rank, world))
+
+    def stream(self, first: int | None = None, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
+        """Yield batches from number ``first`` on, without end, decoded ahead by the threads.
+
+        Args:
+            first: number of the first batch; None: the one after the last that was yielded, see :meth:`state_dict`.
+            rank: as in :meth:`batch`.
+            world: as in :meth:`batch`.
+        """
+        number = self._next if first is None else first
         with ThreadPoolExecutor(self._threads, thread_name_prefix="rt1-loader") as pool:
-            waiting: list[Future[Batch]] = [pool.submit(self.batch, first + k) for k in range(ahead)]
+            waiting: list[_Pending] = []
             try:
                 while True:
-                    ready = waiting.pop(0)
-                    waiting.append(pool.submit(self.batch, first + ahead))
-                    first += 1
-                    yield ready.result()
+                    while len(waiting) <= BATCHES_AHEAD:
+                        coming = number + len(waiting)
+                        waiting.append(self._submit(pool, *self._samples(coming, rank, world)))
+                    ready = waiting.pop(0).result()
+                    number += 1
+                    self._next = number
+                    yield ready
+                    del ready  # held no longer than the consumer holds it
             finally:
-                for future in waiting:
-                    future.cancel()
+                for pending in waiting:
+                    pending.cancel()
 
     def in_order(self) -> Iterator[Batch]:
-        """Yield every window once, in order; the last batch may be smaller."""
+        """Yield every sample once, in order; the last batch may be smaller."""
         for start in range(0, len(self._windows), self._batch_size):
             yield self.take(np.arange(start, min(start + self._batch_size, len(self._windows))))
 
     def take(self, numbers: NDArray[np.int64]) -> Batch:
-        """Return the batch of these windows.
+        """Return the batch of these samples.
 
         Raises:
             DataError: an image does not decode or has another size than the first of the source; an action that
-                cannot be encoded, a NaN for one.
+                cannot be encoded, a NaN for one. Source, episode and step are named.
         """
-        spec, steps = self._source.action_spec, self._windows.window
-        image_BTHWC = np.zeros((len(numbers), steps, self._height, self._width, 3), dtype=np.uint8)
-        token_BTA = np.zeros((len(numbers), steps, spec.size), dtype=np.int32)
-        valid_BT = np.zeros((len(numbers), steps), dtype=np.bool_)
-        episodes, clipped = [], 0
-        for row, number in enumerate(numbers):
-            episode, start, stop = self._windows.locate(int(number))
-            try:
-                actions = self._source.actions(episode, start, stop)
-                clipped += int(spec.out_of_bounds(actions).sum())
-                token_BTA[row, : stop - start] = spec.encode(actions)
-            except ValueError as error:
-                where = f"{self._source.name}, episode {episode}, steps {start}..{stop - 1}"
-                raise DataError(f"{where}: {error}") from error
-            valid_BT[row, : stop - start] = True
-            self._decode(episode, start, stop, image_BTHWC[row])
-            episodes.append(episode)
-        return Batch(
-            image_BTHWC=image_BTHWC,
-            text_BE=self._text[episodes],
-            token_BTA=token_BTA,
-            valid_BT=valid_BT,
-            episodes=tuple(episodes),
-            clipped=clipped,
+        return self._take(numbers, self._windows.places(numbers))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as plain data, where the stream stands and what decides its order; the number of ranks does not."""
+        return {"next_batch": self._next, "order": self._settings()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``stream()`` go on where the state was taken.
+
+        Raises:
+            DataError: the state is of a loader with another order; what differs is named.
+        """
+        try:
+            following, order = int(state["next_batch"]), dict(state["order"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"this is not the state of a loader: {error!r}; give what state_dict() returned") from error
+        own = self._settings()
+        if different := [f"{key} was {order.get(key)!r}, is {own[key]!r}" for key in own if order.get(key) != own[key]]:
+            raise DataError(f"the state is of another order of samples: {'; '.join(different)}; use the same settings")
+        self._next = following
+
+    def _settings(self) -> dict[str, Any]:
+        return {"batch_size": self._batch_size, "seed": self._seed, "samples": self._windows.describe()}
+
+    def _samples(self, number: int, rank: int, world: int) -> tuple[NDArray[np.int64], Places]:
+        """Return a rank's samples of a batch, and where they lie."""
+        if not 0 <= rank < world or self._batch_size % world:
+            raise ValueError(
+                f"rank {rank} of {world} with a batch size of {self._batch_size}; the rank must be 0..{world - 1}, and "
+                "the batch size, which is that of all ranks together, a multiple of their number"
+            )
+        share = self._batch_size // world
+        return self._order.samples(number * self._batch_size + rank * share, share)
+
+    def _take(self, numbers: NDArray[np.int64], places: Places) -> Batch:
+        arrays = self._prepare(numbers, places)
+        return arrays.batch(clipped=self._fill(arrays, 0, len(numbers)))
+
+    def _submit(self, pool: ThreadPoolExecutor, numbers: NDArray[np.int64], places: Places) -> _Pending:
+        arrays = self._prepare(numbers, places)
+        # A few pieces per thread: the last ones of a batch are not waited for by one thread alone.
+        pieces = np.linspace(0, len(numbers), min(len(numbers), 4 * self._threads) + 1).astype(int).tolist()
+        return _Pending(arrays, [pool.submit(self._fill, arrays, start, stop) for start, stop in pairwise(pieces)])
+
+    def _prepare(self, numbers: NDArray[np.int64], places: Places) -> _Arrays:
+        rows, steps = len(numbers), self._windows.steps
+        return _Arrays(
+            image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
+            token_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.int32),
+            valid_BT=np.zeros((rows, steps), dtype=np.bool_),
+            text_BE=self._text[places.episodes],
+            places=places,
+            cuts=self._windows.cuts(numbers),
         )
 
-    def _decode(self, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]) -> None:
-        for place, data in enumerate(self._source.encoded_images(episode, start, stop)):
-            where = f"{self._source.name}, episode {episode}, step {start + place}"
-            image = _decode_at(where, data)
-            if image.shape != out_THWC.shape[1:]:
+    def _fill(self, arrays: _Arrays, first: int, last: int) -> int:
+        """Read rows ``first..last-1`` into the arrays and return how many action values were clipped."""
+        spec, clipped = self._source.action_spec, 0
+        for row in range(first, last):
+            episode, start, stop = (int(column[row]) for column in arrays.places)
+            before = max(0, -start)  # places that stand before the episode
+            real = slice(before, stop - start)
+            own, number = origin(self._source, episode)
+            try:
+                actions = self._source.actions(episode, start + before, stop)
+                clipped += int(spec.out_of_bounds(actions).sum())
+                arrays.token_BTA[row, real] = spec.encode(actions)
+            except ValueError as error:
+                where = f"{own.name}, episode {number}, steps {start + before}..{stop - 1}"
+                raise DataError(f"{where}: {error}") from error
+            arrays.valid_BT[row, real] = True
+            image_THWC = arrays.image_BTHWC[row]
+            self._read_images(own, number, start + before, stop, image_THWC[real])
+            image_THWC[:before] = image_THWC[before]
+            image_THWC[stop - start :] = 0
+        return clipped
+
+    def _read_images(
+        self, source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]
+    ) -> None:
+        try:
+            images = decoded_images(source, episode, start, stop)
+        except DataError:
+            raise
+        except Exception as error:
+            error.add_note(f"while reading {source.name}, episode {episode}, steps {start}..{stop - 1}")
+            raise
+        for place, image in enumerate(images):
+            if self._is_resized and image.shape != out_THWC.shape[1:]:
+                cv2.resize(image, (self._width, self._height), dst=out_THWC[place], interpolation=cv2.INTER_LINEAR)
+            elif image.shape == out_THWC.shape[1:]:
+                out_THWC[place] = image
+            else:
                 raise DataError(
-                    f"{where}: the image has shape {image.shape}, the source's first one {out_THWC.shape[1:]}; "
-                    "all images of a source must have one size; convert the set"
+                    f"{source.name}, episode {episode}, step {start + place}: the image has shape {image.shape}, the "
+                    f"source's first one {out_THWC.shape[1:]}; all images of a source must have one size; "
+                    "convert the set, or give the loader an image_size"
                 )
-            out_THWC[place] = image
 
 
-def _image_shape(source: EpisodeSource, episode: int) -> tuple[int, int]:
-    data = source.encoded_images(episode, 0, 1)[0]
-    height, width, _ = _decode_at(f"{source.name}, episode {episode}, step 0", data).shape
-    return height, width
+class _Arrays(NamedTuple):
+    """A batch being filled."""
+
+    image_BTHWC: NDArray[np.uint8]
+    token_BTA: TokenArray
+    valid_BT: NDArray[np.bool_]
+    text_BE: FloatArray
+    places: Places
+    cuts: Cuts | None
+
+    def batch(self, *, clipped: int) -> Batch:
+        return Batch(
+            image_BTHWC=self.image_BTHWC,
+            text_BE=self.text_BE,
+            token_BTA=self.token_BTA,
+            valid_BT=self.valid_BT,
+            episodes=tuple(self.places.episodes.tolist()),
+            clipped=clipped,
+            cuts=self.cuts,
+        )
 
 
-def _decode_at(where: str, data: bytes) -> NDArray[np.uint8]:
-    try:
-        return decode_image(data)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
+class _Pending(NamedTuple):
+    """A batch that threads are filling, piece by piece."""
+
+    arrays: _Arrays
+    pieces: list[Future[int]]
+
+    def result(self) -> Batch:
+        try:
+            return self.arrays.batch(clipped=sum(piece.result() for piece in self.pieces))
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        for piece in self.pieces:
+            piece.cancel()
+
+
+def _common_size(source: EpisodeSource, windows: Windows | Clips | Mixture) -> tuple[int, int]:
+    """Return height and width of the first image of each part, which must be one size."""
+    sizes: dict[tuple[int, int], str] = {}
+    for part in windows.parts if isinstance(windows, Mixture) else (windows,):
+        chosen = part.windows.episodes if isinstance(part, Clips) else part.episodes
+        own, episode = origin(source, int(chosen[0]))
+        height, width, _ = decoded_images(own, episode, 0, 1)[0].shape
+        sizes.setdefault((height, width), own.name)
+    if len(sizes) > 1:
+        found = ", ".join(f"{height}x{width} ({name})" for (height, width), name in sizes.items())
+        raise DataError(f"the images of the sources have different sizes: {found}; give the loader one image_size")
+    return next(iter(sizes))

@@ -107,6 +107,9 @@ class Windows:
         starts = last - (self.per_episode[rows] - 1 - windows) * self.stride
         return Places(episodes, starts, np.minimum(starts + self.window, lengths))
 
+    def cuts(self, numbers: NDArray[np.int64]) -> None:
+        """Return None: windows are not cut from anything."""
+
     def describe(self) -> dict[str, Any]:
         """Return what decides the windows as plain data, to compare with."""
         names = ("window", "padding", "stride", "goal_steps", "goal_factor")
@@ -144,8 +147,8 @@ class Clips:
     def __post_init__(self) -> None:
         if self.group < 1 or self.windows.goal_factor != 1:
             raise ValueError(
-                f"group is {self.group}, goal_factor {self.windows.goal_factor}; clips need a group of at least 1 and a "
-                "goal_factor of 1: a window that is repeated would be cut from the same clip"
+                f"group is {self.group}, goal_factor {self.windows.goal_factor}; clips need a group of at least 1 and "
+                "a goal_factor of 1: a repeated window would be cut from the same clip"
             )
 
     def __len__(self) -> int:

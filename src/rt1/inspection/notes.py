@@ -32,7 +32,7 @@ def notes(survey: DataSurvey) -> list[str]:
 
 def _of_episodes(survey: DataSurvey) -> Iterator[str]:
     if survey.skipped:
-        yield f"left out as damaged: {len(survey.skipped)} records; the first: {survey.skipped[0]}"
+        yield f"left out as damaged: {_count(len(survey.skipped), 'record')}; the first: {survey.skipped[0]}"
     if empty := survey.empty_instructions:
         yield f"empty instruction in {len(empty)} of {survey.instruction_episodes} episodes, the first is {empty[0]}"
 
@@ -65,7 +65,8 @@ def _of_dimension(actions: ActionSurvey, index: int, name: str) -> Iterator[str]
     spec, statistics = actions.spec, actions.statistics
     choices, outside = int(spec.discrete_choices[index]), float(actions.outside[index])
     if choices and outside:
-        yield f"{name}: {percent(outside)} of the values are none of the choices 0..{choices - 1}; encoding refuses them"
+        what = f"{percent(outside)} of the values are none of the choices 0..{choices - 1}"
+        yield f"{name}: {what}; encoding refuses them"
     elif outside >= CLIPPED_SHARE:
         yield (
             f"{name}: {percent(outside)} of the values lie outside {spec.low[index]:g}..{spec.high[index]:g} "

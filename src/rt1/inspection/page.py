@@ -13,7 +13,7 @@ from rt1.evaluate.plots import percent
 from rt1.evaluate.rollout import Image
 from rt1.files import write_text
 from rt1.inspection import figures
-from rt1.inspection.notes import BGR_MARGIN, BGR_SHARE, notes, sampling, sizes
+from rt1.inspection.notes import BGR_MARGIN, BGR_SHARE, notes, sampling
 from rt1.inspection.survey import ActionSurvey, DataSurvey, ShownEpisode
 
 _SENTENCES = 200
@@ -113,7 +113,7 @@ def _action_table(actions: ActionSurvey) -> str:
         )  # fmt: skip
         rows.append(
             (
-                markup.escape(name),
+                markup.escape(name).replace("_", "_<wbr>"),  # a long name may break there on a phone
                 percent(float(actions.outside[index])),
                 *(f"{column[index]:.3g}" for column in numbers),
                 str(actions.bins_used[index]),
@@ -141,7 +141,11 @@ def _traces(actions: ActionSurvey, shown: ShownEpisode) -> str:
 
 def _instructions(survey: DataSurvey) -> str:
     rows = [
-        (markup.escape(sentence) or "<em>empty</em>", f"{count:,}", percent(count / survey.instruction_episodes))
+        (
+            markup.escape(sentence) if sentence.strip() else "<em>empty</em>",
+            f"{count:,}",
+            percent(count / survey.instruction_episodes),
+        )
         for sentence, count in survey.instructions[:_SENTENCES]
     ]
     table = markup.table(("Instruction", "Episodes", "Share"), rows)

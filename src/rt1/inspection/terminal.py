@@ -63,7 +63,7 @@ def _facts(title: str, facts: dict[str, str]) -> Table:
 def _instruction_table(survey: DataSurvey) -> Table:
     table = Table("instruction", "episodes", title="instructions")
     for sentence, count in survey.instructions[:_SENTENCES]:
-        table.add_row(Text(sentence), str(count))
+        table.add_row(Text(sentence if sentence.strip() else "(empty)"), str(count))
     if len(survey.instructions) > _SENTENCES:
         table.add_row(f"and {len(survey.instructions) - _SENTENCES} more", "")
     return table

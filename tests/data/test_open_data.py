@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from rt1.data.episode import DataError
+from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds_schema import RT1_FILE
-from rt1.inspection.open_data import DataOptions, open_data
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def test_a_foreign_set_is_read_by_its_keys_and_without_them_these_are_named(fore
     ) as error:
         open_data(foreign, DataOptions())
     assert "\n" not in str(error.value)
-    source = open_data(foreign, DataOptions(action_keys=("action/move",)))
+    source = open_data(foreign, DataOptions(action_keys=("action",)))
     assert source.instruction(1) == "close the drawer"
-    with pytest.raises(DataError, match="unknown RLDS key 'action/mvoe'; did you mean 'action/move'"):
-        open_data(foreign, DataOptions(action_keys=("action/mvoe",)))
+    with pytest.raises(DataError, match="unknown RLDS key 'actoin'; did you mean 'action'"):
+        open_data(foreign, DataOptions(action_keys=("actoin",)))
 
 
 def test_what_was_skipped_can_be_asked_for(data: Path) -> None:

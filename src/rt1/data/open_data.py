@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -47,9 +48,10 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         _refuse(given, "--open-x names the keys itself")
         return open_x_source(folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt)
     if not given and not (folder / RT1_FILE).is_file():
+        known = ", ".join(layout_keys(read_features(folder)))
         raise DataError(
             f"{folder} has no {RT1_FILE}; name its keys with --image-key, --instruction-key, --action-keys (and "
-            f"--embedding-key), or an Open X data set with --open-x; it has {', '.join(layout_keys(read_features(folder)))}"
+            f"--embedding-key), or an Open X data set with --open-x; it has {known}"
         )
     layout = RLDSLayout(**given) if given else None
     return RLDSSource(folder, split=options.split, layout=layout, skip_corrupt=options.skip_corrupt)
@@ -57,14 +59,13 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
 
 def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
     usable = ("image_key", "action_keys")
-    changed = {f.name: True for f in fields(options) if f.name not in usable and getattr(options, f.name) != f.default}
+    changed = [f.name for f in fields(options) if f.name not in usable and getattr(options, f.name) != f.default]
     _refuse(changed, "a LeRobot data set needs at most --image-key and one of --action-keys")
     if len(options.action_keys) > 1:
         raise DataError(f"--action-keys names {', '.join(options.action_keys)}; a LeRobot data set has one")
     return LeRobotSource(folder, image_key=options.image_key, action_key=(*options.action_keys, "action")[0])
 
 
-def _refuse(names: dict[str, object], why: str) -> None:
-    if names:
-        options = ", ".join("--" + name.replace("_", "-") for name in names)
+def _refuse(names: Iterable[str], why: str) -> None:
+    if options := ", ".join("--" + name.replace("_", "-") for name in names):
         raise DataError(f"{options} cannot be used here: {why}")

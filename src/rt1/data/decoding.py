@@ -1,0 +1,56 @@
+"""The images of a source as RGB arrays, however it holds them: one place that knows the optional members."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.images import decode_image
+
+
+def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+    """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3).
+
+    A source may have a method ``images(episode, start, stop)`` that gives them decoded, as one whose images are frames
+    of a video does; and an attribute ``bgr``, True where its encoded images decode to blue, green, red.
+
+    Raises:
+        DataError: an image cannot be read or does not decode; the source, the episode and the step are named.
+    """
+    read = getattr(source, "images", None)
+    try:
+        if callable(read):
+            images: Sequence[NDArray[np.uint8]] = read(episode, start, stop)
+            return _checked(images, stop - start)
+        encoded = source.encoded_images(episode, start, stop)
+        _check_count(len(encoded), stop - start)
+    except DataError as error:
+        raise DataError(f"{source.name}, episode {episode}, steps {start}..{stop - 1}: {error}") from error
+    is_bgr = bool(getattr(source, "bgr", False))
+    where = f"{source.name}, episode {episode}, step"
+    return [_decoded(data, f"{where} {step}", is_bgr=is_bgr) for step, data in enumerate(encoded, start)]
+
+
+def _checked(images: Sequence[NDArray[np.uint8]], steps: int) -> list[NDArray[np.uint8]]:
+    _check_count(len(images), steps)
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise DataError(f"images() gave {image.dtype} {image.shape}; it must give uint8 RGB (H, W, 3)")
+    return list(images)
+
+
+def _check_count(images: int, steps: int) -> None:
+    if images != steps:
+        raise DataError(f"the source gave {images} images for {steps} steps; it must give one per step")
+
+
+def _decoded(data: bytes, where: str, *, is_bgr: bool) -> NDArray[np.uint8]:
+    try:
+        image = decode_image(data)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if is_bgr else image

@@ -1,0 +1,134 @@
+"""Statistics of a source's actions against its bounds: read in one pass, kept beside the index, oddities in words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.data.bounds import FAR, ActionStatistics, statistics_of
+from rt1.data.episode import DataError, EpisodeSource
+from rt1.files import SaveError, write_text
+
+_EPISODES_IN_KEY = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStatistics:
+    """The actions of a whole source and how they fill its action spec."""
+
+    names: tuple[str, ...]
+    """Name of each dimension."""
+    statistics: ActionStatistics
+    """Per dimension, physical units."""
+    outside: NDArray[np.float64]
+    """(A,) share of the values outside the bounds, 0..1; encoding clips them."""
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return a sentence for every dimension that is constant, has far values, or values outside its bounds."""
+        found, statistics = [], self.statistics
+        for name in statistics.constant_dimensions(self.names):
+            found.append(f"{name} is constant at {statistics.minimum[self.names.index(name)]:g}")
+        for name, share in zip(self.names, statistics.far, strict=True):
+            if share:
+                found.append(f"{share:.2%} of {name} lies more than {FAR:g} standard deviations from its mean")
+        for name, share in zip(self.names, self.outside, strict=True):
+            if share:
+                found.append(f"{share:.2%} of {name} lies outside its bounds and is clipped")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
+        return {
+            "names": list(self.names),
+            "statistics": self.statistics.to_json(),
+            "outside": self.outside.tolist(),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> SourceStatistics:
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        try:
+            return SourceStatistics(
+                names=tuple(data["names"]),
+                statistics=ActionStatistics.from_json(data["statistics"]),
+                outside=np.array(data["outside"], dtype=np.float64),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"these are not statistics of a source: {error!r}") from error
+
+
+def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> SourceStatistics:
+    """Return the statistics of all actions of a source, which are read into memory (4 bytes a value) once.
+
+    Args:
+        source: the source.
+        cache: folder to keep the result in; None: the source's ``cache_folder``, where it has one. A kept result is
+            used if the action spec, the lengths of all episodes and the actions of 64 of them are the same.
+
+    Raises:
+        DataError: no steps, or an action that is not finite; the step is named.
+    """
+    cache = cache or getattr(source, "cache_folder", None)
+    path = None if cache is None else cache / f"statistics-{_key(source)}.json"
+    if path is not None and (kept := _kept(path)) is not None:
+        return kept
+    actions = _all_actions(source)
+    statistics = SourceStatistics(
+        names=source.action_spec.dimension_names,
+        statistics=statistics_of(actions),
+        outside=source.action_spec.out_of_bounds(actions).mean(axis=0),
+    )
+    if path is not None:
+        try:
+            write_text(path, json.dumps(statistics.to_json()))
+        except SaveError as error:
+            warnings.warn(f"the statistics are not kept: {error}", stacklevel=2)
+    return statistics
+
+
+def _all_actions(source: EpisodeSource) -> FloatArray:
+    lengths = source.lengths.tolist()
+    if not sum(lengths):
+        raise DataError(f"{source.name} has no steps; there are no actions to take statistics of")
+    actions = np.empty((sum(lengths), source.action_spec.size), dtype=np.float32)
+    first = 0
+    for episode, steps in enumerate(lengths):
+        actions[first : first + steps] = source.actions(episode, 0, steps)
+        first += steps
+    finite = np.isfinite(actions).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        ends = np.cumsum(source.lengths)
+        episode = int(np.searchsorted(ends, row, side="right"))
+        step = row - int(ends[episode] - source.lengths[episode])
+        raise DataError(
+            f"{source.name}, episode {episode}, step {step}: the action is {actions[row].tolist()}; an action must be "
+            "finite; leave that episode out"
+        )
+    return actions
+
+
+def _key(source: EpisodeSource) -> str:
+    """Return a name of what the statistics depend on, from a part of the actions."""
+    digest = hashlib.sha256(json.dumps([source.name, source.action_spec.to_json()]).encode())
+    digest.update(np.ascontiguousarray(source.lengths, dtype="<i8").tobytes())
+    count = len(source.lengths)
+    for episode in np.unique(np.linspace(0, count - 1, min(count, _EPISODES_IN_KEY)).astype(int)).tolist():
+        digest.update(source.actions(episode, 0, int(source.lengths[episode])).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _kept(path: Path) -> SourceStatistics | None:
+    try:
+        return SourceStatistics.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None  # not there, or half a file: it is made again
