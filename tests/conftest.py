@@ -6,8 +6,9 @@ An environment, a source of episodes, a network, a text encoder, a checkpoint: n
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,7 +277,7 @@ def _recorded(source: MemorySource, episode: int) -> RecordedEpisode:
 
 
 @pytest.fixture
-def full_disk() -> Iterator[Callable[[int], None]]:
+def full_disk() -> Callable[[int], None]:
     """Let no file grow beyond a number of bytes for the rest of the test, or until called with -1."""
     resource = pytest.importorskip("resource", reason="only Unix can limit the size of files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -284,5 +285,18 @@ def full_disk() -> Iterator[Callable[[int], None]]:
     def limit(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before if size < 0 else (size, before[1]))
 
-    yield limit
-    limit(-1)
+    return limit
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """End the limit of ``full_disk`` with the test itself, before pytest reports: its output may be a file, too."""
+    if importlib.util.find_spec("resource") is None:
+        return (yield)
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

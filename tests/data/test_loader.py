@@ -22,7 +22,7 @@ LENGTHS = (4, 1, 6, 3)
 MakeSource = Callable[..., Any]
 
 
-def _loader(source: Any, *, window: int = 2, batch_size: int = 3, **options: int) -> Loader:
+def _loader(source: Any, *, window: int = 2, batch_size: int = 3, **options: Any) -> Loader:
     windows = Windows(lengths=source.lengths, episodes=np.arange(len(source.lengths)), window=window)
     text = np.arange(len(source.lengths), dtype=np.float32)[:, None]
     return Loader(source, windows, text=text, batch_size=batch_size, **{"seed": 0, **options})

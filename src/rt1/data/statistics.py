@@ -34,16 +34,16 @@ class SourceStatistics:
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for every dimension that is constant, has far values, or values outside its bounds."""
-        found, statistics = [], self.statistics
-        for name in statistics.constant_dimensions(self.names):
-            found.append(f"{name} is constant at {statistics.minimum[self.names.index(name)]:g}")
-        for name, share in zip(self.names, statistics.far, strict=True):
-            if share:
-                found.append(f"{share:.2%} of {name} lies more than {FAR:g} standard deviations from its mean")
-        for name, share in zip(self.names, self.outside, strict=True):
-            if share:
-                found.append(f"{share:.2%} of {name} lies outside its bounds and is clipped")
-        return tuple(found)
+        statistics = self.statistics
+        values = dict(zip(self.names, statistics.minimum, strict=True))
+        constant = statistics.constant_dimensions(self.names)
+        far = f"lies more than {FAR:g} standard deviations from its mean"
+        clip = "lies outside its bounds and is clipped"
+        return (
+            *(f"{name} is constant at {values[name]:g}" for name in constant),
+            *(f"{share:.2%} of {name} {far}" for name, share in zip(self.names, statistics.far, strict=True) if share),
+            *(f"{share:.2%} of {name} {clip}" for name, share in zip(self.names, self.outside, strict=True) if share),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
