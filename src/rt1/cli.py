@@ -28,7 +28,6 @@ from rt1.convert_commands import (
     ConvertTensorFlowCommand,
 )
 from rt1.data.open_data import DataOptions, open_data
-from rt1.data.rlds import RLDSSource
 from rt1.demo import DemoSettings, run_demo, summary
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.metaworld import RenderingError
@@ -77,13 +76,13 @@ class TrainCommand:
     """Train a policy on a recorded data set; run again to resume exactly."""
 
     data: Path
-    """Folder of the data set (RLDS)."""
+    """Folder of the data set: RLDS, an Open X set, or LeRobot."""
     out: Path
     """Run folder: last/, best/, metrics.jsonl, tensorboard/."""
     preset: str = "demo"
     """Preset the settings below start from: demo, paper, debug."""
-    split: str = "train"
-    """Split of the data set."""
+    options: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """What the data set does not say of itself."""
     text_encoder: str | None = None
     """minilm, a table file, or an .onnx file; the embeddings stored with the data if not given."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
@@ -91,7 +90,7 @@ class TrainCommand:
 
     def run(self, _command: str) -> int:
         """Train."""
-        source = RLDSSource(self.data, split=self.split)
+        source = open_data(self.data, self.options)
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         result = train(source, self.config, self.out, encoder=encoder)
         best = "" if result.best is None else f", lowest held-out loss {result.best:.3f}"
@@ -135,7 +134,7 @@ class EvaluateCommand:
             tasks=tasks, trials=self.trials, seed=self.seed, baselines=self.baselines, workers=self.workers
         )
         out = self.out or _report_folder(resolve(self.checkpoint))
-        source = None if self.data is None else RLDSSource(self.data)
+        source = None if self.data is None else open_data(self.data, DataOptions())
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         report = evaluate_checkpoint(
             self.checkpoint,

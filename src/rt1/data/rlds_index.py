@@ -9,6 +9,7 @@ import logging
 import os
 import warnings
 import zlib
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from rt1.data.tfrecord import (
     INTS,
     Buffer,
     Span,
+    bytes_places,
     bytes_spans,
     first_bytes,
     float_layout,
@@ -118,10 +120,13 @@ def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
 
 
 class _Record(NamedTuple):
-    """One episode as found in a record; ``values`` holds each action key's values, flat."""
+    """One episode as found in a record.
+
+    ``images`` are offset, length, offset, length, ...; ``values`` holds each action key's values, flat.
+    """
 
     steps: int
-    images: list[tuple[int, int]]
+    images: list[int]
     values: list[NDArray[Any]]
     instruction: bytes
     task: bytes
@@ -208,24 +213,25 @@ class _Builder:
             instruction = self.instructions.setdefault(r.instruction, len(self.instructions))
             task = self.tasks.setdefault(r.task, len(self.tasks))
             self.episodes.append((shard, r.steps, instruction, task, r.stride, r.embedding))
-        self.images.append(_image_table([image for r in records for image in r.images]))
+        self.images.append(_image_table([r.images for r in records]))
         self.actions.extend(actions)
 
     def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
         columns = self.columns
         spans = scan_example(data, start, stop, self.wanted)
         kind, first, end = _span(spans, columns.image.key)
-        images = bytes_spans(data, first, end) if kind == BYTES else []
+        images = bytes_places(data, first, end) if kind == BYTES else []
         if not images:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
         embedding, stride = _embedding(data, spans, columns.embedding)
         instruction = _text(data, spans, columns.instruction)
         if not instruction.strip():
             raise DataError(f"the instruction ({columns.instruction.key!r}) is empty")
+        steps = len(images) // 2
         return _Record(
-            steps=len(images),
+            steps=steps,
             images=images,
-            values=[_values(data, _span(spans, f.key), f, len(images)) for f in columns.actions],
+            values=[_values(data, _span(spans, f.key), f, steps) for f in columns.actions],
             instruction=instruction,
             task=_text(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
             embedding=embedding,
@@ -247,10 +253,10 @@ class _Builder:
         )
 
 
-def _image_table(spans: Sequence[tuple[int, int]]) -> NDArray[Any]:
-    # Flat numbers first: numpy reads a list of tuples into a structured array at half the speed.
-    flat = np.fromiter(itertools.chain.from_iterable(spans), np.int64, 2 * len(spans)).reshape(-1, 2)
-    table = np.empty(len(spans), dtype=IMAGE)
+def _image_table(places: Sequence[list[int]]) -> NDArray[Any]:
+    # Flat numbers: numpy reads a list of tuples into a structured array at half the speed.
+    flat = np.array(array("q", itertools.chain.from_iterable(places)), dtype=np.int64).reshape(-1, 2)
+    table = np.empty(len(flat), dtype=IMAGE)
     table["offset"], table["length"] = flat[:, 0], flat[:, 1]
     return table
 
@@ -297,10 +303,9 @@ def _values(data: Buffer, span: Span, feature: FeatureInfo, steps: int) -> NDArr
         values = int_values(data, first, end)
     else:
         values = _packed_tensors(data, first, end, feature)
-    if values.size != steps * feature.width:
-        raise DataError(
-            f"{feature.key!r} has {values.size} values for {steps} steps; it must have {feature.width} a step"
-        )
+    width = feature.width
+    if values.size != steps * width:
+        raise DataError(f"{feature.key!r} has {values.size} values for {steps} steps; it must have {width} a step")
     return values
 
 
