@@ -257,7 +257,10 @@ def _forward(
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
         text_XE = text_BE[:, None].expand(-1, steps, -1).flatten(0, 1)
         token_XKE = model.encode_images(image_XCHW, text_XE)
-        return model.decode(token_XKE.unflatten(0, (batch_size, steps)))
+        # Padding behind the real steps is causally invisible; only padding in front of them needs the mask.
+        in_front = not batch.valid_BT[:, 0].all()
+        valid_BT = torch.from_numpy(batch.valid_BT) if in_front else None
+        return model.decode(token_XKE.unflatten(0, (batch_size, steps)), valid_BT=valid_BT)
 
 
 def _spread(state: _Run) -> Tensor | None:
@@ -296,7 +299,8 @@ def _report(state: _Run, log: MetricsLog, bar: Progress) -> None:
     values: dict[str, float] = {}
     if update % config.log_every == 0 or last:
         values |= _means(state)
-        bar.update(update, f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}")
+        speed = f"{values['windows_per_second']:.0f} windows/s"
+        bar.update(update, f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}, {speed}")
     if (update % config.validate_every == 0 or last) and state.data.held_out is not None:
         values |= validate(state.model, state.data.held_out, precision=config.precision)
     if values:
