@@ -254,9 +254,10 @@ def _scan_entries(
         value = first + 2 + data[first + 1]
         name = data[first + 2 : value]
         start = end
-        if data[first] != _FIRST or data[first + 1] >= 0x80 or value >= end or data[value] != _SECOND:
-            _scan_entry(data, first, end, wanted, found)
-        elif (wanted is None or name in wanted) and not _scan_feature(data, name, value, end, found):
+        plain = data[first] == _FIRST and data[first + 1] < 0x80 and value < end and data[value] == _SECOND
+        if plain and wanted is not None and name not in wanted:
+            continue
+        if not (plain and _scan_feature(data, name, value, end, found)):
             _scan_entry(data, first, end, wanted, found)
 
 
