@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from rt1.data.images import encode_jpeg
 from rt1.data.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
 
 NAME = "fractal20220817_data"
-HEIGHT, WIDTH = 256, 320
 
 _ACTION = {
     "base_displacement_vector": (2,),
@@ -55,19 +56,23 @@ class FractalSize:
     """As in the real set: 87,212 episodes in 1,024 files."""
     distinct_images: int = 240
     """Images that are drawn and encoded; every step takes one of them, since encoding is what takes long."""
+    height: int = 256
+    """Rows of an image."""
+    width: int = 320
+    """Columns of an image."""
     seed: int = 0
     """Seed of everything."""
 
 
 def write_fractal(folder: Path, size: FractalSize) -> Path:
     """Write the data set, or leave one of the same size as it is, and return its folder."""
-    described = json.dumps(size.__dict__, sort_keys=True)
+    described = json.dumps(asdict(size))
     done = folder / "generated.json"
     if done.is_file() and done.read_text() == described:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(size.seed)
-    images = [encode_jpeg(_image(rng)) for _ in range(size.distinct_images)]
+    images = [encode_jpeg(_image(rng, size.height, size.width)) for _ in range(size.distinct_images)]
     sentences = [f"{verb} {thing}" for verb in _VERBS for thing in _OBJECTS]
     vectors = rng.normal(0, 1 / np.sqrt(512), (len(sentences), 512)).astype(np.float32)
     starts = range(0, size.episodes, size.episodes_per_shard)
@@ -80,18 +85,29 @@ def write_fractal(folder: Path, size: FractalSize) -> Path:
                 record = frame(encode_example(_episode(rng, images, sentences[which], vectors[which])))
                 payload += len(record) - FRAME_BYTES
                 file.write(record)
+            _read_from_disk(file)
         lengths.append(count)
-    (folder / "features.json").write_text(json.dumps(_features()))
+    (folder / "features.json").write_text(json.dumps(_features(size)))
     (folder / "dataset_info.json").write_text(json.dumps(_info(lengths, payload)))
     done.write_text(described)
     return folder
 
 
-def _image(rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Return an image of smooth areas, edges and a grain that makes about 30 kB of JPEG at quality 95."""
-    areas = cv2.resize(rng.uniform(30, 225, (6, 8, 3)), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+def _read_from_disk(file: BufferedWriter) -> None:
+    """Put the page cache in the state of a file that was read from disk: a written one lies there in smaller pieces."""
+    file.flush()
+    os.fsync(file.fileno())
+    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    with Path(file.name).open("rb") as reader:
+        while reader.read(1 << 20):
+            pass
+
+
+def _image(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
+    """Return an image of smooth areas, edges and a grain; 256x320 makes about 30 kB of JPEG at quality 95."""
+    areas = cv2.resize(rng.uniform(30, 225, (6, 8, 3)), (width, height), interpolation=cv2.INTER_CUBIC)
     for _ in range(12):
-        corner, extent = rng.integers(0, (WIDTH, HEIGHT)), rng.integers(10, 90, 2)
+        corner, extent = rng.integers(0, (width, height)), rng.integers(10, 90, 2)
         colour = [float(value) for value in rng.integers(0, 256, 3)]
         cv2.rectangle(areas, corner.tolist(), (corner + extent).tolist(), colour, -1)
     return np.clip(areas + rng.normal(0, 4.2, areas.shape), 0, 255).astype(np.uint8)
@@ -100,7 +116,7 @@ def _image(rng: np.random.Generator) -> NDArray[np.uint8]:
 def _episode(
     rng: np.random.Generator, images: list[bytes], sentence: str, vector: NDArray[np.float32]
 ) -> dict[str, FeatureValue]:
-    steps = int(rng.integers(20, 61))
+    steps = round(rng.triangular(20, 55, 60))  # 45 on average
     last = np.zeros(steps, np.int64)
     last[-1] = 1
     terminate = np.tile(np.array([0, 1, 0], np.int64), (steps, 1))
@@ -123,10 +139,10 @@ def _episode(
     return record
 
 
-def _features() -> dict[str, Any]:
+def _features(size: FractalSize) -> dict[str, Any]:
     image = {
         "pythonClassName": "tensorflow_datasets.core.features.image_feature.Image",
-        "image": {"shape": _dimensions(HEIGHT, WIDTH, 3), "dtype": "uint8", "encodingFormat": "jpeg"},
+        "image": {"shape": _dimensions(size.height, size.width, 3), "dtype": "uint8", "encodingFormat": "jpeg"},
     }
     text = {"pythonClassName": "tensorflow_datasets.core.features.text_feature.Text", "text": {}}
     steps = {

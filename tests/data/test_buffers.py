@@ -7,13 +7,14 @@ import gc
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from rt1.data.buffers import ImageBuffers
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="with a CUDA device torch keeps the pinned memory")
 
 
-def _address(array: np.ndarray) -> int:  # type: ignore[type-arg]
+def _address(array: NDArray[np.uint8]) -> int:
     return int(array.__array_interface__["data"][0])
 
 

@@ -22,7 +22,7 @@ def test_encoded_images_are_decoded(make_source: MakeSource) -> None:
 
 def test_decoded_images_are_taken_where_a_source_has_them(make_source: MakeSource) -> None:
     source, stored = make_source(3), np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    source.images = lambda episode, start, stop: list(stored)
+    source.images = lambda *_: list(stored)
     source.bgr = True  # of encoded images only
     np.testing.assert_array_equal(decoded_images(source, 0, 1, 3), stored)
 
@@ -43,7 +43,7 @@ def test_an_image_that_does_not_decode_is_named(make_source: MakeSource) -> None
 
 
 def test_an_error_of_the_source_gets_its_place(make_source: MakeSource) -> None:
-    def read(episode: int, start: int, stop: int) -> list[Any]:
+    def read(*_: int) -> list[Any]:
         raise DataError("the video ends early")
 
     source = make_source(3)
@@ -61,7 +61,7 @@ def test_an_error_of_the_source_gets_its_place(make_source: MakeSource) -> None:
 )
 def test_images_of_another_kind_are_refused(image: Any, message: str, make_source: MakeSource) -> None:
     source = make_source(3)
-    source.images = lambda episode, start, stop: [image] * (stop - start)
+    source.images = lambda *_: [image] * 2
     with pytest.raises(DataError, match=message):
         decoded_images(source, 0, 0, 2)
 

@@ -159,7 +159,9 @@ def test_a_weight_that_is_no_share_is_refused(weights: tuple[float, ...]) -> Non
 
 
 def test_weights_that_repeat_too_late_are_refused_with_rounded_ones() -> None:
-    with pytest.raises(ValueError, match=re.escape(f"the most is {LONGEST_PERIOD:,}; round them, for instance to [760")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"the most is {LONGEST_PERIOD:,}; round them, for instance to [760")
+    ):
         _mixture([3, 3], [3_812_345.0, 1_203_998.0])
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.data.windows import Clips, Windows, split_episodes
+from rt1.data.windows import Clips, Padding, Windows, split_episodes
 
+PADDINGS: tuple[Padding, ...] = ("none", "repeat_first")
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 
 
@@ -52,23 +53,24 @@ def test_no_episodes_give_no_windows() -> None:
 
 @given(lengths=LENGTHS, window=st.integers(1, 8))
 def test_with_start_padding_every_step_is_the_last_of_exactly_one_window(lengths: list[int], window: int) -> None:
-    episodes = np.arange(len(lengths))
-    windows = Windows(lengths=np.array(lengths), episodes=episodes, window=window, padding="repeat_first")
+    windows = Windows(
+        lengths=np.array(lengths), episodes=np.arange(len(lengths)), window=window, padding="repeat_first"
+    )
     found = _all(windows)
     ends = [(episode, stop - 1) for episode, _, stop in found]
-    assert ends == [(episode, step) for episode in episodes for step in range(lengths[episode])]
+    assert ends == [(episode, step) for episode in range(len(lengths)) for step in range(lengths[episode])]
     assert all(stop - start == window for _, start, stop in found)
 
 
-@given(lengths=LENGTHS, window=st.integers(1, 8), stride=st.integers(1, 5), padded=st.booleans())
+@given(lengths=LENGTHS, window=st.integers(1, 8), stride=st.integers(1, 5), padding=st.sampled_from(PADDINGS))
 def test_a_stride_keeps_every_nth_window_counted_from_the_end(
-    lengths: list[int], window: int, stride: int, padded: bool
+    lengths: list[int], window: int, stride: int, padding: Padding
 ) -> None:
     options: dict[str, Any] = {
         "lengths": np.array(lengths),
         "episodes": np.arange(len(lengths)),
         "window": window,
-        "padding": "repeat_first" if padded else "none",
+        "padding": padding,
     }
     dense = _all(Windows(**options))
     expected = []
@@ -132,16 +134,16 @@ def test_settings_that_make_no_windows_are_refused(options: dict[str, Any], mess
     window=st.integers(1, 5),
     group=st.integers(1, 6),
     stride=st.integers(1, 3),
-    padded=st.booleans(),
+    padding=st.sampled_from(PADDINGS),
 )
 def test_clips_hold_every_window_once_and_cut_exactly_its_steps(
-    lengths: list[int], window: int, group: int, stride: int, padded: bool
+    lengths: list[int], window: int, group: int, stride: int, padding: Padding
 ) -> None:
     windows = Windows(
         lengths=np.array(lengths),
         episodes=np.arange(len(lengths))[::-1],
         window=window,
-        padding="repeat_first" if padded else "none",
+        padding=padding,
         stride=stride,
     )
     clips = Clips(windows=windows, group=group)

@@ -102,6 +102,11 @@ class RLDSSource:
         if self.skipped:
             warnings.warn(f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=2)
 
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where what is made of the data is kept, the index first; None where nothing can be written."""
+        return self._index.folder
+
     def instruction(self, episode: int) -> str:
         """Return the sentence of an episode."""
         return self._index.instructions[self._row(episode)["instruction"]]

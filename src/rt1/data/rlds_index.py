@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -11,7 +10,7 @@ import warnings
 import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +67,8 @@ class Index:
     """Table of the distinct task names."""
     skipped: tuple[str, ...]
     """One message per record that was passed over."""
+    folder: Path | None = None
+    """Where it is stored; what else is made of the same data may be kept there. None where nothing can be kept."""
 
 
 def load_or_build(
@@ -94,7 +95,7 @@ def load_or_build(
         except OSError as error:  # a read-only folder, or another process storing the same index just now
             problems.append(str(error))
         else:
-            return index
+            return replace(index, folder=folder)
     warnings.warn(f"the index cannot be kept and is made at every start: {'; '.join(problems)}", stacklevel=2)
     return index
 
@@ -126,7 +127,7 @@ class _Record(NamedTuple):
     """
 
     steps: int
-    images: list[int]
+    images: array[int]
     values: list[NDArray[Any]]
     instruction: bytes
     task: bytes
@@ -143,6 +144,7 @@ class _Builder:
         self.skipped = skipped
         features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
         self.wanted = frozenset(feature.key.encode() for feature in features if feature)
+        self.actions_and_widths = [(feature, feature.width) for feature in columns.actions]
         self.instructions: dict[bytes, int] = {}
         self.tasks: dict[bytes, int] = {}
         self.episodes: list[tuple[int, ...]] = []
@@ -220,7 +222,7 @@ class _Builder:
         columns = self.columns
         spans = scan_example(data, start, stop, self.wanted)
         kind, first, end = _span(spans, columns.image.key)
-        images = bytes_places(data, first, end) if kind == BYTES else []
+        images = bytes_places(data, first, end) if kind == BYTES else array("q")
         if not images:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
         embedding, stride = _embedding(data, spans, columns.embedding)
@@ -231,7 +233,7 @@ class _Builder:
         return _Record(
             steps=steps,
             images=images,
-            values=[_values(data, _span(spans, f.key), f, steps) for f in columns.actions],
+            values=[_values(data, _span(spans, f.key), f, steps * width) for f, width in self.actions_and_widths],
             instruction=instruction,
             task=_text(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
             embedding=embedding,
@@ -253,9 +255,8 @@ class _Builder:
         )
 
 
-def _image_table(places: Sequence[list[int]]) -> NDArray[Any]:
-    # Flat numbers: numpy reads a list of tuples into a structured array at half the speed.
-    flat = np.array(array("q", itertools.chain.from_iterable(places)), dtype=np.int64).reshape(-1, 2)
+def _image_table(places: Sequence[array[int]]) -> NDArray[Any]:
+    flat = np.concatenate([np.frombuffer(place, np.int64) for place in places]).reshape(-1, 2)
     table = np.empty(len(flat), dtype=IMAGE)
     table["offset"], table["length"] = flat[:, 0], flat[:, 1]
     return table
@@ -293,8 +294,8 @@ def _embedding(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo |
     return offset, stride
 
 
-def _values(data: Buffer, span: Span, feature: FeatureInfo, steps: int) -> NDArray[Any]:
-    """Return a feature's values of all steps, flat: steps * width numbers."""
+def _values(data: Buffer, span: Span, feature: FeatureInfo, count: int) -> NDArray[Any]:
+    """Return a feature's values of all steps, flat: ``count`` numbers."""
     kind, first, end = span
     values: NDArray[Any]
     if kind == FLOATS:
@@ -303,9 +304,11 @@ def _values(data: Buffer, span: Span, feature: FeatureInfo, steps: int) -> NDArr
         values = int_values(data, first, end)
     else:
         values = _packed_tensors(data, first, end, feature)
-    width = feature.width
-    if values.size != steps * width:
-        raise DataError(f"{feature.key!r} has {values.size} values for {steps} steps; it must have {width} a step")
+    if values.size != count:
+        steps = count // feature.width
+        raise DataError(
+            f"{feature.key!r} has {values.size} values for {steps} steps; it must have {feature.width} a step"
+        )
     return values
 
 
@@ -358,6 +361,7 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
         instructions=tuple(stored["instructions"]),
         tasks=tuple(stored["tasks"]),
         skipped=tuple(stored["skipped"]),
+        folder=folder,
     )
 
 

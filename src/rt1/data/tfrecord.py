@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import mmap
 import struct
+from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -32,7 +33,7 @@ FRAME_START, FRAME_BYTES = 12, 16
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _TAG_AND_SIZE = struct.Struct("<BI")
-_WORD = struct.Struct("<I")
+_FOUR_BYTES = struct.Struct("<BBBB")
 _CURE = "record or download this file again, or pass skip_corrupt=True to read what is intact"
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A  # tags of the delimited fields 1, 2 and 3
 _KIND_OF_TAG = {_FIRST: BYTES, _SECOND: FLOATS, _THIRD: INTS}
@@ -132,22 +133,23 @@ def bytes_spans(data: Buffer, start: int, stop: int) -> list[tuple[int, int]]:
     return list(zip(places[::2], places[1::2], strict=True))
 
 
-def bytes_places(data: Buffer, start: int, stop: int) -> list[int]:
-    """Return offset, length, offset, length, ... of the elements of a bytes list: what :func:`bytes_spans` pairs."""
+def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
+    """Return int64 offset, length, offset, length, ... of a bytes list's elements: what :func:`bytes_spans` pairs."""
+    places = array("q")
     if stop + _CRC.size > len(data):  # no checksum behind it to read into: not in a TFRecord file
-        return [n for tag, first, end in _fields(data, start, stop) if tag == _FIRST for n in (first, end - first)]
-    places: list[int] = []
-    unpack, note = _WORD.unpack_from, places.append
+        places.extend(n for tag, a, b in _fields(data, start, stop) if tag == _FIRST for n in (a, b - a))
+        return places
+    unpack, note = _FOUR_BYTES.unpack_from, places.append
     while start < stop:
-        word = unpack(data, start)[0]  # the tag and up to three bytes of size, lowest first
-        if word & 0x808080FF == 0x00808000 | _FIRST:  # three bytes: 16 kB to 2 MB, an image
-            length, start = word >> 8 & 0x7F | word >> 9 & 0x3F80 | word >> 10 & 0x1FC000, start + 4
-        elif word & 0x8080FF == 0x8000 | _FIRST:  # two bytes: 128 B to 16 kB, a small image
-            length, start = word >> 8 & 0x7F | word >> 9 & 0x3F80, start + 3
-        elif word & 0xFF == _FIRST:
-            length, start = _varint(data, start + 1)
+        tag, low, middle, high = unpack(data, start)  # up to three bytes of size; the last one is below 128
+        if tag != _FIRST:
+            raise DataError(f"the bytes list holds tag {tag} at byte {start}; write the record again")
+        if high < 0x80 <= low and middle >= 0x80:  # three bytes: 16 kB to 2 MB, an image
+            length, start = low + (middle << 7) + (high << 14) - 0x4080, start + 4
+        elif middle < 0x80 <= low:  # two bytes: 128 B to 16 kB, a small image
+            length, start = low + (middle << 7) - 0x80, start + 3
         else:
-            raise DataError(f"the bytes list holds tag {word & 0xFF} at byte {start}; write the record again")
+            length, start = _varint(data, start + 1)
         note(start)
         note(length)
         start += length
@@ -158,6 +160,10 @@ def bytes_places(data: Buffer, start: int, stop: int) -> list[int]:
 
 def first_bytes(data: Buffer, start: int, stop: int) -> bytes:
     """Return the first element of a bytes list, ``b""`` if it has none."""
+    if start < stop and data[start] == _FIRST:
+        length, first = _varint(data, start + 1)
+        if first + length <= stop:
+            return data[first : first + length]
     for tag, first, end in _fields(data, start, stop):
         if tag == _FIRST:
             return data[first:end]
@@ -199,11 +205,11 @@ def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
 
 def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
     """Return an int64 list's values, int64 (n,), packed or not."""
+    if start < stop and data[start] == _FIRST:
+        length, first = _varint(data, start + 1)
+        if first + length == stop and (packed := data[first:stop]).isascii():
+            return np.frombuffer(packed, np.uint8).astype(np.int64)  # one byte each: flags and one-hot vectors
     pieces = [(first, end) for tag, first, end in _fields(data, start, stop) if tag in (_FIRST, _ONE_INT)]
-    if len(pieces) == 1:
-        small = np.frombuffer(data, np.uint8, pieces[0][1] - pieces[0][0], pieces[0][0])
-        if small.size and small.max() < 0x80:  # every value is one byte: flags and one-hot vectors
-            return small.astype(np.int64)
     values: list[int] = []
     for first, end in pieces:
         position = first
@@ -243,22 +249,33 @@ def _scan_entries(
     """
     unpack, safe = _TAG_AND_SIZE.unpack_from, len(data) - _TAG_AND_SIZE.size
     while start < stop:
-        tag, word = unpack(data, start) if start <= safe else (data[start], 0x8080)
-        if word & 0x8080 == 0x80:  # two bytes of size: 128 B to 16 kB, most features
-            length, first = word & 0x7F | word >> 1 & 0x3F80, start + 3
+        tag, word = unpack(data, start) if start <= safe else (data[start], 0)
+        # Lowest first: one or two bytes of size (two: 128 B to 16 kB), the name's tag, which is 0x0A, and its size.
+        if word & 0x80FF8080 == 0x0A0080:
+            first, end = start + 3, start + 3 + (word & 0x7F | word >> 1 & 0x3F80)
+            value = start + 5 + (word >> 24)
+        elif word & 0x80FF80 == 0x0A00:
+            first, end = start + 2, start + 2 + (word & 0x7F)
+            value = start + 4 + (word >> 16 & 0x7F)
         else:
-            length, first = _varint(data, start + 1)
-        end = first + length
+            first, end, value = _any_entry(data, start)
+        name = data[first + 2 : value]
         if tag != _FIRST or end > stop:
             raise DataError(f"not a tf.train.Example: no feature at byte {start}; the file holds something else")
-        value = first + 2 + data[first + 1]
-        name = data[first + 2 : value]
         start = end
-        plain = data[first] == _FIRST and data[first + 1] < 0x80 and value < end and data[value] == _SECOND
-        if plain and wanted is not None and name not in wanted:
+        if value < end and wanted is not None and name not in wanted:
             continue
-        if not (plain and _scan_feature(data, name, value, end, found)):
+        if value >= end or data[value] != _SECOND or not _scan_feature(data, name, value, end, found):
             _scan_entry(data, first, end, wanted, found)
+
+
+def _any_entry(data: Buffer, start: int) -> tuple[int, int, int]:
+    """Return where an entry's content begins and ends, and its name ends: at the content's end if not known."""
+    length, first = _varint(data, start + 1)
+    end = first + length
+    if first + 1 < min(end, len(data)) and data[first] == _FIRST and data[first + 1] < 0x80:
+        return first, end, first + 2 + data[first + 1]
+    return first, end, end
 
 
 def _scan_feature(data: Buffer, name: bytes, start: int, stop: int, found: dict[bytes, Span]) -> bool:
