@@ -1,0 +1,117 @@
+"""``rt1 convert``: from a file that others wrote to a policy that acts, in one command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from rt1 import Policy, load_model
+from rt1.checkpoint import load_info
+from rt1.cli import main
+from rt1.data.episode import EpisodeSource
+from rt1.data.rlds import RLDSSource
+from rt1.text.encoder import USE_LARGE_5
+
+TF_SMALL = {
+    "model": {
+        "window": 3,
+        "action_tokens": 8,
+        "transformer": {"layers": 2, "width": 64, "heads": 4, "head_width": 32},
+    },
+    "action": {
+        "bins": 256,
+        "parts": [
+            {"name": "world_vector", "low": [-1] * 3, "high": [1] * 3},
+            {"name": "terminate_episode", "choices": 2},
+            {"name": "gripper_closedness_action", "low": [-1], "high": [1]},
+            {"name": "rotation_delta", "low": [-1.5707964] * 3, "high": [1.5707964] * 3},
+        ],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def reference_files(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    script = shared / "reference" / "make_checkpoints.py"
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
+    (folder / "tf_small.json").write_text(json.dumps(TF_SMALL))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def golden(shared: Path) -> dict[str, NDArray[np.generic]]:
+    return dict(np.load(shared / "reference" / "tf_small" / "golden.npz"))
+
+
+def _convert(*words: object) -> int:
+    return main(["convert", *map(str, words)])
+
+
+def test_a_tensorflow_checkpoint_becomes_a_policy_with_the_recorded_numbers(
+    reference_files: Path, golden: dict[str, NDArray[np.float32]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix, config = reference_files / "tf_small" / "ckpt-1", reference_files / "tf_small.json"
+    assert _convert("tensorflow", prefix, "--out", tmp_path / "out", "--config", config) == 0
+    said = capsys.readouterr().out
+    assert "15,872,032 parameters" in said
+    assert "skipped 2: unused: the network sets action tokens to zero" in said
+    assert load_info(tmp_path / "out").text_encoder == USE_LARGE_5
+    with torch.inference_mode():
+        logits = load_model(tmp_path / "out")(torch.from_numpy(golden["image"]), torch.from_numpy(golden["lang"]))
+    np.testing.assert_allclose(logits.numpy(), golden["inf/logits_action"], atol=3e-3)
+    policy = Policy.from_checkpoint(tmp_path / "out")
+    policy.reset(golden["stream/lang"][0])
+    for step in range(4):  # one more than the window
+        action, logits_AV = policy.act_with_logits(golden["stream/image"][step])
+        np.testing.assert_allclose(logits_AV, golden["stream/logits"][step], atol=1e-3)
+        np.testing.assert_allclose(action["world_vector"], golden["stream/decoded/world_vector"][step], atol=1e-6)
+
+
+def test_a_failed_conversion_is_one_line_and_leaves_nothing(
+    reference_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (
+        ("tensorflow", reference_files / "tf_small" / "ckpt-1"),  # sizes that were not released, no --config
+        ("tensorflow", reference_files / "tf_small" / "ckpt-2"),
+        ("flax", reference_files / "tf_small.json"),
+        ("imagenet", reference_files / "tf_small.json"),
+    ):
+        assert _convert(*words, "--out", tmp_path / "out") == 1
+        error = capsys.readouterr().err
+        assert error.startswith("rt1: ")
+        assert error.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_kind_of_conversion_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _convert("tensorflwo", "x") == 1
+    assert "did you mean 'convert tensorflow'?" in capsys.readouterr().err
+
+
+def test_a_data_set_goes_to_lerobot_and_back_with_its_bytes(
+    make_source: Callable[..., EpisodeSource],
+    write_recording: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow, which writes LeRobot's parquet files, is not installed")
+    first = write_recording(tmp_path / "first", make_source(3, 5, 2))
+    words = ("rlds", first, "--to", "lerobot", "--out", tmp_path / "between", "--fps", "20")
+    assert _convert(*words) == 0
+    assert _convert("lerobot", tmp_path / "between", "--to", "rlds", "--out", tmp_path / "last") == 0
+    assert "of lerobot" in capsys.readouterr().out
+    one, other = RLDSSource(first), RLDSSource(tmp_path / "last")
+    assert one.lengths.tolist() == other.lengths.tolist()
+    for episode, length in enumerate(one.lengths.tolist()):
+        assert one.encoded_images(episode, 0, length) == other.encoded_images(episode, 0, length)
+        np.testing.assert_array_equal(one.actions(episode, 0, length), other.actions(episode, 0, length))
+        assert one.instruction(episode) == other.instruction(episode)
