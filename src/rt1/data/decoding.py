@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -13,7 +13,12 @@ from rt1.data.images import decode_image
 
 
 def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-    """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3).
+    """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3); see :func:`each_image`."""
+    return list(each_image(source, episode, start, stop))
+
+
+def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of steps ``start..stop-1``, uint8 RGB (H, W, 3), decoded one by one.
 
     A source may have a method ``images(episode, start, stop)`` that gives them decoded, as one whose images are frames
     of a video does; and an attribute ``bgr``, True where its encoded images decode to blue, green, red.
@@ -22,17 +27,18 @@ def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -
         DataError: an image cannot be read or does not decode; the source, the episode and the step are named.
     """
     read = getattr(source, "images", None)
+    encoded: list[bytes] = []
     try:
         if callable(read):
-            images: Sequence[NDArray[np.uint8]] = read(episode, start, stop)
-            return _checked(images, stop - start)
-        encoded = source.encoded_images(episode, start, stop)
-        _check_count(len(encoded), stop - start)
+            yield from _checked(read(episode, start, stop), stop - start)
+        else:
+            encoded = source.encoded_images(episode, start, stop)
+            _check_count(len(encoded), stop - start)
     except DataError as error:
         raise DataError(f"{source.name}, episode {episode}, steps {start}..{stop - 1}: {error}") from error
     is_bgr = bool(getattr(source, "bgr", False))
-    where = f"{source.name}, episode {episode}, step"
-    return [_decoded(data, f"{where} {step}", is_bgr=is_bgr) for step, data in enumerate(encoded, start)]
+    for step, data in enumerate(encoded, start):
+        yield _decoded(data, f"{source.name}, episode {episode}, step {step}", is_bgr=is_bgr)
 
 
 def _checked(images: Sequence[NDArray[np.uint8]], steps: int) -> list[NDArray[np.uint8]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray, TokenArray
 from rt1.data.buffers import ImageBuffers
-from rt1.data.decoding import decoded_images
+from rt1.data.decoding import decoded_images, each_image
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.joined import origin
 from rt1.data.mixture import Mixture, SampleOrder
@@ -183,10 +184,11 @@ class Loader:
 
     def _prepare(self, numbers: NDArray[np.int64], places: Places) -> _Arrays:
         rows, steps = len(numbers), self._windows.steps
+        step_BT = places.starts[:, None] + np.arange(steps)
         return _Arrays(
             image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
             token_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.int32),
-            valid_BT=np.zeros((rows, steps), dtype=np.bool_),
+            valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
             text_BE=self._text[places.episodes],
             places=places,
             cuts=self._windows.cuts(numbers),
@@ -194,37 +196,55 @@ class Loader:
 
     def _fill(self, arrays: _Arrays, first: int, last: int) -> int:
         """Read rows ``first..last-1`` into the arrays and return how many action values were clipped."""
-        spec, clipped = self._source.action_spec, 0
+        clipped = self._fill_tokens(arrays, first, last)
         for row in range(first, last):
-            episode, start, stop = (int(column[row]) for column in arrays.places)
-            before = max(0, -start)  # places that stand before the episode
-            real = slice(before, stop - start)
+            episode, start, stop = arrays.real_steps(row)
             own, number = origin(self._source, episode)
-            try:
-                actions = self._source.actions(episode, start + before, stop)
-                clipped += int(spec.out_of_bounds(actions).sum())
-                arrays.token_BTA[row, real] = spec.encode(actions)
-            except ValueError as error:
-                where = f"{own.name}, episode {number}, steps {start + before}..{stop - 1}"
-                raise DataError(f"{where}: {error}") from error
-            arrays.valid_BT[row, real] = True
+            places = np.flatnonzero(arrays.valid_BT[row])
+            begin, end = int(places[0]), int(places[-1]) + 1
             image_THWC = arrays.image_BTHWC[row]
-            self._read_images(own, number, start + before, stop, image_THWC[real])
-            image_THWC[:before] = image_THWC[before]
-            image_THWC[stop - start :] = 0
+            try:
+                self._read_images(own, number, start, stop, image_THWC[begin:end])
+            except Exception as error:
+                error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
+                raise
+            image_THWC[:begin] = image_THWC[begin]
+            image_THWC[end:] = 0
         return clipped
+
+    def _fill_tokens(self, arrays: _Arrays, first: int, last: int) -> int:
+        """Encode the actions of all rows at once; row by row only to name the one that cannot be encoded."""
+        spec = self._source.action_spec
+        rows = [self._actions(arrays, row) for row in range(first, last)]
+        try:
+            actions = np.concatenate(rows)
+            arrays.token_BTA[first:last][arrays.valid_BT[first:last]] = spec.encode(actions)
+            return int(spec.out_of_bounds(actions).sum())
+        except ValueError:
+            for row, own in enumerate(rows, first):
+                with self._named(arrays, row):
+                    spec.encode(own)
+            raise
+
+    def _actions(self, arrays: _Arrays, row: int) -> FloatArray:
+        with self._named(arrays, row):
+            return self._source.actions(*arrays.real_steps(row))
+
+    @contextmanager
+    def _named(self, arrays: _Arrays, row: int) -> Iterator[None]:
+        """Put the source, its episode and the steps of a row before the message of an error."""
+        try:
+            yield
+        except ValueError as error:
+            episode, start, stop = arrays.real_steps(row)
+            own, number = origin(self._source, episode)
+            raise DataError(f"{own.name}, episode {number}, steps {start}..{stop - 1}: {error}") from error
 
     def _read_images(
         self, source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]
     ) -> None:
-        try:
-            images = decoded_images(source, episode, start, stop)
-        except DataError:
-            raise
-        except Exception as error:
-            error.add_note(f"while reading {source.name}, episode {episode}, steps {start}..{stop - 1}")
-            raise
-        for place, image in enumerate(images):
+        # One after the other: an image is still in the processor's cache when it is stretched or copied.
+        for place, image in enumerate(each_image(source, episode, start, stop)):
             if self._is_resized and image.shape != out_THWC.shape[1:]:
                 cv2.resize(image, (self._width, self._height), dst=out_THWC[place], interpolation=cv2.INTER_LINEAR)
             elif image.shape == out_THWC.shape[1:]:
@@ -246,6 +266,11 @@ class _Arrays(NamedTuple):
     text_BE: FloatArray
     places: Places
     cuts: Cuts | None
+
+    def real_steps(self, row: int) -> tuple[int, int, int]:
+        """Return episode, first step and one past the last step of a row, without padding."""
+        episode, start, stop = (int(column[row]) for column in self.places)
+        return episode, max(0, start), stop
 
     def batch(self, *, clipped: int) -> Batch:
         return Batch(
