@@ -207,7 +207,7 @@ class ServeCommand:
         try:
             from rt1.serve.server import PolicyServer, serve
         except ModuleNotFoundError as error:
-            raise ValueError(f"rt1 serve needs {error.name}; install rt1 with its extra: rt1[serve]") from error
+            raise ValueError(f"rt1 serve needs {error.name}; run: pip install 'rt1[serve]'") from error
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         policy = Policy.from_checkpoint(self.checkpoint, text_encoder=encoder)
         server = PolicyServer(policy, self.server, metadata={"control_rate": load_info(self.checkpoint).control_rate})
