@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from rt1.policy import Policy
@@ -42,7 +43,13 @@ class RunningServer:
 
 @pytest.fixture
 def policy(make_checkpoint: Callable[..., Path], table: TableEncoder, tmp_path: Path) -> Policy:
-    return Policy.from_checkpoint(make_checkpoint(tmp_path / "checkpoint"), text_encoder=table)
+    """A policy whose action shows which images and which instruction it was given."""
+    policy = Policy.from_checkpoint(make_checkpoint(tmp_path / "checkpoint"), text_encoder=table)
+    torch.manual_seed(8)
+    for parameter in policy.model.parameters():
+        if not parameter.any():  # FiLM and biases start at zero: the text would change nothing
+            torch.nn.init.normal_(parameter, std=0.5)
+    return policy
 
 
 @pytest.fixture

@@ -36,6 +36,13 @@ def test_actions_are_those_of_the_policy_itself(
         _expect(session.answer({image_key: image, text_key: DRAWER}), action)
 
 
+def test_images_instruction_and_memory_show_in_the_actions(policy: Policy, images: NDArray[np.uint8]) -> None:
+    drawer, close = np.stack(_alone(policy, images)), np.stack(_alone(policy, images, CLOSE))
+    assert (drawer != close).any()
+    assert (drawer[0] != drawer[1]).any()
+    assert (drawer[1] != _alone(policy, images[1:])[0]).any()
+
+
 def test_the_instruction_holds_on_and_reset_forgets_the_images(policy: Policy, images: NDArray[np.uint8]) -> None:
     session, alone = Session(policy), _alone(policy, images)
     _expect(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
