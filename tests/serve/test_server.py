@@ -158,7 +158,7 @@ def test_a_failure_inside_stays_in_the_log(
     assert "the secret of the house" in caplog.text
     with Client(running.url) as other:
         other.reset(np.zeros(8, np.float32))
-        assert other.act_vector(images[0]).shape == (4,)
+        assert other.act_vector(images[0]).shape == (3,)
 
 
 def test_a_message_beyond_the_limit_is_refused(start: Start, images: Images) -> None:
@@ -204,7 +204,7 @@ def test_a_client_gone_while_the_network_works_for_it_disturbs_nobody(
     blocked.go.release(2)
     with Client(running.url) as other:
         other.reset(DRAWER)
-        assert other.act_vector(images[0]).shape == (4,)
+        assert other.act_vector(images[0]).shape == (3,)
 
 
 def test_a_full_server_refuses_in_words_and_takes_the_next_after_one_leaves(start: Start) -> None:
@@ -289,7 +289,7 @@ def test_told_to_stop_it_answers_what_is_under_way_and_says_goodbye(
         blocked.go.release()
         reply = busy.recv(timeout=20)
         assert isinstance(reply, bytes)
-        assert decode(reply)["actions"].shape == (1, 4)
+        assert decode(reply)["actions"].shape == (1, 3)
         with pytest.raises(ConnectionClosed, match="the server stops"):
             busy.recv(timeout=20)
     running.join()

@@ -38,9 +38,9 @@ def test_actions_are_those_of_the_policy_itself(
 
 def test_images_instruction_and_memory_show_in_the_actions(policy: Policy, images: NDArray[np.uint8]) -> None:
     drawer, close = np.stack(_alone(policy, images)), np.stack(_alone(policy, images, CLOSE))
-    assert (drawer != close).any()
-    assert (drawer[0] != drawer[1]).any()
-    assert (drawer[1] != _alone(policy, images[1:])[0]).any()
+    assert (drawer != close).all()
+    assert (drawer[1:] != drawer[:-1]).all()
+    assert (drawer[1] != _alone(policy, images[1:])[0]).all()
 
 
 def test_the_instruction_holds_on_and_reset_forgets_the_images(policy: Policy, images: NDArray[np.uint8]) -> None:
