@@ -126,7 +126,7 @@ def _array_map(**changes: Any) -> bytes:
         (b"\xdf\xff\xff\xff\xff", "not whole, valid msgpack"),
         (b"cos\nsystem\n(S'id'\ntR.", "not whole, valid msgpack"),
         (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "is not a whole JPEG or PNG"),
-        (encode({"reset": True, "prompt": "open teh drawer"}), "did you mean 'open the drawer'"),
+        (encode({"reset": True, "prompt": "open the draw"}), "did you mean 'open the drawer'"),
         ("a text", "an observation is a binary msgpack message"),
     ],
 )
@@ -165,9 +165,9 @@ def test_a_message_beyond_the_limit_is_refused(start: Start, images: Images) -> 
     running = start(max_message_mb=0.1)
     with connect(running.url, compression=None) as connection:
         connection.recv(timeout=20)
+        # The header of a gigabyte: the server must not wait for it.
+        connection.socket.sendall(bytes([0x82, 0xFF]) + (10**9).to_bytes(8, "big") + bytes(4))
         with pytest.raises(ConnectionClosed) as closed:
-            # The header of a gigabyte: the server must not wait for it.
-            connection.socket.sendall(bytes([0x82, 0xFF]) + (10**9).to_bytes(8, "big") + bytes(4))
             connection.recv(timeout=20)
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
