@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -99,6 +101,33 @@ def test_the_first_message_says_what_is_served_and_replies_are_openpis(
             np.testing.assert_array_equal(reply["actions"], action[None])
             timings.append(set(reply["server_timing"]))
         assert timings == [{"infer_ms"}] + [{"infer_ms", "prev_total_ms"}] * 4
+
+
+OPENPI = """
+import sys
+import numpy as np
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+
+client = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]))
+assert client.get_server_metadata()["policy"] == "rt1"
+for value in (0, 200):
+    image = np.full((40, 56, 3), value, np.uint8)
+    print(client.infer({"observation/image": image, "prompt": "open the drawer"})["actions"].tobytes().hex())
+try:
+    client.infer({"observation/image": image[0], "prompt": "open the drawer"})
+except RuntimeError as error:
+    print("it must be uint8 RGB" in str(error))
+"""
+
+
+def test_openpis_own_client_is_served(start: Start, policy: Policy) -> None:
+    python = os.environ.get("RT1_OPENPI_PYTHON")
+    if python is None:
+        pytest.skip("set RT1_OPENPI_PYTHON to the Python of an environment with openpi-client, which needs numpy 1")
+    command = [python, "-c", OPENPI, str(start().port)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    images = np.full((2, 40, 56, 3), [[[[0]]], [[[200]]]], np.uint8)
+    assert found.stdout.split() == [each.tobytes().hex() for each in _alone(policy, images, DRAWER)] + ["True"]
 
 
 def test_robots_at_once_get_what_each_gets_alone(start: Start, images: Images, policy: Policy) -> None:
