@@ -7,11 +7,13 @@ import re
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rt1 import cli
@@ -20,6 +22,7 @@ from rt1.cli import COMMANDS, main, parse
 from rt1.data.rlds import RLDSSource
 from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
+from rt1.serve.client import Client
 from rt1.train.loop import train
 
 FAUCET = [
@@ -416,3 +419,32 @@ def test_the_module_runs_as_the_command_does(
         runpy.run_module("rt1", run_name="__main__")
     assert stop.value.code == 1
     assert "did you mean 'record'" in capsys.readouterr().err
+
+
+def test_a_served_policy_acts_until_told_to_stop(
+    make_checkpoint: Callable[..., Path], table_file: Path, tmp_path: Path
+) -> None:
+    words = ["serve", make_checkpoint(tmp_path / "run"), "--port", "0", "--text-encoder", table_file]
+    command = [sys.executable, "-m", "rt1", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            found = re.search(r"ws://127\.0\.0\.1:\d+", line)
+            assert found is not None, line
+            with Client(found[0]) as client:
+                client.reset("open the drawer")
+                assert list(client.act(np.zeros((8, 8, 3), np.uint8))) == ["all"]
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(timeout=30) == 0
+            assert process.stdout.read() == ""
+        finally:
+            process.kill()
+
+
+def test_what_cannot_be_served_is_one_line(
+    refused: Callable[..., str], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    assert "holds no checkpoint.json" in refused("serve", tmp_path)
+    folder = make_checkpoint(tmp_path / "run")
+    assert "did you mean '--max-sessions'" in refused("serve", folder, "--max-session", "2")

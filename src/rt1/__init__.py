@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
-from rt1.checkpoint import CheckpointError, load_model
-from rt1.model.rt1 import RT1, RT1Config, action_loss
-from rt1.policy import Policy
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
+    from rt1.checkpoint import CheckpointError, load_model
+    from rt1.model.rt1 import RT1, RT1Config, action_loss
+    from rt1.policy import Policy
 
 __version__ = "0.1.0"
 
@@ -22,3 +26,22 @@ __all__ = [
     "load_model",
     "rt1_action_spec",
 ]
+
+_HOMES = {
+    "rt1.actions": ("ActionSpec", "Continuous", "Discrete", "rt1_action_spec"),
+    "rt1.checkpoint": ("CheckpointError", "load_model"),
+    "rt1.model.rt1": ("RT1", "RT1Config", "action_loss"),
+    "rt1.policy": ("Policy",),
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (whatever has the name)
+    """Import a public name where it is first used: the robot's client lives in this package, too, without torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -59,6 +59,10 @@ class Policy:
         info = load_info(path)
         return cls(load_model(path), info.action_spec, encode_text=_text_function(info, text_encoder))
 
+    def with_own_memory(self) -> Policy:
+        """Return a policy for another robot: the same network and text encoder, an empty memory."""
+        return Policy(self.model, self.action_spec, encode_text=self._encode_text)
+
     def reset(self, instruction: Instruction) -> None:
         """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,)."""
         embedding = self._embed(instruction)

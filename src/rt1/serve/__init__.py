@@ -1,0 +1,1 @@
+"""On the robot: the wire format, a client without torch, the server."""

@@ -1,0 +1,120 @@
+"""One robot's session on the server: its observations in, its actions out, its own memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.data.episode import DataError
+from rt1.data.images import decode_image, image_size
+from rt1.policy import Instruction, Policy
+
+MAX_PIXELS = 1 << 24
+"""Pixels of one image; a small JPEG may claim to be gigabytes."""
+_IMAGE_KEYS = ("image", "observation/image")
+_INSTRUCTION_KEYS = ("instruction", "prompt")
+
+
+class ObservationError(ValueError):
+    """An observation that cannot be acted on; the message is sent to the robot."""
+
+
+class Session:
+    """The memory of one connection. Not thread-safe."""
+
+    def __init__(self, policy: Policy) -> None:
+        """Start without an episode; ``policy`` gives the network and the text encoder and is left as it is."""
+        self._shared = policy
+        self._policy = policy.with_own_memory()
+        self._instruction: Instruction | None = None
+
+    def answer(self, observation: Any) -> FloatArray | None:  # noqa: ANN401 (it comes from outside)
+        """Return the action for an observation, float32 (1, A), or None where it has no image and only resets.
+
+        Args:
+            observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or uint8 RGB (H, W, 3). Stacked images
+                (T, H, W, 3), oldest first, are an episode of their own that leaves this session's memory alone.
+                ``instruction`` (or ``prompt``): sentence or float (E,) text embedding; once given it holds on, and
+                another one starts a new episode. ``reset``: True starts a new episode. Other keys are not read.
+
+        Raises:
+            ObservationError: something is missing or wrong.
+        """
+        if not isinstance(observation, dict):
+            raise ObservationError(f"the observation is a {type(observation).__name__}; it must be a map")
+        given, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
+        if not isinstance(reset, bool | np.bool_):
+            raise ObservationError(f"reset is {reset!r:.40}; it must be true or false")
+        instruction = self._instruction if given is None else _checked_instruction(given)
+        if instruction is None:
+            raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
+        image = _one_of(observation, _IMAGE_KEYS)
+        image = None if image is None else _checked_image(image)
+        if image is None and not reset:
+            raise ObservationError("the observation has no image; send one as 'image' or 'observation/image'")
+        if image is not None and image.ndim == 4:
+            return self._act_on_window(image, instruction)
+        if reset or self._instruction is None or not _same(instruction, self._instruction):
+            self._policy.reset(instruction)
+            self._instruction = instruction
+        return None if image is None else self._policy.act_vector(image)[None]
+
+    def _act_on_window(self, images: NDArray[np.uint8], instruction: Instruction) -> FloatArray:
+        window = self._shared.model.config.window
+        if not 1 <= len(images) <= window:
+            raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{window}")
+        policy = self._shared.with_own_memory()
+        policy.reset(instruction)
+        return [policy.act_vector(image) for image in images][-1][None]
+
+
+def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa: ANN401
+    if all(key in observation for key in keys):
+        raise ObservationError(f"the observation has both {keys[0]!r} and {keys[1]!r}; send one of them")
+    return observation.get(keys[0], observation.get(keys[1]))
+
+
+def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
+    if isinstance(instruction, str):
+        return instruction
+    if isinstance(instruction, np.ndarray) and instruction.dtype.kind == "f" and instruction.ndim == 1:
+        return instruction.astype(np.float32)
+    raise ObservationError(f"the instruction is {instruction!r:.40}; it must be a sentence or a float text embedding")
+
+
+def _same(one: Instruction, other: Instruction) -> bool:
+    if isinstance(one, str) or isinstance(other, str):
+        return isinstance(one, str) and isinstance(other, str) and one == other
+    return np.array_equal(one, other)
+
+
+def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
+    if isinstance(image, bytes):
+        return _decoded(image)
+    if not isinstance(image, np.ndarray):
+        raise ObservationError(f"the image is a {type(image).__name__}; send JPEG bytes or a uint8 array")
+    good = image.dtype == np.uint8 and image.ndim in (3, 4) and image.shape[-1] == 3 and image.size > 0
+    if not good:
+        raise ObservationError(
+            f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3)"
+        )
+    _check_pixels(image.shape[-3], image.shape[-2])
+    return image
+
+
+def _decoded(data: bytes) -> NDArray[np.uint8]:
+    try:
+        _check_pixels(*image_size(data))
+        return decode_image(data)
+    except DataError as error:
+        raise ObservationError(
+            f"the image of {len(data)} bytes is not a whole JPEG or PNG; send all of it, or a uint8 array"
+        ) from error
+
+
+def _check_pixels(height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ObservationError(f"the image is {height}x{width}; it may have {MAX_PIXELS} pixels; send a smaller one")

@@ -1,0 +1,336 @@
+"""The server over real sockets: many robots at once, and whatever a bad or lost client does, the others see nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame, Opcode
+from websockets.sync.client import connect
+
+from rt1.actions import FloatArray
+from rt1.policy import Policy
+from rt1.serve.client import Client
+from rt1.serve.protocol import decode, encode
+from rt1.serve.server import PolicyServer
+from rt1.serve.settings import ServerSettings
+
+DRAWER, CLOSE = "open the drawer", "close the drawer"
+Start = Callable[..., Any]
+Images = NDArray[np.uint8]
+
+
+def _get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def _alone(policy: Policy, images: Images, instruction: str) -> list[FloatArray]:
+    own = policy.with_own_memory()
+    own.reset(instruction)
+    return [own.act_vector(image) for image in images]
+
+
+def _drive(url: str, images: Images, instruction: str) -> list[FloatArray]:
+    with Client(url) as client:
+        client.reset(instruction)
+        return [client.act_vector(image) for image in images]
+
+
+def _refusal(url: str, message: bytes | str) -> tuple[str, int]:
+    """Send a message that must be refused; return the text and the code of the close."""
+    with connect(url, compression=None, max_size=None) as connection:
+        connection.recv(timeout=20)
+        connection.send(message)
+        text = connection.recv(timeout=20)
+        assert isinstance(text, str)
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=20)
+        assert closed.value.rcvd is not None
+        return text, closed.value.rcvd.code
+
+
+class BlockedPolicy(Policy):
+    """Waits in each step until it is let go."""
+
+    def __init__(self, other: Policy) -> None:
+        super().__init__(other.model, other.action_spec, encode_text=lambda _: np.zeros(8, np.float32))
+        self.entered, self.go = threading.Semaphore(0), threading.Semaphore(0)
+
+    def with_own_memory(self) -> Policy:
+        return self
+
+    def act_vector(self, image: NDArray[Any]) -> FloatArray:
+        self.entered.release()
+        assert self.go.acquire(timeout=20)
+        return super().act_vector(image)
+
+
+def test_the_first_message_says_what_is_served_and_replies_are_openpis(
+    start: Start, images: Images, policy: Policy
+) -> None:
+    with connect(start().url) as connection:
+        first = connection.recv(timeout=20)
+        assert isinstance(first, bytes)
+        metadata = decode(first)
+        assert metadata["action_spec"] == policy.action_spec.to_json()
+        assert (metadata["window"], metadata["control_rate"]) == (policy.model.config.window, 4.0)
+        timings = []
+        for image, action in zip(images, _alone(policy, images, DRAWER), strict=True):
+            connection.send(encode({"observation/image": image, "prompt": DRAWER}))
+            raw = connection.recv(timeout=20)
+            assert isinstance(raw, bytes)
+            reply = decode(raw)
+            np.testing.assert_array_equal(reply["actions"], action[None])
+            timings.append(set(reply["server_timing"]))
+        assert timings == [{"infer_ms"}] + [{"infer_ms", "prev_total_ms"}] * 4
+
+
+OPENPI = """
+import sys
+import numpy as np
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+
+client = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]))
+assert client.get_server_metadata()["policy"] == "rt1"
+for value in (0, 200):
+    image = np.full((40, 56, 3), value, np.uint8)
+    print(client.infer({"observation/image": image, "prompt": "open the drawer"})["actions"].tobytes().hex())
+try:
+    client.infer({"observation/image": image[0], "prompt": "open the drawer"})
+except RuntimeError as error:
+    print("it must be uint8 RGB" in str(error))
+"""
+
+
+def test_openpis_own_client_is_served(start: Start, policy: Policy) -> None:
+    python = os.environ.get("RT1_OPENPI_PYTHON")
+    if python is None:
+        pytest.skip("set RT1_OPENPI_PYTHON to the Python of an environment with openpi-client, which needs numpy 1")
+    command = [python, "-c", OPENPI, str(start().port)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    images = np.full((2, 40, 56, 3), [[[[0]]], [[[200]]]], np.uint8)
+    assert found.stdout.split() == [each.tobytes().hex() for each in _alone(policy, images, DRAWER)] + ["True"]
+
+
+def test_robots_at_once_get_what_each_gets_alone(start: Start, images: Images, policy: Policy) -> None:
+    url = start().url
+    orders = [np.roll(images, shift, axis=0) for shift in range(4)]
+    texts = [DRAWER, CLOSE, DRAWER, CLOSE]
+    with ThreadPoolExecutor(4) as pool:
+        driven = list(pool.map(_drive, [url] * 4, orders, texts))
+    for actions, order, text in zip(driven, orders, texts, strict=True):
+        np.testing.assert_array_equal(actions, _alone(policy, order, text))
+
+
+def _array_map(**changes: Any) -> bytes:
+    fields = {"__ndarray__": True, "data": bytes(12), "dtype": "|u1", "shape": [2, 2, 3], **changes}
+    return bytes(msgpack.packb({"image": {key.encode(): value for key, value in fields.items()}, "prompt": DRAWER}))
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (_array_map(dtype="|O"), "it must be of bool, integers or floats"),
+        (_array_map(shape=[9, 9, 3]), "but 12 came"),
+        (_array_map(dtype="<f4", shape=[1, 1, 3]), "it must be uint8 RGB"),
+        (b"\x91" * 100_000, "not whole, valid msgpack"),
+        (b"\xdf\xff\xff\xff\xff", "not whole, valid msgpack"),
+        (b"cos\nsystem\n(S'id'\ntR.", "not whole, valid msgpack"),
+        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "is not a whole JPEG or PNG"),
+        (encode({"reset": True, "prompt": "open the draw"}), "did you mean 'open the drawer'"),
+        ("a text", "an observation is a binary msgpack message"),
+    ],
+)
+def test_a_bad_request_gets_one_line_and_the_others_see_nothing(
+    start: Start, images: Images, policy: Policy, message: bytes | str, reason: str
+) -> None:
+    running = start()
+    with Client(running.url) as other:
+        other.reset(DRAWER)
+        actions = [other.act_vector(images[0])]
+        text, code = _refusal(running.url, message)
+        assert reason in text
+        assert "\n" not in text
+        assert "Traceback" not in text
+        assert code == 1011
+        actions.append(other.act_vector(images[1]))
+    np.testing.assert_array_equal(actions, _alone(policy, images[:2], DRAWER))
+
+
+def test_a_failure_inside_stays_in_the_log(
+    start: Start, policy: Policy, images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: str) -> NDArray[np.float32]:
+        raise RuntimeError("the secret of the house")
+
+    running = start(Policy(policy.model, policy.action_spec, encode_text=fail))
+    text, code = _refusal(running.url, encode({"image": images[0], "prompt": DRAWER}))
+    assert (text, code) == ("the server failed at this request; its log says why; connect again", 1011)
+    assert "the secret of the house" in caplog.text
+    with Client(running.url) as other:
+        other.reset(np.zeros(8, np.float32))
+        assert other.act_vector(images[0]).shape == (3,)
+
+
+def test_a_message_beyond_the_limit_is_refused(start: Start, images: Images) -> None:
+    running = start(max_message_mb=0.1)
+    with connect(running.url, compression=None) as connection:
+        connection.recv(timeout=20)
+        # The header of a gigabyte: the server must not wait for it.
+        connection.socket.sendall(bytes([0x82, 0xFF]) + (10**9).to_bytes(8, "big") + bytes(4))
+        with pytest.raises(ConnectionClosed) as closed:
+            connection.recv(timeout=20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+    assert len(_drive(running.url, images[:1], DRAWER)) == 1
+
+
+def test_half_a_frame_and_a_lost_client_disturb_nobody(start: Start, images: Images, policy: Policy) -> None:
+    running = start()
+    with Client(running.url) as other:
+        other.reset(DRAWER)
+        actions = [other.act_vector(images[0])]
+        with connect(running.url, compression=None) as connection:
+            connection.recv(timeout=20)
+            frame = Frame(Opcode.BINARY, encode({"image": images[0], "prompt": DRAWER})).serialize(mask=True)
+            connection.socket.sendall(frame[: len(frame) // 2])
+            actions.append(other.act_vector(images[1]))
+            connection.socket.shutdown(2)
+        actions.append(other.act_vector(images[2]))
+    np.testing.assert_array_equal(actions, _alone(policy, images[:3], DRAWER))
+
+
+def test_a_client_gone_while_the_network_works_for_it_disturbs_nobody(
+    start: Start, images: Images, policy: Policy
+) -> None:
+    blocked = BlockedPolicy(policy)
+    running = start(blocked)
+    with connect(running.url, compression=None) as connection:
+        connection.recv(timeout=20)
+        connection.send(encode({"image": images[0], "prompt": DRAWER}))
+        assert blocked.entered.acquire(timeout=20)
+        assert _get(running.port, "/healthz") == (200, "OK\n")  # the event loop is free meanwhile
+        connection.ping().wait(timeout=20)
+        connection.socket.shutdown(2)
+    blocked.go.release(2)
+    with Client(running.url) as other:
+        other.reset(DRAWER)
+        assert other.act_vector(images[0]).shape == (3,)
+
+
+def test_a_full_server_refuses_in_words_and_takes_the_next_after_one_leaves(start: Start) -> None:
+    running = start(max_sessions=1)
+    with Client(running.url) as first:
+        with pytest.raises(InvalidStatus) as refused:
+            connect(running.url).__enter__()
+        assert refused.value.response.status_code == 503
+        assert refused.value.response.body == b"the server has its 1 sessions; close one, or raise max_sessions\n"
+        assert first.connected
+    with Client(running.url) as second:
+        assert second.connected
+
+
+def test_a_server_that_is_too_busy_takes_no_further_session(start: Start, images: Images, policy: Policy) -> None:
+    blocked = BlockedPolicy(policy)
+    running = start(blocked, max_wait=1e-9)
+    with ThreadPoolExecutor(2) as pool, connect(running.url) as one, connect(running.url) as two:
+        for connection in (one, two):
+            connection.recv(timeout=20)
+            connection.send(encode({"image": images[0], "prompt": DRAWER}))
+        assert blocked.entered.acquire(timeout=20)
+        two.ping().wait(timeout=20)  # its request was taken before, and waits
+        with pytest.raises(InvalidStatus) as refused:
+            pool.submit(connect(running.url).__enter__).result(timeout=20)
+        assert b"too busy" in (refused.value.response.body or b"")
+        blocked.go.release(2)
+        assert [type(connection.recv(timeout=20)) for connection in (one, two)] == [bytes, bytes]
+
+
+def test_a_silent_connection_is_closed_in_words(start: Start) -> None:
+    with connect(start(idle_seconds=0.05).url) as connection:
+        connection.recv(timeout=20)
+        assert connection.recv(timeout=20) == "no request came for 0.05 s; connect again"
+
+
+@pytest.mark.parametrize("shown", [None, "Api-Key wrong", "Api-Key ", "secret", "Bearer secret", "Api-Key sécret"])
+def test_without_the_key_nobody_gets_in(start: Start, tmp_path: Path, shown: str | None) -> None:
+    (tmp_path / "key").write_text("secret\n")
+    running = start(api_key_file=tmp_path / "key")
+    headers = {} if shown is None else {"Authorization": shown}
+    with pytest.raises(InvalidStatus) as refused:
+        connect(running.url, additional_headers=headers).__enter__()
+    assert refused.value.response.status_code == 401
+    assert _get(running.port, "/metrics")[0] == 401
+    assert _get(running.port, "/healthz") == (200, "OK\n")
+    assert _get(running.port, "/metrics", {"Authorization": "Api-Key secret"})[0] == 200
+
+
+def test_a_web_page_may_not_connect(start: Start) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        connect(start().url, additional_headers={"Origin": "http://example.org"}).__enter__()
+    assert refused.value.response.status_code == 403
+
+
+def test_metrics_count_requests_sessions_and_errors(start: Start, images: Images) -> None:
+    running = start()
+    _drive(running.url, images[:2], DRAWER)
+    _refusal(running.url, b"")
+    with Client(running.url):
+        lines = _get(running.port, "/metrics")[1].splitlines()
+    assert "rt1_request_seconds_count 3" in lines  # one reset, two images
+    assert "rt1_sessions_started_total 3" in lines
+    assert "rt1_errors_total 1" in lines
+
+
+def test_told_to_stop_it_answers_what_is_under_way_and_says_goodbye(
+    start: Start, images: Images, policy: Policy
+) -> None:
+    blocked = BlockedPolicy(policy)
+    running = start(blocked)
+    with connect(running.url) as busy, connect(running.url) as idle:
+        for connection in (busy, idle):
+            connection.recv(timeout=20)
+        busy.send(encode({"image": images[0], "prompt": DRAWER}))
+        assert blocked.entered.acquire(timeout=20)
+        running.stop()
+        with pytest.raises(ConnectionClosed) as closed:
+            idle.recv(timeout=20)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1001
+        blocked.go.release()
+        reply = busy.recv(timeout=20)
+        assert isinstance(reply, bytes)
+        assert decode(reply)["actions"].shape == (1, 3)
+        with pytest.raises(ConnectionClosed, match="the server stops"):
+            busy.recv(timeout=20)
+    running.join()
+
+
+def test_a_taken_port_is_an_error(start: Start, policy: Policy) -> None:
+    second = PolicyServer(policy, ServerSettings(port=start().port))
+    with pytest.raises(OSError, match="address already in use"):
+        asyncio.run(second.run(asyncio.Event(), lambda _: None))
+
+
+def test_a_key_file_without_a_key_is_refused(policy: Policy, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(ValueError, match="has no API key on its first line"):
+        PolicyServer(policy, ServerSettings(api_key_file=tmp_path / "key"))

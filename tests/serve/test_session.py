@@ -1,0 +1,121 @@
+"""A session: what it makes of observations, and when an episode starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rt1.data.images import decode_image, encode_jpeg
+from rt1.policy import Policy
+from rt1.serve.session import ObservationError, Session
+
+DRAWER, CLOSE = "open the drawer", "close the drawer"
+
+
+def _alone(policy: Policy, images: NDArray[np.uint8], instruction: str = DRAWER) -> list[NDArray[np.float32]]:
+    own = policy.with_own_memory()
+    own.reset(instruction)
+    return [own.act_vector(image) for image in images]
+
+
+def _check_answer(answer: NDArray[np.float32] | None, action: NDArray[np.float32]) -> None:
+    assert answer is not None
+    assert answer.dtype == np.float32
+    np.testing.assert_array_equal(answer, action[None])
+
+
+@pytest.mark.parametrize(("image_key", "text_key"), [("image", "instruction"), ("observation/image", "prompt")])
+def test_actions_are_those_of_the_policy_itself(
+    policy: Policy, images: NDArray[np.uint8], image_key: str, text_key: str
+) -> None:
+    session = Session(policy)
+    for image, action in zip(images, _alone(policy, images), strict=True):
+        _check_answer(session.answer({image_key: image, text_key: DRAWER}), action)
+
+
+def test_images_instruction_and_memory_show_in_the_actions(policy: Policy, images: NDArray[np.uint8]) -> None:
+    drawer, close = np.stack(_alone(policy, images)), np.stack(_alone(policy, images, CLOSE))
+    assert (drawer != close).all()
+    assert (drawer[1:] != drawer[:-1]).all()
+    assert (drawer[1] != _alone(policy, images[1:])[0]).all()
+
+
+def test_the_instruction_holds_on_and_reset_forgets_the_images(policy: Policy, images: NDArray[np.uint8]) -> None:
+    session, alone = Session(policy), _alone(policy, images)
+    _check_answer(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
+    _check_answer(session.answer({"image": images[1], "reset": np.False_}), alone[1])
+    assert session.answer({"reset": True}) is None
+    _check_answer(session.answer({"image": images[0]}), alone[0])
+    _check_answer(session.answer({"image": images[0], "reset": True}), alone[0])
+    _check_answer(session.answer({"image": images[1]}), alone[1])
+
+
+def test_another_instruction_starts_a_new_episode(policy: Policy, images: NDArray[np.uint8]) -> None:
+    session = Session(policy)
+    session.answer({"image": images[0], "instruction": DRAWER})
+    for image, action in zip(images, _alone(policy, images, CLOSE), strict=True):
+        _check_answer(session.answer({"image": image, "instruction": CLOSE}), action)
+
+
+def test_a_text_embedding_stands_for_its_sentence(policy: Policy, images: NDArray[np.uint8], table: Any) -> None:
+    session, embedding = Session(policy), table.encode([DRAWER])[0]
+    for image, action in zip(images, _alone(policy, images), strict=True):
+        _check_answer(session.answer({"image": image, "instruction": embedding.astype(np.float64)}), action)
+
+
+def test_jpeg_bytes_are_their_image(policy: Policy, images: NDArray[np.uint8]) -> None:
+    data = [encode_jpeg(image) for image in images]
+    session, decoded = Session(policy), np.stack([decode_image(each) for each in data])
+    for each, action in zip(data, _alone(policy, decoded), strict=True):
+        _check_answer(session.answer({"image": each, "instruction": DRAWER}), action)
+
+
+def test_stacked_images_are_an_episode_of_their_own(policy: Policy, images: NDArray[np.uint8]) -> None:
+    session, window = Session(policy), policy.model.config.window
+    alone = _alone(policy, images)
+    _check_answer(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
+    stacked = session.answer({"image": images[:window][::-1], "instruction": CLOSE})
+    _check_answer(stacked, _alone(policy, images[:window][::-1], CLOSE)[-1])
+    _check_answer(session.answer({"image": images[1]}), alone[1])
+
+
+HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x08\x03", b"\xff\xff\xff\xff\x03")
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        ([1], "the observation is a list; it must be a map"),
+        ({}, "there is no instruction yet"),
+        ({"instruction": DRAWER}, "has no image"),
+        ({"instruction": DRAWER, "prompt": DRAWER, "reset": True}, "both 'instruction' and 'prompt'"),
+        ({"instruction": 7, "reset": True}, "must be a sentence or a float text embedding"),
+        ({"instruction": DRAWER, "reset": 1}, "reset is 1; it must be true or false"),
+        ({"instruction": "open the draw", "reset": True}, "did you mean 'open the drawer'"),
+        ({"instruction": np.zeros(7, np.float32), "reset": True}, "use the encoder it was trained with"),
+        ({"instruction": DRAWER, "image": np.zeros((4, 4), np.uint8)}, "it must be uint8 RGB"),
+        ({"instruction": DRAWER, "image": np.zeros((4, 4, 3), np.float32)}, "the image is float32"),
+        ({"instruction": DRAWER, "image": np.zeros((0, 4, 3), np.uint8)}, "it must be uint8 RGB"),
+        ({"instruction": DRAWER, "image": np.zeros((99, 4, 4, 3), np.uint8)}, "99 stacked images were sent"),
+        ({"instruction": DRAWER, "image": np.zeros((1, 1 << 25, 3), np.uint8)}, "send a smaller one"),
+        ({"instruction": DRAWER, "image": HUGE_JPEG}, "the image is 65535x65535"),
+        ({"instruction": DRAWER, "image": HUGE_JPEG[:8]}, "8 bytes is not a whole JPEG or PNG"),
+        ({"instruction": DRAWER, "image": "file.jpg"}, "the image is a str"),
+    ],
+)
+def test_what_cannot_be_acted_on_is_refused_in_one_line(policy: Policy, observation: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=r".") as refused:
+        Session(policy).answer(observation)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_refused_observation_leaves_the_episode_as_it_was(policy: Policy, images: NDArray[np.uint8]) -> None:
+    session, alone = Session(policy), _alone(policy, images)
+    _check_answer(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
+    with pytest.raises(ObservationError):
+        session.answer({"image": b"no image", "instruction": CLOSE})
+    _check_answer(session.answer({"image": images[1]}), alone[1])

@@ -1,0 +1,28 @@
+"""Settings of the server: what makes no sense is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rt1.serve.settings import ServerSettings
+
+
+def test_unless_told_otherwise_only_this_machine_is_served() -> None:
+    assert ServerSettings().host == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"max_sessions": 0}, "max_sessions is 0; it must be above 0"),
+        ({"idle_seconds": float("nan")}, "idle_seconds is nan; it must be above 0"),
+        ({"port": 70_000}, r"port is 70000; it must lie in 0..65535"),
+        ({"private_key": Path("key.pem")}, "key.pem, but no certificate; give both"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(choices: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ServerSettings(**choices)
