@@ -66,7 +66,7 @@ def main() -> None:
     """Measure everything, print a table, then the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--episodes", type=int, default=680, help="episodes of 45 steps on average, 1.5 MB each")
-    parser.add_argument("--windows", type=int, default=1_500, help="windows of the comparison with a bare loop")
+    parser.add_argument("--windows", type=int, default=3_000, help="windows of the comparison with a bare loop")
     parser.add_argument("--memory-windows", type=int, default=100_000, help="windows until the last look at the memory")
     parser.add_argument("--full-memory", action="store_true", help="look at the memory with full images: minutes")
     parser.add_argument("--threads", type=int, default=2, help="threads of the loader")
