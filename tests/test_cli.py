@@ -448,3 +448,17 @@ def test_what_cannot_be_served_is_one_line(
     assert "holds no checkpoint.json" in refused("serve", tmp_path)
     folder = make_checkpoint(tmp_path / "run")
     assert "did you mean '--max-sessions'" in refused("serve", folder, "--max-session", "2")
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    write_recording: Any,
+    make_source: Any,
+) -> None:
+    folder = write_recording(tmp_path / "set", make_source(2))
+    monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
+    words = ["convert", "rlds", folder, "--to", "lerobot", "--out", tmp_path / "out", "--fps", "20"]
+    assert _status(*words) == 1
+    assert "pyarrow is not installed; run: pip install 'rt1[lerobot]'" in capsys.readouterr().err

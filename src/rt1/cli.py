@@ -231,6 +231,17 @@ class DemoCommand:
         return 0
 
 
+EXTRAS = {
+    "av": "report",
+    "datasets": "huggingface",
+    "h5py": "hdf5",
+    "matplotlib": "report",
+    "onnxruntime": "use",
+    "pyarrow": "lerobot",
+    "websockets": "serve",
+}
+"""Package that a command may miss -> the extra that brings it."""
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": DemoCommand,
     "record": RecordCommand,
@@ -255,14 +266,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(words)
         return int(command.run(shlex.join(["rt1", *words])))
+    except BrokenPipeError:  # the reader of a pipe, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except EXPECTED as error:
         if os.environ.get("RT1_TRACEBACK"):
             raise
-        print(f"rt1: {error}", file=sys.stderr)
+        print(f"rt1: {_in_one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("rt1: interrupted; run the same command to go on", file=sys.stderr)
         return 130
+
+
+def _in_one_line(error: Exception) -> str:
+    """Return an error's message; for a missing package, which extra brings it."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package in EXTRAS:
+        return f"{package} is not installed; run: pip install 'rt1[{EXTRAS[package]}]'"
+    return str(error)
 
 
 def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command classes)
