@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rt1.data.decoding import decoded_images
 from rt1.data.episode import DataError
 from rt1.data.images import decode_image
-from rt1.evaluate.offline import decode_steps, episode_plots, predict_episode
+from rt1.evaluate.offline import episode_plots, predict_episode
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
 from rt1.text.encoder import TableEncoder
@@ -72,6 +73,6 @@ def test_each_task_is_plotted_as_often_as_asked(
 def test_an_image_that_does_not_decode_is_named_by_episode_and_step(make_source: Callable[..., Any]) -> None:
     source = make_source(2, 4)
     source.images[1][2] = source.images[1][2][:100]
-    assert len(decode_steps(source, 1, 0, 2)) == 2
+    assert len(decoded_images(source, 1, 0, 2)) == 2
     with pytest.raises(DataError, match=r"memory, episode 1, step 2: .*JPEG of 100 bytes"):
-        decode_steps(source, 1, 1, 4)
+        decoded_images(source, 1, 1, 4)

@@ -144,7 +144,7 @@ class _Builder:
         self.skipped = skipped
         features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
         self.wanted = frozenset(feature.key.encode() for feature in features if feature)
-        self.actions_and_widths = [(feature, feature.width) for feature in columns.actions]
+        self.action_columns = [(feature.key.encode(), feature, feature.width) for feature in columns.actions]
         self.instructions: dict[bytes, int] = {}
         self.tasks: dict[bytes, int] = {}
         self.episodes: list[tuple[int, ...]] = []
@@ -233,7 +233,7 @@ class _Builder:
         return _Record(
             steps=steps,
             images=images,
-            values=[_values(data, _span(spans, f.key), f, steps * width) for f, width in self.actions_and_widths],
+            values=[_values(data, spans.get(key), f, steps * width) for key, f, width in self.action_columns],
             instruction=instruction,
             task=_text(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
             embedding=embedding,
@@ -294,8 +294,10 @@ def _embedding(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo |
     return offset, stride
 
 
-def _values(data: Buffer, span: Span, feature: FeatureInfo, count: int) -> NDArray[Any]:
+def _values(data: Buffer, span: Span | None, feature: FeatureInfo, count: int) -> NDArray[Any]:
     """Return a feature's values of all steps, flat: ``count`` numbers."""
+    if span is None:
+        raise DataError(f"the record has no {feature.key!r}")
     kind, first, end = span
     values: NDArray[Any]
     if kind == FLOATS:

@@ -264,6 +264,8 @@ def _scan_entries(
             raise DataError(f"not a tf.train.Example: no feature at byte {start}; the file holds something else")
         start = end
         if value < end and wanted is not None and name not in wanted:
+            if len(found) == len(wanted):
+                return  # the rest is not asked for
             continue
         if value >= end or data[value] != _SECOND or not _scan_feature(data, name, value, end, found):
             _scan_entry(data, first, end, wanted, found)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rt1.actions import FloatArray
-from rt1.data.episode import DataError, EpisodeSource
-from rt1.data.images import decode_image
+from rt1.data.decoding import decoded_images
+from rt1.data.episode import EpisodeSource
 from rt1.evaluate.results import EpisodePlot
 from rt1.evaluate.rollout import Image
 from rt1.policy import Policy
@@ -29,21 +29,10 @@ class PredictedEpisode:
     """The S images."""
 
 
-def decode_steps(source: EpisodeSource, episode: int, start: int, stop: int) -> tuple[Image, ...]:
-    """Return the images of steps ``start..stop-1``; one that does not decode raises ``DataError`` and is named."""
-    images = []
-    for step, data in enumerate(source.encoded_images(episode, start, stop), start):
-        try:
-            images.append(decode_image(data))
-        except DataError as error:
-            raise DataError(f"{source.name}, episode {episode}, step {step}: {error}") from error
-    return tuple(images)
-
-
 def predict_episode(policy: Policy, source: EpisodeSource, episode: int) -> PredictedEpisode:
     """Run a policy over a recorded episode as on the robot: one image after another, from an empty memory."""
     steps = int(source.lengths[episode])
-    images = decode_steps(source, episode, 0, steps)
+    images = tuple(decoded_images(source, episode, 0, steps))
     stored = source.text_embedding(episode)
     policy.reset(source.instruction(episode) if stored is None else stored)
     return PredictedEpisode(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.data.bounds import ActionStatistics, statistics_of
+from rt1.data.decoding import decoded_images
 from rt1.data.episode import DataError, EpisodeSource
-from rt1.evaluate.offline import decode_steps
 from rt1.evaluate.rollout import Image
 
 Place = tuple[int, int]
@@ -239,8 +239,8 @@ def _survey_images(source: EpisodeSource, limit: int) -> ImageSurvey:
 
 def _image(source: EpisodeSource, episode: int, step: int) -> Image:
     """Return the image of a step with red first, as the source declares its channels."""
-    (image,) = decode_steps(source, episode, step, step + 1)
-    return image[..., ::-1] if _declared_bgr(source) else image
+    (image,) = decoded_images(source, episode, step, step + 1)
+    return image
 
 
 def _declared_bgr(source: EpisodeSource) -> bool:
