@@ -104,6 +104,13 @@ def test_saving_again_replaces_the_whole_folder(model: RT1, saved: Path) -> None
         load_training(saved)
 
 
+def test_a_folder_with_other_files_is_not_replaced(model: RT1, saved: Path) -> None:
+    (saved / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"last holds notes.txt, which saving a checkpoint there would remove"):
+        save_checkpoint(saved, model=model, info=_info(model))
+    assert (saved / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("changes", [{"bins": 32}, {"parts": (Continuous(name="move", low=(0.0,), high=(1.0,)),)}])
 def test_a_spec_of_another_network_is_not_saved(changes: dict[str, Any], model: RT1, tmp_path: Path) -> None:
     info = dataclasses.replace(_info(model), action_spec=dataclasses.replace(SPEC, **changes))

@@ -68,6 +68,7 @@ def save_checkpoint(
     """Write a checkpoint folder in one go; what was there stays until the new one is complete.
 
     Raises:
+        CheckpointError: the folder holds other files, or the action spec is not the network's.
         SaveError: the disk is full or read-only.
     """
     folder = Path(folder)
@@ -76,6 +77,7 @@ def save_checkpoint(
             f"the action spec has {info.action_spec.size} dimensions of {info.action_spec.bins} bins, the network "
             f"{model.config.action_tokens} of {model.config.bins}; give the spec the network was built for"
         )
+    _refuse_foreign_files(folder)
     with replacing(folder) as beside:
         beside.mkdir()
         _save_tensors(model.state_dict(), beside / MODEL_FILE)
@@ -84,6 +86,17 @@ def save_checkpoint(
             (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1))
         (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1))
     return folder
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """A checkpoint takes the place of the whole folder: anything else in it would be lost."""
+    ours = {INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS}
+    foreign = sorted({entry.name for entry in folder.iterdir()} - ours) if folder.is_dir() else []
+    if foreign:
+        raise CheckpointError(
+            f"{folder} holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}, which saving a checkpoint "
+            "there would remove; give a new folder"
+        )
 
 
 def resolve(path: Path | str) -> Path:
