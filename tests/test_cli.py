@@ -398,7 +398,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "RLDSSource", interrupt)
+    monkeypatch.setattr(cli, "open_data", interrupt)
     assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path), "--preset", "debug"]) == 130
     assert capsys.readouterr().err == "rt1: interrupted; run the same command to go on\n"
 
