@@ -30,7 +30,7 @@ from rt1.data.lerobot_schema import (
 )
 from rt1.data.lerobot_steps import StoredImages, first_of_each, read_steps, sentences
 from rt1.data.lerobot_video import VideoImages
-from rt1.data.rlds_schema import read_json
+from rt1.data.rlds_schema import read_json, read_recorder_notes
 
 
 class LeRobotSource:
@@ -153,11 +153,9 @@ class _Recorded:
 
 def _recorded_settings(folder: Path) -> _Recorded:
     path = folder / RT1_FILE
-    if not path.is_file():
+    data = read_recorder_notes(path)
+    if data is None:
         return _Recorded()
-    data = read_json(path)
-    if data.get("format") != 1:
-        raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
     try:
         return _Recorded(
             name=str(data["name"]),

@@ -26,7 +26,7 @@ from rt1.data.rlds_schema import (
     find_shards,
     layout_keys,
     read_features,
-    read_json,
+    read_recorder_notes,
 )
 from rt1.data.tfrecord import strided_floats
 
@@ -186,11 +186,9 @@ class _Recorded:
 
 def _recorded_settings(folder: Path) -> _Recorded:
     path = folder / RT1_FILE
-    if not path.is_file():
+    data = read_recorder_notes(path)
+    if data is None:
         return _Recorded()
-    data = read_json(path)
-    if data.get("format") != 1:
-        raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
     try:
         return _Recorded(
             layout=RLDSLayout.from_json(data["layout"]),

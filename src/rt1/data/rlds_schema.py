@@ -107,6 +107,16 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_recorder_notes(path: Path) -> dict[str, Any] | None:
+    """Return what our recorder noted beside a data set, or None where it wrote nothing; another format is refused."""
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    if data.get("format") != 1:
+        raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
+    return data
+
+
 def read_features(folder: Path) -> dict[str, FeatureInfo]:
     """Return the features of a TFDS folder by record key.
 
