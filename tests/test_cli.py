@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1 import cli
 from rt1.checkpoint import load_info
 from rt1.cli import COMMANDS, main, parse
+from rt1.commands import train as train_command
 from rt1.data.rlds import RLDSSource
 from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
@@ -398,7 +398,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "open_data", interrupt)
+    monkeypatch.setattr(train_command, "open_data", interrupt)
     assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path), "--preset", "debug"]) == 130
     assert capsys.readouterr().err == "rt1: interrupted; run the same command to go on\n"
 

@@ -1,0 +1,22 @@
+"""The command ``rt1 demo``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import tyro
+
+from rt1.demo import DemoSettings, run_demo, summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Record, train, evaluate and report on Meta-World in one go; run again to reuse what is done."""
+
+    demo: tyro.conf.OmitArgPrefixes[DemoSettings] = field(default_factory=DemoSettings)
+    """What the demo does."""
+
+    def run(self, command: str) -> int:
+        """Run the demo."""
+        print(summary(run_demo(self.demo, command=command)))
+        return 0

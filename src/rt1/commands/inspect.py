@@ -1,0 +1,44 @@
+"""The command ``rt1 inspect``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from rt1.checkpoint import INFO_FILE, RUN_ORDER
+from rt1.data.open_data import DataOptions, open_data
+from rt1.inspection.page import write_page
+from rt1.inspection.survey import show_episode, survey_data
+from rt1.inspection.terminal import checkpoint_text, data_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectCommand:
+    """Show what is in a checkpoint or a data set."""
+
+    path: tyro.conf.Positional[Path]
+    """Checkpoint, run or data folder."""
+    out: Path | None = None
+    """HTML file to write about a data set, with histograms and images; none if not given."""
+    episode: int | None = None
+    """Episode the page shows; one of median length if not given."""
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """How to read a data set."""
+
+    def run(self, command: str) -> int:
+        """Inspect."""
+        if any((self.path / name / INFO_FILE).is_file() for name in ("", *RUN_ORDER)):
+            if self.out is not None:
+                raise ValueError(f"{self.path} is a checkpoint, which has no page; leave out --out {self.out}")
+            print(checkpoint_text(self.path))
+            return 0
+        source = open_data(self.path, self.data)
+        survey = survey_data(source)
+        print(data_text(survey))
+        if self.out is None:
+            print("histograms and images: add --out PAGE.html")
+        else:
+            print(f"page: {write_page(self.out, survey, show_episode(source, self.episode), command=command)}")
+        return 0

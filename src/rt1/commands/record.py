@@ -1,0 +1,35 @@
+"""The command ``rt1 record``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.record import RecordSettings, record
+from rt1.text.load import load_text_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordCommand:
+    """Record an environment's scripted experts as an RLDS data set; run again to resume."""
+
+    out: Path
+    """Folder of the data set."""
+    record: tyro.conf.OmitArgPrefixes[RecordSettings]
+    """What to record."""
+    env: tyro.conf.OmitArgPrefixes[EnvSettings] = field(default_factory=EnvSettings)
+    """Where to record."""
+    text_encoder: str = "minilm"
+    """Text encoder of the instructions: minilm, a table file, or an .onnx file."""
+
+    def run(self, _command: str) -> int:
+        """Record."""
+        report = record(self.out, env=self.env, settings=self.record, encoder=load_text_encoder(self.text_encoder))
+        rejected = ", ".join(f"{task} {count}" for task, count in report.rejected.items() if count) or "none"
+        print(
+            f"recorded {report.recorded} episodes into {report.folder}; rejected because the expert failed: {rejected}"
+        )
+        return 0
