@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model
+from rt1.control import ControlStep, Memory
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_text_encoder
@@ -21,28 +20,31 @@ Instruction = str | NDArray[np.float32]
 
 
 class Policy:
-    """RT-1 with its memory (spec section 9).
+    """RT-1 with its memory, for one robot: a :class:`rt1.control.ControlStep` and a :class:`rt1.control.Memory`.
 
-    An episode starts empty: the first image stands at the first place of the window, as in Google's code. Each call of
-    :meth:`act` encodes the one new image, reuses the image tokens of the images before it, and runs the transformer
-    once. Not thread-safe; use one policy per robot.
+    Not thread-safe; use one policy per robot. Policies made by :meth:`with_own_memory` share one control step, which
+    can also take a step of several robots at once:
+    ``control.step([policy.memory for policy in policies], images)``.
     """
 
     def __init__(
-        self, model: RT1, action_spec: ActionSpec, *, encode_text: Callable[[str], NDArray[np.float32]] | None = None
+        self,
+        model: RT1 | ControlStep,
+        action_spec: ActionSpec,
+        *,
+        encode_text: Callable[[str], NDArray[np.float32]] | None = None,
     ) -> None:
         """Wrap a network.
 
         Args:
-            model: the network; it is put into evaluation mode.
+            model: the network, which is put into evaluation mode, or a control step to share.
             action_spec: dimensions and bins it was trained with.
             encode_text: instruction to float32 (E,); without it only embeddings can be given to :meth:`reset`.
         """
-        self.model = model.eval()
+        self.control = model if isinstance(model, ControlStep) else ControlStep(model)
         self.action_spec = action_spec
         self._encode_text = encode_text
-        self._text_1E: Tensor | None = None
-        self._token_1TKE: Tensor | None = None
+        self._memory: Memory | None = None
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, *, text_encoder: TextEncoder | None = None) -> Policy:
@@ -59,23 +61,29 @@ class Policy:
         info = load_info(path)
         return cls(load_model(path), info.action_spec, encode_text=_text_function(info, text_encoder))
 
+    @property
+    def model(self) -> RT1:
+        """The network."""
+        return self.control.model
+
+    @property
+    def memory(self) -> Memory:
+        """The episode so far.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if self._memory is None:
+            raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
+        return self._memory
+
     def with_own_memory(self) -> Policy:
         """Return a policy for another robot: the same network and text encoder, an empty memory."""
-        return Policy(self.model, self.action_spec, encode_text=self._encode_text)
+        return Policy(self.control, self.action_spec, encode_text=self._encode_text)
 
     def reset(self, instruction: Instruction) -> None:
         """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,)."""
-        embedding = self._embed(instruction)
-        width = self.model.config.text_width
-        if embedding.shape != (width,):
-            raise ValueError(
-                f"the text embedding has shape {embedding.shape}; this network takes ({width},); use the encoder "
-                "it was trained with"
-            )
-        if not np.isfinite(embedding).all():
-            raise ValueError("the text embedding holds a value that is not finite; compute it again")
-        self._text_1E = torch.from_numpy(np.array(embedding, dtype=np.float32))[None]
-        self._token_1TKE = None
+        self._memory = self.control.start(self._embed(instruction))
 
     def act(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return the action for a new image.
@@ -97,22 +105,13 @@ class Policy:
         """Return the action as float32 (A,), physical units."""
         return self.action_spec.decode(self.logits(image).argmax(axis=-1))
 
-    @torch.inference_mode()
     def logits(self, image: NDArray[Any]) -> FloatArray:
         """Take a new image into the memory and return float32 logits (A, V)."""
-        if self._text_1E is None:
-            raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
-        if image.ndim != 3:
-            raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
-        image_1CHW = self.model.prepare(torch.from_numpy(np.array(image, order="C"))[None]).float()
-        token_1TKE = self.model.encode_images(image_1CHW, self._text_1E)[:, None]
-        if self._token_1TKE is not None:
-            earlier_1TKE = (
-                self._token_1TKE[:, -(self.model.config.window - 1) :] if self.model.config.window > 1 else None
-            )
-            token_1TKE = token_1TKE if earlier_1TKE is None else torch.cat([earlier_1TKE, token_1TKE], dim=1)
-        self._token_1TKE = token_1TKE
-        return self.model.decode_step(token_1TKE, token_1TKE.shape[1] - 1)[0].numpy()
+        return self.control.step([self.memory], [image])[0]
+
+    def attention_maps(self) -> FloatArray:
+        """Return where TokenLearner looked in the last image, float32 (K, rows, columns), each map's sum 1."""
+        return self.control.attention_maps(self.memory)
 
     def _embed(self, instruction: Instruction) -> NDArray[np.float32]:
         if not isinstance(instruction, str):

@@ -24,4 +24,9 @@ class TokenLearner(nn.Module):
 
     def forward(self, x_XPD: Tensor) -> Tensor:
         """Pool (X, P, D) to (X, K, D); the tokens pooled are the raw ones, not the normalised."""
-        return self.attention(x_XPD).to(x_XPD.dtype) @ x_XPD
+        return self.pool(x_XPD)[0]
+
+    def pool(self, x_XPD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the tokens (X, K, D) and the maps (X, K, P) they were pooled with."""
+        map_XKP = self.attention(x_XPD)
+        return map_XKP.to(x_XPD.dtype) @ x_XPD, map_XKP

@@ -1,0 +1,116 @@
+"""The control step: several robots at once get what each would get alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.control import ControlStep, Memory
+from rt1.model.rt1 import RT1
+
+WINDOW = 3
+Images = list[NDArray[np.uint8]]
+
+
+@pytest.fixture
+def model(make_network: Callable[..., RT1]) -> RT1:
+    return make_network(window=WINDOW)
+
+
+@pytest.fixture
+def control(model: RT1) -> ControlStep:
+    return ControlStep(model)
+
+
+def _embedding(seed: int = 3) -> FloatArray:
+    return np.random.default_rng(seed).normal(size=8).astype(np.float32)
+
+
+def _images(count: int, *, seed: int = 2, size: tuple[int, int] = (40, 56)) -> Images:
+    """Return images of coarse patches: in noise all pixels average out, and all images look alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def _alone(control: ControlStep, images: Images, embedding: FloatArray) -> list[FloatArray]:
+    memory = control.start(embedding)
+    return [control.step([memory], [image])[0] for image in images]
+
+
+def test_robots_in_one_batch_get_what_each_gets_alone(control: ControlStep) -> None:
+    # Three robots with instructions, image sizes and starting times of their own.
+    sizes, starts = ((40, 56), (48, 48), (64, 80)), (0, 1, 4)
+    episodes = [_images(7, seed=seed, size=size) for seed, size in enumerate(sizes)]
+    embeddings = [_embedding(seed) for seed in range(3)]
+    alone = [_alone(control, *pair) for pair in zip(episodes, embeddings, strict=True)]
+    memories = [control.start(embedding) for embedding in embeddings]
+    for step in range(7):
+        present = [robot for robot in range(3) if step >= starts[robot]]
+        images = [episodes[robot][step - starts[robot]] for robot in present]
+        together = control.step([memories[robot] for robot in present], images)
+        for robot, logits in zip(present, together, strict=True):
+            np.testing.assert_allclose(logits, alone[robot][step - starts[robot]], atol=1e-4)
+
+
+def test_the_order_of_the_robots_changes_nothing(control: ControlStep) -> None:
+    images = [*_images(1, seed=0), *_images(1, seed=1)]
+    first = control.step([control.start(_embedding(0)), control.start(_embedding(1))], images)
+    second = control.step([control.start(_embedding(1)), control.start(_embedding(0))], images[::-1])
+    np.testing.assert_allclose(first, second[::-1], atol=1e-5)
+    assert np.abs(first[0] - first[1]).max() > 0.01
+
+
+def test_no_images_before_the_window_are_kept(control: ControlStep) -> None:
+    memory = control.start(_embedding())
+    kept = []
+    for image in _images(2 * WINDOW):
+        control.step([memory], [image])
+        kept.append(len(memory.token_TKE))
+    assert kept == [1, 2, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("bad", [np.zeros((40, 56), np.uint8), np.zeros((40, 56, 4), np.uint8)])
+def test_a_refused_image_changes_no_memory(bad: NDArray[np.uint8], control: ControlStep) -> None:
+    first, second = _images(2)
+    memories = [control.start(_embedding()) for _ in range(2)]
+    control.step(memories, [first, first])
+    with pytest.raises(ValueError, match="shape"):
+        control.step(memories, [second, bad])
+    assert [len(memory.token_TKE) for memory in memories] == [1, 1]
+    expected = _alone(control, [first, second], _embedding())[1]
+    np.testing.assert_allclose(control.step(memories, [second, second]), [expected] * 2, atol=1e-4)
+
+
+def test_a_memory_given_twice_is_refused(control: ControlStep) -> None:
+    memory, image = control.start(_embedding()), _images(1)[0]
+    with pytest.raises(ValueError, match="the same memory was given twice; a robot takes one image per step"):
+        control.step([memory, memory], [image, image])
+
+
+@pytest.mark.parametrize(("robots", "images"), [(0, 0), (1, 2), (2, 1)])
+def test_each_robot_needs_one_image(robots: int, images: int, control: ControlStep) -> None:
+    memories: list[Memory] = [control.start(_embedding()) for _ in range(robots)]
+    with pytest.raises(ValueError, match=f"{robots} memories and {images} images; give one image for each robot"):
+        control.step(memories, _images(images))
+
+
+def test_the_attention_maps_are_those_of_the_last_image(control: ControlStep, model: RT1) -> None:
+    memory, images = control.start(_embedding()), _images(2)
+    with pytest.raises(ValueError, match="no attention maps before the first image; take a step first"):
+        control.attention_maps(memory)
+    for image in images:
+        control.step([memory], [image])
+    maps = control.attention_maps(memory)
+    with torch.no_grad():
+        positions = model.encode_positions(
+            model.prepare(torch.from_numpy(images[-1])[None]), torch.from_numpy(_embedding())[None]
+        )
+        expected = model.token_learner.attention(positions)[0]
+    assert maps.shape == (4, *model.config.efficientnet.grid(model.config.image_size))
+    np.testing.assert_allclose(maps.reshape(4, -1), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(maps.sum((1, 2)), 1.0, rtol=1e-5)
