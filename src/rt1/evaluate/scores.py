@@ -1,0 +1,139 @@
+"""How close predicted action tokens come to the recorded ones: sums over steps, and the numbers read off them.
+
+Every number is a mean over the counted steps (mask True), per dimension (``accuracy/x``) or over the dimensions too
+(``accuracy``):
+
+- ``loss``, ``loss/NAME``: cross-entropy of the recorded token, nats per token, with one-hot targets.
+- ``accuracy``, ``accuracy/NAME``: share of tokens predicted exactly, 0..1.
+- ``within_1_bin``, ``within_5_bins/NAME``, ...: share of tokens at most so many bins off, 0..1. The choices of a
+  discrete dimension have no neighbours: there only the exact choice counts.
+- ``l1/NAME``, continuous dimensions: absolute difference in physical units between what the most likely token decodes
+  to and the recorded action as it was recorded, not clipped to the bounds.
+- ``l1_of_range``: the same as a share of the dimension's range (upper less lower bound), mean over the continuous
+  dimensions; one number for a mixed action.
+- ``wrong_choice/NAME``, discrete dimensions: share of steps whose decoded choice is not the recorded one, 0..1.
+
+The most likely token is the one a policy acts on. A perfect prediction still has an ``l1`` of up to one bin width,
+half of one on average, where the recorded actions are given: the encoder truncates to the bin's lower edge, which is
+what a token decodes to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rt1.actions import ActionSpec
+
+
+class ActionScores:
+    """Sums over steps of what a set of predictions scored; they add up over batches and over processes.
+
+    The sums are one float64 vector: ``torch.distributed.all_reduce(scores.sums)`` makes them those of all ranks, as
+    :meth:`load_sums` does with sums from elsewhere. Their order is fixed by the action spec and ``within``.
+    """
+
+    def __init__(
+        self, action_spec: ActionSpec, *, within: Sequence[int] = (1, 5), device: torch.device | str = "cpu"
+    ) -> None:
+        """Start with nothing counted.
+
+        Args:
+            action_spec: dimensions, bounds and bins of the actions.
+            within: distances in bins, each at least 1, for which the share of tokens at most that far off is given.
+            device: where the sums are kept.
+        """
+        if any(bins < 1 for bins in within) or len(set(within)) != len(within):
+            raise ValueError(f"within is {tuple(within)}; it must hold distances of at least 1 bin, none twice")
+        self.action_spec, self.within = action_spec, tuple(within)
+        rows = len(_fixed_rows()) + len(self.within)
+        self.sums = torch.zeros(1 + rows * action_spec.size, dtype=torch.float64, device=device)
+        """The number of counted steps, then a row of one sum per dimension for each kind of number."""
+
+    @property
+    def steps(self) -> int:
+        """Steps counted so far."""
+        return int(self.sums[0])
+
+    def add(self, logits_BTAV: Tensor, token_BTA: Tensor, mask_BT: Tensor, action_BTA: Tensor | None = None) -> None:
+        """Count the steps of a batch; the tensors may lie on any one device.
+
+        Args:
+            logits_BTAV: float (B, T, A, V), as the network gives them.
+            token_BTA: integers (B, T, A), the recorded tokens, 0..V-1.
+            mask_BT: bool (B, T), True for the steps that count; what the others hold does not matter.
+            action_BTA: float (B, T, A), the recorded actions in physical units; None takes what the recorded tokens
+                decode to, and the errors are then whole numbers of bin widths.
+
+        Raises:
+            ValueError: shapes that do not fit each other or the action spec.
+        """
+        self._check(logits_BTAV, token_BTA, mask_BT, action_BTA)
+        logits_NAV, token_NA = logits_BTAV[mask_BT].float(), token_BTA[mask_BT].long()
+        predicted_NA = logits_NAV.argmax(dim=-1)
+        action_NA = self._decode(token_NA) if action_BTA is None else action_BTA[mask_BT].double()
+        error_NA = (self._decode(predicted_NA) - action_NA).abs()
+        is_discrete_A = torch.from_numpy(self.action_spec.discrete_choices > 0).to(error_NA.device)
+        distance_NA = (predicted_NA - token_NA).abs()
+        loss_NA = F.cross_entropy(logits_NAV.flatten(0, 1), token_NA.flatten(), reduction="none").view_as(token_NA)
+        close = [torch.where(is_discrete_A, distance_NA == 0, distance_NA <= bins) for bins in self.within]
+        rows = (loss_NA, distance_NA == 0, torch.where(is_discrete_A, error_NA > 0, error_NA), *close)
+        sums = torch.cat([row.double().sum(dim=0) for row in rows])
+        self.sums[0] += len(token_NA)
+        self.sums[1:] += sums.to(self.sums.device)
+
+    def load_sums(self, sums: Tensor) -> None:
+        """Take over the sums of another :class:`ActionScores` of the same action spec and ``within``."""
+        if sums.shape != self.sums.shape:
+            raise ValueError(
+                f"the sums have shape {tuple(sums.shape)}, these scores {tuple(self.sums.shape)}; "
+                "use one action spec and one choice of within"
+            )
+        self.sums.copy_(sums)
+
+    def values(self) -> dict[str, float]:
+        """Return every number by name; see this module for their units. Empty where no step was counted."""
+        if self.steps == 0:
+            return {}
+        sums = self.sums.cpu().numpy()
+        means = sums[1:].reshape(-1, self.action_spec.size) / sums[0]
+        names = [*_fixed_rows(), *(_within_name(bins) for bins in self.within)]
+        rows = dict(zip(names, means, strict=True))
+        error = rows.pop("error")
+        values = {name: float(row.mean()) for name, row in rows.items()}
+        is_discrete = self.action_spec.discrete_choices > 0
+        if not is_discrete.all():
+            span = self.action_spec.high.astype(np.float64) - self.action_spec.low
+            values["l1_of_range"] = float((error / span)[~is_discrete].mean())
+        for index, dimension in enumerate(self.action_spec.dimension_names):
+            values |= {f"{name}/{dimension}": float(row[index]) for name, row in rows.items()}
+            values[f"{'wrong_choice' if is_discrete[index] else 'l1'}/{dimension}"] = float(error[index])
+        return values
+
+    def _decode(self, token_NA: Tensor) -> Tensor:
+        return torch.from_numpy(self.action_spec.decode(token_NA.cpu().numpy())).to(token_NA.device).double()
+
+    def _check(self, logits_BTAV: Tensor, token_BTA: Tensor, mask_BT: Tensor, action_BTA: Tensor | None) -> None:
+        shape = (*mask_BT.shape, self.action_spec.size)
+        found = {"logits": logits_BTAV.shape, "tokens": token_BTA.shape}
+        wanted = {"logits": (*shape, self.action_spec.bins), "tokens": shape}
+        if action_BTA is not None:
+            found["actions"], wanted["actions"] = action_BTA.shape, shape
+        for name, given in found.items():
+            if tuple(given) != wanted[name]:
+                raise ValueError(
+                    f"the {name} have shape {tuple(given)}, the mask and the action spec ask for {wanted[name]}; "
+                    "give those of the same steps and the network's own action spec"
+                )
+
+
+def _fixed_rows() -> tuple[str, ...]:
+    return ("loss", "accuracy", "error")
+
+
+def _within_name(bins: int) -> str:
+    return f"within_{bins}_bin" if bins == 1 else f"within_{bins}_bins"

@@ -1,0 +1,146 @@
+"""Scores of predicted action tokens: by hand, as sums that add up, and what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rt1.actions import ActionSpec, Continuous, Discrete
+from rt1.evaluate.scores import ActionScores
+from rt1.model.rt1 import action_loss
+
+SPEC = ActionSpec(
+    parts=(
+        Discrete(name="stop", choices=3),
+        Continuous(name="move", low=(-1.0, 0.0), high=(1.0, 22.0), labels=("x", "y")),
+    ),
+    bins=12,
+)
+
+
+def _certain(token_BTA: Tensor) -> Tensor:
+    """Return logits that are all but sure of these tokens."""
+    return 50.0 * torch.nn.functional.one_hot(token_BTA.long(), SPEC.bins).float()
+
+
+def _random(seed: int, batch: int, steps: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn((batch, steps, SPEC.size, SPEC.bins), generator=generator)
+    action = torch.rand((batch, steps, SPEC.size), generator=generator) * torch.tensor([3.0, 2.0, 22.0])
+    action = action - torch.tensor([0.0, 1.0, 0.0])
+    action[..., 0] = action[..., 0].floor()
+    token = torch.from_numpy(SPEC.encode(action.numpy()))
+    mask = torch.rand((batch, steps), generator=generator) < 0.7
+    mask[0, 0] = True
+    return logits, token, mask, action
+
+
+def test_every_number_is_what_a_person_counts() -> None:
+    token = torch.tensor([[[0, 4, 6], [2, 4, 6]]])
+    predicted = torch.tensor([[[1, 5, 6], [2, 11, 4]]])
+    scores = ActionScores(SPEC, within=(1, 2))
+    scores.add(_certain(predicted), token, torch.ones(1, 2, dtype=torch.bool))
+    values = scores.values()
+    assert scores.steps == 2
+    assert {name: values[name] for name in values if name.startswith(("acc", "within", "wrong", "l1"))} == {
+        "accuracy": pytest.approx(2 / 6),
+        "accuracy/stop": 0.5,
+        "accuracy/x": 0.0,
+        "accuracy/y": 0.5,
+        "within_1_bin": pytest.approx(3 / 6),  # a choice beside the recorded one is as wrong as any other
+        "within_1_bin/stop": 0.5,
+        "within_1_bin/x": 0.5,
+        "within_1_bin/y": 0.5,
+        "within_2_bins": pytest.approx(4 / 6),
+        "within_2_bins/stop": 0.5,
+        "within_2_bins/x": 0.5,
+        "within_2_bins/y": 1.0,
+        "wrong_choice/stop": 0.5,
+        "l1/x": pytest.approx((1 + 7) * 2 / 11 / 2),  # bins are 2 / 11 apart
+        "l1/y": pytest.approx((0 + 2) * 22 / 11 / 2),
+        "l1_of_range": pytest.approx(((1 + 7) / 11 / 2 + (0 + 2) / 11 / 2) / 2),
+    }
+    assert values["loss"] == pytest.approx(np.mean([values[f"loss/{name}"] for name in ("stop", "x", "y")]))
+    assert values["loss/stop"] == pytest.approx(25.0)  # one token sure and right, one 50 nats off
+
+
+def test_errors_are_against_the_action_as_it_was_recorded() -> None:
+    action = torch.tensor([[[1.0, -1.5, 3.5]]])
+    token = torch.from_numpy(SPEC.encode(action.numpy()))
+    scores = ActionScores(SPEC)
+    scores.add(_certain(token), token, torch.ones(1, 1, dtype=torch.bool), action)
+    values = scores.values()
+    assert values["accuracy"] == 1.0
+    assert values["l1/x"] == pytest.approx(0.5)  # it was clipped to -1 by the encoder
+    assert values["l1/y"] == pytest.approx(1.5)  # it decodes to the lower edge of its bin, 2 wide
+    assert values["wrong_choice/stop"] == 0.0
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000), cut=st.integers(1, 3), steps=st.integers(1, 4))
+def test_sums_add_up_over_batches_and_processes(seed: int, cut: int, steps: int) -> None:
+    logits, token, mask, action = _random(seed, 4, steps)
+    whole, first, second = (ActionScores(SPEC) for _ in range(3))
+    whole.add(logits, token, mask, action)
+    first.add(logits[:cut], token[:cut], mask[:cut], action[:cut])
+    second.add(logits[cut:], token[cut:], mask[cut:], action[cut:])
+    together = ActionScores(SPEC)
+    together.load_sums(first.sums + second.sums)
+    assert together.steps == whole.steps == int(mask.sum())
+    assert together.values() == pytest.approx(whole.values(), rel=1e-9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_steps_that_do_not_count_change_nothing_whatever_they_hold(seed: int) -> None:
+    logits, token, mask, action = _random(seed, 2, 3)
+    scores, kept = ActionScores(SPEC), ActionScores(SPEC)
+    kept.add(
+        logits[mask][None], token[mask][None], torch.ones(1, int(mask.sum()), dtype=torch.bool), action[mask][None]
+    )
+    logits[~mask], action[~mask] = float("nan"), float("nan")
+    token[~mask] = 99
+    scores.add(logits, token, mask, action)
+    assert scores.values() == kept.values()
+
+
+def test_the_loss_is_that_of_the_training() -> None:
+    logits, token, mask, _ = _random(3, 5, 4)
+    scores = ActionScores(SPEC)
+    scores.add(logits, token, mask)
+    assert scores.values()["loss"] == pytest.approx(float(action_loss(logits, token, mask_BT=mask)), rel=1e-5)
+
+
+def test_an_action_without_continuous_dimensions_has_no_errors_in_units() -> None:
+    spec = ActionSpec(parts=(Discrete(name="grip", choices=2), Discrete(name="stop", choices=3)), bins=4)
+    scores = ActionScores(spec)
+    scores.add(torch.randn(1, 2, 2, 4), torch.ones(1, 2, 2, dtype=torch.int32), torch.ones(1, 2, dtype=torch.bool))
+    assert not [name for name in scores.values() if name.startswith("l1")]
+    assert "wrong_choice/grip" in scores.values()
+
+
+def test_nothing_counted_gives_no_numbers() -> None:
+    scores = ActionScores(SPEC)
+    logits, token, mask, _ = _random(0, 1, 2)
+    scores.add(logits, token, torch.zeros_like(mask))
+    assert scores.steps == 0
+    assert scores.values() == {}
+
+
+def test_shapes_that_do_not_belong_together_are_refused() -> None:
+    logits, token, mask, action = _random(0, 2, 3)
+    scores = ActionScores(SPEC)
+    with pytest.raises(ValueError, match=r"the logits have shape \(2, 3, 3, 11\), .* \(2, 3, 3, 12\); give those"):
+        scores.add(logits[..., :-1], token, mask)
+    with pytest.raises(ValueError, match=r"the tokens have shape \(2, 3, 2\)"):
+        scores.add(logits, token[..., :2], mask)
+    with pytest.raises(ValueError, match=r"the actions have shape \(1, 3, 3\)"):
+        scores.add(logits, token, mask, action[:1])
+    with pytest.raises(ValueError, match="one action spec and one choice of within"):
+        scores.load_sums(ActionScores(SPEC, within=(1,)).sums)
+    with pytest.raises(ValueError, match=r"within is \(1, 1\)"):
+        ActionScores(SPEC, within=(1, 1))
