@@ -21,7 +21,6 @@ from rt1.checkpoint import (
     load_info,
     load_model,
     load_training,
-    parameter_counts,
     resolve,
     save_checkpoint,
 )
@@ -211,10 +210,3 @@ def test_a_crash_in_the_middle_of_saving_leaves_the_checkpoint_before(model: RT1
         save_checkpoint(saved, model=model, info=_info(model), training=broken)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
-
-
-def test_parameters_are_counted_per_component(model: RT1) -> None:
-    counts = parameter_counts(model)
-    assert list(counts) == ["backbone", "token_learner", "transformer", "total"]
-    assert counts["total"] == sum(parameter.numel() for parameter in model.parameters())
-    assert counts["total"] == counts["backbone"] + counts["token_learner"] + counts["transformer"]

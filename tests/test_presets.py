@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from rt1.checkpoint import parameter_counts
+from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import PRESETS, preset
 

@@ -209,9 +209,3 @@ def _read_json(file: Path) -> dict[str, Any]:
 def _check_there(file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; a checkpoint needs it; restore it, or use another checkpoint")
-
-
-def parameter_counts(model: RT1) -> dict[str, int]:
-    """Return the number of trainable parameters per component, and the sum as ``total``."""
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
-    return {**parts, "total": sum(parts.values())}

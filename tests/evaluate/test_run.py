@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rt1.checkpoint import CheckpointError
 from rt1.data.episode import DataError
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
@@ -76,6 +77,15 @@ def test_held_out_episodes_are_plotted_and_damaged_ones_are_noticed_before_the_t
     with pytest.raises(DataError, match="memory, episode 2, step 1: a JPEG"):
         evaluate_checkpoint(run, tmp_path, env=small_world, settings=ONE_TRIAL, encoder=table, source=source)
     assert (tmp_path / "report.html").read_bytes() == before
+
+
+def test_a_checkpoint_without_its_weights_is_named_before_any_worker_starts(
+    run: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+) -> None:
+    (run / "last" / "model.safetensors").unlink()
+    settings = TrialSettings(tasks=("faucet-open",), trials=10, workers=2)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        evaluate_checkpoint(run, tmp_path / "out", env=small_world, settings=settings, encoder=table)
 
 
 def test_a_full_disk_leaves_the_report_that_was_there(

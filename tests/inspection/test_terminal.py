@@ -15,7 +15,7 @@ from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.checkpoint import CheckpointError, CheckpointInfo, load_model, save_checkpoint
 from rt1.inspection.survey import survey_data
 from rt1.inspection.terminal import checkpoint_text, data_text
-from rt1.model.convert import component_parameters
+from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
 
@@ -30,7 +30,7 @@ def test_a_checkpoint_shows_its_parts_actions_and_making(make_checkpoint: Callab
     folder = make_checkpoint(tmp_path / "run" / "last", bound=2.5)
     text = checkpoint_text(tmp_path / "run")
     rows = _rows(text)
-    counts = component_parameters(load_model(folder))
+    counts = parameter_counts(load_model(folder))
     assert {"efficientnet", "block_films", "token_learner", "transformer", "total"} <= counts.keys()
     for name, count in counts.items():
         assert [name, f"{count:,}"] in rows

@@ -14,11 +14,11 @@ from rt1.data.convert import ConvertSettings, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.model.convert import (
     Conversion,
-    component_parameters,
     convert_flax,
     convert_imagenet,
     convert_tensorflow,
 )
+from rt1.model.parameters import parameter_counts
 from rt1.text.encoder import USE_LARGE_5
 
 
@@ -85,7 +85,7 @@ def _save(found: Conversion, out: Path) -> int:
         provenance=found.report.to_json(),
     )
     save_checkpoint(out, model=found.model, info=info)
-    counts = component_parameters(found.model)
+    counts = parameter_counts(found.model)
     print(f"{out}: {found.report.configuration}, {counts['total']:,} parameters")
     for name, count in counts.items():
         if name != "total":

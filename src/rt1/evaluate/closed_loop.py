@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import load_info, load_model, resolve
+from rt1.checkpoint import load_info, resolve
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_trials
@@ -68,9 +68,11 @@ def evaluate_closed_loop(
 ) -> ClosedLoopResult:
     """Run a policy closed loop and count.
 
+    Each worker process loads the weights itself: the caller has loaded them once, to see that they are whole.
+
     Raises:
-        ValueError: an unknown task, a damaged checkpoint, a text encoder other than the checkpoint's, or actions that
-            do not fit the environment.
+        ValueError: an unknown task, a text encoder other than the checkpoint's, a checkpoint whose description cannot
+            be read, or actions that do not fit the environment.
     """
     folder = resolve(checkpoint)
     tasks = env.check_tasks(settings.tasks)
@@ -119,7 +121,6 @@ def _embed(folder: Path, sentences: Sequence[str], encoder: TextEncoder | None) 
 
 
 def _check_fits(folder: Path, env: EnvSettings, task: str) -> None:
-    load_model(folder)  # a damaged one shows here, in its own words, and not as the end of a worker process
     opened = env.open(task, render=False)
     ours, theirs = load_info(folder).action_spec, opened.action_spec
     opened.close()

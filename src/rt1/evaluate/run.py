@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rt1.checkpoint import load_info, load_model, parameter_counts, resolve
+from rt1.checkpoint import load_info, resolve
 from rt1.data.episode import EpisodeSource
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.offline import episode_plots
 from rt1.evaluate.report import Report, write_report
-from rt1.evaluate.results import EpisodePlot
 from rt1.machine import PeakMemory, commit, describe_machine
 from rt1.metrics import read_metrics
+from rt1.model.parameters import parameter_counts
 from rt1.policy import Policy
 from rt1.text.encoder import TextEncoder
 
@@ -62,7 +62,9 @@ def evaluate_checkpoint(
     folder, info = resolve(checkpoint), load_info(checkpoint)
     started = time.monotonic()
     with PeakMemory() as memory:
-        plots = _held_out_plots(folder, source, encoder)  # first: damaged data shows before minutes of trials
+        # First: damaged weights or data show here, in their own words, and not after minutes of trials.
+        policy = Policy.from_checkpoint(folder, text_encoder=encoder)
+        plots = [] if source is None else episode_plots(policy, source, info.provenance.get("held_out_episodes", []))
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
     peaks = [gb for gb in (context.peak_gb, memory.gigabytes) if gb is not None]
     report = Report(
@@ -74,7 +76,7 @@ def evaluate_checkpoint(
         checkpoint=f"{folder.name} at update {info.provenance.get('update', '?')}",
         seconds={**context.seconds, "evaluate": time.monotonic() - started},
         peak_gb=max(peaks) if peaks else None,
-        parameters=parameter_counts(load_model(folder))["total"],
+        parameters=parameter_counts(policy.model)["total"],
         tasks=result.tasks,
         swapped=result.swapped,
         paraphrases=result.paraphrases,
@@ -96,13 +98,6 @@ _NOTES = (
     """Swapped: the same trials under the instruction of the task that shares the scene; the original goal counts.""",
     """Paraphrase: the same trials under a sentence that no recording uses.""",
 )
-
-
-def _held_out_plots(folder: Path, source: EpisodeSource | None, encoder: TextEncoder | None) -> list[EpisodePlot]:
-    if source is None:
-        return []
-    held_out = load_info(folder).provenance.get("held_out_episodes", [])
-    return episode_plots(Policy.from_checkpoint(folder, text_encoder=encoder), source, held_out)
 
 
 def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:

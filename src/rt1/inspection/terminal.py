@@ -16,7 +16,7 @@ from rt1.checkpoint import load_info, load_model, resolve
 from rt1.evaluate.plots import percent
 from rt1.inspection.notes import notes, sampling, sizes
 from rt1.inspection.survey import ActionSurvey, DataSurvey
-from rt1.model.convert import component_parameters
+from rt1.model.parameters import parameter_counts
 
 _SENTENCES = 100
 
@@ -25,7 +25,7 @@ def checkpoint_text(path: Path | str) -> str:
     """Return a checkpoint's configuration, parameters per component, action spec, text encoder and provenance."""
     folder, info = resolve(path), load_info(path)
     counts = Table("component", "parameters", title=Text(f"checkpoint {folder}"))
-    for name, count in component_parameters(load_model(folder)).items():
+    for name, count in parameter_counts(load_model(folder)).items():
         counts.add_row(name, f"{count:,}")
     facts = {
         "text encoder": "not known" if info.text_encoder is None else str(info.text_encoder),

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from rt1.model.convert import flax, tensorflow
 from rt1.model.convert.imagenet import convert_imagenet, load_imagenet
-from rt1.model.convert.layout import ConversionReport, component_parameters
+from rt1.model.convert.layout import ConversionReport
 from rt1.model.released import Configuration
 from rt1.model.rt1 import RT1
 
 __all__ = [
     "Conversion",
     "ConversionReport",
-    "component_parameters",
     "convert_flax",
     "convert_imagenet",
     "convert_tensorflow",

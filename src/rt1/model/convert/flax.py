@@ -17,11 +17,11 @@ from rt1.model.convert.layout import (
     Weight,
     block_names,
     check_shapes,
-    component_parameters,
     fill,
     grouped,
 )
 from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.parameters import parameter_counts
 from rt1.model.released import Configuration, load_configuration, released_like, rt1x
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import FeedForward, TransformerConfig
@@ -65,7 +65,7 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
         configuration=chosen.name,
         used=tuple(weight.name for weight in weights),
         skipped=grouped([Skipped(name=name, reason="not of the network") for name in passed]),
-        parameters=component_parameters(model),
+        parameters=parameter_counts(model),
     )
     return model.eval(), chosen, report
 

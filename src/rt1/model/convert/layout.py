@@ -88,24 +88,6 @@ class ConversionReport:
         }
 
 
-def component_parameters(model: RT1) -> dict[str, int]:
-    """Return the trainable parameters per component, as the paper and Google's code count them, and ``total``."""
-    counts = dict.fromkeys(
-        ("efficientnet", "block_films", "projection", "last_film", "token_learner", "transformer"), 0
-    )
-    for name, parameter in model.named_parameters():
-        counts[_component(name)] += parameter.numel()
-    return {**counts, "total": sum(counts.values())}
-
-
-def _component(name: str) -> str:
-    if name.startswith("backbone."):
-        if ".film." in name:
-            return "block_films"
-        return {"output": "projection", "output_film": "last_film"}.get(name.split(".")[1], "efficientnet")
-    return name.split(".", maxsplit=1)[0]
-
-
 def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:
     """Yield each block's index, Keras' name of it (``1a``, ``1b``, ``2a`` ...) and whether it has an expansion."""
     index = 0

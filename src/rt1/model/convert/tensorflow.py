@@ -18,12 +18,12 @@ from rt1.model.convert.layout import (
     Weight,
     block_names,
     check_shapes,
-    component_parameters,
     fill,
     grouped,
 )
 from rt1.model.convert.tf_bundle import BundleError, TensorBundle
 from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.parameters import parameter_counts
 from rt1.model.released import Configuration, load_configuration, released_like
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import TransformerConfig
@@ -80,7 +80,7 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
         configuration=chosen.name,
         used=tuple(weight.name for weight in weights),
         skipped=grouped([*skipped, *other_variables(bundle, set(keys.values()))]),
-        parameters=component_parameters(model),
+        parameters=parameter_counts(model),
         notes=(ORDER_NOTE,) if saved_model else (ORDER_NOTE, CKPT_NOTE),
     )
     return model.eval(), chosen, report
