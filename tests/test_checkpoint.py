@@ -27,7 +27,7 @@ from rt1.checkpoint import (
 from rt1.files import SaveError
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoderIdentity
-from rt1.train.loop import channels_last
+from rt1.train.run import channels_last
 
 SPEC = ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(0.1, 1.0, 2.0)),), bins=16)
 

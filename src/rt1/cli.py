@@ -33,7 +33,7 @@ from rt1.evaluate.envs.metaworld import RenderingError
 from rt1.evaluate.workers import WorkerError
 from rt1.names import lookup, unknown_name
 from rt1.presets import preset
-from rt1.train.loop import TrainingError
+from rt1.train.errors import TrainingError
 
 EXPECTED = (ValueError, OSError, RenderingError, TrainingError, WorkerError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""

@@ -10,8 +10,8 @@ import torch
 
 from rt1.model.rt1 import RT1
 from rt1.train.config import OptimizerSettings
-from rt1.train.loop import channels_last
 from rt1.train.optim import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from rt1.train.run import channels_last
 
 SETTINGS = OptimizerSettings(learning_rate=2e-3, final_fraction=0.1, warmup=4)
 
