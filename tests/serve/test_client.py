@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import email
+import re
 import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +20,14 @@ from numpy.typing import NDArray
 from websockets.sync.server import ServerConnection
 from websockets.sync.server import serve as open_server
 
+import rt1
 from rt1.actions import ActionSpec, Continuous
 from rt1.data.images import decode_image, encode_jpeg
 from rt1.policy import Policy
 from rt1.serve.client import Client, ClientError, LateReplyError
 from rt1.serve.protocol import encode
 
+PACKAGE = Path(__file__).resolve().parents[2] / "packages" / "rt1-client"
 DRAWER, CLOSE = "open the drawer", "close the drawer"
 SPEC = ActionSpec(parts=(Continuous(name="move", low=(-1.0,), high=(1.0,)),), bins=16)
 METADATA = encode({"action_spec": SPEC.to_json()})
@@ -230,7 +235,70 @@ def test_a_timeout_must_be_a_time() -> None:
         Client("ws://127.0.0.1:1", timeout=0)
 
 
+ROBOT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class OnlyWhatItAsksFor(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] not in {*sys.stdlib_module_names, "rt1", "numpy", "msgpack", "websockets"}:
+            raise ModuleNotFoundError(f"a robot has no {name}", name=name)
+
+sys.path.insert(0, sys.argv[1])
+sys.meta_path.insert(0, OnlyWhatItAsksFor())
+import numpy as np
+import rt1
+from rt1.serve.client import Client
+from rt1.serve.robot import ActionLimits
+
+assert rt1.__file__.startswith(sys.argv[1]), rt1.__file__
+with Client(sys.argv[2]) as client:
+    limits = ActionLimits(spec=client.action_spec)
+    client.reset("open the drawer")
+    action = client.act_vector(np.full((40, 56, 3), 200, np.uint8))
+    print(limits.apply(action, limits.rest()).shape, action.tobytes().hex())
+try:
+    rt1.Policy
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def client_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the distribution ``rt1-client``, built as pip does and unpacked."""
+    folder = tmp_path_factory.mktemp("rt1-client")
+    build = "import sys; from hatchling.build import build_wheel; print(build_wheel(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(folder)]
+    subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True, check=True)
+    (wheel,) = folder.glob("rt1_client-*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(folder / "installed")
+    return folder / "installed"
+
+
+def test_the_distribution_for_robots_acts_with_numpy_msgpack_and_websockets_alone(
+    client_files: Path, start: Start, policy: Policy
+) -> None:
+    command = [sys.executable, "-I", "-c", ROBOT, str(client_files), start().url]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    policy.reset(DRAWER)
+    action = policy.act_vector(np.full((40, 56, 3), 200, np.uint8))
+    first, second = found.stdout.splitlines()
+    assert first == f"(3,) {action.tobytes().hex()}"
+    assert "No module named 'rt1.policy'" in second
+
+
+def test_the_distribution_for_robots_is_of_this_version_and_asks_for_no_torch(client_files: Path) -> None:
+    (file,) = client_files.glob("rt1_client-*.dist-info/METADATA")
+    metadata = email.message_from_string(file.read_text())
+    assert metadata["Version"] == rt1.__version__
+    asked = {re.split(r"[^a-z0-9]", name)[0] for name in metadata.get_all("Requires-Dist", [])}
+    assert asked == {"msgpack", "numpy", "websockets"}
+
+
 def test_the_client_loads_no_torch() -> None:
-    code = "import sys, rt1.serve.client; print(sorted({'torch', 'cv2'} & set(sys.modules)))"
+    code = "import sys, rt1.serve.client, rt1.serve.robot; print(sorted({'torch', 'cv2'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
