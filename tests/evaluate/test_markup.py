@@ -1,10 +1,10 @@
-"""Tables keep their shape."""
+"""Tables keep their shape, pages their frame."""
 
 from __future__ import annotations
 
 import pytest
 
-from rt1.evaluate.markup import duration, table
+from rt1.evaluate.markup import duration, headline, page, table
 
 
 def test_a_table_has_row_and_column_headings_and_its_closing_row() -> None:
@@ -24,3 +24,16 @@ def test_a_row_that_does_not_fit_its_heading_is_our_mistake_and_raises() -> None
 )
 def test_durations_never_show_sixty(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_page_shows_its_title_and_figures_as_they_are_written_and_points_to_no_network() -> None:
+    top = headline([("policy", "Rate <1", "95 %", 'of "all"')])
+    html = page(title="<T>", subtitle="a & b", headline=top, body="<p>body</p>")
+    assert "<title>&lt;T&gt;</title>" in html
+    assert "a &amp; b" in html
+    assert '<div class="policy"><dt>Rate &lt;1</dt><dd><span class="figure">95 %</span>' in html
+    assert "of &quot;all&quot;" in html
+    assert "<p>body</p>" in html
+    assert "default-src 'none'" in html
+    assert "http:" not in html.replace("http-equiv", "")
+    assert 'class="headline four"' in headline([("policy", "a", "b", "c")] * 4)

@@ -19,16 +19,46 @@ def escape(text: str) -> str:
 
 
 def fill(room: str, template: str, /, **parts: str) -> str:
-    """Return a page: a template with its parts (HTML) and the style that all pages share, as ``$style``.
+    """Return a template with its parts (HTML) filled in.
 
     Args:
         room: package the template lies in, e.g. ``rt1.evaluate``.
         template: its file name.
         parts: what stands in place of each ``$name``; all of them must be given.
     """
-    page = resources.files(room).joinpath(template).read_text(encoding="utf-8")
+    text = resources.files(room).joinpath(template).read_text(encoding="utf-8")
+    return Template(text).substitute(parts)
+
+
+def page(*, title: str, subtitle: str, headline: str, body: str) -> str:
+    """Return a whole page in the frame and the style that all pages share.
+
+    Args:
+        title: heading, plain text.
+        subtitle: the line below it, plain text.
+        headline: HTML of :func:`headline`.
+        body: HTML of the sections.
+    """
     style = resources.files("rt1.evaluate").joinpath("page.css").read_text(encoding="utf-8")
-    return Template(page).substitute(parts, style=style.strip())
+    return fill(
+        "rt1.evaluate",
+        "page.html",
+        title=escape(title),
+        style=style.strip(),
+        subtitle=escape(subtitle),
+        headline=headline,
+        body=body,
+    )
+
+
+def headline(figures: Sequence[tuple[str, str, str, str]]) -> str:
+    """Return the large figures at the top of a page: of each its colour class, name, figure and a note, plain text."""
+    cells = "\n".join(
+        f'<div class="{escape(colour)}"><dt>{escape(name)}</dt>'
+        f'<dd><span class="figure">{escape(figure)}</span> <small>{escape(note)}</small></dd></div>'
+        for colour, name, figure, note in figures
+    )
+    return f'<dl class="headline{" four" if len(figures) == 4 else ""}">\n{cells}\n</dl>'
 
 
 def table(

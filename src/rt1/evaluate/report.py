@@ -74,13 +74,9 @@ def write_report(report: Report, folder: Path) -> Path:
 
 
 def _page(report: Report) -> str:
-    escape = markup.escape
-    return markup.fill(
+    body = markup.fill(
         "rt1.evaluate",
         "report_template.html",
-        title=escape(report.title),
-        subtitle=escape(f"{report.date}, commit {report.commit}, {report.parameters:,} parameters"),
-        headline=_headline(report),
         task_table=_task_table(report),
         swapped_table=_counted_table(
             ("Original goal", "Instruction given instead", "Original goal reached"),
@@ -93,10 +89,12 @@ def _page(report: Report) -> str:
         task_cards="\n".join(_task_card(task, report.swapped) for task in report.tasks),
         training=_training(report.metrics),
         episodes=_episodes(report.episodes),
-        command=escape(report.command),
+        command=markup.escape(report.command),
         made=_made(report),
         notes=_notes(report.notes),
     )
+    subtitle = f"{report.date}, commit {report.commit}, {report.parameters:,} parameters"
+    return markup.page(title=report.title, subtitle=subtitle, headline=_headline(report), body=body)
 
 
 def _headline(report: Report) -> str:
@@ -112,11 +110,11 @@ def _headline(report: Report) -> str:
         ("blind", "Blind floor", blind, distance),
         ("swapped", "Swapped instruction", report.swapped_success, "original goal reached; low is good"),
     )
-    return "\n".join(
-        f'<div class="{key}"><dt>{name}</dt>'
-        f'<dd><span class="figure">{"&ndash;" if rate is None else plots.percent(rate)}</span> '
-        f"<small>{'not run' if rate is None else note}</small></dd></div>"
-        for key, name, rate, note in figures
+    return markup.headline(
+        [
+            (key, name, "\N{EN DASH}" if rate is None else plots.percent(rate), "not run" if rate is None else note)
+            for key, name, rate, note in figures
+        ]
     )
 
 

@@ -37,12 +37,9 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         ModuleNotFoundError: matplotlib is not installed.
     """
     actions = survey.actions
-    page = markup.fill(
+    body = markup.fill(
         "rt1.inspection",
         "page_template.html",
-        title=markup.escape(f"Data set {survey.name}"),
-        subtitle=markup.escape("; ".join(sampling(survey))),
-        headline=_headline(survey),
         notes=_list(notes(survey)) or markup.absent("Nothing stands out."),
         bins=str(actions.spec.bins),
         legend=markup.legend({"policy": "within the bounds", "swapped": "outside"}),
@@ -58,7 +55,8 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         sampling=_list([*sampling(survey), _colour_test(survey)]),
         command=markup.escape(command),
     )
-    write_text(path, page)
+    title, subtitle = f"Data set {survey.name}", "; ".join(sampling(survey))
+    write_text(path, markup.page(title=title, subtitle=subtitle, headline=_headline(survey), body=body))
     return path
 
 
@@ -72,16 +70,13 @@ def _headline(survey: DataSurvey) -> str:
         embedding = f"text embeddings of {survey.embedding_width} stored"
     (height, width), *others = survey.images.sizes
     more = f"and {len(others)} other sizes" if others else "pixels, height first"
-    cells = (
-        ("Episodes", f"{len(lengths):,}", span),
-        ("Steps", f"{survey.steps:,}", f"{survey.steps / len(lengths):.1f} per episode"),
-        ("Instructions", f"{different:,}", embedding),
-        ("Image", f"{height} \N{MULTIPLICATION SIGN} {width}", more),
-    )
-    return "\n".join(
-        f'<div class="recorded"><dt>{name}</dt>'
-        f'<dd><span class="figure">{figure}</span> <small>{markup.escape(note)}</small></dd></div>'
-        for name, figure, note in cells
+    return markup.headline(
+        [
+            ("recorded", "Episodes", f"{len(lengths):,}", span),
+            ("recorded", "Steps", f"{survey.steps:,}", f"{survey.steps / len(lengths):.1f} per episode"),
+            ("recorded", "Instructions", f"{different:,}", embedding),
+            ("recorded", "Image", f"{height} \N{MULTIPLICATION SIGN} {width}", more),
+        ]
     )
 
 
