@@ -96,8 +96,7 @@ class ControlStep:
         """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
         if memory.map_KP is None:
             raise ValueError("there are no attention maps before the first image; take a step first")
-        config = self.model.config
-        return memory.map_KP.float().unflatten(1, config.efficientnet.grid(config.image_size)).numpy()
+        return memory.map_KP.float().unflatten(1, self.model.config.grid).numpy()
 
     def _prepare(self, image: NDArray[Any]) -> Tensor:
         if image.ndim != 3:
@@ -107,9 +106,10 @@ class ControlStep:
     def _decode(self, memories: Sequence[Memory]) -> Tensor:
         """Return each robot's logits of its newest step, (S, A, V)."""
         lengths = [len(memory.token_TKE) for memory in memories]
+        text_SE = torch.stack([memory.text_E for memory in memories])
         if len(set(lengths)) == 1:
             token_STKE = torch.stack([memory.token_TKE for memory in memories])
-            return self.model.decode_step(token_STKE, lengths[0] - 1)
+            return self.model.decode_step(token_STKE, lengths[0] - 1, text_SE)
         # Zeros behind the shorter episodes: later steps are causally invisible.
         token_STKE = torch.nn.utils.rnn.pad_sequence([memory.token_TKE for memory in memories], batch_first=True)
-        return self.model.decode(token_STKE)[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
+        return self.model.decode(token_STKE, text_SE)[torch.arange(len(lengths)), torch.tensor(lengths) - 1]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rt1.model.conditioning import TextConfig
 from rt1.model.convert import Conversion
 from rt1.model.convert.layout import Weight, pixel_mean, pixel_std
 from rt1.model.convert.tensorflow import CKPT_PREFIX, NET, SUFFIX, variables
@@ -442,3 +443,73 @@ def test_more_steps_than_the_window_are_refused() -> None:
 def test_sizes_that_make_no_network_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|shrinks to nothing"):
         replace(TINY, **settings)
+
+
+# ---- other networks of the family ----
+
+
+@pytest.mark.parametrize("readout", ["last_token", "mean_token"])
+def test_without_action_tokens_a_step_is_read_from_its_image_tokens(readout: Any) -> None:
+    model = tiny_model(readout=readout, mask="rt1" if readout == "last_token" else "step")
+    image, text = tiny_batch()
+    assert model.config.sequence_length == 3 * 2
+    logits = model(image, text)
+    assert logits.shape == (2, 3, 3, 10)
+    later = image.clone()
+    later[:, 2] = 0
+    torch.testing.assert_close(model(later, text)[:, :2], logits[:, :2])  # still causal
+    assert (model(later, text)[:, 2] - logits[:, 2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("readout", ["action_tokens", "last_token", "mean_token"])
+def test_one_step_alone_gives_the_logits_it_has_in_the_window(readout: Any) -> None:
+    model = tiny_model(readout=readout)
+    image, text = tiny_batch()
+    tokens = model.encode_images(model.prepare(image.flatten(0, 1)), text.flatten(0, 1)).unflatten(0, (2, 3))
+    torch.testing.assert_close(model.decode_step(tokens, 1), model.decode(tokens)[:, 1])
+
+
+@pytest.mark.parametrize("conditioning", ["film", "cross_attention"])
+def test_the_transformer_can_be_conditioned_too(conditioning: Any) -> None:
+    transformer = replace(TINY.transformer, condition=conditioning, feed_forward="gelu", hidden=8)
+    model = tiny_model(conditioning=conditioning, transformer=transformer)
+    tokens_BTKE, text_BE = torch.randn(2, 3, 2, 16), torch.randn(2, 12)
+    logits = model.decode(tokens_BTKE, text_BE)
+    assert (model.decode(tokens_BTKE, text_BE.flip(0)) - logits).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="give decode\\(\\) the text embedding"):
+        model.decode(tokens_BTKE)
+
+
+def test_one_network_is_not_conditioned_in_two_ways() -> None:
+    with pytest.raises(ValueError, match=r"transformer\.condition is cross_attention, conditioning film"):
+        replace(TINY, transformer=replace(TINY.transformer, condition="cross_attention"))
+
+
+def test_text_may_be_word_pieces_and_attended_to() -> None:
+    model = tiny_model(conditioning="cross_attention", text=TextConfig(vocabulary=30, table_width=6))
+    image, _ = tiny_batch()
+    ids_BE = torch.tensor([[3.0, 9.0] + [0.0] * 10, [4.0] + [0.0] * 11])
+    logits = model(image, ids_BE)
+    assert logits.shape == (2, 3, 3, 10)
+    assert (model(image, ids_BE.flip(0)) - logits).abs().max() > 1e-3
+
+
+def test_sigmoid_maps_are_weights_over_the_positions_too() -> None:
+    model = tiny_model(token_learner_weights="sigmoid")
+    image, text = tiny_batch()
+    positions = model.encode_positions(model.prepare(image[:, 0]), text[:, 0])
+    sums = model.token_learner.attention(positions).sum(-1)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+
+
+def test_the_feature_map_can_be_averaged_to_another_grid() -> None:
+    efficientnet = replace(TINY.efficientnet, pool=(2, 3), output_condition=False)
+    model = tiny_model(efficientnet=efficientnet)
+    image, text = tiny_batch()
+    assert model.config.grid == (2, 3)
+    assert model.encode_positions(model.prepare(image[:, 0]), text[:, 0]).shape == (2, 6, 16)
+
+
+def test_an_unknown_backbone_is_refused_with_a_suggestion() -> None:
+    with pytest.raises(ValueError, match=r"'maxvi'.*maxvit"):
+        replace(TINY, backbone="maxvi")

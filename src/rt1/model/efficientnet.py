@@ -6,12 +6,16 @@ Shape letters: X images, C channels, H height, W width, E text, P positions, D w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rt1.model.conditioning import Conditioning, conditioner
 
 Padding = Literal["rt1", "same"]
 
@@ -69,6 +73,10 @@ class EfficientNetConfig:
     """Stem channels before scaling."""
     top_channels: int | None = 1280
     """Channels of the 1x1 convolution after the last block before scaling; None leaves it out."""
+    pool: tuple[int, int] | None = None
+    """Height and width that the feature map is averaged to before the projection; None leaves it as it is."""
+    output_condition: bool = True
+    """Condition the positions on the text once more after the projection."""
     padding: Padding = "rt1"
     """Stride-2 padding: ``rt1`` pads (k//2 - 1, k//2) whatever the size, which gives 9x9 from 300x300;
     ``same`` is TensorFlow's SAME, which gives 10x10 (RT-1-X, timm, Keras at a fixed size)."""
@@ -103,7 +111,9 @@ class EfficientNetConfig:
         return self.channels(self.stages[-1].channels if self.top_channels is None else self.top_channels)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the feature map's height and width for an image of this height and width."""
+        """Return the height and width of the grid of positions for an image of this height and width."""
+        if self.pool is not None:
+            return self.pool
         strides = [2] + [stage.stride for stage in self.stages]
         kernels = [3] + [stage.kernel for stage in self.stages]
         for stride, kernel in zip(strides, kernels, strict=True):
@@ -183,23 +193,6 @@ class BatchNorm(nn.BatchNorm2d):
         return y_XCHW
 
 
-class FiLM(nn.Module):
-    """Scale and shift every channel by the text: ``(1 + W_m e + b_m) x + W_a e + b_a``, zero at the start."""
-
-    def __init__(self, text_width: int, channels: int) -> None:
-        super().__init__()
-        self.multiply = nn.Linear(text_width, channels)
-        self.add = nn.Linear(text_width, channels)
-        for layer in (self.multiply, self.add):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
-        """Condition (X, C, H, W) on (X, E)."""
-        scale_XC = 1.0 + self.multiply(text_XE)
-        return torch.addcmul(self.add(text_XE)[:, :, None, None], scale_XC[:, :, None, None], x_XCHW)
-
-
 class SqueezeExcite(nn.Module):
     """Weigh channels by a small network over their means."""
 
@@ -229,7 +222,7 @@ class MBConv(nn.Module):
         *,
         stride: int,
         drop: float,
-        text_width: int,
+        condition: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         inner, outputs = inputs * stage.expand, config.channels(stage.channels)
@@ -241,7 +234,7 @@ class MBConv(nn.Module):
         self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))
         self.project = Conv(inner, outputs)
         self.project_norm = BatchNorm(outputs, config)
-        self.film = FiLM(text_width, outputs)
+        self.film = condition(outputs)
         self.residual = stride == 1 and inputs == outputs
         self.drop = drop
 
@@ -266,20 +259,23 @@ class MBConv(nn.Module):
 class FiLMEfficientNet(nn.Module):
     """The image tokenizer's backbone: normalised image and text to (X, P, D)."""
 
-    def __init__(self, config: EfficientNetConfig, *, text_width: int, output_width: int) -> None:
+    def __init__(
+        self, config: EfficientNetConfig, *, text_width: int, output_width: int, conditioning: Conditioning = "film"
+    ) -> None:
         super().__init__()
         self.config = config
+        condition = partial(conditioner, conditioning, text_width)
         stem = config.channels(config.stem_channels)
         self.stem = Conv(3, stem, 3, stride=2, padding=config.padding)
         self.stem_norm = BatchNorm(stem, config)
-        self.blocks = nn.ModuleList(_blocks(config, stem, text_width))
+        self.blocks = nn.ModuleList(_blocks(config, stem, condition))
         last, outputs = config.channels(config.stages[-1].channels), config.output_channels
         self.top = None if config.top_channels is None else Conv(last, outputs)
         self.top_norm = None if config.top_channels is None else BatchNorm(outputs, config)
         self.output = nn.Conv2d(outputs, output_width, 1, bias=False)
         deviation = math.sqrt(1.0 / outputs) / 0.8796
         nn.init.trunc_normal_(self.output.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
-        self.output_film = FiLM(text_width, output_width)
+        self.output_film = condition(output_width) if config.output_condition else None
 
     def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Return the feature map (X, C, H', W') before the projection to the token width."""
@@ -292,11 +288,16 @@ class FiLMEfficientNet(nn.Module):
 
     def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Map normalised images (X, 3, H, W) and text (X, E) to positions (X, P, D), row by row."""
-        y_XDHW = self.output_film(self.output(self.features(x_XCHW, text_XE)), text_XE)
+        x_XCHW = self.features(x_XCHW, text_XE)
+        if self.config.pool is not None:
+            x_XCHW = F.adaptive_avg_pool2d(x_XCHW, self.config.pool)
+        y_XDHW = self.output(x_XCHW)
+        if self.output_film is not None:
+            y_XDHW = self.output_film(y_XDHW, text_XE)
         return y_XDHW.flatten(2).transpose(1, 2)
 
 
-def _blocks(config: EfficientNetConfig, inputs: int, text_width: int) -> list[MBConv]:
+def _blocks(config: EfficientNetConfig, inputs: int, condition: Callable[[int], nn.Module]) -> list[MBConv]:
     total = sum(config.blocks(stage.blocks) for stage in config.stages)
     blocks: list[MBConv] = []
     for stage in config.stages:
@@ -308,7 +309,7 @@ def _blocks(config: EfficientNetConfig, inputs: int, text_width: int) -> list[MB
                     config,
                     stride=stage.stride if index == 0 else 1,
                     drop=config.drop_connect * len(blocks) / total,
-                    text_width=text_width,
+                    condition=condition,
                 )
             )
             inputs = config.channels(stage.channels)

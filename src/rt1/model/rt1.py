@@ -11,14 +11,17 @@ A action dimensions, L = T*(K+A) sequence, E text or token width, D transformer 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rt1.model.backbone import TIMM, Backbone, TimmBackbone, timm_grid
+from rt1.model.conditioning import Conditioning, TextConfig, TextInput
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
-from rt1.model.token_learner import TokenLearner
+from rt1.model.maxvit import MaxViT, MaxViTConfig
+from rt1.model.token_learner import TokenLearner, Weights
 from rt1.model.transformer import (
     MaskKind,
     Transformer,
@@ -26,7 +29,10 @@ from rt1.model.transformer import (
     at_least_float32,
     attention_mask,
 )
+from rt1.names import unknown_name
 from rt1.preprocess import resize, to_float
+
+Readout = Literal["action_tokens", "last_token", "mean_token"]
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
@@ -52,10 +58,24 @@ class RT1Config:
     """A: dimensions of an action."""
     bins: int = 256
     """V: bins per action dimension."""
+    token_learner_weights: Weights = "softmax"  # noqa: S105 (no password)
+    """How TokenLearner's maps become weights over the positions."""
     mask: MaskKind = "rt1"
-    """Attention mask: Google's TensorFlow code or RT-1-X."""
+    """Attention mask: Google's TensorFlow code, RT-1-X, or all tokens of one step seeing each other."""
+    readout: Readout = "action_tokens"
+    """Where an action is read. ``action_tokens``: as in RT-1, each dimension at the place before its empty action
+    token. ``last_token``, ``mean_token``: all dimensions at the step's last image token, or at the mean of its image
+    tokens; there are no action tokens then."""
+    backbone: str = "efficientnet"
+    """``efficientnet``, ``maxvit``, or ``timm:NAME`` for a model of the package timm, where it is installed."""
     efficientnet: EfficientNetConfig = field(default_factory=EfficientNetConfig)
-    """The image backbone."""
+    """The backbone ``efficientnet``."""
+    maxvit: MaxViTConfig = field(default_factory=MaxViTConfig)
+    """The backbone ``maxvit``."""
+    text: TextConfig = field(default_factory=TextConfig)
+    """What a text embedding holds."""
+    conditioning: Conditioning = "film"
+    """How the text conditions the backbone: FiLM by one vector, or attention to the text's tokens."""
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     """The decoder."""
 
@@ -63,13 +83,30 @@ class RT1Config:
         sizes = (self.window, self.text_width, self.token_width, self.image_tokens, self.action_tokens)
         if min(sizes) < 1 or self.bins < 2:
             raise ValueError(f"sizes of the network must be at least 1 and bins at least 2: {self}")
-        if min(self.efficientnet.grid(self.image_size)) < 1:
+        if min(self.grid) < 1:
             raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image")
+        if self.transformer.condition not in (None, self.conditioning):
+            raise ValueError(
+                f"transformer.condition is {self.transformer.condition}, conditioning {self.conditioning}; the "
+                "transformer's layers are conditioned as the backbone is, or not at all"
+            )
+        self.text.width(self.text_width)
 
     @property
     def step_tokens(self) -> int:
-        """K + A: tokens of one step."""
-        return self.image_tokens + self.action_tokens
+        """K + A: tokens of one step; K where the readout needs no action tokens."""
+        return self.image_tokens + (self.action_tokens if self.readout == "action_tokens" else 0)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the grid of positions that TokenLearner pools."""
+        if self.backbone == "efficientnet":
+            return self.efficientnet.grid(self.image_size)
+        if self.backbone == "maxvit":
+            return self.maxvit.grid(self.image_size)
+        if self.backbone.startswith(TIMM):
+            return timm_grid(self.backbone, self.image_size)
+        raise ValueError(unknown_name("backbone", self.backbone, ("efficientnet", "maxvit", TIMM + "NAME")))
 
     @property
     def sequence_length(self) -> int:
@@ -87,21 +124,27 @@ class RT1(nn.Module):
     def __init__(self, config: RT1Config) -> None:
         super().__init__()
         self.config = config
-        self.backbone = FiLMEfficientNet(
-            config.efficientnet, text_width=config.text_width, output_width=config.token_width
+        self.text = TextInput(
+            config.text, text_width=config.text_width, as_tokens=config.conditioning == "cross_attention"
         )
+        self.backbone: Any = _make_backbone(config)  # a Backbone; converters reach into its own kind
         self.token_learner = TokenLearner(
-            config.token_width, tokens=config.image_tokens, hidden=config.token_learner_hidden
+            config.token_width,
+            tokens=config.image_tokens,
+            hidden=config.token_learner_hidden,
+            weights=config.token_learner_weights,
         )
         self.transformer = Transformer(
             config.transformer,
             token_width=config.token_width,
             length=config.sequence_length,
-            vocabulary=config.bins,
+            vocabulary=config.bins * (1 if config.readout == "action_tokens" else config.action_tokens),
+            text_width=config.text.width(config.text_width),
         )
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN))
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD))
-        mask = attention_mask(config.window, config.image_tokens, config.action_tokens, config.mask)
+        empty = config.step_tokens - config.image_tokens
+        mask = attention_mask(config.window, config.image_tokens, empty, config.mask)
         self.register_buffer("mask_LL", mask, persistent=False)
 
     def forward(self, image_BTHWC: Tensor, text: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
@@ -122,55 +165,89 @@ class RT1(nn.Module):
         text_BTE = self._text_per_step(text, batch, window)
         image_XCHW = self.prepare(image_BTHWC.flatten(0, 1))
         token_XKE = self.encode_images(image_XCHW, text_BTE.flatten(0, 1))
-        return self.decode(token_XKE.unflatten(0, (batch, window)), valid_BT=valid_BT)
+        return self.decode(token_XKE.unflatten(0, (batch, window)), text_BTE[:, -1], valid_BT=valid_BT)
 
     def prepare(self, image_XHWC: Tensor) -> Tensor:
         """Bring images (X, H, W, 3) to float (X, 3, *image_size) in [0, 1]."""
         return resize(to_float(image_XHWC), self.config.image_size)
 
-    def encode_images(self, image_XCHW: Tensor, text_XE: Tensor) -> Tensor:
-        """Turn prepared images (X, 3, H, W) in [0, 1] and text (X, E) into image tokens (X, K, E)."""
-        return self.token_learner(self.encode_positions(image_XCHW, text_XE))
+    def encode_images(self, image_XCHW: Tensor, text_XE: Tensor, *, dropped_X: Tensor | None = None) -> Tensor:
+        """Turn prepared images (X, 3, H, W) in [0, 1] and text (X, E) into image tokens (X, K, E).
 
-    def encode_positions(self, image_XCHW: Tensor, text_XE: Tensor) -> Tensor:
+        Where ``dropped_X``, bool (X,), is True the learned null takes the text's place.
+        """
+        return self.token_learner(self.encode_positions(image_XCHW, text_XE, dropped_X=dropped_X))
+
+    def encode_positions(self, image_XCHW: Tensor, text_XE: Tensor, *, dropped_X: Tensor | None = None) -> Tensor:
         """Turn prepared images and text into the grid (X, P, E) that TokenLearner pools."""
         mean, std = (v[:, None, None] for v in (self.pixel_mean, self.pixel_std))
-        return self.backbone((image_XCHW - mean) / std, text_XE)
+        return self.backbone((image_XCHW - mean) / std, self.text(text_XE, dropped_X))
 
-    def decode(self, token_BTKE: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
-        """Turn image tokens (B, T, K, E) into float32 logits (B, T, A, V)."""
-        hidden_BLD = self.hidden(token_BTKE, valid_BT=valid_BT)
+    def decode(
+        self,
+        token_BTKE: Tensor,
+        text_BE: Tensor | None = None,
+        *,
+        dropped_B: Tensor | None = None,
+        valid_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Turn image tokens (B, T, K, E) into float32 logits (B, T, A, V).
+
+        The text, (B, E), is needed where the transformer's layers are conditioned on it, too, and else not looked at.
+        """
+        hidden_BLD = self.hidden(token_BTKE, text_BE, dropped_B=dropped_B, valid_BT=valid_BT)
         hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
         return self._logits(hidden_BTSD)
 
-    def decode_step(self, token_BTKE: Tensor, step: int) -> Tensor:
+    def decode_step(
+        self, token_BTKE: Tensor, step: int, text_BE: Tensor | None = None, *, dropped_B: Tensor | None = None
+    ) -> Tensor:
         """Return the logits (B, A, V) of one step only, as a policy needs them."""
-        hidden_BLD = self.hidden(token_BTKE[:, : step + 1])  # later steps are causally invisible
+        # Later steps are causally invisible.
+        hidden_BLD = self.hidden(token_BTKE[:, : step + 1], text_BE, dropped_B=dropped_B)
         return self._logits(hidden_BLD[:, step * self.config.step_tokens :])
 
-    def hidden(self, token_BTKE: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        token_BTKE: Tensor,
+        text_BE: Tensor | None = None,
+        *,
+        dropped_B: Tensor | None = None,
+        valid_BT: Tensor | None = None,
+    ) -> Tensor:
         """Return the transformer's stream (B, L, D) for image tokens (B, T, K, E)."""
         batch, window = token_BTKE.shape[:2]
         if window > self.config.window:
             raise ValueError(f"{window} steps were given; this network has a window of {self.config.window}")
         # Action tokens are zero vectors in training and inference: RT-1 has no action history (spec section 5).
-        action = token_BTKE.new_zeros(batch, window, self.config.action_tokens, self.config.token_width)
+        empty = self.config.step_tokens - self.config.image_tokens
+        action = token_BTKE.new_zeros(batch, window, empty, self.config.token_width)
         sequence_BLE = torch.cat([token_BTKE, action], dim=2).flatten(1, 2)
-        length = sequence_BLE.shape[1]
+        mask = self._mask(sequence_BLE.shape[1], valid_BT)
+        if self.config.transformer.condition is None:
+            return self.transformer.hidden(sequence_BLE, mask)
+        if text_BE is None:
+            raise ValueError("this network's transformer is conditioned on the text; give decode() the text embedding")
+        return self.transformer.hidden(sequence_BLE, mask, self.text(text_BE, dropped_B))
+
+    def _mask(self, length: int, valid_BT: Tensor | None) -> Tensor:
         mask = self.mask_LL[:length, :length]
-        if valid_BT is not None:
-            valid_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
-            # A padded row still sees itself: a fully masked row would be NaN, and nothing reads it.
-            mask = (mask & valid_BL[:, None, None, :]) | torch.eye(length, dtype=torch.bool, device=mask.device)[
-                None, None
-            ] & ~valid_BL[:, None, :, None]
-        return self.transformer.hidden(sequence_BLE, mask)
+        if valid_BT is None:
+            return mask
+        valid_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
+        # A padded row still sees itself: a fully masked row would be NaN, and nothing reads it.
+        itself = torch.eye(length, dtype=torch.bool, device=mask.device)[None, None]
+        return (mask & valid_BL[:, None, None, :]) | itself & ~valid_BL[:, None, :, None]
 
     def _logits(self, hidden_BTSD: Tensor) -> Tensor:
-        """Read one place early: the last image token predicts dimension 0, action token k predicts k + 1."""
-        first = self.config.image_tokens - 1
-        read = hidden_BTSD[..., first : first + self.config.action_tokens, :]
-        return at_least_float32(self.transformer.output(read))
+        """Return float32 logits (B, T, A, V), or (B, A, V), from the stream of whole steps."""
+        tokens, actions = self.config.image_tokens, self.config.action_tokens
+        if self.config.readout == "action_tokens":
+            # One place early: the last image token predicts dimension 0, action token k predicts k + 1.
+            read = hidden_BTSD[..., tokens - 1 : tokens - 1 + actions, :]
+            return at_least_float32(self.transformer.output(read))
+        read = hidden_BTSD[..., -1, :] if self.config.readout == "last_token" else hidden_BTSD.mean(-2)
+        return at_least_float32(self.transformer.output(read)).unflatten(-1, (actions, self.config.bins))
 
     def _text_per_step(self, text: Tensor, batch: int, window: int) -> Tensor:
         expected = self.config.text_width
@@ -180,6 +257,15 @@ class RT1(nn.Module):
                 f"({batch}, {window}, {expected}) for these images and this network"
             )
         return text[:, None].expand(batch, window, expected) if text.ndim == 2 else text
+
+
+def _make_backbone(config: RT1Config) -> Backbone:
+    widths = {"text_width": config.text.width(config.text_width), "output_width": config.token_width}
+    if config.backbone == "efficientnet":
+        return FiLMEfficientNet(config.efficientnet, **widths, conditioning=config.conditioning)
+    if config.backbone == "maxvit":
+        return MaxViT(config.maxvit, **widths, conditioning=config.conditioning)
+    return TimmBackbone(config.backbone, config.image_size, **widths, conditioning=config.conditioning)
 
 
 LossForm = Literal["mean", "google"]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rt1.model.transformer import at_least_float32, dense
 
+Weights = Literal["softmax", "sigmoid"]
+
 
 class TokenLearner(nn.Module):
     """K soft attention maps over the positions of an image, and the K tokens they pool."""
 
-    def __init__(self, width: int, *, tokens: int, hidden: int) -> None:
+    def __init__(self, width: int, *, tokens: int, hidden: int, weights: Weights = "softmax") -> None:
         super().__init__()
+        self.weights = weights
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.hidden = dense(width, hidden)
         self.maps = dense(hidden, tokens)
@@ -20,7 +25,11 @@ class TokenLearner(nn.Module):
     def attention(self, x_XPD: Tensor) -> Tensor:
         """Return (X, K, P) weights; each token's weights over the positions sum to 1."""
         h_XPM = F.gelu(self.hidden(self.norm(x_XPD)), approximate="tanh")  # tanh form: flax' and Google's GELU
-        return at_least_float32(self.maps(h_XPM).transpose(1, 2)).softmax(dim=-1)
+        map_XKP = at_least_float32(self.maps(h_XPM).transpose(1, 2))
+        if self.weights == "sigmoid":
+            gate_XKP = map_XKP.sigmoid()
+            return gate_XKP / gate_XKP.sum(dim=-1, keepdim=True)
+        return map_XKP.softmax(dim=-1)
 
     def forward(self, x_XPD: Tensor) -> Tensor:
         """Pool (X, P, D) to (X, K, D); the tokens pooled are the raw ones, not the normalised."""

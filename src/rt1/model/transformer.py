@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FeedForward = Literal["linear", "linear_no_bias", "swiglu"]
-MaskKind = Literal["rt1", "rt1x"]
+from rt1.model.conditioning import Conditioning, CrossAttention, FiLM, conditioner
+
+FeedForward = Literal["linear", "linear_no_bias", "swiglu", "gelu"]
+MaskKind = Literal["rt1", "rt1x", "step"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,11 @@ class TransformerConfig:
     head_width: int = 128
     """Width of one head; heads * head_width need not equal the width."""
     feed_forward: FeedForward = "linear"
-    """``linear`` is Google's single Dense layer without activation, ``swiglu`` that of RT-1-X."""
+    """``linear`` is Google's single Dense layer without activation, ``swiglu`` that of RT-1-X, ``gelu`` two layers."""
     hidden: int = 512
-    """Hidden width of the swiglu feed-forward."""
+    """Hidden width of the swiglu or gelu feed-forward."""
+    condition: Conditioning | None = None
+    """Condition every layer on the text, too; None, as in RT-1: only the image tokens know the text."""
     dropout: float = 0.1
     """Probability, on attention weights and after the feed-forward."""
 
@@ -64,10 +68,14 @@ def attention_mask(window: int, image_tokens: int, action_tokens: int, kind: Mas
         image_tokens: K, tokens of an image.
         action_tokens: A, tokens of an action.
         kind: ``rt1``: causal, and no action token attends to an action token, itself included; image tokens do
-            attend to earlier steps' action tokens. ``rt1x``: nobody attends to any action token.
+            attend to earlier steps' action tokens. ``rt1x``: nobody attends to any action token. ``step``: everything
+            of the same step and of earlier ones.
     """
     index = torch.arange(window * (image_tokens + action_tokens))
     is_action = index % (image_tokens + action_tokens) >= image_tokens
+    if kind == "step":
+        step = index // (image_tokens + action_tokens)
+        return step[None, :] <= step[:, None]
     causal = index[None, :] <= index[:, None]
     if kind == "rt1x":
         return causal & ~is_action[None, :]
@@ -117,9 +125,9 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward with residuals."""
+    """Pre-norm attention and feed-forward with residuals; with a text width, each input is conditioned on the text."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, text_width: int = 0) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.attention = Attention(config)
@@ -127,32 +135,49 @@ class Layer(nn.Module):
         self.feed_forward: nn.Module
         if config.feed_forward == "swiglu":
             self.feed_forward = SwiGLU(config)
+        elif config.feed_forward == "gelu":
+            self.feed_forward = nn.Sequential(
+                dense(config.width, config.hidden), nn.GELU(approximate="tanh"), dense(config.hidden, config.width)
+            )
         else:
             # One Dense layer without activation: an oddity of Google's code that its weights depend on.
             self.feed_forward = dense(config.width, config.width, bias=config.feed_forward == "linear")
         self.dropout = nn.Dropout(config.dropout)
+        self.attention_condition: FiLM | CrossAttention | None = None
+        self.feed_forward_condition: FiLM | CrossAttention | None = None
+        if config.condition is not None:
+            self.attention_condition = conditioner(config.condition, text_width, config.width)
+            self.feed_forward_condition = conditioner(config.condition, text_width, config.width)
 
-    def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
-        """Map (B, L, D) to (B, L, D)."""
-        x_BLD = x_BLD + self.attention(self.attention_norm(x_BLD), mask)
-        return x_BLD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BLD)))
+    def forward(self, x_BLD: Tensor, mask: Tensor, text: Tensor | None = None) -> Tensor:
+        """Map (B, L, D) to (B, L, D); ``text``, (B, E) or (B, S, E), is for a conditioned layer."""
+        y_BLD = self.attention_norm(x_BLD)
+        if self.attention_condition is not None and text is not None:
+            y_BLD = self.attention_condition.sequence(y_BLD, text)
+        x_BLD = x_BLD + self.attention(y_BLD, mask)
+        y_BLD = self.feed_forward_norm(x_BLD)
+        if self.feed_forward_condition is not None and text is not None:
+            y_BLD = self.feed_forward_condition.sequence(y_BLD, text)
+        return x_BLD + self.dropout(self.feed_forward(y_BLD))
 
 
 class Transformer(nn.Module):
     """Token embedding, learned positions, layers, output projection; no final norm (Google has none)."""
 
-    def __init__(self, config: TransformerConfig, *, token_width: int, length: int, vocabulary: int) -> None:
+    def __init__(
+        self, config: TransformerConfig, *, token_width: int, length: int, vocabulary: int, text_width: int = 0
+    ) -> None:
         super().__init__()
         self.embed = dense(token_width, config.width)
         # Google's position embedding is Dense(one_hot(position)): a table and, easily missed, a bias.
         self.position_LD = nn.Parameter(nn.init.xavier_uniform_(torch.empty(length, config.width)))
         self.position_bias_D = nn.Parameter(torch.zeros(config.width))
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, text_width) for _ in range(config.layers))
         self.output = dense(config.width, vocabulary)
 
-    def hidden(self, token_BLE: Tensor, mask: Tensor) -> Tensor:
+    def hidden(self, token_BLE: Tensor, mask: Tensor, text: Tensor | None = None) -> Tensor:
         """Return the residual stream (B, L, D) after the last layer; L may be shorter than the longest sequence."""
         x_BLD = self.embed(token_BLE) + self.position_LD[: token_BLE.shape[1]] + self.position_bias_D
         for layer in self.layers:
-            x_BLD = layer(x_BLD, mask)
+            x_BLD = layer(x_BLD, mask, text)
         return x_BLD

@@ -99,6 +99,8 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
         raise ValueError(f"{path} cannot be read: {error}; write it with `rt1 convert imagenet`") from error
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path} was not written by `rt1 convert imagenet`; convert the weights first")
+    if not isinstance(model.backbone, FiLMEfficientNet):
+        raise ValueError(f"{path} holds an EfficientNet-B3; this network's backbone is {model.config.backbone}")
     wanted = _wanted(model.backbone)
     bad = sorted(
         k

@@ -1,0 +1,31 @@
+"""Backbones of the package timm, where it is installed; and what is said where it is not."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from rt1.model.backbone import TimmBackbone
+from rt1.model.rt1 import RT1Config
+
+HAS_TIMM = importlib.util.find_spec("timm") is not None
+
+
+@pytest.mark.skipif(HAS_TIMM, reason="timm is installed")
+def test_a_timm_backbone_without_timm_says_what_to_install() -> None:
+    with pytest.raises(ValueError, match=r"timm:resnet18 needs the package timm .*pip install timm"):
+        RT1Config(backbone="timm:resnet18")
+
+
+@pytest.mark.skipif(not HAS_TIMM, reason="timm is not installed: it needs torchvision, which is no dependency")
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("resnet18", (64, 96)), ("vit_tiny_patch16_224", (64, 96)), ("swin_tiny_patch4_window7_224", (224, 224))],
+)
+def test_a_timm_model_gives_positions(name: str, size: tuple[int, int]) -> None:
+    config = RT1Config(backbone=f"timm:{name}", image_size=size)
+    backbone = TimmBackbone(config.backbone, size, text_width=5, output_width=7, conditioning="film").eval()
+    positions = backbone(torch.randn(2, 3, *size), torch.randn(2, 5))
+    assert positions.shape == (2, config.grid[0] * config.grid[1], 7)
