@@ -8,7 +8,8 @@ from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
 from rt1.names import lookup
-from rt1.train.config import OptimizerSettings, TrainConfig
+from rt1.train.config import TrainConfig
+from rt1.train.optim import OptimizerSettings
 
 
 def paper() -> TrainConfig:

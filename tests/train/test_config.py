@@ -9,7 +9,8 @@ import pytest
 
 from rt1 import settings
 from rt1.presets import preset
-from rt1.train.config import OptimizerSettings, TrainConfig
+from rt1.train.config import TrainConfig
+from rt1.train.optim import OptimizerSettings
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,11 @@ from rt1.data.episode import DataError, EpisodeSource
 from rt1.files import SaveError
 from rt1.metrics import METRICS_FILE, read_metrics
 from rt1.text.encoder import TableEncoder
-from rt1.train.config import OptimizerSettings, TrainConfig
+from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
 from rt1.train.errors import TrainingError
 from rt1.train.loop import RunResult, train
+from rt1.train.optim import OptimizerSettings
 from rt1.train.validation import validate
 
 LENGTHS = (6, 5, 1, 7, 4, 5, 6, 3, 2, 8)

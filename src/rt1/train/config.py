@@ -6,35 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rt1.model.rt1 import RT1Config
+from rt1.train.optim import OptimizerSettings
 
 Precision = Literal["fp32", "bf16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """AdamW with warm-up and cosine decay."""
-
-    learning_rate: float = 1e-3
-    """Peak learning rate."""
-    final_fraction: float = 0.01
-    """Learning rate that the cosine ends at, as a fraction of the peak."""
-    warmup: int = 100
-    """Updates over which the learning rate rises linearly from 0."""
-    weight_decay: float = 0.05
-    """Decay of matrices and kernels; biases, norms and the position table have none."""
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Adam's averaging factors."""
-    eps: float = 1e-8
-    """Adam's epsilon."""
-    clip_norm: float = 1.0
-    """Largest gradient norm; longer gradients are scaled down. 0 switches clipping off."""
-
-    def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.warmup < 0 or self.clip_norm < 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"learning_rate {self.learning_rate} must be above 0, warmup {self.warmup}, clip_norm "
-                f"{self.clip_norm} and weight_decay {self.weight_decay} at least 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

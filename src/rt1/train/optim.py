@@ -1,33 +1,127 @@
-"""Optimizer, learning rate, and their state by parameter name."""
+"""Optimizer, learning rate, which parameters learn how fast, and the state by parameter name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from rt1.train.config import OptimizerSettings
+from rt1.train.parts import factors, is_frozen, split_factor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices and kernels only."""
-    decayed = [p for name, p in model.named_parameters() if _is_decayed(name, p)]
-    others = [p for name, p in model.named_parameters() if not _is_decayed(name, p)]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Adam or AdamW, the course of the learning rate, and who learns how fast."""
+
+    kind: Literal["adamw", "adam"] = "adamw"
+    """``adamw`` takes weight decay off the weights, ``adam`` adds it to the gradient; alike where it is 0."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up."""
+    final_fraction: float = 0.01
+    """Learning rate that the cosine ends at, as a fraction of the peak."""
+    warmup: int = 100
+    """Updates over which the learning rate rises linearly from 0."""
+    weight_decay: float = 0.05
+    """Decay of matrices and kernels; biases, norms and the position table have none."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's averaging factors."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    eps_form: Literal["torch", "keras"] = "torch"
+    """``keras`` adds epsilon to the root of the second moment before its bias is corrected, ``torch`` after."""
+    clip_norm: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down. 0 switches clipping off."""
+    scale: tuple[str, ...] = ()
+    """Factors of the learning rate, as ``backbone=0.1``: a component (backbone, film, projection, token_learner,
+    transformer, head) or the beginning of a parameter's name. Of several that fit a parameter the last one counts."""
+    freeze: tuple[str, ...] = ()
+    """Components, or beginnings of parameters' names, that do not learn. Their BatchNorm stays in evaluation mode."""
+
+    def __post_init__(self) -> None:
+        if self.learning_rate <= 0 or self.warmup < 0 or self.clip_norm < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"learning_rate {self.learning_rate} must be above 0, warmup {self.warmup}, clip_norm "
+                f"{self.clip_norm} and weight_decay {self.weight_decay} at least 0"
+            )
+        if self.eps <= 0 or not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"eps {self.eps} must be above 0, betas {self.betas} at least 0 and below 1")
+        for text in self.scale:
+            split_factor(text)
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Return the optimizer of the parameters that are not frozen (see :func:`rt1.train.parts.freeze`).
+
+    Parameters with one weight decay and one learning rate form a group, whose ``scale`` is its factor.
+
+    Raises:
+        ValueError: a name in ``settings.scale`` that fits no parameter, or no parameter left to train.
+    """
+    scales = factors(model, settings.scale)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for decays in (True, False):
+        for name, parameter in model.named_parameters():
+            if _is_decayed(name, parameter) == decays and not is_frozen(parameter):
+                groups.setdefault((decays, scales[name]), []).append(parameter)
+    if not groups:
+        raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}; leave some to learn")
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    return kind(
+        [
+            {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "scale": scale}
+            for (decays, scale), parameters in groups.items()
+        ],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=True,
+    )
+
+
+def set_rates(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, update: int, updates: int) -> float:
+    """Set what changes from update to update, and return the learning rate of a group whose factor is 1.
+
+    Args:
+        optimizer: of :func:`make_optimizer`.
+        settings: its settings.
+        update: the update to come, 0-based.
+        updates: updates of the whole run.
+    """
+    rate = learning_rate(settings, update, updates)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+        group["eps"] = epsilon(settings, update)
+    return rate
 
 
 def learning_rate(settings: OptimizerSettings, update: int, updates: int) -> float:
-    """Return the learning rate of update ``update`` (0-based) of ``updates``: linear warm-up, then cosine."""
+    """Return the learning rate of update ``update`` (0-based) of ``updates``: linear warm-up, then the schedule."""
     if update < settings.warmup:
         return settings.learning_rate * (update + 1) / settings.warmup
+    if settings.schedule == "constant":
+        return settings.learning_rate
     share = (update - settings.warmup) / max(1, updates - settings.warmup)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
     return settings.learning_rate * (settings.final_fraction + (1.0 - settings.final_fraction) * cosine)
+
+
+def epsilon(settings: OptimizerSettings, update: int) -> float:
+    """Return the epsilon with which torch's Adam makes update ``update`` (0-based) as the settings say.
+
+    Keras' change is ``m c / (sqrt(v) + eps)`` and torch's ``m c / (sqrt(v) + eps r)`` with the same ``c`` and with
+    ``r = sqrt(1 - beta2^t)``, t counted from 1 (spec section 8): torch with ``eps / r`` is Keras.
+    """
+    if settings.eps_form == "torch":
+        return settings.eps
+    return settings.eps / math.sqrt(1.0 - settings.betas[1] ** (update + 1))
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -42,15 +136,16 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` returned; a part of it, or a name too many, raises ``ValueError``."""
-    known = {f"{moment}/{name}" for name, _ in model.named_parameters() for moment in _MOMENTS}
+    learning = {name: p for name, p in model.named_parameters() if not is_frozen(p)}
+    known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}
     if tensors and (wrong := known ^ tensors.keys()):
         raise ValueError(
             f"the optimizer's state lacks or has too many: {', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); "
             "it belongs to another network; use another checkpoint"
         )
-    for name, parameter in model.named_parameters() if tensors else ():
+    for name, parameter in learning.items() if tensors else ():
         # Moments keep the parameter's memory layout, or the fused update would run in another order.
-        state = {moment: tensors[f"{moment}/{name}"].clone() for moment in _MOMENTS}
+        state: dict[str, Any] = {moment: tensors[f"{moment}/{name}"].clone() for moment in _MOMENTS}
         for moment in ("exp_avg", "exp_avg_sq"):
             state[moment] = torch.empty_like(parameter).copy_(state[moment])
         optimizer.state[parameter] = state

@@ -1,0 +1,91 @@
+"""Parts of the network by name: which parameters a user means by ``backbone`` or ``transformer.layers.7``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from rt1.model.efficientnet import BatchNorm
+from rt1.names import unknown_name
+
+COMPONENTS = ("backbone", "film", "projection", "token_learner", "transformer", "head")
+"""``backbone`` is what ImageNet weights fill, ``film`` where the text comes in, ``projection`` the 1x1 convolution from
+the feature map to the positions, ``head`` the layer whose outputs are the logits."""
+
+
+def component(parameter: str) -> str:
+    """Return the component that a parameter of :class:`rt1.model.rt1.RT1` belongs to, one of :data:`COMPONENTS`.
+
+    >>> component("backbone.blocks.0.film.add.weight"), component("backbone.stem.weight")
+    ('film', 'backbone')
+    """
+    if ".film." in parameter or parameter.startswith("backbone.output_film."):
+        return "film"
+    if parameter.startswith("backbone.output."):
+        return "projection"
+    if parameter.startswith("transformer.output."):
+        return "head"
+    return parameter.partition(".")[0]
+
+
+def members(model: nn.Module, name: str) -> list[str]:
+    """Return the parameters that a name means: a component's, or those whose name begins with it, whole words only.
+
+    Raises:
+        ValueError: nothing is called so; what was probably meant is named.
+    """
+    names = [parameter for parameter, _ in model.named_parameters()]
+    if name in COMPONENTS:
+        return [parameter for parameter in names if component(parameter) == name]
+    found = [parameter for parameter in names if f"{parameter}.".startswith(f"{name}.")]
+    if not found:
+        words = [parameter.split(".") for parameter in names]
+        beginnings = {".".join(own[:count]) for own in words for count in range(1, len(own) + 1)}
+        raise ValueError(unknown_name("part of the network", name, {*beginnings, *COMPONENTS}))
+    return found
+
+
+def split_factor(text: str) -> tuple[str, float]:
+    """Read ``name=factor``; the factor is a number of at least 0.
+
+    >>> split_factor("backbone=0.1")
+    ('backbone', 0.1)
+    """
+    name, _, number = text.partition("=")
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = -1.0
+    if not name or not 0.0 <= factor < float("inf"):
+        raise ValueError(f"scale {text!r} must be NAME=FACTOR with a factor of at least 0, as backbone=0.1")
+    return name, factor
+
+
+def factors(model: nn.Module, scale: Sequence[str]) -> dict[str, float]:
+    """Return each parameter's factor of the learning rate, by its name; of several the last one counts."""
+    found = {name: 1.0 for name, _ in model.named_parameters()}
+    for name, factor in map(split_factor, scale):
+        found |= dict.fromkeys(members(model, name), factor)
+    return found
+
+
+def freeze(model: nn.Module, names: Sequence[str]) -> None:
+    """Let the parameters that these names mean keep their values: they get no gradient from now on."""
+    chosen = {parameter for name in names for parameter in members(model, name)}
+    for name, parameter in model.named_parameters():
+        if name in chosen:
+            parameter.requires_grad_(False)  # noqa: FBT003 (torch's name for it)
+
+
+def is_frozen(parameter: nn.Parameter) -> bool:
+    """Return whether a parameter keeps its value."""
+    return not parameter.requires_grad
+
+
+def training_mode(model: nn.Module) -> None:
+    """Put a network into training mode, but for the BatchNorm of frozen parts, whose statistics stay, too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, BatchNorm) and all(is_frozen(parameter) for parameter in module.parameters()):
+            module.eval()
