@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -414,6 +415,36 @@ def test_a_mask_that_counts_nothing_gives_zero() -> None:
         mask_BT=torch.zeros(1, 2, dtype=torch.bool),
     )
     assert loss.item() == 0.0
+
+
+# Two bins of probabilities 1/4 and 3/4 besides two of 1/2 and 1/2; the targets are bins 1 and 0.
+LOGITS_OF_TWO = torch.tensor([[[[0.0, math.log(3.0)], [0.0, 0.0]]]])
+TOKENS_OF_TWO = torch.tensor([[[1, 0]]])
+
+
+def test_smoothing_gives_a_share_of_each_target_to_all_bins() -> None:
+    loss = action_loss(LOGITS_OF_TWO, TOKENS_OF_TWO, smoothing=0.2)
+    # targets (0.1, 0.9) and (0.9, 0.1)
+    first, second = 0.1 * math.log(4) + 0.9 * math.log(4 / 3), math.log(2)
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+
+
+def test_smoothing_comes_after_the_spread_and_leaves_the_google_form_as_it_is() -> None:
+    spread = torch.tensor([1.0, 0.0])
+    near = math.exp(-0.5)
+    right = 0.8 * 1 / (1 + near) + 0.1
+    first = (1 - right) * math.log(4) + right * math.log(4 / 3)
+    mean = action_loss(LOGITS_OF_TWO, TOKENS_OF_TWO, smoothing=0.2, spread_A=spread)
+    assert mean.item() == pytest.approx((first + math.log(2)) / 2, rel=1e-6)
+    google = action_loss(LOGITS_OF_TWO, TOKENS_OF_TWO, smoothing=0.2, spread_A=spread, form="google", step_tokens=10)
+    assert google.item() == pytest.approx(mean.item() / 10, rel=1e-6)
+
+
+def test_without_smoothing_the_loss_is_the_same_bit_for_bit() -> None:
+    logits, tokens = torch.randn(2, 3, 4, 10), torch.randint(0, 10, (2, 3, 4))
+    for spread in (None, torch.tensor([0.0, 1.0, 2.0, 3.0])):
+        plain = action_loss(logits, tokens, spread_A=spread)
+        assert torch.equal(action_loss(logits, tokens, spread_A=spread, smoothing=0.0), plain)
 
 
 # ---- what is refused ----

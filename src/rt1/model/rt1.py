@@ -279,6 +279,7 @@ def action_loss(
     form: LossForm = "mean",
     step_tokens: int = 1,
     spread_A: Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the scalar cross-entropy of action tokens (spec section 8).
 
@@ -292,13 +293,18 @@ def action_loss(
         spread_A: float (A,), standard deviation in bins of the Gaussian that spreads a target over the neighbouring
             bins, 0 for one-hot as in Google's code; None means 0 everywhere. It tells the network that bins are
             ordered, which it must otherwise find out from data.
+        smoothing: share of the target, in [0, 1), that goes to all V bins alike (label smoothing), after the spread; 0
+            as in Google's code.
     """
     logits_BTAV = at_least_float32(logits_BTAV)
     if spread_A is None:
-        flat = F.cross_entropy(logits_BTAV.flatten(0, 2), token_BTA.flatten().long(), reduction="none")
+        flat = F.cross_entropy(
+            logits_BTAV.flatten(0, 2), token_BTA.flatten().long(), reduction="none", label_smoothing=smoothing
+        )
         entropy_BTA = flat.view(token_BTA.shape)
     else:
-        target_BTAV = spread_targets(token_BTA, spread_A, bins=logits_BTAV.shape[-1])
+        bins = logits_BTAV.shape[-1]
+        target_BTAV = (1.0 - smoothing) * spread_targets(token_BTA, spread_A, bins=bins) + smoothing / bins
         entropy_BTA = -(target_BTAV * logits_BTAV.log_softmax(-1)).sum(-1)
     entropy_BT = entropy_BTA.mean(dim=-1)
     steps = entropy_BT.numel()
