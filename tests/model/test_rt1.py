@@ -424,7 +424,7 @@ TOKENS_OF_TWO = torch.tensor([[[1, 0]]])
 
 def test_smoothing_gives_a_share_of_each_target_to_all_bins() -> None:
     loss = action_loss(LOGITS_OF_TWO, TOKENS_OF_TWO, smoothing=0.2)
-    # targets (0.1, 0.9) and (0.9, 0.1)
+    # 0.2 of the target is shared by two bins: the right one keeps 0.9 of it.
     first, second = 0.1 * math.log(4) + 0.9 * math.log(4 / 3), math.log(2)
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
 
