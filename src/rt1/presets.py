@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from rt1.data.augment import AugmentSettings
 from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
@@ -18,7 +19,15 @@ def paper() -> TrainConfig:
         name="paper",
         model=RT1Config(),
         optimizer=OptimizerSettings(
-            learning_rate=1e-4, final_fraction=1.0, warmup=0, weight_decay=0.0, betas=(0.9, 0.999), clip_norm=0.0
+            kind="adam",
+            learning_rate=1e-4,
+            schedule="constant",
+            warmup=0,
+            weight_decay=0.0,
+            betas=(0.9, 0.999),
+            eps=1e-7,
+            eps_form="keras",
+            clip_norm=0.0,
         ),
         updates=400_000,
         batch_size=64,
@@ -43,7 +52,7 @@ def demo() -> TrainConfig:
         updates=7_000,
         batch_size=16,
         held_out=0.03,
-        crop_share=0.0,
+        augment=AugmentSettings(crop_share=0.0),
         target_spread=3.0,
         log_every=50,
         validate_every=500,

@@ -23,9 +23,8 @@ from rt1.train.optim import OptimizerSettings
         ({"save_every": 0}, "save_every is 0"),
         ({"loader_threads": 0}, "loader_threads is 0"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
-        ({"crop_share": -0.1}, "crop_share is -0.1"),
-        ({"crop_share": 2.1}, "crop_share is 2.1"),
-        ({"threads": -1}, "threads -1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
+        ({"threads": -1}, "threads is -1"),
         ({"target_spread": -0.5}, "target_spread is -0.5; it must be at least 0 bins"),
     ],
 )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import load_info, load_model, load_training
+from rt1.data.augment import AugmentSettings
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.files import SaveError
 from rt1.metrics import METRICS_FILE, read_metrics
@@ -29,6 +30,7 @@ from rt1.train.loop import RunResult, train
 from rt1.train.optim import OptimizerSettings
 from rt1.train.validation import validate
 
+NO_CROP = AugmentSettings(crop_share=0.0)
 LENGTHS = (6, 5, 1, 7, 4, 5, 6, 3, 2, 8)
 
 MakeSource = Callable[..., EpisodeSource]
@@ -329,7 +331,7 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(
 
 
 def test_one_batch_is_learned_by_heart(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:
-    config = short(updates=120, log_every=20, held_out=0.0, crop_share=0.0, save_every=1000)
+    config = short(updates=120, log_every=20, held_out=0.0, augment=NO_CROP, save_every=1000)
     steady = dataclasses.replace(
         config.model,
         transformer=dataclasses.replace(config.model.transformer, dropout=0.0),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rt1.model.rt1 import RT1Config
+from rt1.data.augment import AugmentSettings
+from rt1.model.rt1 import LossForm, RT1Config
 from rt1.train.optim import OptimizerSettings
 
 Precision = Literal["fp32", "bf16"]
@@ -26,15 +27,19 @@ class TrainConfig:
     batch_size: int = 32
     """Windows per update."""
     seed: int = 0
-    """Seed of weights, order, crops and dropout."""
+    """Seed of weights, order, crops, colours and dropout."""
     held_out: float = 0.05
     """Fraction of the episodes kept for validation."""
-    crop_share: float = 1.0
-    """Random crop as a fraction of Google's margins (20 of 256 rows, 50 of 320 columns); 0 switches it off. One
-    offset for a whole batch and all its steps, as Google draws it."""
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    """Random crop and colours of the training images."""
+    loss: LossForm = "mean"
+    """``mean`` over the tokens; ``google`` divides it once more by the tokens of a batch, as Google's code does, which
+    only makes Adam's epsilon count for more."""
     target_spread: float = 0.0
     """Standard deviation, in bins, of the Gaussian that spreads each continuous target over the neighbouring bins;
     0 trains on one-hot targets, as Google does."""
+    label_smoothing: float = 0.0
+    """Share of each target that goes to all bins alike; 0 as in Google's code."""
     precision: Precision = "fp32"
     """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
     log_every: int = 20
@@ -60,7 +65,7 @@ class TrainConfig:
             raise ValueError(f"seed is {self.seed}; it must be at least 0")
         if self.target_spread < 0.0:
             raise ValueError(f"target_spread is {self.target_spread}; it must be at least 0 bins")
-        if not 0.0 <= self.crop_share <= 2.0 or self.threads < 0:
-            raise ValueError(
-                f"crop_share is {self.crop_share}, threads {self.threads}; they must be 0..2 and at least 0"
-            )
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        if self.threads < 0:
+            raise ValueError(f"threads is {self.threads}; it must be at least 0")

@@ -1,7 +1,8 @@
-"""A batch through the network: image preparation, crop, precision, and what its logits are held against."""
+"""A batch through the network: image preparation, precision, and what its logits are held against."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -9,17 +10,8 @@ from torch import Tensor
 
 from rt1.data.loader import Batch
 from rt1.model.rt1 import RT1
-from rt1.preprocess import resize, shifted, to_float
+from rt1.preprocess import resize, to_float
 from rt1.train.config import Precision
-
-
-class Crop(NamedTuple):
-    """The crop of all images of a batch, pixels; see :func:`rt1.preprocess.shifted`."""
-
-    margins: tuple[int, int]
-    """Black rows and columns added on each side."""
-    offset: tuple[int, int]
-    """Row and column at which the image's size is cut out again."""
 
 
 class Prediction(NamedTuple):
@@ -38,18 +30,20 @@ class Prediction(NamedTuple):
         return float((right_BT * self.mask_BT).sum() / self.mask_BT.sum().clamp(min=1))
 
 
-def predict(model: RT1, batch: Batch, *, precision: Precision, crop: Crop | None = None) -> Prediction:
+def predict(
+    model: RT1, batch: Batch, *, precision: Precision, augment: Callable[[Tensor], Tensor] | None = None
+) -> Prediction:
     """Run the network on a batch.
 
     Args:
         model: the network.
         batch: windows as the loader gives them.
         precision: ``bf16`` computes in bfloat16 what torch's autocast does; logits are float32.
-        crop: crop of the images; None leaves them whole.
+        augment: changes float images (B, T, C, H, W) in [0, 1] before they are resized; None leaves them as they are.
     """
     image_XCHW = to_float(torch.from_numpy(batch.image_BTHWC).flatten(0, 1))
-    if crop is not None:
-        image_XCHW = shifted(image_XCHW, *crop)
+    if augment is not None:
+        image_XCHW = augment(image_XCHW.unflatten(0, batch.image_BTHWC.shape[:2])).flatten(0, 1)
     image_XCHW = resize(image_XCHW, model.config.image_size).contiguous(memory_format=torch.channels_last)
     text_BE = torch.from_numpy(batch.text_BE)
     batch_size, steps = batch.valid_BT.shape

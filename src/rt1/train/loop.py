@@ -14,6 +14,7 @@ from rt1.progress import Progress, progress
 from rt1.text.encoder import TextEncoder
 from rt1.train.config import TrainConfig
 from rt1.train.log import MetricsLog
+from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
 from rt1.train.signals import stop_on_signal
 from rt1.train.update import do_update
@@ -85,7 +86,7 @@ def _report(run: Run, log: MetricsLog, bar: Progress) -> None:
     values: dict[str, float] = {}
     if update % config.log_every == 0 or last:
         values |= run.meter.take(windows=config.batch_size)
-        values["learning_rate"] = run.optimizer.param_groups[0]["lr"]
+        values["learning_rate"] = learning_rate(config.optimizer, update - 1, config.updates)
         speed = f"{values['windows_per_second']:.0f} windows/s"
         bar.update(update, f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}, {speed}")
     if (update % config.validate_every == 0 or last) and run.data.held_out is not None:

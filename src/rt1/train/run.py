@@ -30,6 +30,7 @@ from rt1.train.data import TrainingData, prepare_data
 from rt1.train.errors import TrainingError
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from rt1.train.parts import freeze, training_mode
 
 HARMLESS = {"log_every", "validate_every", "save_every", "threads", "loader_threads", "name"}
 """Settings that only decide how often and how fast a run works: the losses stay the same."""
@@ -47,7 +48,7 @@ class Run:
     """What it learns from."""
     model: RT1
     """The network."""
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     """What changes the weights."""
     info: CheckpointInfo
     """What its checkpoints say of themselves."""
@@ -76,7 +77,9 @@ def begin(source: EpisodeSource, config: TrainConfig, folder: Path, *, encoder: 
     data = prepare_data(source, config, encoder=encoder)
     network = data.fit(config.model)
     torch.manual_seed(config.seed)
-    model = channels_last(RT1(network)).train()
+    model = channels_last(RT1(network))
+    freeze(model, config.optimizer.freeze)
+    training_mode(model)
     run = Run(
         config=config,
         folder=folder,

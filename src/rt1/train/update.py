@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from rt1.data.augment import augment
 from rt1.data.loader import Batch
 from rt1.model.rt1 import action_loss
-from rt1.preprocess import crop_margins
-from rt1.train.config import TrainConfig
 from rt1.train.errors import TrainingError
-from rt1.train.forward import Crop, predict
-from rt1.train.optim import learning_rate
+from rt1.train.forward import predict
+from rt1.train.optim import set_rates
 from rt1.train.run import Run
 
 
@@ -23,15 +24,19 @@ def do_update(run: Run, batch: Batch) -> dict[str, float]:
         TrainingError: a loss or gradient that is not finite; the weights are as before.
     """
     config, update = run.config, run.update
-    rate = learning_rate(config.optimizer, update, config.updates)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    # Dropout and crops depend on (seed, update) alone: resuming needs no generator state.
+    set_rates(run.optimizer, config.optimizer, update, config.updates)
+    # Dropout, crops and colours depend on (seed, update) alone: resuming needs no generator state.
     torch.manual_seed(config.seed * 1_000_003 + update)
-    crop = _crop(config, update, *batch.image_BTHWC.shape[2:4])
-    predicted = predict(run.model, batch, precision=config.precision, crop=crop)
-    loss = action_loss(predicted.logits_BTAV, predicted.token_BTA, mask_BT=predicted.mask_BT, spread_A=_spread(run))
-    loss.backward()
+    change = partial(augment, settings=config.augment, seed=config.seed, update=update)
+    predicted = predict(run.model, batch, precision=config.precision, augment=change)
+    loss = action_loss(
+        predicted.logits_BTAV,
+        predicted.token_BTA,
+        mask_BT=predicted.mask_BT,
+        spread_A=_spread(run),
+        smoothing=config.label_smoothing,
+    )
+    (loss * _factor(run, predicted.mask_BT)).backward()
     limit = config.optimizer.clip_norm or float("inf")
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
     _refuse_non_finite(update, batch, loss=loss.item(), gradient_norm=norm.item())
@@ -46,11 +51,12 @@ def do_update(run: Run, batch: Batch) -> dict[str, float]:
     }
 
 
-def _crop(config: TrainConfig, update: int, height: int, width: int) -> Crop:
-    """Return the margins and the one offset of a batch, a function of (seed, update)."""
-    rows, columns = crop_margins(height, width, config.crop_share)
-    random = np.random.default_rng((config.seed, 3, update))
-    return Crop((rows, columns), (int(random.integers(2 * rows + 1)), int(random.integers(2 * columns + 1))))
+def _factor(run: Run, mask_BT: Tensor) -> float:
+    """Return what the mean over the counted steps is multiplied by to be the loss of ``config.loss``."""
+    if run.config.loss == "mean":
+        return 1.0
+    steps = mask_BT.numel()
+    return float(mask_BT.sum()) / steps / (steps * run.model.config.step_tokens)
 
 
 def _spread(run: Run) -> Tensor | None:

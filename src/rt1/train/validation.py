@@ -8,6 +8,7 @@ from rt1.data.loader import Loader
 from rt1.model.rt1 import RT1, action_loss
 from rt1.train.config import Precision
 from rt1.train.forward import predict
+from rt1.train.parts import training_mode
 
 
 def validate(model: RT1, loader: Loader, *, precision: Precision = "fp32") -> dict[str, float]:
@@ -23,5 +24,6 @@ def validate(model: RT1, loader: Loader, *, precision: Precision = "fp32") -> di
             loss += count * float(mean)
             accuracy += count * predicted.accuracy()
             steps += count
-    model.train(was_training)
+    if was_training:
+        training_mode(model)
     return {"heldout_loss": loss / steps, "heldout_accuracy": accuracy / steps}
