@@ -149,9 +149,9 @@ def test_frozen_parameters_keep_their_values_and_have_no_state(make_network: Cal
 
 
 def test_nothing_left_to_learn_is_refused(make_network: Callable[..., RT1]) -> None:
-    model, everything = make_network(), ("backbone", "film", "projection", "token_learner", "transformer", "head")
+    model, everything = make_network(), ("backbone", "text", "projection", "token_learner", "transformer", "head")
     freeze(model, everything)
-    with pytest.raises(ValueError, match=r"all parameters are frozen by backbone film .*; leave some to learn"):
+    with pytest.raises(ValueError, match=r"all parameters are frozen by backbone text .*; leave some to learn"):
         make_optimizer(model, dataclasses.replace(SETTINGS, freeze=everything))
 
 

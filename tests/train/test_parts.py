@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
+from rt1.model.conditioning import TextConfig
 from rt1.model.efficientnet import BatchNorm
+from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1
+from rt1.presets import preset
 from rt1.train.parts import COMPONENTS, component, factors, freeze, is_frozen, members, split_factor, training_mode
 
 MakeNetwork = Callable[..., RT1]
@@ -20,8 +25,24 @@ def test_every_parameter_belongs_to_one_component(make_network: MakeNetwork) -> 
     assert {component(name) for name in names} == set(COMPONENTS)
     assert sorted(name for part in COMPONENTS for name in members(model, part)) == sorted(names)
     assert members(model, "head") == ["transformer.output.weight", "transformer.output.bias"]
-    assert "backbone.output_film.add.bias" in members(model, "film")
+    assert "backbone.output_film.add.bias" in members(model, "text")
     assert members(model, "projection") == ["backbone.output.weight"]
+
+
+@pytest.mark.parametrize("changes", [{"conditioning": "cross_attention"}, {"backbone": "maxvit"}])
+def test_other_networks_have_the_same_components(changes: dict[str, Any]) -> None:
+    base = preset("debug").model
+    small = MaxViTConfig(stem_channels=8, channels=(8, 8), depths=(1, 1), partition=3, head_width=4, expand=1)
+    transformer = dataclasses.replace(base.transformer, condition=changes.get("conditioning", "film"))
+    text = TextConfig(projection=4)
+    config = dataclasses.replace(base, text_width=8, maxvit=small, text=text, transformer=transformer, **changes)
+    with torch.device("meta"):
+        names = [name for name, _ in RT1(config).named_parameters()]
+    by_component = {part: [name for name in names if component(name) == part] for part in COMPONENTS}
+    assert all(by_component.values())
+    assert sum(map(len, by_component.values())) == len(names)
+    assert any(name.startswith("transformer.layers.0") for name in by_component["text"])
+    assert "text.projection.weight" in by_component["text"]
 
 
 def test_a_beginning_means_whole_words_of_a_name(make_network: MakeNetwork) -> None:
@@ -49,7 +70,7 @@ def test_of_several_factors_that_fit_the_last_counts(make_network: MakeNetwork) 
     assert found["transformer.embed.weight"] == 0.5
     assert found["transformer.layers.0.attention.output.weight"] == 0.0
     assert found["backbone.stem.weight"] == 0.1
-    assert {found[name] for name in members(model, "head") + members(model, "film")} == {1.0}
+    assert {found[name] for name in members(model, "head") + members(model, "text")} == {1.0}
 
 
 @pytest.mark.parametrize("text", ["backbone", "backbone=", "=0.1", "backbone=-1", "backbone=inf", "backbone=nan"])

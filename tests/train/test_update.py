@@ -110,7 +110,7 @@ def test_updates_stay_finite_with_everything_on(make_run: Callable[..., Run]) ->
         target_spread=1.0,
         loss="google",
         augment=AugmentSettings(crop_per="sample", brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1),
-        optimizer=OptimizerSettings(kind="adam", eps=1e-7, eps_form="keras", scale=("head=2",), freeze=("film",)),
+        optimizer=OptimizerSettings(kind="adam", eps=1e-7, eps_form="keras", scale=("head=2",), freeze=("text",)),
     )
     losses = [_update(run)["loss"] for _ in range(3)]
     assert torch.tensor(losses).isfinite().all()

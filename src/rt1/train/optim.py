@@ -40,7 +40,7 @@ class OptimizerSettings:
     clip_norm: float = 1.0
     """Largest gradient norm; longer gradients are scaled down. 0 switches clipping off."""
     scale: tuple[str, ...] = ()
-    """Factors of the learning rate, as ``backbone=0.1``: a component (backbone, film, projection, token_learner,
+    """Factors of the learning rate, as ``backbone=0.1``: a component (backbone, text, projection, token_learner,
     transformer, head) or the beginning of a parameter's name. Of several that fit a parameter the last one counts."""
     freeze: tuple[str, ...] = ()
     """Components, or beginnings of parameters' names, that do not learn. Their BatchNorm stays in evaluation mode."""

@@ -6,27 +6,26 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from rt1.model.efficientnet import BatchNorm
 from rt1.names import unknown_name
 
-COMPONENTS = ("backbone", "film", "projection", "token_learner", "transformer", "head")
-"""``backbone`` is what ImageNet weights fill, ``film`` where the text comes in, ``projection`` the 1x1 convolution from
-the feature map to the positions, ``head`` the layer whose outputs are the logits."""
+COMPONENTS = ("backbone", "text", "projection", "token_learner", "transformer", "head")
+"""``backbone`` is what ImageNet weights fill, ``text`` wherever the text comes in (FiLM or attention to it, in the
+backbone and the transformer), ``projection`` the 1x1 convolution from the feature map to the positions, ``head`` the layer
+whose outputs are the logits."""
+
+_TEXT_LAYERS = {"film", "output_film", "condition", "output_condition"}
 
 
 def component(parameter: str) -> str:
     """Return the component that a parameter of :class:`rt1.model.rt1.RT1` belongs to, one of :data:`COMPONENTS`.
 
     >>> component("backbone.blocks.0.film.add.weight"), component("backbone.stem.weight")
-    ('film', 'backbone')
+    ('text', 'backbone')
     """
-    if ".film." in parameter or parameter.startswith("backbone.output_film."):
-        return "film"
-    if parameter.startswith("backbone.output."):
-        return "projection"
-    if parameter.startswith("transformer.output."):
-        return "head"
-    return parameter.partition(".")[0]
+    words = parameter.split(".")
+    if words[0] == "text" or _TEXT_LAYERS & set(words):
+        return "text"
+    return {"backbone.output": "projection", "transformer.output": "head"}.get(".".join(words[:2]), words[0])
 
 
 def members(model: nn.Module, name: str) -> list[str]:
@@ -87,5 +86,7 @@ def training_mode(model: nn.Module) -> None:
     """Put a network into training mode, but for the BatchNorm of frozen parts, whose statistics stay, too."""
     model.train()
     for module in model.modules():
-        if isinstance(module, BatchNorm) and all(is_frozen(parameter) for parameter in module.parameters()):
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and all(
+            is_frozen(parameter) for parameter in module.parameters()
+        ):
             module.eval()
