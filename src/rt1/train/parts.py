@@ -9,11 +9,11 @@ from torch import nn
 from rt1.names import unknown_name
 
 COMPONENTS = ("backbone", "text", "projection", "token_learner", "transformer", "head")
-"""``backbone`` is what ImageNet weights fill, ``text`` wherever the text comes in (FiLM or attention to it, in the
-backbone and the transformer), ``projection`` the 1x1 convolution from the feature map to the positions, ``head`` the layer
-whose outputs are the logits."""
+"""``backbone`` is what ImageNet weights fill; ``text`` wherever the text comes in, by FiLM or by attention to it, in
+backbone and transformer; ``projection`` the 1x1 convolution from the feature map to the positions; ``head`` what gives
+the logits."""
 
-_TEXT_LAYERS = {"film", "output_film", "condition", "output_condition"}
+_TEXT_LAYERS = {"film", "output_film", "condition", "output_condition", "attention_condition", "feed_forward_condition"}
 
 
 def component(parameter: str) -> str:
