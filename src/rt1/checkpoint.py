@@ -1,8 +1,9 @@
 """The checkpoint folder: everything needed to act, and, beside it, everything needed to resume.
 
     checkpoint.json        what it is: network, action spec, text encoder, provenance
-    model.safetensors      weights
-    training.json, training.safetensors    optimizer and progress (absent in converted or exported checkpoints)
+    model.safetensors      the weights to act with
+    training.json, training.safetensors    progress; optimizer, and the weights to go on from where those to act with
+                           are their average (absent in converted or exported checkpoints)
 
 A folder is written beside and renamed into place, so it is whole or not there.
 """

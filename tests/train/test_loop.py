@@ -23,6 +23,7 @@ from rt1.data.episode import DataError, EpisodeSource
 from rt1.files import SaveError
 from rt1.metrics import METRICS_FILE, read_metrics
 from rt1.text.encoder import TableEncoder
+from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
 from rt1.train.errors import TrainingError
@@ -430,3 +431,32 @@ def test_a_disk_that_fills_up_loses_nothing_already_saved(
     full_disk(-1)
     train(make_source(*LENGTHS), short(), tmp_path / "run")
     _assert_same_run(tmp_path / "run", whole[0])
+
+
+def test_a_run_with_an_average_stops_and_goes_on_exactly(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path, whole: tuple[Path, RunResult]
+) -> None:
+    config = short(average=AverageSettings(decay=0.8))
+    train(make_source(*LENGTHS), config, tmp_path / "whole")
+    stopped = train(make_source(*LENGTHS, before_read=_At(7 * 4, _raise_sigint)), config, tmp_path / "stopped")
+    assert not stopped.finished
+    train(make_source(*LENGTHS), config, tmp_path / "stopped")
+    _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+    losses, plain = ([record["loss"] for record in _records(run)] for run in (tmp_path / "whole", whole[0]))
+    assert losses == plain  # the average watches
+
+
+def test_a_checkpoint_holds_the_average_to_act_with_and_the_weights_to_go_on_from(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path, whole: tuple[Path, RunResult]
+) -> None:
+    run = tmp_path / "run"
+    train(make_source(*LENGTHS), short(average=AverageSettings(decay=0.8)), run)
+    plain, name = load_file(whole[0] / "last" / "model.safetensors"), "transformer.output.weight"
+    averaged, own = load_file(run / "last" / "model.safetensors"), load_file(run / "last" / "training.safetensors")
+    assert torch.equal(own[f"weights/{name}"], plain[name])
+    assert not torch.equal(averaged[name], plain[name])
+    held_out = prepare_data(make_source(*LENGTHS), short()).held_out
+    assert held_out is not None
+    measured = _records(run)[-1]["heldout_loss"]
+    assert validate(load_model(run), held_out)["heldout_loss"] == pytest.approx(measured, rel=1e-5)
+    assert measured != _records(whole[0])[-1]["heldout_loss"]

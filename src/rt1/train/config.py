@@ -7,6 +7,7 @@ from typing import Literal
 
 from rt1.data.augment import AugmentSettings
 from rt1.model.rt1 import LossForm, RT1Config
+from rt1.train.averaging import AverageSettings
 from rt1.train.optim import OptimizerSettings
 
 Precision = Literal["fp32", "bf16"]
@@ -32,6 +33,8 @@ class TrainConfig:
     """Fraction of the episodes kept for validation."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     """Random crop and colours of the training images."""
+    average: AverageSettings = field(default_factory=AverageSettings)
+    """Moving average of the weights, which then is what validation measures and a policy acts with."""
     loss: LossForm = "mean"
     """``mean`` over the tokens; ``google`` divides it once more by the tokens of a batch, as Google's code does, which
     only makes Adam's epsilon count for more."""

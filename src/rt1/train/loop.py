@@ -90,7 +90,8 @@ def _report(run: Run, log: MetricsLog, bar: Progress) -> None:
         speed = f"{values['windows_per_second']:.0f} windows/s"
         bar.update(update, f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}, {speed}")
     if (update % config.validate_every == 0 or last) and run.data.held_out is not None:
-        values |= validate(run.model, run.data.held_out, precision=config.precision)
+        with run.acting():
+            values |= validate(run.model, run.data.held_out, precision=config.precision)
     if values:
         log.write(update, values)
     if "heldout_loss" in values and (run.best is None or values["heldout_loss"] < run.best):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rt1 import settings
 from rt1.checkpoint import (
@@ -25,12 +27,17 @@ from rt1.data.episode import EpisodeSource
 from rt1.files import recover
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder
+from rt1.train.averaging import WeightAverage
 from rt1.train.config import TrainConfig
 from rt1.train.data import TrainingData, prepare_data
 from rt1.train.errors import TrainingError
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rt1.train.parts import freeze, training_mode
+
+OWN_WEIGHTS = "weights/"
+"""Names of the network's own weights among a checkpoint's training tensors, where ``model.safetensors`` holds their
+average."""
 
 HARMLESS = {"log_every", "validate_every", "save_every", "threads", "loader_threads", "name"}
 """Settings that only decide how often and how fast a run works: the losses stay the same."""
@@ -52,6 +59,8 @@ class Run:
     """What changes the weights."""
     info: CheckpointInfo
     """What its checkpoints say of themselves."""
+    average: WeightAverage | None = None
+    """Average of the weights, where one is kept."""
     update: int = 0
     """Updates done."""
     best: float | None = None
@@ -59,12 +68,19 @@ class Run:
     meter: Meter = field(default_factory=Meter)
     """Of the updates since the last line of metrics."""
 
+    def acting(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Let the network have the weights to act with while a block runs, and give its own meanwhile if others."""
+        return nullcontext({}) if self.average is None else self.average.acting(self.model)
+
     def save(self, name: str) -> None:
         """Write the checkpoint ``name`` of the run folder."""
         provenance = {**self.info.provenance, "update": self.update, "heldout_loss": self.best}
         info = dataclasses.replace(self.info, provenance=provenance)
-        training = TrainingState(progress=_progress(self), tensors=optimizer_tensors(self.model, self.optimizer))
-        save_checkpoint(self.folder / name, model=self.model, info=info, training=training)
+        with self.acting() as own:
+            tensors = optimizer_tensors(self.model, self.optimizer)
+            tensors |= {OWN_WEIGHTS + name: tensor for name, tensor in own.items()}
+            training = TrainingState(progress=_progress(self), tensors=tensors)
+            save_checkpoint(self.folder / name, model=self.model, info=info, training=training)
 
 
 def begin(source: EpisodeSource, config: TrainConfig, folder: Path, *, encoder: TextEncoder | None = None) -> Run:
@@ -86,6 +102,7 @@ def begin(source: EpisodeSource, config: TrainConfig, folder: Path, *, encoder: 
         data=data,
         model=model,
         optimizer=make_optimizer(model, config.optimizer),
+        average=WeightAverage(model, config.average) if config.average.decay else None,
         info=CheckpointInfo(
             model=network,
             action_spec=source.action_spec,
@@ -149,7 +166,11 @@ def _resume(run: Run) -> None:
         raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
     _refuse_other_settings({**old["config"], "data": old["data"]}, {**new["config"], "data": new["data"]}, run.folder)
     load_weights(run.model, checkpoint)
-    load_optimizer_tensors(run.model, run.optimizer, training.tensors)
+    own = {name: tensor for name, tensor in training.tensors.items() if name.startswith(OWN_WEIGHTS)}
+    if run.average is not None:
+        run.average.restore(run.model, {name.removeprefix(OWN_WEIGHTS): tensor for name, tensor in own.items()})
+    moments = {name: tensor for name, tensor in training.tensors.items() if name not in own}
+    load_optimizer_tensors(run.model, run.optimizer, moments)
     run.update, run.best = int(old["update"]), old["best"]
     run.meter.load_state_dict(old["meter"])
 

@@ -43,6 +43,8 @@ def do_update(run: Run, batch: Batch) -> dict[str, float]:
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.update += 1
+    if run.average is not None:
+        run.average.add(run.model, run.update)
     return {
         "loss": loss.item(),
         "accuracy": predicted.accuracy(),

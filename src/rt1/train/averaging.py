@@ -1,0 +1,89 @@
+"""The moving average of the weights: smoother than the weights themselves, and what a policy then acts with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageSettings:
+    """An exponential moving average of weights and BatchNorm statistics."""
+
+    decay: float = 0.0
+    """Share of the average that an update keeps, 0.999 for one over about the last 1000; 0 switches it off."""
+    warmup: bool = True
+    """Keep less at first, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay is {self.decay}; it must be at least 0 (no average) and below 1")
+
+    def decay_at(self, updates: int) -> float:
+        """Return the share that is kept when the weights of update ``updates``, counted from 1, are added."""
+        return min(self.decay, (1 + updates) / (10 + updates)) if self.warmup else self.decay
+
+
+class WeightAverage:
+    """The average beside the network whose weights it follows."""
+
+    def __init__(self, model: nn.Module, settings: AverageSettings) -> None:
+        """Begin with the network's weights as they are."""
+        self._settings = settings
+        self._tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def add(self, model: nn.Module, updates: int) -> None:
+        """Take in the weights after ``updates`` updates. Counters, which have no mean, are taken over."""
+        pairs = [(own, new) for own, new in self._pairs(model) if own.is_floating_point()]
+        average = get_ema_multi_avg_fn(self._settings.decay_at(updates))
+        average([own for own, _ in pairs], [new for _, new in pairs], updates)
+        for own, new in self._pairs(model):
+            if not own.is_floating_point():
+                own.copy_(new)
+
+    @contextmanager
+    def acting(self, model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
+        """Let the network have the averaged weights while the block runs, and yield its own by name meanwhile."""
+        self._exchange(model)
+        try:
+            yield self._tensors
+        finally:
+            self._exchange(model)
+
+    @torch.no_grad()
+    def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint: the network has the average, ``weights`` are its own, which it gets back.
+
+        Raises:
+            ValueError: a weight is lacking, is one too many, or has another shape.
+        """
+        wrong = weights.keys() ^ self._tensors.keys()
+        wrong |= {name for name in weights.keys() & self._tensors.keys() if weights[name].shape != self._shape(name)}
+        if wrong:
+            raise ValueError(
+                "the weights beside the average lack, have too many or another shape of: "
+                f"{', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); they belong to another network; use another "
+                "checkpoint"
+            )
+        for name, tensor in model.state_dict().items():
+            self._tensors[name].copy_(tensor)
+            tensor.copy_(weights[name])
+
+    def _shape(self, name: str) -> torch.Size:
+        return self._tensors[name].shape
+
+    @torch.no_grad()
+    def _exchange(self, model: nn.Module) -> None:
+        for own, other in self._pairs(model):
+            kept = other.clone()
+            other.copy_(own)
+            own.copy_(kept)
+
+    def _pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        return [(self._tensors[name], tensor) for name, tensor in model.state_dict().items()]
