@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.control import ControlStep, Memory
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
 from rt1.serve.server import PolicyServer
@@ -41,21 +42,75 @@ class RunningServer:
         assert not self.thread.is_alive()
 
 
-class LogitPolicy(Policy):
-    """Gives logits in place of actions: unlike these, they show each image, its place in the window and the words."""
+FINE = 1 << 16
+"""Bins of the actions in these tests."""
 
-    def with_own_memory(self) -> Policy:
-        return LogitPolicy(self.model, self.action_spec, encode_text=self._encode_text)
 
-    def act_vector(self, image: NDArray[Any]) -> FloatArray:
-        return self.logits(image)[:, 0]
+class FineControl(ControlStep):
+    """Shows a logit in each action, finely: unlike tokens, it tells images, their places and instructions apart."""
+
+    def step(self, memories: Sequence[Memory], images: Sequence[NDArray[Any]]) -> FloatArray:
+        shown_SA = np.tanh(super().step(memories, images)[..., 0])
+        token_SA = np.round((shown_SA + 1) / 2 * (FINE - 1)).astype(np.int64)
+        logits_SAV = np.zeros((*token_SA.shape, FINE), np.float32)
+        np.put_along_axis(logits_SAV, token_SA[..., None], 1.0, axis=-1)
+        return logits_SAV
+
+
+class BlockedControl(FineControl):
+    """From :meth:`block` on it waits in each step until it is let go; it may also break."""
+
+    def __init__(self, model: RT1) -> None:
+        super().__init__(model)
+        self.entered, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.sizes: list[int] = []
+        """Robots in each step so far."""
+        self.fails_at: NDArray[np.uint8] | None = None
+        """The image that breaks every step it is in, after the episodes have changed."""
+        self._blocking = False
+
+    def block(self) -> None:
+        self._blocking = True
+
+    def let_go(self) -> None:
+        """Wait no more, now and later."""
+        self._blocking = False
+        self.go.release()
+
+    def step(self, memories: Sequence[Memory], images: Sequence[NDArray[Any]]) -> FloatArray:
+        self.sizes.append(len(memories))
+        if self._blocking:
+            self.entered.release()
+            assert self.go.acquire(timeout=20)
+        logits_SAV = super().step(memories, images)
+        if any(np.array_equal(image, self.fails_at) for image in images if self.fails_at is not None):
+            raise RuntimeError("the accelerator is on fire")
+        return logits_SAV
 
 
 @pytest.fixture
-def policy(make_network: Callable[..., RT1], table: TableEncoder) -> Policy:
+def network(make_network: Callable[..., RT1]) -> RT1:
+    return make_network(window=3)
+
+
+@pytest.fixture
+def make_policy(table: TableEncoder) -> Callable[[ControlStep], Policy]:
+    """Make a policy that knows the sentences of the table."""
     move = Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3)
-    spec = ActionSpec(parts=(move,), bins=16)
-    return LogitPolicy(make_network(window=3), spec, encode_text=lambda text: table.encode([text])[0])
+    spec = ActionSpec(parts=(move,), bins=FINE)
+    return lambda control: Policy(control, spec, encode_text=lambda text: table.encode([text])[0])
+
+
+@pytest.fixture
+def policy(network: RT1, make_policy: Callable[[ControlStep], Policy]) -> Policy:
+    return make_policy(FineControl(network))
+
+
+@pytest.fixture
+def blocked(network: RT1) -> Iterator[BlockedControl]:
+    control = BlockedControl(network)
+    yield control
+    control.let_go()
 
 
 @pytest.fixture

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from rt1.serve.counters import Counters
+from rt1.serve.counters import Counters, Histogram
 
 
 def test_the_histogram_adds_up_from_bound_to_bound() -> None:
+    histogram = Histogram((0.1, 1.0))
+    for value in (0.05, 0.1, 0.5, 60.0):
+        histogram.add(value)
+    assert histogram.count == 4
+    assert histogram.lines("t", "Some time.") == [
+        "# HELP t Some time.",
+        "# TYPE t histogram",
+        't_bucket{le="0.1"} 2',
+        't_bucket{le="1.0"} 3',
+        't_bucket{le="+Inf"} 4',
+        "t_sum 60.65",
+        "t_count 4",
+    ]
+
+
+def test_a_batch_counts_its_robots_and_its_time() -> None:
     counters = Counters()
-    for seconds in (0.001, 0.005, 0.15, 60.0):
-        counters.answered(seconds)
+    counters.stepped(3, 0.25)
+    counters.stepped(1, 0.5)
     lines = counters.text().splitlines()
-    assert 'rt1_request_seconds_bucket{le="0.005"} 2' in lines
-    assert 'rt1_request_seconds_bucket{le="0.1"} 2' in lines
-    assert 'rt1_request_seconds_bucket{le="0.2"} 3' in lines
-    assert 'rt1_request_seconds_bucket{le="5.0"} 3' in lines
-    assert 'rt1_request_seconds_bucket{le="+Inf"} 4' in lines
-    assert "rt1_request_seconds_count 4" in lines
-    assert counters.requests == 4
+    assert 'rt1_batch_size_bucket{le="1"} 1' in lines
+    assert 'rt1_batch_size_bucket{le="4"} 2' in lines
+    assert "rt1_step_seconds_sum 0.75" in lines
+
+
+def test_errors_and_refusals_are_told_apart() -> None:
+    counters = Counters()
+    counters.errors["server"] += 1
+    counters.refused["busy"] += 2
+    lines = counters.text().splitlines()
+    assert 'rt1_errors_total{fault="server"} 1' in lines
+    assert 'rt1_errors_total{fault="request"} 0' in lines
+    assert 'rt1_sessions_refused_total{reason="busy"} 2' in lines
 
 
 def test_every_line_is_a_comment_or_a_name_and_a_number() -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rt1.control import Memory
 from rt1.data.images import decode_image, encode_jpeg
-from rt1.policy import Policy
+from rt1.policy import Instruction, Policy
 from rt1.serve.session import ObservationError, Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"
@@ -19,6 +20,25 @@ def _alone(policy: Policy, images: NDArray[np.uint8], instruction: str = DRAWER)
     own = policy.with_own_memory()
     own.reset(instruction)
     return [own.act_vector(image) for image in images]
+
+
+class Answering(Session):
+    """A session whose turns are taken at once, one robot alone."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(self._start_episode, window=policy.model.config.window)
+        self._policy = policy
+
+    def _start_episode(self, instruction: Instruction) -> Memory:
+        own = self._policy.with_own_memory()
+        own.reset(instruction)
+        return own.memory
+
+    def answer(self, observation: Any) -> NDArray[np.float32] | None:
+        turn = self.read(observation)
+        logits = [self._policy.control.step([turn.memory], [image]) for image in turn.images]
+        self.remember(turn, turn.memory)
+        return self._policy.action_spec.decode(logits[-1].argmax(axis=-1)) if logits else None
 
 
 def _check_answer(answer: NDArray[np.float32] | None, action: NDArray[np.float32]) -> None:
@@ -31,7 +51,7 @@ def _check_answer(answer: NDArray[np.float32] | None, action: NDArray[np.float32
 def test_actions_are_those_of_the_policy_itself(
     policy: Policy, images: NDArray[np.uint8], image_key: str, text_key: str
 ) -> None:
-    session = Session(policy)
+    session = Answering(policy)
     for image, action in zip(images, _alone(policy, images), strict=True):
         _check_answer(session.answer({image_key: image, text_key: DRAWER}), action)
 
@@ -44,7 +64,7 @@ def test_images_instruction_and_memory_show_in_the_actions(policy: Policy, image
 
 
 def test_the_instruction_holds_on_and_reset_forgets_the_images(policy: Policy, images: NDArray[np.uint8]) -> None:
-    session, alone = Session(policy), _alone(policy, images)
+    session, alone = Answering(policy), _alone(policy, images)
     _check_answer(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
     _check_answer(session.answer({"image": images[1], "reset": np.False_}), alone[1])
     assert session.answer({"reset": True}) is None
@@ -54,27 +74,27 @@ def test_the_instruction_holds_on_and_reset_forgets_the_images(policy: Policy, i
 
 
 def test_another_instruction_starts_a_new_episode(policy: Policy, images: NDArray[np.uint8]) -> None:
-    session = Session(policy)
+    session = Answering(policy)
     session.answer({"image": images[0], "instruction": DRAWER})
     for image, action in zip(images, _alone(policy, images, CLOSE), strict=True):
         _check_answer(session.answer({"image": image, "instruction": CLOSE}), action)
 
 
 def test_a_text_embedding_stands_for_its_sentence(policy: Policy, images: NDArray[np.uint8], table: Any) -> None:
-    session, embedding = Session(policy), table.encode([DRAWER])[0]
+    session, embedding = Answering(policy), table.encode([DRAWER])[0]
     for image, action in zip(images, _alone(policy, images), strict=True):
         _check_answer(session.answer({"image": image, "instruction": embedding.astype(np.float64)}), action)
 
 
 def test_jpeg_bytes_are_their_image(policy: Policy, images: NDArray[np.uint8]) -> None:
     data = [encode_jpeg(image) for image in images]
-    session, decoded = Session(policy), np.stack([decode_image(each) for each in data])
+    session, decoded = Answering(policy), np.stack([decode_image(each) for each in data])
     for each, action in zip(data, _alone(policy, decoded), strict=True):
         _check_answer(session.answer({"image": each, "instruction": DRAWER}), action)
 
 
 def test_stacked_images_are_an_episode_of_their_own(policy: Policy, images: NDArray[np.uint8]) -> None:
-    session, window = Session(policy), policy.model.config.window
+    session, window = Answering(policy), policy.model.config.window
     alone = _alone(policy, images)
     _check_answer(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
     stacked = session.answer({"image": images[:window][::-1], "instruction": CLOSE})
@@ -108,13 +128,13 @@ HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x0
 )
 def test_what_cannot_be_acted_on_is_refused_in_one_line(policy: Policy, observation: Any, message: str) -> None:
     with pytest.raises(ValueError, match=r".") as refused:
-        Session(policy).answer(observation)
+        Answering(policy).answer(observation)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_a_refused_observation_leaves_the_episode_as_it_was(policy: Policy, images: NDArray[np.uint8]) -> None:
-    session, alone = Session(policy), _alone(policy, images)
+    session, alone = Answering(policy), _alone(policy, images)
     _check_answer(session.answer({"image": images[0], "instruction": DRAWER}), alone[0])
     with pytest.raises(ObservationError):
         session.answer({"image": b"no image", "instruction": CLOSE})

@@ -19,6 +19,7 @@ def test_unless_told_otherwise_only_this_machine_is_served() -> None:
     [
         ({"max_sessions": 0}, "max_sessions is 0; it must be above 0"),
         ({"idle_seconds": float("nan")}, "idle_seconds is nan; it must be above 0"),
+        ({"batch_wait": -0.001}, "batch_wait is -0.001; it must be at least 0 seconds"),
         ({"port": 70_000}, r"port is 70000; it must lie in 0..65535"),
         ({"private_key": Path("key.pem")}, "key.pem, but no certificate; give both"),
     ],

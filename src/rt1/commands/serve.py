@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from rt1.checkpoint import load_info
+from rt1.checkpoint import CheckpointInfo, load_info
 from rt1.policy import Policy
 from rt1.serve.settings import ServerSettings
+from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
+
+if TYPE_CHECKING:
+    from rt1.serve.server import PolicyServer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +36,31 @@ class ServeCommand:
             from rt1.serve.server import PolicyServer, serve
         except ModuleNotFoundError as error:
             raise ValueError(f"rt1 serve needs {error.name}; run: pip install 'rt1[serve]'") from error
-        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
-        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=encoder)
-        server = PolicyServer(policy, self.server, metadata={"control_rate": load_info(self.checkpoint).control_rate})
-        scheme = "ws" if self.server.certificate is None else "wss"
-        serve(
-            server, lambda port: print(f"serving {self.checkpoint} on {scheme}://{self.server.host}:{port}", flush=True)
-        )
+        info = load_info(self.checkpoint)
+        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=self._encoder(info))
+        server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
+        serve(server, lambda port: print(self._words(server, port), flush=True))
+        print("stopped")
         return 0
+
+    def _words(self, server: PolicyServer, port: int) -> str:
+        scheme = "ws" if self.server.certificate is None else "wss"
+        most, latency = self.server.max_sessions, self.server.max_latency
+        return (
+            f"serving {self.checkpoint} on {scheme}://{self.server.host}:{port}, "
+            f"{server.step_seconds * 1e3:.1f} ms a step; carries {server.capacity} of at most {most} sessions "
+            f"within {latency:g} s"
+        )
+
+    def _encoder(self, info: CheckpointInfo) -> TextEncoder | None:
+        """Return the text encoder, loaded now: the first robot should not wait for it."""
+        if self.text_encoder is not None:
+            return load_text_encoder(self.text_encoder)
+        if info.text_encoder is None:
+            return None
+        try:
+            return load_text_encoder(info.text_encoder.name)
+        except (ValueError, ModuleNotFoundError) as error:
+            # Robots may send text embeddings; a sentence is refused in the same words.
+            print(f"rt1: instructions are not understood, only text embeddings: {error}", file=sys.stderr)
+            return None

@@ -1,8 +1,8 @@
 """The policy server: openpi's WebSocket protocol, one session per connection, one network for all.
 
-Requests of all sessions queue for one worker thread, first come, first served: the event loop stays free for pings and
-other connections, and each session gets exactly what it would get alone. A batch would not give that: the last bits of
-a product of matrices depend on how many rows it has.
+The event loop keeps the connections. Threads read what came (messages, JPEG, instructions); one more takes the steps of
+the network, those of several robots as a batch. New sessions are refused once the machine carries no more: a robot has
+one request under way at most, so a bounded number of robots means a bounded latency for each.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import os
 import signal
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +26,21 @@ from websockets.asyncio.server import serve as open_server
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
+from websockets.protocol import State
 
-from rt1.policy import Policy
+from rt1.control import Memory
+from rt1.policy import Instruction, Policy
 from rt1.serve import protocol
+from rt1.serve.batching import Batcher, GoneError
+from rt1.serve.capacity import Capacity, measured_times
 from rt1.serve.counters import Counters
-from rt1.serve.session import Session
+from rt1.serve.session import Session, Turn
 from rt1.serve.settings import ServerSettings
 
 _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
-_INTERNAL_ERROR, _GOING_AWAY = 1011, 1001
+_INTERNAL_ERROR, _GOING_AWAY, _TRY_LATER = 1011, 1001, 1013
+_READERS = min(4, os.cpu_count() or 1)
 
 
 class PolicyServer:
@@ -58,19 +65,21 @@ class PolicyServer:
         self._tls = _tls(settings)
         own = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": policy.model.config.window}
         self._metadata = protocol.encode({**(metadata or {}), **own})
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rt1-policy")
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rt1-read")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="rt1-step")
+        self._encoding = threading.Lock()
         self._idle: set[ServerConnection] = set()
-        self._waiting: dict[ServerConnection, float] = {}
         self._stopping = False
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
-        """Serve until ``stop`` is set; then finish the requests under way and close all connections.
+        """Measure the network, serve until ``stop`` is set, finish the requests under way, close all connections.
 
         Args:
             stop: the order to stop.
             ready: called with the port once connections are taken.
         """
         settings = self.settings
+        await self._get_ready()
         server = await open_server(
             self._serve_session,
             settings.host,
@@ -83,11 +92,41 @@ class PolicyServer:
             max_queue=1,
             server_header=None,
         )
+        stepping = asyncio.create_task(self._batcher.run())
         try:
             ready(int(next(iter(server.sockets)).getsockname()[1]))
             await stop.wait()
         finally:
             await self._shut_down(server)
+            stepping.cancel()
+
+    @property
+    def waiting(self) -> int:
+        """Steps that wait for the network."""
+        return self._batcher.waiting
+
+    @property
+    def capacity(self) -> int:
+        """Sessions that the machine carries now; known once it serves."""
+        return self._capacity.sessions(self.settings.max_sessions)
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the network takes now for one robot's step; known once it serves."""
+        return self._capacity.seconds(1)
+
+    async def _get_ready(self) -> None:
+        """Measure what the machine carries, which also makes the first robot's first step as fast as the others."""
+        settings, control = self.settings, self._policy.control
+
+        def measure() -> dict[int, float]:
+            return measured_times(control, max_batch=settings.max_batch, max_latency=settings.max_latency)
+
+        times = await asyncio.get_running_loop().run_in_executor(self._worker, measure)
+        self._capacity = Capacity(times, max_latency=settings.max_latency)
+        self._batcher = Batcher(
+            control, self._capacity, self._worker, max_wait=settings.batch_wait, saw=self.counters.stepped
+        )
 
     async def _shut_down(self, server: Server) -> None:
         self._stopping = True
@@ -98,7 +137,8 @@ class PolicyServer:
                 await server.wait_closed()
         for connection in server.connections:
             connection.transport.abort()
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._worker, self._readers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and refuse who has no key or comes when the house is full; None lets a client in."""
@@ -107,35 +147,47 @@ class PolicyServer:
         if self._key is not None:
             shown = request.headers.get("Authorization", "").encode()
             if not hmac.compare_digest(shown, b"Api-Key " + self._key):
+                self.counters.refused["key"] += 1
                 return connection.respond(401, "the API key is missing or wrong\n")
         if request.path == "/metrics":
+            self.counters.capacity = self.capacity
             headers = Headers({"Content-Type": "text/plain; version=0.0.4", "Connection": "close"})
             body = self.counters.text().encode()
             headers["Content-Length"] = str(len(body))
             return Response(200, "OK", headers, body)
         refusal = self._refusal()
-        if refusal is not None:
-            self.counters.sessions_refused += 1
-            return connection.respond(503, refusal + "\n")
-        return None
+        return None if refusal is None else connection.respond(503, refusal + "\n")
 
     def _refusal(self) -> str | None:
+        """Return why no further session is taken, and count it; None where one is."""
+        here, most, latency = self.counters.sessions, self.settings.max_sessions, self.settings.max_latency
         if self._stopping:
-            return "the server stops"
-        if self.counters.sessions >= self.settings.max_sessions:
-            return f"the server has its {self.settings.max_sessions} sessions; close one, or raise max_sessions"
-        oldest = min(list(self._waiting.values()), default=None)  # the worker takes from it meanwhile
-        if oldest is not None and time.perf_counter() - oldest > self.settings.max_wait:
-            return "the server is too busy for another session; try again later, or use another one"
-        return None
+            why, words = "stopping", "the server stops"
+        elif here >= most:
+            why, words = "full", f"the server has its {most} sessions; close one, or raise max_sessions"
+        elif here >= (carried := self.capacity) or self._batcher.oldest_wait() > latency:
+            why = "busy"
+            words = (
+                f"the server is too busy for another session: it has {here} and answers {carried} at once within "
+                f"{latency:g} s; try again later, use another server, or raise max_latency"
+            )
+        else:
+            return None
+        self.counters.refused[why] += 1
+        return words
 
     async def _serve_session(self, connection: ServerConnection) -> None:
+        # Asked again: others may have come in between, while this one shook hands.
+        if (refusal := self._refusal()) is not None:
+            with suppress(ConnectionClosed):
+                await _refuse(connection, refusal, _TRY_LATER)
+            return
         self.counters.sessions += 1
         self.counters.sessions_started += 1
         try:
             await connection.send(self._metadata)
-            await self._converse(connection, Session(self._policy))
-        except ConnectionClosed:
+            await self._converse(connection, Session(self._start, window=self._policy.model.config.window))
+        except (ConnectionClosed, GoneError):
             pass  # the robot has gone, whatever the server was doing for it
         finally:
             self._idle.discard(connection)
@@ -153,42 +205,54 @@ class PolicyServer:
                 return
             self._idle.discard(connection)
             start = time.perf_counter()
-            self._waiting[connection] = start
             try:
-                reply = await asyncio.get_running_loop().run_in_executor(
-                    self._worker, self._answer, connection, session, message, previous
-                )
+                reply = await self._answer(connection, session, message, previous)
+            except GoneError:
+                raise
             except Exception as error:  # noqa: BLE001 (one session's failure must not reach the others)
-                self.counters.errors += 1
+                self.counters.errors["request" if isinstance(error, ValueError) else "server"] += 1
                 await _refuse(connection, _reason(error))
                 return
-            finally:
-                self._waiting.pop(connection, None)
             await connection.send(reply)
             previous = time.perf_counter() - start
-            self.counters.answered(previous)
+            self.counters.latency.add(previous)
         await connection.close(_GOING_AWAY, "the server stops")
 
-    def _answer(
+    async def _answer(
         self, connection: ServerConnection, session: Session, message: str | bytes, previous: float | None
     ) -> bytes:
-        """Return the reply to a request; runs in the worker."""
-        self._waiting.pop(connection, None)
-        if isinstance(message, str):
-            raise protocol.ProtocolError("a text message came; an observation is a binary msgpack message")
-        observation = protocol.decode(message)
-        start = time.perf_counter()
-        actions = session.answer(observation)
-        timing = {"infer_ms": 1e3 * (time.perf_counter() - start)}
+        turn = await asyncio.get_running_loop().run_in_executor(self._readers, _read, session, message)
+        memory, seconds, actions = turn.memory, 0.0, {}
+        for image in turn.images:
+            stepped = await self._batcher.step(
+                connection, memory, image, is_wanted=lambda: connection.state is State.OPEN
+            )
+            memory, seconds = stepped.memory, seconds + stepped.seconds
+            actions = {"actions": self._policy.action_spec.decode(stepped.tokens)[None]}
+        session.remember(turn, memory)
+        timing = {"infer_ms": 1e3 * seconds}
         if previous is not None:
             timing["prev_total_ms"] = 1e3 * previous
-        return protocol.encode({**({} if actions is None else {"actions": actions}), "server_timing": timing})
+        return protocol.encode({**actions, "server_timing": timing})
+
+    def _start(self, instruction: Instruction) -> Memory:
+        """Start an episode; text encoders are not made for several threads."""
+        robot = self._policy.with_own_memory()
+        with self._encoding:
+            robot.reset(instruction)
+        return robot.memory
 
 
-async def _refuse(connection: ServerConnection, reason: str) -> None:
+def _read(session: Session, message: str | bytes) -> Turn:
+    if isinstance(message, str):
+        raise protocol.ProtocolError("a text message came; an observation is a binary msgpack message")
+    return session.read(protocol.decode(message))
+
+
+async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERNAL_ERROR) -> None:
     """Say what is wrong as the protocol wants it: a text message, then the end of the connection."""
     await connection.send(reason)
-    await connection.close(_INTERNAL_ERROR)
+    await connection.close(code)
 
 
 def _reason(error: Exception) -> str:

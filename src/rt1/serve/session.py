@@ -1,16 +1,18 @@
-"""One robot's session on the server: its observations in, its actions out, its own memory."""
+"""One robot's session on the server: what its observations ask for, and its own memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray
+from rt1.control import Memory
 from rt1.data.episode import DataError
 from rt1.data.images import decode_image, image_size
-from rt1.policy import Instruction, Policy
+from rt1.policy import Instruction
 
 MAX_PIXELS = 1 << 24
 """Pixels of one image; a small JPEG may claim to be gigabytes."""
@@ -22,26 +24,44 @@ class ObservationError(ValueError):
     """An observation that cannot be acted on; the message is sent to the robot."""
 
 
-class Session:
-    """The memory of one connection. Not thread-safe."""
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """What one observation asks for."""
 
-    def __init__(self, policy: Policy) -> None:
-        """Start without an episode; ``policy`` gives the network and the text encoder and is left as it is."""
-        self._shared = policy
-        self._policy = policy.with_own_memory()
+    memory: Memory
+    """The episode that the images come to."""
+    images: tuple[NDArray[np.uint8], ...]
+    """uint8 RGB (H, W, 3) each, oldest first; the action wanted is that of the last. None: a reset alone."""
+    is_own_episode: bool = False
+    """True for stacked images, which leave the session's own episode alone."""
+
+
+class Session:
+    """The episode of one connection. Not thread-safe."""
+
+    def __init__(self, start: Callable[[Instruction], Memory], *, window: int) -> None:
+        """Start without an episode.
+
+        Args:
+            start: makes the memory of a new episode, or refuses its instruction with ``ValueError``.
+            window: images that the network looks at.
+        """
+        self._start, self._window = start, window
+        self._memory: Memory | None = None
         self._instruction: Instruction | None = None
 
-    def answer(self, observation: Any) -> FloatArray | None:  # noqa: ANN401 (it comes from outside)
-        """Return the action for an observation, float32 (1, A), or None where it has no image and only resets.
+    def read(self, observation: Any) -> Turn:  # noqa: ANN401 (it comes from outside)
+        """Return what an observation asks for, and start a new episode where it asks for one.
 
         Args:
             observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or uint8 RGB (H, W, 3). Stacked images
                 (T, H, W, 3), oldest first, are an episode of their own that leaves this session's memory alone.
                 ``instruction`` (or ``prompt``): sentence or float (E,) text embedding; once given it holds on, and
-                another one starts a new episode. ``reset``: True starts a new episode. Other keys are not read.
+                another one starts a new episode. ``reset``: True starts a new episode. Other keys are not read: a
+                session is a connection, whatever name a robot gives itself.
 
         Raises:
-            ObservationError: something is missing or wrong.
+            ObservationError: something is missing or wrong; the episode is as it was.
         """
         if not isinstance(observation, dict):
             raise ObservationError(f"the observation is a {type(observation).__name__}; it must be a map")
@@ -56,19 +76,21 @@ class Session:
         if image is None and not reset:
             raise ObservationError("the observation has no image; send one as 'image' or 'observation/image'")
         if image is not None and image.ndim == 4:
-            return self._act_on_window(image, instruction)
-        if reset or self._instruction is None or not _same(instruction, self._instruction):
-            self._policy.reset(instruction)
+            return self._stacked(image, instruction)
+        if reset or self._memory is None or self._instruction is None or not _same(instruction, self._instruction):
+            self._memory = self._start(instruction)
             self._instruction = instruction
-        return None if image is None else self._policy.act_vector(image)[None]
+        return Turn(memory=self._memory, images=() if image is None else (image,))
 
-    def _act_on_window(self, images: NDArray[np.uint8], instruction: Instruction) -> FloatArray:
-        window = self._shared.model.config.window
-        if not 1 <= len(images) <= window:
-            raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{window}")
-        policy = self._shared.with_own_memory()
-        policy.reset(instruction)
-        return [policy.act_vector(image) for image in images][-1][None]
+    def remember(self, turn: Turn, memory: Memory) -> None:
+        """Keep the episode as a turn has left it."""
+        if not turn.is_own_episode:
+            self._memory = memory
+
+    def _stacked(self, images: NDArray[np.uint8], instruction: Instruction) -> Turn:
+        if not 1 <= len(images) <= self._window:
+            raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{self._window}")
+        return Turn(memory=self._start(instruction), images=tuple(images), is_own_episode=True)
 
 
 def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa: ANN401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,21 +21,28 @@ class ServerSettings:
     """PEM file of the TLS certificate chain; without it connections are not encrypted."""
     private_key: Path | None = None
     """PEM file of the certificate's private key; in the certificate's file if not given."""
-    max_sessions: int = 16
-    """Connections at a time; further ones are refused."""
+    max_sessions: int = 64
+    """Connections at a time; fewer where the machine does not carry as many within ``max_latency``."""
+    max_latency: float = 0.3
+    """Seconds a request may take when all sessions ask at once; a connection that would make it longer is refused."""
+    max_batch: int = 32
+    """Robots whose steps the network takes together at most; 1 for no batches."""
+    batch_wait: float = 0.002
+    """Seconds a step may wait for other robots', so that the network takes them together; one alone never waits."""
     max_message_mb: float = 64.0
     """Largest message, megabytes."""
-    max_wait: float = 1.0
-    """Seconds a request may wait for the network before new connections are refused."""
     idle_seconds: float = 600.0
     """A connection without a request for so long is closed."""
     grace_seconds: float = 10.0
     """Time for requests under way when the server is told to stop."""
 
     def __post_init__(self) -> None:
-        for name in ("max_sessions", "max_message_mb", "max_wait", "idle_seconds", "grace_seconds"):
+        positive = ("max_sessions", "max_latency", "max_batch", "max_message_mb", "idle_seconds", "grace_seconds")
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.batch_wait < math.inf:
+            raise ValueError(f"batch_wait is {self.batch_wait}; it must be at least 0 seconds")
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"port is {self.port}; it must lie in 0..65535")
         if self.private_key is not None and self.certificate is None:

@@ -1,0 +1,173 @@
+"""Steps of many robots taken as batches: whoever waits goes together, first come, first served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.control import ControlStep, Memory
+from rt1.serve.capacity import Capacity
+
+_ACTIVE_SECONDS = 1.0
+"""A robot that asked so long ago is expected to ask again at any time."""
+
+
+class GoneError(ConnectionError):
+    """Nobody waits for this step any more; it was not taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """One robot's step."""
+
+    tokens: NDArray[np.integer[Any]]
+    """(A,) action tokens."""
+    memory: Memory
+    """The episode with the new image."""
+    seconds: float
+    """How long its batch took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    memory: Memory
+    image: NDArray[Any]
+    is_wanted: Callable[[], bool]
+    done: asyncio.Future[Stepped]
+    arrived: float = field(default_factory=time.monotonic)
+
+
+class Batcher:
+    """Takes the steps of many robots, one batch at a time, in a worker thread.
+
+    Belongs to one event loop, which stays free meanwhile. A robot has at most one step waiting, so no robot can crowd
+    out another. Waiting for companions is bounded by ``max_wait``, by what one more companion would save, and by how
+    many robots are awake: one alone never waits.
+    """
+
+    def __init__(
+        self,
+        control: ControlStep,
+        capacity: Capacity,
+        worker: Executor,
+        *,
+        max_wait: float,
+        saw: Callable[[int, float], None],
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            control: takes the steps.
+            capacity: says what a batch costs, and learns from each.
+            worker: its one thread takes the steps.
+            max_wait: seconds that a step waits for companions at most.
+            saw: called with the robots and the seconds of each batch.
+        """
+        self._control, self._capacity, self._max_wait, self._saw = control, capacity, max_wait, saw
+        self._queue: deque[_Job] = deque()
+        self._arrived = asyncio.Event()
+        self._last_asked: dict[Hashable, float] = {}
+        self._worker = worker
+
+    async def step(
+        self, robot: Hashable, memory: Memory, image: NDArray[Any], *, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Stepped:
+        """Take one robot's step with others'.
+
+        Args:
+            robot: tells robots apart.
+            memory: its episode so far, which stays as it is.
+            image: as for :meth:`rt1.control.ControlStep.step`.
+            is_wanted: asked once before the step; False leaves it out.
+
+        Raises:
+            GoneError: it was not wanted any more.
+            Exception: whatever the step of this robot alone raises; its companions see nothing of it.
+        """
+        job = _Job(memory=memory, image=image, is_wanted=is_wanted, done=asyncio.get_running_loop().create_future())
+        self._last_asked[robot] = job.arrived
+        self._queue.append(job)
+        self._arrived.set()
+        return await job.done
+
+    @property
+    def waiting(self) -> int:
+        """Steps in the queue."""
+        return len(self._queue)
+
+    def oldest_wait(self) -> float:
+        """Return how long the first in the queue has been waiting, seconds."""
+        return time.monotonic() - self._queue[0].arrived if self._queue else 0.0
+
+    async def run(self) -> None:
+        """Take steps until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            jobs = await self._next_batch()
+            if not jobs:
+                continue
+            results = await loop.run_in_executor(self._worker, self._take, jobs, loop)
+            for job, result in zip(jobs, results, strict=True):
+                if job.done.done():  # its task was cancelled
+                    continue
+                if isinstance(result, Stepped):
+                    job.done.set_result(result)
+                else:
+                    job.done.set_exception(result)
+
+    async def _next_batch(self) -> list[_Job]:
+        while not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
+        await self._wait_for_companions()
+        jobs: list[_Job] = []
+        while self._queue and len(jobs) < self._capacity.max_batch:
+            job = self._queue.popleft()
+            if job.is_wanted():
+                jobs.append(job)
+            elif not job.done.done():
+                job.done.set_exception(GoneError("the robot has gone"))
+        return jobs
+
+    async def _wait_for_companions(self) -> None:
+        wait = min(self._max_wait, self._capacity.saving(len(self._queue)))
+        deadline = self._queue[0].arrived + wait
+        most = min(self._capacity.max_batch, self._awake())
+        while len(self._queue) < most and (rest := deadline - time.monotonic()) > 0:
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._arrived.wait()
+
+    def _awake(self) -> int:
+        """Return how many robots have asked lately, those in the queue among them."""
+        past = time.monotonic() - _ACTIVE_SECONDS
+        self._last_asked = {robot: asked for robot, asked in self._last_asked.items() if asked > past}
+        return max(len(self._last_asked), len(self._queue))
+
+    def _learn(self, robots: int, seconds: float) -> None:
+        self._capacity.saw(robots, seconds)
+        self._saw(robots, seconds)
+
+    def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[Stepped | Exception]:
+        """Take the steps of a batch, in the thread; where it fails, each alone, to find out whose fault it is."""
+        memories = [replace(job.memory) for job in jobs]  # if the batch fails, the episodes are as before
+        start = time.perf_counter()
+        try:
+            tokens = self._control.step(memories, [job.image for job in jobs]).argmax(axis=-1)
+        except Exception as error:  # noqa: BLE001 (one robot's failure must not reach the others)
+            return [error] if len(jobs) == 1 else [result for job in jobs for result in self._take([job], loop)]
+        seconds = time.perf_counter() - start
+        loop.call_soon_threadsafe(self._learn, len(jobs), seconds)
+        return [
+            Stepped(tokens=each, memory=memory, seconds=seconds) for each, memory in zip(tokens, memories, strict=True)
+        ]

@@ -1,0 +1,158 @@
+"""Batches: who waits goes together, first come, first served; one alone never waits; nobody suffers for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.control import Memory
+from rt1.serve.batching import Batcher, GoneError, Stepped
+from rt1.serve.capacity import Capacity
+
+Images = NDArray[np.uint8]
+FREE = {1: 1.0, 2: 1.0, 4: 1.0}
+"""Seconds of batches on a machine where companions cost nothing: only ``max_wait`` bounds the waiting for them."""
+DEAR = {1: 1.0, 2: 2.5, 4: 5.0}
+"""Seconds of batches on a machine where a batch takes longer than its robots one by one."""
+HOUR = 3600.0
+Script = Callable[[Batcher], Coroutine[Any, Any, None]]
+
+
+def _run(control: Any, script: Script, *, times: dict[int, float] = FREE, max_wait: float = HOUR) -> None:
+    async def main() -> None:
+        with ThreadPoolExecutor(1) as worker:
+            capacity = Capacity(times, max_latency=HOUR)
+            batcher = Batcher(control, capacity, worker, max_wait=max_wait, saw=lambda *_: None)
+            running = asyncio.create_task(batcher.run())
+            async with asyncio.timeout(30):
+                await script(batcher)
+            running.cancel()
+
+    asyncio.run(main())
+
+
+def _memory(control: Any, seed: int = 0) -> Memory:
+    return control.start(np.random.default_rng(seed).normal(size=8).astype(np.float32))
+
+
+def test_one_robot_alone_never_waits_for_companions(blocked: Any, images: Images) -> None:
+    async def script(batcher: Batcher) -> None:
+        memory = _memory(blocked)
+        for image in images:
+            memory = (await batcher.step("one", memory, image)).memory
+
+    _run(blocked, script)
+    assert blocked.sizes == [1] * 5
+
+
+def test_robots_that_ask_at_once_go_together_and_get_what_each_gets_alone(blocked: Any, images: Images) -> None:
+    memories = [_memory(blocked, seed) for seed in range(4)]
+    alone = [blocked.step([replace(memory)], [images[0]])[0].argmax(-1) for memory in memories]
+    blocked.sizes.clear()
+
+    async def script(batcher: Batcher) -> None:
+        steps = await asyncio.gather(*(batcher.step(seed, memories[seed], images[0]) for seed in range(4)))
+        for step, tokens, memory in zip(steps, alone, memories, strict=True):
+            np.testing.assert_allclose(step.tokens, tokens, atol=4)  # of 65,536 bins: batches round otherwise
+            assert (len(memory.token_TKE), len(step.memory.token_TKE)) == (0, 1)
+
+    _run(blocked, script)
+    assert blocked.sizes == [4]
+    assert len({tuple(tokens) for tokens in alone}) == 4
+
+
+def test_a_step_waits_for_another_robot_that_is_awake_but_not_for_ever(blocked: Any, images: Images) -> None:
+    async def script(batcher: Batcher) -> None:
+        both = (batcher.step(robot, _memory(blocked), images[0]) for robot in "ab")
+        await asyncio.gather(*both)
+        await batcher.step("a", _memory(blocked), images[1])  # "b" is awake and stays away
+
+    _run(blocked, script, max_wait=0.02)
+    assert blocked.sizes == [2, 1]
+
+
+def test_nobody_waits_where_a_batch_saves_nothing(blocked: Any, images: Images) -> None:
+    async def script(batcher: Batcher) -> None:
+        both = (batcher.step(robot, _memory(blocked), images[0]) for robot in "ab")
+        await asyncio.gather(*both)
+        await batcher.step("a", _memory(blocked), images[1])
+
+    _run(blocked, script, times=DEAR)
+    assert blocked.sizes == [2, 1]
+
+
+def test_beyond_the_largest_batch_who_came_first_goes_first(blocked: Any, images: Images) -> None:
+    order: list[int] = []
+
+    async def script(batcher: Batcher) -> None:
+        async def ask(robot: int) -> None:
+            await batcher.step(robot, _memory(blocked), images[0])
+            order.append(robot)
+
+        await asyncio.gather(*map(ask, range(6)))
+
+    _run(blocked, script, max_wait=0.02)
+    assert blocked.sizes == [4, 2]
+    assert order == list(range(6))
+
+
+def test_a_batch_that_fails_is_taken_robot_by_robot(blocked: Any, images: Images) -> None:
+    blocked.fails_at = images[1]
+
+    async def script(batcher: Batcher) -> None:
+        memories = [_memory(blocked, seed) for seed in range(3)]
+        asked = (batcher.step(seed, memories[seed], images[seed]) for seed in range(3))
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert str(second) == "the accelerator is on fire"
+        for step, memory, image in ((first, memories[0], images[0]), (third, memories[2], images[2])):
+            assert isinstance(step, Stepped)
+            assert len(step.memory.token_TKE) == 1  # the image has not come to it twice
+            np.testing.assert_array_equal(step.tokens, blocked.step([memory], [image])[0].argmax(-1))
+
+    _run(blocked, script)
+    assert blocked.sizes[:4] == [3, 1, 1, 1]
+
+
+def test_the_step_of_a_robot_that_has_gone_is_left_out(blocked: Any, images: Images) -> None:
+    async def script(batcher: Batcher) -> None:
+        asked = (
+            batcher.step(robot, _memory(blocked), images[0], is_wanted=partial(bool, robot == "here"))
+            for robot in ("gone", "here")
+        )
+        gone, here = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(gone, GoneError)
+        assert isinstance(here, Stepped)
+
+    _run(blocked, script)
+    assert blocked.sizes == [1]
+
+
+def test_a_request_that_is_given_up_disturbs_nobody(blocked: Any, images: Images) -> None:
+    async def script(batcher: Batcher) -> None:
+        given_up = asyncio.ensure_future(batcher.step("a", _memory(blocked), images[0]))
+        await asyncio.sleep(0)
+        given_up.cancel()
+        assert isinstance(await batcher.step("b", _memory(blocked), images[1]), Stepped)
+        assert given_up.cancelled()
+
+    _run(blocked, script, max_wait=0.02)
+
+
+def test_the_queue_says_how_long_its_first_has_waited(blocked: Any, images: Images) -> None:
+    async def script(batcher: Batcher) -> None:
+        assert batcher.oldest_wait() == 0.0
+        waiting = asyncio.ensure_future(batcher.step("a", _memory(blocked), images[0]))
+        await asyncio.sleep(0)
+        assert batcher.waiting == 1
+        assert batcher.oldest_wait() > 0.0
+        await waiting
+        assert batcher.waiting == 0
+
+    _run(blocked, script)
