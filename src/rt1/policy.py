@@ -14,7 +14,7 @@ from rt1.checkpoint import CheckpointInfo, load_info, load_model
 from rt1.control import ControlStep, Memory
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder, check_same_encoder
-from rt1.text.load import load_text_encoder
+from rt1.text.load import load_identified
 
 Instruction = str | NDArray[np.float32]
 
@@ -136,9 +136,7 @@ def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callabl
     def encode(instruction: str) -> NDArray[np.float32]:
         if not loaded:
             assert wanted is not None
-            found = load_text_encoder(wanted.name)
-            check_same_encoder(wanted, found.identity)
-            loaded.append(found)
+            loaded.append(load_identified(wanted))
         return loaded[0].encode([instruction])[0]
 
     return encode

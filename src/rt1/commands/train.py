@@ -27,14 +27,18 @@ class TrainCommand:
     options: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     """What the data set does not say of itself."""
     text_encoder: str | None = None
-    """minilm, a table file, or an .onnx file; the embeddings stored with the data if not given."""
+    """minilm[:tokens=N], hf:NAME[:mean|cls|eos|tokens=N], word-pieces (learned), a table file, or an .onnx file; the
+    embeddings stored with the data if not given."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings of the run."""
 
     def run(self, _command: str) -> int:
         """Train."""
         source = open_data(self.data, self.options)
-        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
+        instructions = (source.instruction(episode) for episode in range(len(source.lengths)))
+        encoder = None
+        if self.text_encoder is not None:
+            encoder = load_text_encoder(self.text_encoder, instructions=instructions)
         result = train(source, self.config, self.out, encoder=encoder)
         best = "" if result.best is None else f", lowest held-out loss {result.best:.3f}"
         state = "finished" if result.finished else "stopped; run the same command to go on"

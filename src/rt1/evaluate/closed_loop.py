@@ -16,7 +16,7 @@ from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_t
 from rt1.evaluate.video import encode_video
 from rt1.progress import progress
 from rt1.text.encoder import TextEncoder, check_same_encoder
-from rt1.text.load import load_text_encoder
+from rt1.text.load import load_identified
 
 BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 
@@ -114,7 +114,7 @@ def _embed(folder: Path, sentences: Sequence[str], encoder: TextEncoder | None) 
     if encoder is None:
         if wanted is None:
             raise ValueError(f"{folder} names no text encoder; give the one its embeddings come from")
-        encoder = load_text_encoder(wanted.name)
+        encoder = load_identified(wanted)
     if wanted is not None:
         check_same_encoder(wanted, encoder.identity)
     return dict(zip(sentences, encoder.encode(sentences), strict=True))

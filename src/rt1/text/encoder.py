@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -31,6 +31,12 @@ class TextEncoderIdentity:
     """Hash of its weights, or of a table's content; empty where the weights are not known."""
     width: int
     """E: entries of a text embedding."""
+    tokens: int = 1
+    """Vectors that are laid end to end in a text embedding, one a token, zeros behind them; 1: it is one vector."""
+    vocabulary: int = 0
+    """Where a text embedding holds ids of word pieces: how many there are; 0: it holds vectors."""
+    definition: str = ""
+    """JSON of the encoder itself, where it is made of the data's instructions and has to travel with a checkpoint."""
 
     def __str__(self) -> str:
         weights = f"sha256 {self.sha256[:12]}" if self.sha256 else "weights not known"
@@ -38,13 +44,25 @@ class TextEncoderIdentity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back."""
-        return asdict(self)
+        always = ("name", "sha256", "width")
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name in always or getattr(self, f.name) != f.default
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         try:
-            return TextEncoderIdentity(name=str(data["name"]), sha256=str(data["sha256"]), width=int(data["width"]))
+            return TextEncoderIdentity(
+                name=str(data["name"]),
+                sha256=str(data["sha256"]),
+                width=int(data["width"]),
+                tokens=int(data.get("tokens", 1)),
+                vocabulary=int(data.get("vocabulary", 0)),
+                definition=str(data.get("definition", "")),
+            )
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"this is not a text encoder identity: {error!r}; expected {{'name', 'sha256', 'width'}}"

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from rt1.names import unknown_name
-from rt1.text.encoder import USE_LARGE_5, TableEncoder, TextEncoder
+from rt1.text.cache import CachedEncoder
+from rt1.text.encoder import USE_LARGE_5, TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 """What checkpoints call it."""
+
+WORD_PIECES = "word-pieces"
+"""Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
+
+HUGGING_FACE = "hf:"
+"""What the name of an encoder of Hugging Face begins with."""
 
 _USE_IS_NOT_HERE = (
     "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder; "
@@ -18,26 +26,40 @@ _USE_IS_NOT_HERE = (
 )
 
 
-def load_text_encoder(name_or_path: str) -> TextEncoder:
-    """Load ``minilm`` (also by the name in its identity), or the file at a path.
+def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None = None) -> TextEncoder:
+    """Load an encoder by name, or the file at a path.
 
-    A file ending in ``.onnx`` is Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`), any other a table
-    (:class:`TableEncoder`).
+    ``minilm`` (also by the name in its identity); ``minilm:tokens=N``, its word pieces' vectors;
+    ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``, an encoder of Hugging Face; ``word-pieces``, made of the
+    ``instructions`` of the data (:class:`rt1.text.word_pieces.WordPieces`); a file ending in ``.onnx``, Universal
+    Sentence Encoder (:class:`rt1.text.use.UseOnnx`); any other file, a table (:class:`TableEncoder`).
 
     Raises:
-        ValueError: neither that name nor a file, a file that cannot be used, no weights for ``minilm``, or the name of
-            Universal Sentence Encoder, which can only be had from a file.
+        ValueError: none of these, a file that cannot be used, no weights, or the name of Universal Sentence Encoder,
+            which can only be had from a file.
     """
-    if name_or_path in ("minilm", MINILM_NAME):
+    name, _, tokens = name_or_path.partition(":tokens=")
+    if name in ("minilm", MINILM_NAME):
         from rt1.text.minilm import MiniLM  # a table needs no torch
 
-        return MiniLM()
+        return MiniLM(tokens=_count(tokens, name_or_path) if tokens else 1)
     if name_or_path == USE_LARGE_5.name:
         raise ValueError(_USE_IS_NOT_HERE)
+    if name_or_path == WORD_PIECES:
+        from rt1.text.word_pieces import WordPieces
+
+        if instructions is None:
+            raise ValueError(
+                f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
+                "checkpoint then brings them along"
+            )
+        return WordPieces.from_instructions(list(instructions))
+    if name_or_path.startswith(HUGGING_FACE):
+        return _hugging_face(name_or_path)
     path = Path(name_or_path)
     if not path.is_file():
         raise ValueError(
-            f"{unknown_name('text encoder', name_or_path, ['minilm'])}, "
+            f"{unknown_name('text encoder', name_or_path, ['minilm', WORD_PIECES])}, hf:NAME, "
             "or the path of a file written by TableEncoder.save, or of an .onnx file"
         )
     if path.suffix == ".onnx":
@@ -45,3 +67,39 @@ def load_text_encoder(name_or_path: str) -> TextEncoder:
 
         return UseOnnx(path)
     return TableEncoder.load(path)
+
+
+def load_identified(identity: TextEncoderIdentity) -> TextEncoder:
+    """Load the encoder that a checkpoint or data set names.
+
+    Raises:
+        ValueError: it is not here, or the one that is here by this name is another one.
+    """
+    if identity.definition:
+        from rt1.text.word_pieces import WordPieces
+
+        found: TextEncoder = WordPieces(identity.definition, tokens=identity.width)
+    else:
+        found = load_text_encoder(identity.name)
+    check_same_encoder(identity, found.identity)
+    return found
+
+
+def _hugging_face(text: str) -> TextEncoder:
+    from rt1.text.hugging_face import POOLINGS, HuggingFaceEncoder
+
+    rest = text.removeprefix(HUGGING_FACE)
+    name, colon, form = rest.rpartition(":")
+    pooling, _, tokens = form.partition("=")
+    if not colon or (pooling not in POOLINGS and "/" in form):  # a colon within a path
+        return CachedEncoder(HuggingFaceEncoder(rest))
+    if pooling not in POOLINGS or (tokens != "") != (pooling == "tokens"):
+        raise ValueError(f"{text!r} ends in {form!r}; a pooling is mean, cls, eos or tokens=N")
+    chosen = next(p for p in POOLINGS if p == pooling)
+    return CachedEncoder(HuggingFaceEncoder(name, pooling=chosen, tokens=_count(tokens, text) if tokens else 1))
+
+
+def _count(digits: str, text: str) -> int:
+    if not digits.isdecimal() or int(digits) < 2:
+        raise ValueError(f"{text!r} asks for {digits!r} tokens; give a number of at least 2")
+    return int(digits)

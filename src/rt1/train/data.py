@@ -34,10 +34,13 @@ class TrainingData:
     """Numbers of the held-out episodes."""
 
     def fit(self, model: RT1Config) -> RT1Config:
-        """Return the network's configuration with the data's action dimensions, bins and text width."""
+        """Return the network's configuration with the data's action dimensions, bins and text embeddings."""
         spec = self.source.action_spec
         width = self.train.take(np.array([0])).text_BE.shape[1]
-        return dataclasses.replace(model, action_tokens=spec.size, bins=spec.bins, text_width=width)
+        text, encoder = model.text, self.text_encoder
+        if encoder is not None:
+            text = dataclasses.replace(text, tokens=encoder.tokens, vocabulary=encoder.vocabulary)
+        return dataclasses.replace(model, action_tokens=spec.size, bins=spec.bins, text_width=width, text=text)
 
 
 def prepare_data(source: EpisodeSource, config: TrainConfig, *, encoder: TextEncoder | None = None) -> TrainingData:

@@ -1,0 +1,58 @@
+"""A text encoder that remembers on disk what it has encoded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.files import replacing
+from rt1.text.encoder import TextEncoder, check_instructions
+
+
+class CachedEncoder:
+    """Encodes each sentence once, whoever asks and whenever: a file per sentence, named by the hash of what made it."""
+
+    def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:
+        """Wrap an encoder; ``folder`` is :func:`cache_folder` if None."""
+        self._encoder = encoder
+        self.identity = encoder.identity
+        content = json.dumps(encoder.identity.to_json(), sort_keys=True)
+        self._folder = (folder or cache_folder()) / hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 (B, E), one row per instruction; those not known yet are encoded in one call."""
+        check_instructions(instructions)
+        known = {sentence: self._read(sentence) for sentence in dict.fromkeys(instructions)}
+        missing = [sentence for sentence, row in known.items() if row is None]
+        if missing:
+            for sentence, row in zip(missing, self._encoder.encode(missing), strict=True):
+                known[sentence] = row
+                self._write(sentence, row)
+        return np.stack([row for sentence in instructions if (row := known[sentence]) is not None])
+
+    def _path(self, sentence: str) -> Path:
+        return self._folder / f"{hashlib.sha256(sentence.encode()).hexdigest()}.f32"
+
+    def _read(self, sentence: str) -> NDArray[np.float32] | None:
+        try:
+            row = np.fromfile(self._path(sentence), dtype="<f4")
+        except OSError:
+            return None
+        whole = row.shape == (self.identity.width,) and bool(np.isfinite(row).all())
+        return row.astype(np.float32) if whole else None  # half a file is made again
+
+    def _write(self, sentence: str, row: NDArray[np.float32]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with replacing(self._path(sentence)) as beside:
+            row.astype("<f4").tofile(beside)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the user's cache that text embeddings are kept in."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1" / "text"

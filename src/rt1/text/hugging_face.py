@@ -1,0 +1,142 @@
+"""Any text encoder of Hugging Face (BERT, T5, CLIP and their kin) by the package transformers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rt1.text.encoder import TextEncoderIdentity, check_instructions
+from rt1.text.load import HUGGING_FACE
+
+Pooling = Literal["mean", "cls", "eos", "tokens"]
+POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "eos", "tokens")
+
+_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_ENDLESS = 1_000_000  # tokenizers without a limit state a far larger number
+
+
+class HuggingFaceEncoder:
+    """Instructions to vectors by a pretrained encoder; its weights must be safetensors, no code of others is run.
+
+    Instructions of one length are encoded together and without padding: what else is in the batch changes nothing but
+    the last bits.
+    """
+
+    def __init__(self, name: str, *, pooling: Pooling = "mean", tokens: int = 32) -> None:
+        """Load a model.
+
+        Args:
+            name: folder, or name on the hub, which is asked only for what is not in its local cache.
+            pooling: ``mean`` over the tokens, the first (``cls``), the last (``eos``), or all ``tokens``.
+            tokens: with ``tokens``: the most an instruction may have.
+
+        Raises:
+            ValueError: transformers is not installed, or the model is not there or cannot be used.
+        """
+        folder = _folder(name)
+        self._model, self._tokenizer = _load(name, folder)
+        self._pooling = pooling
+        width = int(self._model.config.hidden_size)
+        count = tokens if pooling == "tokens" else 1
+        self._limit = min(count if pooling == "tokens" else _ENDLESS, self._longest())
+        self.identity = TextEncoderIdentity(
+            name=f"{HUGGING_FACE}{name}:{pooling}" + (f"={tokens}" if pooling == "tokens" else ""),
+            sha256=_content_hash(folder),
+            width=width * count,
+            tokens=count,
+        )
+
+    def encode(self, instructions: Sequence[str] | Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Return float32 (B, E), one row per instruction, a sentence or its token ids.
+
+        Raises:
+            ValueError: an empty instruction, or one with more tokens than the model or ``tokens`` takes.
+        """
+        rows = np.zeros((len(instructions), self.identity.width), dtype=np.float32)
+        by_length: dict[int, list[int]] = defaultdict(list)
+        all_ids = self._ids(instructions)
+        for index, ids in enumerate(all_ids):
+            if not 0 < len(ids) <= self._limit:
+                raise ValueError(
+                    f"instruction {index} ({str(instructions[index])[:80]!r}) has {len(ids)} tokens; "
+                    f"{self.identity.name} takes 1 to {self._limit}; give a sentence of that length"
+                )
+            by_length[len(ids)].append(index)
+        for length, members in by_length.items():
+            with torch.inference_mode():
+                found = self._model(input_ids=torch.tensor([all_ids[i] for i in members])).last_hidden_state.float()
+            rows[members, : self._entries(length)] = self._pool(found).numpy()
+        return rows
+
+    def _ids(self, instructions: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
+        if all(isinstance(instruction, str) for instruction in instructions):
+            check_instructions([str(instruction) for instruction in instructions])
+            return self._tokenizer(list(instructions)).input_ids
+        return [[int(token) for token in instruction] for instruction in instructions]
+
+    def _pool(self, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        if self._pooling == "mean":
+            return hidden_BLD.mean(1)
+        if self._pooling == "tokens":
+            return hidden_BLD.flatten(1)
+        return hidden_BLD[:, 0 if self._pooling == "cls" else -1]
+
+    def _entries(self, length: int) -> int:
+        width = self.identity.width // self.identity.tokens
+        return width * length if self._pooling == "tokens" else width
+
+    def _longest(self) -> int:
+        known = (self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _ENDLESS))
+        return int(min(*known, _ENDLESS))
+
+
+def _folder(name: str) -> Path:
+    if Path(name).is_dir():
+        return Path(name)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}; run: pip install 'rt1[transformers]'") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except (OSError, ValueError) as error:  # offline, unknown, or no name of a repository
+        raise ValueError(
+            f"{name} is no folder, is not in the local cache, and the hub did not give it ({type(error).__name__}); "
+            f"give the folder of a model, or fetch it once where there is a network: hf download {name}"
+        ) from error
+
+
+def _load(name: str, folder: Path) -> tuple[Any, Any]:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}; run: pip install 'rt1[transformers]'") from error
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder)
+        kinds = {
+            "t5": "T5EncoderModel",
+            "mt5": "MT5EncoderModel",
+            "clip": "CLIPTextModel",
+            "clip_text_model": "CLIPTextModel",
+        }
+        kind = getattr(transformers, kinds.get(config.model_type, "AutoModel"))
+        model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+        return model, transformers.AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"{name} cannot be used as a text encoder: {str(error).splitlines()[0]}") from error
+
+
+def _content_hash(folder: Path) -> str:
+    """Hash weights, configuration and tokenizer, whose names and bytes decide every vector."""
+    digest = hashlib.sha256()
+    for path in sorted(path for pattern in _FILES for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Word pieces of the data's own instructions: ids whose vectors the network learns along with everything else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
+
+from rt1.text.encoder import TextEncoderIdentity, check_instructions
+from rt1.text.load import WORD_PIECES
+
+_PADDING, _UNKNOWN = "[PAD]", "[UNK]"
+# Words that no instruction of the data has are spelled with these, rather than all being the same unknown.
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789-',."
+
+
+class WordPieces:
+    """Instructions to ids of word pieces, padded with 0 (``text.vocabulary`` of the network is :attr:`vocabulary`)."""
+
+    def __init__(self, definition: str, *, tokens: int) -> None:
+        """Load what :meth:`from_instructions` made; ``tokens`` is the longest instruction it takes.
+
+        Raises:
+            ValueError: the definition is not that of a tokenizer with padding at 0.
+        """
+        try:
+            self._tokenizer = Tokenizer.from_str(definition)
+        except Exception as error:
+            raise ValueError(f"this is no definition of word pieces ({error}); restore the checkpoint") from error
+        if self._tokenizer.token_to_id(_PADDING) != 0:
+            raise ValueError(f"these word pieces have no {_PADDING} at 0; use those that rt1 made of the data")
+        self.vocabulary = self._tokenizer.get_vocab_size()
+        self.identity = TextEncoderIdentity(
+            name=WORD_PIECES,
+            sha256=hashlib.sha256(definition.encode()).hexdigest(),
+            width=tokens,
+            vocabulary=self.vocabulary,
+            definition=definition,
+        )
+
+    @staticmethod
+    def from_instructions(instructions: Sequence[str], *, size: int = 1000, tokens: int = 32) -> WordPieces:
+        """Build the vocabulary from instructions.
+
+        Args:
+            instructions: the data's sentences; a sentence that comes often counts once.
+            size: number of word pieces; of the words the most frequent, after all single letters.
+            tokens: word pieces of the longest instruction that can be encoded.
+        """
+        check_instructions(instructions)
+        normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+        counts = Counter(
+            word
+            for sentence in sorted(set(instructions))
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(sentence))
+        )
+        letters = sorted(set(_ALPHABET).union(*counts))
+        # A letter within a word is another piece than one that starts a word. Counted here, not by the package's
+        # trainer: its ties fall differently from run to run, and a resumed run must find the same ids.
+        pieces = [_PADDING, _UNKNOWN, *letters, *(f"##{letter}" for letter in letters)]
+        words = sorted(counts.keys() - set(letters), key=lambda word: (-counts[word], word))
+        vocabulary = {piece: index for index, piece in enumerate([*pieces, *words[: max(0, size - len(pieces))]])}
+        tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=_UNKNOWN))
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+        return WordPieces(tokenizer.to_str(), tokens=tokens)
+
+    def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Return ids as float32 (B, tokens), which holds them exactly, 0 behind the last piece.
+
+        Raises:
+            ValueError: an empty instruction, or one with more word pieces than ``tokens``.
+        """
+        check_instructions(instructions)
+        rows = np.zeros((len(instructions), self.identity.width), dtype=np.float32)
+        for row, instruction, found in zip(
+            rows, instructions, self._tokenizer.encode_batch(list(instructions)), strict=True
+        ):
+            if len(found.ids) > self.identity.width:
+                raise ValueError(
+                    f"the instruction {instruction[:80]!r} has {len(found.ids)} word pieces; at most "
+                    f"{self.identity.width} fit; shorten it, or train with more tokens"
+                )
+            row[: len(found.ids)] = found.ids
+        return rows
