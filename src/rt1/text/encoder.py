@@ -18,6 +18,12 @@ from safetensors.numpy import save_file
 from rt1.files import replacing
 from rt1.names import unknown_name
 
+WORD_PIECES = "word-pieces"
+"""Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
+
+HUGGING_FACE = "hf:"
+"""What the name of an encoder of Hugging Face begins with."""
+
 _METADATA_KEY = "rt1_text_table"
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rt1.text.encoder import TextEncoderIdentity, check_instructions
-from rt1.text.load import HUGGING_FACE
+from rt1.text.encoder import HUGGING_FACE, TextEncoderIdentity, check_instructions
 
 Pooling = Literal["mean", "cls", "eos", "tokens"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "eos", "tokens")

@@ -7,16 +7,18 @@ from pathlib import Path
 
 from rt1.names import unknown_name
 from rt1.text.cache import CachedEncoder
-from rt1.text.encoder import USE_LARGE_5, TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
+from rt1.text.encoder import (
+    HUGGING_FACE,
+    USE_LARGE_5,
+    WORD_PIECES,
+    TableEncoder,
+    TextEncoder,
+    TextEncoderIdentity,
+    check_same_encoder,
+)
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 """What checkpoints call it."""
-
-WORD_PIECES = "word-pieces"
-"""Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
-
-HUGGING_FACE = "hf:"
-"""What the name of an encoder of Hugging Face begins with."""
 
 _USE_IS_NOT_HERE = (
     "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder; "

@@ -13,8 +13,7 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from rt1.text.encoder import TextEncoderIdentity, check_instructions
-from rt1.text.load import WORD_PIECES
+from rt1.text.encoder import WORD_PIECES, TextEncoderIdentity, check_instructions
 
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
 # Words that no instruction of the data has are spelled with these, rather than all being the same unknown.
