@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rt1.commands import train as train_command
 from rt1.data.rlds import RLDSSource
 from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
-from rt1.serve.client import Client
+from rt1.serve.client import Client, ClientError
 from rt1.train.loop import train
 
 FAUCET = [
@@ -421,6 +422,17 @@ def test_the_module_runs_as_the_command_does(
     assert "did you mean 'record'" in capsys.readouterr().err
 
 
+def _ask_until_refused(url: str) -> str:
+    """Ask for actions as fast as they come; return the error that ends it."""
+    try:
+        with Client(url) as client:
+            client.reset("open the drawer")
+            while True:
+                assert client.act_vector(np.zeros((8, 8, 3), np.uint8)).shape == (4,)
+    except ClientError as error:
+        return str(error)
+
+
 def test_a_served_policy_acts_until_told_to_stop(
     make_checkpoint: Callable[..., Path], table_file: Path, tmp_path: Path
 ) -> None:
@@ -432,11 +444,14 @@ def test_a_served_policy_acts_until_told_to_stop(
             line = process.stdout.readline()
             found = re.search(r"ws://127\.0\.0\.1:\d+", line)
             assert found is not None, line
-            with Client(found[0]) as client:
+            with Client(found[0]) as client, ThreadPoolExecutor(2) as pool:
                 client.reset("open the drawer")
                 assert list(client.act(np.zeros((8, 8, 3), np.uint8))) == ["all"]
+                loads = [pool.submit(_ask_until_refused, found[0]) for _ in range(2)]
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(timeout=30) == 0
+                for load in loads:  # while it worked or before it could
+                    assert re.search("the server stops|is lost|cannot be reached", load.result(timeout=30))
             assert process.stdout.read() == ""
         finally:
             process.kill()

@@ -40,7 +40,6 @@ class ServeCommand:
         policy = Policy.from_checkpoint(self.checkpoint, text_encoder=self._encoder(info))
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
         serve(server, lambda port: print(self._words(server, port), flush=True))
-        print("stopped")
         return 0
 
     def _words(self, server: PolicyServer, port: int) -> str:

@@ -22,7 +22,7 @@ class ServerSettings:
     private_key: Path | None = None
     """PEM file of the certificate's private key; in the certificate's file if not given."""
     max_sessions: int = 64
-    """Connections at a time; fewer where the machine does not carry as many within ``max_latency``."""
+    """Connections at a time; fewer where the machine does not carry as many within the latency."""
     max_latency: float = 0.3
     """Seconds a request may take when all sessions ask at once; a connection that would make it longer is refused."""
     max_batch: int = 32
