@@ -19,6 +19,7 @@ from rt1.data.decoding import decoded_images, each_image
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.joined import origin
 from rt1.data.mixture import Mixture, SampleOrder
+from rt1.data.sentences import Sentences
 from rt1.data.windows import Clips, Cuts, Places, Windows
 
 BATCHES_AHEAD = 2
@@ -56,7 +57,7 @@ class Loader:
         source: EpisodeSource,
         windows: Windows | Clips | Mixture,
         *,
-        text: NDArray[np.float32],
+        text: NDArray[np.float32] | Sentences,
         batch_size: int,
         seed: int,
         threads: int = 2,
@@ -67,7 +68,8 @@ class Loader:
         Args:
             source: where the episodes are.
             windows: which windows or clips of it.
-            text: float32 (number of episodes, E), the text embedding of each episode of the source.
+            text: float32 (number of episodes, E), the text embedding of each episode of the source; or several of
+                each, of which every sample of the stream is given one, a function of the seed and its number.
             batch_size: B, over all ranks.
             seed: seed of the order.
             threads: threads that read and decode.
@@ -82,7 +84,8 @@ class Loader:
             raise ValueError(f"batch_size is {batch_size}, threads {threads}; both must be at least 1")
         if image_size is not None and min(image_size) < 1:
             raise ValueError(f"image_size is {image_size}; height and width must be at least 1")
-        self._source, self._windows, self._text = source, windows, text
+        self._source, self._windows = source, windows
+        self._text = text if isinstance(text, Sentences) else Sentences.one_each(text)
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
         self._is_resized = image_size is not None
         self._height, self._width = image_size or _common_size(source, windows)
@@ -99,7 +102,7 @@ class Loader:
                 are the batch of one process.
             world: number of processes; the batch size must be a multiple of it.
         """
-        return self._take(*self._samples(number, rank, world))
+        return self._take(self._samples(number, rank, world))
 
     def stream(self, first: int | None = None, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
         """Yield batches from number ``first`` on, without end, decoded ahead by the threads.
@@ -116,7 +119,7 @@ class Loader:
                 while True:
                     while len(waiting) <= BATCHES_AHEAD:
                         coming = number + len(waiting)
-                        waiting.append(self._submit(pool, *self._samples(coming, rank, world)))
+                        waiting.append(self._submit(pool, self._samples(coming, rank, world)))
                     ready = waiting.pop(0).result()
                     number += 1
                     self._next = number
@@ -138,7 +141,8 @@ class Loader:
             DataError: an image does not decode or has another size than the first of the source; an action that
                 cannot be encoded, a NaN for one. Source, episode and step are named.
         """
-        return self._take(numbers, self._windows.places(numbers))
+        places = self._windows.places(numbers)
+        return self._take(_Samples(numbers, places, self._text.instructions(places.episodes)))
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain data, where the stream stands and what decides its order; the number of ranks does not."""
@@ -162,34 +166,40 @@ class Loader:
     def _settings(self) -> dict[str, Any]:
         return {"batch_size": self._batch_size, "seed": self._seed, "samples": self._windows.describe()}
 
-    def _samples(self, number: int, rank: int, world: int) -> tuple[NDArray[np.int64], Places]:
-        """Return a rank's samples of a batch, and where they lie."""
+    def _samples(self, number: int, rank: int, world: int) -> _Samples:
+        """Return a rank's samples of a batch."""
         if not 0 <= rank < world or self._batch_size % world:
             raise ValueError(
                 f"rank {rank} of {world} with a batch size of {self._batch_size}; the rank must be 0..{world - 1}, and "
                 "the batch size, which is that of all ranks together, a multiple of their number"
             )
         share = self._batch_size // world
-        return self._order.samples(number * self._batch_size + rank * share, share)
+        first = number * self._batch_size + rank * share
+        numbers, places = self._order.samples(first, share)
+        text_BE = self._text.drawn(places.episodes, np.arange(first, first + share), seed=self._seed)
+        return _Samples(numbers, places, text_BE)
 
-    def _take(self, numbers: NDArray[np.int64], places: Places) -> Batch:
-        arrays = self._prepare(numbers, places)
-        return arrays.batch(clipped=self._fill(arrays, 0, len(numbers)))
+    def _take(self, samples: _Samples) -> Batch:
+        arrays = self._prepare(samples)
+        return arrays.batch(clipped=self._fill(arrays, 0, len(samples.numbers)))
 
-    def _submit(self, pool: ThreadPoolExecutor, numbers: NDArray[np.int64], places: Places) -> _Pending:
-        arrays = self._prepare(numbers, places)
+    def _submit(self, pool: ThreadPoolExecutor, samples: _Samples) -> _Pending:
+        arrays = self._prepare(samples)
         # A few pieces per thread: the last ones of a batch are not waited for by one thread alone.
-        pieces = np.linspace(0, len(numbers), min(len(numbers), 4 * self._threads) + 1).astype(int).tolist()
+        pieces = (
+            np.linspace(0, len(samples.numbers), min(len(samples.numbers), 4 * self._threads) + 1).astype(int).tolist()
+        )
         return _Pending(arrays, [pool.submit(self._fill, arrays, start, stop) for start, stop in pairwise(pieces)])
 
-    def _prepare(self, numbers: NDArray[np.int64], places: Places) -> _Arrays:
+    def _prepare(self, samples: _Samples) -> _Arrays:
+        numbers, places, text_BE = samples
         rows, steps = len(numbers), self._windows.steps
         step_BT = places.starts[:, None] + np.arange(steps)
         return _Arrays(
             image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
             token_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.int32),
             valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
-            text_BE=self._text[places.episodes],
+            text_BE=text_BE,
             places=places,
             cuts=self._windows.cuts(numbers),
         )
@@ -255,6 +265,14 @@ class Loader:
                     f"source's first one {out_THWC.shape[1:]}; all images of a source must have one size; "
                     "convert the set, or give the loader an image_size"
                 )
+
+
+class _Samples(NamedTuple):
+    """Samples about to be read: which items, where they lie, what their text is."""
+
+    numbers: NDArray[np.int64]
+    places: Places
+    text_BE: FloatArray
 
 
 class _Arrays(NamedTuple):

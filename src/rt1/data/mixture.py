@@ -44,7 +44,7 @@ def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.
     # A Feistel network permutes 0..2**bits - 1; walking on from values beyond the size stays a permutation.
     half = max(1, (int(size - 1).bit_length() + 1) // 2)
     values = places.astype(np.uint64)
-    keys = _mix(np.uint64(seed & 0xFFFFFFFF) + (passes.astype(np.uint64) << np.uint64(32)))
+    keys = scrambled(np.uint64(seed & 0xFFFFFFFF) + (passes.astype(np.uint64) << np.uint64(32)))
     values = _feistel(values, keys, half)
     outside = values >= size
     while outside.any():
@@ -262,12 +262,12 @@ def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half: int) ->
     left, right = values >> bits, values & mask
     for number in _ROUNDS:
         # A key of its own for each round: with keys that are neighbours, items favour their own place.
-        left, right = right, left ^ (_mix(right + _mix(keys + number)) & mask)
+        left, right = right, left ^ (scrambled(right + scrambled(keys + number)) & mask)
     return (left << bits) | right
 
 
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit values (the finalizer of splitmix64); overflow wraps, as intended."""
+def scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return 64-bit values scrambled (the finalizer of splitmix64), each by itself; overflow wraps, as intended."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

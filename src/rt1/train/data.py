@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.loader import Loader
+from rt1.data.sentences import Sentences
 from rt1.data.windows import Windows, split_episodes
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
+from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
+from rt1.train.sentences import checksum, with_paraphrases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class TrainingData:
     """The episodes."""
     text_encoder: TextEncoderIdentity | None
     """Where the text embeddings come from."""
+    paraphrases: str | None
+    """Hash of the paraphrases; None without."""
     train: Loader
     """Shuffled windows of the training episodes."""
     held_out: Loader | None
@@ -43,21 +48,30 @@ class TrainingData:
         return dataclasses.replace(model, action_tokens=spec.size, bins=spec.bins, text_width=width, text=text)
 
 
-def prepare_data(source: EpisodeSource, config: TrainConfig, *, encoder: TextEncoder | None = None) -> TrainingData:
+def prepare_data(
+    source: EpisodeSource,
+    config: TrainConfig,
+    *,
+    encoder: TextEncoder | None = None,
+    paraphrases: Paraphrases | None = None,
+) -> TrainingData:
     """Split a source and build its loaders.
 
     Args:
         source: recorded episodes.
         config: window, batch size, seed, held-out share.
         encoder: encoder for the instructions; without it the embeddings stored with the episodes are used.
+        paraphrases: sentences that training gives in place of an instruction now and then; they need an encoder.
 
     Raises:
-        DataError: no episodes, or episodes without an embedding where no encoder is given.
+        DataError: no episodes, episodes without an embedding where no encoder is given, or paraphrases that cannot be
+            used.
     """
     episodes = len(source.lengths)
     if episodes == 0:
         raise DataError(f"{source.name} has no episodes; record some, or check the folder and the split")
-    text = text_embeddings(source, encoder)
+    text: NDArray[np.float32] | Sentences
+    text = with_paraphrases(source, encoder, paraphrases) if paraphrases else text_embeddings(source, encoder)
     identity = stored_text_encoder(source) if encoder is None else encoder.identity
     train, held_out = split_episodes(episodes, held_out=config.held_out, seed=config.seed)
 
@@ -75,6 +89,7 @@ def prepare_data(source: EpisodeSource, config: TrainConfig, *, encoder: TextEnc
     return TrainingData(
         source=source,
         text_encoder=identity,
+        paraphrases=checksum(paraphrases) if paraphrases else None,
         train=loader(train),
         held_out=loader(held_out) if len(held_out) else None,
         held_out_episodes=held_out,

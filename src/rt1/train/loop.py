@@ -12,6 +12,7 @@ from rt1.data.episode import EpisodeSource
 from rt1.evaluate.workers import free_cores
 from rt1.progress import Progress, progress
 from rt1.text.encoder import TextEncoder
+from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
 from rt1.train.log import MetricsLog
 from rt1.train.optim import learning_rate
@@ -41,6 +42,7 @@ def train(
     run: Path | str,
     *,
     encoder: TextEncoder | None = None,
+    paraphrases: Paraphrases | None = None,
 ) -> RunResult:
     """Train a network, or go on with a run that was stopped, with the losses of an uninterrupted one.
 
@@ -49,6 +51,8 @@ def train(
         config: all settings; a run goes on only with the settings it began with.
         run: output folder.
         encoder: text encoder for the instructions; without it the embeddings stored with the episodes are used.
+        paraphrases: instruction to other sentences; each sample is given one of them or the instruction, all equally
+            likely. Validation gives the instruction.
 
     Raises:
         TrainingError: a loss or gradient that is not finite, or a run folder with other settings or data.
@@ -56,7 +60,7 @@ def train(
         SaveError: a checkpoint that could not be written.
     """
     torch.set_num_threads(config.threads or free_cores())
-    state = begin(source, config, Path(run), encoder=encoder)
+    state = begin(source, config, Path(run), encoder=encoder, paraphrases=paraphrases)
     if state.update < config.updates:  # finished before: what is there stays as it is
         _go_on(state)
     finished = state.update >= config.updates

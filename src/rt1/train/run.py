@@ -27,6 +27,7 @@ from rt1.data.episode import EpisodeSource
 from rt1.files import recover
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder
+from rt1.text.paraphrases import Paraphrases
 from rt1.train.averaging import WeightAverage
 from rt1.train.config import TrainConfig
 from rt1.train.data import TrainingData, prepare_data
@@ -83,14 +84,21 @@ class Run:
             save_checkpoint(self.folder / name, model=self.model, info=info, training=training)
 
 
-def begin(source: EpisodeSource, config: TrainConfig, folder: Path, *, encoder: TextEncoder | None = None) -> Run:
+def begin(
+    source: EpisodeSource,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    encoder: TextEncoder | None = None,
+    paraphrases: Paraphrases | None = None,
+) -> Run:
     """Begin a run, or find one again where its folder has a checkpoint.
 
     Raises:
         TrainingError: the folder holds a run with other settings or data.
         SaveError: the folder cannot be written.
     """
-    data = prepare_data(source, config, encoder=encoder)
+    data = prepare_data(source, config, encoder=encoder, paraphrases=paraphrases)
     network = data.fit(config.model)
     torch.manual_seed(config.seed)
     model = channels_last(RT1(network))
@@ -154,6 +162,7 @@ def _progress(run: Run) -> dict[str, Any]:
             "steps": int(source.lengths.sum()),
             "action_spec": source.action_spec.to_json(),
             "text_encoder": None if encoder is None else encoder.to_json(),
+            "paraphrases": run.data.paraphrases,
         },
     }
 
