@@ -1,4 +1,4 @@
-"""The command ``rt1``: demo, record, train, evaluate, inspect, serve, convert."""
+"""The command ``rt1``: demo, record, train, evaluate, inspect, serve, play, convert."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from rt1.commands.convert import (
 from rt1.commands.demo import DemoCommand
 from rt1.commands.evaluate import EvaluateCommand
 from rt1.commands.inspect import InspectCommand
+from rt1.commands.play import PlayCommand
 from rt1.commands.record import RecordCommand
 from rt1.commands.serve import ServeCommand
 from rt1.commands.train import TrainCommand
@@ -56,6 +57,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": EvaluateCommand,
     "inspect": InspectCommand,
     "serve": ServeCommand,
+    "play": PlayCommand,
     "convert tensorflow": ConvertTensorFlowCommand,
     "convert flax": ConvertFlaxCommand,
     "convert imagenet": ConvertImageNetCommand,

@@ -93,7 +93,7 @@ def test_a_policy_of_another_robot_is_refused_with_both_sets_of_dimensions(
     make_checkpoint: Callable[..., Path], small_world: EnvSettings, table: TableEncoder, tmp_path: Path
 ) -> None:
     folder = make_checkpoint(tmp_path / "other", names=("left", "right"))
-    with pytest.raises(ValueError, match="acts in left, right, metaworld takes hand_x, hand_y, hand_z, gripper"):
+    with pytest.raises(ValueError, match="acts in left, right, the environment takes hand_x, hand_y, hand_z, gripper"):
         evaluate_closed_loop(folder, env=small_world, settings=FAUCETS, encoder=table)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rt1 import settings
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
 from rt1.data.open_data import DataOptions, open_data
 from rt1.evaluate.closed_loop import TrialSettings
@@ -42,8 +41,7 @@ class EvaluateCommand:
     def run(self, command: str) -> int:
         """Evaluate."""
         provenance = load_info(self.checkpoint).provenance
-        recorded = provenance.get("env")
-        env = EnvSettings() if recorded is None else settings.from_json(EnvSettings, recorded)
+        env = EnvSettings.from_provenance(provenance)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         trials = TrialSettings(
             tasks=tasks, trials=self.trials, seed=self.seed, baselines=self.baselines, workers=self.workers

@@ -12,6 +12,7 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, resolve
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
+from rt1.evaluate.rollout import check_actions_fit
 from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_trials
 from rt1.evaluate.video import encode_video
 from rt1.progress import progress
@@ -122,13 +123,9 @@ def _embed(folder: Path, sentences: Sequence[str], encoder: TextEncoder | None) 
 
 def _check_fits(folder: Path, env: EnvSettings, task: str) -> None:
     opened = env.open(task, render=False)
-    ours, theirs = load_info(folder).action_spec, opened.action_spec
+    takes = opened.action_spec
     opened.close()
-    if ours.dimension_names != theirs.dimension_names:
-        raise ValueError(
-            f"{folder} acts in {', '.join(ours.dimension_names)}, {env.env} takes {', '.join(theirs.dimension_names)}; "
-            "evaluate it in the environment it was trained for"
-        )
+    check_actions_fit(load_info(folder).action_spec, takes)
 
 
 def _count(env: EnvSettings, tasks: Sequence[str], results: Sequence[TrialResult]) -> ClosedLoopResult:

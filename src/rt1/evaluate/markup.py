@@ -39,16 +39,20 @@ def page(*, title: str, subtitle: str, headline: str, body: str) -> str:
         headline: HTML of :func:`headline`.
         body: HTML of the sections.
     """
-    style = resources.files("rt1.evaluate").joinpath("page.css").read_text(encoding="utf-8")
     return fill(
         "rt1.evaluate",
         "page.html",
         title=escape(title),
-        style=style.strip(),
+        style=shared_style(),
         subtitle=escape(subtitle),
         headline=headline,
         body=body,
     )
+
+
+def shared_style() -> str:
+    """Return the style that all pages share, CSS."""
+    return resources.files("rt1.evaluate").joinpath("page.css").read_text(encoding="utf-8").strip()
 
 
 def headline(figures: Sequence[tuple[str, str, str, str]]) -> str:

@@ -118,7 +118,7 @@ def rollout(
     while True:
         wanted = controller.act(observation)
         clipped += int(env.action_spec.out_of_bounds(wanted).sum())
-        action = np.clip(wanted, env.action_spec.low, env.action_spec.high).astype(np.float32)
+        action = within_bounds(env.action_spec, wanted)
         result = env.step(action)
         observation = result.observation
         actions.append(action)
@@ -131,3 +131,21 @@ def rollout(
     return Rollout(
         success=result.success, steps=len(actions), actions=np.stack(actions), clipped=clipped, images=tuple(images)
     )
+
+
+def within_bounds(spec: ActionSpec, action: FloatArray) -> FloatArray:
+    """Return an action (A,) clipped to an environment's bounds, float32."""
+    return np.clip(action, spec.low, spec.high).astype(np.float32)
+
+
+def check_actions_fit(policy: ActionSpec, env: ActionSpec) -> None:
+    """Refuse a policy whose action has other dimensions than the environment takes.
+
+    Raises:
+        ValueError: their names differ.
+    """
+    if policy.dimension_names != env.dimension_names:
+        raise ValueError(
+            f"the policy acts in {', '.join(policy.dimension_names)}, the environment takes "
+            f"{', '.join(env.dimension_names)}; use the environment it was trained for"
+        )

@@ -11,7 +11,6 @@ import asyncio
 import hmac
 import logging
 import os
-import signal
 import ssl
 import threading
 import time
@@ -36,6 +35,7 @@ from rt1.serve.capacity import Capacity, measured_times
 from rt1.serve.counters import Counters
 from rt1.serve.session import Session, Turn
 from rt1.serve.settings import ServerSettings
+from rt1.shutdown import stop_on_signals
 
 _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
@@ -290,10 +290,6 @@ def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
     """
 
     async def run() -> None:
-        stop = asyncio.Event()
-        with suppress(NotImplementedError):  # Windows has no signals for event loops; Ctrl-C still ends it
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await server.run(stop, ready)
+        await server.run(stop_on_signals(), ready)
 
     asyncio.run(run())

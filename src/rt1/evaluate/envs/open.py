@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from rt1 import settings
 from rt1.evaluate.envs import metaworld
 from rt1.evaluate.envs.metaworld import MetaWorldConfig, MetaWorldEnv
 from rt1.evaluate.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
@@ -22,6 +24,11 @@ class EnvSettings:
 
     def __post_init__(self) -> None:
         lookup("environment", self.env, {"metaworld": None})
+
+    @staticmethod
+    def from_provenance(provenance: Mapping[str, Any]) -> EnvSettings:
+        """Return the environment of a checkpoint's recordings, as its provenance states it, or else the default."""
+        return settings.from_json(EnvSettings, provenance.get("env") or {})
 
     def open(self, task: str, *, render: bool = True) -> MetaWorldEnv:
         """Open a task's environment.

@@ -1,0 +1,48 @@
+"""The command ``rt1 play``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from rt1.checkpoint import load_info
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.play.playground import Playground
+from rt1.policy import Policy
+from rt1.text.load import load_text_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlayCommand:
+    """Watch and drive a policy in a simulator, on a web page on this machine, until Ctrl-C."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """Checkpoint or run folder."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to choose from; those it was trained on if not given."""
+    env: str = "metaworld"
+    """Environment name."""
+    port: int = 8001
+    """Port on 127.0.0.1; 0 takes a free one."""
+    seed: int = 0
+    """Seed of the starts, as for an evaluation."""
+    text_encoder: str | None = None
+    """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+
+    def run(self, _command: str) -> int:
+        """Play."""
+        from rt1.play.server import PlayServer, serve
+
+        provenance = load_info(self.checkpoint).provenance
+        env = EnvSettings.from_provenance(provenance)
+        tasks = self.tasks or tuple(provenance.get("tasks", ()))
+        if not tasks:
+            raise ValueError(f"{self.checkpoint} does not say which tasks it was trained on; give --tasks")
+        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
+        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=encoder)
+        playground = Playground(policy, replace(env, env=self.env), tasks, seed=self.seed)
+        server = PlayServer(playground, title=str(self.checkpoint), port=self.port)
+        serve(server, lambda port: print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it", flush=True))
+        return 0

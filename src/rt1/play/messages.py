@@ -1,0 +1,116 @@
+"""Messages between the page and the server: JSON, and JPEG behind the JSON of a view."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.data.images import encode_jpeg
+from rt1.names import lookup
+from rt1.play.playground import Decision, Playground, View
+
+_ARGUMENTS: dict[str, type | None] = {
+    "start": None,
+    "stop": None,
+    "reset": int,
+    "instruct": str,
+    "task": str,
+    "speed": float,
+}
+"""Command -> the type of its value, None where it takes none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What somebody asked for on the page."""
+
+    name: str
+    """start, stop, reset (to a start), instruct, task or speed."""
+    value: Any = None
+    """What it takes: the number of a start, a sentence, a task's name, a factor."""
+
+
+def parse_command(message: str | bytes) -> Command:
+    """Read a command from the page.
+
+    Args:
+        message: JSON, ``{"command": NAME, "value": VALUE}``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    try:
+        data = json.loads(message)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a command is not JSON: {error}") from error
+    if not isinstance(data, dict) or not data.keys() <= {"command", "value"}:
+        raise ValueError("a command must be an object of command and value")
+    name, value = str(data.get("command")), data.get("value")
+    kind = lookup("command", name, _ARGUMENTS)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not (type(None) if kind is None else kind):
+        raise ValueError(
+            f"the value of {name} is {value!r:.40}; it must be {'null' if kind is None else kind.__name__}"
+        )
+    return Command(name=name, value=value)
+
+
+def describe(playground: Playground, title: str) -> str:
+    """Return what does not change while the page is open, JSON: tasks with their sentences, the action's dimensions."""
+    spec, config = playground.policy.action_spec, playground.policy.model.config
+    low, high, choices = spec.low.tolist(), spec.high.tolist(), spec.discrete_choices.tolist()
+    facts = {
+        "title": title,
+        "tasks": [{"name": task, "sentences": playground.world.sentences(task)} for task in playground.tasks],
+        "dimensions": [
+            dict(zip(("name", "low", "high", "choices"), dimension, strict=True))
+            for dimension in zip(spec.dimension_names, low, high, choices, strict=True)
+        ],
+        "bins": spec.bins,
+        "window": config.window,
+        "maps": config.image_tokens,
+    }
+    return json.dumps(facts)
+
+
+def encode_view(view: View) -> bytes:
+    """Return a view as one message.
+
+    It is the length of the JSON (4 bytes, big end first), the JSON, the JPEG of the newest image (``image_bytes``
+    long), and the JPEG of the image that the last decision was made from.
+    """
+    image = b"" if view.image is None else encode_jpeg(view.image)
+    seen = b"" if view.decision is None else encode_jpeg(view.decision.image)
+    state = {name: value for name, value in vars(view).items() if name not in ("image", "decision", "latencies")}
+    state["latency"] = _latency(view.latencies)
+    state["decision"] = None if view.decision is None else _decision(view.decision)
+    state["image_bytes"] = len(image)
+    text = json.dumps(state).encode()
+    return len(text).to_bytes(4, "big") + text + image + seen
+
+
+def _latency(latencies: tuple[float, ...]) -> dict[str, float] | None:
+    """Return the newest time and two quantiles, ms."""
+    if not latencies:
+        return None
+    p50, p95 = np.percentile(latencies, [50, 95]).tolist()
+    return {"last": round(latencies[-1], 3), "p50": round(p50, 3), "p95": round(p95, 3)}
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    return {
+        "action": _rounded(decision.action, 6),
+        "bins": decision.bins.tolist(),
+        "probabilities": _rounded(decision.probabilities, 4),
+        "attention": _rounded(decision.attention, 4),
+    }
+
+
+def _rounded(values: NDArray[np.float32], digits: int) -> list[Any]:
+    """Return nested lists of numbers with few digits, so that their text is short."""
+    return np.round(values.astype(np.float64), digits).tolist()

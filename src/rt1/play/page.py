@@ -1,0 +1,69 @@
+"""The page over HTTP: three files of this package, and who may ask for them."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import resources
+
+from websockets.datastructures import Headers
+from websockets.http11 import Request, Response
+
+from rt1.evaluate.markup import shared_style
+
+LIVE = "/live"
+"""Path of the WebSocket."""
+_FILES = {
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+}
+_OWN_HOSTS = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.ASCII)
+
+
+def answer(request: Request) -> Response | None:
+    """Answer a request; None lets a WebSocket in.
+
+    A page of another site may make its visitor's browser ask here: under a name of its own that leads to this machine
+    (DNS rebinding: then ``Host`` is that name), or across sites (then ``Origin`` is that site). Both are refused.
+    """
+    host = request.headers.get("Host", "")
+    if not _OWN_HOSTS.fullmatch(host):
+        return _response(403, "Forbidden", "open the page under the address that rt1 play printed\n")
+    if request.path == LIVE:
+        if request.headers.get("Origin") != f"http://{host}":
+            return _response(403, "Forbidden", "only the page of rt1 play may connect\n")
+        return None
+    if request.path not in _FILES:
+        return _response(404, "Not Found", "there is nothing here; the page is at /\n")
+    name, kind = _FILES[request.path]
+    return _response(200, "OK", _text(name), kind=kind, connect=f"ws://{host}")
+
+
+@cache
+def _text(name: str) -> str:
+    own = resources.files("rt1.play").joinpath(name).read_text(encoding="utf-8")
+    return f"{shared_style()}\n{own}" if name.endswith(".css") else own
+
+
+def _response(
+    status: int, reason: str, text: str, *, kind: str = "text/plain; charset=utf-8", connect: str = "'none'"
+) -> Response:
+    body = text.encode()
+    policy = (
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src {connect}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = Headers(
+        {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Content-Security-Policy": policy,
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "no-store",
+            "Connection": "close",
+        }
+    )
+    return Response(status, reason, headers, body)

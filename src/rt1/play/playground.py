@@ -1,0 +1,260 @@
+"""A policy in an environment, as the page drives it: what may be asked of the two, and what there is to see."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray, TokenArray
+from rt1.evaluate.rollout import Env, Image, check_actions_fit, within_bounds
+from rt1.evaluate.seeds import trial_seed
+from rt1.names import unknown_name
+from rt1.policy import Policy
+
+Phase = Literal["opening", "stopped", "running", "over", "failed"]
+LONGEST_INSTRUCTION = 500
+_LATENCIES = 200
+
+
+class World(Protocol):
+    """Where to play: tasks by name. :class:`rt1.evaluate.envs.open.EnvSettings` is one."""
+
+    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
+        """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
+        ...
+
+    def open(self, task: str) -> Env:
+        """Open a task's environment."""
+        ...
+
+    def sentences(self, task: str) -> tuple[str, ...]:
+        """Return the task's instruction, and other sentences to try."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the policy made of one image."""
+
+    image: Image
+    """uint8 RGB (H, W, 3), what it looked at; the decision led to the next one."""
+    action: FloatArray
+    """(A,) physical units."""
+    bins: TokenArray
+    """(A,) the chosen bins."""
+    probabilities: FloatArray
+    """(A, V) over the bins; each row sums to 1."""
+    attention: FloatArray
+    """(K, rows, columns) TokenLearner's weights on the image; each map sums to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Everything the page shows of one moment."""
+
+    phase: Phase
+    """Opening an environment, stopped, running, episode over, or failed (then Reset opens the environment anew)."""
+    error: str | None
+    """What went wrong last, in one line; None after something that went well."""
+    task: str
+    """The task's full name."""
+    instruction: str | None
+    """What the policy is told; None while it has accepted nothing."""
+    start: int
+    """Number of the episode's start."""
+    step: int
+    """Actions taken since the scene was reset."""
+    max_steps: int
+    """Steps after which the episode ends by itself."""
+    control_rate: float
+    """Steps per second of the robot, Hz."""
+    speed: float
+    """How much faster than the robot the page runs."""
+    success: bool
+    """Whether the goal was reached."""
+    remembered: int
+    """Images in the policy's memory."""
+    latencies: tuple[float, ...]
+    """The last steps' times from image to action, ms, oldest first."""
+    image: Image | None
+    """uint8 RGB (H, W, 3), the newest observation; None where there is no environment."""
+    decision: Decision | None
+    """The last decision; None before the first one under this instruction."""
+
+
+class Playground:
+    """One environment, one policy, and the state of the page. Not thread-safe; one thread must make all calls.
+
+    A request that is refused raises ``ValueError`` and leaves the run as it is. A failure of the environment or the
+    policy closes the environment; the next reset opens it anew.
+    """
+
+    def __init__(self, policy: Policy, world: World, tasks: Sequence[str], *, seed: int = 0) -> None:
+        """Take what to play with; nothing is opened yet.
+
+        Args:
+            policy: what acts; its memory is used.
+            world: where.
+            tasks: the tasks that the page offers, the first of which opens first.
+            seed: seed of the starts, which are those of an evaluation with this seed.
+
+        Raises:
+            ValueError: unknown tasks, or a seed below 0.
+        """
+        trial_seed(seed, 0)
+        self.policy, self.world, self.tasks = policy, world, world.check_tasks(tasks)
+        self.phase: Phase = "opening"
+        self.error: str | None = None
+        self.speed = 1.0
+        self.on_opening: Callable[[], None] = lambda: None
+        """Called before an environment opens, which takes seconds."""
+        self._seed = seed
+        self._env: Env | None = None
+        self._task = self.tasks[0]
+        self._instruction: str | None = None
+        self._image: Image | None = None
+        self._decision: Decision | None = None
+        self._start = self._step = self._max_steps = 0
+        self._success = False
+        self._control_rate = 1.0
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+
+    @property
+    def period(self) -> float:
+        """Seconds from one step to the next, at the chosen speed."""
+        return 1.0 / (self._control_rate * self.speed)
+
+    def choose_task(self, task: str) -> None:
+        """Open a task's environment in place of the present one, at its first start, and give its own instruction."""
+        if task not in self.tasks:
+            raise ValueError(unknown_name("task", task, self.tasks))
+        self._task, self._instruction = task, None
+        self._close()
+        self.reset(0)
+
+    def reset(self, start: int) -> None:
+        """Put the scene to a start and stop; the policy forgets its images."""
+        seed = trial_seed(self._seed, start)
+        with self._closed_if_it_fails():
+            self._image = self._opened().reset(seed).image
+        self.phase, self._start, self._step, self._success = "stopped", start, 0, False
+        self.instruct(self._instruction or self.world.sentences(self._task)[0])
+
+    def instruct(self, sentence: str) -> None:
+        """Tell the policy something else: it forgets its images; the scene stays as it is, running or not."""
+        sentence = sentence.strip()
+        if not 0 < len(sentence) <= LONGEST_INSTRUCTION:
+            raise ValueError(
+                f"the instruction has {len(sentence)} characters; type a sentence of 1..{LONGEST_INSTRUCTION}"
+            )
+        self.policy.reset(sentence)
+        self._instruction, self._decision = sentence, None
+
+    def run(self) -> None:
+        """Start or go on; after the end of an episode, with the next start."""
+        if self._env is None:
+            raise ValueError("there is no environment; press Reset to open it again")
+        if self._instruction is None:
+            raise ValueError("the policy has no instruction yet; type one first")
+        if self.phase == "over":
+            self.reset(self._start + 1)
+        self.phase = "running"
+
+    def stop(self) -> None:
+        """Take no further step until :meth:`run`, which goes on from here."""
+        if self.phase == "running":
+            self.phase = "stopped"
+
+    def set_speed(self, speed: float) -> None:
+        """Run faster or slower than the robot's control rate."""
+        if not 0.05 <= speed <= 20:
+            raise ValueError(f"speed is {speed:g}; it must lie in 0.05..20")
+        self.speed = speed
+
+    def step(self) -> None:
+        """Let the policy look at the image and act once."""
+        with self._closed_if_it_fails():
+            env = self._opened()
+            assert self._image is not None
+            decision = self._decide(self._image)
+            result = env.step(within_bounds(env.action_spec, decision.action))
+        self._decision, self._image = decision, result.observation.image
+        self._step, self._success = self._step + 1, result.success
+        if result.done:
+            self.phase = "over"
+
+    def view(self) -> View:
+        """Return what there is to see now."""
+        return View(
+            phase=self.phase,
+            error=self.error,
+            task=self._task,
+            instruction=self._instruction,
+            start=self._start,
+            step=self._step,
+            max_steps=self._max_steps,
+            control_rate=self._control_rate,
+            speed=self.speed,
+            success=self._success,
+            remembered=0 if self._instruction is None else len(self.policy.memory.token_TKE),
+            latencies=tuple(self._latencies),
+            image=self._image,
+            decision=self._decision,
+        )
+
+    def close(self) -> None:
+        """Free the environment."""
+        self._close()
+
+    def _opened(self) -> Env:
+        if self._env is None:
+            self.phase = "opening"
+            self.on_opening()
+            env = self.world.open(self._task)
+            self._env = env  # before the check, so that a failure closes it
+            check_actions_fit(self.policy.action_spec, env.action_spec)
+            self._control_rate, self._max_steps = env.control_rate, env.max_steps
+        return self._env
+
+    def _decide(self, image: Image) -> Decision:
+        begin = time.perf_counter()
+        logits = self.policy.logits(image)
+        if not np.isfinite(logits).all():
+            raise ValueError("the network's logits are not finite; its checkpoint is damaged or was trained to nothing")
+        bins = logits.argmax(axis=-1).astype(np.int32)
+        action = self.policy.action_spec.decode(bins)
+        self._latencies.append(1e3 * (time.perf_counter() - begin))
+        return Decision(
+            image=image,
+            action=action,
+            bins=bins,
+            probabilities=_softmax(logits),
+            attention=self.policy.attention_maps(),
+        )
+
+    def _close(self) -> None:
+        env, self._env, self._image, self._decision = self._env, None, None, None
+        if env is not None:
+            env.close()
+
+    @contextmanager
+    def _closed_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.phase = "failed"
+            with suppress(Exception):  # the failure itself is what the user must read
+                self._close()
+            raise
+
+
+def _softmax(logits: FloatArray) -> NDArray[np.float32]:
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)

@@ -1,0 +1,133 @@
+"""The server of the page: HTTP and a WebSocket on loopback; every open tab watches and drives the same run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import serve as open_server
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
+
+from rt1.play import page
+from rt1.play.messages import describe, parse_command
+from rt1.play.playground import Playground
+from rt1.play.worker import Worker
+from rt1.shutdown import stop_on_signals
+
+HOST = "127.0.0.1"
+_LONGEST_COMMAND = 8192
+_POLICY_VIOLATION = 1008
+
+
+class PlayServer:
+    """Shows one playground to any number of browser tabs on this machine."""
+
+    def __init__(self, playground: Playground, *, title: str, port: int = 0) -> None:
+        """Take a playground; nothing is opened yet.
+
+        Args:
+            playground: what to show; it belongs to the server's worker from now on.
+            title: what the page says it shows, the checkpoint's name for one.
+            port: port on 127.0.0.1; 0 takes a free one.
+
+        Raises:
+            ValueError: no port.
+        """
+        if not 0 <= port < 1 << 16:
+            raise ValueError(f"port is {port}; it must lie in 0..65535")
+        self._port = port
+        self._facts = describe(playground, title)
+        self._worker = Worker(playground)
+        self._news: set[asyncio.Event] = set()
+
+    def open(self) -> None:
+        """Open the first task's environment; what fails here is raised here. Takes seconds."""
+        self._worker.open()
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
+        """Serve until ``stop`` is set; then close the environment. Call :meth:`open` before.
+
+        Args:
+            stop: the order to stop.
+            ready: called with the port once the page can be opened.
+        """
+        loop = asyncio.get_running_loop()
+
+        def announce() -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._announce)
+
+        try:
+            async with open_server(
+                self._attend,
+                HOST,
+                self._port,
+                process_request=_screen,
+                compression=None,
+                max_size=_LONGEST_COMMAND,
+                close_timeout=2,
+                server_header=None,
+            ) as server:
+                self._worker.listen(announce)
+                ready(int(next(iter(server.sockets)).getsockname()[1]))
+                await stop.wait()
+        finally:
+            await asyncio.to_thread(self._worker.close)
+
+    def _announce(self) -> None:
+        for event in self._news:
+            event.set()
+
+    async def _attend(self, connection: ServerConnection) -> None:
+        """Show the run to one tab and take its commands."""
+        showing = asyncio.create_task(self._show(connection))
+        try:
+            async for message in connection:
+                self._worker.submit(parse_command(message))
+        except ConnectionClosed:
+            pass  # the tab was closed
+        except ValueError as error:
+            await connection.close(_POLICY_VIOLATION, str(error)[:100])
+        finally:
+            showing.cancel()
+
+    async def _show(self, connection: ServerConnection) -> None:
+        """Send the newest view whenever there is a new one; a tab that is slow misses the ones in between."""
+        news = asyncio.Event()
+        news.set()
+        self._news.add(news)
+        try:
+            await connection.send(self._facts)
+            while True:
+                await news.wait()
+                news.clear()
+                await connection.send(self._worker.latest)
+        except ConnectionClosed:
+            pass
+        finally:
+            self._news.discard(news)
+
+
+def _screen(_connection: ServerConnection, request: Request) -> Response | None:
+    return page.answer(request)
+
+
+def serve(server: PlayServer, ready: Callable[[int], None]) -> None:
+    """Open the environment and serve until SIGTERM or SIGINT; for the main thread of a process.
+
+    Args:
+        server: what to serve.
+        ready: called with the port once the page can be opened.
+
+    Raises:
+        OSError: the port is taken.
+    """
+
+    async def run() -> None:
+        await server.run(stop_on_signals(), ready)
+
+    server.open()
+    asyncio.run(run())

@@ -1,0 +1,121 @@
+"""The thread that owns environment and policy: it takes commands, keeps the pace, and says what there is to see."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from rt1.play.messages import Command, encode_view
+from rt1.play.playground import Playground
+
+_LOG = logging.getLogger(__name__)
+_MOST_WAITING = 32
+_PATIENCE = 10.0
+
+
+class Worker:
+    """Runs a playground in one thread, which a simulator's renderer must not leave.
+
+    ``latest`` is the newest view, ready to be sent. No view waits for anybody: who is slow misses some.
+    """
+
+    def __init__(self, playground: Playground) -> None:
+        """Take a playground, which from now on belongs to the thread."""
+        self.latest = b""
+        self._playground = playground
+        playground.on_opening = self._publish
+        self._listener: Callable[[], None] = lambda: None
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="rt1-play", daemon=True)
+        self._opened: Future[None] = Future()
+
+    def open(self) -> None:
+        """Start the thread and wait for the first task's environment.
+
+        Raises:
+            Exception: whatever its opening raises; an instruction that the policy refuses is shown on the page instead.
+        """
+        self._thread.start()
+        self._opened.result()
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call a function, in the worker's thread, after each new view."""
+        self._listener = listener
+
+    def submit(self, command: Command) -> None:
+        """Hand over a command; more than a few that wait raise ``ValueError``."""
+        if self._commands.qsize() >= _MOST_WAITING:
+            raise ValueError(f"{_MOST_WAITING} commands wait already; send no more before the page shows their effect")
+        self._commands.put(command)
+
+    def close(self) -> None:
+        """End the thread and free the environment; a simulator that hangs is left behind after a few seconds."""
+        self._commands.put(None)
+        if self._thread.is_alive():
+            self._thread.join(_PATIENCE)
+
+    def _work(self) -> None:
+        try:
+            self._open_first()
+        except BaseException as error:  # noqa: BLE001 (it is raised again in the thread that waits for it)
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        due = time.monotonic()
+        while True:
+            running = self._playground.phase == "running"
+            try:
+                command = self._commands.get(timeout=max(0.0, due - time.monotonic()) if running else None)
+            except queue.Empty:
+                due = time.monotonic() + self._playground.period  # a late step is not caught up with a burst
+                self._attempt(self._playground.step)
+                continue
+            if command is None:
+                break
+            self._obey(command)
+        self._attempt(self._playground.close)
+
+    def _open_first(self) -> None:
+        try:
+            self._playground.choose_task(self._playground.tasks[0])
+        except ValueError as error:
+            if self._playground.phase != "stopped":
+                raise
+            self._playground.error = _one_line(error)
+        self._publish()
+
+    def _obey(self, command: Command) -> None:
+        ground = self._playground
+        actions: dict[str, Callable[[], None]] = {
+            "start": ground.run,
+            "stop": ground.stop,
+            "reset": lambda: ground.reset(command.value),
+            "instruct": lambda: ground.instruct(command.value),
+            "task": lambda: ground.choose_task(command.value),
+            "speed": lambda: ground.set_speed(command.value),
+        }
+        ground.error = None
+        self._attempt(actions[command.name])
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 (the page must go on, and say it)
+            if not isinstance(error, ValueError):
+                _LOG.error("the run failed", exc_info=error)
+            self._playground.error = _one_line(error)
+        self._publish()
+
+    def _publish(self) -> None:
+        self.latest = encode_view(self._playground.view())
+        self._listener()
+
+
+def _one_line(error: Exception) -> str:
+    """Return what the page says of a failure; what no user can mend says its kind."""
+    text = " ".join(str(error).split())[:500]
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text or 'no reason given'}"
