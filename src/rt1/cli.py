@@ -46,6 +46,7 @@ EXTRAS = {
     "matplotlib": "report",
     "onnxruntime": "use",
     "pyarrow": "lerobot",
+    "wandb": "wandb",
     "websockets": "serve",
 }
 """Package that a command may miss -> the extra that brings it."""

@@ -1,12 +1,42 @@
-"""The metrics file of a run: one JSON object a line, appended while the run goes on."""
+"""The numbers a run measures: what each means, its unit, and the file they are appended to while the run goes on."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 METRICS_FILE = "metrics.jsonl"
+
+
+class Metric(NamedTuple):
+    """What a number means."""
+
+    unit: str
+    """What it counts."""
+    meaning: str
+    """In words, for a reader who sees its name only."""
+
+
+_RECORD = "mean of the updates since the last record"
+METRICS: dict[str, Metric] = {
+    "loss": Metric("nats per token", f"cross-entropy of the training targets, {_RECORD}"),
+    "accuracy": Metric("share, 0..1", f"action tokens of the training batches that are right, {_RECORD}"),
+    "gradient_norm": Metric("nats per unit of weight", f"length of the gradient before it is clipped, {_RECORD}"),
+    "clipped_actions": Metric(
+        "values per update", f"recorded action values outside the action spec's bounds, {_RECORD}"
+    ),
+    "learning_rate": Metric("per update", "learning rate of the last update, of parts whose factor is 1"),
+    "windows_per_second": Metric("1/s", "windows trained on per second of wall-clock time since the last record"),
+    "heldout_loss": Metric("nats per token", "cross-entropy of the held-out episodes' tokens, targets not spread"),
+    "heldout_accuracy": Metric("share, 0..1", "action tokens of the held-out episodes that are right"),
+}
+"""Metrics by name. ``name/part`` is the metric ``name`` of one part: a dimension of the action, a task."""
+
+
+def metric(name: str) -> Metric:
+    """Return what a logged number means; an unknown name raises ``KeyError``."""
+    return METRICS[name.partition("/")[0]]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

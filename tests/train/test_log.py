@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from rt1.metrics import METRICS_FILE, read_metrics
-from rt1.train.log import MetricsLog
+from rt1.data.episode import EpisodeSource
+from rt1.machine import commit
+from rt1.metrics import METRICS_FILE, metric, read_metrics
+from rt1.train.config import TrainConfig
+from rt1.train.log import ABOUT_FILE, LogSettings, MetricsLog
+from rt1.train.loop import train
 
 
 def _write(run: Path, updates: range, *, resume_at: int = 0) -> None:
@@ -52,3 +58,51 @@ def test_tensorboard_gets_the_same_values(tmp_path: Path) -> None:
     _write(tmp_path, range(1, 4))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx({1: 1.0, 2: 0.5, 3: 1 / 3})
+
+
+def test_the_folder_says_what_the_run_is_and_when_it_started(tmp_path: Path) -> None:
+    config = {"batch_size": 4}
+    MetricsLog(tmp_path, config=config).close()
+    MetricsLog(tmp_path, resume_at=5, config=config).close()
+    about = json.loads((tmp_path / ABOUT_FILE).read_text())
+    assert about["config"] == config
+    assert [start["update"] for start in about["starts"]] == [0, 5]
+    assert all(start["commit"] == commit() and start["machine"] and start["date"] for start in about["starts"])
+    assert about["metrics"]["loss"]["unit"] == "nats per token"
+
+
+def test_a_run_begun_anew_forgets_the_starts_of_the_one_before(tmp_path: Path) -> None:
+    ids = []
+    for _ in range(2):
+        MetricsLog(tmp_path).close()
+        about = json.loads((tmp_path / ABOUT_FILE).read_text())
+        assert len(about["starts"]) == 1
+        ids.append(about["wandb_id"])
+    assert ids[0] != ids[1]
+
+
+def test_every_number_that_a_run_logs_has_a_unit_and_a_meaning(
+    make_source: Callable[..., EpisodeSource], short: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    train(make_source(6, 5, 4), short(updates=4), tmp_path)
+    logged = {name for record in read_metrics(tmp_path) for name in record} - {"update"}
+    assert "heldout_loss" in logged
+    assert all(metric(name).unit and metric(name).meaning for name in logged)
+
+
+def test_tensorboard_can_be_left_out(tmp_path: Path) -> None:
+    MetricsLog(tmp_path, settings=LogSettings(tensorboard=False)).close()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_wandb_gets_the_same_run_when_it_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="wandb is not installed; rt1[wandb] brings it")
+    offline = LogSettings(tensorboard=False, wandb="offline")
+    for update in (0, 3):
+        log = MetricsLog(tmp_path, resume_at=update, settings=offline, config={"batch_size": 4})
+        log.write(update + 1, {"loss": 0.5, "heldout_loss": 0.25})
+        log.close()
+    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    assert {file.stem for file in files} == {f"run-{json.loads((tmp_path / ABOUT_FILE).read_text())['wandb_id']}"}
+    assert all(word in file.read_bytes() for file in files for word in (b"heldout_loss", b"nats per token"))

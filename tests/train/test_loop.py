@@ -27,6 +27,7 @@ from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
 from rt1.train.errors import TrainingError
+from rt1.train.log import LogSettings
 from rt1.train.loop import RunResult, train
 from rt1.train.optim import OptimizerSettings
 from rt1.train.validation import validate
@@ -290,7 +291,11 @@ def test_settings_that_change_no_loss_may_change(
 ) -> None:
     stopped = train(make_source(*LENGTHS, before_read=_At(6 * 4, _raise_sigint)), short(), tmp_path / "run")
     assert not stopped.finished
-    train(make_source(*LENGTHS), short(name="other", save_every=2, loader_threads=3), tmp_path / "run")
+    train(
+        make_source(*LENGTHS),
+        short(name="other", save_every=2, loader_threads=3, log=LogSettings(project="o")),
+        tmp_path / "run",
+    )
     assert _records(tmp_path / "run") == _records(whole[0])
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from rt1.data.augment import AugmentSettings
 from rt1.model.rt1 import LossForm, RT1Config
 from rt1.train.averaging import AverageSettings
+from rt1.train.log import LogSettings
 from rt1.train.optim import OptimizerSettings
 
 Precision = Literal["fp32", "bf16"]
@@ -51,6 +52,8 @@ class TrainConfig:
     """Updates between two validations on the held-out episodes; each may make a new best checkpoint."""
     save_every: int = 200
     """Updates between two writings of the last checkpoint."""
+    log: LogSettings = field(default_factory=LogSettings)
+    """Where the metrics go besides metrics.jsonl."""
     threads: int = 0
     """Torch threads; 0 means one per core."""
     loader_threads: int = 1

@@ -1,30 +1,67 @@
-"""Metrics of a run: one JSON object a line, and TensorBoard where it is installed."""
+"""Metrics of a run: one JSON object a line, and TensorBoard and Weights & Biases (W&B) where they are wanted."""
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import json
+import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rt1.files import write_text
-from rt1.metrics import METRICS_FILE, read_metrics
+from rt1.machine import commit, describe_machine
+from rt1.metrics import METRICS, METRICS_FILE, read_metrics
+
+ABOUT_FILE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """Where a run's metrics go besides ``metrics.jsonl``."""
+
+    tensorboard: bool = True
+    """Write TensorBoard files into the run folder, where the package is installed (rt1[train])."""
+    wandb: Literal["off", "online", "offline"] = "off"
+    """Send the metrics to Weights & Biases, or write them for a later ``wandb sync``; needs rt1[wandb]."""
+    project: str = "rt1"
+    """W&B project."""
+    entity: str | None = None
+    """W&B user or team; the account's own if not given."""
 
 
 class MetricsLog:
-    """Appends records to ``metrics.jsonl`` and to TensorBoard files."""
+    """Appends records to ``metrics.jsonl``, and to TensorBoard and W&B as the settings say.
 
-    def __init__(self, run: Path, *, resume_at: int = 0) -> None:
-        """Open the log of a run; records from update ``resume_at`` on are dropped, since they will come again."""
+    ``run.json`` beside it holds the configuration, the unit and meaning of every metric, and for each start of the run
+    the commit and the machine; TensorBoard and W&B get the same.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        resume_at: int = 0,
+        settings: LogSettings | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the log of a run; records from update ``resume_at`` on are dropped, since they will come again.
+
+        Args:
+            run: the run folder.
+            resume_at: update that the run goes on from.
+            settings: where the metrics go.
+            config: the run's configuration, as plain data.
+        """
+        settings = settings or LogSettings()
         kept = [record for record in read_metrics(run) if record["update"] <= resume_at]
         write_text(run / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept))
+        about = _note_start(run, dict(config or {}), resume_at)
         self._file = (run / METRICS_FILE).open("a")
-        self._board: Any = None
-        if importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_at + 1)
+        self._board = _open_board(run, about, resume_at) if settings.tensorboard else None
+        self._wandb = None if settings.wandb == "off" else _open_wandb(run, about, settings)
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Write one record of values measured after ``update`` updates."""
@@ -33,9 +70,68 @@ class MetricsLog:
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, update)
+        if self._wandb is not None:
+            self._wandb.log({"update": update, **values})
 
     def close(self) -> None:
         """Close the files."""
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
+    """Write what the run is and that it starts, or goes on, now; return what was written."""
+    file = run / ABOUT_FILE
+    before = json.loads(file.read_text()) if update and file.is_file() else {}
+    start = {
+        "update": update,
+        "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "machine": describe_machine(),
+    }
+    about = {
+        "config": config,
+        "starts": [*before.get("starts", []), start],
+        "wandb_id": before.get("wandb_id") or secrets.token_hex(4),
+        "metrics": {name: metric._asdict() for name, metric in METRICS.items()},
+    }
+    write_text(file, json.dumps(about, indent=1))
+    return about
+
+
+def _open_board(run: Path, about: Mapping[str, Any], resume_at: int) -> Any:  # noqa: ANN401 (torch has no types for it)
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    board = SummaryWriter(str(run / "tensorboard"), purge_step=resume_at + 1)
+    rows = [f"| {name} | {metric.unit} | {metric.meaning} |" for name, metric in METRICS.items()]
+    board.add_text("metrics", "\n".join(["| metric | unit | meaning |", "|---|---|---|", *rows]), resume_at)
+    # Four spaces make a code block of it, which keeps its lines.
+    plain = json.dumps({name: about[name] for name in ("config", "starts")}, indent=1)
+    board.add_text("run", "".join(f"    {line}\n" for line in plain.splitlines()), resume_at)
+    return board
+
+
+def _open_wandb(run: Path, about: Mapping[str, Any], settings: LogSettings) -> Any:  # noqa: ANN401 (an optional package)
+    import wandb
+
+    try:
+        opened = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            name=run.name,
+            id=about["wandb_id"],  # a run that goes on is the same run there, too
+            resume="allow" if settings.wandb == "online" else None,  # `wandb sync --append` joins files of one id
+            mode=settings.wandb,
+            dir=str(run),
+            config={**about["config"], "starts": about["starts"], "metrics": about["metrics"]},
+        )
+    except wandb.Error as error:
+        raise ValueError(f"W&B does not start: {error}; run `wandb login`, or log with --log.wandb offline") from error
+    opened.define_metric("update")
+    opened.define_metric("*", step_metric="update")
+    return opened

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rt1 import settings
 from rt1.data.episode import EpisodeSource
 from rt1.evaluate.workers import free_cores
 from rt1.progress import Progress, progress
@@ -70,7 +71,7 @@ def train(
 def _go_on(run: Run) -> None:
     config = run.config
     with (
-        closing(MetricsLog(run.folder, resume_at=run.update)) as log,
+        closing(_open_log(run)) as log,
         stop_on_signal() as stop,
         progress(f"training {run.folder}", config.updates, unit="updates", done=run.update) as bar,
         closing(run.data.train.stream(run.update)) as batches,
@@ -81,6 +82,11 @@ def _go_on(run: Run) -> None:
             run.meter.add(do_update(run, batch))
             _report(run, log, bar)
     run.save("last")
+
+
+def _open_log(run: Run) -> MetricsLog:
+    config = settings.to_json(run.config)
+    return MetricsLog(run.folder, resume_at=run.update, settings=run.config.log, config=config)
 
 
 def _report(run: Run, log: MetricsLog, bar: Progress) -> None:

@@ -40,7 +40,10 @@ OWN_WEIGHTS = "weights/"
 """Names of the network's own weights among a checkpoint's training tensors, where ``model.safetensors`` holds their
 average."""
 
-HARMLESS = {"log_every", "validate_every", "save_every", "threads", "loader_threads", "name"}
+HARMLESS = {
+    *("log_every", "validate_every", "save_every", "threads", "loader_threads", "name"),
+    *("log.tensorboard", "log.wandb", "log.project", "log.entity"),
+}
 """Settings that only decide how often and how fast a run works: the losses stay the same."""
 
 
