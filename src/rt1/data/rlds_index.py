@@ -301,7 +301,7 @@ def _values(data: Buffer, span: Span | None, feature: FeatureInfo, count: int) -
     kind, first, end = span
     values: NDArray[Any]
     if kind == FLOATS:
-        values = float_values(data, first, end)
+        values = float_values(data, first, end, count)
     elif kind == INTS:
         values = int_values(data, first, end)
     else:

@@ -11,13 +11,13 @@ import functools
 import mmap
 import struct
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.checksum import masked_crc32c
 from rt1.data.episode import DataError
 
 Buffer = bytes | mmap.mmap
@@ -33,7 +33,7 @@ FRAME_START, FRAME_BYTES = 12, 16
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _TAG_AND_SIZE = struct.Struct("<BI")
-_FOUR_BYTES = struct.Struct("<BBBB")
+_FOUR_BYTES, _SIX_BYTES = struct.Struct("<4B"), struct.Struct("<6B")
 _CURE = "record or download this file again, or pass skip_corrupt=True to read what is intact"
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A  # tags of the delimited fields 1, 2 and 3
 _KIND_OF_TAG = {_FIRST: BYTES, _SECOND: FLOATS, _THIRD: INTS}
@@ -45,8 +45,7 @@ _FIXED_BYTES = {1: 8, 5: 4}  # wire types of fixed size
 def frame(payload: bytes) -> bytes:
     """Return a payload with its length and checksums around it, as it stands in a TFRecord file."""
     length = struct.pack("<Q", len(payload))
-    checksum = _fastest_checksum()
-    return length + _CRC.pack(_masked(checksum(length))) + payload + _CRC.pack(_masked(checksum(payload)))
+    return length + _CRC.pack(masked_crc32c(length)) + payload + _CRC.pack(masked_crc32c(payload))
 
 
 def map_file(path: Path) -> Buffer:
@@ -72,13 +71,13 @@ def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) 
     Raises:
         DataError: a truncated record or a checksum that does not fit, unless ``corrupt`` is given.
     """
-    view, checksum = np.frombuffer(data, np.uint8), _fastest_checksum()
+    view = memoryview(data)
     start, size = 0, len(data)
     while start < size:
         if start + _HEADER.size > size:
             return _note(corrupt, f"{path}: truncated record header at byte {start} of {size}; {_CURE}")
         length, length_crc = _HEADER.unpack_from(data, start)
-        if _masked(checksum(view[start : start + 8])) != length_crc:
+        if masked_crc32c(view[start : start + 8]) != length_crc:
             return _note(corrupt, f"{path}: checksum of the record length does not fit at byte {start}; {_CURE}")
         first = start + _HEADER.size
         stop = first + length
@@ -87,7 +86,7 @@ def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) 
                 corrupt,
                 f"{path}: truncated record at byte {start}: {length} bytes long, the file {size}; {_CURE}",
             )
-        if _masked(checksum(view[first:stop])) == _CRC.unpack_from(data, stop)[0]:
+        if masked_crc32c(view[first:stop]) == _CRC.unpack_from(data, stop)[0]:
             yield first, stop
         else:
             _note(corrupt, f"{path}: checksum of the record at byte {start} does not fit; {_CURE}")
@@ -170,8 +169,14 @@ def first_bytes(data: Buffer, start: int, stop: int) -> bytes:
     return b""
 
 
-def float_values(data: Buffer, start: int, stop: int) -> NDArray[np.float32]:
-    """Return a float list's values, float32 (n,): a view of the buffer where the list is packed."""
+def float_values(data: Buffer, start: int, stop: int, expected: int = 0) -> NDArray[np.float32]:
+    """Return a float list's values, float32 (n,): a view of the buffer where the list is packed.
+
+    Knowing the number of values to expect saves time where it is right; any other number comes out too.
+    """
+    header = _packed_header(4 * expected)
+    if stop - start == len(header) + 4 * expected and data[start : start + len(header)] == header:
+        return np.frombuffer(data, _FLOAT, expected, start + len(header))
     offset, stride, count = float_layout(data, start, stop)
     if stride == 4:
         return np.frombuffer(data, _FLOAT, count, offset)
@@ -219,24 +224,16 @@ def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
 
 
+@functools.lru_cache(maxsize=4096)
+def _packed_header(size: int) -> bytes:
+    """Return what stands before the values of a packed list of ``size`` bytes."""
+    return _delimited(1, bytes(size))[:-size] if size else b""
+
+
 def _note(corrupt: list[str] | None, message: str) -> None:
     if corrupt is None:
         raise DataError(message)
     corrupt.append(message)
-
-
-@functools.cache
-def _fastest_checksum() -> Callable[[bytes | NDArray[np.uint8]], int]:
-    """Return the function for CRC-32C; the optional awscrt is twice as fast on data that comes from memory."""
-    try:
-        from awscrt.checksums import crc32c  # type: ignore[import-untyped,import-not-found,unused-ignore]
-    except ImportError:
-        return google_crc32c.value
-    return crc32c
-
-
-def _masked(crc: int) -> int:
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _scan_entries(
@@ -252,22 +249,23 @@ def _scan_entries(
         tag, word = unpack(data, start) if start <= safe else (data[start], 0)
         # Lowest first: one or two bytes of size (two: 128 B to 16 kB), the name's tag, which is 0x0A, and its size.
         if word & 0x80FF8080 == 0x0A0080:
-            first, end = start + 3, start + 3 + (word & 0x7F | word >> 1 & 0x3F80)
-            value = start + 5 + (word >> 24)
+            first = start + 3
+            end = first + (word & 0x7F | word >> 1 & 0x3F80)
+            value = first + 2 + (word >> 24)
         elif word & 0x80FF80 == 0x0A00:
-            first, end = start + 2, start + 2 + (word & 0x7F)
-            value = start + 4 + (word >> 16 & 0x7F)
+            first = start + 2
+            end = first + (word & 0x7F)
+            value = first + 2 + (word >> 16 & 0x7F)
         else:
             first, end, value = _any_entry(data, start)
         name = data[first + 2 : value]
         if tag != _FIRST or end > stop:
             raise DataError(f"not a tf.train.Example: no feature at byte {start}; the file holds something else")
         start = end
-        if value < end and wanted is not None and name not in wanted:
+        if wanted is not None and name not in wanted and value < end:
             if len(found) == len(wanted):
                 return  # the rest is not asked for
-            continue
-        if value >= end or data[value] != _SECOND or not _scan_feature(data, name, value, end, found):
+        elif value >= end or data[value] != _SECOND or not _scan_feature(data, name, value, end, found):
             _scan_entry(data, first, end, wanted, found)
 
 
@@ -282,6 +280,14 @@ def _any_entry(data: Buffer, start: int) -> tuple[int, int, int]:
 
 def _scan_feature(data: Buffer, name: bytes, start: int, stop: int, found: dict[bytes, Span]) -> bool:
     """Note the one list that a feature consists of, if any; False where there is more, or something unknown."""
+    if (
+        stop - start > _SIX_BYTES.size
+    ):  # nearly every one: two bytes for its size and two for the list's, 128 B to 16 kB
+        _, low, high, tag, list_low, list_high = _SIX_BYTES.unpack_from(data, start)
+        fits = start + low + (high << 7) - 0x7D == stop == start + list_low + (list_high << 7) - 0x7A
+        if fits and high < 0x80 <= low and list_high < 0x80 <= list_low and tag in _KIND_OF_TAG:
+            found[name] = (_KIND_OF_TAG[tag], start + _SIX_BYTES.size, stop)
+            return True
     kind = _varint(data, start + 1)[1]
     if kind == stop:
         return True  # a feature without a list

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from rt1.checksum import masked_crc32c
 
 NUMBERS = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "float16": 19}
 Tensors = Mapping[str, NDArray[Any]]
@@ -24,11 +25,6 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def _field(number: int, value: int | bytes) -> bytes:
     if isinstance(value, bytes):
         return _varint(number << 3 | 2) + _varint(len(value)) + value
@@ -38,7 +34,7 @@ def _field(number: int, value: int | bytes) -> bytes:
 def _entry(array: NDArray[Any], shard: int, offset: int) -> bytes:
     shape = b"".join(_field(2, _field(1, size)) for size in array.shape)
     data = array.tobytes()
-    checksum = _varint(6 << 3 | 5) + _masked_crc(data).to_bytes(4, "little")
+    checksum = _varint(6 << 3 | 5) + masked_crc32c(data).to_bytes(4, "little")
     head = _field(1, NUMBERS[array.dtype.name]) + _field(2, shape)
     return head + _field(3, shard) + _field(4, offset) + _field(5, len(data)) + checksum
 
@@ -58,7 +54,7 @@ def _block(entries: list[tuple[bytes, bytes]], *, compress: bool) -> bytes:
         previous = key
     out += (0).to_bytes(4, "little") + (1).to_bytes(4, "little")
     block = (_literal(bytes(out)) if compress else bytes(out)) + bytes([int(compress)])
-    return block + _masked_crc(block).to_bytes(4, "little")
+    return block + masked_crc32c(block).to_bytes(4, "little")
 
 
 def _table(entries: list[tuple[bytes, bytes]], *, compress: bool, per_block: int) -> bytes:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.checksum import masked_crc32c
 from rt1.model.convert.snappy import decompress, read_varint
 
 TABLE_MAGIC = 0xDB4775248B80FB57
@@ -101,7 +101,7 @@ class TensorBundle:
         with file.open("rb") as stream:
             stream.seek(entry.offset)
             data = stream.read(entry.size)
-        if len(data) != entry.size or _masked_crc(data) != entry.checksum:
+        if len(data) != entry.size or masked_crc32c(data) != entry.checksum:
             raise BundleError(
                 f"{file}: the bytes of {name!r} at offset {entry.offset} do not match their checksum; "
                 "the file is damaged; get it again"
@@ -185,7 +185,7 @@ def _read_block(handle: bytes, at: int, file: Path, data: bytes | None = None) -
     trailer = data[start + size : start + size + BLOCK_TRAILER_SIZE]
     if len(trailer) != BLOCK_TRAILER_SIZE:
         raise BundleError(f"{file} is damaged: a block ends at byte {start + size} of {len(data)}; get it again")
-    if _masked_crc(data[start : start + size] + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
+    if masked_crc32c(data[start : start + size] + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
         raise BundleError(f"{file}: the block at byte {start} does not match its checksum; get the file again")
     block = data[start : start + size]
     if trailer[0] == 1:
@@ -249,12 +249,6 @@ def _entry(name: str, fields: dict[int, list[Any]]) -> TensorEntry:
 
 def _itemsize(dtype: str) -> int | None:
     return np.dtype(dtype).itemsize if dtype in DTYPES.values() else None
-
-
-def _masked_crc(data: bytes) -> int:
-    """Return the crc32c as TensorFlow stores it: rotated and shifted, so that a checksum of checksums stays sound."""
-    crc = int(google_crc32c.value(data))
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _refuse_git_lfs(file: Path) -> None:
