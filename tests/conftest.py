@@ -192,12 +192,12 @@ def make_env() -> Callable[..., Any]:
     return PointEnv
 
 
-TASKS = ("faucet-open", "faucet-close", "hammer", "peg-insert-side")
+TASKS = ("faucet-open", "faucet-close", "hammer", "peg-insert-side", "handle-press")
 
 
 @pytest.fixture(scope="session")
 def table() -> TableEncoder:
-    """A text encoder of 8 entries for the sentences of four Meta-World tasks and of :class:`MemorySource`."""
+    """A text encoder of 8 entries for the sentences of five Meta-World tasks and of :class:`MemorySource`."""
     rng = np.random.default_rng(0)
     sentences = [*SENTENCES, *(sentence for task in TASKS for sentence in EnvSettings().sentences(task))]
     return TableEncoder({sentence: rng.normal(size=8) for sentence in sentences}, "table")

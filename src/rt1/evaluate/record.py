@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from rt1.actions import FloatArray
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.evaluate.drift import Drift
 from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.seeds import recording_seed
@@ -20,8 +20,6 @@ from rt1.settings import to_json
 from rt1.text.encoder import TextEncoder
 
 MOST_ATTEMPTS = 50
-NOISE_SECONDS = 0.224
-"""Time constant of the noise, seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,22 +113,15 @@ def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder:
 
 def record_episode(env: MetaWorldEnv, *, seed: int, noise: float, quality: int) -> tuple[list[bytes], FloatArray, bool]:
     """Run the expert once; return the JPEG images of S steps, the expert's actions (S, A), and whether it succeeded."""
-    random = np.random.default_rng((seed, 1))
-    deviation = noise * random.uniform()
+    drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     observation = env.reset(seed)
     images: list[bytes] = []
     actions: list[FloatArray] = []
-    low, high = env.action_spec.low, env.action_spec.high
-    kept = math.exp(-1.0 / (env.control_rate * NOISE_SECONDS))
-    drift = random.normal(0.0, 1.0, env.action_spec.size)
     while True:
         action = env.expert_action()
         images.append(encode_jpeg(observation.image, quality))
         actions.append(action)
-        drift = kept * drift + math.sqrt(1.0 - kept**2) * random.normal(0.0, 1.0, action.size)
-        # The gripper gets no noise: opening it for one step drops what it holds, and no expert recovers from that.
-        drift[-1] = 0.0
-        result = env.step(np.clip(action + drift * deviation * (high - low) / 2, low, high).astype(np.float32))
+        result = env.step(drift.disturb(action))
         observation = result.observation
         if result.done:
             return images, np.stack(actions), result.success

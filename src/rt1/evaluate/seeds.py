@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 _PER_SEED = 1_000_000
 _ATTEMPTS = 100
 
@@ -21,3 +23,13 @@ def trial_seed(seed: int, trial: int) -> int:
     if not (0 <= trial < _PER_SEED and seed >= 0):
         raise ValueError(f"seed {seed}, trial {trial}: both must be 0 or more, the trial below {_PER_SEED}")
     return 2 * (seed * _PER_SEED + trial) + 1
+
+
+def collection_seed(seed: int, round_number: int, attempt: int) -> int:
+    """Return the environment seed of a policy's attempt at an episode to learn from: even, spread over 32 bits.
+
+    A trial's seed is odd; one of a recording may be met, with a chance of one in many millions.
+    """
+    if min(seed, round_number, attempt) < 0:
+        raise ValueError(f"seed {seed}, round {round_number}, attempt {attempt}: all must be 0 or more")
+    return int(np.random.SeedSequence((seed, round_number, attempt)).generate_state(1)[0]) & ~1

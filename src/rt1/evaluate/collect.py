@@ -1,0 +1,279 @@
+"""A policy's own successful episodes as an RLDS data set: what it can learn from next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import load_info, load_model
+from rt1.data.images import encode_jpeg
+from rt1.data.rlds_schema import RT1_FILE
+from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.evaluate.controllers import PolicyController
+from rt1.evaluate.drift import Drift
+from rt1.evaluate.envs.metaworld import MetaWorldEnv
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.rollout import Controller, Observation, rollout
+from rt1.evaluate.seeds import collection_seed
+from rt1.evaluate.workers import run_jobs
+from rt1.files import replacing, write_text
+from rt1.policy import Policy
+from rt1.progress import progress
+from rt1.settings import to_json
+from rt1.text.encoder import TextEncoder
+
+ATTEMPTS_FILE = "attempts.json"
+_PER_JOB = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectSettings:
+    """How a policy collects episodes."""
+
+    tasks: tuple[str, ...]
+    """Task names."""
+    attempts: int = 50
+    """Episodes tried per task; the successful ones are kept."""
+    noise: float = 0.3
+    """Largest noise added to the executed (not the stored) action, as when recording experts; it makes the episodes
+    differ from those that the policy has learned from."""
+    jpeg_quality: int = 95
+    """JPEG quality, 1..100."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
+        if self.attempts < 1 or not 0.0 <= self.noise <= 2.0 or not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(
+                f"attempts {self.attempts}, noise {self.noise}, jpeg_quality {self.jpeg_quality}: they must be at "
+                "least 1, within 0..2 and within 1..100"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """What a policy collected."""
+
+    folder: Path
+    """The data set; no data set was written where nothing succeeded."""
+    attempts: Mapping[str, int]
+    """Episodes tried, by task."""
+    successes: Mapping[str, int]
+    """Episodes kept, by task."""
+
+    @property
+    def episodes(self) -> int:
+        """Episodes kept."""
+        return sum(self.successes.values())
+
+
+@dataclass(frozen=True)
+class _Job:
+    task: str
+    attempts: tuple[int, ...]
+    file: Path
+
+
+@dataclass(frozen=True)
+class _Work:
+    env: EnvSettings
+    settings: CollectSettings
+    checkpoint: Path
+    embeddings: dict[str, FloatArray]
+    seed: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Worker:
+    work: _Work
+    policy: Policy
+
+
+_worker: list[_Worker] = []
+
+
+def collect(
+    folder: Path,
+    checkpoint: Path,
+    *,
+    env: EnvSettings,
+    settings: CollectSettings,
+    encoder: TextEncoder,
+    seed: tuple[int, int] = (0, 0),
+) -> Collection:
+    """Run a policy and write its successful episodes; run again to resume what was interrupted.
+
+    Args:
+        folder: data set to write; its details say which policy made it, from what seeds, in how many attempts.
+        checkpoint: checkpoint folder of the policy.
+        env: where it acts.
+        settings: tasks, attempts, noise.
+        encoder: the checkpoint's text encoder.
+        seed: seed and number of the round.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    tasks = env.check_tasks(settings.tasks)
+    if (kept := _finished(folder)) is not None:
+        return kept
+    sentences = sorted({sentence for task in tasks for sentence in env.recorded_sentences(task)})
+    embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
+    work = _Work(env, settings, checkpoint, embeddings, seed)
+    jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
+    missing = [job for job in jobs if not job.file.is_file()]
+    total, left = (sum(len(job.attempts) for job in some) for some in (jobs, missing))
+    with progress(f"collecting into {folder}", total, unit="attempts", done=total - left) as bar:
+        for index, _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
+            left -= len(missing[index].attempts)
+            bar.update(total - left)
+    return _write(folder, jobs, work, encoder)
+
+
+def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
+    starts = range(0, attempts, _PER_JOB)
+    return [
+        _Job(task, tuple(range(first, min(first + _PER_JOB, attempts))), scratch / f"{task}-{first:05d}.safetensors")
+        for task in tasks
+        for first in starts
+    ]
+
+
+def _prepare(work: _Work) -> None:
+    torch.set_num_threads(1)  # the processes share the cores
+    spec = load_info(work.checkpoint).action_spec
+    policy = Policy(load_model(work.checkpoint), spec, encode_text=work.embeddings.__getitem__)
+    _worker[:] = [_Worker(work, policy)]
+
+
+def _run(job: _Job) -> None:
+    """Run a job's attempts and keep what succeeded in its file."""
+    (worker,) = _worker
+    env = worker.work.env.open(job.task)
+    tensors: dict[str, Any] = {"attempts": np.array(job.attempts)}
+    try:
+        for attempt in job.attempts:
+            tensors |= _attempt(worker, env, attempt)
+    finally:
+        env.close()
+    with replacing(job.file) as beside:
+        save_file(tensors, beside)
+
+
+def _attempt(worker: _Worker, env: MetaWorldEnv, attempt: int) -> dict[str, Any]:
+    settings = worker.work.settings
+    seed = collection_seed(*worker.work.seed, attempt)
+    drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed)
+    controller = _Disturbed(PolicyController(worker.policy), drift)
+    instruction = _instruction(worker.work.env, env.task, attempt)
+    found = rollout(env, controller, seed=seed, instruction=instruction, keep_images=True)
+    if not found.success:
+        return {}
+    images = [encode_jpeg(image, settings.jpeg_quality) for image in found.images[:-1]]  # the last one has no action
+    return {
+        f"{attempt}/actions": np.stack(controller.wanted),
+        f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
+        f"{attempt}/sizes": np.array([len(image) for image in images]),
+    }
+
+
+def _instruction(env: EnvSettings, task: str, attempt: int) -> str:
+    sentences = env.recorded_sentences(task)
+    return sentences[attempt % len(sentences)]
+
+
+@dataclass
+class _Disturbed:
+    """A controller whose actions are disturbed on their way; what it wanted is kept."""
+
+    controller: Controller
+    drift: Drift
+    wanted: list[FloatArray] = field(default_factory=list)
+
+    def reset(self, instruction: str) -> None:
+        """Start the episode."""
+        self.controller.reset(instruction)
+
+    def act(self, observation: Observation) -> FloatArray:
+        """Return the disturbed action."""
+        self.wanted.append(self.controller.act(observation))
+        return self.drift.disturb(self.wanted[-1])
+
+
+def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder) -> Collection:
+    kept = [(job, attempt, tensors) for job in jobs for attempt, tensors in _successes(job)]
+    names = dict.fromkeys(job.task for job in jobs)
+    attempts = {task: sum(len(job.attempts) for job in jobs if job.task == task) for task in names}
+    successes = {task: sum(job.task == task for job, _, _ in kept) for task in names}
+    if kept:
+        size, info = work.env.metaworld.image_size, load_info(work.checkpoint)
+        recording = RecordingSettings(
+            name=f"{work.env.env}_own",
+            image_size=(size, size),
+            action_spec=info.action_spec,
+            episodes=len(kept),
+            text_encoder=encoder.identity.to_json(),
+            details={
+                "env": to_json(work.env),
+                "control_rate": work.env.metaworld.control_rate,
+                "tasks": list(names),
+                "made_by": {"policy": str(work.checkpoint), **dict(info.provenance)},
+                "seed": list(work.seed),
+                "noise": work.settings.noise,
+                "attempts": attempts,
+                "successes": successes,
+            },
+        )
+        writer = RLDSWriter(folder, recording)
+        for shard in writer.missing_shards():
+            chosen = recording.shard_episodes(shard)
+            writer.write_shard(shard, [_episode(work, number, *kept[number]) for number in chosen])
+        writer.finish()
+    write_text(folder / ATTEMPTS_FILE, json.dumps({"attempts": attempts, "successes": successes}))
+    shutil.rmtree(jobs[0].file.parent)
+    return Collection(folder=folder, attempts=attempts, successes=successes)
+
+
+def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:
+    tensors = load_file(job.file)
+    for attempt in tensors["attempts"].tolist():
+        if f"{attempt}/actions" in tensors:
+            yield attempt, {part: tensors[f"{attempt}/{part}"] for part in ("actions", "jpeg", "sizes")}
+
+
+def _episode(work: _Work, number: int, job: _Job, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
+    ends = np.cumsum(tensors["sizes"]).tolist()
+    data = tensors["jpeg"].tobytes()
+    instruction = _instruction(work.env, job.task, attempt)
+    return RecordedEpisode(
+        images=[data[start:end] for start, end in zip([0, *ends], ends, strict=False)],
+        actions=tensors["actions"],
+        instruction=instruction,
+        text_embedding=work.embeddings[instruction],
+        task=job.task,
+        success=True,
+        seed=collection_seed(*work.seed, attempt),
+        episode_id=number,
+    )
+
+
+def _finished(folder: Path) -> Collection | None:
+    """Return what an earlier call collected, if it came to its end."""
+    file = folder / ATTEMPTS_FILE
+    if not file.is_file():
+        return None
+    counts = json.loads(file.read_text())
+    found = Collection(folder=folder, **counts)
+    assert (folder / RT1_FILE).is_file() or not found.episodes
+    return found

@@ -1,0 +1,123 @@
+"""A policy's own successes as a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rt1.checkpoint import load_info, load_model, save_checkpoint
+from rt1.data.rlds import RLDSSource
+from rt1.evaluate import collect as collector
+from rt1.evaluate.collect import CollectSettings, collect
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.seeds import collection_seed, trial_seed
+from rt1.model.rt1 import RT1
+from rt1.text.encoder import TableEncoder
+
+HANDLE, FAUCET = "handle-press-v3", "faucet-open-v3"
+DOWN = (0.0, 0.0, -1.0, 0.0)
+"""An action that presses the handle, whatever the image shows, and moves no faucet."""
+
+SETTINGS = CollectSettings(tasks=(HANDLE, FAUCET), attempts=5, noise=0.2, workers=1)
+
+
+@pytest.fixture
+def steady(gl: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    """A checkpoint whose policy moves down, always."""
+    assert gl
+    folder = make_checkpoint(tmp_path / "untrained")
+    info = load_info(folder)
+    config = replace(load_model(folder).config, readout="last_token")
+    model = RT1(config)
+    tokens = info.action_spec.encode(np.array([DOWN], dtype=np.float32))[0]
+    with torch.no_grad():
+        model.transformer.output.weight.zero_()
+        model.transformer.output.bias.view(config.action_tokens, config.bins)[range(4), tokens] = 9.0
+    return save_checkpoint(tmp_path / "steady", model=model, info=replace(info, model=config))
+
+
+def _collect(folder: Path, checkpoint: Path, env: EnvSettings, encoder: TableEncoder) -> collector.Collection:
+    return collect(folder, checkpoint, env=env, settings=SETTINGS, encoder=encoder, seed=(3, 1))
+
+
+def test_successes_are_kept_with_what_the_policy_wanted_and_where_they_come_from(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _collect(tmp_path / "own", steady, small_world, table)
+    assert found.attempts == {HANDLE: 5, FAUCET: 5}
+    assert found.successes[FAUCET] == 0
+    assert found.episodes == found.successes[HANDLE] >= 1
+    source = RLDSSource(tmp_path / "own")
+    assert len(source.lengths) == found.episodes
+    wanted = source.actions(0, 0, int(source.lengths[0]))
+    step = 1.0 / 8  # half a bin of 16
+    np.testing.assert_allclose(wanted, np.broadcast_to(DOWN, wanted.shape), atol=step)
+    assert (wanted == wanted[0]).all()  # the noise that was executed is not learned
+    assert source.task(0) == HANDLE
+    assert source.instruction(0) in small_world.recorded_sentences(HANDLE)
+    details = source.details
+    assert details["made_by"]["policy"] == str(steady)
+    assert (details["attempts"], details["successes"]) == (dict(found.attempts), dict(found.successes))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(collector, "run_jobs", never)
+    assert _collect(tmp_path / "own", steady, small_world, table) == found  # and is not collected again
+
+
+def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = replace(SETTINGS, tasks=(HANDLE,), attempts=4)
+    monkeypatch.setattr(collector, "_PER_JOB", 2)
+
+    def own(name: str) -> collector.Collection:
+        return collect(tmp_path / name, steady, env=small_world, settings=handle, encoder=table)
+
+    whole = own("whole")
+    run = collector._run
+    done: list[collector._Job] = []
+
+    def interrupted(job: collector._Job) -> None:
+        if done:
+            raise KeyboardInterrupt
+        run(job)
+        done.append(job)
+
+    monkeypatch.setattr(collector, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        own("again")
+    monkeypatch.setattr(collector, "_run", run)
+    resumed = own("again")
+    assert resumed.successes == whole.successes
+    shards = [sorted((tmp_path / name).glob("*.tfrecord*"))[0].read_bytes() for name in ("whole", "again")]
+    assert shards[0] == shards[1]
+
+
+def test_a_policy_that_never_succeeds_collects_nothing_and_says_so(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+) -> None:
+    only = replace(SETTINGS, tasks=(FAUCET,), attempts=2)
+    found = collect(tmp_path / "own", steady, env=small_world, settings=only, encoder=table)
+    assert (found.episodes, found.attempts) == (0, {FAUCET: 2})
+    again = collect(tmp_path / "own", steady, env=small_world, settings=only, encoder=table)
+    assert again == found
+
+
+def test_collected_episodes_never_start_as_trials_do() -> None:
+    trials = {trial_seed(0, trial) for trial in range(1000)}
+    assert trials.isdisjoint(collection_seed(0, number, attempt) for number in range(3) for attempt in range(500))
+    assert len({collection_seed(0, 1, attempt) for attempt in range(500)}) == 500
+
+
+@pytest.mark.parametrize("wrong", [{"tasks": ()}, {"attempts": 0}, {"noise": 3.0}, {"jpeg_quality": 0}])
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"give at least one|must be at"):
+        CollectSettings(**{"tasks": (HANDLE,), **wrong})  # type: ignore[arg-type]
