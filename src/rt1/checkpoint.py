@@ -22,7 +22,8 @@ from torch import Tensor
 
 from rt1 import settings
 from rt1.actions import ActionSpec
-from rt1.files import replacing
+from rt1.data.statistics import SourceStatistics
+from rt1.files import aside, replacing
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.text.encoder import TextEncoderIdentity
 
@@ -49,6 +50,8 @@ class CheckpointInfo:
     """The encoder its text embeddings come from; None where it is not known."""
     control_rate: float | None = None
     """Steps per second it was trained at, Hz; None where it is not known."""
+    statistics: SourceStatistics | None = None
+    """Of the actions it was trained on, per dimension; None where they are not known."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the weights come from: data, command, update, source file."""
 
@@ -103,7 +106,9 @@ def _refuse_foreign_files(folder: Path) -> None:
 def resolve(path: Path | str) -> Path:
     """Return the checkpoint folder that ``path`` means: itself, or the last (else the best) one of a run folder."""
     path = Path(path)
-    for candidate in (path, *(path / name for name in RUN_ORDER)):
+    ours = [path / name for name in RUN_ORDER]
+    # Killed between the two renames of saving, a run leaves its newest checkpoint aside for a moment.
+    for candidate in (path, ours[0], aside(ours[0]), *ours[1:]):
         if (candidate / INFO_FILE).is_file():
             return candidate
     what = "is not there" if not path.exists() else f"holds no {INFO_FILE}, last/ or best/"
@@ -126,6 +131,7 @@ def load_info(path: Path | str) -> CheckpointInfo:
             action_spec=ActionSpec.from_json(data["action_spec"]),
             text_encoder=None if encoder is None else TextEncoderIdentity.from_json(encoder),
             control_rate=data["control_rate"],
+            statistics=None if (found := data.get("statistics")) is None else SourceStatistics.from_json(found),
             provenance=data["provenance"],
         )
     except KeyError as error:
@@ -175,6 +181,7 @@ def _info_to_json(info: CheckpointInfo) -> dict[str, Any]:
         "action_spec": info.action_spec.to_json(),
         "text_encoder": None if info.text_encoder is None else info.text_encoder.to_json(),
         "control_rate": info.control_rate,
+        "statistics": None if info.statistics is None else info.statistics.to_json(),
         "provenance": dict(info.provenance),
     }
 

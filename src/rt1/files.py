@@ -64,7 +64,7 @@ def write_text(path: Path, text: str) -> None:
 
 def _swap(beside: Path, path: Path) -> None:
     """Rename into place; a folder that is already there steps aside first, since rename cannot replace it."""
-    old = _aside(path)
+    old = aside(path)
     try:
         if path.is_dir():
             _remove(old)
@@ -77,11 +77,12 @@ def _swap(beside: Path, path: Path) -> None:
 
 
 def _put_back(path: Path) -> None:
-    if _aside(path).is_dir() and not path.exists():
-        _aside(path).rename(path)
+    if aside(path).is_dir() and not path.exists():
+        aside(path).rename(path)
 
 
-def _aside(path: Path) -> Path:
+def aside(path: Path) -> Path:
+    """Return where the folder ``path`` stands while a new one takes its place."""
     return path.with_name(f".{path.name}.old")
 
 

@@ -28,8 +28,19 @@ METRICS: dict[str, Metric] = {
     ),
     "learning_rate": Metric("per update", "learning rate of the last update, of parts whose factor is 1"),
     "windows_per_second": Metric("1/s", "windows trained on per second of wall-clock time since the last record"),
+    "images_per_second": Metric("1/s", "images encoded per second of wall-clock time since the last record"),
+    "data_wait": Metric("share, 0..1", "part of the updates' time that was spent waiting for a batch"),
+    "memory_gb": Metric("1e9 bytes", "most memory the first process held so far"),
+    "gpu_memory_gb": Metric("1e9 bytes", "most memory of its GPU the first process used so far"),
     "heldout_loss": Metric("nats per token", "cross-entropy of the held-out episodes' tokens, targets not spread"),
     "heldout_accuracy": Metric("share, 0..1", "action tokens of the held-out episodes that are right"),
+    "heldout_within_1_bin": Metric("share, 0..1", "held-out tokens at most 1 bin off; of a choice the right ones"),
+    "heldout_within_5_bins": Metric("share, 0..1", "held-out tokens at most 5 bins off; of a choice the right ones"),
+    "heldout_l1_of_range": Metric(
+        "share of the bounds' range", "absolute error of held-out continuous actions, mean over their dimensions"
+    ),
+    "heldout_l1": Metric("the dimension's unit", "absolute error of a continuous dimension on held-out episodes"),
+    "heldout_wrong_choice": Metric("share, 0..1", "steps of held-out episodes whose choice is not the recorded one"),
 }
 """Metrics by name. ``name/part`` is the metric ``name`` of one part: a dimension of the action, a task."""
 

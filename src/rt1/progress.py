@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -55,9 +56,9 @@ class Progress:
 
 
 @contextmanager
-def progress(name: str, total: int, *, unit: str, done: int = 0) -> Iterator[Progress]:
-    """Show progress while the block runs; call ``update(done)`` inside."""
-    bar = Progress(name, total, unit=unit, done=done)
+def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
+    """Show progress while the block runs; call ``update(done)`` inside. ``quiet`` shows nothing."""
+    bar = Progress(name, total, unit=unit, done=done, stream=io.StringIO() if quiet else None)
     try:
         yield bar
     finally:

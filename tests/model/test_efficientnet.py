@@ -9,12 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import FiLM
 from rt1.model.convert.imagenet import keras_names
 from rt1.model.convert.layout import Weight, pixel_mean, pixel_std, to_torch
 from rt1.model.efficientnet import (
     SCALING,
-    BatchNorm,
     EfficientNetConfig,
     FiLMEfficientNet,
     MBConv,
@@ -77,7 +77,9 @@ def test_the_recorded_film_layer_is_reproduced(reference: Path) -> None:
 
 
 def recorded_batch_norm(unit: dict[str, NDArray[np.float32]], config: EfficientNetConfig) -> BatchNorm:
-    norm = BatchNorm(6, config)
+    norm = BatchNorm(
+        6, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum, unbiased=config.unbiased_moving_variance
+    )
     norm.load_state_dict(
         {
             "weight": torch.from_numpy(unit["gamma"]),
@@ -174,11 +176,11 @@ def test_drop_connect_drops_whole_branches_and_keeps_the_mean() -> None:
     assert isinstance(block, MBConv)
     torch.manual_seed(0)
     rate = config.drop_connect * 2 / 3
-    kept = torch.cat([block._drop_connect(torch.ones(500, 1, 1, 1)).flatten() for _ in range(8)])
+    kept = torch.cat([block.drop_branch(torch.ones(500, 1, 1, 1)).flatten() for _ in range(8)])
     assert sorted(set(kept.tolist())) == pytest.approx([0.0, 1 / (1 - rate)])
     assert kept.mean().item() == pytest.approx(1.0, abs=0.03)
     net.eval()
-    assert torch.equal(block._drop_connect(torch.ones(5, 1, 1, 1)), torch.ones(5, 1, 1, 1))
+    assert torch.equal(block.drop_branch(torch.ones(5, 1, 1, 1)), torch.ones(5, 1, 1, 1))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rt1.model.conditioning import Conditioning, TextConfig
-from rt1.model.maxvit import MaxViT, MaxViTConfig, drop_branch, grouped, ungrouped
+from rt1.model.maxvit import MaxViT, MaxViTConfig, MBConv, grouped, ungrouped
 from rt1.model.rt1 import RT1, RT1Config, action_loss
 from rt1.model.transformer import TransformerConfig
 
@@ -87,11 +87,12 @@ def test_images_do_not_see_each_other() -> None:
 
 def test_a_dropped_branch_is_dropped_for_whole_images_and_scaled_up_for_the_others() -> None:
     torch.manual_seed(0)
-    y = drop_branch(torch.ones(64, 2, 3), 0.25, training=True)
+    block = MBConv(4, 4, stride=1, expand=1, drop=0.25)
+    y = block.drop_branch(torch.ones(64, 2, 3))
     per_image = y.flatten(1)
     assert (per_image == per_image[:, :1]).all()
     assert per_image[:, 0].unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-    assert torch.equal(drop_branch(torch.ones(2, 3), 0.25, training=False), torch.ones(2, 3))
+    assert torch.equal(block.eval().drop_branch(torch.ones(2, 3)), torch.ones(2, 3))
 
 
 def test_an_image_size_that_does_not_fit_names_the_next_one_that_does() -> None:

@@ -16,12 +16,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import TextConfig
 from rt1.model.convert import Conversion
 from rt1.model.convert.layout import Weight, pixel_mean, pixel_std
 from rt1.model.convert.tensorflow import CKPT_PREFIX, NET, SUFFIX, variables
 from rt1.model.convert.tf_bundle import TensorBundle
-from rt1.model.efficientnet import BatchNorm, EfficientNetConfig, Stage
+from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.rt1 import RT1, RT1Config, action_loss
 from rt1.model.transformer import TransformerConfig
 from rt1.preprocess import crop_margins, resize, shifted, to_float

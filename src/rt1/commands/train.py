@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from rt1.data.open_data import DataOptions, open_data
+from rt1.data.open_data import DataOptions
+from rt1.data.open_mixture import open_mixture
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.train.config import TrainConfig
@@ -20,8 +22,9 @@ from rt1.train.loop import train
 class TrainCommand:
     """Train a policy on a recorded data set; run again to resume exactly."""
 
-    data: Path
-    """Folder of the data set: RLDS, an Open X set, or LeRobot."""
+    data: tuple[str, ...]
+    """Folder of the data set: RLDS, an Open X set, or LeRobot; or several, each as FOLDER=WEIGHT; or one mixture file
+    (docs/data.md)."""
     out: Path
     """Run folder: last/, best/, metrics.jsonl, tensorboard/."""
     preset: str = "demo"
@@ -33,20 +36,33 @@ class TrainCommand:
     embeddings stored with the data if not given."""
     paraphrases: Path | None = None
     """JSON or TOML file: instruction to a list of sentences that training gives in its place; needs a text encoder."""
+    allow_changes: bool = False
+    """Go on with a run although settings or data differ from those it began with; they are listed."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings of the run."""
 
     def run(self, _command: str) -> int:
         """Train."""
-        source = open_data(self.data, self.options)
+        sources = open_mixture(self.data, self.options)
         paraphrases = {} if self.paraphrases is None else load_paraphrases(self.paraphrases)
         encoder = None
         if self.text_encoder is not None:
-            instructions = (source.instruction(episode) for episode in range(len(source.lengths)))
-            sentences = chain(instructions, *paraphrases.values())
-            encoder = load_text_encoder(self.text_encoder, instructions=sentences)
-        result = train(source, self.config, self.out, encoder=encoder, paraphrases=paraphrases)
-        best = "" if result.best is None else f", lowest held-out loss {result.best:.3f}"
+            opened = [each.source for each in sources]
+            instructions = (source.instruction(episode) for source in opened for episode in range(len(source.lengths)))
+            encoder = load_text_encoder(self.text_encoder, instructions=chain(instructions, *paraphrases.values()))
+        result = train(
+            sources,
+            self.config,
+            self.out,
+            encoder=encoder,
+            paraphrases=paraphrases,
+            allow_changes=self.allow_changes,
+        )
+        if int(os.environ.get("RANK", "0")):
+            return 0 if result.finished else 130  # one process speaks for all
+        for change in result.changes:
+            print(f"changed {change}")
+        best = "" if result.best is None else f", best held-out {self.config.best_metric} {result.best:.3f}"
         state = "finished" if result.finished else "stopped; run the same command to go on"
         print(f"{state} at update {result.updates}{best}; checkpoints: {result.run}/last and {result.run}/best")
         return 0 if result.finished else 130

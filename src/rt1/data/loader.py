@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray, TokenArray
+from rt1.actions import ActionSpec, FloatArray, TokenArray
 from rt1.data.buffers import ImageBuffers
 from rt1.data.decoding import decoded_images, each_image
 from rt1.data.episode import DataError, EpisodeSource
@@ -36,6 +38,8 @@ class Batch:
     """float32 text embeddings."""
     token_BTA: TokenArray
     """int32 action tokens; 0 where padded."""
+    action_BTA: FloatArray
+    """float32 actions as recorded, physical units; 0 where padded."""
     valid_BT: NDArray[np.bool_]
     """True for real steps, False for padding."""
     episodes: tuple[int, ...]
@@ -44,6 +48,20 @@ class Batch:
     """Action values outside the bounds, clipped by encoding."""
     cuts: Cuts | None = None
     """The windows of each clip; None where the samples are windows."""
+
+    def rows(self, first: int, last: int) -> Batch:
+        """Return samples ``first..last-1`` as a batch, with the same memory; ``clipped`` counts for the first rows."""
+        cut = slice(first, last)
+        return Batch(
+            image_BTHWC=self.image_BTHWC[cut],
+            text_BE=self.text_BE[cut],
+            token_BTA=self.token_BTA[cut],
+            action_BTA=self.action_BTA[cut],
+            valid_BT=self.valid_BT[cut],
+            episodes=self.episodes[cut],
+            clipped=self.clipped if first == 0 else 0,
+            cuts=None if self.cuts is None else Cuts(self.cuts.place_BGT[cut], self.cuts.valid_BGT[cut]),
+        )
 
 
 class Loader:
@@ -93,6 +111,11 @@ class Loader:
         self._buffers = ImageBuffers()
         self._next = 0
 
+    @property
+    def action_spec(self) -> ActionSpec:
+        """What the action tokens mean."""
+        return self._source.action_spec
+
     def batch(self, number: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return batch ``number``, counted from 0, of the shuffled endless stream.
 
@@ -113,26 +136,24 @@ class Loader:
             world: as in :meth:`batch`.
         """
         number = self._next if first is None else first
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="rt1-loader") as pool:
-            waiting: list[_Pending] = []
-            try:
-                while True:
-                    while len(waiting) <= BATCHES_AHEAD:
-                        coming = number + len(waiting)
-                        waiting.append(self._submit(pool, self._samples(coming, rank, world)))
-                    ready = waiting.pop(0).result()
-                    number += 1
-                    self._next = number
-                    yield ready
-                    del ready  # held no longer than the consumer holds it
-            finally:
-                for pending in waiting:
-                    pending.cancel()
+        coming = (self._samples(own, rank, world) for own in itertools.count(number))
+        with closing(self._ahead(coming, threads="rt1-loader")) as batches:
+            for ready in batches:
+                number += 1
+                self._next = number
+                yield ready
+                del ready  # held no longer than the consumer holds it
 
-    def in_order(self) -> Iterator[Batch]:
-        """Yield every sample once, in order; the last batch may be smaller."""
-        for start in range(0, len(self._windows), self._batch_size):
-            yield self.take(np.arange(start, min(start + self._batch_size, len(self._windows))))
+    def in_order(self, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
+        """Yield every sample once, in order, decoded ahead by the threads; the last batch may be smaller.
+
+        Args:
+            rank: of ``world`` processes, which one asks: it gets every ``world``-th batch, from its own number on.
+            world: number of processes.
+        """
+        starts = range(rank * self._batch_size, len(self._windows), world * self._batch_size)
+        numbers = (np.arange(start, min(start + self._batch_size, len(self._windows))) for start in starts)
+        yield from self._ahead(map(self._items, numbers), threads="rt1-in-order")
 
     def take(self, numbers: NDArray[np.int64]) -> Batch:
         """Return the batch of these samples.
@@ -141,8 +162,7 @@ class Loader:
             DataError: an image does not decode or has another size than the first of the source; an action that
                 cannot be encoded, a NaN for one. Source, episode and step are named.
         """
-        places = self._windows.places(numbers)
-        return self._take(_Samples(numbers, places, self._text.instructions(places.episodes)))
+        return self._take(self._items(numbers))
 
     def state_dict(self) -> dict[str, Any]:
         """Return, as plain data, where the stream stands and what decides its order; the number of ranks does not."""
@@ -165,6 +185,10 @@ class Loader:
 
     def _settings(self) -> dict[str, Any]:
         return {"batch_size": self._batch_size, "seed": self._seed, "samples": self._windows.describe()}
+
+    def _items(self, numbers: NDArray[np.int64]) -> _Samples:
+        places = self._windows.places(numbers)
+        return _Samples(numbers, places, self._text.instructions(places.episodes))
 
     def _samples(self, number: int, rank: int, world: int) -> _Samples:
         """Return a rank's samples of a batch."""
@@ -191,6 +215,21 @@ class Loader:
         )
         return _Pending(arrays, [pool.submit(self._fill, arrays, start, stop) for start, stop in pairwise(pieces)])
 
+    def _ahead(self, samples: Iterator[_Samples], *, threads: str) -> Generator[Batch, None, None]:
+        """Yield the batches of these samples while threads of this name decode the next ones."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix=threads) as pool:
+            waiting: deque[_Pending] = deque()
+            try:
+                while True:
+                    for chosen in itertools.islice(samples, BATCHES_AHEAD + 1 - len(waiting)):
+                        waiting.append(self._submit(pool, chosen))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                for pending in waiting:
+                    pending.cancel()
+
     def _prepare(self, samples: _Samples) -> _Arrays:
         numbers, places, text_BE = samples
         rows, steps = len(numbers), self._windows.steps
@@ -198,6 +237,7 @@ class Loader:
         return _Arrays(
             image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
             token_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.int32),
+            action_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.float32),
             valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
             text_BE=text_BE,
             places=places,
@@ -229,6 +269,7 @@ class Loader:
         try:
             actions = np.concatenate(rows)
             arrays.token_BTA[first:last][arrays.valid_BT[first:last]] = spec.encode(actions)
+            arrays.action_BTA[first:last][arrays.valid_BT[first:last]] = actions
             return int(spec.out_of_bounds(actions).sum())
         except ValueError:
             for row, own in enumerate(rows, first):
@@ -280,6 +321,7 @@ class _Arrays(NamedTuple):
 
     image_BTHWC: NDArray[np.uint8]
     token_BTA: TokenArray
+    action_BTA: FloatArray
     valid_BT: NDArray[np.bool_]
     text_BE: FloatArray
     places: Places
@@ -295,6 +337,7 @@ class _Arrays(NamedTuple):
             image_BTHWC=self.image_BTHWC,
             text_BE=self.text_BE,
             token_BTA=self.token_BTA,
+            action_BTA=self.action_BTA,
             valid_BT=self.valid_BT,
             episodes=tuple(self.places.episodes.tolist()),
             clipped=clipped,

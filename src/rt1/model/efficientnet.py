@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import Conditioning, conditioner
+from rt1.model.rows import ResidualBlock
 
 Padding = Literal["rt1", "same"]
 
@@ -172,25 +174,13 @@ class Conv(nn.Conv2d):
         return super().forward(x_XCHW)
 
 
-class BatchNorm(nn.BatchNorm2d):
-    """Batch normalisation whose moving variance follows TensorFlow (unbiased) or flax (biased)."""
-
-    def __init__(self, channels: int, config: EfficientNetConfig) -> None:
-        super().__init__(channels, eps=config.batch_norm_eps, momentum=config.batch_norm_momentum)
-        self.unbiased = config.unbiased_moving_variance
-
-    def forward(self, x_XCHW: Tensor) -> Tensor:
-        """Normalise per channel."""
-        if not self.training or self.unbiased:
-            return super().forward(x_XCHW)
-        assert self.running_var is not None
-        assert self.momentum is not None
-        kept = self.running_var * (1 - self.momentum)
-        y_XCHW = super().forward(x_XCHW)
-        count = x_XCHW.numel() // x_XCHW.shape[1]
-        with torch.no_grad():
-            self.running_var.copy_(kept + (self.running_var - kept) * (count - 1) / count)
-        return y_XCHW
+def _batch_norm(channels: int, config: EfficientNetConfig) -> BatchNorm:
+    return BatchNorm(
+        channels,
+        eps=config.batch_norm_eps,
+        momentum=config.batch_norm_momentum,
+        unbiased=config.unbiased_moving_variance,
+    )
 
 
 class SqueezeExcite(nn.Module):
@@ -211,7 +201,7 @@ class SqueezeExcite(nn.Module):
         return x_XCHW * gate_XC[:, :, None, None]
 
 
-class MBConv(nn.Module):
+class MBConv(ResidualBlock):
     """Expand, depthwise convolution, squeeze-excite, project; residual where the shape allows; then FiLM."""
 
     def __init__(
@@ -227,13 +217,13 @@ class MBConv(nn.Module):
         super().__init__()
         inner, outputs = inputs * stage.expand, config.channels(stage.channels)
         self.expand = Conv(inputs, inner) if stage.expand != 1 else None
-        self.expand_norm = BatchNorm(inner, config) if stage.expand != 1 else None
+        self.expand_norm = _batch_norm(inner, config) if stage.expand != 1 else None
         self.depthwise = Conv(inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding)
-        self.depthwise_norm = BatchNorm(inner, config)
+        self.depthwise_norm = _batch_norm(inner, config)
         # The reduction counts the block's input channels, not the expanded ones.
         self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))
         self.project = Conv(inner, outputs)
-        self.project_norm = BatchNorm(outputs, config)
+        self.project_norm = _batch_norm(outputs, config)
         self.film = condition(outputs)
         self.residual = stride == 1 and inputs == outputs
         self.drop = drop
@@ -246,14 +236,8 @@ class MBConv(nn.Module):
         y_XCHW = F.silu(self.depthwise_norm(self.depthwise(y_XCHW)))
         y_XCHW = self.project_norm(self.project(self.squeeze(y_XCHW)))
         if self.residual:
-            y_XCHW = x_XCHW + self._drop_connect(y_XCHW)
+            y_XCHW = x_XCHW + self.drop_branch(y_XCHW)
         return self.film(y_XCHW, text_XE)
-
-    def _drop_connect(self, y_XCHW: Tensor) -> Tensor:
-        if not self.training or self.drop == 0.0:
-            return y_XCHW
-        kept_X111 = torch.rand(y_XCHW.shape[0], 1, 1, 1, device=y_XCHW.device) >= self.drop
-        return y_XCHW * (kept_X111 / (1.0 - self.drop)).to(y_XCHW.dtype)
 
 
 class FiLMEfficientNet(nn.Module):
@@ -267,11 +251,11 @@ class FiLMEfficientNet(nn.Module):
         condition = partial(conditioner, conditioning, text_width)
         stem = config.channels(config.stem_channels)
         self.stem = Conv(3, stem, 3, stride=2, padding=config.padding)
-        self.stem_norm = BatchNorm(stem, config)
+        self.stem_norm = _batch_norm(stem, config)
         self.blocks = nn.ModuleList(_blocks(config, stem, condition))
         last, outputs = config.channels(config.stages[-1].channels), config.output_channels
         self.top = None if config.top_channels is None else Conv(last, outputs)
-        self.top_norm = None if config.top_channels is None else BatchNorm(outputs, config)
+        self.top_norm = None if config.top_channels is None else _batch_norm(outputs, config)
         self.output = nn.Conv2d(outputs, output_width, 1, bias=False)
         deviation = math.sqrt(1.0 / outputs) / 0.8796
         nn.init.trunc_normal_(self.output.weight, std=deviation, a=-2 * deviation, b=2 * deviation)

@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import Conditioning, conditioner
+from rt1.model.rows import ResidualBlock
 
 Grouping = Literal["block", "grid"]
 
@@ -87,7 +89,7 @@ class SqueezeExcite(nn.Module):
         return x_XCHW * gate_XC[:, :, None, None]
 
 
-class MBConv(nn.Module):
+class MBConv(ResidualBlock):
     """Norm, expand, depthwise convolution, squeeze-excite, project; a residual that is pooled where the map shrinks."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, expand: int, drop: float) -> None:
@@ -115,10 +117,10 @@ class MBConv(nn.Module):
             x_XCHW = F.avg_pool2d(x_XCHW, 2)
         if self.shortcut is not None:
             x_XCHW = self.shortcut(x_XCHW)
-        return x_XCHW + drop_branch(y_XCHW, self.drop, training=self.training)
+        return x_XCHW + self.drop_branch(y_XCHW)
 
 
-class GroupAttention(nn.Module):
+class GroupAttention(ResidualBlock):
     """Attention and feed-forward among the positions of a group, with a learned bias per relative position."""
 
     relative_PP: Tensor
@@ -144,9 +146,9 @@ class GroupAttention(nn.Module):
     def forward(self, x_XHWC: Tensor) -> Tensor:
         """Map (X, H, W, C) to (X, H, W, C)."""
         x_XGPC = grouped(x_XHWC, self.partition, self.grouping)
-        x_XGPC = x_XGPC + drop_branch(self._attend(self.norm(x_XGPC)), self.drop, training=self.training)
+        x_XGPC = x_XGPC + self.drop_branch(self._attend(self.norm(x_XGPC)))
         y_XGPC = self.feed_forward_out(gelu(self.feed_forward_in(self.feed_forward_norm(x_XGPC))))
-        x_XGPC = x_XGPC + drop_branch(y_XGPC, self.drop, training=self.training)
+        x_XGPC = x_XGPC + self.drop_branch(y_XGPC)
         return ungrouped(x_XGPC, self.partition, self.grouping, (x_XHWC.shape[1], x_XHWC.shape[2]))
 
     def _attend(self, x_XGPC: Tensor) -> Tensor:
@@ -231,21 +233,13 @@ def ungrouped(x_XGPC: Tensor, partition: int, grouping: Grouping, size: tuple[in
     return x.permute(*order).flatten(1, 2).flatten(2, 3)
 
 
-def drop_branch(y: Tensor, probability: float, *, training: bool) -> Tensor:
-    """Drop the residual branch of whole images (X, ...) with this probability, in training, and scale up the others."""
-    if not training or probability == 0.0:
-        return y
-    kept = torch.rand(y.shape[0], *[1] * (y.ndim - 1), device=y.device) >= probability
-    return y * (kept / (1.0 - probability)).to(y.dtype)
-
-
 def gelu(x: Tensor) -> Tensor:
     """Return GELU in its tanh form, as MaxViT's released weights were trained with."""
     return F.gelu(x, approximate="tanh")
 
 
-def _batch_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+def _batch_norm(channels: int) -> BatchNorm:
+    return BatchNorm(channels, eps=1e-3, momentum=0.01)
 
 
 def _relative_positions(partition: int) -> Tensor:

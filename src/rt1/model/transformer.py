@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rt1.model.conditioning import Conditioning, CrossAttention, FiLM, conditioner
+from rt1.model.rows import Dropout
 
 FeedForward = Literal["linear", "linear_no_bias", "swiglu", "gelu"]
 MaskKind = Literal["rt1", "rt1x", "step"]
@@ -89,7 +90,7 @@ class Attention(nn.Module):
         super().__init__()
         inner = config.heads * config.head_width
         self.heads = config.heads
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
         self.query_key_value = nn.Linear(config.width, 3 * inner)
         for part in self.query_key_value.weight.data.chunk(3):  # Glorot per matrix, as three layers would have it
             nn.init.xavier_uniform_(part)
@@ -105,8 +106,14 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
         """Attend where ``mask``, bool broadcastable to (B, 1, L, L), is True."""
         query, key, value = self.project(x_BLD)
-        dropout = self.dropout if self.training else 0.0
-        y_BNLH = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        if self.training and self.dropout.rows is not None and self.dropout.probability > 0.0:
+            # The library's function draws for the rows it sees; this draws for those of the whole batch.
+            score_BNLL = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+            weight_BNLL = score_BNLL.masked_fill(~mask, float("-inf")).softmax(-1)
+            y_BNLH = self.dropout(weight_BNLL).to(value.dtype) @ value
+        else:
+            probability = self.dropout.probability if self.training else 0.0
+            y_BNLH = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=probability)
         return self.output(y_BNLH.transpose(1, 2).flatten(2))
 
 
@@ -142,7 +149,7 @@ class Layer(nn.Module):
         else:
             # One Dense layer without activation: an oddity of Google's code that its weights depend on.
             self.feed_forward = dense(config.width, config.width, bias=config.feed_forward == "linear")
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.attention_condition: FiLM | CrossAttention | None = None
         self.feed_forward_condition: FiLM | CrossAttention | None = None
         if config.condition is not None:

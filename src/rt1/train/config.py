@@ -8,6 +8,7 @@ from typing import Literal
 from rt1.data.augment import AugmentSettings
 from rt1.model.rt1 import LossForm, RT1Config
 from rt1.train.averaging import AverageSettings
+from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings
 from rt1.train.optim import OptimizerSettings
 
@@ -27,7 +28,13 @@ class TrainConfig:
     updates: int = 10_000
     """Optimizer updates in all."""
     batch_size: int = 32
-    """Windows per update."""
+    """Windows per update, of all ranks together."""
+    clip: int = 0
+    """Windows cut from each clip of consecutive steps, whose images are encoded once for all of them; batch_size must
+    be a multiple of it. 0: each window is drawn and encoded by itself, as Google does."""
+    accumulation: int = 1
+    """Parts that a rank's batch is computed in, one after the other: the same loss in less memory (BatchNorm uses the
+    images of one part)."""
     seed: int = 0
     """Seed of weights, order, crops, colours and dropout."""
     held_out: float = 0.05
@@ -46,6 +53,13 @@ class TrainConfig:
     """Share of each target that goes to all bins alike; 0 as in Google's code."""
     precision: Precision = "fp32"
     """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
+    batch_norm: BatchNormKind = "local"
+    """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
+    none, the moving statistics stay as they are (fine-tuning)."""
+    device: Device = "auto"
+    """``auto``: a GPU where there is one."""
+    compile: bool = False
+    """Compile the network with torch.compile: minutes at the start, faster updates on a GPU."""
     log_every: int = 20
     """Updates between two lines of metrics."""
     validate_every: int = 200
@@ -54,24 +68,47 @@ class TrainConfig:
     """Updates between two writings of the last checkpoint."""
     log: LogSettings = field(default_factory=LogSettings)
     """Where the metrics go besides metrics.jsonl."""
+    keep_last: int = 1
+    """Newest checkpoints that are kept: last/, and those before it as update-00001000/ and so on."""
+    keep_every: int = 0
+    """Updates between two checkpoints that are kept for good; must be a multiple of save_every. 0: none."""
+    best_metric: str = "loss"
+    """Held-out number that decides which checkpoint is best/: loss, accuracy, within_5_bins, l1_of_range, ... Higher
+    is better for accuracies and shares within bins, lower for the others."""
     threads: int = 0
     """Torch threads; 0 means one per core."""
     loader_threads: int = 1
     """Threads that read and decode images."""
 
     def __post_init__(self) -> None:
-        counts = {
-            name: getattr(self, name)
-            for name in ("updates", "batch_size", "log_every", "validate_every", "save_every", "loader_threads")
-        }
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; it must be at least 0")
+        for name in ("updates", "batch_size", "accumulation", "log_every", "validate_every", "save_every",
+                     "loader_threads", "keep_last"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("seed", "clip", "keep_every", "threads"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.target_spread < 0.0:
             raise ValueError(f"target_spread is {self.target_spread}; it must be at least 0 bins")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
-        if self.threads < 0:
-            raise ValueError(f"threads is {self.threads}; it must be at least 0")
+        if self.keep_every % self.save_every:
+            raise ValueError(
+                f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
+            )
+        self.rows(1)
+
+    def rows(self, ranks: int) -> int:
+        """Return how many windows, or clips, a rank draws for an update.
+
+        Raises:
+            ValueError: the batch cannot be shared out.
+        """
+        unit = max(1, self.clip) * self.accumulation * ranks
+        if self.batch_size % unit:
+            raise ValueError(
+                f"batch_size is {self.batch_size}; it must be a multiple of {unit}: {ranks} ranks x "
+                f"{self.accumulation} parts (accumulation) x {max(1, self.clip)} windows of a "
+                f"clip; {unit * -(-self.batch_size // unit)} is"
+            )
+        return self.batch_size // max(1, self.clip) // ranks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.loader import Loader
+from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.sentences import Sentences
-from rt1.data.windows import Windows, split_episodes
+from rt1.data.windows import Clips, Windows
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.paraphrases import Paraphrases
@@ -49,17 +50,17 @@ class TrainingData:
 
 
 def prepare_data(
-    source: EpisodeSource,
+    data: EpisodeSource | Sequence[WeightedSource],
     config: TrainConfig,
     *,
     encoder: TextEncoder | None = None,
     paraphrases: Paraphrases | None = None,
 ) -> TrainingData:
-    """Split a source and build its loaders.
+    """Split the data and build their loaders.
 
     Args:
-        source: recorded episodes.
-        config: window, batch size, seed, held-out share.
+        data: recorded episodes, or several data sets and their shares.
+        config: window, clip, batch size, seed, held-out share.
         encoder: encoder for the instructions; without it the embeddings stored with the episodes are used.
         paraphrases: sentences that training gives in place of an instruction now and then; they need an encoder.
 
@@ -67,33 +68,49 @@ def prepare_data(
         DataError: no episodes, episodes without an embedding where no encoder is given, or paraphrases that cannot be
             used.
     """
-    episodes = len(source.lengths)
-    if episodes == 0:
-        raise DataError(f"{source.name} has no episodes; record some, or check the folder and the split")
-    text: NDArray[np.float32] | Sentences
-    text = with_paraphrases(source, encoder, paraphrases) if paraphrases else text_embeddings(source, encoder)
-    identity = stored_text_encoder(source) if encoder is None else encoder.identity
-    train, held_out = split_episodes(episodes, held_out=config.held_out, seed=config.seed)
+    sources = data if isinstance(data, Sequence) else [WeightedSource(source=data)]
 
-    def loader(chosen: NDArray[np.int64]) -> Loader:
-        windows = Windows(lengths=source.lengths, episodes=chosen, window=config.model.window)
+    def cut(lengths: NDArray[np.int64], episodes: NDArray[np.int64]) -> Windows | Clips:
+        windows = Windows(lengths=lengths, episodes=episodes, window=config.model.window)
+        return Clips(windows=windows, group=config.clip) if config.clip else windows
+
+    split = split_sources(sources, cut=cut, held_out=config.held_out, seed=config.seed)
+    text: NDArray[np.float32] | Sentences
+    text = (
+        with_paraphrases(split.source, encoder, paraphrases) if paraphrases else text_embeddings(split.source, encoder)
+    )
+
+    def loader(samples: Samples) -> Loader:
         return Loader(
-            source,
-            windows,
+            split.source,
+            samples,
             text=text,
-            batch_size=config.batch_size,
+            batch_size=config.batch_size // max(1, config.clip),
             seed=config.seed,
             threads=config.loader_threads,
+            image_size=None if len(sources) == 1 else config.model.image_size,
         )
 
     return TrainingData(
-        source=source,
-        text_encoder=identity,
+        source=split.source,
+        text_encoder=_text_encoder([each.source for each in sources]) if encoder is None else encoder.identity,
         paraphrases=checksum(paraphrases) if paraphrases else None,
-        train=loader(train),
-        held_out=loader(held_out) if len(held_out) else None,
-        held_out_episodes=held_out,
+        train=loader(split.train),
+        held_out=None if split.held_out is None else loader(split.held_out),
+        held_out_episodes=split.held_out_episodes,
     )
+
+
+def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
+    """Return the one encoder that all sources' embeddings come from, or None where they do not say."""
+    found = [stored_text_encoder(source) for source in sources]
+    names = {None if identity is None else identity.name for identity in found}
+    if any(identity != found[0] for identity in found):
+        raise DataError(
+            f"the data sets' text embeddings come from different encoders: {', '.join(sorted(map(str, names)))}; name "
+            "one text encoder for the instructions of all"
+        )
+    return found[0]
 
 
 def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArray[np.float32]:

@@ -1,57 +1,168 @@
-"""A batch through the network: image preparation, precision, and what its logits are held against."""
+"""A batch through the network: what the network is given, its logits, and what they are held against.
+
+Shape letters: B samples of the batch, S their steps; X images, W windows, T window, K image tokens, E width, A action
+dimensions, V bins. Where samples are windows W is B and S is T.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from rt1.data.loader import Batch
 from rt1.model.rt1 import RT1
 from rt1.preprocess import resize, to_float
 from rt1.train.config import Precision
 
+Augment = Callable[[Tensor], Tensor]
+"""Changes float images (B, S, C, H, W) in [0, 1] before they are resized."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Which images of a batch are encoded, and how its windows are put together from them."""
+
+    image_X: NDArray[np.int64] | None
+    """Places among the B*S images; None: all of them, in order."""
+    place_WT: NDArray[np.int64] | None
+    """Which of the X images stands at each place of a window; None: all, in order."""
+    row_W: NDArray[np.int64]
+    """The sample of each window."""
+    step_WT: NDArray[np.int64]
+    """Places among the B*S steps."""
+    valid_WT: NDArray[np.bool_]
+    """True for real steps."""
+
+    @property
+    def images(self) -> int:
+        """X: images to encode."""
+        return self.step_WT.size if self.image_X is None else len(self.image_X)
+
+    @property
+    def windows(self) -> int:
+        """W: windows."""
+        return len(self.row_W)
+
+
+def layout(batch: Batch) -> Layout:
+    """Lay a batch out: windows as they are, or every real image of its clips once and the windows cut from them."""
+    rows, steps = batch.valid_BT.shape
+    if batch.cuts is None:
+        step_WT = np.arange(rows * steps).reshape(rows, steps)
+        return Layout(image_X=None, place_WT=None, row_W=np.arange(rows), step_WT=step_WT, valid_WT=batch.valid_BT)
+    real = batch.valid_BT.reshape(-1)
+    there_BG = batch.cuts.valid_BGT.any(axis=2)  # an episode's last clip may hold fewer windows
+    row_W = np.nonzero(there_BG)[0]
+    step_WT = batch.cuts.place_BGT[there_BG] + row_W[:, None] * steps
+    return Layout(
+        image_X=np.flatnonzero(real),
+        place_WT=(np.cumsum(real) - 1)[step_WT],
+        row_W=row_W,
+        step_WT=step_WT,
+        valid_WT=batch.cuts.valid_BGT[there_BG],
+    )
+
 
 class Prediction(NamedTuple):
     """What the network says of a batch's windows, and what was recorded."""
 
-    logits_BTAV: Tensor
+    logits_WTAV: Tensor
     """float32."""
-    token_BTA: Tensor
+    token_WTA: Tensor
     """Recorded action tokens."""
-    mask_BT: Tensor
+    mask_WT: Tensor
     """True for the steps that count."""
+    action_WTA: Tensor
+    """Recorded actions, physical units."""
 
     def accuracy(self) -> float:
         """Return the share of right tokens among those that count."""
-        right_BT = (self.logits_BTAV.detach().argmax(-1) == self.token_BTA).float().mean(-1)
-        return float((right_BT * self.mask_BT).sum() / self.mask_BT.sum().clamp(min=1))
+        right_WT = (self.logits_WTAV.detach().argmax(-1) == self.token_WTA).float().mean(-1)
+        return float((right_WT * self.mask_WT).sum() / self.mask_WT.sum().clamp(min=1))
+
+
+class Predictor(nn.Module):
+    """The network's forward over images that several windows may share; what is compiled and copied to every rank."""
+
+    def __init__(self, model: RT1, precision: Precision) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(
+        self,
+        image_XCHW: Tensor,
+        text_XE: Tensor,
+        text_WE: Tensor,
+        place_WT: Tensor | None,
+        valid_WT: Tensor | None,
+        dropped: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        """Return float32 logits (W, T, A, V); ``dropped`` says which images and windows do without the text."""
+        dropped_X, dropped_W = (None, None) if dropped is None else dropped
+        with torch.autocast(image_XCHW.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            token_XKE = self.model.encode_images(image_XCHW, text_XE, dropped_X=dropped_X)
+            if place_WT is None:
+                token_WTKE = token_XKE.unflatten(0, (len(text_WE), -1))
+            else:
+                token_WTKE = token_XKE.index_select(0, place_WT.flatten()).unflatten(0, place_WT.shape)
+            return self.model.decode(token_WTKE, text_WE, dropped_B=dropped_W, valid_BT=valid_WT)
 
 
 def predict(
-    model: RT1, batch: Batch, *, precision: Precision, augment: Callable[[Tensor], Tensor] | None = None
+    predictor: nn.Module,
+    batch: Batch,
+    *,
+    image_size: tuple[int, int],
+    device: torch.device | str = "cpu",
+    augment: Augment | None = None,
+    dropped_B: NDArray[np.bool_] | None = None,
 ) -> Prediction:
     """Run the network on a batch.
 
     Args:
-        model: the network.
-        batch: windows as the loader gives them.
-        precision: ``bf16`` computes in bfloat16 what torch's autocast does; logits are float32.
-        augment: changes float images (B, T, C, H, W) in [0, 1] before they are resized; None leaves them as they are.
+        predictor: a :class:`Predictor`, compiled or spread over ranks as may be.
+        batch: windows or clips as the loader gives them.
+        image_size: height and width that the network sees.
+        device: where the network is.
+        augment: see :data:`Augment`; None leaves the images as they are.
+        dropped_B: True for samples that do without the text; None: all have it.
     """
-    image_XCHW = to_float(torch.from_numpy(batch.image_BTHWC).flatten(0, 1))
+    plan = layout(batch)
+    rows, steps = batch.valid_BT.shape
+    image_XCHW = to_float(_to(device, batch.image_BTHWC).flatten(0, 1))
     if augment is not None:
-        image_XCHW = augment(image_XCHW.unflatten(0, batch.image_BTHWC.shape[:2])).flatten(0, 1)
-    image_XCHW = resize(image_XCHW, model.config.image_size).contiguous(memory_format=torch.channels_last)
-    text_BE = torch.from_numpy(batch.text_BE)
-    batch_size, steps = batch.valid_BT.shape
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-        text_XE = text_BE[:, None].expand(-1, steps, -1).flatten(0, 1)
-        token_XKE = model.encode_images(image_XCHW, text_XE)
-        # Padding behind the real steps is causally invisible; only padding in front of them needs the mask.
-        in_front = not batch.valid_BT[:, 0].all()
-        valid_BT = torch.from_numpy(batch.valid_BT) if in_front else None
-        logits_BTAV = model.decode(token_XKE.unflatten(0, (batch_size, steps)), valid_BT=valid_BT)
-    return Prediction(logits_BTAV, torch.from_numpy(batch.token_BTA), torch.from_numpy(batch.valid_BT))
+        image_XCHW = augment(image_XCHW.unflatten(0, (rows, steps))).flatten(0, 1)
+    if plan.image_X is not None:
+        image_XCHW = image_XCHW[_to(device, plan.image_X)]
+    image_XCHW = resize(image_XCHW, image_size).contiguous(memory_format=torch.channels_last)
+    row_X = np.repeat(np.arange(rows), steps) if plan.image_X is None else plan.image_X // steps
+    # Padding behind the real steps is causally invisible; only padding in front of them needs the mask.
+    in_front = not plan.valid_WT[:, 0].all()
+    logits_WTAV = predictor(
+        image_XCHW,
+        _to(device, batch.text_BE[row_X]),
+        _to(device, batch.text_BE[plan.row_W]),
+        None if plan.place_WT is None else _to(device, plan.place_WT),
+        _to(device, plan.valid_WT) if in_front else None,
+        None if dropped_B is None else (_to(device, dropped_B[row_X]), _to(device, dropped_B[plan.row_W])),
+    )
+    return Prediction(
+        logits_WTAV,
+        _to(device, batch.token_BTA.reshape(rows * steps, -1)[plan.step_WT]),
+        _to(device, plan.valid_WT),
+        _to(device, batch.action_BTA.reshape(rows * steps, -1)[plan.step_WT]),
+    )
+
+
+def _to(device: torch.device | str, array: NDArray[Any]) -> Tensor:
+    """Copy an array to the device, to a GPU from pinned memory while the processor goes on."""
+    tensor = torch.from_numpy(array)
+    if torch.device(device).type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor

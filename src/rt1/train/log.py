@@ -25,7 +25,7 @@ class LogSettings:
     tensorboard: bool = True
     """Write TensorBoard files into the run folder, where the package is installed (rt1[train])."""
     wandb: Literal["off", "online", "offline"] = "off"
-    """Send the metrics to Weights & Biases, or write them for a later ``wandb sync``; needs rt1[wandb]."""
+    """Send the metrics to Weights & Biases (rt1[wandb]), or write them for a later wandb sync."""
     project: str = "rt1"
     """W&B project."""
     entity: str | None = None

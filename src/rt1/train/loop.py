@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +11,22 @@ import torch
 
 from rt1 import settings
 from rt1.data.episode import EpisodeSource
+from rt1.data.loader import Loader
+from rt1.data.open_mixture import WeightedSource
 from rt1.evaluate.workers import free_cores
+from rt1.names import unknown_name
 from rt1.progress import Progress, progress
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
+from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
+from rt1.train.errors import TrainingError
 from rt1.train.log import MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
 from rt1.train.signals import stop_on_signal
 from rt1.train.update import do_update
-from rt1.train.validation import validate
+from rt1.train.validation import PREFIX, is_better, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,53 +40,76 @@ class RunResult:
     finished: bool
     """False if it was interrupted; the same call goes on from there."""
     best: float | None
-    """Lowest held-out loss so far; None where nothing is held out."""
+    """Best held-out value so far of ``config.best_metric``; None where nothing is held out."""
+    changes: tuple[str, ...] = ()
+    """Settings that were changed on the way, each with the update it was changed at."""
 
 
 def train(
-    source: EpisodeSource,
+    data: EpisodeSource | Sequence[WeightedSource],
     config: TrainConfig,
     run: Path | str,
     *,
     encoder: TextEncoder | None = None,
     paraphrases: Paraphrases | None = None,
+    allow_changes: bool = False,
 ) -> RunResult:
     """Train a network, or go on with a run that was stopped, with the losses of an uninterrupted one.
 
+    Started by torchrun, several processes train one network; see docs/training.md.
+
     Args:
-        source: recorded episodes.
+        data: recorded episodes, or several data sets and their shares.
         config: all settings; a run goes on only with the settings it began with.
         run: output folder.
         encoder: text encoder for the instructions; without it the embeddings stored with the episodes are used.
         paraphrases: instruction to other sentences; each sample is given one of them or the instruction, all equally
             likely. Validation gives the instruction.
+        allow_changes: go on although settings or data are not those the run began with.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, or a run folder with other settings or data.
+        TrainingError: a loss or gradient that is not finite, a batch that does not fit into memory, a run folder with
+            other settings or data, a rank that is gone.
         DataError: data that cannot be read.
         SaveError: a checkpoint that could not be written.
     """
     torch.set_num_threads(config.threads or free_cores())
-    state = begin(source, config, Path(run), encoder=encoder, paraphrases=paraphrases)
-    if state.update < config.updates:  # finished before: what is there stays as it is
-        _go_on(state)
-    finished = state.update >= config.updates
-    return RunResult(run=state.folder, updates=state.update, finished=finished, best=state.best)
+    with join_world(config.device) as world, naming_lost_ranks(world):
+        state = begin(
+            data,
+            config,
+            Path(run),
+            encoder=encoder,
+            paraphrases=paraphrases,
+            world=world,
+            allow_changes=allow_changes,
+        )
+        if state.update < config.updates:  # finished before: what is there stays as it is
+            _go_on(state)
+    return RunResult(
+        run=state.folder,
+        updates=state.update,
+        finished=state.update >= config.updates,
+        best=state.best,
+        changes=state.changes,
+    )
 
 
 def _go_on(run: Run) -> None:
-    config = run.config
-    with (
-        closing(_open_log(run)) as log,
-        stop_on_signal() as stop,
-        progress(f"training {run.folder}", config.updates, unit="updates", done=run.update) as bar,
-        closing(run.data.train.stream(run.update)) as batches,
-    ):
-        for batch in batches:
-            if run.update >= config.updates or stop:
+    config, world = run.config, run.world
+    with ExitStack() as stack:
+        log = stack.enter_context(closing(_open_log(run))) if world.is_main else None
+        stop = stack.enter_context(stop_on_signal())
+        bar = stack.enter_context(
+            progress(f"training {run.folder}", config.updates, unit="updates", done=run.update, quiet=not world.is_main)
+        )
+        batches = stack.enter_context(closing(run.data.train.stream(run.update, rank=world.rank, world=world.size)))
+        for batch in run.meter.waiting(batches):
+            if run.update >= config.updates or world.any(here=bool(stop)):
                 break
             run.meter.add(do_update(run, batch))
-            _report(run, log, bar)
+            with run.meter.paused():
+                _report(run, log, bar)
     run.save("last")
 
 
@@ -89,23 +118,42 @@ def _open_log(run: Run) -> MetricsLog:
     return MetricsLog(run.folder, resume_at=run.update, settings=run.config.log, config=config)
 
 
-def _report(run: Run, log: MetricsLog, bar: Progress) -> None:
+def _report(run: Run, log: MetricsLog | None, bar: Progress) -> None:
     """Log, validate and save when it is time."""
     config, update = run.config, run.update
     last = update == config.updates
     values: dict[str, float] = {}
     if update % config.log_every == 0 or last:
-        values |= run.meter.take(windows=config.batch_size)
+        values |= run.meter.take()
         values["learning_rate"] = learning_rate(config.optimizer, update - 1, config.updates)
-        speed = f"{values['windows_per_second']:.0f} windows/s"
-        bar.update(update, f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}, {speed}")
+        bar.update(update, _note(values))
     if (update % config.validate_every == 0 or last) and run.data.held_out is not None:
-        with run.acting():
-            values |= validate(run.model, run.data.held_out, precision=config.precision)
-    if values:
+        values |= _validate(run, run.data.held_out)
+    if values and log is not None:
         log.write(update, values)
-    if "heldout_loss" in values and (run.best is None or values["heldout_loss"] < run.best):
-        run.best = values["heldout_loss"]
+    metric = PREFIX + config.best_metric
+    if metric in values and is_better(config.best_metric, values[metric], run.best):
+        run.best = values[metric]
         run.save("best")
     if update % config.save_every == 0 and not last:
         run.save("last")
+
+
+def _note(values: Mapping[str, float]) -> str:
+    """Return what the progress line says beside updates and time left."""
+    memory = values.get("gpu_memory_gb", values.get("memory_gb"))
+    return (
+        f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}, {values['windows_per_second']:.3g} windows/s, "
+        f"data wait {values['data_wait']:.0%}" + ("" if memory is None else f", {memory:.1f} GB")
+    )
+
+
+def _validate(run: Run, held_out: Loader) -> dict[str, float]:
+    average_statistics(run.model, run.world)
+    with run.acting():
+        average_statistics(run.model, run.world)
+        values = validate(run.model, held_out, precision=run.config.precision, world=run.world)
+    if PREFIX + run.config.best_metric not in values:
+        known = [name.removeprefix(PREFIX) for name in values]
+        raise TrainingError(unknown_name("best_metric", run.config.best_metric, known))
+    return values

@@ -1,10 +1,21 @@
-"""What the updates since the last line of metrics amounted to: means, and how fast they went."""
+"""What the updates since the last line of metrics amounted to: means, speeds, waiting and memory."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+MACHINE = ("windows_per_second", "images_per_second", "data_wait", "memory_gb", "gpu_memory_gb")
+"""Numbers that say something of the machine and not of the network."""
+
+_COUNTS = ("updates", "windows", "images")
 
 
 class Meter:
@@ -13,34 +24,76 @@ class Meter:
     def __init__(self) -> None:
         """Start the clock."""
         self._sums: dict[str, float] = {}
-        self._updates = 0
+        self._counts = dict.fromkeys(_COUNTS, 0.0)
+        self._waited = 0.0
         self._since = time.monotonic()
 
     def add(self, values: Mapping[str, float]) -> None:
         """Add the values of one update."""
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._updates += 1
+        self._counts["updates"] += 1
 
-    def take(self, *, windows: int) -> dict[str, float]:
-        """Return the means since the last call and ``windows_per_second``, and begin anew.
+    def count(self, *, windows: float, images: float) -> None:
+        """Count what one update worked on."""
+        self._counts["windows"] += windows
+        self._counts["images"] += images
 
-        Args:
-            windows: windows of an update.
-        """
-        seconds = time.monotonic() - self._since
-        means = {name: total / self._updates for name, total in self._sums.items()}
-        means["windows_per_second"] = self._updates * windows / seconds
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yield batches, and remember how long each was waited for."""
+        iterator = iter(batches)
+        while True:
+            start = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - start
+            yield batch
+            del batch
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock: what is done meanwhile, a validation or a checkpoint, is no update."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._since += time.monotonic() - start
+
+    def take(self) -> dict[str, float]:
+        """Return the means since the last call, speeds and memory (see docs/training.md), and begin anew."""
+        seconds = max(time.monotonic() - self._since, 1e-9)
+        means = {name: total / self._counts["updates"] for name, total in self._sums.items()}
+        means["windows_per_second"] = self._counts["windows"] / seconds
+        means["images_per_second"] = self._counts["images"] / seconds
+        means["data_wait"] = min(1.0, self._waited / seconds)
+        means |= memory()
         self._sums.clear()
-        self._updates = 0
-        self._since = time.monotonic()
+        self._counts = dict.fromkeys(_COUNTS, 0.0)
+        self._waited, self._since = 0.0, time.monotonic()
         return means
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs, as plain data."""
-        return {"sums": dict(self._sums), "updates": self._updates, "seconds": time.monotonic() - self._since}
+        seconds = time.monotonic() - self._since
+        return {"sums": dict(self._sums), "counts": dict(self._counts), "waited": self._waited, "seconds": seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where the state was taken."""
-        self._sums, self._updates = dict(state["sums"]), int(state["updates"])
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self._waited = float(state["waited"])
         self._since = time.monotonic() - float(state["seconds"])
+
+
+def memory() -> dict[str, float]:
+    """Return the peak memory so far in GB (1e9 bytes): of this process, and of its GPU where it uses one."""
+    found: dict[str, float] = {}
+    if sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return found

@@ -82,11 +82,15 @@ def is_frozen(parameter: nn.Parameter) -> bool:
     return not parameter.requires_grad
 
 
-def training_mode(model: nn.Module) -> None:
-    """Put a network into training mode, but for the BatchNorm of frozen parts, whose statistics stay, too."""
+def training_mode(model: nn.Module, *, batch_norm: bool = True) -> None:
+    """Put a network into training mode, but for the BatchNorm of frozen parts, whose statistics stay, too.
+
+    Args:
+        model: the network.
+        batch_norm: whether the BatchNorm of the other parts takes part; else it keeps its statistics everywhere.
+    """
     model.train()
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and all(
-            is_frozen(parameter) for parameter in module.parameters()
-        ):
+        frozen = not batch_norm or all(is_frozen(parameter) for parameter in module.parameters())
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and frozen:
             module.eval()

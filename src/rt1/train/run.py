@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from rt1 import settings
 from rt1.checkpoint import (
@@ -24,14 +24,20 @@ from rt1.checkpoint import (
     save_checkpoint,
 )
 from rt1.data.episode import EpisodeSource
+from rt1.data.open_mixture import WeightedSource
+from rt1.data.statistics import source_statistics
 from rt1.files import recover
-from rt1.model.rt1 import RT1
+from rt1.model.rt1 import RT1, RT1Config
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.averaging import WeightAverage
+from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
 from rt1.train.data import TrainingData, prepare_data
+from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.errors import TrainingError
+from rt1.train.forward import Predictor
+from rt1.train.keep import keep
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rt1.train.parts import freeze, training_mode
@@ -39,12 +45,6 @@ from rt1.train.parts import freeze, training_mode
 OWN_WEIGHTS = "weights/"
 """Names of the network's own weights among a checkpoint's training tensors, where ``model.safetensors`` holds their
 average."""
-
-HARMLESS = {
-    *("log_every", "validate_every", "save_every", "threads", "loader_threads", "name"),
-    *("log.tensorboard", "log.wandb", "log.project", "log.entity"),
-}
-"""Settings that only decide how often and how fast a run works: the losses stay the same."""
 
 
 @dataclass(kw_only=True)
@@ -59,6 +59,10 @@ class Run:
     """What it learns from."""
     model: RT1
     """The network."""
+    predictor: nn.Module
+    """The network as updates run it: compiled, spread over the ranks."""
+    world: World
+    """The ranks."""
     optimizer: torch.optim.Optimizer
     """What changes the weights."""
     info: CheckpointInfo
@@ -68,7 +72,9 @@ class Run:
     update: int = 0
     """Updates done."""
     best: float | None = None
-    """Lowest held-out loss so far."""
+    """Best value so far of the held-out metric that decides."""
+    changes: tuple[str, ...] = ()
+    """What was changed on the way, each with the update it was changed at."""
     meter: Meter = field(default_factory=Meter)
     """Of the updates since the last line of metrics."""
 
@@ -77,58 +83,100 @@ class Run:
         return nullcontext({}) if self.average is None else self.average.acting(self.model)
 
     def save(self, name: str) -> None:
-        """Write the checkpoint ``name`` of the run folder."""
-        provenance = {**self.info.provenance, "update": self.update, "heldout_loss": self.best}
-        info = dataclasses.replace(self.info, provenance=provenance)
+        """Write the checkpoint ``name`` of the run folder; every rank calls it, the first one writes."""
+        average_statistics(self.model, self.world)
         with self.acting() as own:
-            tensors = optimizer_tensors(self.model, self.optimizer)
-            tensors |= {OWN_WEIGHTS + name: tensor for name, tensor in own.items()}
-            training = TrainingState(progress=_progress(self), tensors=tensors)
-            save_checkpoint(self.folder / name, model=self.model, info=info, training=training)
+            average_statistics(self.model, self.world)
+            if self.world.is_main:
+                self._write(name, own)
+        self.world.wait()
+
+    def _write(self, name: str, own: Mapping[str, Tensor]) -> None:
+        found = {"update": self.update, "best": self.best, "best_metric": self.config.best_metric}
+        provenance = {**self.info.provenance, **found, "changes": list(self.changes)}
+        tensors = optimizer_tensors(self.model, self.optimizer)
+        tensors |= {OWN_WEIGHTS + name: tensor for name, tensor in own.items()}
+        save_checkpoint(
+            self.folder / name,
+            model=self.model,
+            info=dataclasses.replace(self.info, provenance=provenance),
+            training=TrainingState(progress=_progress(self), tensors=tensors),
+        )
+        if name == RUN_ORDER[0]:
+            keep(self.folder / name, self.update, newest=self.config.keep_last, every=self.config.keep_every)
 
 
 def begin(
-    source: EpisodeSource,
+    data: EpisodeSource | Sequence[WeightedSource],
     config: TrainConfig,
     folder: Path,
     *,
     encoder: TextEncoder | None = None,
     paraphrases: Paraphrases | None = None,
+    world: World | None = None,
+    allow_changes: bool = False,
 ) -> Run:
     """Begin a run, or find one again where its folder has a checkpoint.
 
+    Args:
+        data: what it learns from.
+        config: its settings.
+        folder: its output.
+        encoder: text encoder for the instructions; None: the embeddings stored with the episodes.
+        paraphrases: instruction to other sentences; see :func:`rt1.train.loop.train`.
+        world: the ranks, each of which has the same run; None: this process alone.
+        allow_changes: go on although settings or data are not those the run began with; what differs is added to
+            ``changes``.
+
     Raises:
-        TrainingError: the folder holds a run with other settings or data.
+        TrainingError: the folder holds a run with other settings or data, or a checkpoint without what is needed.
         SaveError: the folder cannot be written.
     """
-    data = prepare_data(source, config, encoder=encoder, paraphrases=paraphrases)
+    world = world or World()
+    config.rows(world.size)
+    prepared = prepare_data(data, config, encoder=encoder, paraphrases=paraphrases)
+    run = _new_run(prepared, config, folder, world)
+    if world.is_main:
+        for name in RUN_ORDER:
+            recover(folder / name)
+    world.wait()
+    if any((folder / name).exists() for name in RUN_ORDER):
+        _resume(run, allow_changes=allow_changes)
+    else:
+        run.save("last")  # a full or read-only disk shows now, not hours later
+    return run
+
+
+def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World) -> Run:
     network = data.fit(config.model)
     torch.manual_seed(config.seed)
     model = channels_last(RT1(network))
     freeze(model, config.optimizer.freeze)
-    training_mode(model)
-    run = Run(
+    training_mode(model, batch_norm=config.batch_norm != "frozen")
+    share_batch_norm(model, config.batch_norm, world)
+    model.to(world.device)
+    return Run(
         config=config,
         folder=folder,
         data=data,
         model=model,
+        predictor=_predictor(model, config, world),
+        world=world,
         optimizer=make_optimizer(model, config.optimizer),
         average=WeightAverage(model, config.average) if config.average.decay else None,
-        info=CheckpointInfo(
-            model=network,
-            action_spec=source.action_spec,
-            text_encoder=data.text_encoder,
-            control_rate=getattr(source, "details", {}).get("control_rate"),
-            provenance=_provenance(source, config, data),
-        ),
+        info=_info(network, config, data),
     )
-    for name in RUN_ORDER:
-        recover(folder / name)
-    if any((folder / name).exists() for name in RUN_ORDER):
-        _resume(run)
-    else:
-        run.save("last")  # a full or read-only disk shows now, not hours later
-    return run
+
+
+def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
+    predictor: nn.Module = Predictor(model, config.precision)
+    if config.compile:
+        predictor.compile()
+    if world.size == 1:
+        return predictor
+    devices = [world.device] if world.device.type == "cuda" else None
+    # Moving statistics are averaged where they are used, so that a rank need not send its own at every update.
+    return DistributedDataParallel(predictor, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def channels_last(model: RT1) -> RT1:
@@ -139,25 +187,34 @@ def channels_last(model: RT1) -> RT1:
     return model
 
 
-def _provenance(source: EpisodeSource, config: TrainConfig, data: TrainingData) -> dict[str, Any]:
+def _info(network: RT1Config, config: TrainConfig, data: TrainingData) -> CheckpointInfo:
+    source = data.source
     details = dict(getattr(source, "details", {}))
-    return {
-        "preset": config.name,
-        "source": source.name,
-        "episodes": len(source.lengths),
-        "held_out_episodes": data.held_out_episodes.tolist(),
-        "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
-        **({"env": details["env"]} if "env" in details else {}),
-    }
+    return CheckpointInfo(
+        model=network,
+        action_spec=source.action_spec,
+        text_encoder=data.text_encoder,
+        control_rate=details.get("control_rate"),
+        statistics=source_statistics(source),
+        provenance={
+            "preset": config.name,
+            "source": source.name,
+            "episodes": len(source.lengths),
+            "held_out_episodes": data.held_out_episodes.tolist(),
+            "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
+            **({"env": details["env"]} if "env" in details else {}),
+        },
+    )
 
 
 def _progress(run: Run) -> dict[str, Any]:
-    """Return what a run must find again to go on, as plain data."""
+    """Return where a run stands, its settings and its data, as plain data."""
     source, encoder = run.data.source, run.data.text_encoder
     return {
         "update": run.update,
         "best": run.best,
         "meter": run.meter.state_dict(),
+        "changes": list(run.changes),
         "config": settings.to_json(run.config),
         "data": {
             "source": source.name,
@@ -166,17 +223,24 @@ def _progress(run: Run) -> dict[str, Any]:
             "action_spec": source.action_spec.to_json(),
             "text_encoder": None if encoder is None else encoder.to_json(),
             "paraphrases": run.data.paraphrases,
+            "order": run.data.train.state_dict()["order"],
         },
     }
 
 
-def _resume(run: Run) -> None:
+def _resume(run: Run, *, allow_changes: bool) -> None:
+    """Bring a run to where the checkpoint in its folder stands."""
     checkpoint = resolve(run.folder)
     training = load_training(checkpoint)
     old, new = training.progress, _progress(run)
     if lacking := sorted(new.keys() - old.keys()):
         raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
-    _refuse_other_settings({**old["config"], "data": old["data"]}, {**new["config"], "data": new["data"]}, run.folder)
+    differing = differences({**old["config"], "data": old["data"]}, {**new["config"], "data": new["data"]})
+    if differing and not allow_changes:
+        raise TrainingError(
+            f"{run.folder} holds a run with other settings ({'; '.join(differing)}); give the old ones or another "
+            "folder, or go on with the new ones by --allow-changes"
+        )
     load_weights(run.model, checkpoint)
     own = {name: tensor for name, tensor in training.tensors.items() if name.startswith(OWN_WEIGHTS)}
     if run.average is not None:
@@ -184,20 +248,5 @@ def _resume(run: Run) -> None:
     moments = {name: tensor for name, tensor in training.tensors.items() if name not in own}
     load_optimizer_tensors(run.model, run.optimizer, moments)
     run.update, run.best = int(old["update"]), old["best"]
+    run.changes = (*old["changes"], *(f"from update {run.update}: {text}" for text in differing))
     run.meter.load_state_dict(old["meter"])
-
-
-def _refuse_other_settings(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    old, new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
-    differing = [text for text in _differences(old, new, "") if text.split(":")[0] not in HARMLESS]
-    if differing:
-        raise TrainingError(
-            f"{folder} holds a run with other settings ({'; '.join(differing)}); give the old ones or another folder"
-        )
-
-
-def _differences(old: object, new: object, name: str) -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
-    return [] if old == new else [f"{name}: {old} then, {new} now"]

@@ -2,63 +2,157 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from rt1.data.augment import augment
 from rt1.data.loader import Batch
+from rt1.model.rows import Rows, set_rows
 from rt1.model.rt1 import action_loss
 from rt1.train.errors import TrainingError
-from rt1.train.forward import predict
+from rt1.train.forward import Prediction, layout, predict
 from rt1.train.optim import set_rates
 from rt1.train.run import Run
+
+_TEXT_DROPS = 5  # a stream of random numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A part of this rank's batch, and its place among the parts of all ranks."""
+
+    batch: Batch
+    first_row: int
+    images: Rows
+    windows: Rows
+    share: float
+    """Of the steps that count in the batches of all ranks, how many are in this part, 0..1."""
 
 
 def do_update(run: Run, batch: Batch) -> dict[str, float]:
     """Change the weights once and return what was measured: loss, accuracy, gradient norm, clipped actions.
 
+    Args:
+        run: the run.
+        batch: this rank's rows of the batch.
+
     Raises:
-        TrainingError: a loss or gradient that is not finite; the weights are as before.
+        TrainingError: a loss or gradient that is not finite, or a batch that does not fit into memory; the weights are
+            as before.
     """
     config, update = run.config, run.update
     set_rates(run.optimizer, config.optimizer, update, config.updates)
-    # Dropout, crops and colours depend on (seed, update) alone: resuming needs no generator state.
-    torch.manual_seed(config.seed * 1_000_003 + update)
-    change = partial(augment, settings=config.augment, seed=config.seed, update=update)
-    predicted = predict(run.model, batch, precision=config.precision, augment=change)
-    loss = action_loss(
-        predicted.logits_BTAV,
-        predicted.token_BTA,
-        mask_BT=predicted.mask_BT,
-        spread_A=_spread(run),
-        smoothing=config.label_smoothing,
-    )
-    (loss * _factor(run, predicted.mask_BT)).backward()
-    limit = config.optimizer.clip_norm or float("inf")
-    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
-    _refuse_non_finite(update, batch, loss=loss.item(), gradient_norm=norm.item())
-    run.optimizer.step()
+    parts, factor = _parts(run, batch)
+    with _saying_what_halves_memory(run):
+        measured = torch.stack([_backward(run, part, factor, last=part is parts[-1]) for part in parts]).sum(0)
+        limit = config.optimizer.clip_norm or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
+        loss, accuracy, clipped, images, windows = run.world.sum(measured).tolist()
+        _refuse_non_finite(update, batch, loss=loss, gradient_norm=norm.item())
+        run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     run.update += 1
     if run.average is not None:
         run.average.add(run.model, run.update)
-    return {
-        "loss": loss.item(),
-        "accuracy": predicted.accuracy(),
-        "gradient_norm": norm.item(),
-        "clipped_actions": float(batch.clipped),
-    }
+    run.meter.count(windows=windows, images=images)
+    return {"loss": loss, "accuracy": accuracy, "gradient_norm": norm.item(), "clipped_actions": clipped}
 
 
-def _factor(run: Run, mask_BT: Tensor) -> float:
-    """Return what the mean over the counted steps is multiplied by to be the loss of ``config.loss``."""
-    if run.config.loss == "mean":
-        return 1.0
-    steps = mask_BT.numel()
-    return float(mask_BT.sum()) / steps / (steps * run.model.config.step_tokens)
+def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
+    """Add a part's gradients and return its share of loss and accuracy, clipped actions, images and windows."""
+    config = run.config
+    _seed(run, part)
+    predicted = predict(
+        run.predictor,
+        part.batch,
+        image_size=run.model.config.image_size,
+        device=run.world.device,
+        augment=partial(
+            augment, settings=config.augment, seed=config.seed, update=run.update, first_row=part.first_row
+        ),
+        dropped_B=_dropped(run, part),
+    )
+    loss = action_loss(
+        predicted.logits_WTAV,
+        predicted.token_WTA,
+        mask_BT=predicted.mask_WT,
+        spread_A=_spread(run),
+        smoothing=config.label_smoothing,
+    )
+    # DDP takes the mean over the ranks where the sum is wanted.
+    with _without_exchange(run, exchange=last):
+        (loss * (part.share * run.world.size * factor)).backward()
+    return _measured(part, predicted, loss)
+
+
+def _measured(part: _Part, predicted: Prediction, loss: Tensor) -> Tensor:
+    means = (loss.item() * part.share, predicted.accuracy() * part.share)
+    windows = len(predicted.mask_WT)
+    values = [*means, float(part.batch.clipped), layout(part.batch).images, windows]
+    return torch.tensor(values, dtype=torch.float64, device=loss.device)
+
+
+def _parts(run: Run, batch: Batch) -> tuple[list[_Part], float]:
+    """Return this rank's parts, and what makes of the mean over the counted steps the loss of ``config.loss``."""
+    count = run.config.accumulation
+    rows = len(batch.episodes) // count
+    batches = [batch] if count == 1 else [batch.rows(rows * k, rows * (k + 1)) for k in range(count)]
+    plans = [layout(each) for each in batches]
+    table = np.array(run.world.table([[p.images, p.windows, p.valid_WT.sum(), p.valid_WT.size] for p in plans]))
+    images, windows, steps, places = table.sum(axis=0).tolist()
+    begin = run.world.rank * count
+    parts = [
+        _Part(
+            batch=each,
+            first_row=(begin + k) * rows,
+            images=Rows(int(table[: begin + k, 0].sum()), int(images)),
+            windows=Rows(int(table[: begin + k, 1].sum()), int(windows)),
+            share=float(table[begin + k, 2]) / steps,
+        )
+        for k, each in enumerate(batches)
+    ]
+    google = steps / places / (places * run.model.config.step_tokens)
+    return parts, 1.0 if run.config.loss == "mean" else google
+
+
+def _seed(run: Run, part: _Part) -> None:
+    """Let dropout depend on (seed, update, row) alone: neither resuming nor another number of ranks changes it."""
+    seed = run.config.seed * 1_000_003 + run.update
+    whole = part.images.total == layout(part.batch).images
+    if run.world.device.type == "cuda":  # drawing for all rows would cost a GPU more than the rest of dropout
+        torch.manual_seed(seed + (part.first_row << 32))
+        return
+    torch.manual_seed(seed)
+    set_rows(run.model.backbone, None if whole else part.images)
+    set_rows(run.model.transformer, None if whole else part.windows)
+
+
+def _dropped(run: Run, part: _Part) -> NDArray[np.bool_] | None:
+    """Return which samples do without the text, where the network is to learn to act without."""
+    probability = run.model.config.text.drop
+    if probability == 0.0:
+        return None
+    rows = range(part.first_row, part.first_row + len(part.batch.episodes))
+    key = (run.config.seed, _TEXT_DROPS, run.update)
+    return np.array([np.random.default_rng((*key, row)).random() < probability for row in rows])
+
+
+@contextmanager
+def _without_exchange(run: Run, *, exchange: bool) -> Iterator[None]:
+    """Keep gradients to this rank until the last part, which exchanges the sum."""
+    if isinstance(run.predictor, DistributedDataParallel) and not exchange:
+        with run.predictor.no_sync():
+            yield
+    else:
+        yield
 
 
 def _spread(run: Run) -> Tensor | None:
@@ -66,7 +160,7 @@ def _spread(run: Run) -> Tensor | None:
     if run.config.target_spread == 0.0:
         return None
     is_continuous = torch.from_numpy(run.info.action_spec.discrete_choices == 0)
-    return run.config.target_spread * is_continuous.float()
+    return run.config.target_spread * is_continuous.float().to(run.world.device)
 
 
 def _refuse_non_finite(update: int, batch: Batch, **values: float) -> None:
@@ -76,3 +170,20 @@ def _refuse_non_finite(update: int, batch: Batch, **values: float) -> None:
                 f"{name} is {value} at update {update}, before the weights were changed; the batch's episodes are "
                 f"{sorted(set(batch.episodes))}; look at their actions, or lower the learning rate, and run again"
             )
+
+
+@contextmanager
+def _saying_what_halves_memory(run: Run) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not is_memory:
+            raise
+        config = run.config
+        raise TrainingError(
+            f"update {run.update} does not fit into the memory of {run.world.device}; each of these about halves what "
+            f"it takes: accumulation {2 * config.accumulation} instead of {config.accumulation} (the same loss), "
+            f"batch_size {max(1, config.batch_size // 2)} instead of {config.batch_size}, precision bf16 instead "
+            f"of {config.precision}"
+        ) from error

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import torch
+from torch import nn
 
 from rt1.data.loader import Loader
-from rt1.model.rt1 import RT1, action_loss
+from rt1.evaluate.scores import ActionScores
+from rt1.model.rt1 import RT1
 from rt1.train.config import Precision
-from rt1.train.forward import predict
-from rt1.train.parts import training_mode
+from rt1.train.distributed import World
+from rt1.train.forward import Predictor, predict
+
+PREFIX = "heldout_"
+"""Stands before the name of every number of a validation."""
 
 
-def validate(model: RT1, loader: Loader, *, precision: Precision = "fp32") -> dict[str, float]:
-    """Return ``heldout_loss`` (nats per token) and ``heldout_accuracy`` over every window of a loader."""
-    was_training = model.training
+def validate(
+    model: RT1,
+    loader: Loader,
+    *,
+    precision: Precision = "fp32",
+    world: World | None = None,
+) -> dict[str, float]:
+    """Return the numbers of :mod:`rt1.evaluate.scores` over every window of a loader, as ``heldout_loss`` and so on.
+
+    Args:
+        model: the network, on the world's device.
+        loader: held-out windows or clips.
+        precision: of the forward pass.
+        world: the ranks that share the work; each returns the numbers of all. None: this process alone.
+    """
+    world = world or World()
+    modes = {module: module.training for module in model.modules()}
     model.eval()
-    loss = accuracy = steps = 0.0
-    with torch.no_grad():
-        for batch in loader.in_order():
-            predicted = predict(model, batch, precision=precision)
-            count = int(predicted.mask_BT.sum())
-            mean = action_loss(predicted.logits_BTAV, predicted.token_BTA, mask_BT=predicted.mask_BT)
-            loss += count * float(mean)
-            accuracy += count * predicted.accuracy()
-            steps += count
-    if was_training:
-        training_mode(model)
-    return {"heldout_loss": loss / steps, "heldout_accuracy": accuracy / steps}
+    scores = ActionScores(loader.action_spec, device=world.device)
+    predictor: nn.Module = Predictor(model, precision)
+    with torch.no_grad(), closing(loader.in_order(rank=world.rank, world=world.size)) as batches:
+        for batch in batches:
+            predicted = predict(predictor, batch, image_size=model.config.image_size, device=world.device)
+            scores.add(predicted.logits_WTAV, predicted.token_WTA, predicted.mask_WT, predicted.action_WTA)
+    scores.load_sums(world.sum(scores.sums))
+    for module, mode in modes.items():
+        module.training = mode
+    return {PREFIX + name: value for name, value in scores.values().items()}
+
+
+def is_better(metric: str, value: float, best: float | None) -> bool:
+    """Return whether a value of a metric (without its prefix) is better than the best so far.
+
+    >>> is_better("accuracy", 0.5, 0.4), is_better("loss", 0.5, 0.4)
+    (True, False)
+    """
+    if best is None:
+        return True
+    return value > best if metric.startswith(("accuracy", "within")) else value < best

@@ -1,0 +1,151 @@
+"""One process or many: who this one is, sums over all, and one clear line when another one is gone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from rt1.model.batch_norm import BatchNorm
+from rt1.train.errors import TrainingError
+
+Device = Literal["auto", "cpu", "cuda"]
+BatchNormKind = Literal["local", "sync", "frozen"]
+
+PATIENCE = timedelta(minutes=30)
+"""How long a process waits for the others: a validation or a checkpoint of one of them must fit in."""
+
+_LOST = ("Connection closed", "Connection reset", "Connection refused", "Broken pipe", "imed out", "NCCL", "gloo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The processes of a run, each called a rank, and which one this is."""
+
+    rank: int = 0
+    """Number of this one."""
+    size: int = 1
+    """How many there are."""
+    device: torch.device = field(default_factory=partial(torch.device, "cpu"))
+    """Where this one computes."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sum of a tensor over all ranks."""
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    def table(self, own: Sequence[Sequence[float]]) -> list[list[float]]:
+        """Return the rows of all ranks, in the order of the ranks; each rank gives as many."""
+        rows = torch.zeros(self.size, len(own), len(own[0]), dtype=torch.float64)
+        rows[self.rank] = torch.tensor(own, dtype=torch.float64)
+        return self.sum(rows.to(self.device)).cpu().flatten(0, 1).tolist()
+
+    def any(self, *, here: bool) -> bool:
+        """Return whether something is so on any rank."""
+        return (self.size > 1 and bool(self.table([[float(here)]]) != [[0.0]] * self.size)) or here
+
+    def wait(self) -> None:
+        """Wait until all ranks are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def join_world(choice: Device) -> Iterator[World]:
+    """Yield the world that torchrun made (``RANK``, ``WORLD_SIZE``, ...), or one of this process alone.
+
+    Args:
+        choice: ``auto`` takes a GPU where there is one; rank k of a machine takes its k-th.
+
+    Raises:
+        TrainingError: no GPU where one is asked for, or not one for each rank.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = _device(choice)
+    if size == 1:
+        yield World(device=device)
+        return
+    began = not dist.is_initialized()
+    if began:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
+    finally:
+        if began:
+            dist.destroy_process_group()
+
+
+def _device(choice: Device) -> torch.device:
+    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= there:
+        raise TrainingError(
+            f"rank {number} of this machine finds {there} GPUs; start as many processes as there are GPUs, or set "
+            "device to cpu"
+        )
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
+
+
+@contextmanager
+def naming_lost_ranks(world: World) -> Iterator[None]:
+    """Turn what torch raises when another rank is gone into one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.size == 1 or isinstance(error, TrainingError) or not any(sign in str(error) for sign in _LOST):
+            raise
+        raise TrainingError(
+            f"rank {world.rank} of {world.size} lost another rank (killed, or its machine is gone); nothing saved is "
+            "lost: start the same command again, with any number of ranks, to go on from the last checkpoint"
+        ) from error
+
+
+def share_batch_norm(model: nn.Module, kind: BatchNormKind, world: World) -> None:
+    """Let BatchNorm use the images of its own rank, or those of all ranks.
+
+    Raises:
+        TrainingError: a BatchNorm that cannot add up over ranks.
+    """
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (the base of all of them)
+            continue
+        if isinstance(module, BatchNorm):
+            module.reduce = world.sum if kind == "sync" and world.size > 1 else None
+        elif kind == "sync" and world.size > 1:
+            raise TrainingError(
+                f"batch_norm is sync, and {name} ({type(module).__name__}) normalises by its own rank's images only; "
+                "use batch_norm local or frozen, or the backbone efficientnet or maxvit"
+            )
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module, world: World) -> None:
+    """Make BatchNorm's moving statistics, which each rank takes from its own images, their mean over the ranks.
+
+    Moving means are linear: whenever and however often this is done, the mean over the ranks stays the same.
+    """
+    if world.size == 1:
+        return
+    moving = [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]
+    if moving:
+        mean = world.sum(torch.cat([buffer.flatten() for buffer in moving])) / world.size
+        for buffer, part in zip(moving, mean.split([buffer.numel() for buffer in moving]), strict=True):
+            buffer.copy_(part.view_as(buffer))
