@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,9 +22,8 @@ def browser() -> Iterator[Any]:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip(f"no {' or '.join(BROWSERS)} on PATH; on Debian run: apt-get install -y chromium")
-    sandbox = not hasattr(os, "geteuid") or os.geteuid() != 0  # Chromium's sandbox does not take root
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, chromium_sandbox=sandbox, args=QUIET)
+        browser = driver.chromium.launch(executable_path=found, args=QUIET)
         yield browser
         browser.close()
 

@@ -69,6 +69,7 @@ function build(data) {
   element("dimensions").replaceChildren(...facts.dimensions.map(dimension));
   const maps = Array.from({ length: facts.maps }, (_, index) => mapChoice(index));
   element("maps").replaceChildren(...maps, mapChoice(-1));
+  document.querySelector("main").classList.toggle("many", facts.dimensions.length > 6); // then the maps stand beside
 }
 
 function dimension(spec) {
@@ -99,8 +100,11 @@ function schedule() {
     const message = latest;
     latest = null;
     try {
+      const before = last;
       last = await read(message);
       draw(last);
+      before?.image?.close(); // the memory of pictures is not freed soon by itself
+      before?.seen?.close();
     } finally {
       drawing = false;
       if (latest) schedule();
@@ -210,14 +214,15 @@ function drawDimension(spec, index, decision) {
   const probabilities = decision.probabilities[index].slice(0, bins);
   const [value, chosen] = [decision.action[index], decision.bins[index]];
   const sure = Math.round(100 * decision.probabilities[index][chosen]);
-  item.querySelector(".value").textContent = `${number(value)} · bin ${chosen} of ${bins} · ${sure} %`;
+  const what = spec.choices ? (chosen < bins ? "a choice" : `bin ${chosen}, no choice`) : `bin ${chosen} of ${bins}`;
+  item.querySelector(".value").textContent = `${number(value)} · ${what} · ${sure} %`;
   const step = width / bins;
   const scale = (height - foot - 4) / Math.max(...probabilities, 1e-6);
   context.fillStyle = colour("--quiet");
   probabilities.forEach((p, bin) => context.fillRect(bin * step, height - foot - 2 - p * scale, Math.max(step, 1), p * scale));
   context.fillStyle = colour("--swapped");
   const mark = Math.max(step, 3 * devicePixelRatio);
-  context.fillRect((chosen + 0.5) * step - mark / 2, 0, mark, height - foot - 2);
+  if (chosen < bins) context.fillRect((chosen + 0.5) * step - mark / 2, 0, mark, height - foot - 2);
   const place = (v) => (spec.choices ? (v + 0.5) / bins : (v - spec.low) / (spec.high - spec.low)) * width;
   const zero = Math.min(Math.max(spec.choices ? 0 : place(0), 0), width);
   context.fillStyle = colour("--policy");
