@@ -283,6 +283,18 @@ def _part_from_json(data: Mapping[str, Any]) -> ActionPart:
     )
 
 
+def spec_difference(one: ActionSpec, other: ActionSpec) -> str:
+    """Return in words the first way in which two action specs that are not equal differ."""
+    if one.dimension_names != other.dimension_names:
+        return f"the dimensions {', '.join(one.dimension_names)} and {', '.join(other.dimension_names)}"
+    if one.bins != other.bins:
+        return f"{one.bins} and {other.bins} bins"
+    if (mine := [part.name for part in one.parts]) != (theirs := [part.name for part in other.parts]):
+        return f"the parts {', '.join(mine)} and {', '.join(theirs)}"
+    bounds = [", ".join(f"{low:g}..{high:g}" for low, high in zip(s.low, s.high, strict=True)) for s in (one, other)]
+    return f"the bounds {bounds[0]} and {bounds[1]}"
+
+
 def rt1_action_spec(
     *, bins: int = 256, world_bound: float = 1.0, invalid: Literal["first", "none"] = "first"
 ) -> ActionSpec:

@@ -16,8 +16,9 @@ from rt1.data.rlds import RLDSSource
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.metaworld import MetaWorldConfig
 from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.made import ReportContext
 from rt1.evaluate.record import RecordSettings, record
-from rt1.evaluate.run import ReportContext, evaluate_checkpoint
+from rt1.evaluate.run import evaluate_checkpoint
 from rt1.files import write_text
 from rt1.machine import PeakMemory, commit
 from rt1.presets import preset

@@ -1,4 +1,4 @@
-"""Recorded episodes through a policy."""
+"""Recorded episodes through the network: streaming, windows, and their agreement."""
 
 from __future__ import annotations
 
@@ -7,72 +7,143 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from rt1.data.decoding import decoded_images
+from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.episode import DataError
 from rt1.data.images import decode_image
-from rt1.evaluate.offline import episode_plots, predict_episode
+from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
+from rt1.evaluate.offline import Agreement, OfflineResult, evaluate_offline
+from rt1.evaluate.scores import ActionScores
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
-from rt1.text.encoder import TableEncoder
+
+STORED = Words(stored=True, origin="stored")
 
 
-def test_an_episode_is_predicted_as_the_robot_would_act(
+def _evaluate(policy: Policy, source: Any, **options: Any) -> OfflineResult:
+    return evaluate_offline(policy, source, choose_episodes(source, {}), STORED, **options)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lengths=st.lists(st.integers(1, 22), min_size=1, max_size=3), window=st.integers(1, 4))
+def test_streaming_and_windows_agree_on_every_step_of_every_episode(
+    make_source: Callable[..., Any], make_network: Callable[..., RT1], lengths: list[int], window: int
+) -> None:
+    source = make_source(*lengths)
+    result = _evaluate(Policy(make_network(window), source.action_spec), source)
+    assert result.agreement.holds
+    assert result.agreement.steps == result.streaming.steps == sum(lengths)
+    assert 0 < result.agreement.largest_logit < 1e3
+    windows = [max(1, length - window + 1) for length in lengths]
+    assert result.window_last.steps == sum(windows)
+    assert result.window_all.steps == sum(n * min(window, s) for n, s in zip(windows, lengths, strict=True))
+    if window == 1:
+        assert result.window_last.values() == pytest.approx(result.streaming.values(), rel=1e-4)
+
+
+def test_the_numbers_are_those_of_a_policy_run_by_hand(
     make_source: Callable[..., Any], make_network: Callable[..., RT1]
 ) -> None:
-    source, model = make_source(3, 5), make_network()
-    result = predict_episode(Policy(model, source.action_spec), source, 1)
-    assert result.episode == 1
-    np.testing.assert_array_equal(result.recorded, source.moves[1])
-    policy = Policy(model, source.action_spec)
-    policy.reset(source.text_embedding(1))
-    images = [decode_image(data) for data in source.images[1]]
-    np.testing.assert_array_equal(result.images, images)
-    np.testing.assert_array_equal(result.predicted, [policy.act_vector(image) for image in images])
-
-
-def test_an_episode_before_leaves_nothing_in_the_memory(
-    make_source: Callable[..., Any], make_network: Callable[..., RT1]
-) -> None:
-    source = make_source(3, 5)
+    source = make_source(4, 3)
     policy = Policy(make_network(), source.action_spec)
-    first, _, again = (predict_episode(policy, source, episode) for episode in (1, 0, 1))
-    np.testing.assert_array_equal(first.predicted, again.predicted)
+    by_hand = ActionScores(source.action_spec)
+    for episode in range(2):
+        policy.reset(source.text_embedding(episode))
+        images = source.images[episode]
+        logits = np.stack([policy.logits(decode_image(data)) for data in images])
+        moves = torch.from_numpy(source.moves[episode])[None]
+        token = torch.from_numpy(source.action_spec.encode(source.moves[episode]))[None]
+        by_hand.add(torch.from_numpy(logits)[None], token, torch.ones(1, len(images), dtype=torch.bool), moves)
+    result = _evaluate(policy, source)
+    assert result.streaming.values() == pytest.approx(by_hand.values(), rel=1e-6)
+    recorded_AV = result.counts.confusion_AVV.sum(axis=2)
+    assert recorded_AV.sum(axis=1).tolist() == [7, 7, 7]
+    right = np.trace(result.counts.confusion_AVV, axis1=1, axis2=2).sum() / 21
+    assert right == pytest.approx(by_hand.values()["accuracy"])
 
 
-def test_an_episode_without_a_stored_embedding_is_encoded_from_its_instruction(
-    make_source: Callable[..., Any], make_network: Callable[..., RT1], table: TableEncoder
-) -> None:
-    source = make_source(4)
-    stored = source.embeddings.copy()
-    policy = Policy(make_network(), source.action_spec, encode_text=lambda s: table.encode([s])[0])
-    source.text_embedding = lambda _: None
-    by_sentence = predict_episode(policy, source, 0).predicted
-    source.text_embedding = lambda _: table.encode([source.instruction(0)])[0]
-    np.testing.assert_array_equal(predict_episode(policy, source, 0).predicted, by_sentence)
-    source.text_embedding = lambda _: stored[0]
-    assert not np.array_equal(predict_episode(policy, source, 0).predicted, by_sentence)
+class Forgetful(Policy):
+    """A policy that loses its memory after every step."""
+
+    def logits(self, image: NDArray[Any]) -> FloatArray:
+        found = super().logits(image)
+        self.reset(self.memory.text_E.numpy())
+        return found
 
 
-def test_each_task_is_plotted_as_often_as_asked(
+def test_a_policy_that_does_not_run_the_network_as_trained_is_noticed(
     make_source: Callable[..., Any], make_network: Callable[..., RT1]
 ) -> None:
-    source = make_source(2, 2, 2, 3, 2)
+    source = make_source(5)
+    result = _evaluate(Forgetful(make_network(), source.action_spec), source, shown=0)
+    assert not result.agreement.holds
+    assert result.agreement.largest_difference > 1e-3
+
+
+def test_logits_that_are_not_numbers_never_agree() -> None:
+    nan, one = np.full((1, 2, 3), np.nan, np.float32), np.ones((1, 2, 3), np.float32)
+    for first, second in ((nan, one), (one, nan), (nan, nan)):
+        agreement = Agreement()
+        agreement.compare(first, second)
+        agreement.compare(one, one)
+        assert not agreement.holds
+    agreement = Agreement()
+    agreement.compare(one, one)
+    assert agreement.holds
+    assert agreement.other_tokens == 0
+
+
+def test_the_episodes_shown_are_spread_over_those_evaluated(
+    make_source: Callable[..., Any], make_network: Callable[..., RT1]
+) -> None:
+    source = make_source(2, 3, 2, 2, 4)
     policy = Policy(make_network(), source.action_spec)
-    plots = episode_plots(policy, source, [2, 4, 3, 1])
+    plots = _evaluate(policy, source, shown=3).plots
     assert [plot.title for plot in plots] == [
-        "task-0, held-out episode 2: 'open the drawer'",
-        "task-1, held-out episode 3: 'close the drawer'",
+        "Episode 0: 'open the drawer'",
+        "Episode 2: 'open the drawer'",
+        "Episode 4: 'open the drawer'",
     ]
-    assert plots[1].recorded.shape == plots[1].predicted.shape == (3, 3)
-    assert plots[1].dimension_names == source.action_spec.dimension_names
-    assert len(episode_plots(policy, source, [2, 4, 3, 1], per_task=2)) == 4
-    assert episode_plots(policy, source, []) == []
+    assert len(_evaluate(policy, source, shown=9).plots) == 5
+    assert _evaluate(policy, source, shown=0).plots == []
+    with pytest.raises(ValueError, match="-1 episodes are to be shown; it must be at least 0"):
+        _evaluate(policy, source, shown=-1)
 
 
-def test_an_image_that_does_not_decode_is_named_by_episode_and_step(make_source: Callable[..., Any]) -> None:
-    source = make_source(2, 4)
-    source.images[1][2] = source.images[1][2][:100]
-    assert len(decoded_images(source, 1, 0, 2)) == 2
-    with pytest.raises(DataError, match=r"memory, episode 1, step 2: .*JPEG of 100 bytes"):
-        decoded_images(source, 1, 1, 4)
+def test_episodes_without_an_instruction_are_left_out_and_named(
+    make_source: Callable[..., Any], make_network: Callable[..., RT1]
+) -> None:
+    source = make_source(2, 3, 2)
+    policy = Policy(make_network(), source.action_spec, encode_text=lambda _: source.embeddings[0])
+    sentences = Words(stored=False, origin="the instructions")
+    source.instruction = lambda episode: "" if episode == 1 else "go"
+    result = evaluate_offline(policy, source, choose_episodes(source, {}), sentences)
+    assert result.without_instruction == (1,)
+    assert result.streaming.steps == 4
+    source.instruction = lambda _: ""
+    with pytest.raises(DataError, match="no episode of memory that was chosen has an instruction"):
+        evaluate_offline(policy, source, choose_episodes(source, {}), sentences)
+
+
+@pytest.mark.parametrize(
+    ("spec", "difference"),
+    [
+        (ActionSpec(parts=(Continuous(name="a", low=(-1,) * 3, high=(1,) * 3),), bins=16), "the dimensions move_0, "),
+        (ActionSpec(parts=(Continuous(name="move", low=(-1,) * 3, high=(1,) * 3),), bins=8), "16 and 8 bins"),
+        (
+            ActionSpec(parts=(Continuous(name="move", low=(-2,) * 3, high=(1,) * 3),), bins=16),
+            r"the bounds -1\.\.1, .* and -2\.\.1",
+        ),
+    ],
+)
+def test_data_with_another_action_spec_are_refused_with_the_difference(
+    make_source: Callable[..., Any], make_network: Callable[..., RT1], spec: ActionSpec, difference: str
+) -> None:
+    source = make_source(2)
+    chosen = ChosenEpisodes(numbers=np.array([0]), reason="one", held_out=None)
+    with pytest.raises(DataError, match=rf"memory are not those of the checkpoint \({difference}"):
+        evaluate_offline(Policy(make_network(), spec), source, chosen, STORED)

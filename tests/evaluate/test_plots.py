@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
 from xml.etree import ElementTree as ET
 
-import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from rt1.evaluate.plots import COLOURS, action_plots, image_strip, success_bars, training_curves
+from rt1.evaluate.plots import COLOURS, action_plots, success_bars, training_curves
 
 mpl = pytest.importorskip("matplotlib")
 
@@ -67,17 +64,3 @@ def test_drawing_leaves_the_users_matplotlib_settings_alone() -> None:
     before = dict(mpl.rcParams)
     training_curves([{"update": 1, "loss": 2.0}])
     assert dict(mpl.rcParams) == before
-
-
-def test_the_strip_runs_from_the_first_image_to_the_last() -> None:
-    images = [np.full((16, 16, 3), 10 * index, dtype=np.uint8) for index in range(20)]
-    strip = _decode(image_strip(images, 5))
-    assert strip.shape == (16, 80, 3)
-    np.testing.assert_allclose(strip[8, 8::16, 0], [0, 50, 100, 140, 190], atol=2)
-    assert _decode(image_strip(images[:2], 5)).shape == (16, 32, 3)
-
-
-def _decode(jpeg: bytes) -> NDArray[Any]:
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert image is not None
-    return image

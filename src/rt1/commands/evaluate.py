@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import tyro
 
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
 from rt1.data.open_data import DataOptions, open_data
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.run import ReportContext, evaluate_checkpoint
+from rt1.evaluate.episode_choice import EpisodeChoice
+from rt1.evaluate.made import ReportContext
+from rt1.evaluate.offline_report import PAGE_FILE
+from rt1.evaluate.offline_run import evaluate_recorded
+from rt1.evaluate.plots import percent
+from rt1.evaluate.run import evaluate_checkpoint
+from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
-    """Run a policy closed loop, count its successes, write a report."""
+    """Run a policy closed loop and count its successes, or hold it against recorded episodes; write a report."""
 
     checkpoint: Path
     """Checkpoint or run folder."""
     tasks: tuple[str, ...] = ()
     """Task names; those it was trained on if not given."""
-    env: str = "metaworld"
-    """Environment name."""
-    trials: int = 20
-    """Trials per task."""
+    env: str | None = None
+    """Environment name; metaworld if not given."""
+    trials: int | None = None
+    """Trials per task, 20 if not given; 0 for none, with recorded episodes."""
     seed: int = 0
     """Seed of the trials."""
     out: Path | None = None
     """Folder of the report; beside last/ and best/ in a run folder, else in the checkpoint's folder, if not given."""
     data: Path | None = None
-    """The data set it was trained on, for plots on held-out episodes."""
+    """Folder of recorded episodes: RLDS, an Open X set, or LeRobot. Alone, or with 0 trials, the policy is held against
+    them without an environment; where trials, tasks or an environment are given too, some of them are plotted."""
+    episodes: EpisodeChoice | None = None
+    """Which of them are evaluated: held-out, all, or so many; those held out from this checkpoint's training if not
+    given, and all if it was trained on other data."""
+    plots: int = 4
+    """Of how many of them the page shows actions, images and attention."""
+    options: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """What the data set does not say of itself."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
     baselines: bool = True
@@ -40,23 +57,74 @@ class EvaluateCommand:
 
     def run(self, command: str) -> int:
         """Evaluate."""
+        out = self.out or _report_folder(resolve(self.checkpoint))
+        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
+        context = ReportContext(command=command)
+        wants_trials = self.trials is not None or bool(self.tasks) or self.env is not None
+        if self.trials == 0 or (self.data is not None and not wants_trials):
+            return self._run_offline(out, encoder, context)
+        return self._run_closed_loop(out, encoder, context)
+
+    def _run_offline(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
+        if self.data is None:
+            raise ValueError("--trials 0 leaves nothing to evaluate; give recorded episodes with --data")
+        report = evaluate_recorded(
+            self.checkpoint,
+            out,
+            open_data(self.data, self.options),
+            episodes=self.episodes,
+            shown=self.plots,
+            encoder=encoder,
+            context=context,
+        )
+        result, agreement = report.result, report.result.agreement
+        print(f"{result.source}: {result.chosen.reason}")
+        if result.without_instruction:
+            print(f"{len(result.without_instruction)} episodes without an instruction were left out")
+        for name, scores in (
+            ("streaming", result.streaming),
+            ("windows, last steps", result.window_last),
+            ("windows, all steps", result.window_all),
+        ):
+            values = scores.values()
+            share = percent(values["accuracy"])
+            print(f"{name:20s}loss {values['loss']:.3f}, {share} of the tokens exact, {scores.steps:,} steps")
+        seen = f"largest difference {agreement.largest_difference:.2g} of logits up to {agreement.largest_logit:.3g}"
+        if agreement.holds:
+            print(f"streaming and windows agree on {agreement.steps:,} steps: {seen}")
+        print(f"report: {out / PAGE_FILE}")
+        if not agreement.holds:
+            print(f"rt1: streaming and windows DISAGREE ({seen}); trust neither", file=sys.stderr)
+        return 0 if agreement.holds else 1
+
+    def _run_closed_loop(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
         provenance = load_info(self.checkpoint).provenance
         env = EnvSettings.from_provenance(provenance)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
+        if self.episodes is not None:
+            raise ValueError(
+                f"--episodes {self.episodes} is for recorded episodes, and these are trials; leave it out, or give "
+                "--data without --trials, --tasks and --env"
+            )
+        if not tasks:
+            raise ValueError(
+                f"{self.checkpoint} names no tasks; give --tasks, or recorded episodes alone with --data and --trials 0"
+            )
         trials = TrialSettings(
-            tasks=tasks, trials=self.trials, seed=self.seed, baselines=self.baselines, workers=self.workers
+            tasks=tasks,
+            trials=20 if self.trials is None else self.trials,
+            seed=self.seed,
+            baselines=self.baselines,
+            workers=self.workers,
         )
-        out = self.out or _report_folder(resolve(self.checkpoint))
-        source = None if self.data is None else open_data(self.data, DataOptions())
-        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         report = evaluate_checkpoint(
             self.checkpoint,
             out,
-            env=replace(env, env=self.env),
+            env=env if self.env is None else replace(env, env=self.env),
             settings=trials,
-            source=source,
+            source=None if self.data is None else open_data(self.data, self.options),
             encoder=encoder,
-            context=ReportContext(command=command),
+            context=context,
         )
         for task in report.tasks:
             low, high = task.interval95

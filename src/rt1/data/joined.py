@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, FloatArray
+from rt1.actions import ActionSpec, FloatArray, spec_difference
 from rt1.data.decoding import decoded_images
 from rt1.data.episode import DataError, EpisodeSource
 
@@ -130,21 +130,10 @@ def origin(source: EpisodeSource, episode: int) -> tuple[EpisodeSource, int]:
 def _common_spec(sources: Sequence[EpisodeSource]) -> ActionSpec:
     first = sources[0]
     for other in sources[1:]:
-        one, two = first.action_spec, other.action_spec
-        if one == two:
-            continue
-        if one.dimension_names != two.dimension_names:
-            difference = f"the dimensions {', '.join(one.dimension_names)} and {', '.join(two.dimension_names)}"
-        elif one.bins != two.bins:
-            difference = f"{one.bins} and {two.bins} bins"
-        else:
-            difference = f"the bounds {_bounds(one)} and {_bounds(two)}"
-        raise DataError(
-            f"{first.name} and {other.name} have different action specs ({difference}); map one to the other's: "
-            "MappedSource(source, action_spec, function)"
-        )
+        if first.action_spec != other.action_spec:
+            difference = spec_difference(first.action_spec, other.action_spec)
+            raise DataError(
+                f"{first.name} and {other.name} have different action specs ({difference}); map one to the other's: "
+                "MappedSource(source, action_spec, function)"
+            )
     return first.action_spec
-
-
-def _bounds(spec: ActionSpec) -> str:
-    return ", ".join(f"{low:g}..{high:g}" for low, high in zip(spec.low, spec.high, strict=True))

@@ -111,22 +111,14 @@ def no_video(sentence: str) -> str:
     return f'<div class="none">{escape(sentence)}</div>'
 
 
-def strip(jpeg: bytes, caption: str) -> str:
-    """Return a JPEG strip of images as a figure."""
-    return (
-        f'<figure><img class="strip" alt="{escape(caption)}" src="{_data_uri("image/jpeg", jpeg)}">'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def image_grid(images: Sequence[tuple[bytes, str]]) -> str:
-    """Return JPEG images, each with its caption, side by side, as many in a row as fit."""
+def image_grid(images: Sequence[tuple[bytes, str]], *, small: bool = False) -> str:
+    """Return JPEG images, each with its caption, side by side, as many in a row as fit; more of them if ``small``."""
     cells = "\n".join(
         f'<figure><img alt="{escape(caption)}" src="{_data_uri("image/jpeg", jpeg)}">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
         for jpeg, caption in images
     )
-    return f'<div class="images">{cells}</div>'
+    return f'<div class="images{" small" if small else ""}">{cells}</div>'
 
 
 def plot_grid(figures: Mapping[str, str]) -> str:

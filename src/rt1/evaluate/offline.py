@@ -1,67 +1,197 @@
-"""Recorded episodes run through a policy: what it would have done at each image, beside what was done."""
+"""Offline evaluation: recorded episodes through the network, as the robot runs it and as training saw it.
+
+*Streaming*: a :class:`rt1.policy.Policy` takes the images of an episode one after another from an empty memory, and
+every step counts. *Windows*: the loader's windows of T steps go through the network at once, as in validation; their
+last steps are counted, and all of their steps. Where a window holds what the policy has in its memory
+(:attr:`rt1.evaluate.windowed.WindowBlock.as_streamed`) both must give the same logits up to float32 rounding, and
+that covers every step of every episode: the comparison is part of every evaluation.
+
+Memory does not grow with the data: sums, counts, one clip, and the few episodes that are shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
-from rt1.actions import FloatArray
-from rt1.data.decoding import decoded_images
-from rt1.data.episode import EpisodeSource
-from rt1.evaluate.results import EpisodePlot
-from rt1.evaluate.rollout import Image
+from rt1.actions import FloatArray, spec_difference
+from rt1.data.episode import DataError, EpisodeSource
+from rt1.evaluate.episode_choice import ChosenEpisodes, Words
+from rt1.evaluate.episode_plot import EpisodePlot, EpisodeWatch, named, stream_episode
+from rt1.evaluate.scores import ActionScores
+from rt1.evaluate.token_counts import TokenCounts
+from rt1.evaluate.windowed import WindowBlock, window_blocks
 from rt1.policy import Policy
+from rt1.progress import progress
+
+TOLERANCE = 1e-4
+"""Largest difference of logits between streaming and windows that is rounding, as a share of the largest logit."""
+
+
+@dataclass(kw_only=True)
+class Agreement:
+    """How far streaming and windows agree where they see the same."""
+
+    steps: int = 0
+    """Steps compared."""
+    largest_difference: float = 0.0
+    """Largest absolute difference of two logits."""
+    largest_logit: float = 0.0
+    """Largest absolute logit."""
+    other_tokens: int = 0
+    """Tokens whose likeliest value differs; rounding may turn a tie."""
+
+    @property
+    def holds(self) -> bool:
+        """True where the largest difference is at most ``TOLERANCE`` of the largest logit, or of 1 if that is more."""
+        return self.largest_difference <= TOLERANCE * max(1.0, self.largest_logit)  # False for NaN
+
+    def compare(self, streamed_NAV: FloatArray, windowed_NAV: FloatArray) -> None:
+        """Compare logits (N, A, V) of the same steps."""
+        self.steps += len(streamed_NAV)
+        difference, largest = np.abs(streamed_NAV - windowed_NAV).max(), np.abs(streamed_NAV).max()
+        # np.maximum keeps a NaN, which max() may lose.
+        self.largest_difference = float(np.maximum(self.largest_difference, difference))
+        self.largest_logit = float(np.maximum(self.largest_logit, largest))
+        self.other_tokens += int((streamed_NAV.argmax(-1) != windowed_NAV.argmax(-1)).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictedEpisode:
-    """One recorded episode and a policy's actions at its images."""
+class OfflineResult:
+    """What an offline evaluation counted."""
 
-    episode: int
-    """Its number in the source."""
-    recorded: FloatArray
-    """(S, A) actions as recorded, physical units."""
-    predicted: FloatArray
-    """(S, A) actions as the policy, run as on the robot, would have chosen."""
-    images: tuple[Image, ...]
-    """The S images."""
+    source: str
+    """Name of the data set."""
+    chosen: ChosenEpisodes
+    """The episodes."""
+    words: Words
+    """What the policy was told."""
+    without_instruction: tuple[int, ...]
+    """Episodes left out because they have no instruction."""
+    streaming: ActionScores
+    """Every step, as the robot runs."""
+    window_last: ActionScores
+    """The last step of every window."""
+    window_all: ActionScores
+    """All steps of every window, as in training and its validation."""
+    counts: TokenCounts
+    """Tokens and confidences of the streaming steps."""
+    agreement: Agreement = field(default_factory=Agreement)
+    """Streaming against windows."""
+    plots: list[EpisodePlot] = field(default_factory=list)
+    """The episodes shown."""
 
 
-def predict_episode(policy: Policy, source: EpisodeSource, episode: int) -> PredictedEpisode:
-    """Run a policy over a recorded episode as on the robot: one image after another, from an empty memory."""
-    steps = int(source.lengths[episode])
-    images = tuple(decoded_images(source, episode, 0, steps))
-    stored = source.text_embedding(episode)
-    policy.reset(source.instruction(episode) if stored is None else stored)
-    return PredictedEpisode(
-        episode=episode,
-        recorded=source.actions(episode, 0, steps),
-        predicted=np.stack([policy.act_vector(image) for image in images]),
-        images=images,
+def evaluate_offline(
+    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, shown: int = 4
+) -> OfflineResult:
+    """Run a policy over recorded episodes and count.
+
+    Args:
+        policy: the policy; its memory is used.
+        source: recorded episodes with the policy's action spec.
+        chosen: which of them; see :func:`rt1.evaluate.episode_choice.choose_episodes`.
+        words: what it is told; see :func:`rt1.evaluate.episode_choice.choose_words`.
+        shown: episodes to plot, evenly spaced among the chosen.
+
+    Raises:
+        DataError: another action spec than the policy's, data that cannot be read, or no episode with an instruction.
+    """
+    _check_action_spec(policy, source)
+    if shown < 0:
+        raise ValueError(f"{shown} episodes are to be shown; it must be at least 0")
+    numbers = [episode for episode in chosen.numbers.tolist() if words.of(source, episode) is not None]
+    if not numbers:
+        raise DataError(f"no episode of {source.name} that was chosen has an instruction; give others, or embeddings")
+    spec = policy.action_spec
+    result = OfflineResult(
+        source=source.name,
+        chosen=chosen,
+        words=words,
+        without_instruction=tuple(sorted(set(chosen.numbers.tolist()) - set(numbers))),
+        streaming=ActionScores(spec),
+        window_last=ActionScores(spec),
+        window_all=ActionScores(spec),
+        counts=TokenCounts(spec),
+    )
+    plotted = {numbers[place] for place in np.linspace(0, len(numbers) - 1, min(shown, len(numbers))).astype(int)}
+    done = 0
+    with progress("offline evaluation", int(source.lengths[numbers].sum()), unit="steps") as bar:
+        for episode in numbers:
+            watch = EpisodeWatch(policy, source, episode, title=named(source, episode)) if episode in plotted else None
+            for steps in _run_episode(policy, source, episode, result, watch):
+                done += steps
+                bar.update(done)
+            if watch is not None:
+                result.plots.append(watch.plot())
+    return result
+
+
+def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
+    if source.action_spec != policy.action_spec:
+        raise DataError(
+            f"the actions of {source.name} are not those of the checkpoint "
+            f"({spec_difference(source.action_spec, policy.action_spec)}); evaluate it on data with its own action "
+            "spec, or map the data to it (rt1.data.joined.MappedSource)"
+        )
+
+
+def _run_episode(
+    policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
+) -> Iterator[int]:
+    """Count one episode in both forms, a clip at a time; yield how many new steps were done."""
+    words = result.words.of(source, episode)
+    assert words is not None
+    policy.reset(words)
+    streamed = _Streamed(policy, source, episode, watch)
+    done = 0
+    for block in window_blocks(policy.model, source, episode, policy.memory.text_E.numpy()):
+        logits_SAV = streamed.advance(block.start, block.stop)
+        action_SA = source.actions(episode, block.start, block.stop)
+        new = slice(done - block.start, None)
+        _count_streaming(result, logits_SAV[new], action_SA[new])
+        _count_windows(result, block, torch.from_numpy(action_SA))
+        same_GT = block.as_streamed()
+        result.agreement.compare(logits_SAV[block.step_GT[same_GT] - block.start], block.logits_GTAV.numpy()[same_GT])
+        yield block.stop - done
+        done = block.stop
+
+
+class _Streamed:
+    """The policy's logits, step after step, kept as far back as a clip reaches."""
+
+    def __init__(self, policy: Policy, source: EpisodeSource, episode: int, watch: EpisodeWatch | None) -> None:
+        self._steps, self._watch = stream_episode(policy, source, episode), watch
+        self._first = 0
+        self._kept: list[FloatArray] = []
+
+    def advance(self, start: int, stop: int) -> FloatArray:
+        """Go on until step ``stop`` and return the logits of steps ``start..stop-1``, (S, A, V)."""
+        while self._first + len(self._kept) < stop:
+            image, logits_AV = next(self._steps)
+            if self._watch is not None:
+                self._watch.see(image, logits_AV)
+            self._kept.append(logits_AV)
+        del self._kept[: start - self._first]
+        self._first = start
+        return np.stack(self._kept)
+
+
+def _count_streaming(result: OfflineResult, logits_NAV: FloatArray, action_NA: FloatArray) -> None:
+    token_NA = result.streaming.action_spec.encode(action_NA)
+    result.counts.add(logits_NAV, token_NA)
+    result.streaming.add(
+        torch.from_numpy(logits_NAV)[None],
+        torch.from_numpy(token_NA)[None],
+        torch.ones((1, len(token_NA)), dtype=torch.bool),
+        torch.from_numpy(action_NA)[None],
     )
 
 
-def episode_plots(
-    policy: Policy, source: EpisodeSource, episodes: Sequence[int], *, per_task: int = 1
-) -> list[EpisodePlot]:
-    """Return plots of the first ``per_task`` of these episodes of each task."""
-    shown: dict[str, int] = {}
-    plots = []
-    for episode in episodes:
-        task = source.task(episode) or source.instruction(episode)
-        if shown.get(task, 0) >= per_task:
-            continue
-        shown[task] = shown.get(task, 0) + 1
-        result = predict_episode(policy, source, int(episode))
-        plots.append(
-            EpisodePlot(
-                title=f"{task}, held-out episode {episode}: {source.instruction(episode)!r}",
-                dimension_names=source.action_spec.dimension_names,
-                recorded=result.recorded,
-                predicted=result.predicted,
-                images=result.images,
-            )
-        )
-    return plots
+def _count_windows(result: OfflineResult, block: WindowBlock, action_SA: torch.Tensor) -> None:
+    action_GTA = action_SA[block.step_GT - block.start]
+    for scores, mask_GT in ((result.window_last, block.last_steps()), (result.window_all, block.valid_GT)):
+        scores.add(block.logits_GTAV, block.token_GTA, torch.from_numpy(mask_GT), action_GTA)

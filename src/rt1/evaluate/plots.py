@@ -9,10 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rt1.actions import FloatArray
-from rt1.evaluate.rollout import Image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +30,7 @@ INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLOURS, start=3)
 """What to draw in: matplotlib knows plain colours only, and :func:`panel` puts the page's colours in their place."""
 
 _SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
+_SQUARE = (2.8, 2.8)
 _FONT_SIZE = 9
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -130,23 +128,12 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
     return svg.getvalue()
 
 
-def image_strip(images: Sequence[Image], count: int = 8) -> bytes:
-    """Put evenly spaced images side by side, first and last included.
-
-    Args:
-        images: at least one uint8 RGB (H, W, 3), all of one size.
-        count: images in the strip, at least 2 where there are as many.
-
-    Returns:
-        A JPEG file, (H, W * count).
-    """
-    from matplotlib.image import imsave
-
-    chosen = np.unique(np.linspace(0, len(images) - 1, count).round().astype(int))
-    side_by_side = np.concatenate([images[index] for index in chosen], axis=1)
-    file = io.BytesIO()
-    imsave(file, side_by_side, format="jpeg", pil_kwargs={"quality": 80})
-    return file.getvalue()
+def share_axis(axes: Axes, top: float) -> None:
+    """Make the y axis one of shares, 0 to a bit above ``top``, written in percent."""
+    axes.set_ylim(0, 1.05 * top)
+    axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
+    axes.locator_params(axis="y", nbins=4)
+    axes.yaxis.set_major_formatter(lambda share, _: percent(share))
 
 
 def percent(rate: float) -> str:
@@ -160,8 +147,14 @@ def percent(rate: float) -> str:
 
 
 @contextmanager
-def panel(label: str, *, left: float = 0.13) -> Iterator[tuple[Axes, io.StringIO]]:
-    """Yield axes to draw on and a file that holds the ``<svg>`` when the block ends."""
+def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[tuple[Axes, io.StringIO]]:
+    """Yield axes to draw on and a file that holds the ``<svg>`` when the block ends.
+
+    Args:
+        label: what the figure shows, for screen readers.
+        left: where the axes begin, as a share of the width.
+        square: draw a square, for a matrix.
+    """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
@@ -171,8 +164,9 @@ def panel(label: str, *, left: float = 0.13) -> Iterator[tuple[Axes, io.StringIO
         ) from error
     svg = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
-        figure = Figure(figsize=_SIZE)
-        figure.subplots_adjust(left=left, right=0.98, top=0.96, bottom=0.23)
+        size = _SQUARE if square else _SIZE
+        figure = Figure(figsize=size)
+        figure.subplots_adjust(left=left, right=0.98, top=0.96, bottom=0.4 / size[1])
         axes = figure.add_subplot()
         yield axes, svg
         raw = io.StringIO()
@@ -180,10 +174,10 @@ def panel(label: str, *, left: float = 0.13) -> Iterator[tuple[Axes, io.StringIO
         figure.savefig(
             raw, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-    svg.write(_to_svg(raw.getvalue(), label))
+    svg.write(_to_svg(raw.getvalue(), label, size))
 
 
-def _to_svg(raw: str, label: str) -> str:
+def _to_svg(raw: str, label: str, size: tuple[float, float]) -> str:
     """Cut matplotlib's SVG file down to one element that fits its place and takes the page's colours."""
     body = raw[raw.index("<svg") :]
     body = body[body.index(">") + 1 :]
@@ -195,7 +189,7 @@ def _to_svg(raw: str, label: str) -> str:
     body = re.sub(r">\s+<", "><", body)
     for name, ink in INKS.items():
         body = body.replace(ink, COLOURS[name])
-    width, height = (72 * inches for inches in _SIZE)
+    width, height = (72 * inches for inches in size)
     return (
         f'<svg class="plot" role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="font: {_FONT_SIZE}px system-ui, sans-serif; stroke-linejoin: round">{body.strip()}'

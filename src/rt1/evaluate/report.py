@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rt1.evaluate import markup, plots
+from rt1.evaluate.cards import episode_cards
+from rt1.evaluate.made import made_json, made_section
 from rt1.evaluate.results import (
     Counted,
-    EpisodePlot,
     ParaphraseResult,
     Report,
     SwappedResult,
@@ -22,7 +21,6 @@ from rt1.evaluate.results import (
 from rt1.files import write_text
 
 __all__ = [
-    "EpisodePlot",
     "ParaphraseResult",
     "Report",
     "SwappedResult",
@@ -44,12 +42,7 @@ def results_json(report: Report) -> dict[str, Any]:
         "swapped": [_counted_json(r, given_instruction=r.given_instruction) for r in report.swapped],
         "paraphrase_success": report.paraphrase_success,
         "paraphrases": [_counted_json(r, paraphrase=r.paraphrase) for r in report.paraphrases],
-        "seconds": dict(report.seconds),
-        "peak_gb": report.peak_gb,
-        "commit": report.commit,
-        "command": report.command,
-        "machine": report.machine,
-        "date": report.date,
+        **made_json(report),
     }
 
 
@@ -88,13 +81,10 @@ def _page(report: Report) -> str:
         ),
         task_cards="\n".join(_task_card(task, report.swapped) for task in report.tasks),
         training=_training(report.metrics),
-        episodes=_episodes(report.episodes),
-        command=markup.escape(report.command),
-        made=_made(report),
-        notes=_notes(report.notes),
+        episodes=episode_cards(report.episodes) or markup.absent("No held-out episode was plotted."),
+        made=made_section(report),
     )
-    subtitle = f"{report.date}, commit {report.commit}, {report.parameters:,} parameters"
-    return markup.page(title=report.title, subtitle=subtitle, headline=_headline(report), body=body)
+    return markup.page(title=report.title, subtitle=report.subtitle, headline=_headline(report), body=body)
 
 
 def _headline(report: Report) -> str:
@@ -178,50 +168,6 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
         return markup.absent("No training record was given to this evaluation.")
     legend = markup.legend({"policy": "training", "swapped": "held out (dots)"})
     return legend + markup.plot_grid({markup.escape(title): svg for title, svg in curves.items()})
-
-
-def _episodes(episodes: Sequence[EpisodePlot]) -> str:
-    if not episodes:
-        return markup.absent("No held-out episode was plotted.")
-    legend = markup.legend({"recorded": "recorded", "policy": "predicted (dashed)"})
-    return legend + '<div class="cards">' + "\n".join(map(_episode, episodes)) + "</div>"
-
-
-def _episode(episode: EpisodePlot) -> str:
-    drawn = plots.action_plots(episode.dimension_names, episode.recorded, episode.predicted)
-    errors = np.abs(episode.recorded - episode.predicted).mean(axis=0)
-    figures = {
-        f"{markup.escape(name)} <small>mean error {error:.3g}</small>": svg
-        for (name, svg), error in zip(drawn.items(), errors, strict=True)
-    }
-    strip = markup.strip(plots.image_strip(episode.images), f"first to last of {len(episode.images)} images")
-    return f'<article class="card"><h3>{markup.escape(episode.title)}</h3>{markup.plot_grid(figures)}{strip}</article>'
-
-
-def _made(report: Report) -> str:
-    peak = "not measured" if report.peak_gb is None else f"{report.peak_gb:.2f} GB"
-    facts = {
-        "Commit": report.commit,
-        "Date": report.date,
-        "Machine": report.machine,
-        "Checkpoint": report.checkpoint,
-        "Parameters": f"{report.parameters:,}",
-        "Peak memory": peak,
-    }
-    stages = {stage: markup.duration(seconds) for stage, seconds in report.seconds.items()}
-    tables = (("Made from", facts), ("Time per stage", stages), ("Settings", report.settings))
-    return "\n".join(
-        markup.table((heading, ""), [(markup.escape(k), markup.escape(v)) for k, v in rows.items()])
-        for heading, rows in tables
-        if rows
-    )
-
-
-def _notes(notes: Sequence[str]) -> str:
-    if not notes:
-        return ""
-    items = "".join(f"<li>{markup.escape(note)}</li>" for note in notes)
-    return f"<section><h2>Notes</h2><ul>{items}</ul></section>"
 
 
 def _counted(result: Counted) -> str:

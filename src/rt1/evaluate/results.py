@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rt1.actions import FloatArray
-from rt1.evaluate.rollout import Image
+from rt1.evaluate.episode_plot import EpisodePlot
+from rt1.evaluate.made import Made
 from rt1.evaluate.statistics import wilson_interval
 
 
@@ -81,52 +81,9 @@ class ParaphraseResult(Counted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodePlot:
-    """One held-out episode: what was recorded and what the policy predicts at the same images."""
-
-    title: str
-    """Which episode it is."""
-    dimension_names: Sequence[str]
-    """A names."""
-    recorded: FloatArray
-    """(S, A) recorded actions, physical units."""
-    predicted: FloatArray
-    """(S, A) predicted actions, physical units."""
-    images: Sequence[Image] = field(repr=False)
-    """The episode's images in order, uint8 RGB (H, W, 3); at least one."""
-
-    def __post_init__(self) -> None:
-        width = len(self.dimension_names)
-        shapes = self.recorded.shape, self.predicted.shape
-        if shapes[0] != shapes[1] or shapes[0][1:] != (width,) or not self.images:
-            raise ValueError(
-                f"episode plot {self.title!r}: recorded {shapes[0]} and predicted {shapes[1]} must both be "
-                f"(S, {width}), one column per dimension name, with at least 1 image (got {len(self.images)})"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
+class Report(Made):
     """Everything one evaluation found and how it was made."""
 
-    title: str
-    """Heading of the page."""
-    command: str
-    """The command line that made it."""
-    commit: str
-    """Commit of the code."""
-    machine: str
-    """Processor, cores, memory, in words."""
-    date: str
-    """Day of the evaluation, ISO 8601."""
-    checkpoint: str
-    """The checkpoint evaluated."""
-    seconds: Mapping[str, float]
-    """Stage to seconds it took."""
-    peak_gb: float | None
-    """Peak memory, GB; ``None`` where it was not measured."""
-    parameters: int
-    """Trainable parameters of the network."""
     tasks: Sequence[TaskResult]
     """One result per task, at least one."""
     swapped: Sequence[SwappedResult] = ()
@@ -137,10 +94,6 @@ class Report:
     """Held-out episodes to plot."""
     metrics: Sequence[Mapping[str, Any]] = ()
     """Records of ``metrics.jsonl``."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Setting to value, as they should be read."""
-    notes: Sequence[str] = ()
-    """Sentences a reader must know."""
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from rt1.checkpoint import load_info, resolve
+from rt1.checkpoint import CheckpointInfo
 from rt1.data.episode import EpisodeSource
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.offline import episode_plots
+from rt1.evaluate.episode_choice import choose_words
+from rt1.evaluate.episode_plot import EpisodePlot, episode_plots
+from rt1.evaluate.made import Making, ReportContext
 from rt1.evaluate.report import Report, write_report
-from rt1.machine import PeakMemory, commit, describe_machine
 from rt1.metrics import read_metrics
-from rt1.model.parameters import parameter_counts
 from rt1.policy import Policy
 from rt1.text.encoder import TextEncoder
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportContext:
-    """What the report says of its making, beyond what the evaluation knows itself."""
-
-    title: str = "Closed-loop evaluation"
-    """Heading of the page."""
-    command: str = ""
-    """Command line that made it."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Stages before the evaluation and their seconds."""
-    peak_gb: float | None = None
-    """Peak memory of the stages before, GB."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Further settings to show."""
 
 
 def evaluate_checkpoint(
@@ -58,32 +38,22 @@ def evaluate_checkpoint(
         encoder: text encoder; the one the checkpoint names if None.
         context: what the report says of its making.
     """
-    context = context or ReportContext()
-    folder, info = resolve(checkpoint), load_info(checkpoint)
-    started = time.monotonic()
-    with PeakMemory() as memory:
+    with Making(checkpoint, context) as making:
+        folder, info = making.folder, making.info
         # First: damaged weights or data show here, in their own words, and not after minutes of trials.
         policy = Policy.from_checkpoint(folder, text_encoder=encoder)
-        plots = [] if source is None else episode_plots(policy, source, info.provenance.get("held_out_episodes", []))
+        plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
-    peaks = [gb for gb in (context.peak_gb, memory.gigabytes) if gb is not None]
+    facts = making.facts(
+        policy.model, title="Closed-loop evaluation", settings=_settings_table(env, settings), notes=_NOTES
+    )
     report = Report(
-        title=context.title,
-        command=context.command,
-        commit=commit(),
-        machine=describe_machine(),
-        date=datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        checkpoint=f"{folder.name} at update {info.provenance.get('update', '?')}",
-        seconds={**context.seconds, "evaluate": time.monotonic() - started},
-        peak_gb=max(peaks) if peaks else None,
-        parameters=parameter_counts(policy.model)["total"],
         tasks=result.tasks,
         swapped=result.swapped,
         paraphrases=result.paraphrases,
         episodes=plots,
         metrics=read_metrics(folder.parent),
-        settings={**context.settings, **_settings_table(env, settings)},
-        notes=[" ".join(note.split()) for note in _NOTES],
+        **facts,
     )
     write_report(report, Path(out))
     return report
@@ -98,6 +68,13 @@ _NOTES = (
     """Swapped: the same trials under the instruction of the task that shares the scene; the original goal counts.""",
     """Paraphrase: the same trials under a sentence that no recording uses.""",
 )
+
+
+def _held_out_plots(
+    policy: Policy, source: EpisodeSource, info: CheckpointInfo, encoder: TextEncoder | None
+) -> list[EpisodePlot]:
+    words = choose_words(source, info, encoder)
+    return episode_plots(policy, source, info.provenance.get("held_out_episodes", []), words)
 
 
 def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:

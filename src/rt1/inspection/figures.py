@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.evaluate.plots import INKS, panel, percent
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from rt1.evaluate.plots import INKS, panel, share_axis
 
 _INSIDE = 40  # bars between the bounds
 _BEYOND = 10  # bars at most on either side of them
@@ -47,7 +43,7 @@ def action_histogram(name: str, values: FloatArray, *, low: float, high: float, 
             axes.axvline(bound, color=INKS["ink"], linewidth=0.8, linestyle="--")
         margin = 0.5 * width
         axes.set_xlim(low + min(0, bars[0]) * width - margin, low + (max(inside, bars[-1] + 1)) * width + margin)
-        _share_axis(axes, float(heights.max()))
+        share_axis(axes, float(heights.max()))
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("value")
         axes.locator_params(axis="x", nbins=5, integer=choices > 0)
@@ -98,10 +94,3 @@ def _bar_numbers(values: FloatArray, low: float, high: float, inside: int) -> ND
     numbers = np.where(values < low, np.minimum(numbers, -1), np.maximum(numbers, 0))
     numbers = np.where(values > high, np.maximum(numbers, inside), np.minimum(numbers, inside - 1))
     return np.clip(numbers, -_BEYOND, inside + _BEYOND - 1).astype(np.int64)
-
-
-def _share_axis(axes: Axes, top: float) -> None:
-    axes.set_ylim(0, 1.05 * top)
-    axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
-    axes.locator_params(axis="y", nbins=4)
-    axes.yaxis.set_major_formatter(lambda share, _: percent(share))

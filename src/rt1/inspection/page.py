@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from rt1.data.images import encode_jpeg
 from rt1.evaluate import markup
+from rt1.evaluate.cards import shrunk
 from rt1.evaluate.plots import percent
-from rt1.evaluate.rollout import Image
 from rt1.files import write_text
 from rt1.inspection import figures
 from rt1.inspection.notes import BGR_MARGIN, BGR_SHARE, notes, sampling
@@ -47,7 +46,10 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         action_table=_action_table(actions),
         episode=markup.escape(f"Episode {shown.episode}, {len(shown.actions)} steps: {shown.instruction!r}"),
         sheet=markup.image_grid(
-            [(encode_jpeg(_small(i), 85), f"step {s}") for i, s in zip(shown.images, shown.steps, strict=True)]
+            [
+                (encode_jpeg(shrunk(i, _IMAGE_WIDTH), 85), f"step {s}")
+                for i, s in zip(shown.images, shown.steps, strict=True)
+            ]
         ),
         traces=_traces(actions, shown),
         instructions=_instructions(survey),
@@ -160,11 +162,3 @@ def _colour_test(survey: DataSurvey) -> str:
 def _list(sentences: list[str]) -> str:
     items = "\n".join(f"<li>{markup.escape(sentence)}</li>" for sentence in sentences)
     return f'<ul class="notes">{items}</ul>' if items else ""
-
-
-def _small(image: Image) -> Image:
-    height, width = image.shape[:2]
-    if width <= _IMAGE_WIDTH:
-        return np.ascontiguousarray(image)
-    size = (_IMAGE_WIDTH, max(1, round(height * _IMAGE_WIDTH / width)))
-    return np.asarray(cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA), dtype=np.uint8)

@@ -1,0 +1,101 @@
+"""The windows of an episode as training and validation see them, through the loader, and the network's logits on them.
+
+Shape letters: S steps of a clip, G windows cut from it, T steps of a window, K tokens per image, E token or text width,
+A action dimensions, V bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rt1.actions import FloatArray
+from rt1.data.episode import EpisodeSource
+from rt1.data.loader import Loader
+from rt1.data.windows import Clips, Windows
+from rt1.model.rt1 import RT1
+
+GROUP = 16
+"""Windows cut from a clip: the images they share are encoded once."""
+_IMAGES = 8  # encoded at once, which bounds the memory whatever their size
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowBlock:
+    """Some neighbouring windows of an episode."""
+
+    start: int
+    """First step of the first window."""
+    stop: int
+    """One past the last step of the last window."""
+    step_GT: NDArray[np.int64]
+    """Step of the episode at each place; where padded, a step that may be read."""
+    valid_GT: NDArray[np.bool_]
+    """False where padded: behind the last step of an episode shorter than a window."""
+    token_GTA: Tensor
+    """Recorded action tokens."""
+    logits_GTAV: Tensor
+    """float32."""
+
+    def last_steps(self) -> NDArray[np.bool_]:
+        """Return bool (G, T), True at the last step of each window, the one that a policy acts on."""
+        followed = np.zeros_like(self.valid_GT)
+        followed[:, :-1] = self.valid_GT[:, 1:]
+        return self.valid_GT & ~followed
+
+    def as_streamed(self) -> NDArray[np.bool_]:
+        """Return bool (G, T), True where the network sees exactly what a policy has in its memory at that step.
+
+        That is every step of the window that begins the episode, and the last step of every other: before the window
+        is full, a policy's memory holds the episode's first images at the first places, as the first window does.
+        """
+        full = np.zeros_like(self.valid_GT)
+        full[:, -1] = True
+        return self.valid_GT & (full | (self.step_GT[:, :1] == 0))
+
+
+def window_blocks(model: RT1, source: EpisodeSource, episode: int, text_E: FloatArray) -> Iterator[WindowBlock]:
+    """Yield all windows of an episode without padding in front, as validation during training has them.
+
+    Args:
+        model: the network, in evaluation mode, on the CPU.
+        source: recorded episodes.
+        episode: the number of one.
+        text_E: its text embedding, float32 (E,).
+    """
+    windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
+    clips = Clips(windows=windows, group=GROUP)
+    text = np.broadcast_to(text_E, (len(source.lengths), len(text_E)))
+    loader = Loader(source, clips, text=text, batch_size=1, seed=0)
+    for number, batch in enumerate(loader.in_order()):
+        assert batch.cuts is not None
+        present = batch.cuts.valid_BGT[0].any(axis=1)
+        place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
+        start = int(clips.places(np.array([number])).starts[0])
+        token_SKE = _encode(model, batch.image_BTHWC[0][batch.valid_BT[0]], torch.from_numpy(batch.text_BE))
+        yield WindowBlock(
+            start=start,
+            stop=start + len(token_SKE),
+            step_GT=start + place_GT,
+            valid_GT=valid_GT,
+            token_GTA=torch.from_numpy(batch.token_BTA)[0][place_GT],
+            logits_GTAV=_decode(model, token_SKE[place_GT]),
+        )
+
+
+@torch.inference_mode()
+def _encode(model: RT1, image_SHWC: NDArray[np.uint8], text_1E: Tensor) -> Tensor:
+    """Return the image tokens (S, K, E) of consecutive images."""
+    pieces = torch.from_numpy(image_SHWC).split(_IMAGES)
+    return torch.cat([model.encode_images(model.prepare(p).float(), text_1E.expand(len(p), -1)) for p in pieces])
+
+
+@torch.inference_mode()
+def _decode(model: RT1, token_GTKE: Tensor) -> Tensor:
+    """Return logits (G, T, A, V); what is padded stands behind the real steps, which cannot see it."""
+    return model.decode(token_GTKE)
