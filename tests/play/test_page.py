@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -147,6 +148,18 @@ def test_a_simulator_that_fails_says_so_and_can_be_reset(open_page: Callable[...
     page.click("#reset")
     _wait_for_text(page, "phase", "stopped")
     assert page.is_hidden("#error")
+
+
+def test_the_lamp_lights_when_the_goal_is_reached(open_page: Callable[..., Any], world: Any) -> None:
+    step = world.opened[0].step
+    world.opened[0].step = lambda action: replace(step(action), success=True, done=True)
+    page = open_page()
+    assert (page.inner_text("#success"), page.get_attribute("#lamp", "class")) == ("not reached", None)
+    page.click("#start")
+    _wait_for_text(page, "phase", "episode over")
+    assert (page.inner_text("#success"), page.get_attribute("#lamp", "class")) == ("reached", "on")
+    page.click("#start")  # the next start
+    _wait_until(page, lambda: page.input_value("#number") == "1")
 
 
 def test_another_task_and_another_map_can_be_chosen(open_page: Callable[..., Any], world: Any) -> None:
