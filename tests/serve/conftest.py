@@ -119,7 +119,9 @@ def start(policy: Policy) -> Iterator[Callable[..., RunningServer]]:
     running: list[RunningServer] = []
 
     def launch(other: Policy | None = None, **choices: Any) -> RunningServer:
-        server = PolicyServer(other or policy, ServerSettings(port=0, **choices), metadata={"control_rate": 4.0})
+        server = PolicyServer(
+            other or policy, ServerSettings(port=0, **{"max_batch": 4, **choices}), metadata={"control_rate": 4.0}
+        )
         found: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 
         async def run() -> None:

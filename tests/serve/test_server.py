@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import re
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from typing import Any
 import msgpack
 import numpy as np
 import pytest
+import trustme
 from numpy.typing import NDArray
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
@@ -147,6 +152,8 @@ def _array_map(**changes: Any) -> bytes:
         (_array_map(dtype="<f4", shape=[1, 1, 3]), "it must be uint8 RGB"),
         (b"\x91" * 100_000, "not whole, valid msgpack"),
         (b"\xdf\xff\xff\xff\xff", "not whole, valid msgpack"),
+        (msgpack.packb([[[]] * 1000] * 1000), "more than 4096 maps and lists"),
+        (msgpack.packb({"prompt": DRAWER, "image": msgpack.ExtType(5, bytes(99))}), "extension 5 of 99 bytes"),
         (b"cos\nsystem\n(S'id'\ntR.", "not whole, valid msgpack"),
         (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "is not a whole JPEG or PNG"),
         (encode({"reset": True, "prompt": "open the draw"}), "did you mean 'open the drawer'"),
@@ -195,6 +202,143 @@ def test_a_message_beyond_the_limit_is_refused(start: Start, images: Images) -> 
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
     assert len(_drive(running.url, images[:1], DRAWER)) == 1
+
+
+def _frame(opcode: Opcode, data: bytes, *, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin=fin).serialize(mask=True)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        _frame(Opcode.BINARY, b"a", fin=False) + 10_000 * _frame(Opcode.CONT, b"a", fin=False),
+        _frame(Opcode.BINARY, b"", fin=False) + 10_000 * _frame(Opcode.CONT, b"", fin=False),
+        _frame(Opcode.TEXT, b"\xff\xfe"),
+        _frame(Opcode.CONT, b"of nothing"),
+        b"\xff" * 100,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+    ids=["a message in crumbs", "a message of nothing", "no unicode", "no beginning", "ones", "http"],
+)
+def test_what_is_no_websocket_message_ends_its_own_connection_only(
+    start: Start, images: Images, policy: Policy, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start()
+    with Client(running.url) as other:
+        other.reset(DRAWER)
+        actions = [other.act_vector(images[0])]
+        with connect(running.url, compression=None) as connection:
+            connection.recv(timeout=20)
+            with suppress(OSError):  # the server may hang up before it has all
+                connection.socket.sendall(sent)
+            with pytest.raises(ConnectionClosed) as closed:
+                connection.recv(timeout=20)
+            assert closed.value.rcvd is None or "Traceback" not in closed.value.rcvd.reason
+        actions.append(other.act_vector(images[1]))
+    np.testing.assert_array_equal(actions, _alone(policy, images[:2], DRAWER))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02", b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100_000])
+def test_what_is_no_handshake_disturbs_nobody(
+    start: Start, images: Images, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = start()
+    with socket.create_connection(("127.0.0.1", running.port), timeout=20) as stranger:
+        stranger.sendall(sent)
+        stranger.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            while stranger.recv(4096):
+                pass
+    assert len(_drive(running.url, images[:1], DRAWER)) == 1
+    assert "Traceback" not in caplog.text
+
+
+def test_two_robots_of_one_name_have_an_episode_each(start: Start, images: Images, policy: Policy) -> None:
+    url = start().url
+    named = {"session": "robot-1", "session_id": "robot-1", "name": "robot-1", "prompt": DRAWER}
+    with connect(url) as one, connect(url) as two:
+        actions: dict[Any, list[FloatArray]] = {one: [], two: []}
+        for connection in (one, two):
+            connection.recv(timeout=20)
+        for connection, index in ((one, 0), (one, 1), (two, 3), (one, 2), (two, 4)):
+            connection.send(encode({"image": images[index], **named}))
+            reply = connection.recv(timeout=20)
+            assert isinstance(reply, bytes)
+            actions[connection].append(decode(reply)["actions"][0])
+    np.testing.assert_array_equal(actions[one], _alone(policy, images[:3], DRAWER))
+    np.testing.assert_array_equal(actions[two], _alone(policy, images[3:], DRAWER))
+
+
+@pytest.mark.parametrize("jump", [-1e9, 86_400.0, 1e9])
+def test_a_clock_that_jumps_changes_nothing(
+    start: Start, images: Images, policy: Policy, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    running, told = start(idle_seconds=60.0), time.time
+    with Client(running.url, timeout=20.0) as client:
+        client.reset(DRAWER)
+        actions = [client.act_vector(images[0])]
+        monkeypatch.setattr(time, "time", lambda: told() + jump)
+        actions.append(client.act_vector(images[1]))
+        with Client(running.url) as newcomer:
+            assert newcomer.connected
+        actions.append(client.act_vector(images[2]))
+    np.testing.assert_array_equal(actions, _alone(policy, images[:3], DRAWER))
+
+
+def test_told_to_stop_under_load_every_robot_gets_its_answer_or_one_clear_error(
+    start: Start, images: Images, policy: Policy
+) -> None:
+    running = start()
+    alone = _alone(policy, np.repeat(images[:1], 3, axis=0), DRAWER)[-1]  # a full window of one image
+
+    def ask_until_refused() -> tuple[int, str]:
+        answers = 0
+        try:
+            with Client(running.url) as client:
+                client.reset(DRAWER)
+                while True:
+                    action = client.act_vector(images[0])
+                    answers += 1
+                    assert answers < 3 or np.allclose(action, alone, atol=1e-4)
+        except ClientError as error:
+            return answers, str(error)
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(ask_until_refused) for _ in range(4)]
+        _wait_until(lambda: running.server.counters.latency.count > 60)
+        running.stop()
+        ended = [load.result(timeout=20) for load in loads]
+    running.join()
+    for answers, error in ended:
+        assert answers > 3
+        assert re.search("the server stops|is lost", error)
+        assert "\n" not in error
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def test_over_tls_the_server_shows_its_certificate_and_the_client_asks_for_it(
+    start: Start, images: Images, policy: Policy, authority: trustme.CA, tmp_path: Path
+) -> None:
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(tmp_path / "certificate.pem", append=True)
+    running = start(certificate=tmp_path / "certificate.pem", private_key=tmp_path / "key.pem")
+    url, trust = running.url.replace("ws://", "wss://"), ssl.create_default_context()
+    with pytest.raises(ClientError, match=r"cannot be trusted: .*certificate verify failed"):
+        Client(url, tls=trust)
+    with pytest.raises(ClientError):
+        Client(running.url)  # not encrypted
+    authority.configure_trust(trust)
+    with Client(url, tls=trust) as client:
+        client.reset(DRAWER)
+        actions = [client.act_vector(image) for image in images]
+    np.testing.assert_array_equal(actions, _alone(policy, images, DRAWER))
 
 
 def test_half_a_frame_and_a_lost_client_disturb_nobody(start: Start, images: Images, policy: Policy) -> None:

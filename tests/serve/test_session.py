@@ -139,3 +139,15 @@ def test_a_refused_observation_leaves_the_episode_as_it_was(policy: Policy, imag
     with pytest.raises(ObservationError):
         session.answer({"image": b"no image", "instruction": CLOSE})
     _check_answer(session.answer({"image": images[1]}), alone[1])
+
+
+def test_only_an_image_that_needs_no_decoding_in_an_episode_that_goes_on_is_quick_to_read(
+    policy: Policy, images: NDArray[np.uint8]
+) -> None:
+    session, image = Answering(policy), images[0]
+    assert not session.is_quick({"image": image, "prompt": DRAWER})  # its first instruction
+    session.answer({"image": image, "prompt": DRAWER})
+    assert session.is_quick({"image": image, "prompt": DRAWER})
+    assert session.is_quick({"image": image})
+    for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": encode_jpeg(image)}):
+        assert not session.is_quick(slow)

@@ -148,6 +148,8 @@ class Client:
             raise ClientError(
                 f"{self.url} refused: HTTP {error.response.status_code}, {body or 'no reason'}"
             ) from error
+        except ssl.SSLCertVerificationError as error:  # a ValueError, too
+            raise ClientError(f"{self.url} cannot be trusted: {error}; give its authority as tls") from error
         except (InvalidURI, ValueError) as error:
             raise ClientError(f"{self.url} is not an address; give ws://host:port or wss://host:port") from error
         except (OSError, WebSocketException) as error:

@@ -82,6 +82,15 @@ class Session:
             self._instruction = instruction
         return Turn(memory=self._memory, images=() if image is None else (image,))
 
+    def is_quick(self, observation: Any) -> bool:  # noqa: ANN401 (it comes from outside)
+        """Return whether :meth:`read` takes well under a millisecond: no image to decode, no episode to start."""
+        if not isinstance(observation, dict):
+            return True
+        image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
+        starts = self._instruction is None or observation.get("reset", False) is not False
+        goes_on = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
+        return isinstance(image, np.ndarray) and image.ndim == 3 and goes_on and not starts
+
     def remember(self, turn: Turn, memory: Memory) -> None:
         """Keep the episode as a turn has left it."""
         if not turn.is_own_episode:
