@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,16 +101,23 @@ def test_reset_forgets_the_images_and_takes_the_new_instruction(policy: Policy) 
     assert not np.array_equal(policy.logits(image), first)
 
 
-def test_each_step_encodes_one_image_and_runs_the_transformer_once(policy: Policy, model: RT1) -> None:
-    encoded: list[int] = []
-    lengths: list[int] = []
-    model.backbone.register_forward_pre_hook(lambda _, inputs: encoded.append(inputs[0].shape[0]))
-    model.transformer.layers[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+def test_each_step_encodes_one_image_and_runs_the_transformer_once(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, decode = policy.control._encode, policy.control._decode
+    shapes: list[tuple[int, ...]] = []
+
+    def seen(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
+        shapes.append(tuple(inputs[0].shape))
+        return function(*inputs)
+
+    monkeypatch.setattr(policy.control, "_encode", functools.partial(seen, encode))
+    monkeypatch.setattr(policy.control, "_decode", functools.partial(seen, decode))
     policy.reset(_embedding())
     for image in _images(5):
         policy.act(image)
-    assert encoded == [1] * 5
-    assert lengths == [model.config.step_tokens * steps for steps in (1, 2, 3, 3, 3)]
+    assert shapes[::2] == [(1, 3, 48, 48)] * 5
+    assert shapes[1::2] == [(1, steps, 4, 16) for steps in (1, 2, 3, 3, 3)]
 
 
 def test_an_action_is_the_likeliest_token_of_each_dimension(policy: Policy) -> None:

@@ -1,22 +1,28 @@
 """The control step: one new image per robot in, one action's logits per robot out, for any number of robots at once.
 
-Shape letters: S robots in one call, T images remembered, K tokens per image, E token width, P positions, A action
-dimensions, V bins.
+Shape letters: S robots in one call, T images remembered, K tokens per image, E text or token width, F entries
+of a condition, P positions, A action dimensions, V bins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rt1.actions import FloatArray
+from rt1.model.graphs import Function, Graphs
+from rt1.model.kernels import Numbers, Target
 from rt1.model.rt1 import RT1
+from rt1.model.step_decoder import PlainDecoder, StepDecoder
+from rt1.model.step_encoder import FoldedEncoder, PlainEncoder
+from rt1.names import lookup
 
 
 @dataclass(eq=False, kw_only=True)
@@ -25,10 +31,48 @@ class Memory:
 
     text_E: Tensor
     """Text embedding of the instruction."""
+    condition_F: Tensor
+    """What the image encoder makes of the instruction, computed once."""
     token_TKE: Tensor
     """Image tokens of the last images, oldest first; T grows from 0 to the network's window."""
     map_KP: Tensor | None = None
     """TokenLearner's weights on the last image; None before the first one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSetting:
+    """How a network is run: one of :data:`SETTINGS`."""
+
+    encoder: Numbers
+    """Numbers of the image encoder."""
+    decoder: Numbers
+    """Numbers of the transformer's linear layers."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Kind of device."""
+    graphs: bool = False
+    """Record the step as CUDA graphs and replay them: no time is lost between the kernels."""
+
+    def obstacle(self) -> str | None:
+        """Return what this machine lacks for it; None if nothing."""
+        if self.device == "cuda":
+            return None if torch.cuda.is_available() else "no CUDA device is there"
+        if "int8" in (self.encoder, self.decoder) and not hasattr(torch, "_int_mm"):
+            return f"torch {torch.__version__} has no product of int8 matrices"
+        if "bf16" in (self.encoder, self.decoder) and not torch.backends.mkldnn.is_available():
+            return f"torch {torch.__version__} is built without oneDNN"
+        return None
+
+
+SETTINGS: Mapping[str, StepSetting] = {
+    "fp32": StepSetting(encoder="fp32", decoder="fp32"),
+    "bf16": StepSetting(encoder="bf16", decoder="bf16"),
+    "int8": StepSetting(encoder="bf16", decoder="int8"),
+    "cuda-fp32": StepSetting(encoder="fp32", decoder="fp32", device="cuda"),
+    "cuda-bf16": StepSetting(encoder="bf16", decoder="bf16", device="cuda"),
+    "cuda-graphs-fp32": StepSetting(encoder="fp32", decoder="fp32", device="cuda", graphs=True),
+    "cuda-graphs-bf16": StepSetting(encoder="bf16", decoder="bf16", device="cuda", graphs=True),
+}
+"""Ways to run a network, by name; ``fp32`` is the one that the others are compared with."""
 
 
 class ControlStep:
@@ -38,10 +82,38 @@ class ControlStep:
     (spec section 9). An episode starts empty: the first image stands at the first place of the window.
     """
 
-    def __init__(self, model: RT1) -> None:
-        """Take a network; it is put into evaluation mode."""
-        self.model = model.eval()
+    def __init__(self, model: RT1, *, setting: str = "fp32") -> None:
+        """Fold and pack a network's weights as they are now.
 
+        Args:
+            model: the network; it is put into evaluation mode and stays where it is.
+            setting: one of :data:`SETTINGS`.
+
+        Raises:
+            ValueError: an unknown setting, one that this machine lacks something for, or one for another network.
+        """
+        self.model = model.eval()
+        self.setting = setting
+        choice = lookup("setting", setting, SETTINGS)
+        obstacle = choice.obstacle()
+        if obstacle is not None:
+            raise ValueError(f"the setting {setting!r} cannot run here: {obstacle}; use 'fp32', or 'auto'")
+        self._device = torch.device(choice.device)
+        folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
+        if setting != "fp32" and not (folds and packs):
+            raise ValueError(
+                f"the setting {setting!r} is for EfficientNet with FiLM, action tokens and an unconditioned "
+                "transformer; this network has another part; use 'fp32'"
+            )
+        encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
+        with torch.inference_mode():
+            encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
+            decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
+        self._condition = encode.condition
+        self._encode: Function = Graphs(encode) if choice.graphs else encode
+        self._decode: Function = Graphs(decode) if choice.graphs else decode
+
+    @torch.inference_mode()
     def start(self, embedding: FloatArray) -> Memory:
         """Return the memory of a new episode.
 
@@ -59,9 +131,11 @@ class ControlStep:
             )
         if not np.isfinite(embedding).all():
             raise ValueError("the text embedding holds a value that is not finite; compute it again")
+        text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
         return Memory(
-            text_E=torch.from_numpy(np.array(embedding, dtype=np.float32)),
-            token_TKE=torch.zeros(0, config.image_tokens, config.token_width),
+            text_E=text_E,
+            condition_F=self._condition(text_E[None])[0],
+            token_TKE=torch.zeros(0, config.image_tokens, config.token_width, device=self._device),
         )
 
     @torch.inference_mode()
@@ -83,33 +157,25 @@ class ControlStep:
         if len(set(map(id, memories))) != len(memories):
             raise ValueError("the same memory was given twice; a robot takes one image per step")
         image_SCHW = torch.cat([self._prepare(image) for image in images])
-        text_SE = torch.stack([memory.text_E for memory in memories])
-        position_SPE = self.model.encode_positions(image_SCHW, text_SE)
-        token_SKE, map_SKP = self.model.token_learner.pool(position_SPE)
+        token_SKE, map_SKP = self._encode(image_SCHW, torch.stack([memory.condition_F for memory in memories]))
         for memory, token_KE, map_KP in zip(memories, token_SKE, map_SKP, strict=True):
             earlier_TKE = memory.token_TKE[max(0, len(memory.token_TKE) + 1 - self.model.config.window) :]
             memory.token_TKE = torch.cat([earlier_TKE, token_KE[None]])
             memory.map_KP = map_KP.clone()  # not a view, which would keep all robots' maps
-        return self._decode(memories).numpy()
+        # Zeros behind the shorter episodes: later steps are causally invisible.
+        token_STKE = pad_sequence([memory.token_TKE for memory in memories], batch_first=True)
+        step_S = torch.tensor([len(memory.token_TKE) - 1 for memory in memories], device=self._device)
+        text_SE = torch.stack([memory.text_E for memory in memories])
+        return self._decode(token_STKE, step_S, text_SE).cpu().numpy()
 
     def attention_maps(self, memory: Memory) -> FloatArray:
         """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
         if memory.map_KP is None:
             raise ValueError("there are no attention maps before the first image; take a step first")
-        return memory.map_KP.float().unflatten(1, self.model.config.grid).numpy()
+        return memory.map_KP.float().unflatten(1, self.model.config.grid).cpu().numpy()
 
     def _prepare(self, image: NDArray[Any]) -> Tensor:
         if image.ndim != 3:
             raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
-        return self.model.prepare(torch.from_numpy(np.array(image, order="C"))[None]).float()
-
-    def _decode(self, memories: Sequence[Memory]) -> Tensor:
-        """Return each robot's logits of its newest step, (S, A, V)."""
-        lengths = [len(memory.token_TKE) for memory in memories]
-        text_SE = torch.stack([memory.text_E for memory in memories])
-        if len(set(lengths)) == 1:
-            token_STKE = torch.stack([memory.token_TKE for memory in memories])
-            return self.model.decode_step(token_STKE, lengths[0] - 1, text_SE)
-        # Zeros behind the shorter episodes: later steps are causally invisible.
-        token_STKE = torch.nn.utils.rnn.pad_sequence([memory.token_TKE for memory in memories], batch_first=True)
-        return self.model.decode(token_STKE, text_SE)[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
+        image_1HWC = torch.from_numpy(np.array(image, order="C"))[None].to(self._device)
+        return self.model.prepare(image_1HWC).float()

@@ -125,11 +125,12 @@ class EfficientNetConfig:
 
 
 def _strided_size(size: int, kernel: int, padding: Padding) -> int:
-    before, after = _stride_padding(size, kernel, padding)
+    before, after = stride_padding(size, kernel, padding)
     return (size + before + after - kernel) // 2 + 1
 
 
-def _stride_padding(size: int, kernel: int, padding: Padding) -> tuple[int, int]:
+def stride_padding(size: int, kernel: int, padding: Padding) -> tuple[int, int]:
+    """Return the zeros put before and after ``size`` pixels where a kernel strides by 2."""
     if padding == "rt1":
         # Keras' correct_pad sees an unknown size when RT-1 builds the network and takes this branch for every size.
         return kernel // 2 - 1, kernel // 2
@@ -168,8 +169,8 @@ class Conv(nn.Conv2d):
         """Convolve (X, C, H, W)."""
         if self.stride[0] == 2:
             kernel = self.kernel_size[0]
-            top, bottom = _stride_padding(x_XCHW.shape[2], kernel, self.stride_padding)
-            left, right = _stride_padding(x_XCHW.shape[3], kernel, self.stride_padding)
+            top, bottom = stride_padding(x_XCHW.shape[2], kernel, self.stride_padding)
+            left, right = stride_padding(x_XCHW.shape[3], kernel, self.stride_padding)
             x_XCHW = F.pad(x_XCHW, (left, right, top, bottom))
         return super().forward(x_XCHW)
 

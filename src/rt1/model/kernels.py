@@ -1,0 +1,168 @@
+"""Convolutions and linear layers for inference: weights folded and packed once, for one device and one kind of numbers.
+
+On the CPU they call oneDNN's kernels as torch's own compiler does, activation and residual included: the public calls
+arrange the weights anew at every step and walk over the result once more for the activation. Elsewhere, and where
+torch lacks those kernels, the public calls serve.
+
+Shape letters: X images, C channels, H height, W width, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rt1.model.efficientnet import stride_padding
+
+Numbers = Literal["fp32", "bf16", "int8"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LinearMap = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where and in which numbers a part of the network runs."""
+
+    device: torch.device
+    """The device."""
+    numbers: Numbers
+    """``int8`` is for linear layers on the CPU only."""
+
+    @property
+    def packs(self) -> bool:
+        """Whether oneDNN's kernels serve."""
+        return self.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a convolution without bias and the normalisation after it, as one convolution."""
+    weight = conv.weight.detach().double()
+    if norm is None:
+        return weight, weight.new_zeros(len(weight))
+    assert norm.running_var is not None
+    assert norm.running_mean is not None
+    scale_O = norm.weight.detach().double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return weight * scale_O[:, None, None, None], norm.bias.detach().double() - norm.running_mean.double() * scale_O
+
+
+class Convolution:
+    """A convolution with the normalisation after it and, where asked, the swish after that."""
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d | None,
+        target: Target,
+        *,
+        size: tuple[int, int],
+        swish: bool = False,
+        input_scale_I: Tensor | None = None,
+    ) -> None:
+        """Fold and pack.
+
+        Args:
+            conv: the convolution, without bias, square kernel, stride 1 or 2.
+            norm: the normalisation after it.
+            target: ``fp32`` or ``bf16``.
+            size: height and width of what it is given.
+            swish: apply ``x * sigmoid(x)`` to the result.
+            input_scale_I: float (I,), what the inputs are to be multiplied by.
+        """
+        weight, bias = folded(conv, norm)
+        if input_scale_I is not None:
+            weight = weight * input_scale_I.double()[None, :, None, None]
+        kernel, stride = conv.kernel_size[0], conv.stride[0]
+        before, after = zip(*(_padding(conv, n) for n in size), strict=True)
+        self._packs, self._swish, self._stride, self._groups = target.packs, swish, stride, conv.groups
+        self._pad = () if before == after else (before[1], after[1], before[0], after[0])
+        self._padding = list(after) if before == after else [0, 0]
+        if self._packs and before != after:
+            # oneDNN pads both sides alike here: a larger kernel with zeros at its start does the same, without a copy.
+            weight = F.pad(weight, (after[1] - before[1], 0, after[0] - before[0], 0))
+            self._pad, self._padding = (), list(after)
+        dtype = DTYPES[target.numbers]
+        self.size = tuple((n + b + a - kernel) // stride + 1 for n, b, a in zip(size, before, after, strict=True))
+        self._bias = bias.to(target.device, dtype)
+        self._weight = weight.to(target.device, dtype).contiguous(memory_format=torch.channels_last)
+        if self._packs:
+            shape = [1, conv.in_channels, *size]
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(  # noqa: SLF001
+                weight.to(dtype), self._padding, [stride] * 2, [1, 1], self._groups, shape
+            )
+
+    def __call__(self, x_XCHW: Tensor) -> Tensor:
+        """Convolve."""
+        if self._packs:
+            return torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
+                x_XCHW, self._weight, self._bias, *self._geometry(), "swish" if self._swish else "none", [], ""
+            )
+        x_XCHW = F.pad(x_XCHW, self._pad) if self._pad else x_XCHW
+        padding, stride, dilation, groups = self._geometry()
+        y_XCHW = F.conv2d(x_XCHW, self._weight, self._bias, stride, padding, dilation, groups)
+        return F.silu(y_XCHW, inplace=True) if self._swish else y_XCHW
+
+    def plus(self, x_XCHW: Tensor, other_XCHW: Tensor) -> Tensor:
+        """Convolve and add."""
+        if self._packs:
+            return torch.ops.mkldnn._convolution_pointwise.binary(  # noqa: SLF001
+                x_XCHW, other_XCHW, self._weight, self._bias, *self._geometry(), "add", 1.0, None, [], None
+            )
+        return self(x_XCHW) + other_XCHW
+
+    def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
+        return (self._padding, [self._stride] * 2, [1, 1], self._groups)
+
+
+def _padding(conv: nn.Conv2d, size: int) -> tuple[int, int]:
+    kernel = conv.kernel_size[0]
+    if conv.stride[0] == 1:
+        return kernel // 2, kernel // 2
+    return stride_padding(size, kernel, conv.stride_padding)  # type: ignore[arg-type]
+
+
+def linear(weight_OI: Tensor, bias_O: Tensor | None, target: Target) -> LinearMap:
+    """Return a linear layer for a target; it takes and gives (..., I) and (..., O), floating point of any kind."""
+    weight_OI = weight_OI.detach().float().to(target.device)
+    bias_O = weight_OI.new_zeros(len(weight_OI)) if bias_O is None else bias_O.detach().float().to(target.device)
+    if target.numbers == "int8":
+        return Int8Linear(weight_OI, bias_O)
+    return Linear(weight_OI, bias_O, target)
+
+
+class Linear:
+    """A linear layer in fp32 or bf16."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor, target: Target) -> None:
+        self._dtype, self._packs = DTYPES[target.numbers], target.packs
+        self._weight, self._bias = weight_OI.to(self._dtype), bias_O.to(self._dtype)
+        if self._packs:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)  # noqa: SLF001
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (..., I) to (..., O)."""
+        x = x.to(self._dtype)
+        if self._packs:
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")  # noqa: SLF001
+        return F.linear(x, self._weight, self._bias)
+
+
+class Int8Linear:
+    """A linear layer in int8: its weight has a scale per output, its input is given one per row."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor) -> None:
+        self._scale_O = weight_OI.abs().amax(1).clamp(min=1e-30) / 127
+        self._weight_IO = torch.round(weight_OI / self._scale_O[:, None]).to(torch.int8).t()
+        self._bias_O = bias_O
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map (..., I) to float32 (..., O)."""
+        row_RI = x.float().flatten(0, -2)
+        scale_R1 = row_RI.abs().amax(1, keepdim=True).clamp_(min=1e-30) / 127
+        y_RO = torch._int_mm(torch.round(row_RI / scale_R1).to(torch.int8), self._weight_IO)  # noqa: SLF001
+        y_RO = torch.addcmul(self._bias_O, y_RO * scale_R1, self._scale_O)
+        return y_RO.unflatten(0, x.shape[:-1])

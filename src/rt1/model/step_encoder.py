@@ -1,0 +1,151 @@
+"""The image encoder for acting: what :meth:`RT1.encode_images` computes, folded and packed for one device.
+
+The instruction holds for an episode, so its FiLM scales and shifts are computed once, when the episode starts.
+
+Shape letters: S robots, F scales and shifts of all FiLM layers, C channels, H height, W width, P positions, K tokens,
+E token width.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rt1.model.conditioning import FiLM
+from rt1.model.efficientnet import FiLMEfficientNet, MBConv
+from rt1.model.kernels import DTYPES, Convolution, Target
+from rt1.model.rt1 import RT1
+
+
+class PlainEncoder:
+    """The network's own image encoder: for backbones that :class:`FoldedEncoder` does not know."""
+
+    def __init__(self, model: RT1) -> None:
+        self._model = model
+
+    def condition(self, text_SE: Tensor) -> Tensor:
+        """Return what :meth:`__call__` needs to know of the instruction."""
+        return text_SE
+
+    def __call__(self, image_SCHW: Tensor, text_SE: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""
+        return self._model.token_learner.pool(self._model.encode_positions(image_SCHW, text_SE))
+
+
+class FoldedEncoder:
+    """FiLM-EfficientNet and TokenLearner with the normalisations folded into the convolutions."""
+
+    @staticmethod
+    def fits(model: RT1) -> bool:
+        """Say whether it knows this network's backbone."""
+        return isinstance(model.backbone, FiLMEfficientNet) and model.config.conditioning == "film"
+
+    def __init__(self, model: RT1, target: Target) -> None:
+        """Fold and pack; the network may change afterwards."""
+        backbone: FiLMEfficientNet = model.backbone
+        self._device, self._dtype = target.device, DTYPES[target.numbers]
+        self._text = copy.deepcopy(model.text).to(target.device)
+        self._token_learner = copy.deepcopy(model.token_learner).to(target.device)
+        self._mean_C11 = model.pixel_mean.detach().to(target.device, copy=True)[:, None, None]
+        scale_C = 1.0 / model.pixel_std.detach()
+        self._stem = Convolution(
+            backbone.stem,
+            backbone.stem_norm,
+            target,
+            size=model.config.image_size,
+            swish=True,
+            input_scale_I=scale_C,
+        )
+        self._blocks: list[_Block] = []
+        size = self._stem.size
+        for block in backbone.blocks:
+            assert isinstance(block, MBConv)
+            self._blocks.append(_Block(block, target, size))
+            size = self._blocks[-1].size
+        self._top = None
+        if backbone.top is not None:
+            self._top = Convolution(backbone.top, backbone.top_norm, target, size=size, swish=True)
+        self._pool = backbone.config.pool
+        self._output = Convolution(backbone.output, None, target, size=self._pool or size)
+        layers = [*(block.film for block in backbone.blocks), backbone.output_film]
+        self._films = _Films([layer for layer in layers if isinstance(layer, FiLM)], target.device)
+
+    def condition(self, text_SE: Tensor) -> Tensor:
+        """Return all FiLM scales and shifts for text embeddings (S, E), (S, F)."""
+        return self._films(self._text(text_SE)).to(self._dtype)
+
+    def __call__(self, image_SCHW: Tensor, film_SF: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""
+        films = iter(film_SF.split(self._films.sizes, dim=1))
+        centred_SCHW = (image_SCHW - self._mean_C11).contiguous(memory_format=torch.channels_last)
+        x_SCHW = self._stem(centred_SCHW.to(self._dtype))
+        for block in self._blocks:
+            x_SCHW = film(block(x_SCHW), next(films))
+        x_SCHW = x_SCHW if self._top is None else self._top(x_SCHW)
+        x_SCHW = x_SCHW if self._pool is None else F.adaptive_avg_pool2d(x_SCHW, self._pool)
+        x_SCHW = self._output(x_SCHW)
+        last = next(films, None)
+        x_SCHW = x_SCHW if last is None else film(x_SCHW, last)
+        return self._token_learner.pool(x_SCHW.flatten(2).transpose(1, 2).float())
+
+
+class _Films:
+    """Every FiLM layer's scale and shift as one linear map of the text."""
+
+    def __init__(self, layers: list[FiLM], device: torch.device) -> None:
+        parts = [part for layer in layers for part in (layer.multiply, layer.add)]
+        self.sizes = [2 * layer.add.out_features for layer in layers]
+        self._weight = torch.cat([part.weight.detach() for part in parts]).to(device)
+        # 1 is added to the scales here: FiLM multiplies by 1 + scale.
+        ones = [float(part is layer.multiply) for layer in layers for part in (layer.multiply, layer.add)]
+        self._bias = torch.cat([part.bias.detach() + one for part, one in zip(parts, ones, strict=True)]).to(device)
+
+    def __call__(self, text_SW: Tensor) -> Tensor:
+        return F.linear(text_SW, self._weight, self._bias)
+
+
+class _Block:
+    """An MBConv block without the FiLM after it."""
+
+    def __init__(self, block: MBConv, target: Target, size: tuple[int, ...]) -> None:
+        height, width = size
+        self._expand = None
+        if block.expand is not None:
+            self._expand = Convolution(block.expand, block.expand_norm, target, size=(height, width), swish=True)
+        self._depthwise = Convolution(block.depthwise, block.depthwise_norm, target, size=(height, width), swish=True)
+        height, width = self._depthwise.size
+        self._project = Convolution(block.project, block.project_norm, target, size=(height, width))
+        self.size = self._project.size
+        self._residual = block.residual
+        # In float32 whatever the numbers: a few thousand products, and every position depends on them.
+        self._reduce = _moved(block.squeeze.reduce, target.device)
+        self._expand_gate = _moved(block.squeeze.expand, target.device)
+
+    def __call__(self, x_SCHW: Tensor) -> Tensor:
+        y_SCHW = x_SCHW if self._expand is None else self._expand(x_SCHW)
+        y_SCHW = self._depthwise(y_SCHW)
+        mean_SC = y_SCHW.mean((2, 3), dtype=torch.float32)
+        gate_SC = self._expand_gate(F.silu(self._reduce(mean_SC))).sigmoid_().to(y_SCHW.dtype)
+        y_SCHW.mul_(gate_SC[:, :, None, None])
+        return self._project.plus(y_SCHW, x_SCHW) if self._residual else self._project(y_SCHW)
+
+
+def _moved(layer: nn.Linear, device: torch.device) -> nn.Linear:
+    return copy.deepcopy(layer).to(device)
+
+
+def film(x_SCHW: Tensor, film_SF: Tensor) -> Tensor:
+    """Scale and shift every channel; ``film_SF`` holds the scales, then the shifts."""
+    scale_SC, shift_SC = film_SF.chunk(2, dim=1)
+    if x_SCHW.dtype == torch.float32 or x_SCHW.device.type != "cpu":
+        return torch.addcmul(shift_SC[:, :, None, None], scale_SC[:, :, None, None], x_SCHW)
+    # On the CPU torch's bfloat16 addcmul is an order slower than its normalisation by given means and variances.
+    zeros_C, ones_C = torch.zeros(x_SCHW.shape[1]), torch.ones(x_SCHW.shape[1])
+    rows = [
+        F.batch_norm(x_CHW[None], zeros_C, ones_C, scale_C.float(), shift_C.float(), eps=0.0)
+        for x_CHW, scale_C, shift_C in zip(x_SCHW, scale_SC, shift_SC, strict=True)
+    ]
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
