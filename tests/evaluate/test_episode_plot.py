@@ -49,10 +49,9 @@ def test_of_a_long_episode_a_few_images_and_where_the_network_looked_are_kept(
     assert plot.steps == [0, 6, 11, 17, 22, 28, 33, 39]
     assert [view.step for view in plot.attention] == [6, 22, 33]
     config = model.config
-    grid = config.efficientnet.grid(config.image_size)
     for view in plot.attention:
         np.testing.assert_array_equal(view.image, decode_image(source.images[0][view.step]))
-        assert view.map_KRC.shape == (config.image_tokens, *grid)
+        assert view.map_KRC.shape == (config.image_tokens, *config.grid)
         np.testing.assert_allclose(view.map_KRC.sum(axis=(1, 2)), 1.0, rtol=1e-5)
 
 

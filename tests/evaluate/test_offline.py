@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,9 @@ from rt1.data.images import decode_image
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
 from rt1.evaluate.offline import Agreement, OfflineResult, evaluate_offline
 from rt1.evaluate.scores import ActionScores
+from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
+from rt1.model.transformer import TransformerConfig
 from rt1.policy import Policy
 
 STORED = Words(stored=True, origin="stored")
@@ -43,6 +46,29 @@ def test_streaming_and_windows_agree_on_every_step_of_every_episode(
     assert result.window_all.steps == sum(n * min(window, s) for n, s in zip(windows, lengths, strict=True))
     if window == 1:
         assert result.window_last.values() == pytest.approx(result.streaming.values(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"transformer": TransformerConfig(condition="film", layers=1, width=16, heads=2, head_width=8)},
+        {"conditioning": "cross_attention", "text": TextConfig(tokens=2)},
+        {"readout": "mean_token"},
+        {"mask": "rt1x", "token_learner_weights": "sigmoid"},
+    ],
+    ids=["text in the transformer", "attention to the text", "another readout", "another mask"],
+)
+def test_they_agree_whatever_the_network_is_made_of(
+    make_source: Callable[..., Any], make_network: Callable[..., RT1], changes: dict[str, Any]
+) -> None:
+    source = make_source(7, 2)
+    model = RT1(dataclasses.replace(make_network(3).config, **changes))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    result = _evaluate(Policy(model, source.action_spec), source)
+    assert result.agreement.holds
+    assert result.agreement.steps == 9
+    assert result.plots[0].attention
 
 
 def test_the_numbers_are_those_of_a_policy_run_by_hand(

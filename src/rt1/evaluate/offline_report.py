@@ -108,7 +108,7 @@ def _bins_off(counts: NDArray[np.int64]) -> dict[str, int]:
 def _page(report: OfflineReport) -> str:
     result, config = report.result, report.network
     counts, spec = result.counts, result.counts.action_spec
-    rows, columns = config.efficientnet.grid(config.image_size)
+    rows, columns = config.grid
     continuous = np.flatnonzero(spec.discrete_choices == 0).tolist()
     body = markup.fill(
         "rt1.evaluate",

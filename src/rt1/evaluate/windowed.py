@@ -77,14 +77,15 @@ def window_blocks(model: RT1, source: EpisodeSource, episode: int, text_E: Float
         present = batch.cuts.valid_BGT[0].any(axis=1)
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
-        token_SKE = _encode(model, batch.image_BTHWC[0][batch.valid_BT[0]], torch.from_numpy(batch.text_BE))
+        text_1E = torch.from_numpy(batch.text_BE)
+        token_SKE = _encode(model, batch.image_BTHWC[0][batch.valid_BT[0]], text_1E)
         yield WindowBlock(
             start=start,
             stop=start + len(token_SKE),
             step_GT=start + place_GT,
             valid_GT=valid_GT,
             token_GTA=torch.from_numpy(batch.token_BTA)[0][place_GT],
-            logits_GTAV=_decode(model, token_SKE[place_GT]),
+            logits_GTAV=_decode(model, token_SKE[place_GT], text_1E),
         )
 
 
@@ -96,6 +97,6 @@ def _encode(model: RT1, image_SHWC: NDArray[np.uint8], text_1E: Tensor) -> Tenso
 
 
 @torch.inference_mode()
-def _decode(model: RT1, token_GTKE: Tensor) -> Tensor:
+def _decode(model: RT1, token_GTKE: Tensor, text_1E: Tensor) -> Tensor:
     """Return logits (G, T, A, V); what is padded stands behind the real steps, which cannot see it."""
-    return model.decode(token_GTKE)
+    return model.decode(token_GTKE, text_1E.expand(len(token_GTKE), -1))
