@@ -60,7 +60,8 @@ def _card(episode: EpisodePlot) -> str:
 
 
 def _attention(view: AttentionView) -> str:
-    overlays = [attention_overlay(view.image, map_RC, width=_MAP_WIDTH) for map_RC in view.map_KRC]
     named = [(shrunk(view.image, _MAP_WIDTH), f"step {view.step}")]
-    named += [(overlay, f"map {number}") for number, overlay in enumerate(overlays, start=1)]
+    for number, map_RC in enumerate(view.map_KRC, start=1):
+        caption = f"map {number}: {plots.percent(float(map_RC.max()))}"
+        named.append((attention_overlay(view.image, map_RC, width=_MAP_WIDTH), caption))
     return markup.image_grid([(encode_jpeg(image, _QUALITY), caption) for image, caption in named], small=True)
