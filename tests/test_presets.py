@@ -31,6 +31,22 @@ def test_the_paper_preset_has_the_parameters_of_googles_network() -> None:
     assert parameter_counts(model)["total"] == 35_120_544
 
 
+def test_the_sentence_preset_reads_eleven_actions_from_48_tokens_of_a_9_by_9_grid() -> None:
+    config = preset("sentence").model
+    assert (config.sequence_length, config.grid) == (48, (9, 9))
+    with torch.device("meta"):
+        model = RT1(dataclasses.replace(config, text_width=384))
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    assert shapes["text.projection.weight"] == (512, 384)
+    assert shapes["backbone.output.weight"] == (512, 384, 1, 1)
+    assert shapes["transformer.output.weight"] == (11 * 256, 512)
+
+
+def test_the_robocat_preset_can_be_guided() -> None:
+    with torch.device("meta"):
+        assert RT1(preset("robocat").model).text.null_W is not None
+
+
 def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ValueError, match="unknown preset 'papper'; did you mean 'paper'"):
         preset("papper")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from rt1.data.augment import AugmentSettings
+from rt1.model.conditioning import TextConfig
 from rt1.model.efficientnet import EfficientNetConfig, Stage
+from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
 from rt1.names import lookup
@@ -61,6 +64,83 @@ def demo() -> TrainConfig:
     )
 
 
+def sentence() -> TrainConfig:
+    """The small RT-1 with a sentence encoder: no top convolution, 9x9 by pooling, 48 tokens, actions read at the last.
+
+    After the PyTorch variant that users of sentence-transformers know: vectors of 384 entries brought to 512 by a
+    learned layer, TokenLearner with sigmoid weights, GELU feed-forward, one linear layer per action dimension. All
+    steps of a window are supervised, where the original supervised the last one only: an episode starts with the
+    first image at the first place, whose action would never be learned.
+    """
+    return replace(
+        paper(),
+        name="sentence",
+        model=RT1Config(
+            text=TextConfig(projection=512),
+            efficientnet=EfficientNetConfig(padding="same", top_channels=None, pool=(9, 9), output_condition=False),
+            position_weights="sigmoid",
+            readout="last_token",
+            transformer=TransformerConfig(head_width=64, feed_forward="gelu", hidden=1024),
+        ),
+    )
+
+
+def maxvit() -> TrainConfig:
+    """RT-1 with MaxViT-T at 224x224, conditioned by FiLM in every block."""
+    return replace(paper(), name="maxvit", model=RT1Config(backbone="maxvit", image_size=(224, 224)))
+
+
+def robocat() -> TrainConfig:
+    """The RT-1 of RoboCAT: MaxViT and transformer attend to the text's tokens, guidance, actions read at the mean.
+
+    It wants an encoder of tokens: ``--text-encoder minilm:tokens=32``, ``hf:NAME:tokens=32`` or ``word-pieces``.
+    """
+    return replace(
+        paper(),
+        name="robocat",
+        model=RT1Config(
+            backbone="maxvit",
+            image_size=(224, 224),
+            conditioning="cross_attention",
+            text=TextConfig(drop=0.2),
+            mask="step",
+            readout="mean_token",
+            transformer=TransformerConfig(
+                layers=6, head_width=64, feed_forward="gelu", hidden=2048, condition="cross_attention"
+            ),
+        ),
+    )
+
+
+def demo_sentence() -> TrainConfig:
+    """The demo with the network of :func:`sentence`, made small."""
+    small = demo().model
+    model = replace(
+        small,
+        text=TextConfig(projection=small.token_width),
+        efficientnet=replace(small.efficientnet, padding="same", pool=(8, 8), output_condition=False),
+        position_weights="sigmoid",
+        readout="last_token",
+        transformer=replace(small.transformer, feed_forward="gelu", hidden=2 * small.token_width),
+    )
+    return replace(demo(), name="demo-sentence", model=model)
+
+
+def demo_maxvit() -> TrainConfig:
+    """The demo with a small MaxViT in place of the EfficientNet."""
+    blocks = MaxViTConfig(
+        stem_channels=16, channels=(32, 48), depths=(1, 1), partition=4, head_width=16, expand=2, drop_connect=0.0
+    )
+    return replace(demo(), name="demo-maxvit", model=replace(demo().model, backbone="maxvit", maxvit=blocks))
+
+
+def demo_attention() -> TrainConfig:
+    """The demo with a small MaxViT that attends to the instruction's word pieces."""
+    return replace(
+        demo_maxvit(), name="demo-attention", model=replace(demo_maxvit().model, conditioning="cross_attention")
+    )
+
+
 def debug() -> TrainConfig:
     """A network of a few thousand parameters that trains in seconds: for tests and for a first look at own data."""
     return TrainConfig(
@@ -90,7 +170,17 @@ def debug() -> TrainConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {"paper": paper, "demo": demo, "debug": debug}
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "paper": paper,
+    "sentence": sentence,
+    "maxvit": maxvit,
+    "robocat": robocat,
+    "demo": demo,
+    "demo-sentence": demo_sentence,
+    "demo-maxvit": demo_maxvit,
+    "demo-attention": demo_attention,
+    "debug": debug,
+}
 
 
 def preset(name: str) -> TrainConfig:

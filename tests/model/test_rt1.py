@@ -527,7 +527,7 @@ def test_text_may_be_word_pieces_and_attended_to() -> None:
 
 
 def test_sigmoid_maps_are_weights_over_the_positions_too() -> None:
-    model = tiny_model(token_learner_weights="sigmoid")
+    model = tiny_model(position_weights="sigmoid")
     image, text = tiny_batch()
     positions = model.encode_positions(model.prepare(image[:, 0]), text[:, 0])
     sums = model.token_learner.attention(positions).sum(-1)

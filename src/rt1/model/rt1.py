@@ -58,8 +58,8 @@ class RT1Config:
     """A: dimensions of an action."""
     bins: int = 256
     """V: bins per action dimension."""
-    token_learner_weights: Weights = "softmax"  # noqa: S105 (no password)
-    """How TokenLearner's maps become weights over the positions."""
+    position_weights: Weights = "softmax"
+    """How TokenLearner turns its maps into weights over the positions."""
     mask: MaskKind = "rt1"
     """Attention mask: Google's TensorFlow code, RT-1-X, or all tokens of one step seeing each other."""
     readout: Readout = "action_tokens"
@@ -132,7 +132,7 @@ class RT1(nn.Module):
             config.token_width,
             tokens=config.image_tokens,
             hidden=config.token_learner_hidden,
-            weights=config.token_learner_weights,
+            weights=config.position_weights,
         )
         self.transformer = Transformer(
             config.transformer,
