@@ -1,4 +1,4 @@
-"""The command ``rt1``: demo, record, train, evaluate, inspect, serve, play, convert."""
+"""The command ``rt1``: demo, record, train, evaluate, inspect, serve, play, export, convert."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from rt1.commands.convert import (
 )
 from rt1.commands.demo import DemoCommand
 from rt1.commands.evaluate import EvaluateCommand
+from rt1.commands.export import ExportCommand
 from rt1.commands.inspect import InspectCommand
 from rt1.commands.play import PlayCommand
 from rt1.commands.record import RecordCommand
@@ -45,6 +46,7 @@ EXTRAS = {
     "h5py": "hdf5",
     "matplotlib": "report",
     "onnxruntime": "use",
+    "openvino": "openvino",
     "pyarrow": "lerobot",
     "wandb": "wandb",
     "websockets": "serve",
@@ -59,6 +61,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "inspect": InspectCommand,
     "serve": ServeCommand,
     "play": PlayCommand,
+    "export": ExportCommand,
     "convert tensorflow": ConvertTensorFlowCommand,
     "convert flax": ConvertFlaxCommand,
     "convert imagenet": ConvertImageNetCommand,

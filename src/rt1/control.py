@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rt1.acting import check_embedding
 from rt1.actions import FloatArray
 from rt1.model.graphs import Function, Graphs
 from rt1.model.kernels import Numbers, Target
@@ -124,13 +125,7 @@ class ControlStep:
             ValueError: another shape than the network takes, or values that are not finite.
         """
         config = self.model.config
-        if embedding.shape != (config.text_width,):
-            raise ValueError(
-                f"the text embedding has shape {embedding.shape}; this network takes ({config.text_width},); use the "
-                "encoder it was trained with"
-            )
-        if not np.isfinite(embedding).all():
-            raise ValueError("the text embedding holds a value that is not finite; compute it again")
+        check_embedding(embedding, config.text_width)
         text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
         return Memory(
             text_E=text_E,

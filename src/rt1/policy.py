@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.acting import Acting, Instruction
 from rt1.actions import ActionSpec, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model
 from rt1.control import ControlStep, Memory
@@ -16,10 +17,8 @@ from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 
-Instruction = str | NDArray[np.float32]
 
-
-class Policy:
+class Policy(Acting):
     """RT-1 with its memory, for one robot: a :class:`rt1.control.ControlStep` and a :class:`rt1.control.Memory`.
 
     Not thread-safe; use one policy per robot. Policies made by :meth:`with_own_memory` share one control step, which
@@ -84,26 +83,6 @@ class Policy:
     def reset(self, instruction: Instruction) -> None:
         """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,)."""
         self._memory = self.control.start(self._embed(instruction))
-
-    def act(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Return the action for a new image.
-
-        Args:
-            image: RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], any size.
-
-        Returns:
-            The action by part name, physical units: float32 (n,), one-hot int32 (choices,) for a choice.
-        """
-        return self.act_with_logits(image)[0]
-
-    def act_with_logits(self, image: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], FloatArray]:
-        """Return the action and the float32 logits (A, V) it was taken from, for those who compare."""
-        logits_AV = self.logits(image)
-        return self.action_spec.to_dict(self.action_spec.decode(logits_AV.argmax(axis=-1))), logits_AV
-
-    def act_vector(self, image: NDArray[Any]) -> FloatArray:
-        """Return the action as float32 (A,), physical units."""
-        return self.action_spec.decode(self.logits(image).argmax(axis=-1))
 
     def logits(self, image: NDArray[Any]) -> FloatArray:
         """Take a new image into the memory and return float32 logits (A, V)."""

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from rt1.acting import Instruction
 from rt1.control import Memory
 from rt1.data.images import decode_image, encode_jpeg
-from rt1.policy import Instruction, Policy
+from rt1.policy import Policy
 from rt1.serve.session import ObservationError, Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"

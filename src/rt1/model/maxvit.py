@@ -152,11 +152,12 @@ class GroupAttention(ResidualBlock):
         return ungrouped(x_XGPC, self.partition, self.grouping, (x_XHWC.shape[1], x_XHWC.shape[2]))
 
     def _attend(self, x_XGPC: Tensor) -> Tensor:
-        qkv = self.query_key_value(x_XGPC).unflatten(-1, (3, self.heads, -1))
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5)  # each (X, G, N, P, H)
+        # Images and groups in one dimension: exporters know attention with four dimensions only.
+        qkv = self.query_key_value(x_XGPC.flatten(0, 1)).unflatten(-1, (3, self.heads, -1))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (X*G, N, P, H)
         bias_NPP = self.bias_NR[:, self.relative_PP]
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias_NPP.to(query.dtype))
-        return self.output(y.transpose(2, 3).flatten(3))
+        return self.output(y.transpose(1, 2).flatten(2)).unflatten(0, x_XGPC.shape[:2])
 
 
 class Block(nn.Module):

@@ -27,8 +27,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
+from rt1.acting import Instruction
 from rt1.control import Memory
-from rt1.policy import Instruction, Policy
+from rt1.policy import Policy
 from rt1.serve import protocol
 from rt1.serve.batching import Batcher, GoneError
 from rt1.serve.capacity import Capacity, measured_times

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.acting import Instruction
 from rt1.control import Memory
 from rt1.data.episode import DataError
 from rt1.data.images import decode_image, image_size
-from rt1.policy import Instruction
 
 MAX_PIXELS = 1 << 24
 """Pixels of one image; a small JPEG may claim to be gigabytes."""

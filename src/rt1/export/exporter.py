@@ -1,0 +1,204 @@
+"""From a checkpoint to a folder that acts without it: trace, write, compare with the network, and only then keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import CheckpointInfo, load_info
+from rt1.data.episode import EpisodeSource
+from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
+from rt1.export.formats import check_possible, versions, write_graphs
+from rt1.export.graphs import trace
+from rt1.export.host import ExportedPolicy
+from rt1.export.manifest import (
+    GRAPH_FILES,
+    MANIFEST_FILE,
+    TABLE_FILE,
+    Comparison,
+    ExportError,
+    Format,
+    Manifest,
+    Precision,
+    Sizes,
+    sha256,
+)
+from rt1.export.torch_host import load_graphs
+from rt1.files import recover, replacing
+from rt1.policy import Policy
+from rt1.text.encoder import TableEncoder, TextEncoder
+
+TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
+"""Logit difference that passes where none is given, as a share of the largest logit. Float32 differs by its rounding
+alone; with less of it the agreement of the tokens is what counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What is exported and how closely it must follow the network."""
+
+    to: Format
+    """Format: onnx and openvino act without torch, torch-export and aoti (compiled for this machine) with it."""
+    precision: Precision = "fp32"
+    """Numbers it computes in: int8 is for onnx, bf16 for openvino on processors that have it."""
+    instructions: tuple[str, ...] = ()
+    """Sentences whose text embeddings are stored in the export; those of a text table are stored by themselves."""
+    tolerance: float | None = None
+    """Largest logit difference allowed, as a share of the largest logit; 0.0001 for fp32 and 0.1 for the others if not
+    given."""
+    agreement: float = 0.99
+    """Least share of equal tokens, of those whose logit is at least 0.05 above the next."""
+    episodes: int = 2
+    """Episodes it is compared on."""
+    steps: int | None = None
+    """Steps of each episode; 4 more than the window if not given, and never fewer than one more."""
+    seed: int = 0
+    """Seed of generated images and embeddings."""
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not self.tolerance >= 0.0:
+            raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0")
+        if not 0.0 <= self.agreement <= 1.0:
+            raise ValueError(f"agreement is {self.agreement}; it must lie in [0, 1]")
+        if self.episodes < 2:
+            raise ValueError(f"episodes is {self.episodes}; it must be at least 2, for a reset between them")
+
+    def steps_for(self, window: int) -> int:
+        """Return the steps of each episode for a network with this window."""
+        steps = window + 4 if self.steps is None else self.steps
+        if steps <= window:
+            raise ValueError(
+                f"steps is {steps}; it must be more than the window of {window} images, so that images are forgotten"
+            )
+        return steps
+
+
+def export(
+    checkpoint: Path | str,
+    out: Path | str,
+    settings: ExportSettings,
+    *,
+    encoder: TextEncoder | None = None,
+    source: EpisodeSource | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Manifest:
+    """Export a checkpoint, compare the export with it, and keep it only if they agree.
+
+    Args:
+        checkpoint: checkpoint or run folder.
+        out: the folder to write; an earlier export there is replaced once the new one has passed.
+        settings: what to export.
+        encoder: text encoder of the instructions; the one the checkpoint names if None. The sentences of a
+            :class:`TableEncoder` are all stored.
+        source: recorded episodes to compare on; generated images if None.
+        say: called with one line before each stage.
+
+    Raises:
+        ExportError: what was asked for is not possible here, the export differs from the network, or ``out`` holds
+            other files.
+        CheckpointError: the checkpoint cannot be used.
+        SaveError: the disk is full or read-only.
+    """
+    out = Path(out)
+    check_possible(settings.to, settings.precision)
+    info = load_info(checkpoint)
+    settings.steps_for(info.model.window)
+    policy = Policy.from_checkpoint(checkpoint, text_encoder=encoder)
+    table = _table(policy, info, encoder, settings.instructions)
+    recover(out)
+    _refuse_foreign_files(out)
+    with replacing(out) as beside:
+        beside.mkdir()
+        say(f"tracing and writing {settings.to}, {settings.precision}")
+        write_graphs(trace(policy.model), beside, to=settings.to, precision=settings.precision)
+        if table is not None:
+            table.save(beside / TABLE_FILE)
+        manifest = _describe(beside, info, settings)
+        trials = _trials(policy, source, settings)
+        say(f"comparing with the network on {sum(len(trial.images) for trial in trials)} images")
+        comparison = compare(
+            policy,
+            ExportedPolicy(manifest, load_graphs(beside, manifest)),
+            trials,
+            images="generated" if source is None else "recorded",
+            tolerance=TOLERANCES[settings.precision] if settings.tolerance is None else settings.tolerance,
+        )
+        _check(comparison, settings)
+        manifest = replace(manifest, comparison=comparison)
+        (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1))
+    return manifest
+
+
+def _table(
+    policy: Policy, info: CheckpointInfo, encoder: TextEncoder | None, instructions: Sequence[str]
+) -> TableEncoder | None:
+    """Return the text embeddings to store: those of the sentences asked for, and all of a table."""
+    stored = encoder.sentences if isinstance(encoder, TableEncoder) else ()
+    vectors: dict[str, FloatArray] = {}
+    for sentence in dict.fromkeys((*instructions, *stored)):
+        policy.reset(sentence)
+        vectors[sentence] = policy.memory.text_E.numpy()
+    name = "instructions" if info.text_encoder is None else info.text_encoder.name
+    return TableEncoder(vectors, name) if vectors else None
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    """An export takes the place of the whole folder: anything else in it would be lost."""
+    ours = {MANIFEST_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names)}
+    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(there if MANIFEST_FILE not in there else there - ours)
+    if foreign or folder.is_file():
+        what = f"holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}" if foreign else "is a file"
+        raise ExportError(f"{folder} {what}, which exporting there would remove; give a new folder")
+
+
+def _describe(folder: Path, info: CheckpointInfo, settings: ExportSettings) -> Manifest:
+    network = info.model
+    return Manifest(
+        kind=settings.to,
+        precision=settings.precision,
+        sizes=Sizes(
+            window=network.window,
+            image_size=network.image_size,
+            text_width=network.text_width,
+            image_tokens=network.image_tokens,
+            token_width=network.token_width,
+            decoder_text=network.transformer.condition is not None,
+        ),
+        action_spec=info.action_spec,
+        text_encoder=info.text_encoder,
+        control_rate=info.control_rate,
+        comparison=None,
+        versions=versions(settings.to),
+        files={file.name: sha256(file) for file in sorted(folder.iterdir())},
+        provenance=info.provenance,
+    )
+
+
+def _trials(policy: Policy, source: EpisodeSource | None, settings: ExportSettings) -> list[Trial]:
+    network = policy.model.config
+    size = TrialSize(
+        episodes=settings.episodes,
+        steps=settings.steps_for(network.window),
+        text_width=network.text_width,
+        vocabulary=network.text.vocabulary,
+    )
+    return generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
+
+
+def _check(found: Comparison, settings: ExportSettings) -> None:
+    if not found.logit_difference <= found.tolerance * found.largest_logit:  # nor may it be NaN
+        raise ExportError(
+            f"the export's logits differ from the network's by up to {found.logit_difference:.3g} (of up to "
+            f"{found.largest_logit:.3g}), the tolerance is {found.tolerance:g} of that; nothing was kept; raise "
+            "--tolerance if that is good enough, or take another format or precision"
+        )
+    if found.clear_agreement < settings.agreement:
+        raise ExportError(
+            f"the export's tokens are the network's in {found.clear_agreement:.2%} of the {found.clear_tokens} clear "
+            f"ones, {settings.agreement:.2%} is asked for; nothing was kept; lower --agreement if that is good enough, "
+            "or take another format or precision"
+        )

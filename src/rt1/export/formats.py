@@ -1,0 +1,147 @@
+"""The two graphs written as files, one function per format."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+import rt1
+from rt1.export.graphs import Programs
+from rt1.export.host import import_openvino
+from rt1.export.manifest import ExportError, Format, Precision
+from rt1.export.torch_host import instruction_set
+
+PACKAGES: Mapping[Format, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch-export": (),
+    "aoti": (),
+}
+"""Format -> packages it needs besides torch."""
+
+EXTRA: Mapping[Format, str] = {"onnx": "export-onnx", "openvino": "openvino"}
+"""Format -> the extra that brings them."""
+
+PRECISIONS: Mapping[Format, tuple[Precision, ...]] = {
+    "onnx": ("fp32", "int8"),
+    "openvino": ("fp32", "bf16"),
+    "torch-export": ("fp32",),
+    "aoti": ("fp32",),
+}
+"""Format -> precisions that were found to help."""
+
+
+def check_possible(to: Format, precision: Precision) -> None:
+    """Raise :class:`ExportError` where a format cannot be written here: before minutes of work, not after."""
+    if precision not in PRECISIONS[to]:
+        able = " or ".join(name for name, known in PRECISIONS.items() if precision in known)
+        raise ExportError(
+            f"precision {precision} cannot be exported to {to}, which has {', '.join(PRECISIONS[to])}; "
+            f"export to {able}, or leave --precision out"
+        )
+    missing = [name for name in PACKAGES[to] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f"an export to {to} needs {', '.join(missing)}; run: pip install 'rt1[{EXTRA[to]}]'")
+    compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
+    if to == "aoti" and not any(map(shutil.which, compilers)):
+        raise ExportError(
+            f"an export to aoti needs a C++ compiler, and {' or '.join(compilers)} is not there; "
+            "install one (Debian: apt-get install g++), or set CXX to yours"
+        )
+
+
+def write_graphs(programs: Programs, folder: Path, *, to: Format, precision: Precision) -> None:
+    """Write both graphs into a folder, named as :data:`rt1.export.manifest.GRAPH_FILES` says."""
+    if to == "onnx":
+        _write_onnx(programs, folder)
+        if precision == "int8":
+            _quantize(folder / "decoder.onnx")
+    else:
+        writers: Mapping[str, Callable[[Programs, Path], None]] = {
+            "openvino": _write_openvino,
+            "torch-export": _write_torch_export,
+            "aoti": _write_aoti,
+        }
+        writers[to](programs, folder)
+
+
+def versions(to: Format) -> dict[str, str]:
+    """Return what an export is made with."""
+    found = {name: metadata.version(name) for name in PACKAGES[to]}
+    return {"rt1": rt1.__version__, **found, "torch": torch.__version__, "cpu": instruction_set()}
+
+
+def _write_onnx(programs: Programs, folder: Path) -> None:
+    for name, program in programs.named:
+        try:
+            with _quiet():
+                onnx_program = torch.onnx.export(program, dynamo=True, external_data=False, verbose=False)
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).strip().partition("\n")[0]
+            raise ExportError(
+                f"ONNX cannot express this network's {name} ({reason}); export to torch-export or aoti"
+            ) from error
+        assert onnx_program is not None
+        onnx_program.save(folder / f"{name}.onnx", external_data=False)
+
+
+def _quantize(file: Path) -> None:
+    """Weights of the matrix products to int8, activations as they come; the convolutions stay float32."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as scratch:
+        quantized = Path(scratch) / file.name
+        with _quiet():
+            quantize_dynamic(
+                file, quantized, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8
+            )
+        shutil.copyfile(quantized, file)
+
+
+def _write_openvino(programs: Programs, folder: Path) -> None:
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory() as scratch:
+        _write_onnx(programs, Path(scratch))
+        for name, _ in programs.named:
+            graph = openvino.Core().read_model(str(Path(scratch) / f"{name}.onnx"))
+            openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
+
+
+def _write_torch_export(programs: Programs, folder: Path) -> None:
+    for name, program in programs.named:
+        torch.export.save(program, folder / f"{name}.pt2")
+
+
+def _write_aoti(programs: Programs, folder: Path) -> None:
+    for name, program in programs.named:
+        with _quiet():
+            torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (documented under this name)
+                program, package_path=str(folder / f"{name}.pt2"), inductor_configs={"freezing": True}
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters tell their own developers away from users."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration", "")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

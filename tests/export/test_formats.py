@@ -1,0 +1,83 @@
+"""What each format needs, said before the work starts; and the smaller graphs of a lower precision."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from rt1.export.formats import PRECISIONS, check_possible, versions, write_graphs
+from rt1.export.graphs import Programs
+from rt1.export.manifest import ExportError, Format, Precision
+
+
+@pytest.mark.parametrize(
+    ("to", "precision", "message"),
+    [
+        ("openvino", "int8", "int8 cannot be exported to openvino, which has fp32, bf16; export to onnx, or leave"),
+        ("onnx", "bf16", "bf16 cannot be exported to onnx, which has fp32, int8; export to openvino"),
+        ("aoti", "bf16", "bf16 cannot be exported to aoti, which has fp32"),
+    ],
+)
+def test_a_precision_that_a_format_lacks_is_refused_with_one_that_has_it(
+    to: Format, precision: Precision, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        check_possible(to, precision)
+
+
+@pytest.mark.parametrize(("to", "extra"), [("onnx", "export-onnx"), ("openvino", "openvino")])
+def test_a_missing_package_names_the_extra_that_brings_it(
+    monkeypatch: pytest.MonkeyPatch, to: Format, extra: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(
+        ExportError, match=rf"an export to {to} needs onnx, onnxscript, .*run: pip install 'rt1\[{extra}\]'"
+    ):
+        check_possible(to, "fp32")
+
+
+def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler, and g\+\+ or clang\+\+ is not there; install one"):
+        check_possible("aoti", "fp32")
+    monkeypatch.setenv("CXX", "my-compiler")
+    with pytest.raises(ExportError, match="and my-compiler is not there"):
+        check_possible("aoti", "fp32")
+
+
+def test_torch_export_needs_nothing_but_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_possible("torch-export", "fp32")
+    assert sorted(versions("torch-export")) == ["cpu", "rt1", "torch"]
+
+
+class FiveDimensions(torch.nn.Module):
+    """Attention of a shape that ONNX' exporter does not know."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.scaled_dot_product_attention(x, x, x)
+
+
+def test_what_onnx_cannot_express_is_said_in_one_line(onnx_export: tuple[Path, Path], tmp_path: Path) -> None:
+    assert onnx_export
+    odd = torch.export.export(FiveDimensions().eval(), (torch.randn(1, 2, 2, 4, 8),))
+    with pytest.raises(
+        ExportError, match=r"ONNX cannot express this network's tokenizer \(.+\); export to torch"
+    ) as caught:
+        write_graphs(Programs(tokenizer=odd, decoder=odd), tmp_path, to="onnx", precision="fp32")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_format_has_float32() -> None:
+    assert all("fp32" in known for known in PRECISIONS.values())
+
+
+def test_int8_is_for_the_matrix_products_of_the_decoder(onnx_export: tuple[Path, Path], int8_export: Path) -> None:
+    assert b"DynamicQuantizeLinear" in (int8_export / "decoder.onnx").read_bytes()
+    assert b"DynamicQuantizeLinear" not in (onnx_export[1] / "decoder.onnx").read_bytes()
+    assert b"DynamicQuantizeLinear" not in (int8_export / "tokenizer.onnx").read_bytes()

@@ -1,0 +1,62 @@
+"""What all policies have in common: from logits to actions, and which embeddings they take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from rt1.acting import Acting, Instruction, check_embedding
+from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
+
+SPEC = ActionSpec(
+    parts=(Continuous(name="move", low=(-1.0, 0.0), high=(1.0, 5.0)), Discrete(name="end", choices=2)), bins=11
+)
+
+
+class Fixed(Acting):
+    """Finds the same tokens in every image."""
+
+    action_spec = SPEC
+
+    def __init__(self, *tokens: int) -> None:
+        self.scores: FloatArray = np.eye(SPEC.bins, dtype=np.float32)[list(tokens)]
+
+    def reset(self, instruction: Instruction) -> None: ...
+
+    def logits(self, image: NDArray[Any]) -> FloatArray:
+        assert image.ndim == 3
+        return self.scores
+
+
+IMAGE = np.zeros((4, 4, 3), dtype=np.uint8)
+
+
+def test_the_largest_logit_of_each_dimension_is_the_action() -> None:
+    action = Fixed(10, 5, 1).act(IMAGE)
+    np.testing.assert_array_equal(action["move"], np.array([1.0, 2.5], dtype=np.float32))
+    np.testing.assert_array_equal(action["end"], [0, 1])
+    np.testing.assert_array_equal(Fixed(0, 10, 0).act_vector(IMAGE), [-1.0, 5.0, 0.0])
+
+
+def test_those_who_compare_get_the_logits_too() -> None:
+    policy = Fixed(3, 4, 0)
+    action, logits = policy.act_with_logits(IMAGE)
+    assert sorted(action) == ["end", "move"]
+    np.testing.assert_array_equal(logits, policy.scores)
+
+
+@pytest.mark.parametrize(
+    ("embedding", "message"),
+    [
+        (np.zeros(7, dtype=np.float32), r"shape \(7,\); this network takes \(8,\)"),
+        (np.zeros((1, 8), dtype=np.float32), r"shape \(1, 8\)"),
+        (np.full(8, np.inf, dtype=np.float32), "not finite"),
+    ],
+)
+def test_an_embedding_that_does_not_fit_is_refused(embedding: FloatArray, message: str) -> None:
+    check_embedding(np.zeros(8, dtype=np.float32), 8)
+    with pytest.raises(ValueError, match=message):
+        check_embedding(embedding, 8)
