@@ -1,0 +1,171 @@
+"""What a run starts from: another network's weights where they fit, and an account of what is taken and what new."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rt1 import settings
+from rt1.actions import ActionSpec
+from rt1.checkpoint import CheckpointInfo, load_info, load_model
+from rt1.model.convert import load_imagenet
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.text.encoder import TextEncoderIdentity, check_same_encoder
+from rt1.train.changes import differences
+from rt1.train.parts import component
+
+_POSITIONS = "transformer.position_LD"
+_TOLD_ELSEWHERE = {"action_tokens", "bins", "image_tokens", "text_width", "window"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a network started from."""
+
+    source: str
+    """Checkpoint or file."""
+    loaded: tuple[str, ...]
+    """Tensors that were taken over."""
+    fresh: Mapping[str, tuple[str, ...]]
+    """Why tensors start anew, and which."""
+    notes: tuple[str, ...] = ()
+    """What else the user should know."""
+
+    def lines(self) -> list[str]:
+        """Return the account in words."""
+        total = len(self.loaded) + sum(map(len, self.fresh.values()))
+        lines = [f"starts from {self.source}: {len(self.loaded)} of {total} tensors taken over"]
+        for reason, names in self.fresh.items():
+            shown = ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")
+            lines.append(f"new: {shown} ({reason})")
+        return [*lines, *(f"note: {note}" for note in self.notes)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``."""
+        return {"source": self.source, "loaded": len(self.loaded), "new": dict(self.fresh), "notes": list(self.notes)}
+
+
+def start_from(
+    model: RT1,
+    path: Path | str,
+    *,
+    action_spec: ActionSpec,
+    text_encoder: TextEncoderIdentity | None,
+    new_text: bool = False,
+) -> Start:
+    """Fill a network with what fits of a checkpoint, or of an ImageNet backbone written by ``rt1 convert imagenet``.
+
+    Tensors of the same name and shape are taken over, BatchNorm statistics included. The head starts anew where the
+    action spec differs: its tokens mean other actions. Positions are taken over step by step: a shorter window has
+    those of the first steps and gives what the longer one gave of them; a longer one repeats the last step's.
+
+    Args:
+        model: the network, at its random start; changed in place.
+        path: checkpoint or run folder, or the file of a backbone.
+        action_spec: what the network is to act in.
+        text_encoder: where the text embeddings of the data come from; None where it is not known.
+        new_text: let all that multiplies the text start anew, for another text encoder than the checkpoint's.
+
+    Raises:
+        CheckpointError: the folder cannot be used.
+        ValueError: the file cannot be used, the text encoder is another one, or nothing fits.
+    """
+    path = Path(path)
+    if path.is_file():
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        load_imagenet(model, path)
+        loaded = [n for n in before if component(n) == "backbone" and not n.endswith("num_batches_tracked")]
+        rest = tuple(name for name in before if name not in loaded)
+        return Start(source=str(path), loaded=tuple(loaded), fresh={"not in a backbone's file": rest})
+    info = load_info(path)
+    notes = [] if new_text else _check_text(path, info, text_encoder, model.config.text_width)
+    old = load_model(path)
+    fresh, taken = _sorted_out(model, old, head=info.action_spec == action_spec, new_text=new_text)
+    if not taken.keys() & {name for name, _ in model.named_parameters()}:
+        raise ValueError(f"nothing of {path} fits this network; give its network's settings, or another checkpoint")
+    if _POSITIONS in taken:
+        taken[_POSITIONS] = _positions(old, model)
+        notes += _positions_notes(old.config, model.config)
+    model.load_state_dict(taken, strict=False)
+    if changed := _other_settings(old.config, model.config):
+        notes.append(f"settings of the network that are not the checkpoint's: {'; '.join(changed)}")
+    return Start(source=str(path), loaded=tuple(taken), fresh=fresh, notes=tuple(notes))
+
+
+def _check_text(path: Path, info: CheckpointInfo, given: TextEncoderIdentity | None, width: int) -> list[str]:
+    """Refuse text embeddings of another encoder; return a note where it is not known."""
+    cure = "name that text encoder, or let the text layers start anew (--init-new-text)"
+    if info.text_encoder is None or given is None:
+        if info.model.text_width != width:
+            raise ValueError(
+                f"{path} takes text embeddings of {info.model.text_width} entries, the data's have {width}; {cure}"
+            )
+        return ["whether the text embeddings are of the checkpoint's text encoder is not known; they must be"]
+    try:
+        check_same_encoder(info.text_encoder, given)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be gone on from with these text embeddings: {error}; or {cure}") from error
+    return []
+
+
+def _sorted_out(
+    model: RT1, old: RT1, *, head: bool, new_text: bool
+) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor]]:
+    """Return the reasons why tensors start anew with their names, and the tensors to take over."""
+    theirs, taken = old.state_dict(), {}
+    fresh: dict[str, list[str]] = {}
+    for name, own in model.state_dict().items():
+        if component(name) == "head" and not head:
+            reason = "the action spec is another one: its tokens mean other actions"
+        elif new_text and component(name) == "text" and not name.endswith((".multiply.bias", ".add.bias")):
+            reason = "the text starts anew"
+        elif name not in theirs:
+            reason = "not in the checkpoint"
+        elif theirs[name].shape != own.shape and not _can_be_placed(name, theirs[name], own):
+            reason = "another shape in the checkpoint"
+        else:
+            taken[name] = theirs[name]
+            continue
+        fresh.setdefault(reason, []).append(name)
+    return {reason: tuple(names) for reason, names in fresh.items()}, taken
+
+
+def _can_be_placed(name: str, theirs: Tensor, own: Tensor) -> bool:
+    return name == _POSITIONS and theirs.shape[1] == own.shape[1]
+
+
+def _positions(old: RT1, new: RT1) -> Tensor:
+    """Return the new position table (L, D): the old one step by step, image tokens and action tokens each in order."""
+    was, now = old.config, new.config
+    old_TSD = old.transformer.position_LD.detach().unflatten(0, (was.window, was.step_tokens))
+    new_TSD = new.transformer.position_LD.detach().clone().unflatten(0, (now.window, now.step_tokens))
+    images = min(was.image_tokens, now.image_tokens)
+    actions = min(was.step_tokens - was.image_tokens, now.step_tokens - now.image_tokens)
+    step_T = torch.arange(now.window).clamp(max=was.window - 1)
+    new_TSD[:, :images] = old_TSD[step_T, :images]
+    first, then = was.image_tokens, now.image_tokens
+    new_TSD[:, then : then + actions] = old_TSD[step_T, first : first + actions]
+    return new_TSD.flatten(0, 1)
+
+
+def _positions_notes(was: RT1Config, now: RT1Config) -> Iterable[str]:
+    if now.window < was.window:
+        yield f"window of {was.window} steps then, {now.window} now: positions of the first {now.window} steps"
+    if now.window > was.window:
+        yield f"window of {was.window} steps then, {now.window} now: the others begin with the last one's positions"
+    for name in ("image_tokens", "action_tokens"):
+        before, after = getattr(was, name), getattr(now, name)
+        if before != after:
+            kept = min(before, after)
+            yield f"{before} {name.replace('_', ' ')} then, {after} now: positions of the first {kept} of each step"
+
+
+def _other_settings(was: RT1Config, now: RT1Config) -> list[str]:
+    """Return ``name: value then, value now`` for settings that differ, except those told about on their own."""
+    found = differences(settings.to_json(was), settings.to_json(now))
+    return [text for text in found if text.partition(":")[0] not in _TOLD_ELSEWHERE]
