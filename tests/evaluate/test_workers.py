@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,10 @@ def test_an_error_in_a_worker_comes_back_as_it_was() -> None:
 def test_a_killed_worker_is_one_line_with_the_cure() -> None:
     with pytest.raises(WorkerError, match=r"a worker process died .* run the command again with fewer workers"):
         list(run_jobs(os._exit, [1, 1], workers=2))
+
+
+def test_a_job_apart_runs_in_another_process_though_it_is_the_only_one_and_leaves_ctrl_c_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    handlers = [handler for _, handler in run_jobs(signal.getsignal, [signal.SIGINT], workers=1, apart=True)]
+    assert handlers == [signal.SIG_IGN]
+    assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import load_info, resolve
+from rt1.checkpoint import CheckpointInfo, load_info, resolve
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.evaluate.rollout import check_actions_fit
@@ -77,10 +77,11 @@ def evaluate_closed_loop(
     """
     folder = resolve(checkpoint)
     tasks = env.check_tasks(settings.tasks)
-    _check_fits(folder, env, tasks[0])
+    info = load_info(folder)
+    check_env_fits(info, env, tasks[0])
     plans = _plans(env, tasks, settings)
     sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
-    embeddings = _embed(folder, sentences, encoder)
+    embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
     with progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
         for batch in run_trials(plans, env=env, checkpoint=folder, embeddings=embeddings, workers=settings.workers):
@@ -110,22 +111,30 @@ def _plans(env: EnvSettings, tasks: Sequence[str], settings: TrialSettings) -> l
     return plans
 
 
-def _embed(folder: Path, sentences: Sequence[str], encoder: TextEncoder | None) -> dict[str, FloatArray]:
-    wanted = load_info(folder).text_encoder
+def embed_instructions(
+    info: CheckpointInfo, sentences: Sequence[str], encoder: TextEncoder | None
+) -> dict[str, FloatArray]:
+    """Return the text embedding of each sentence, float32 (E,), by the encoder or, if None, the one a checkpoint names.
+
+    Raises:
+        ValueError: there is none, it cannot be loaded, or it is not the checkpoint's.
+    """
+    wanted = info.text_encoder
     if encoder is None:
         if wanted is None:
-            raise ValueError(f"{folder} names no text encoder; give the one its embeddings come from")
+            raise ValueError("the checkpoint names no text encoder; give the one its embeddings come from")
         encoder = load_identified(wanted)
     if wanted is not None:
         check_same_encoder(wanted, encoder.identity)
     return dict(zip(sentences, encoder.encode(sentences), strict=True))
 
 
-def _check_fits(folder: Path, env: EnvSettings, task: str) -> None:
+def check_env_fits(info: CheckpointInfo, env: EnvSettings, task: str) -> None:
+    """Raise ``ValueError`` unless a checkpoint's actions are those of a task's environment."""
     opened = env.open(task, render=False)
     takes = opened.action_spec
     opened.close()
-    check_actions_fit(load_info(folder).action_spec, takes)
+    check_actions_fit(info.action_spec, takes)
 
 
 def _count(env: EnvSettings, tasks: Sequence[str], results: Sequence[TrialResult]) -> ClosedLoopResult:

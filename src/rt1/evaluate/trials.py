@@ -73,6 +73,7 @@ def run_trials(
     checkpoint: Path | None,
     embeddings: Mapping[str, FloatArray],
     workers: int = 0,
+    apart: bool = False,
 ) -> Iterator[list[TrialResult]]:
     """Run plans in parallel processes and yield each one's results when it is done.
 
@@ -82,9 +83,15 @@ def run_trials(
         checkpoint: the policy's folder; None if no plan needs a policy.
         embeddings: text embedding, float32 (E,), of every sentence that the policy is given.
         workers: processes; 0 means one per core.
+        apart: let none of them be this one; see :func:`rt1.evaluate.workers.run_jobs`.
     """
     for _, results in run_jobs(
-        _run_plan, plans, workers=workers, prepare=_prepare, arguments=(env, checkpoint, dict(embeddings))
+        _run_plan,
+        plans,
+        workers=workers,
+        prepare=_prepare,
+        arguments=(env, checkpoint, dict(embeddings)),
+        apart=apart,
     ):
         yield results
 

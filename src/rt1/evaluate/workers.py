@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,15 +30,17 @@ def run_jobs(
     workers: int = 0,
     prepare: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
+    apart: bool = False,
 ) -> Iterator[tuple[int, Result]]:
     """Yield ``(index, work(jobs[index]))`` in the order of completion.
 
     Args:
         work: a module-level function.
         jobs: picklable descriptions, small.
-        workers: processes; 0 means one per free core, 1 runs in this process.
+        workers: processes; 0 means one per free core, 1 runs in this process unless ``apart``.
         prepare: called once in each process with ``arguments`` before its first job.
         arguments: see ``prepare``.
+        apart: run every job in another process, and leave Ctrl-C to this one: for jobs beside work that goes on.
 
     Raises:
         ValueError: a negative number of workers.
@@ -46,7 +49,7 @@ def run_jobs(
     if workers < 0:
         raise ValueError(f"workers is {workers}; give a number of processes, or 0 for one per core")
     workers = min(workers or free_cores(), len(jobs))
-    if workers <= 1:
+    if workers <= 1 and not apart:
         if prepare is not None:
             prepare(*arguments)
         for index, job in enumerate(jobs):
@@ -54,7 +57,8 @@ def run_jobs(
         return
     # Spawned, not forked: GL contexts and torch threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=prepare, initargs=arguments) as pool:
+    initializer, given = (_prepare_apart, (prepare, arguments)) if apart else (prepare, arguments)
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=initializer, initargs=given) as pool:
         futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
@@ -65,3 +69,9 @@ def run_jobs(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare_apart(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if prepare is not None:
+        prepare(*arguments)

@@ -1,0 +1,118 @@
+"""Closed-loop trials while a run goes on: how often the policy it would be now reaches its goals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import CheckpointInfo
+from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
+from rt1.evaluate.envs.open import EnvSettings
+from rt1.evaluate.trials import TrialPlan, plan_trials, run_trials
+from rt1.progress import progress
+from rt1.text.encoder import TextEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoopSettings:
+    """Trials in the environment that the data were recorded in."""
+
+    every: int = 0
+    """Updates between two rounds of trials; 0: none."""
+    trials: int = 10
+    """Trials per task and round; every round has the same starts, none of which was recorded."""
+    tasks: tuple[str, ...] = ()
+    """Task names; those of the data if not given."""
+    seed: int = 0
+    """Seed of the trials."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.trials < 1 or self.seed < 0 or self.workers < 0:
+            raise ValueError(
+                f"every is {self.every}, trials {self.trials}, seed {self.seed}, workers {self.workers}; trials must "
+                "be at least 1, the others at least 0"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoop:
+    """Trials made ready: whatever could be wrong with them has shown."""
+
+    env: EnvSettings
+    """The environment."""
+    plans: tuple[TrialPlan, ...]
+    """The trials of a round."""
+    embeddings: Mapping[str, FloatArray]
+    """Text embedding of each instruction."""
+    workers: int
+    """Processes."""
+
+    def round(self, checkpoint: Path) -> dict[str, float]:
+        """Return ``success``, the mean over the tasks, and ``success/TASK`` of each, 0..1.
+
+        The trials run in other processes: rendering and torch's threads here are left alone.
+
+        Args:
+            checkpoint: the policy's folder.
+
+        Raises:
+            WorkerError: a process was killed.
+        """
+        found: dict[str, list[bool]] = {}
+        with progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
+            for results in run_trials(
+                self.plans,
+                env=self.env,
+                checkpoint=checkpoint,
+                embeddings=self.embeddings,
+                workers=self.workers,
+                apart=True,
+            ):
+                for result in results:
+                    found.setdefault(result.plan.task, []).append(result.rollout.success)
+                done = [success for own in found.values() for success in own]
+                bar.update(len(done), f"{sum(done)} succeeded")
+        rates = {task: float(np.mean(found[task])) for task in sorted(found)}
+        return {"success": float(np.mean([*rates.values()])), **{f"success/{task}": r for task, r in rates.items()}}
+
+
+def prepare_closed_loop(
+    info: CheckpointInfo, settings: ClosedLoopSettings, *, encoder: TextEncoder | None = None
+) -> ClosedLoop:
+    """Make a run's trials ready.
+
+    Args:
+        info: what the run's checkpoints say of themselves.
+        settings: which trials.
+        encoder: text encoder; the one that ``info`` names if None.
+
+    Raises:
+        ValueError: data without an environment, an unknown task, a text encoder that cannot be loaded, or actions that
+            do not fit the environment.
+    """
+    if not info.provenance.get("env"):
+        raise ValueError(
+            "closed-loop trials need an environment, and the data name none; train on what `rt1 record` recorded, or "
+            "leave the trials out (--closed-loop.every 0)"
+        )
+    env = EnvSettings.from_provenance(info.provenance)
+    tasks = env.check_tasks(settings.tasks or tuple(info.provenance["tasks"]))
+    check_env_fits(info, env, tasks[0])
+    instructions = {task: env.sentences(task)[0] for task in tasks}
+    plans = [
+        plan
+        for task, instruction in instructions.items()
+        for plan in plan_trials("policy", task, instruction, trials=settings.trials, seed=settings.seed)
+    ]
+    return ClosedLoop(
+        env=env,
+        plans=tuple(plans),
+        embeddings=embed_instructions(info, sorted(set(instructions.values())), encoder),
+        workers=settings.workers,
+    )
