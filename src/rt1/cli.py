@@ -30,11 +30,10 @@ from rt1.commands.inspect import InspectCommand
 from rt1.commands.play import PlayCommand
 from rt1.commands.record import RecordCommand
 from rt1.commands.serve import ServeCommand
-from rt1.commands.train import TrainCommand
+from rt1.commands.train import TrainCommand, starting_config
 from rt1.evaluate.envs.metaworld import RenderingError
 from rt1.evaluate.workers import WorkerError
 from rt1.names import lookup, unknown_name
-from rt1.presets import preset
 from rt1.train.errors import TrainingError
 
 EXPECTED = (ValueError, OSError, RenderingError, TrainingError, WorkerError, ModuleNotFoundError)
@@ -106,7 +105,7 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
     kind = lookup("command", name, COMMANDS)
     choices: dict[str, Any] = {"prog": f"rt1 {name}"}
     if kind is TrainCommand:
-        config = preset(_option(words, "--preset", "demo"))
+        config = starting_config(_option(words, "--preset", "demo"), _option(words, "--init", ""))
         choices["default"] = TrainCommand(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
     try:
         return tyro.cli(kind, args=words, **choices)

@@ -40,6 +40,7 @@ METRICS: dict[str, Metric] = {
         "share of the bounds' range", "absolute error of held-out continuous actions, mean over their dimensions"
     ),
     "heldout_l1": Metric("the dimension's unit", "absolute error of a continuous dimension on held-out episodes"),
+    "success": Metric("share, 0..1", "closed-loop trials that reached their goal, mean over the tasks"),
     "heldout_wrong_choice": Metric("share, 0..1", "steps of held-out episodes whose choice is not the recorded one"),
 }
 """Metrics by name. ``name/part`` is the metric ``name`` of one part: a dimension of the action, a task."""

@@ -65,6 +65,12 @@ def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = F
         bar.close()
 
 
+def say(text: str) -> None:
+    """Write a line that the user of long work should read before it is done."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
 def duration(seconds: float) -> str:
     """Return seconds in words a person reads at a glance.
 

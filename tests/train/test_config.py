@@ -23,6 +23,7 @@ from rt1.train.optim import OptimizerSettings
         ({"save_every": 0}, "save_every is 0"),
         ({"loader_threads": 0}, "loader_threads is 0"),
         ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"best_metric": "success"}, "best_metric is success, and closed_loop.every is 0: there are no trials"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
         ({"threads": -1}, "threads is -1"),
         ({"target_spread": -0.5}, "target_spread is -0.5; it must be at least 0 bins"),

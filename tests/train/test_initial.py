@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
+from rt1.data.episode import EpisodeSource
+from rt1.metrics import read_metrics
 from rt1.model.convert.imagenet import METADATA_KEY
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.presets import preset
 from rt1.text.encoder import TextEncoderIdentity
+from rt1.train.averaging import AverageSettings
+from rt1.train.config import TrainConfig
+from rt1.train.errors import TrainingError
 from rt1.train.initial import start_from
+from rt1.train.loop import train
+from rt1.train.optim import OptimizerSettings
+from rt1.train.parts import component
+from rt1.train.run import begin
 
 ENCODER = TextEncoderIdentity(name="one", sha256="1" * 64, width=8)
 OTHER = TextEncoderIdentity(name="other", sha256="2" * 64, width=8)
@@ -209,3 +219,49 @@ def test_the_account_survives_json(checkpoint: Path) -> None:
     data: dict[str, Any] = start.to_json()
     assert data["loaded"] == len(start.loaded) > 50
     assert [*data["new"].values()] == [("transformer.output.weight", "transformer.output.bias")]
+
+
+LENGTHS = (6, 5, 4, 7, 4, 5)
+
+
+def test_a_run_starts_from_another_one_and_says_so(
+    make_source: Callable[..., EpisodeSource],
+    short: Callable[..., TrainConfig],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = make_source(*LENGTHS)
+    train(source, short(updates=4), tmp_path / "first")
+    config = short(updates=2, init=str(tmp_path / "first"), average=AverageSettings(decay=0.9))
+    train(source, config, tmp_path / "second")
+    assert f"starts from {tmp_path / 'first'}: 81 of 81 tensors taken over" in capsys.readouterr().err
+    assert load_info(tmp_path / "second").provenance["init"]["source"] == str(tmp_path / "first")
+    first, second = (read_metrics(tmp_path / run) for run in ("first", "second"))
+    assert second[0]["loss"] < first[0]["loss"] - 0.2
+
+
+def test_a_run_that_goes_on_needs_its_start_no_more_and_refuses_another(
+    make_source: Callable[..., EpisodeSource], short: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    source = make_source(*LENGTHS)
+    train(source, short(updates=2), tmp_path / "first")
+    config, run = short(updates=4, init=str(tmp_path / "first")), tmp_path / "second"
+    begin(source, config, run)
+    (tmp_path / "first").rename(tmp_path / "gone")
+    train(source, config, run)
+    assert load_info(run).provenance["init"]["loaded"] == 81
+    with pytest.raises(TrainingError, match=r"init: .*first then, .*gone now"):
+        train(source, dataclasses.replace(config, init=str(tmp_path / "gone")), run)
+
+
+def test_frozen_parts_keep_what_they_started_from(
+    make_source: Callable[..., EpisodeSource], short: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    source = make_source(*LENGTHS)
+    train(source, short(updates=2), tmp_path / "first")
+    frozen = OptimizerSettings(freeze=("backbone", "text"))
+    train(source, short(updates=3, init=str(tmp_path / "first"), optimizer=frozen, seed=5), tmp_path / "second")
+    before, after = (load_model(tmp_path / run).state_dict() for run in ("first", "second"))
+    same = {name for name in before if before[name].equal(after[name])}
+    assert {name for name in before if component(name) in ("backbone", "text")} <= same
+    assert "transformer.output.weight" not in same

@@ -7,12 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from rt1 import settings
+from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info
+from rt1.evaluate.envs.metaworld import MetaWorldConfig
+from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.seeds import trial_seed
+from rt1.metrics import read_metrics
 from rt1.text.encoder import TableEncoder
+from rt1.train.config import TrainConfig
+from rt1.train.loop import train
 from rt1.train.trials import ClosedLoopSettings, prepare_closed_loop
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
@@ -25,15 +33,14 @@ def checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
 
 def test_a_round_gives_the_rate_of_each_task_and_their_mean(gl: str, checkpoint: Path, table: TableEncoder) -> None:
     assert gl
-    settings = ClosedLoopSettings(every=5, trials=2, workers=1)
-    closed_loop = prepare_closed_loop(load_info(checkpoint), settings, encoder=table)
+    wanted = ClosedLoopSettings(every=5, trials=1, workers=1)
+    closed_loop = prepare_closed_loop(load_info(checkpoint), wanted, encoder=table)
     threads = torch.get_num_threads()
     rates = closed_loop.round(checkpoint)
     assert torch.get_num_threads() == threads
     assert rates.keys() == {"success", "success/faucet-open-v3", "success/faucet-close-v3"}
-    assert set(rates.values()) <= {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert set(rates.values()) <= {0.0, 0.5, 1.0}
     assert rates["success"] == (rates["success/faucet-open-v3"] + rates["success/faucet-close-v3"]) / 2
-    assert closed_loop.round(checkpoint) == rates  # the same starts
 
 
 def test_the_tasks_of_the_data_are_tried_unless_others_are_given(checkpoint: Path, table: TableEncoder) -> None:
@@ -51,7 +58,7 @@ def _changed(info: CheckpointInfo, **changes: Any) -> CheckpointInfo:
 
 
 @pytest.mark.parametrize(
-    ("changes", "settings", "message"),
+    ("changes", "wanted", "message"),
     [
         ({"provenance": {"tasks": []}}, {}, r"need an environment, and the data name none; .*--closed-loop\.every 0"),
         ({}, {"tasks": ("hamer",)}, "unknown Meta-World task 'hamer'; did you mean 'hammer"),
@@ -59,10 +66,10 @@ def _changed(info: CheckpointInfo, **changes: Any) -> CheckpointInfo:
     ],
 )
 def test_what_cannot_be_tried_shows_at_once(
-    checkpoint: Path, changes: dict[str, Any], settings: dict[str, Any], message: str
+    checkpoint: Path, changes: dict[str, Any], wanted: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        prepare_closed_loop(_changed(load_info(checkpoint), **changes), ClosedLoopSettings(every=1, **settings))
+        prepare_closed_loop(_changed(load_info(checkpoint), **changes), ClosedLoopSettings(every=1, **wanted))
 
 
 def test_actions_of_another_robot_are_refused(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -76,3 +83,29 @@ def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any]) -> N
     ((name, value),) = changes.items()
     with pytest.raises(ValueError, match=f"{name} (is )?{value}"):
         ClosedLoopSettings(**changes)
+
+
+def test_a_run_tries_its_policy_and_keeps_the_one_that_succeeds_most(
+    gl: str,
+    make_source: Callable[..., Any],
+    short: Callable[..., TrainConfig],
+    table: TableEncoder,
+    tmp_path: Path,
+) -> None:
+    assert gl
+    source = make_source(4, 4, 4, 4)
+    moves = ("hand_x", "hand_y", "hand_z", "gripper")
+    spec = ActionSpec(parts=(Continuous(name="all", low=(-1.0,) * 4, high=(1.0,) * 4, labels=moves),), bins=16)
+    source.action_spec, source.moves = spec, [np.pad(move, ((0, 0), (0, 1))) for move in source.moves]
+    world = EnvSettings(metaworld=MetaWorldConfig(image_size=48, control_rate=4.0))
+    source.details = {"env": settings.to_json(world)}
+    trials = ClosedLoopSettings(every=3, trials=1, workers=1, tasks=("faucet-open",))
+    config = short(updates=3, closed_loop=trials, best_metric="success", held_out=0.0)
+    result = train(source, config, tmp_path / "run", encoder=table)
+    tried = {r["update"]: r["success"] for r in read_metrics(tmp_path / "run") if "success" in r}
+    assert tried.keys() == {3}
+    assert result.best == max(tried.values())
+    assert all("success/faucet-open-v3" in r for r in read_metrics(tmp_path / "run") if "success" in r)
+    best = load_info(tmp_path / "run" / "best").provenance
+    assert (best["best_metric"], best["best"]) == ("success", result.best)
+    assert tried[best["update"]] == result.best

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from rt1.checkpoint import load_info
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
+from rt1.presets import preset
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.train.config import TrainConfig
 from rt1.train.loop import train
+
+
+def starting_config(name: str, init: str) -> TrainConfig:
+    """Return the defaults of the command's settings: a preset's and, to start from a checkpoint, its network's."""
+    config = preset(name)
+    if not init or Path(init).is_file():  # a file holds a backbone only
+        return config
+    return replace(config, init=init, model=load_info(init).model)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 HARMLESS = {
+    "closed_loop.every",
+    "closed_loop.workers",
     "compile",
     "device",
     "keep_every",

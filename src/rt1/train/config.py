@@ -11,6 +11,7 @@ from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings
 from rt1.train.optim import OptimizerSettings
+from rt1.train.trials import SUCCESS, ClosedLoopSettings
 
 Precision = Literal["fp32", "bf16"]
 
@@ -23,6 +24,10 @@ class TrainConfig:
     """Name of the preset this came from."""
     model: RT1Config = field(default_factory=RT1Config)
     """The network. Action dimensions, bins and text width are taken from the data."""
+    init: str | None = None
+    """Checkpoint to start from, or a backbone of ``rt1 convert imagenet``: what fits is taken over, the rest is new."""
+    init_new_text: bool = False
+    """Let all that multiplies the text start anew, for another text encoder than the checkpoint's."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """Optimizer and learning rate."""
     updates: int = 10_000
@@ -73,14 +78,26 @@ class TrainConfig:
     keep_every: int = 0
     """Updates between two checkpoints that are kept for good; must be a multiple of save_every. 0: none."""
     best_metric: str = "loss"
-    """Held-out number that decides which checkpoint is best/: loss, accuracy, within_5_bins, l1_of_range, ... Higher
-    is better for accuracies and shares within bins, lower for the others."""
+    """What decides which checkpoint is best/: success of the closed-loop trials, or a held-out number: loss, accuracy,
+    within_5_bins, l1_of_range, ... Higher is better for success, accuracies and shares within bins, else lower."""
+    closed_loop: ClosedLoopSettings = field(default_factory=ClosedLoopSettings)
+    """Trials of the policy while the run goes on."""
     threads: int = 0
     """Torch threads; 0 means one per core."""
     loader_threads: int = 1
     """Threads that read and decode images."""
 
     def __post_init__(self) -> None:
+        self._check_ranges()
+        if self.keep_every % self.save_every:
+            raise ValueError(
+                f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
+            )
+        if self.best_metric == SUCCESS and not self.closed_loop.every:
+            raise ValueError("best_metric is success, and closed_loop.every is 0: there are no trials; set it above 0")
+        self.rows(1)
+
+    def _check_ranges(self) -> None:
         for name in ("updates", "batch_size", "accumulation", "log_every", "validate_every", "save_every",
                      "loader_threads", "keep_last"):  # fmt: skip
             if getattr(self, name) < 1:
@@ -92,11 +109,6 @@ class TrainConfig:
             raise ValueError(f"target_spread is {self.target_spread}; it must be at least 0 bins")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
-        if self.keep_every % self.save_every:
-            raise ValueError(
-                f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
-            )
-        self.rows(1)
 
     def rows(self, ranks: int) -> int:
         """Return how many windows, or clips, a rank draws for an update.

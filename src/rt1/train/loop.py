@@ -25,6 +25,7 @@ from rt1.train.log import MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
 from rt1.train.signals import stop_on_signal
+from rt1.train.trials import SUCCESS, ClosedLoop, prepare_closed_loop
 from rt1.train.update import do_update
 from rt1.train.validation import PREFIX, is_better, validate
 
@@ -85,7 +86,7 @@ def train(
             allow_changes=allow_changes,
         )
         if state.update < config.updates:  # finished before: what is there stays as it is
-            _go_on(state)
+            _go_on(state, encoder)
     return RunResult(
         run=state.folder,
         updates=state.update,
@@ -95,8 +96,11 @@ def train(
     )
 
 
-def _go_on(run: Run) -> None:
+def _go_on(run: Run, encoder: TextEncoder | None) -> None:
     config, world = run.config, run.world
+    trials = None
+    if config.closed_loop.every and world.is_main:
+        trials = prepare_closed_loop(run.info, config.closed_loop, encoder=encoder)
     with ExitStack() as stack:
         log = stack.enter_context(closing(_open_log(run))) if world.is_main else None
         stop = stack.enter_context(stop_on_signal())
@@ -109,7 +113,7 @@ def _go_on(run: Run) -> None:
                 break
             run.meter.add(do_update(run, batch))
             with run.meter.paused():
-                _report(run, log, bar)
+                _report(run, log, bar, trials)
     run.save("last")
 
 
@@ -118,8 +122,8 @@ def _open_log(run: Run) -> MetricsLog:
     return MetricsLog(run.folder, resume_at=run.update, settings=run.config.log, config=config)
 
 
-def _report(run: Run, log: MetricsLog | None, bar: Progress) -> None:
-    """Log, validate and save when it is time."""
+def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop | None) -> None:
+    """Log, validate, try and save when it is time."""
     config, update = run.config, run.update
     last = update == config.updates
     values: dict[str, float] = {}
@@ -129,9 +133,11 @@ def _report(run: Run, log: MetricsLog | None, bar: Progress) -> None:
         bar.update(update, _note(values))
     if (update % config.validate_every == 0 or last) and run.data.held_out is not None:
         values |= _validate(run, run.data.held_out)
+    if config.closed_loop.every and (update % config.closed_loop.every == 0 or last):
+        values |= _try(run, trials)
     if values and log is not None:
         log.write(update, values)
-    metric = PREFIX + config.best_metric
+    metric = SUCCESS if config.best_metric == SUCCESS else PREFIX + config.best_metric
     if metric in values and is_better(config.best_metric, values[metric], run.best):
         run.best = values[metric]
         run.save("best")
@@ -153,7 +159,15 @@ def _validate(run: Run, held_out: Loader) -> dict[str, float]:
     with run.acting():
         average_statistics(run.model, run.world)
         values = validate(run.model, held_out, precision=run.config.precision, world=run.world)
-    if PREFIX + run.config.best_metric not in values:
-        known = [name.removeprefix(PREFIX) for name in values]
+    if run.config.best_metric != SUCCESS and PREFIX + run.config.best_metric not in values:
+        known = [SUCCESS, *(name.removeprefix(PREFIX) for name in values)]
         raise TrainingError(unknown_name("best_metric", run.config.best_metric, known))
     return values
+
+
+def _try(run: Run, trials: ClosedLoop | None) -> dict[str, float]:
+    """Return the success rates of the policy as it is now, which is saved for it; the first rank tries, all know."""
+    run.save("last")
+    rates = {SUCCESS: 0.0} if trials is None else trials.round(run.folder / "last")
+    total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64, device=run.world.device))
+    return {**rates, SUCCESS: float(total)}

@@ -18,6 +18,7 @@ from rt1.checkpoint import (
     RUN_ORDER,
     CheckpointInfo,
     TrainingState,
+    load_info,
     load_training,
     load_weights,
     resolve,
@@ -28,6 +29,7 @@ from rt1.data.open_mixture import WeightedSource
 from rt1.data.statistics import source_statistics
 from rt1.files import recover
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.progress import say
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.averaging import WeightAverage
@@ -37,6 +39,7 @@ from rt1.train.data import TrainingData, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.errors import TrainingError
 from rt1.train.forward import Predictor
+from rt1.train.initial import start_from
 from rt1.train.keep import keep
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -143,6 +146,8 @@ def begin(
     if any((folder / name).exists() for name in RUN_ORDER):
         _resume(run, allow_changes=allow_changes)
     else:
+        if config.init is not None:
+            _start(run, config.init)
         run.save("last")  # a full or read-only disk shows now, not hours later
     return run
 
@@ -166,6 +171,22 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
         average=WeightAverage(model, config.average) if config.average.decay else None,
         info=_info(network, config, data),
     )
+
+
+def _start(run: Run, path: str) -> None:
+    """Let a new run begin with another network's weights, and say what was taken over and what is new."""
+    config = run.config
+    start = start_from(
+        run.model,
+        path,
+        action_spec=run.info.action_spec,
+        text_encoder=run.info.text_encoder,
+        new_text=config.init_new_text,
+    )
+    run.average = WeightAverage(run.model, config.average) if config.average.decay else None
+    run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": start.to_json()})
+    for line in start.lines() if run.world.is_main else ():
+        say(line)
 
 
 def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
@@ -242,11 +263,22 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
             "folder, or go on with the new ones by --allow-changes"
         )
     load_weights(run.model, checkpoint)
-    own = {name: tensor for name, tensor in training.tensors.items() if name.startswith(OWN_WEIGHTS)}
-    if run.average is not None:
-        run.average.restore(run.model, {name.removeprefix(OWN_WEIGHTS): tensor for name, tensor in own.items()})
-    moments = {name: tensor for name, tensor in training.tensors.items() if name not in own}
-    load_optimizer_tensors(run.model, run.optimizer, moments)
+    if "init" in (provenance := load_info(checkpoint).provenance):
+        run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": provenance["init"]})
+    _restore_tensors(run, training.tensors)
     run.update, run.best = int(old["update"]), old["best"]
     run.changes = (*old["changes"], *(f"from update {run.update}: {text}" for text in differing))
     run.meter.load_state_dict(old["meter"])
+
+
+def _restore_tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
+    """Put back the optimizer's state and, where the network was loaded with an average, its own weights."""
+    own = {name.removeprefix(OWN_WEIGHTS): t for name, t in tensors.items() if name.startswith(OWN_WEIGHTS)}
+    if run.average is not None and own:
+        run.average.restore(run.model, own)
+    elif run.average is not None:  # switched on now
+        run.average = WeightAverage(run.model, run.config.average)
+    elif own:  # switched off now
+        run.model.load_state_dict(own)
+    moments = {name: tensor for name, tensor in tensors.items() if not name.startswith(OWN_WEIGHTS)}
+    load_optimizer_tensors(run.model, run.optimizer, moments)

@@ -16,6 +16,9 @@ from rt1.evaluate.trials import TrialPlan, plan_trials, run_trials
 from rt1.progress import progress
 from rt1.text.encoder import TextEncoder
 
+SUCCESS = "success"
+"""Name of the mean success rate over the tasks; that of one is ``success/TASK``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoopSettings:
@@ -79,7 +82,7 @@ class ClosedLoop:
                 done = [success for own in found.values() for success in own]
                 bar.update(len(done), f"{sum(done)} succeeded")
         rates = {task: float(np.mean(found[task])) for task in sorted(found)}
-        return {"success": float(np.mean([*rates.values()])), **{f"success/{task}": r for task, r in rates.items()}}
+        return {SUCCESS: float(np.mean([*rates.values()])), **{f"{SUCCESS}/{task}": r for task, r in rates.items()}}
 
 
 def prepare_closed_loop(

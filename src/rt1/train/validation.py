@@ -13,6 +13,7 @@ from rt1.model.rt1 import RT1
 from rt1.train.config import Precision
 from rt1.train.distributed import World
 from rt1.train.forward import Predictor, predict
+from rt1.train.trials import SUCCESS
 
 PREFIX = "heldout_"
 """Stands before the name of every number of a validation."""
@@ -56,4 +57,4 @@ def is_better(metric: str, value: float, best: float | None) -> bool:
     """
     if best is None:
         return True
-    return value > best if metric.startswith(("accuracy", "within")) else value < best
+    return value > best if metric.startswith(("accuracy", "within", SUCCESS)) else value < best
