@@ -432,7 +432,7 @@ def test_a_disk_that_fills_up_loses_nothing_already_saved(
     full_disk: Callable[[int], None],
 ) -> None:
     held_out = prepare_data(make_source(*LENGTHS), short()).held_out_episodes.tolist()
-    filling = make_source(*LENGTHS, before_read=_AtValidation(held_out, lambda: full_disk(64 * 1024)))
+    filling = make_source(*LENGTHS, before_read=_AtValidation(held_out, lambda: full_disk(32 * 1024)))
     with pytest.raises(SaveError, match=r"could not save .*run/best: .*; what was there before is untouched"):
         train(filling, short(save_every=3), tmp_path / "run")
     assert load_training(tmp_path / "run").progress["update"] == 3
