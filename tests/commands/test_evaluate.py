@@ -56,6 +56,22 @@ def test_episodes_can_be_chosen(run: Path, data: Path, tmp_path: Path, capsys: p
     assert json.loads((tmp_path / "out" / "offline.json").read_text())["episodes"] == 1
 
 
+def test_of_several_data_sets_the_held_out_episodes_are_found_again(
+    make_source: Callable[..., Any],
+    write_recording: Callable[..., Path],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    both = [data, write_recording(tmp_path / "more", make_source(2, 3))]
+    words = ["train", "--out", tmp_path / "run", "--preset", "debug", "--updates", "1", "--held-out", "0.5", "--data"]
+    assert main([str(word) for word in [*words, *both]]) == 0
+    assert _status("--checkpoint", tmp_path / "run", "--data", *both) == 0
+    assert "memory+memory: the 3 episodes held out from training" in capsys.readouterr().out
+    assert _status("--checkpoint", tmp_path / "run", "--data", data) == 0
+    assert "(the held-out ones are, where --data is as in training)" in capsys.readouterr().out
+
+
 def test_a_disagreement_of_streaming_and_windows_ends_the_command_with_an_error(
     run: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from rt1.data.decoding import decoded_images
 from rt1.data.episode import DataError
 from rt1.data.images import decode_image
-from rt1.evaluate.episode_choice import Words
+from rt1.evaluate.episode_choice import ChosenEpisodes, Words
 from rt1.evaluate.episode_plot import EpisodePlot, EpisodeWatch, episode_plots, stream_episode
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
@@ -64,22 +64,27 @@ def test_an_episode_before_leaves_nothing_in_the_memory(
     np.testing.assert_array_equal(first.predicted, again.predicted)
 
 
-def test_each_task_is_plotted_as_often_as_asked(
+def _chosen(*numbers: int, held_out: bool | None = True) -> ChosenEpisodes:
+    return ChosenEpisodes(numbers=np.array(numbers, dtype=int), reason="", held_out=held_out)
+
+
+def test_the_first_episode_of_each_task_is_plotted(
     make_source: Callable[..., Any], make_network: Callable[..., RT1]
 ) -> None:
     source = make_source(2, 2, 2, 3, 2)
     policy = Policy(make_network(), source.action_spec)
-    plots = episode_plots(policy, source, [2, 4, 3, 1], STORED)
+    plots = episode_plots(policy, source, _chosen(2, 4, 3, 1), STORED)
     assert [plot.title for plot in plots] == [
         "task-0, held-out episode 2: 'open the drawer'",
         "task-1, held-out episode 3: 'close the drawer'",
     ]
     assert plots[1].recorded.shape == plots[1].predicted.shape == (3, 3)
     assert plots[1].dimension_names == source.action_spec.dimension_names
-    assert len(episode_plots(policy, source, [2, 4, 3, 1], STORED, per_task=2)) == 4
-    assert episode_plots(policy, source, [], STORED) == []
+    (plot,) = episode_plots(policy, source, _chosen(0, 1, held_out=None), STORED, most=1)
+    assert plot.title == "task-0, episode 0: 'open the drawer'"
+    assert episode_plots(policy, source, _chosen(), STORED) == []
     source.instruction = lambda _: ""
-    assert episode_plots(policy, source, [2, 4], Words(stored=False, origin="the instructions")) == []
+    assert episode_plots(policy, source, _chosen(2, 4), Words(stored=False, origin="the instructions")) == []
 
 
 def test_an_image_that_does_not_decode_is_named_by_episode_and_step(make_source: Callable[..., Any]) -> None:

@@ -65,6 +65,10 @@ def test_held_out_episodes_are_plotted_and_damaged_ones_are_noticed_before_the_t
 ) -> None:
     assert gl
     source = make_source(3, 3, 3, 3)
+    file = run / "last" / "checkpoint.json"
+    info = json.loads(file.read_text())
+    info["provenance"] |= {"source": "memory", "episodes": 4}
+    file.write_text(json.dumps(info))
     source.moves = [moves[:, [0, 1, 2, 2]] for moves in source.moves]
     source.action_spec = small_world.open("faucet-open", render=False).action_spec
     report = evaluate_checkpoint(run, tmp_path, env=small_world, settings=ONE_TRIAL, encoder=table, source=source)

@@ -9,7 +9,10 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
-from rt1.data.open_data import DataOptions, open_data
+from rt1.data.episode import EpisodeSource
+from rt1.data.joined import JoinedSource
+from rt1.data.open_data import DataOptions
+from rt1.data.open_mixture import open_mixture
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
@@ -38,9 +41,10 @@ class EvaluateCommand:
     """Seed of the trials."""
     out: Path | None = None
     """Folder of the report; beside last/ and best/ in a run folder, else in the checkpoint's folder, if not given."""
-    data: Path | None = None
-    """Folder of recorded episodes: RLDS, an Open X set, or LeRobot. Alone, or with 0 trials, the policy is held against
-    them without an environment; where trials, tasks or an environment are given too, some of them are plotted."""
+    data: tuple[str, ...] = ()
+    """Recorded episodes: a folder (RLDS, an Open X set, or LeRobot), or whatever the training was given. Alone, or with
+    0 trials, the policy is held against them without an environment; where trials, tasks or an environment are given
+    too, some of them are plotted."""
     episodes: EpisodeChoice | None = None
     """Which of them are evaluated: held-out, all, or so many; those held out from this checkpoint's training if not
     given, and all if it was trained on other data."""
@@ -61,17 +65,22 @@ class EvaluateCommand:
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         context = ReportContext(command=command)
         wants_trials = self.trials is not None or bool(self.tasks) or self.env is not None
-        if self.trials == 0 or (self.data is not None and not wants_trials):
+        if self.trials == 0 or (self.data and not wants_trials):
             return self._run_offline(out, encoder, context)
         return self._run_closed_loop(out, encoder, context)
 
+    def _source(self) -> EpisodeSource:
+        """Open the data as training does, so that episodes have the same numbers."""
+        sources = [each.source for each in open_mixture(self.data, self.options)]
+        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+
     def _run_offline(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
-        if self.data is None:
+        if not self.data:
             raise ValueError("--trials 0 leaves nothing to evaluate; give recorded episodes with --data")
         report = evaluate_recorded(
             self.checkpoint,
             out,
-            open_data(self.data, self.options),
+            self._source(),
             episodes=self.episodes,
             shown=self.plots,
             encoder=encoder,
@@ -122,7 +131,7 @@ class EvaluateCommand:
             out,
             env=env if self.env is None else replace(env, env=self.env),
             settings=trials,
-            source=None if self.data is None else open_data(self.data, self.options),
+            source=self._source() if self.data else None,
             encoder=encoder,
             context=context,
         )

@@ -79,7 +79,7 @@ def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
         return "the policy was trained on this data set with nothing held out"
     return (
         f"the policy was trained on {name} ({episodes} episodes), this is {source.name} ({len(source.lengths)}); "
-        "whether it has seen some of them is not known"
+        "whether it has seen some of them is not known (the held-out ones are, where --data is as in training)"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from rt1.actions import FloatArray
 from rt1.data.decoding import each_image
 from rt1.data.episode import EpisodeSource
-from rt1.evaluate.episode_choice import Words
+from rt1.evaluate.episode_choice import ChosenEpisodes, Words
 from rt1.evaluate.rollout import Image
 from rt1.policy import Policy
 
@@ -117,27 +117,22 @@ def stream_episode(policy: Policy, source: EpisodeSource, episode: int) -> Itera
 
 
 def episode_plots(
-    policy: Policy, source: EpisodeSource, episodes: Sequence[int], words: Words, *, per_task: int = 1
+    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, most: int = 12
 ) -> list[EpisodePlot]:
-    """Return plots of the first ``per_task`` of these episodes of each task; one without an instruction has none."""
-    shown: dict[str, int] = {}
-    plots = []
-    for episode in map(int, episodes):
-        task = source.task(episode) or source.instruction(episode)
-        if shown.get(task, 0) >= per_task:
+    """Return plots of the first episode of each task, of ``most`` tasks; one without an instruction has none."""
+    kind = "held-out episode" if chosen.held_out else "episode"
+    plots: dict[str, EpisodePlot] = {}
+    for episode in chosen.numbers.tolist():
+        told, task = words.of(source, episode), source.task(episode) or source.instruction(episode)
+        if told is None or task in plots or len(plots) == most:
             continue
-        told = words.of(source, episode)
-        if told is None:
-            continue
-        shown[task] = shown.get(task, 0) + 1
         policy.reset(told)
-        watch = EpisodeWatch(
-            policy, source, episode, title=f"{task}, held-out episode {episode}: {source.instruction(episode)!r}"
-        )
+        title = f"{task}, {kind} {episode}: {source.instruction(episode)!r}"
+        watch = EpisodeWatch(policy, source, episode, title=title)
         for image, logits_AV in stream_episode(policy, source, episode):
             watch.see(image, logits_AV)
-        plots.append(watch.plot())
-    return plots
+        plots[task] = watch.plot()
+    return list(plots.values())
 
 
 def named(source: EpisodeSource, episode: int) -> str:

@@ -148,7 +148,7 @@ def _run_episode(
     policy.reset(words)
     streamed = _Streamed(policy, source, episode, watch)
     done = 0
-    for block in window_blocks(policy.model, source, episode, policy.memory.text_E.numpy()):
+    for block in window_blocks(policy.model, source, episode, policy.memory.text_E.cpu().numpy()):
         logits_SAV = streamed.advance(block.start, block.stop)
         action_SA = source.actions(episode, block.start, block.stop)
         new = slice(done - block.start, None)

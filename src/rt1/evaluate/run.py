@@ -8,7 +8,7 @@ from rt1.checkpoint import CheckpointInfo
 from rt1.data.episode import EpisodeSource
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.episode_choice import choose_words
+from rt1.evaluate.episode_choice import choose_episodes, choose_words
 from rt1.evaluate.episode_plot import EpisodePlot, episode_plots
 from rt1.evaluate.made import Making, ReportContext
 from rt1.evaluate.report import Report, write_report
@@ -34,7 +34,7 @@ def evaluate_checkpoint(
         out: output folder.
         env: the environment.
         settings: tasks, trials, seed.
-        source: the recorded episodes, for plots on those held out from training; None leaves the plots out.
+        source: recorded episodes, for plots on those held out from training; None leaves the plots out.
         encoder: text encoder; the one the checkpoint names if None.
         context: what the report says of its making.
     """
@@ -73,8 +73,8 @@ _NOTES = (
 def _held_out_plots(
     policy: Policy, source: EpisodeSource, info: CheckpointInfo, encoder: TextEncoder | None
 ) -> list[EpisodePlot]:
-    words = choose_words(source, info, encoder)
-    return episode_plots(policy, source, info.provenance.get("held_out_episodes", []), words)
+    chosen, words = choose_episodes(source, info.provenance), choose_words(source, info, encoder)
+    return episode_plots(policy, source, chosen, words)
 
 
 def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:
