@@ -124,7 +124,9 @@ def test_images_of_another_kind_are_refused() -> None:
     ):
         rows.images(0, 0, 1)
     video = datasets.Dataset.from_dict(_columns(image=["a.mp4"] * 5)).cast_column("image", datasets.Video())
-    with pytest.raises(DataError, match="'image' is a video; decode it into a list of images first"):
+    with pytest.raises(
+        DataError, match="'image' is a video, which holds a whole episode, not a step; set episode_key=None"
+    ):
         HuggingFaceSource(video)
     numbers = datasets.Dataset.from_dict(_columns(image=[1.5] * 5))
     with pytest.raises(DataError, match=r"episode 0, step 0: the image is float64 \(\); it must be"):

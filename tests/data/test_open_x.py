@@ -18,6 +18,7 @@ from rt1.data.episode import DataError
 from rt1.data.images import encode_jpeg
 from rt1.data.open_x import OPEN_X, OpenXDataset, open_x_source
 from rt1.data.open_x_actions import RawActions, mode_of_flag, rt1_action
+from rt1.data.statistics import source_statistics
 from rt1.data.tfrecord import FeatureValue, encode_example, frame
 from rt1.testing import check_source
 
@@ -255,6 +256,16 @@ def test_a_mapping_that_does_not_give_rt1_s_action_is_refused_when_opened(tmp_pa
     folder, _ = _write(tmp_path / "set", "viola")
     with pytest.raises(DataError, match=r"own, episode 0: to_rt1 returned .*; it must return finite float32 \(4, 11\)"):
         open_x_source(folder, dataset=dataclasses.replace(_own(), to_rt1=wrong))
+
+
+def test_its_statistics_are_kept_beside_the_index(tmp_path: Path) -> None:
+    folder, _ = _write(tmp_path / "set", "viola")
+    source = open_x_source(folder, dataset="viola")
+    first = source_statistics(source)
+    assert source.cache_folder is not None
+    kept = next(source.cache_folder.glob("statistics-*.json"))
+    kept.write_text(kept.read_text().replace('"count": 4', '"count": 5'))
+    assert (first.statistics.count, source_statistics(source).statistics.count) == (4, 5)
 
 
 def test_an_unknown_name_is_answered_with_the_closest(tmp_path: Path) -> None:

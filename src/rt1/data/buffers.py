@@ -21,7 +21,7 @@ class ImageBuffers:
     """
 
     def __init__(self) -> None:
-        self._free: deque[tuple[int, torch.Tensor]] = deque()
+        self._free: deque[NDArray[np.uint8]] = deque()
         self._pinned = torch.cuda.is_available()
 
     def take(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
@@ -30,16 +30,17 @@ class ImageBuffers:
         if self._pinned:
             return np.asarray(torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()).reshape(shape)
         memory = self._reused(size)
-        # Every later view has this array, not the memory below it, as its base: when it goes, nobody reads any more.
-        array: NDArray[np.uint8] = memory.numpy()
-        weakref.finalize(array, self._free.append, (size, memory)).atexit = False
+        # A view through a memoryview: every later view has this array, not the memory below it, as its base, so that
+        # nobody reads any more when it goes.
+        array = np.frombuffer(memory.data, np.uint8)
+        weakref.finalize(array, self._free.append, memory).atexit = False
         return array.reshape(shape)
 
-    def _reused(self, size: int) -> torch.Tensor:
+    def _reused(self, size: int) -> NDArray[np.uint8]:
         while True:
             try:
-                free, memory = self._free.popleft()  # threads may take at the same time
+                memory = self._free.popleft()  # threads may take at the same time
             except IndexError:
-                return torch.empty(size, dtype=torch.uint8)
-            if free == size:
+                return np.empty(size, np.uint8)  # asks the system for large pages, which torch does not
+            if memory.size == size:
                 return memory

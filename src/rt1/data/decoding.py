@@ -38,7 +38,11 @@ def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> It
         raise DataError(f"{source.name}, episode {episode}, steps {start}..{stop - 1}: {error}") from error
     is_bgr = bool(getattr(source, "bgr", False))
     for step, data in enumerate(encoded, start):
-        yield _decoded(data, f"{source.name}, episode {episode}, step {step}", is_bgr=is_bgr)
+        try:
+            image = decode_image(data)
+        except DataError as error:
+            raise DataError(f"{source.name}, episode {episode}, step {step}: {error}") from error
+        yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if is_bgr else image
 
 
 def _checked(images: Sequence[NDArray[np.uint8]], steps: int) -> list[NDArray[np.uint8]]:
@@ -52,11 +56,3 @@ def _checked(images: Sequence[NDArray[np.uint8]], steps: int) -> list[NDArray[np
 def _check_count(images: int, steps: int) -> None:
     if images != steps:
         raise DataError(f"the source gave {images} images for {steps} steps; it must give one per step")
-
-
-def _decoded(data: bytes, where: str, *, is_bgr: bool) -> NDArray[np.uint8]:
-    try:
-        image = decode_image(data)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from error
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if is_bgr else image

@@ -1,4 +1,4 @@
-"""Hugging Face ``datasets`` with image (or list of images), action and instruction columns as an episode source."""
+"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec
 from rt1.data.arrays import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png
 from rt1.data.episode import DataError
+from rt1.data.hf_video import video_images
 from rt1.data.images import decode_image
 from rt1.names import unknown_name
 
@@ -23,7 +24,10 @@ _ROWS = 4096  # rows of the low-dimensional columns read at once
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceLayout(ArrayLayout):
-    """Which columns hold what. Images are ``datasets.Image``, or pixels, uint8 (H, W, 3)."""
+    """Which columns hold what. Images are ``datasets.Image``, or pixels, uint8 (H, W, 3).
+
+    Where a row is an episode they may be one ``datasets.Video`` with an image for each action; that needs PyAV.
+    """
 
     instruction_key: str | None = "instruction"
     """Column of the instruction; None where there is none."""
@@ -65,7 +69,7 @@ class HuggingFaceSource(ArraySource):
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
         self._layout = layout
         plain = dataset.with_format(None)
-        self._images = _undecoded(name, plain.select_columns([layout.image_key]), layout.image_key)
+        self._images, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
         if layout.episode_key is None:
             self._starts = np.arange(len(dataset))
             episodes = [
@@ -88,6 +92,8 @@ class HuggingFaceSource(ArraySource):
     def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
         first = int(self._starts[episode])
         key = self._layout.image_key
+        if self._is_video:
+            return [*video_images(self._where[episode], self._images[first][key], self._counts[episode], start, stop)]
         if self._layout.episode_key is None:
             row = self._images[first][key]
             if not isinstance(row, list) or len(row) != self._counts[episode]:
@@ -122,19 +128,23 @@ class HuggingFaceSource(ArraySource):
         return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
-def _undecoded(name: str, dataset: datasets.Dataset, key: str) -> datasets.Dataset:
-    """Return the data set with images handed out as stored bytes instead of being decoded."""
+def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) -> tuple[datasets.Dataset, bool]:
+    """Return the data set with images handed out as stored bytes instead of being decoded; and if they are videos."""
     import datasets
 
+    key = layout.image_key
     feature = dataset.features[key]
     if isinstance(feature, datasets.Video):
-        raise DataError(f"{name}: {key!r} is a video; decode it into a list of images first")
+        if layout.episode_key is not None:
+            cure = "set episode_key=None, with a list of actions in each row"
+            raise DataError(f"{name}: {key!r} is a video, which holds a whole episode, not a step; {cure}")
+        return dataset.cast_column(key, datasets.Video(decode=False)), True
     inner = getattr(feature, "feature", None)
     if isinstance(feature, datasets.Image):
-        return dataset.cast_column(key, datasets.Image(decode=False))
+        return dataset.cast_column(key, datasets.Image(decode=False)), False
     if isinstance(inner, datasets.Image):
-        return dataset.cast_column(key, type(feature)(datasets.Image(decode=False)))
-    return dataset
+        return dataset.cast_column(key, type(feature)(datasets.Image(decode=False))), False
+    return dataset, False
 
 
 def _row_episode(name: str, row: int, values: dict[str, Any], layout: HuggingFaceLayout) -> EpisodeArrays:

@@ -205,7 +205,8 @@ class Loader:
 
     def _take(self, samples: _Samples) -> Batch:
         arrays = self._prepare(samples)
-        return arrays.batch(clipped=self._fill(arrays, 0, len(samples.numbers)))
+        self._fill_images(arrays, 0, len(samples.numbers))
+        return arrays.batch(clipped=self._fill_tokens(arrays))
 
     def _submit(self, pool: ThreadPoolExecutor, samples: _Samples) -> _Pending:
         arrays = self._prepare(samples)
@@ -213,7 +214,10 @@ class Loader:
         pieces = (
             np.linspace(0, len(samples.numbers), min(len(samples.numbers), 4 * self._threads) + 1).astype(int).tolist()
         )
-        return _Pending(arrays, [pool.submit(self._fill, arrays, start, stop) for start, stop in pairwise(pieces)])
+        tokens = pool.submit(self._fill_tokens, arrays)
+        return _Pending(
+            arrays, tokens, [pool.submit(self._fill_images, arrays, start, stop) for start, stop in pairwise(pieces)]
+        )
 
     def _ahead(self, samples: Iterator[_Samples], *, threads: str) -> Generator[Batch, None, None]:
         """Yield the batches of these samples while threads of this name decode the next ones."""
@@ -244,42 +248,39 @@ class Loader:
             cuts=self._windows.cuts(numbers),
         )
 
-    def _fill(self, arrays: _Arrays, first: int, last: int) -> int:
-        """Read rows ``first..last-1`` into the arrays and return how many action values were clipped."""
-        clipped = self._fill_tokens(arrays, first, last)
+    def _fill_images(self, arrays: _Arrays, first: int, last: int) -> None:
+        """Read the images of rows ``first..last-1`` into the arrays."""
         for row in range(first, last):
             episode, start, stop = arrays.real_steps(row)
             own, number = origin(self._source, episode)
-            places = np.flatnonzero(arrays.valid_BT[row])
-            begin, end = int(places[0]), int(places[-1]) + 1
             image_THWC = arrays.image_BTHWC[row]
+            begin = start - int(arrays.places.starts[row])  # above 0 where padded at the start
+            end = begin + stop - start
             try:
                 self._read_images(own, number, start, stop, image_THWC[begin:end])
             except Exception as error:
                 error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
                 raise
-            image_THWC[:begin] = image_THWC[begin]
-            image_THWC[end:] = 0
-        return clipped
+            if begin > 0 or end < len(image_THWC):
+                image_THWC[:begin] = image_THWC[begin]
+                image_THWC[end:] = 0
 
-    def _fill_tokens(self, arrays: _Arrays, first: int, last: int) -> int:
-        """Encode the actions of all rows at once; row by row only to name the one that cannot be encoded."""
-        spec = self._source.action_spec
-        rows = [self._actions(arrays, row) for row in range(first, last)]
+    def _fill_tokens(self, arrays: _Arrays) -> int:
+        """Encode the actions of all rows at once and return how many values were clipped.
+
+        Row by row only to name the one that cannot be read or encoded.
+        """
+        spec, rows = self._source.action_spec, range(len(arrays.valid_BT))
         try:
-            actions = np.concatenate(rows)
-            arrays.token_BTA[first:last][arrays.valid_BT[first:last]] = spec.encode(actions)
-            arrays.action_BTA[first:last][arrays.valid_BT[first:last]] = actions
+            actions = np.concatenate([self._source.actions(*arrays.real_steps(row)) for row in rows])
+            arrays.token_BTA[arrays.valid_BT] = spec.encode(actions)
+            arrays.action_BTA[arrays.valid_BT] = actions
             return int(spec.out_of_bounds(actions).sum())
         except ValueError:
-            for row, own in enumerate(rows, first):
+            for row in rows:
                 with self._named(arrays, row):
-                    spec.encode(own)
+                    spec.encode(self._source.actions(*arrays.real_steps(row)))
             raise
-
-    def _actions(self, arrays: _Arrays, row: int) -> FloatArray:
-        with self._named(arrays, row):
-            return self._source.actions(*arrays.real_steps(row))
 
     @contextmanager
     def _named(self, arrays: _Arrays, row: int) -> Iterator[None]:
@@ -295,15 +296,16 @@ class Loader:
         self, source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]
     ) -> None:
         # One after the other: an image is still in the processor's cache when it is stretched or copied.
+        shape, size = out_THWC.shape[1:], (self._width, self._height)
         for place, image in enumerate(each_image(source, episode, start, stop)):
-            if self._is_resized and image.shape != out_THWC.shape[1:]:
-                cv2.resize(image, (self._width, self._height), dst=out_THWC[place], interpolation=cv2.INTER_LINEAR)
-            elif image.shape == out_THWC.shape[1:]:
+            if image.shape == shape:
                 out_THWC[place] = image
+            elif self._is_resized:
+                cv2.resize(image, size, dst=out_THWC[place], interpolation=cv2.INTER_LINEAR)
             else:
                 raise DataError(
                     f"{source.name}, episode {episode}, step {start + place}: the image has shape {image.shape}, the "
-                    f"source's first one {out_THWC.shape[1:]}; all images of a source must have one size; "
+                    f"source's first one {shape}; all images of a source must have one size; "
                     "convert the set, or give the loader an image_size"
                 )
 
@@ -349,17 +351,22 @@ class _Pending(NamedTuple):
     """A batch that threads are filling, piece by piece."""
 
     arrays: _Arrays
-    pieces: list[Future[int]]
+    tokens: Future[int]
+    images: list[Future[None]]
 
     def result(self) -> Batch:
         try:
-            return self.arrays.batch(clipped=sum(piece.result() for piece in self.pieces))
+            clipped = self.tokens.result()
+            for piece in self.images:
+                piece.result()
+            return self.arrays.batch(clipped=clipped)
         except BaseException:
             self.cancel()
             raise
 
     def cancel(self) -> None:
-        for piece in self.pieces:
+        self.tokens.cancel()
+        for piece in self.images:
             piece.cancel()
 
 

@@ -83,8 +83,16 @@ class OpenXSource:
                 f"{raw.folder}: episode {episode} has {raw.lengths[episode]} steps, and the first {dataset.first_step} "
                 "are left out; set first_step=0 to use them"
             )
-        self._ends = np.cumsum(list(raw.action_widths.values()))
+        ends = np.cumsum(list(raw.action_widths.values())).tolist()
+        self._columns = {
+            key: slice(end - width, end) for (key, width), end in zip(raw.action_widths.items(), ends, strict=True)
+        }
         self.actions(0, 0, 1)  # a mapping that does not fit shows now, not in the middle of training
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """Where what is made of the data is kept, the index first; None where nothing can be written."""
+        return self.raw.cache_folder
 
     def instruction(self, episode: int) -> str:
         """Return the sentence of an episode."""
@@ -107,8 +115,7 @@ class OpenXSource:
         """Return RT-1's action, float32 (stop - start, 11), of steps ``start..stop-1`` (not clipped)."""
         first = self._first(episode, start, stop)
         stored = self.raw.actions(episode, first, int(self.raw.lengths[episode]))
-        parts = np.split(stored, self._ends[:-1], axis=1)
-        mapped = self.dataset.to_rt1(dict(zip(self.raw.action_widths, parts, strict=True)))
+        mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
         expected = (len(stored), self.action_spec.size)
         if mapped.dtype != np.float32 or mapped.shape != expected or not np.isfinite(mapped).all():
             raise DataError(

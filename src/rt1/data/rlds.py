@@ -96,6 +96,7 @@ class RLDSSource:
         self.action_widths = dict(zip(self.layout.action_keys, columns.widths, strict=True))
         """Entries of an action that each action key takes, in the layout's order (unless a spec names the parts)."""
         self._first = np.concatenate([[0], np.cumsum(self.lengths)])
+        self._shard_of = self._index.episodes["shard"].tolist()
         self._embedding_width = columns.embedding.width if columns.embedding else 0
         self._paths = shards.paths
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
@@ -131,7 +132,7 @@ class RLDSSource:
             return []
         offsets, lengths = rows["offset"].tolist(), rows["length"].tolist()
         base = offsets[0]
-        data = self._read(int(self._row(episode)["shard"]), base, offsets[-1] + lengths[-1] - base)
+        data = self._read(self._shard_of[episode], base, offsets[-1] + lengths[-1] - base)
         return [data[at - base : at - base + size] for at, size in zip(offsets, lengths, strict=True)]
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
@@ -139,12 +140,16 @@ class RLDSSource:
         return np.array(self._index.actions[self._steps(episode, start, stop)])
 
     def _row(self, episode: int) -> np.void:
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+        self._check(episode)
         return self._index.episodes[episode]
 
+    def _check(self, episode: int) -> None:
+        if not 0 <= episode < len(self.lengths):
+            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+
     def _steps(self, episode: int, start: int, stop: int) -> slice:
-        length = int(self._row(episode)["steps"])
+        self._check(episode)
+        length = int(self.lengths[episode])
         if not 0 <= start <= stop <= length:
             raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
         first = int(self._first[episode])

@@ -346,8 +346,8 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
         stored = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if stored["key"] != key:
             return None
-        arrays = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        arrays = {  # plain views: numpy's memmap runs Python code at every look
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
             for name in ("episodes", "images", "actions")
         }
         episodes, steps, width = stored["counts"]
