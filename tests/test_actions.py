@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
+from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec, spec_difference
 
 REST = {
     "terminate_episode": np.array([0, 1, 0], np.int32),
@@ -187,3 +189,17 @@ def test_fewer_bins_than_choices_are_refused() -> None:
 def test_json_that_is_no_spec_is_refused() -> None:
     with pytest.raises(ValueError, match="not an action spec"):
         ActionSpec.from_json({"bins": 256})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"parts": (Continuous(name="hand", low=(-1.0,), high=(1.0,)),)}, "the dimensions move and hand"),
+        ({"bins": 8}, "256 and 8 bins"),
+        ({"parts": (Continuous(name="arm", low=(-1.0,), high=(1.0,), labels=("move",)),)}, "the parts move and arm"),
+        ({"parts": (Continuous(name="move", low=(-2.0,), high=(0.5,)),)}, "the bounds -1..1 and -2..0.5"),
+    ],
+)
+def test_the_difference_of_two_specs_is_said_in_words(change: dict[str, Any], words: str) -> None:
+    spec = ActionSpec(parts=(Continuous(name="move", low=(-1.0,), high=(1.0,)),))
+    assert spec_difference(spec, dataclasses.replace(spec, **change)) == words

@@ -115,7 +115,7 @@ def test_a_disagreement_is_said_on_the_page(make_report: Callable[..., OfflineRe
 def test_an_action_of_choices_alone_and_no_plotted_episode_leave_sentences(
     make_report: Callable[..., OfflineReport], tmp_path: Path
 ) -> None:
-    page = write_offline_report(make_report(3, spec=CHOICES, shown=0), tmp_path).read_text()
+    page = write_offline_report(make_report(1, spec=CHOICES, shown=0), tmp_path).read_text()
     assert "Every dimension is a choice." in page
     assert "No episode was plotted." in page
     assert "no continuous dimension" in page

@@ -73,7 +73,7 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> s
             predicted tokens that are no choice.
 
     Returns:
-        ``<svg>``. Each row is shaded by its own shares: white is never, full colour always.
+        ``<svg>``. Each row is shaded by its own shares: no colour is never, full colour always.
     """
     if choices:
         counts_VV, first, last = _folded(counts_VV, choices), 0, choices
@@ -92,7 +92,7 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> s
         edge = (first - 0.5, first - 0.5 + blocks * per_block)
         axes.plot(edge, edge, color=INKS["ink"], linewidth=0.6, linestyle=":")
         shade = np.zeros((blocks, blocks, 4))
-        shade[..., :3] = np.array([0x00, 0x72, 0xB2]) / 255  # with its own alpha, so it shows on any background
+        shade[..., :3] = np.array([0x2A, 0x8F, 0xD0]) / 255  # with its own alpha, so it shows on light and dark pages
         shade[..., 3] = np.sqrt(shares)  # rare ones must be seen
         axes.imshow(shade, origin="lower", extent=(*edge, *edge), interpolation="nearest", zorder=3)
         axes.set_xlabel("predicted token")
