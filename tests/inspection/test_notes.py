@@ -38,6 +38,16 @@ def test_a_good_set_has_no_notes(source: Any) -> None:
     assert _notes(source) == []
 
 
+def test_an_instruction_with_two_text_embeddings_is_noted(source: Any) -> None:
+    embeddings = np.arange(16, dtype=np.float32).reshape(2, 8)
+    other = dataclasses.replace(source, lengths=np.array([50, 50, 50, 50]), images=source.images * 2)
+    other.moves = [moves[:50] for moves in source.moves] * 2
+    assert _notes(other) == []
+    object.__setattr__(other, "text_embedding", lambda episode: embeddings[episode // 2])
+    (note,) = _notes(other)
+    assert note.startswith("text embeddings: 2 instructions with more than one embedding, the first is 'open the dra")
+
+
 def test_images_that_look_blue_and_are_not_declared_bgr_are_noted(source: Any) -> None:
     source.images = [[_image(20)] * 100, [_image(-20), _image(20)] * 50]
     (note,) = _notes(source)

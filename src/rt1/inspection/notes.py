@@ -36,6 +36,12 @@ def _of_episodes(survey: DataSurvey) -> Iterator[str]:
     if empty := survey.empty_instructions:
         yield f"empty instruction in {len(empty)} of {survey.instruction_episodes} episodes, the first is {empty[0]}"
 
+    if conflicts := survey.conflicting_texts:
+        yield (
+            f"text embeddings: {_count(len(conflicts), 'instruction')} with more than one embedding, the first is "
+            f"{conflicts[0]!r}; no text table can be made of them, name a text encoder"
+        )
+
 
 def _of_images(images: ImageSurvey) -> Iterator[str]:
     if len(images.sizes) > 1:

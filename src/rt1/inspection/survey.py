@@ -27,6 +27,8 @@ class SurveyLimits:
     """Episodes whose instruction is counted."""
     steps: int = 1_000_000
     """About this many steps, in whole episodes, have their action read."""
+    embeddings: int = 20_000
+    """Episodes whose text embedding is compared with others of the same instruction."""
     images: int = 64
     """Images that are decoded."""
 
@@ -92,6 +94,8 @@ class DataSurvey:
     """Those of them whose instruction is empty."""
     embedding_width: int | None
     """Entries of the text embedding stored with the first episode; None where there is none."""
+    conflicting_texts: tuple[str, ...]
+    """Instructions that come with more than one text embedding."""
     actions: ActionSurvey
     """The recorded actions."""
     images: ImageSurvey
@@ -139,6 +143,7 @@ def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> Da
         instruction_episodes=len(sentences),
         empty_instructions=tuple(episode for episode, sentence in sentences.items() if not sentence.strip()),
         embedding_width=None if embedding is None else len(embedding),
+        conflicting_texts=() if embedding is None else _conflicting_texts(source, limits.embeddings),
         actions=_survey_actions(source, limits.steps),
         images=_survey_images(source, limits.images),
         skipped=tuple(getattr(getattr(source, "raw", source), "skipped", ())),
@@ -165,6 +170,19 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
         images=tuple(_image(source, episode, step) for step in steps),
         actions=source.actions(episode, 0, length),
     )
+
+
+def _conflicting_texts(source: EpisodeSource, limit: int) -> tuple[str, ...]:
+    """Return the instructions for which two episodes carry different text embeddings."""
+    first: dict[str, FloatArray | None] = {}
+    conflicting: dict[str, None] = {}  # in the order found
+    for episode in _spread(len(source.lengths), limit).tolist():
+        sentence, vector = source.instruction(episode), source.text_embedding(episode)
+        known = first.setdefault(sentence, vector)
+        same = known is vector if known is None or vector is None else np.array_equal(known, vector)
+        if not same:
+            conflicting[sentence] = None
+    return tuple(conflicting)
 
 
 def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
