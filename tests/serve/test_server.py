@@ -452,7 +452,7 @@ def test_a_server_takes_no_more_sessions_than_the_machine_carries(start: Start, 
 def test_a_server_whose_steps_hang_takes_no_further_session(
     start: Start, images: Images, blocked: Any, make_policy: MakePolicy
 ) -> None:
-    running = start(make_policy(blocked), max_latency=0.5)
+    running = start(make_policy(blocked), max_latency=2.0)
     blocked.block()
 
     def is_refused() -> bool:
