@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import re
 import runpy
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rt1.actions import rt1_action_spec
-from rt1.checkpoint import load_info, load_model
-from rt1.text.encoder import USE_LARGE_5
+from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
+from rt1.model.rt1 import RT1
+from rt1.text.encoder import USE_LARGE_5, TableEncoder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 def test_every_example_is_run_here_and_is_shorter_than_sixty_lines() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
-    assert sorted(lengths) == ["own_dataset.py", "own_environment.py", "released_weights.py"]
+    del lengths["ros2_node.py"]  # needs ROS 2, which runs where the robot is
+    assert sorted(lengths) == ["own_dataset.py", "own_environment.py", "released_weights.py", "robot_loop.py"]
     assert max(lengths.values()) < 60
+
+
+def test_the_ros_2_node_is_python_and_asks_of_rt1_what_is_there() -> None:
+    tree = ast.parse((EXAMPLES / "ros2_node.py").read_text())
+    asked = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "rt1" in (node.module or "")]
+    assert {node.module for node in asked} == {"rt1.actions", "rt1.serve.client", "rt1.serve.robot"}
+    for node in asked:
+        module = importlib.import_module(str(node.module))
+        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
 def test_an_environment_of_ones_own_is_checked_and_rolled_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +55,53 @@ def test_a_data_set_of_ones_own_is_checked_and_trained_on(
     assert "lamps: 8 episodes, 48 steps" in said
     assert "trained for 20 updates" in said
     assert load_model(tmp_path / "outputs" / "lamps").config.text_width == 2
+
+
+@pytest.fixture
+def served(
+    make_network: Callable[..., RT1], make_source: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> Iterator[str]:
+    """The address of `rt1 serve` with a policy that has the actions of recorded episodes."""
+    model = make_network()
+    info = CheckpointInfo(
+        model=model.config, action_spec=make_source(1).action_spec, text_encoder=table.identity, control_rate=10.0
+    )
+    save_checkpoint(tmp_path / "checkpoint", model=model, info=info)
+    table.save(tmp_path / "table")
+    words = ["serve", tmp_path / "checkpoint", "--port", "0", "--text-encoder", tmp_path / "table"]
+    command = [sys.executable, "-m", "rt1", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"ws://[\d.:]+", process.stdout.readline())
+            assert found is not None
+            yield found[0]
+        finally:
+            process.terminate()
+
+
+def _run_robot_loop(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["robot_loop.py", *words])
+    runpy.run_path(str(EXAMPLES / "robot_loop.py"), run_name="__main__")
+
+
+def test_a_robot_replays_an_episode_and_then_drives_until_it_stops(
+    served: str,
+    write_recording: Any,
+    make_source: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = write_recording(tmp_path / "set", make_source(4))
+    _run_robot_loop(monkeypatch, "--url", served, "--dry-run", str(data))
+    assert capsys.readouterr().out == "see dry_run.html\n"
+    assert "Episode 0" in (tmp_path / "dry_run.html").read_text()
+    _run_robot_loop(monkeypatch, "--url", served, "--instruction", "open the drawer", "--steps", "4")
+    did = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert did[-1] == "stops"
+    assert did.count("moves") + did.count("stopped:") == 4  # an action that is late is not carried out
 
 
 @pytest.mark.slow

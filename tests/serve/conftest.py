@@ -120,7 +120,9 @@ def start(policy: Policy) -> Iterator[Callable[..., RunningServer]]:
 
     def launch(other: Policy | None = None, **choices: Any) -> RunningServer:
         server = PolicyServer(
-            other or policy, ServerSettings(port=0, **{"max_batch": 4, "max_latency": 60.0, **choices}), metadata={"control_rate": 4.0}
+            other or policy,
+            ServerSettings(port=0, **{"max_batch": 4, "max_latency": 60.0, **choices}),
+            metadata={"control_rate": 4.0},
         )
         found: Future[tuple[int, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
 

@@ -1,0 +1,83 @@
+"""The dry run: recorded images to a server, what it answers beside what was recorded, and nothing moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rt1.control import ControlStep
+from rt1.data.images import decode_image
+from rt1.model.rt1 import RT1
+from rt1.policy import Policy
+from rt1.serve.client import Client
+from rt1.serve.dry_run import dry_run, replay, write_dry_run
+from rt1.serve.robot import ActionLimits
+from rt1.text.encoder import TableEncoder
+
+Start = Callable[..., Any]
+LENGTHS = (5, 3)
+
+
+@pytest.fixture
+def coarse(network: RT1, make_source: Callable[..., Any], table: TableEncoder) -> Policy:
+    """A policy with the actions of the recorded episodes."""
+    spec = make_source(*LENGTHS).action_spec
+    return Policy(ControlStep(network), spec, encode_text=lambda text: table.encode([text])[0])
+
+
+def test_the_answers_are_the_policys_and_stand_beside_what_was_recorded(
+    start: Start, coarse: Policy, make_source: Callable[..., Any]
+) -> None:
+    source = make_source(*LENGTHS)
+    coarse.reset(source.instruction(1))
+    alone = np.stack([coarse.act_vector(decode_image(data)) for data in source.encoded_images(1, 0, 3)])
+    with Client(start(coarse).url) as client:
+        limits = ActionLimits(spec=client.action_spec, max_change=0.05)
+        run = dry_run(client, source, 1, limits)
+    np.testing.assert_array_equal(run.plot.predicted, alone)
+    np.testing.assert_array_equal(run.plot.recorded, source.actions(1, 0, 3))
+    assert run.seconds.shape == (3,)
+    assert run.period == 0.25
+    previous = limits.rest()
+    for told, action in zip(run.told, alone, strict=True):
+        np.testing.assert_array_equal(told, limits.apply(action, previous))
+        previous = told
+
+
+def test_a_recording_of_another_robot_is_refused(start: Start, policy: Policy, make_source: Callable[..., Any]) -> None:
+    with Client(start(policy).url) as client:
+        limits = ActionLimits(spec=client.action_spec)
+        with pytest.raises(ValueError, match="policy and recording have different actions: 65536 and 16 bins; take"):
+            dry_run(client, make_source(*LENGTHS), 0, limits)
+
+
+def test_the_page_shows_each_episode_and_each_dimension(
+    start: Start, coarse: Policy, make_source: Callable[..., Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    source = make_source(*LENGTHS)
+    with Client(start(coarse).url) as client:
+        limits = ActionLimits(spec=client.action_spec, max_change=0.05)
+        runs = [dry_run(client, source, episode, limits) for episode in range(2)]
+    page = write_dry_run(runs, tmp_path / "page.html").read_text()
+    assert "2 recorded episodes, 8 steps; nothing moved" in page
+    for text in ("Episode 0: &#x27;open the drawer&#x27;", "Episode 1: &#x27;close the drawer&#x27;", "move_2"):
+        assert text in page
+    assert page.count("<svg") == 6
+    assert page.count("data:image/jpeg") == 8
+    assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
+
+
+def test_a_data_set_is_replayed_by_its_folder(
+    start: Start, coarse: Policy, make_source: Callable[..., Any], write_recording: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    folder = write_recording(tmp_path / "set", make_source(*LENGTHS))
+    with Client(start(coarse).url) as client:
+        limits = ActionLimits(spec=client.action_spec)
+        page = replay(client, folder, limits, page=tmp_path / "page.html", episodes=(1,))
+    assert "1 recorded episode, 3 steps" in page.read_text()
