@@ -54,7 +54,7 @@ def test_streaming_and_windows_agree_on_every_step_of_every_episode(
         {"transformer": TransformerConfig(condition="film", layers=1, width=16, heads=2, head_width=8)},
         {"conditioning": "cross_attention", "text": TextConfig(tokens=2)},
         {"readout": "mean_token"},
-        {"mask": "rt1x", "token_learner_weights": "sigmoid"},
+        {"mask": "rt1x", "position_weights": "sigmoid"},
     ],
     ids=["text in the transformer", "attention to the text", "another readout", "another mask"],
 )
@@ -148,8 +148,11 @@ def test_episodes_without_an_instruction_are_left_out_and_named(
     sentences = Words(stored=False, origin="the instructions")
     source.instruction = lambda episode: "" if episode == 1 else "go"
     result = evaluate_offline(policy, source, choose_episodes(source, {}), sentences)
-    assert result.without_instruction == (1,)
+    assert result.without_instruction == [1]
     assert result.streaming.steps == 4
+    source.instruction = lambda episode: "" if episode == 0 else "go"
+    shown = evaluate_offline(policy, source, choose_episodes(source, {}), sentences, shown=1).plots
+    assert [plot.title for plot in shown] == ["Episode 1: 'go'"]
     source.instruction = lambda _: ""
     with pytest.raises(DataError, match="no episode of memory that was chosen has an instruction"):
         evaluate_offline(policy, source, choose_episodes(source, {}), sentences)

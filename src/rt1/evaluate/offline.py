@@ -69,8 +69,6 @@ class OfflineResult:
     """The episodes."""
     words: Words
     """What the policy was told."""
-    without_instruction: tuple[int, ...]
-    """Episodes left out because they have no instruction."""
     streaming: ActionScores
     """Every step, as the robot runs."""
     window_last: ActionScores
@@ -81,6 +79,8 @@ class OfflineResult:
     """Tokens and confidences of the streaming steps."""
     agreement: Agreement = field(default_factory=Agreement)
     """Streaming against windows."""
+    without_instruction: list[int] = field(default_factory=list)
+    """Episodes left out because they have no instruction."""
     plots: list[EpisodePlot] = field(default_factory=list)
     """The episodes shown."""
 
@@ -103,31 +103,44 @@ def evaluate_offline(
     _check_action_spec(policy, source)
     if shown < 0:
         raise ValueError(f"{shown} episodes are to be shown; it must be at least 0")
-    numbers = [episode for episode in chosen.numbers.tolist() if words.of(source, episode) is not None]
-    if not numbers:
+    result = _nothing_counted(policy, source, chosen, words)
+    numbers = chosen.numbers.tolist()
+    # Words are read as their episode comes: of a large data set they would take minutes before the first step.
+    to_show = np.linspace(0, len(numbers) - 1, min(shown, len(numbers))).astype(int).tolist()
+    done = 0
+    with progress("offline evaluation", int(source.lengths[numbers].sum()), unit="steps") as bar:
+        for place, episode in enumerate(numbers):
+            told = words.of(source, episode)
+            if told is None:
+                result.without_instruction.append(episode)
+            else:
+                policy.reset(told)
+                watch = None
+                if to_show and place >= to_show[0]:  # the next one with an instruction takes the place of one without
+                    del to_show[0]
+                    watch = EpisodeWatch(policy, source, episode, title=named(source, episode))
+                for steps in _run_episode(policy, source, episode, result, watch):
+                    bar.update(done + steps)
+                if watch is not None:
+                    result.plots.append(watch.plot())
+            done += int(source.lengths[episode])
+            bar.update(done)
+    if len(result.without_instruction) == len(numbers):
         raise DataError(f"no episode of {source.name} that was chosen has an instruction; give others, or embeddings")
+    return result
+
+
+def _nothing_counted(policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words) -> OfflineResult:
     spec = policy.action_spec
-    result = OfflineResult(
+    return OfflineResult(
         source=source.name,
         chosen=chosen,
         words=words,
-        without_instruction=tuple(sorted(set(chosen.numbers.tolist()) - set(numbers))),
         streaming=ActionScores(spec),
         window_last=ActionScores(spec),
         window_all=ActionScores(spec),
         counts=TokenCounts(spec),
     )
-    plotted = {numbers[place] for place in np.linspace(0, len(numbers) - 1, min(shown, len(numbers))).astype(int)}
-    done = 0
-    with progress("offline evaluation", int(source.lengths[numbers].sum()), unit="steps") as bar:
-        for episode in numbers:
-            watch = EpisodeWatch(policy, source, episode, title=named(source, episode)) if episode in plotted else None
-            for steps in _run_episode(policy, source, episode, result, watch):
-                done += steps
-                bar.update(done)
-            if watch is not None:
-                result.plots.append(watch.plot())
-    return result
 
 
 def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
@@ -142,10 +155,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
 def _run_episode(
     policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
 ) -> Iterator[int]:
-    """Count one episode in both forms, a clip at a time; yield how many new steps were done."""
-    words = result.words.of(source, episode)
-    assert words is not None
-    policy.reset(words)
+    """Count one episode in both forms, a clip at a time, after the policy's reset; yield how many steps are done."""
     streamed = _Streamed(policy, source, episode, watch)
     done = 0
     for block in window_blocks(policy.model, source, episode, policy.memory.text_E.cpu().numpy()):
@@ -156,8 +166,8 @@ def _run_episode(
         _count_windows(result, block, torch.from_numpy(action_SA))
         same_GT = block.as_streamed()
         result.agreement.compare(logits_SAV[block.step_GT[same_GT] - block.start], block.logits_GTAV.numpy()[same_GT])
-        yield block.stop - done
         done = block.stop
+        yield done
 
 
 class _Streamed:
