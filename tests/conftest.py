@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rt1 import settings
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.evaluate.envs.metaworld import MetaWorldConfig, RenderingError, choose_gl
@@ -239,6 +239,21 @@ def make_checkpoint(table: TableEncoder, small_world: EnvSettings) -> Callable[.
         return save_checkpoint(folder, model=model, info=info)
 
     return make
+
+
+@pytest.fixture
+def steady(gl: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    """A checkpoint whose policy moves down, always: it presses Meta-World's handle and moves no faucet."""
+    assert gl
+    folder = make_checkpoint(tmp_path / "untrained")
+    info = load_info(folder)
+    config = dataclasses.replace(load_model(folder).config, readout="last_token")
+    model = RT1(config)
+    tokens = info.action_spec.encode(np.array([(0.0, 0.0, -1.0, 0.0)], dtype=np.float32))[0]
+    with torch.no_grad():
+        model.transformer.output.weight.zero_()
+        model.transformer.output.bias.view(config.action_tokens, config.bins)[range(4), tokens] = 9.0
+    return save_checkpoint(tmp_path / "steady", model=model, info=dataclasses.replace(info, model=config))
 
 
 @pytest.fixture

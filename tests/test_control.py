@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.control import ControlStep, Memory
+from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
+from rt1.presets import preset
 
 WINDOW = 3
 Images = list[NDArray[np.uint8]]
@@ -114,3 +118,84 @@ def test_the_attention_maps_are_those_of_the_last_image(control: ControlStep, mo
     assert maps.shape == (4, *model.config.efficientnet.grid(model.config.image_size))
     np.testing.assert_allclose(maps.reshape(4, -1), expected.numpy(), atol=1e-5)
     np.testing.assert_allclose(maps.sum((1, 2)), 1.0, rtol=1e-5)
+
+
+# ---- guidance ----
+
+
+def _guided_model(conditioning: Any = "film", **changed: Any) -> RT1:
+    """A small network that has learned a null, as far as random weights have learned anything."""
+    torch.manual_seed(3)
+    config = dataclasses.replace(
+        preset("debug").model,
+        text_width=8,
+        conditioning=conditioning,
+        text=TextConfig(drop=0.2, tokens=2),
+        action_tokens=3,
+        bins=16,
+        **changed,
+    )
+    model = RT1(config).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def _three_steps(model: RT1, scale: float) -> NDArray[np.float32]:
+    control = ControlStep(model, cond_scale=scale)
+    memory = control.start(np.arange(1, 9, dtype=np.float32))
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(3)]
+    return np.stack([control.step([memory], [image])[0] for image in images])
+
+
+@pytest.mark.parametrize("conditioning", ["film", "cross_attention"])
+def test_guidance_moves_from_the_null_to_the_instruction_and_beyond(conditioning: Any) -> None:
+    model = _guided_model(conditioning)
+    null, plain, twice = (_three_steps(model, scale) for scale in (0.0, 1.0, 2.0))
+    assert np.abs(plain - null).max() > 1e-3
+    np.testing.assert_allclose(twice, null + 2 * (plain - null), atol=1e-4)
+
+
+def test_without_the_instruction_no_instruction_matters() -> None:
+    control = ControlStep(_guided_model(), cond_scale=0.0)
+    image = np.zeros((48, 48, 3), dtype=np.uint8)
+    memories = [control.start(np.full(8, value, dtype=np.float32)) for value in (0.3, -2.0)]
+    first, second = control.step(memories, [image, image])
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_guidance_reaches_a_conditioned_transformer_too() -> None:
+    transformer = dataclasses.replace(preset("debug").model.transformer, condition="film")
+    model = _guided_model(transformer=transformer)
+    null, plain, twice = (_three_steps(model, scale) for scale in (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(twice, null + 2 * (plain - null), atol=1e-4)
+
+
+def test_guided_robots_get_what_each_gets_alone() -> None:
+    control = ControlStep(_guided_model(), cond_scale=1.5)
+    random = np.random.default_rng(1)
+    texts = random.normal(size=(2, 8)).astype(np.float32)
+    images = random.integers(0, 256, (2, 3, 48, 48, 3), dtype=np.uint8)
+    together = [control.start(text) for text in texts]
+    both = np.stack([control.step(together, list(images[:, t])) for t in range(3)], axis=1)
+    for robot in range(2):
+        alone = control.start(texts[robot])
+        own = np.stack([control.step([alone], [image])[0] for image in images[robot]])
+        np.testing.assert_allclose(both[robot], own, atol=1e-5)
+
+
+def test_one_pass_is_made_where_guidance_changes_nothing() -> None:
+    assert ControlStep(_guided_model(), cond_scale=1.0).start(np.ones(8, np.float32)).null is None
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_scale_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="must be a number of at least 0"):
+        ControlStep(_guided_model(), cond_scale=scale)
+
+
+def test_guidance_is_refused_for_a_network_that_never_did_without_the_text() -> None:
+    model = RT1(preset("debug").model)
+    with pytest.raises(ValueError, match=r"cond_scale is 1\.5, but .*text\.drop is 0.*--model\.text\.drop"):
+        ControlStep(model, cond_scale=1.5)

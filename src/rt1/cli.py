@@ -26,6 +26,7 @@ from rt1.commands.convert import (
 from rt1.commands.demo import DemoCommand
 from rt1.commands.evaluate import EvaluateCommand
 from rt1.commands.export import ExportCommand
+from rt1.commands.improve import ImproveCommand
 from rt1.commands.inspect import InspectCommand
 from rt1.commands.play import PlayCommand
 from rt1.commands.record import RecordCommand
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "record": RecordCommand,
     "train": TrainCommand,
     "evaluate": EvaluateCommand,
+    "improve": ImproveCommand,
     "inspect": InspectCommand,
     "serve": ServeCommand,
     "play": PlayCommand,
@@ -67,6 +69,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "convert rlds": ConvertDataCommand,
     "convert lerobot": ConvertDataCommand,
 }
+
+PRESET_COMMANDS: dict[Callable[..., Any], str] = {TrainCommand: "--init", ImproveCommand: "--checkpoint"}
+"""Commands whose options' defaults are those of a preset, and the option that names a network to go on with."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,13 +105,14 @@ def _in_one_line(error: Exception) -> str:
 
 
 def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command classes)
-    """Return the command object for command-line words; the preset of ``train`` gives the defaults of its options."""
+    """Return the command object for command-line words; a preset gives the defaults of the options of its run."""
     name, words = _command_name(words)
     kind = lookup("command", name, COMMANDS)
     choices: dict[str, Any] = {"prog": f"rt1 {name}"}
-    if kind is TrainCommand:
-        config = starting_config(_option(words, "--preset", "demo"), _option(words, "--init", ""))
-        choices["default"] = TrainCommand(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
+    if kind in PRESET_COMMANDS:
+        start = _option(words, PRESET_COMMANDS[kind], "")
+        config = starting_config(_option(words, "--preset", "demo"), start)
+        choices["default"] = kind(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
     try:
         return tyro.cli(kind, args=words, **choices)
     except SystemExit as stop:

@@ -6,6 +6,8 @@ of a condition, P positions, A action dimensions, V bins.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,12 +34,16 @@ class Memory:
 
     text_E: Tensor
     """Text embedding of the instruction."""
+    condition: Tensor
+    """What the network's text input makes of it, or of no instruction: (W,), or tokens (S, W)."""
     condition_F: Tensor
-    """What the image encoder makes of the instruction, computed once."""
+    """What the image encoder makes of that, computed once."""
     token_TKE: Tensor
     """Image tokens of the last images, oldest first; T grows from 0 to the network's window."""
     map_KP: Tensor | None = None
     """TokenLearner's weights on the last image; None before the first one."""
+    null: Memory | None = None
+    """The same episode without the instruction, where guidance compares with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +89,22 @@ class ControlStep:
     (spec section 9). An episode starts empty: the first image stands at the first place of the window.
     """
 
-    def __init__(self, model: RT1, *, setting: str = "fp32") -> None:
+    def __init__(self, model: RT1, *, setting: str = "fp32", cond_scale: float = 1.0) -> None:
         """Fold and pack a network's weights as they are now.
 
         Args:
             model: the network; it is put into evaluation mode and stays where it is.
             setting: one of :data:`SETTINGS`.
+            cond_scale: s of classifier-free guidance: logits are ``null + s * (cond - null)``, both computed as one
+                batch. 1 is the network as it is, at the cost of one; above 1 the instruction counts for more; 0 leaves
+                it out.
 
         Raises:
-            ValueError: an unknown setting, one that this machine lacks something for, or one for another network.
+            ValueError: an unknown setting, one that this machine lacks something for, or one for another network; a
+                scale that is negative, or not 1 for a network that has not learned to act without the instruction.
         """
         self.model = model.eval()
+        self.cond_scale = _checked_scale(cond_scale, model)
         self.setting = setting
         choice = lookup("setting", setting, SETTINGS)
         obstacle = choice.obstacle()
@@ -110,7 +121,8 @@ class ControlStep:
         with torch.inference_mode():
             encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
             decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
-        self._condition = encode.condition
+        self._text = copy.deepcopy(model.text).to(self._device)
+        self._prepare_condition = encode.prepare
         self._encode: Function = Graphs(encode) if choice.graphs else encode
         self._decode: Function = Graphs(decode) if choice.graphs else decode
 
@@ -124,12 +136,20 @@ class ControlStep:
         Raises:
             ValueError: another shape than the network takes, or values that are not finite.
         """
-        config = self.model.config
-        check_embedding(embedding, config.text_width)
+        check_embedding(embedding, self.model.config.text_width)
         text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
+        memory = self._memory(text_E, None)
+        if self.cond_scale != 1.0:
+            memory.null = self._memory(text_E, torch.ones(1, dtype=torch.bool, device=self._device))
+        return memory
+
+    def _memory(self, text_E: Tensor, dropped_1: Tensor | None) -> Memory:
+        config = self.model.config
+        condition = self._text(text_E[None], dropped_1)
         return Memory(
             text_E=text_E,
-            condition_F=self._condition(text_E[None])[0],
+            condition=condition[0],
+            condition_F=self._prepare_condition(condition)[0],
             token_TKE=torch.zeros(0, config.image_tokens, config.token_width, device=self._device),
         )
 
@@ -152,6 +172,15 @@ class ControlStep:
         if len(set(map(id, memories))) != len(memories):
             raise ValueError("the same memory was given twice; a robot takes one image per step")
         image_SCHW = torch.cat([self._prepare(image) for image in images])
+        nulls = [memory.null for memory in memories if memory.null is not None]
+        if not nulls:
+            return self._logits(memories, image_SCHW).cpu().numpy()
+        both_SAV = self._logits([*memories, *nulls], torch.cat([image_SCHW, image_SCHW]))
+        cond_SAV, null_SAV = both_SAV.chunk(2)
+        return (null_SAV + self.cond_scale * (cond_SAV - null_SAV)).cpu().numpy()
+
+    def _logits(self, memories: Sequence[Memory], image_SCHW: Tensor) -> Tensor:
+        """Take prepared images into the memories and return logits (S, A, V)."""
         token_SKE, map_SKP = self._encode(image_SCHW, torch.stack([memory.condition_F for memory in memories]))
         for memory, token_KE, map_KP in zip(memories, token_SKE, map_SKP, strict=True):
             earlier_TKE = memory.token_TKE[max(0, len(memory.token_TKE) + 1 - self.model.config.window) :]
@@ -160,8 +189,7 @@ class ControlStep:
         # Zeros behind the shorter episodes: later steps are causally invisible.
         token_STKE = pad_sequence([memory.token_TKE for memory in memories], batch_first=True)
         step_S = torch.tensor([len(memory.token_TKE) - 1 for memory in memories], device=self._device)
-        text_SE = torch.stack([memory.text_E for memory in memories])
-        return self._decode(token_STKE, step_S, text_SE).cpu().numpy()
+        return self._decode(token_STKE, step_S, torch.stack([memory.condition for memory in memories]))
 
     def attention_maps(self, memory: Memory) -> FloatArray:
         """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
@@ -174,3 +202,14 @@ class ControlStep:
             raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
         image_1HWC = torch.from_numpy(np.array(image, order="C"))[None].to(self._device)
         return self.model.prepare(image_1HWC).float()
+
+
+def _checked_scale(scale: float, model: RT1) -> float:
+    if not (math.isfinite(scale) and scale >= 0.0):
+        raise ValueError(f"cond_scale is {scale}; it must be a number of at least 0; 1 is the network as it is")
+    if scale != 1.0 and model.config.text.drop == 0.0:
+        raise ValueError(
+            f"cond_scale is {scale}, but this network was trained with the text in every sample (text.drop is 0) and "
+            "knows no action without it; use 1, or train with --model.text.drop 0.1"
+        )
+    return scale

@@ -46,19 +46,24 @@ class Policy(Acting):
         self._memory: Memory | None = None
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, *, text_encoder: TextEncoder | None = None) -> Policy:
+    def from_checkpoint(
+        cls, path: Path | str, *, text_encoder: TextEncoder | None = None, cond_scale: float = 1.0
+    ) -> Policy:
         """Load a policy from a checkpoint or run folder.
 
         Args:
             path: the folder.
             text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
+            cond_scale: guidance, see :class:`rt1.control.ControlStep`; 1 is the network as it is.
 
         Raises:
             CheckpointError: the folder cannot be used.
-            ValueError: ``text_encoder`` is not the one the network was trained with.
+            ValueError: ``text_encoder`` is not the one the network was trained with, or ``cond_scale`` is not 1 and it
+                was not trained for guidance.
         """
         info = load_info(path)
-        return cls(load_model(path), info.action_spec, encode_text=_text_function(info, text_encoder))
+        control = ControlStep(load_model(path), cond_scale=cond_scale)
+        return cls(control, info.action_spec, encode_text=_text_function(info, text_encoder))
 
     @property
     def model(self) -> RT1:

@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from rt1.checkpoint import load_info, load_model, save_checkpoint
 from rt1.data.rlds import RLDSSource
 from rt1.evaluate import collect as collector
 from rt1.evaluate.collect import CollectSettings, collect
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.seeds import collection_seed, trial_seed
-from rt1.model.rt1 import RT1
 from rt1.text.encoder import TableEncoder
 
 HANDLE, FAUCET = "handle-press-v3", "faucet-open-v3"
 DOWN = (0.0, 0.0, -1.0, 0.0)
-"""An action that presses the handle, whatever the image shows, and moves no faucet."""
+"""What the policy of the fixture ``steady`` does."""
 
 SETTINGS = CollectSettings(tasks=(HANDLE, FAUCET), attempts=5, noise=0.2, workers=1)
-
-
-@pytest.fixture
-def steady(gl: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
-    """A checkpoint whose policy moves down, always."""
-    assert gl
-    folder = make_checkpoint(tmp_path / "untrained")
-    info = load_info(folder)
-    config = replace(load_model(folder).config, readout="last_token")
-    model = RT1(config)
-    tokens = info.action_spec.encode(np.array([DOWN], dtype=np.float32))[0]
-    with torch.no_grad():
-        model.transformer.output.weight.zero_()
-        model.transformer.output.bias.view(config.action_tokens, config.bins)[range(4), tokens] = 9.0
-    return save_checkpoint(tmp_path / "steady", model=model, info=replace(info, model=config))
 
 
 def _collect(folder: Path, checkpoint: Path, env: EnvSettings, encoder: TableEncoder) -> collector.Collection:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.control import ControlStep
 from rt1.data.episode import DataError
 from rt1.data.images import decode_image
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
@@ -69,6 +70,18 @@ def test_they_agree_whatever_the_network_is_made_of(
     assert result.agreement.holds
     assert result.agreement.steps == 9
     assert result.plots[0].attention
+
+
+def test_they_agree_under_guidance(make_source: Callable[..., Any], make_network: Callable[..., RT1]) -> None:
+    source = make_source(7, 2)
+    model = RT1(dataclasses.replace(make_network(3).config, text=TextConfig(drop=0.1)))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    plain, guided = (
+        _evaluate(Policy(ControlStep(model, cond_scale=scale), source.action_spec), source) for scale in (1.0, 2.0)
+    )
+    assert guided.agreement.holds
+    assert guided.window_all.values()["loss"] != pytest.approx(plain.window_all.values()["loss"], rel=1e-3)
 
 
 def test_the_numbers_are_those_of_a_policy_run_by_hand(

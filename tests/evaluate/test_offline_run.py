@@ -12,7 +12,7 @@ import pytest
 
 from rt1.checkpoint import CheckpointError, CheckpointInfo, save_checkpoint
 from rt1.evaluate.made import ReportContext
-from rt1.evaluate.offline_run import evaluate_recorded
+from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
 from rt1.text.encoder import TableEncoder
@@ -28,7 +28,9 @@ def test_a_policy_that_was_trained_here_is_evaluated_on_what_was_held_out(
     config = dataclasses.replace(preset("debug"), updates=3, held_out=0.2)
     train(source, config, tmp_path / "run")
     context = ReportContext(command="rt1 evaluate", seconds={"train": 2.0})
-    report = evaluate_recorded(tmp_path / "run", tmp_path / "out", source, shown=1, context=context)
+    report = evaluate_recorded(
+        tmp_path / "run", tmp_path / "out", source, settings=OfflineSettings(shown=1), context=context
+    )
     figures = json.loads((tmp_path / "out" / "offline.json").read_text())
     assert figures["episodes_are"] == "the 2 episodes held out from training"
     assert (figures["held_out"], figures["steps"]) == (True, 8)

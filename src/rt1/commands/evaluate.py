@@ -18,7 +18,7 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
 from rt1.evaluate.made import ReportContext
 from rt1.evaluate.offline_report import PAGE_FILE
-from rt1.evaluate.offline_run import evaluate_recorded
+from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
 from rt1.evaluate.plots import percent
 from rt1.evaluate.run import evaluate_checkpoint
 from rt1.text.encoder import TextEncoder
@@ -54,6 +54,8 @@ class EvaluateCommand:
     """What the data set does not say of itself."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+    cond_scale: float = 1.0
+    """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
     baselines: bool = True
     """Run the expert, the blind floor and random actions beside it."""
     workers: int = 0
@@ -81,8 +83,7 @@ class EvaluateCommand:
             self.checkpoint,
             out,
             self._source(),
-            episodes=self.episodes,
-            shown=self.plots,
+            settings=OfflineSettings(episodes=self.episodes, shown=self.plots, cond_scale=self.cond_scale),
             encoder=encoder,
             context=context,
         )
@@ -124,6 +125,7 @@ class EvaluateCommand:
             trials=20 if self.trials is None else self.trials,
             seed=self.seed,
             baselines=self.baselines,
+            cond_scale=self.cond_scale,
             workers=self.workers,
         )
         report = evaluate_checkpoint(

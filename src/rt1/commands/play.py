@@ -28,6 +28,8 @@ class PlayCommand:
     """Port on 127.0.0.1; 0 takes a free one."""
     seed: int = 0
     """Seed of the starts, as for an evaluation."""
+    cond_scale: float = 1.0
+    """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
 
@@ -41,7 +43,7 @@ class PlayCommand:
         if not tasks:
             raise ValueError(f"{self.checkpoint} does not say which tasks it was trained on; give --tasks")
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
-        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=encoder)
+        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=encoder, cond_scale=self.cond_scale)
         playground = Playground(policy, replace(env, env=self.env), tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)
         serve(server, lambda port: print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it", flush=True))

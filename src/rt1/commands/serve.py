@@ -27,6 +27,8 @@ class ServeCommand:
     """Checkpoint or run folder."""
     server: tyro.conf.OmitArgPrefixes[ServerSettings] = field(default_factory=ServerSettings)
     """Where it listens and what it lets happen."""
+    cond_scale: float = 1.0
+    """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
 
@@ -37,7 +39,7 @@ class ServeCommand:
         except ModuleNotFoundError as error:
             raise ValueError(f"rt1 serve needs {error.name}; run: pip install 'rt1[serve]'") from error
         info = load_info(self.checkpoint)
-        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=self._encoder(info))
+        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=self._encoder(info), cond_scale=self.cond_scale)
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
         serve(server, lambda port: print(self._words(server, port), flush=True))
         return 0

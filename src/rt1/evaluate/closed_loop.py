@@ -38,6 +38,8 @@ class TrialSettings:
     """Run tasks that share a scene again under the other one's instruction."""
     paraphrases: bool = True
     """Run each task again under a sentence that no recording uses."""
+    cond_scale: float = 1.0
+    """Guidance of the policy: above 1 the instruction counts for more; 1 is the network as it is."""
     workers: int = 0
     """Processes; 0 means one per core."""
 
@@ -84,7 +86,14 @@ def evaluate_closed_loop(
     embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
     with progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(plans, env=env, checkpoint=folder, embeddings=embeddings, workers=settings.workers):
+        for batch in run_trials(
+            plans,
+            env=env,
+            checkpoint=folder,
+            embeddings=embeddings,
+            cond_scale=settings.cond_scale,
+            workers=settings.workers,
+        ):
             results += batch
             own = [r.rollout.success for r in results if r.plan.kind == "policy"]
             bar.update(len(results), f"policy {sum(own)} of {len(own)}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from rt1.actions import FloatArray
+from rt1.actions import ActionSpec, FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_schema import RT1_FILE
@@ -221,7 +221,7 @@ def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder
         recording = RecordingSettings(
             name=f"{work.env.env}_own",
             image_size=(size, size),
-            action_spec=info.action_spec,
+            action_spec=_action_spec(work.env, jobs[0].task),  # as recordings of its experts have it
             episodes=len(kept),
             text_encoder=encoder.identity.to_json(),
             details={
@@ -243,6 +243,12 @@ def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder
     write_text(folder / ATTEMPTS_FILE, json.dumps({"attempts": attempts, "successes": successes}))
     shutil.rmtree(jobs[0].file.parent)
     return Collection(folder=folder, attempts=attempts, successes=successes)
+
+
+def _action_spec(env: EnvSettings, task: str) -> ActionSpec:
+    opened = env.open(task, render=False)
+    opened.close()
+    return opened.action_spec
 
 
 def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:

@@ -158,7 +158,8 @@ def _run_episode(
     """Count one episode in both forms, a clip at a time, after the policy's reset; yield how many steps are done."""
     streamed = _Streamed(policy, source, episode, watch)
     done = 0
-    for block in window_blocks(policy.model, source, episode, policy.memory.text_E.cpu().numpy()):
+    text_E, scale = policy.memory.text_E.cpu().numpy(), policy.control.cond_scale
+    for block in window_blocks(policy.model, source, episode, text_E, cond_scale=scale):
         logits_SAV = streamed.advance(block.start, block.stop)
         action_SA = source.actions(episode, block.start, block.stop)
         new = slice(done - block.start, None)

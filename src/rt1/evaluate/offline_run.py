@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from rt1.data.episode import EpisodeSource
@@ -18,13 +19,24 @@ _NOTES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfflineSettings:
+    """What is evaluated, and how."""
+
+    episodes: EpisodeChoice | None = None
+    """Which episodes; None: see :func:`rt1.evaluate.episode_choice.choose_episodes`."""
+    shown: int = 4
+    """Episodes to plot."""
+    cond_scale: float = 1.0
+    """Guidance, see :class:`rt1.control.ControlStep`."""
+
+
 def evaluate_recorded(
     checkpoint: Path | str,
     out: Path | str,
     source: EpisodeSource,
     *,
-    episodes: EpisodeChoice | None = None,
-    shown: int = 4,
+    settings: OfflineSettings | None = None,
     encoder: TextEncoder | None = None,
     context: ReportContext | None = None,
 ) -> OfflineReport:
@@ -34,19 +46,21 @@ def evaluate_recorded(
         checkpoint: checkpoint or run folder.
         out: output folder.
         source: recorded episodes.
-        episodes: which of them; None: see :func:`rt1.evaluate.episode_choice.choose_episodes`.
-        shown: episodes to plot.
+        settings: which of them, and how.
         encoder: text encoder; None takes the stored embeddings or the encoder the checkpoint names.
         context: what the report says of its making.
     """
+    settings = settings or OfflineSettings()
     with Making(checkpoint, context) as making:
-        chosen = choose_episodes(source, making.info.provenance, episodes)
-        policy = Policy.from_checkpoint(making.folder, text_encoder=encoder)
+        chosen = choose_episodes(source, making.info.provenance, settings.episodes)
+        policy = Policy.from_checkpoint(making.folder, text_encoder=encoder, cond_scale=settings.cond_scale)
         words = choose_words(source, making.info, encoder)
-        result = evaluate_offline(policy, source, chosen, words, shown=shown)
+        result = evaluate_offline(policy, source, chosen, words, shown=settings.shown)
     title = f"Offline evaluation on {source.name}"
-    settings = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
-    facts = making.facts(policy.model, title=title, settings=settings, notes=_NOTES)
+    table = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
+    if settings.cond_scale != 1.0:
+        table["guidance (cond_scale)"] = f"{settings.cond_scale:g}"
+    facts = making.facts(policy.model, title=title, settings=table, notes=_NOTES)
     report = OfflineReport(result=result, network=policy.model.config, **facts)
     write_offline_report(report, Path(out))
     return report

@@ -41,7 +41,7 @@ def evaluate_checkpoint(
     with Making(checkpoint, context) as making:
         folder, info = making.folder, making.info
         # First: damaged weights or data show here, in their own words, and not after minutes of trials.
-        policy = Policy.from_checkpoint(folder, text_encoder=encoder)
+        policy = Policy.from_checkpoint(folder, text_encoder=encoder, cond_scale=settings.cond_scale)
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
     facts = making.facts(
@@ -84,4 +84,5 @@ def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]
         "control rate": f"{env.metaworld.control_rate:g} Hz",
         "trials per task": str(settings.trials),
         "evaluation seed": str(settings.seed),
+        **({} if settings.cond_scale == 1.0 else {"guidance (cond_scale)": f"{settings.cond_scale:g}"}),
     }

@@ -11,6 +11,7 @@ import torch
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
+from rt1.control import ControlStep
 from rt1.evaluate.controllers import Expert, PolicyController, RandomActions, Replay
 from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
@@ -72,6 +73,7 @@ def run_trials(
     env: EnvSettings,
     checkpoint: Path | None,
     embeddings: Mapping[str, FloatArray],
+    cond_scale: float = 1.0,
     workers: int = 0,
     apart: bool = False,
 ) -> Iterator[list[TrialResult]]:
@@ -82,6 +84,7 @@ def run_trials(
         env: the environment.
         checkpoint: the policy's folder; None if no plan needs a policy.
         embeddings: text embedding, float32 (E,), of every sentence that the policy is given.
+        cond_scale: guidance of the policy, see :class:`rt1.control.ControlStep`.
         workers: processes; 0 means one per core.
         apart: let none of them be this one; see :func:`rt1.evaluate.workers.run_jobs`.
     """
@@ -90,7 +93,7 @@ def run_trials(
         plans,
         workers=workers,
         prepare=_prepare,
-        arguments=(env, checkpoint, dict(embeddings)),
+        arguments=(env, checkpoint, dict(embeddings), cond_scale),
         apart=apart,
     ):
         yield results
@@ -105,12 +108,13 @@ class _Worker:
 _worker: list[_Worker] = []
 
 
-def _prepare(env: EnvSettings, checkpoint: Path | None, embeddings: dict[str, FloatArray]) -> None:
+def _prepare(env: EnvSettings, checkpoint: Path | None, embeddings: dict[str, FloatArray], cond_scale: float) -> None:
     torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
     policy = None
     if checkpoint is not None:
         info = load_info(checkpoint)
-        policy = Policy(load_model(checkpoint), info.action_spec, encode_text=embeddings.__getitem__)
+        control = ControlStep(load_model(checkpoint), cond_scale=cond_scale)
+        policy = Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
     _worker[:] = [_Worker(env, policy)]
 
 

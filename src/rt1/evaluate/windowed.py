@@ -59,7 +59,9 @@ class WindowBlock:
         return self.valid_GT & (full | (self.step_GT[:, :1] == 0))
 
 
-def window_blocks(model: RT1, source: EpisodeSource, episode: int, text_E: FloatArray) -> Iterator[WindowBlock]:
+def window_blocks(
+    model: RT1, source: EpisodeSource, episode: int, text_E: FloatArray, *, cond_scale: float = 1.0
+) -> Iterator[WindowBlock]:
     """Yield all windows of an episode without padding in front, as validation during training has them.
 
     Args:
@@ -67,6 +69,7 @@ def window_blocks(model: RT1, source: EpisodeSource, episode: int, text_E: Float
         source: recorded episodes.
         episode: the number of one.
         text_E: its text embedding, float32 (E,).
+        cond_scale: guidance, see :class:`rt1.control.ControlStep`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)
@@ -78,25 +81,36 @@ def window_blocks(model: RT1, source: EpisodeSource, episode: int, text_E: Float
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
         text_1E = torch.from_numpy(batch.text_BE)
-        token_SKE = _encode(model, batch.image_BTHWC[0][batch.valid_BT[0]], text_1E)
+        image_SHWC = batch.image_BTHWC[0][batch.valid_BT[0]]
+        logits_GTAV = _logits(model, image_SHWC, place_GT, text_1E, drop=False)
+        if cond_scale != 1.0:
+            null_GTAV = _logits(model, image_SHWC, place_GT, text_1E, drop=True)
+            logits_GTAV = null_GTAV + cond_scale * (logits_GTAV - null_GTAV)
         yield WindowBlock(
             start=start,
-            stop=start + len(token_SKE),
+            stop=start + len(image_SHWC),
             step_GT=start + place_GT,
             valid_GT=valid_GT,
             token_GTA=torch.from_numpy(batch.token_BTA)[0][place_GT],
-            logits_GTAV=_decode(model, token_SKE[place_GT], text_1E),
+            logits_GTAV=logits_GTAV,
         )
 
 
 @torch.inference_mode()
-def _encode(model: RT1, image_SHWC: NDArray[np.uint8], text_1E: Tensor) -> Tensor:
-    """Return the image tokens (S, K, E) of consecutive images."""
-    pieces = torch.from_numpy(image_SHWC).split(_IMAGES)
-    return torch.cat([model.encode_images(model.prepare(p).float(), text_1E.expand(len(p), -1)) for p in pieces])
+def _logits(
+    model: RT1, image_SHWC: NDArray[np.uint8], place_GT: NDArray[np.int64], text_1E: Tensor, *, drop: bool
+) -> Tensor:
+    """Return logits (G, T, A, V) of windows cut from consecutive images; with ``drop`` the text is the learned null.
 
+    What is padded stands behind the real steps, which cannot see it.
+    """
 
-@torch.inference_mode()
-def _decode(model: RT1, token_GTKE: Tensor, text_1E: Tensor) -> Tensor:
-    """Return logits (G, T, A, V); what is padded stands behind the real steps, which cannot see it."""
-    return model.decode(token_GTKE, text_1E.expand(len(token_GTKE), -1))
+    def of_rows(count: int) -> tuple[Tensor, Tensor | None]:
+        return text_1E.expand(count, -1), torch.ones(count, dtype=torch.bool) if drop else None
+
+    tokens = []
+    for piece in torch.from_numpy(image_SHWC).split(_IMAGES):
+        text_XE, dropped_X = of_rows(len(piece))
+        tokens.append(model.encode_images(model.prepare(piece).float(), text_XE, dropped_X=dropped_X))
+    text_GE, dropped_G = of_rows(len(place_GT))
+    return model.decode(torch.cat(tokens)[place_GT], text_GE, dropped_B=dropped_G)

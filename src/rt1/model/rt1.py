@@ -180,8 +180,12 @@ class RT1(nn.Module):
 
     def encode_positions(self, image_XCHW: Tensor, text_XE: Tensor, *, dropped_X: Tensor | None = None) -> Tensor:
         """Turn prepared images and text into the grid (X, P, E) that TokenLearner pools."""
+        return self.conditioned_positions(image_XCHW, self.text(text_XE, dropped_X))
+
+    def conditioned_positions(self, image_XCHW: Tensor, condition_X: Tensor) -> Tensor:
+        """Turn prepared images and what ``self.text`` made of the text into the grid (X, P, E)."""
         mean, std = (v[:, None, None] for v in (self.pixel_mean, self.pixel_std))
-        return self.backbone((image_XCHW - mean) / std, self.text(text_XE, dropped_X))
+        return self.backbone((image_XCHW - mean) / std, condition_X)
 
     def decode(
         self,
@@ -195,7 +199,13 @@ class RT1(nn.Module):
 
         The text, (B, E), is needed where the transformer's layers are conditioned on it, too, and else not looked at.
         """
-        hidden_BLD = self.hidden(token_BTKE, text_BE, dropped_B=dropped_B, valid_BT=valid_BT)
+        return self.decode_conditioned(token_BTKE, self._condition(text_BE, dropped_B), valid_BT=valid_BT)
+
+    def decode_conditioned(
+        self, token_BTKE: Tensor, condition_B: Tensor | None, *, valid_BT: Tensor | None = None
+    ) -> Tensor:
+        """Turn image tokens and what ``self.text`` made of the text into float32 logits (B, T, A, V)."""
+        hidden_BLD = self.hidden(token_BTKE, condition_B, valid_BT=valid_BT)
         hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
         return self._logits(hidden_BTSD)
 
@@ -204,16 +214,11 @@ class RT1(nn.Module):
     ) -> Tensor:
         """Return the logits (B, A, V) of one step only, as a policy needs them."""
         # Later steps are causally invisible.
-        hidden_BLD = self.hidden(token_BTKE[:, : step + 1], text_BE, dropped_B=dropped_B)
+        hidden_BLD = self.hidden(token_BTKE[:, : step + 1], self._condition(text_BE, dropped_B))
         return self._logits(hidden_BLD[:, step * self.config.step_tokens :])
 
     def hidden(
-        self,
-        token_BTKE: Tensor,
-        text_BE: Tensor | None = None,
-        *,
-        dropped_B: Tensor | None = None,
-        valid_BT: Tensor | None = None,
+        self, token_BTKE: Tensor, condition_B: Tensor | None = None, *, valid_BT: Tensor | None = None
     ) -> Tensor:
         """Return the transformer's stream (B, L, D) for image tokens (B, T, K, E)."""
         batch, window = token_BTKE.shape[:2]
@@ -224,11 +229,15 @@ class RT1(nn.Module):
         action = token_BTKE.new_zeros(batch, window, empty, self.config.token_width)
         sequence_BLE = torch.cat([token_BTKE, action], dim=2).flatten(1, 2)
         mask = self._mask(sequence_BLE.shape[1], valid_BT)
+        return self.transformer.hidden(sequence_BLE, mask, condition_B)
+
+    def _condition(self, text_BE: Tensor | None, dropped_B: Tensor | None) -> Tensor | None:
+        """Return what the transformer's layers are conditioned on; None where they are not."""
         if self.config.transformer.condition is None:
-            return self.transformer.hidden(sequence_BLE, mask)
+            return None
         if text_BE is None:
             raise ValueError("this network's transformer is conditioned on the text; give decode() the text embedding")
-        return self.transformer.hidden(sequence_BLE, mask, self.text(text_BE, dropped_B))
+        return self.text(text_BE, dropped_B)
 
     def _mask(self, length: int, valid_BT: Tensor | None) -> Tensor:
         mask = self.mask_LL[:length, :length]

@@ -30,9 +30,9 @@ class PlainDecoder:
     def __init__(self, model: RT1) -> None:
         self._model = model
 
-    def __call__(self, token_STKE: Tensor, step_S: Tensor, text_SE: Tensor) -> Tensor:
+    def __call__(self, token_STKE: Tensor, step_S: Tensor, condition_S: Tensor) -> Tensor:
         """Return float32 logits (S, A, V) of each robot's step ``step_S``; later image tokens mean nothing."""
-        logits_STAV = self._model.decode(token_STKE, text_SE)
+        logits_STAV = self._model.decode_conditioned(token_STKE, condition_S)
         return logits_STAV[torch.arange(len(step_S), device=step_S.device), step_S]
 
 
@@ -87,7 +87,7 @@ class StepDecoder:
         self._known_WAF = self._layers[0].project(self._action_WAD) if self._layers else None
         self._plans: dict[int, _Plan] = {}
 
-    def __call__(self, token_STKE: Tensor, step_S: Tensor, _text_SE: Tensor) -> Tensor:
+    def __call__(self, token_STKE: Tensor, step_S: Tensor, _condition_S: Tensor) -> Tensor:
         """Return float32 logits (S, A, V) of each robot's step ``step_S``; later image tokens mean nothing."""
         batch, steps = token_STKE.shape[:2]
         plan = self._plan(steps)

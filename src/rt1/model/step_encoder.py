@@ -26,13 +26,13 @@ class PlainEncoder:
     def __init__(self, model: RT1) -> None:
         self._model = model
 
-    def condition(self, text_SE: Tensor) -> Tensor:
-        """Return what :meth:`__call__` needs to know of the instruction."""
-        return text_SE
+    def prepare(self, condition_S: Tensor) -> Tensor:
+        """Return what :meth:`__call__` needs to know of the condition: it itself."""
+        return condition_S
 
-    def __call__(self, image_SCHW: Tensor, text_SE: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, image_SCHW: Tensor, condition_S: Tensor) -> tuple[Tensor, Tensor]:
         """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""
-        return self._model.token_learner.pool(self._model.encode_positions(image_SCHW, text_SE))
+        return self._model.token_learner.pool(self._model.conditioned_positions(image_SCHW, condition_S))
 
 
 class FoldedEncoder:
@@ -47,7 +47,6 @@ class FoldedEncoder:
         """Fold and pack; the network may change afterwards."""
         backbone: FiLMEfficientNet = model.backbone
         self._device, self._dtype = target.device, DTYPES[target.numbers]
-        self._text = copy.deepcopy(model.text).to(target.device)
         self._token_learner = copy.deepcopy(model.token_learner).to(target.device)
         self._mean_C11 = model.pixel_mean.detach().to(target.device, copy=True)[:, None, None]
         scale_C = 1.0 / model.pixel_std.detach()
@@ -73,9 +72,9 @@ class FoldedEncoder:
         layers = [*(block.film for block in backbone.blocks), backbone.output_film]
         self._films = _Films([layer for layer in layers if isinstance(layer, FiLM)], target.device)
 
-    def condition(self, text_SE: Tensor) -> Tensor:
-        """Return all FiLM scales and shifts for text embeddings (S, E), (S, F)."""
-        return self._films(self._text(text_SE)).to(self._dtype)
+    def prepare(self, condition_SW: Tensor) -> Tensor:
+        """Return all FiLM scales and shifts (S, F) for conditions (S, W)."""
+        return self._films(condition_SW).to(self._dtype)
 
     def __call__(self, image_SCHW: Tensor, film_SF: Tensor) -> tuple[Tensor, Tensor]:
         """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""

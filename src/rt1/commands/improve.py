@@ -1,0 +1,69 @@
+"""The command ``rt1 improve``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rt1.data.open_data import DataOptions, open_data
+from rt1.improve.loop import Improvement, ImproveSettings, improve, success
+from rt1.improve.report import write_report
+from rt1.text.load import load_identified, load_text_encoder
+from rt1.train.config import TrainConfig
+from rt1.train.data import stored_text_encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImproveCommand:
+    """Let a policy learn from its own successes in rounds; run again to resume, or with more rounds."""
+
+    data: Path
+    """Recorded episodes of an environment, as rt1 record writes them."""
+    out: Path
+    """Folder of all rounds and of report.html."""
+    checkpoint: Path | None = None
+    """Policy to begin with; one is trained on the recorded data if not given."""
+    improve: tyro.conf.OmitArgPrefixes[ImproveSettings] = field(default_factory=ImproveSettings)
+    """What is repeated, and how often."""
+    text_encoder: str | None = None
+    """Text encoder: minilm, a table file, or an .onnx file; the one the data names if not given."""
+    preset: str = "demo"
+    """Preset of network and training."""
+    config: Annotated[TrainConfig, tyro.conf.arg(name="train")] = field(default_factory=TrainConfig)
+    """Settings of the training runs, except updates and seed."""
+
+    def run(self, command: str) -> int:
+        """Improve."""
+        source = open_data(self.data, DataOptions())
+        stored = stored_text_encoder(source)
+        if self.text_encoder is not None:
+            encoder = load_text_encoder(self.text_encoder)
+        elif stored is not None:
+            encoder = load_identified(stored)
+        else:
+            raise ValueError(f"{self.data} names no text encoder; give --text-encoder")
+
+        def show(found: Improvement) -> None:
+            page, last = write_report(found, command=command), found.rounds[-1]
+            control = success(last.control)
+            beside = "" if control is None else f", without its own episodes {control:.0%}"
+            kept = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} episodes, " if last.number else ""
+            print(
+                f"round {last.number}: {kept}success {success(last.improved):.0%}{beside}; report: {page}", flush=True
+            )
+
+        result = improve(
+            source,
+            self.config,
+            self.out,
+            wanted=self.improve,
+            encoder=encoder,
+            checkpoint=self.checkpoint,
+            after_round=show,
+        )
+        if not result.finished:
+            print(f"the budget of {self.improve.cpu_minutes:g} CPU minutes is spent; give a larger one to go on")
+        return 0
