@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
@@ -75,7 +77,7 @@ def test_a_stored_index_is_used_and_equals_the_built_one(
     for name in ("episodes", "images", "actions"):
         np.testing.assert_array_equal(getattr(stored, name), getattr(built, name))
     assert stored.instructions == built.instructions
-    assert isinstance(stored.actions, np.memmap)
+    assert isinstance(stored.actions.base, np.memmap)
 
 
 def test_other_settings_do_not_use_a_stored_index(tmp_path: Path, shards: Shards, build: Callable[[], Index]) -> None:
@@ -102,6 +104,34 @@ def test_a_truncated_index_file_is_made_anew(
     again = load_or_build([tmp_path / "index"], SETTINGS, shards, build)
     np.testing.assert_array_equal(again.images, built.images)
     assert load_or_build([tmp_path / "index"], SETTINGS, shards, _never).instructions == built.instructions
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_one_flipped_bit_anywhere_in_an_index_is_never_taken_for_data(
+    shards: Shards, build: Callable[[], Index], data: st.DataObject
+) -> None:
+    folder = shards.paths[0].parent / "index"
+    load_or_build([folder], SETTINGS, shards, build)
+    built = build()  # in memory: what is read from the folder changes with its files
+    path = folder / data.draw(st.sampled_from(["index.json", "episodes.npy", "images.npy", "actions.npy"]))
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    again = load_or_build([folder], SETTINGS, shards, build)
+    assert again.instructions == built.instructions
+    for name in ("episodes", "images", "actions"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(built, name))
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"content": [], "checksum": 0}', '{"content": {"key": null}}'])
+def test_other_json_in_place_of_an_index_is_replaced(
+    tmp_path: Path, shards: Shards, build: Callable[[], Index], text: str
+) -> None:
+    load_or_build([tmp_path / "index"], SETTINGS, shards, build)
+    (tmp_path / "index" / "index.json").write_text(text)
+    load_or_build([tmp_path / "index"], SETTINGS, shards, build)
+    assert len(load_or_build([tmp_path / "index"], SETTINGS, shards, _never).episodes) == 5
 
 
 def test_an_index_of_another_shape_is_made_anew(tmp_path: Path, shards: Shards, build: Callable[[], Index]) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
+from rt1.checksum import masked_crc32c
 from rt1.data.episode import DataError
 from rt1.data.rlds_columns import Columns
 from rt1.data.rlds_schema import FeatureInfo, Shards
@@ -45,6 +46,7 @@ _log = logging.getLogger(__name__)
 FORMAT = 1
 _CURE = "record it again, or pass skip_corrupt=True to leave such episodes out"
 IMAGE = np.dtype([("offset", "<i8"), ("length", "<u4")])
+_ARRAYS = ("episodes", "images", "actions")
 EPISODE = np.dtype(
     [(name, "<i4") for name in ("shard", "steps", "instruction", "task", "stride")] + [("embedding", "<i8")]
 )
@@ -335,25 +337,38 @@ def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
     counts = [len(index.episodes), *index.actions.shape]
     with replacing(folder) as beside:
         beside.mkdir(parents=True)
-        for name in ("episodes", "images", "actions"):
+        for name in _ARRAYS:
             np.save(beside / f"{name}.npy", getattr(index, name), allow_pickle=False)
-        (beside / "index.json").write_text(json.dumps({"key": key, "counts": counts, **tables}), encoding="utf-8")
+        checksums = {name: _file_checksum(beside / f"{name}.npy") for name in _ARRAYS}
+        content = {"key": key, "counts": counts, "checksums": checksums, **tables}
+        described = {"content": content, "checksum": masked_crc32c(json.dumps(content).encode())}
+        (beside / "index.json").write_text(json.dumps(described), encoding="utf-8")
+
+
+def _file_checksum(path: Path) -> int:
+    return masked_crc32c(memoryview(map_file(path)))
 
 
 def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
-    """Return the stored index, or None where there is none made of the same files with the same settings."""
+    """Return the stored index, or None where there is none made of the same files with the same settings.
+
+    A damaged one is none: all of it is under checksums, since a flipped bit in it would be taken for data.
+    """
     try:
-        stored = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        if stored["key"] != key:
+        described = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        stored = described["content"]
+        if stored["key"] != key or masked_crc32c(json.dumps(stored).encode()) != described["checksum"]:
+            return None
+        if any(_file_checksum(folder / f"{name}.npy") != stored["checksums"][name] for name in _ARRAYS):
             return None
         arrays = {  # plain views: numpy's memmap runs Python code at every look
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name in ("episodes", "images", "actions")
+            for name in _ARRAYS
         }
         episodes, steps, width = stored["counts"]
-    except (OSError, EOFError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None  # missing or half a file: it is made again from the data
-    shapes = [arrays[name].shape for name in ("episodes", "images", "actions")]
+    shapes = [array.shape for array in arrays.values()]
     if shapes != [(episodes,), (steps,), (steps, width)]:
         return None
     return Index(
