@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.control import ControlStep, Memory
+from rt1.control import SETTINGS, ControlStep, Memory, StepSetting
 from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
+from rt1.model.transformer import FeedForward, MaskKind
 from rt1.presets import preset
 
 WINDOW = 3
@@ -199,3 +200,146 @@ def test_guidance_is_refused_for_a_network_that_never_did_without_the_text() -> 
     model = RT1(preset("debug").model)
     with pytest.raises(ValueError, match=r"cond_scale is 1\.5, but .*text\.drop is 0.*--model\.text\.drop"):
         ControlStep(model, cond_scale=1.5)
+
+
+# ---- settings ----
+
+
+def _through_the_network(model: RT1, images: Images, embedding: FloatArray) -> FloatArray:
+    """Return the newest step's logits of a window, computed whole."""
+    with torch.no_grad():
+        logits = model(torch.from_numpy(np.stack(images))[None], torch.from_numpy(embedding)[None])
+    return logits[0, -1].numpy()
+
+
+def _error(make: Callable[[], RT1], setting: str) -> float:
+    """Return the error of a setting, as a share of the spread of the logits, over more steps than the window holds."""
+    model = make()
+    found = np.stack(_alone(ControlStep(model, setting=setting), _images(3 * WINDOW), _embedding()))
+    images = _images(3 * WINDOW)
+    expected = np.stack(
+        [_through_the_network(model, images[max(0, n - WINDOW + 1) : n + 1], _embedding()) for n in range(len(images))]
+    )
+    return float(np.abs(found - expected).max() / expected.std())
+
+
+def test_fp32_is_the_network_itself_at_every_step(model: RT1) -> None:
+    assert _error(lambda: model, "fp32") < 1e-4
+
+
+@pytest.mark.parametrize(("setting", "most"), [("bf16", 0.1), ("int8", 0.2)])
+def test_a_setting_of_fewer_bits_is_the_network_nearly(setting: str, most: float, model: RT1) -> None:
+    assert 1e-4 < _error(lambda: model, setting) < most
+
+
+@pytest.mark.parametrize("mask", ["rt1", "rt1x", "step"])
+@pytest.mark.parametrize("feed_forward", ["linear", "linear_no_bias", "swiglu", "gelu"])
+def test_every_kind_of_transformer_is_the_network_itself(mask: MaskKind, feed_forward: FeedForward, model: RT1) -> None:
+    transformer = dataclasses.replace(model.config.transformer, feed_forward=feed_forward, layers=3)
+    config = dataclasses.replace(model.config, mask=mask, transformer=transformer)
+    torch.manual_seed(1)
+    assert _error(lambda: RT1(config).eval(), "fp32") < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"readout": "last_token"},
+        {"conditioning": "cross_attention"},
+        {"image_size": (45, 51)},
+        {"action_tokens": 1},
+        {"image_tokens": 1},
+    ],
+)
+def test_other_networks_are_themselves_too(changes: dict[str, object], model: RT1) -> None:
+    config = dataclasses.replace(model.config, **changes)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    assert _error(lambda: RT1(config).eval(), "fp32") < 1e-4
+
+
+def test_tensorflow_s_same_padding_is_kept(model: RT1) -> None:
+    for size in ((48, 48), (45, 51)):
+        efficientnet = dataclasses.replace(model.config.efficientnet, padding="same")
+        config = dataclasses.replace(model.config, efficientnet=efficientnet, image_size=size)
+        assert _error(lambda config=config: RT1(config).eval(), "fp32") < 1e-4  # type: ignore[misc]
+
+
+def test_the_weights_are_those_of_the_moment(model: RT1) -> None:
+    control, image = ControlStep(model), _images(1)
+    before = _alone(control, image, _embedding())[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    np.testing.assert_array_equal(_alone(control, image, _embedding())[0], before)
+
+
+@pytest.mark.parametrize("setting", ["bf16", "int8"])
+def test_robots_in_one_batch_get_nearly_what_each_gets_alone_in_every_setting(setting: str, model: RT1) -> None:
+    control = ControlStep(model, setting=setting)
+    episodes = [_images(4, seed=seed) for seed in range(3)]
+    alone = np.stack([_alone(control, images, _embedding(seed)) for seed, images in enumerate(episodes)])
+    memories = [control.start(_embedding(seed)) for seed in range(3)]
+    for step in range(4):
+        together = control.step(memories, [images[step] for images in episodes])
+        assert np.abs(together - alone[:, step]).max() < 0.1 * alone.std()
+
+
+def test_an_unknown_setting_is_refused_with_a_suggestion(model: RT1) -> None:
+    with pytest.raises(ValueError, match="unknown setting 'int9'; did you mean 'int8'"):
+        ControlStep(model, setting="int9")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
+@pytest.mark.parametrize("setting", ["cuda-fp32", "cuda-graphs-bf16"])
+def test_a_gpu_s_setting_is_refused_where_there_is_none(setting: str, model: RT1) -> None:
+    with pytest.raises(ValueError, match=r"cannot run here: no CUDA device is there; use 'fp32', or 'auto'"):
+        ControlStep(model, setting=setting)
+
+
+def test_fewer_bits_are_refused_for_a_network_with_parts_that_cannot_be_packed(model: RT1) -> None:
+    with pytest.raises(ValueError, match="this network has another part; use 'fp32'"):
+        ControlStep(RT1(dataclasses.replace(model.config, readout="mean_token")), setting="bf16")
+
+
+def test_what_a_setting_needs_is_said() -> None:
+    assert StepSetting(encoder="fp32", decoder="fp32").obstacle() is None
+    assert all(isinstance(setting.obstacle(), str | None) for setting in SETTINGS.values())
+
+
+def test_an_episode_holds_no_more_after_many_steps_than_after_a_few(control: ControlStep) -> None:
+    memory, (image,) = control.start(_embedding()), _images(1)
+
+    def held() -> int:
+        return sum(
+            tensor.untyped_storage().nbytes()
+            for tensor in (memory.text_E, memory.condition, memory.condition_F, memory.token_TKE, memory.map_KP)
+            if tensor is not None
+        )
+
+    sizes = []
+    for _ in range(60):
+        control.step([memory], [image])
+        sizes.append(held())
+    assert sizes[WINDOW - 1] == sizes[-1] == max(sizes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("setting", "most"),
+    [("cuda-fp32", 1e-2), ("cuda-graphs-fp32", 1e-2), ("cuda-bf16", 0.1), ("cuda-graphs-bf16", 0.1)],
+)
+def test_a_gpu_gives_what_the_processor_gives(setting: str, most: float, model: RT1) -> None:
+    assert _error(lambda: model, setting) < most
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replayed_graphs_keep_no_robot_s_results(model: RT1) -> None:
+    control = ControlStep(model, setting="cuda-graphs-fp32")
+    memories = [control.start(_embedding(seed)) for seed in range(2)]
+    first = control.step(memories[:1], _images(1))
+    kept = first.copy(), memories[0].token_TKE.clone()
+    control.step(memories[1:], _images(1, seed=9))
+    np.testing.assert_array_equal(first, kept[0])
+    assert torch.equal(memories[0].token_TKE, kept[1])

@@ -82,6 +82,11 @@ SETTINGS: Mapping[str, StepSetting] = {
 """Ways to run a network, by name; ``fp32`` is the one that the others are compared with."""
 
 
+def packable(model: RT1) -> bool:
+    """Say whether all of a network's parts can be packed; others run in ``fp32`` only, as they are."""
+    return FoldedEncoder.fits(model) and StepDecoder.fits(model)
+
+
 class ControlStep:
     """A network ready to act. It holds no episode; each robot has its :class:`Memory`. Not thread-safe.
 
@@ -112,7 +117,7 @@ class ControlStep:
             raise ValueError(f"the setting {setting!r} cannot run here: {obstacle}; use 'fp32', or 'auto'")
         self._device = torch.device(choice.device)
         folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
-        if setting != "fp32" and not (folds and packs):
+        if setting != "fp32" and not packable(model):
             raise ValueError(
                 f"the setting {setting!r} is for EfficientNet with FiLM, action tokens and an unconditioned "
                 "transformer; this network has another part; use 'fp32'"

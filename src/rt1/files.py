@@ -62,6 +62,11 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def user_cache() -> Path:
+    """Return the folder of the user's cache that is ours."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1"
+
+
 def _swap(beside: Path, path: Path) -> None:
     """Rename into place; a folder that is already there steps aside first, since rename cannot replace it."""
     old = aside(path)

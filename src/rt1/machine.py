@@ -13,16 +13,20 @@ _PROC = Path("/proc")
 
 def describe_machine() -> str:
     """Return processor, cores and memory in words."""
-    processor = platform.processor() or platform.machine()
     memory = ""
+    if _PROC.is_dir():
+        total = int((_PROC / "meminfo").read_text().split()[1])
+        memory = f", {total / 2**20:.0f} GB memory"
+    return f"{processor()}, {os.cpu_count()} cores{memory}, {platform.system()}, Python {platform.python_version()}"
+
+
+def processor() -> str:
+    """Return the processor's name."""
     if _PROC.is_dir():
         for line in (_PROC / "cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                processor = line.split(":", 1)[1].strip()
-                break
-        total = int((_PROC / "meminfo").read_text().split()[1])
-        memory = f", {total / 2**20:.0f} GB memory"
-    return f"{processor}, {os.cpu_count()} cores{memory}, {platform.system()}, Python {platform.python_version()}"
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str:

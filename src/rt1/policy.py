@@ -16,6 +16,7 @@ from rt1.control import ControlStep, Memory
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
+from rt1.tuning import setting_for
 
 
 class Policy(Acting):
@@ -47,7 +48,12 @@ class Policy(Acting):
 
     @classmethod
     def from_checkpoint(
-        cls, path: Path | str, *, text_encoder: TextEncoder | None = None, cond_scale: float = 1.0
+        cls,
+        path: Path | str,
+        *,
+        text_encoder: TextEncoder | None = None,
+        cond_scale: float = 1.0,
+        setting: str = "fp32",
     ) -> Policy:
         """Load a policy from a checkpoint or run folder.
 
@@ -55,14 +61,16 @@ class Policy(Acting):
             path: the folder.
             text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
             cond_scale: guidance, see :class:`rt1.control.ControlStep`; 1 is the network as it is.
+            setting: how the network is run, as for :func:`rt1.tuning.setting_for`.
 
         Raises:
             CheckpointError: the folder cannot be used.
-            ValueError: ``text_encoder`` is not the one the network was trained with, or ``cond_scale`` is not 1 and it
-                was not trained for guidance.
+            ValueError: ``text_encoder`` is not the one the network was trained with, ``cond_scale`` is not 1 and it was
+                not trained for guidance, or the setting cannot run here.
         """
         info = load_info(path)
-        control = ControlStep(load_model(path), cond_scale=cond_scale)
+        model = load_model(path)
+        control = ControlStep(model, setting=setting_for(path, model, setting), cond_scale=cond_scale)
         return cls(control, info.action_spec, encode_text=_text_function(info, text_encoder))
 
     @property

@@ -32,6 +32,11 @@ class PlayCommand:
     """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+    setting: str = "fp32"
+    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
+    as fp32 does, as measured once on this machine."""
+    tune: bool = False
+    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
 
     def run(self, _command: str) -> int:
         """Play."""
@@ -43,7 +48,12 @@ class PlayCommand:
         if not tasks:
             raise ValueError(f"{self.checkpoint} does not say which tasks it was trained on; give --tasks")
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
-        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=encoder, cond_scale=self.cond_scale)
+        policy = Policy.from_checkpoint(
+            self.checkpoint,
+            text_encoder=encoder,
+            cond_scale=self.cond_scale,
+            setting="tune" if self.tune else self.setting,
+        )
         playground = Playground(policy, replace(env, env=self.env), tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)
         serve(server, lambda port: print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it", flush=True))

@@ -31,6 +31,11 @@ class ServeCommand:
     """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+    setting: str = "fp32"
+    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
+    as fp32 does, as measured once on this machine."""
+    tune: bool = False
+    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
 
     def run(self, _command: str) -> int:
         """Serve."""
@@ -39,7 +44,12 @@ class ServeCommand:
         except ModuleNotFoundError as error:
             raise ValueError(f"rt1 serve needs {error.name}; run: pip install 'rt1[serve]'") from error
         info = load_info(self.checkpoint)
-        policy = Policy.from_checkpoint(self.checkpoint, text_encoder=self._encoder(info), cond_scale=self.cond_scale)
+        policy = Policy.from_checkpoint(
+            self.checkpoint,
+            text_encoder=self._encoder(info),
+            cond_scale=self.cond_scale,
+            setting="tune" if self.tune else self.setting,
+        )
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
         serve(server, lambda port: print(self._words(server, port), flush=True))
         return 0
@@ -49,8 +59,8 @@ class ServeCommand:
         most, latency = self.server.max_sessions, self.server.max_latency
         return (
             f"serving {self.checkpoint} on {scheme}://{self.server.host}:{port}, "
-            f"{server.step_seconds * 1e3:.1f} ms a step; carries {server.capacity} of at most {most} sessions "
-            f"within {latency:g} s"
+            f"{server.step_seconds * 1e3:.1f} ms a step in {server.setting}; carries {server.capacity} of at most "
+            f"{most} sessions within {latency:g} s"
         )
 
     def _encoder(self, info: CheckpointInfo) -> TextEncoder | None:

@@ -127,8 +127,9 @@ def _padding(conv: nn.Conv2d, size: int) -> tuple[int, int]:
 
 def linear(weight_OI: Tensor, bias_O: Tensor | None, target: Target) -> LinearMap:
     """Return a linear layer for a target; it takes and gives (..., I) and (..., O), floating point of any kind."""
-    weight_OI = weight_OI.detach().float().to(target.device)
-    bias_O = weight_OI.new_zeros(len(weight_OI)) if bias_O is None else bias_O.detach().float().to(target.device)
+    weight_OI = weight_OI.detach().to(target.device, torch.float32, copy=True)
+    zeros_O = weight_OI.new_zeros(len(weight_OI))
+    bias_O = zeros_O if bias_O is None else bias_O.detach().to(target.device, torch.float32, copy=True)
     if target.numbers == "int8":
         return Int8Linear(weight_OI, bias_O)
     return Linear(weight_OI, bias_O, target)

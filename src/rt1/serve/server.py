@@ -118,6 +118,11 @@ class PolicyServer:
         return self._capacity.sessions(self.settings.max_sessions)
 
     @property
+    def setting(self) -> str:
+        """How the network is run."""
+        return self._policy.control.setting
+
+    @property
     def step_seconds(self) -> float:
         """How long the network takes now for one robot's step; known once it serves."""
         return self._capacity.seconds(1)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.files import replacing
+from rt1.files import replacing, user_cache
 from rt1.text.encoder import TextEncoder, check_instructions
 
 
@@ -55,4 +54,4 @@ class CachedEncoder:
 
 def cache_folder() -> Path:
     """Return the folder of the user's cache that text embeddings are kept in."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1" / "text"
+    return user_cache() / "text"

@@ -1,0 +1,178 @@
+"""Which setting of the control step is the fastest here and still acts as fp32 does: measured, remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import MODEL_FILE, resolve
+from rt1.control import SETTINGS, ControlStep, packable
+from rt1.files import SaveError, user_cache, write_text
+from rt1.machine import processor
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.names import lookup
+
+REFERENCE = "fp32"
+CLEAR_GAP = 0.05
+"""A token counts where fp32 prefers it to the next one by more than this, in logits; below it is a toss-up."""
+LEAST_AGREEMENT = 0.99
+"""Share of the clear tokens that a setting must choose as fp32 does."""
+AUTO, TUNE = "auto", "tune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What a measurement found."""
+
+    setting: str
+    """The setting chosen."""
+    milliseconds: Mapping[str, float]
+    """Median time of a step by setting."""
+    agreement: Mapping[str, float]
+    """Share of the clear tokens chosen as by fp32, by setting."""
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS or SETTINGS[self.setting].obstacle() is not None:
+            raise ValueError(f"the setting {self.setting!r} cannot run here; measure again")
+
+
+def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> str:
+    """Return the name of a setting that can run here.
+
+    Args:
+        checkpoint: the folder that the network was loaded from.
+        model: the network.
+        setting: one of :data:`rt1.control.SETTINGS`; ``auto`` for the fastest that agrees with fp32, as remembered or
+            else measured now, in seconds; ``tune`` to measure it again.
+
+    Raises:
+        ValueError: an unknown setting.
+    """
+    if setting not in (AUTO, TUNE):
+        lookup("setting", setting, {**SETTINGS, AUTO: None, TUNE: None})
+        return setting
+    return tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE).setting
+
+
+def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None = None) -> Tuned:
+    """Return the measurement remembered for these weights, this machine, torch and number of threads, or measure.
+
+    Args:
+        model: the network.
+        identity: what stands for its weights.
+        again: measure even if there is one.
+        file: where it is remembered; a file of the user's cache if None. One that is damaged is left out with a
+            warning, and so is one that cannot be written.
+    """
+    file = user_cache() / "settings.json" if file is None else file
+    key = f"{identity} on {_machine()}"
+    remembered = _read(file)
+    if not again and key in remembered:
+        try:
+            return Tuned(**remembered[key])
+        except (TypeError, ValueError):
+            pass  # another version's, or a device that has gone: measured again below
+    found = measure(model)
+    try:
+        write_text(file, json.dumps({**_read(file), key: asdict(found)}, indent=1))
+    except SaveError as error:
+        warnings.warn(f"the setting is measured again next time: {error}", stacklevel=2)
+    return found
+
+
+def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
+    """Take the same steps in every setting that can run here, in turns, and choose.
+
+    Args:
+        model: the network.
+        steps: steps in each setting, over made-up scenes and instructions.
+        seed: seed of the scenes.
+    """
+    controls = {name: control for name in SETTINGS if (control := _control(model, name)) is not None}
+    seconds: dict[str, list[float]] = {name: [] for name in controls}
+    logits: dict[str, list[FloatArray]] = {name: [] for name in controls}
+    for embedding, images in made_up_episodes(model.config, steps=steps, seed=seed):
+        memories = {name: control.start(embedding) for name, control in controls.items()}
+        for image in images:
+            for name, control in controls.items():
+                start = time.perf_counter()
+                logits[name].append(control.step([memories[name]], [image])[0])
+                seconds[name].append(time.perf_counter() - start)
+    reference = np.stack(logits[REFERENCE])
+    agreement = {name: agreement_with(reference, np.stack(found)) for name, found in logits.items()}
+    milliseconds = {name: 1e3 * float(np.median(found)) for name, found in seconds.items()}
+    eligible = [name for name in controls if name == REFERENCE or agreement[name] >= LEAST_AGREEMENT]
+    return Tuned(setting=min(eligible, key=milliseconds.__getitem__), milliseconds=milliseconds, agreement=agreement)
+
+
+def agreement_with(reference_XAV: FloatArray, logits_XAV: FloatArray) -> float:
+    """Return the share of the reference's clear tokens that the other logits choose too; 0 where none is clear."""
+    top_XA2 = np.sort(reference_XAV, axis=-1)[..., -2:]
+    clear_XA = top_XA2[..., 1] - top_XA2[..., 0] > CLEAR_GAP
+    same_XA = reference_XAV.argmax(-1) == logits_XAV.argmax(-1)
+    return float(same_XA[clear_XA].mean()) if clear_XA.any() else 0.0
+
+
+def made_up_episodes(
+    config: RT1Config, *, steps: int, seed: int
+) -> Iterator[tuple[FloatArray, Sequence[NDArray[np.uint8]]]]:
+    """Yield episodes of a text embedding and images: soft-edged blobs of colour that drift, a little noise on top."""
+    rng = np.random.default_rng(seed)
+    length = config.window + 2
+    for first in range(0, steps, length):
+        scene = rng.uniform(0, 255, (6, 8, 3)).astype(np.float32)
+        drift = rng.normal(0, 12, scene.shape).astype(np.float32)
+        images = []
+        for step in range(min(length, steps - first)):
+            image = cv2.resize(scene + step * drift, (320, 256), interpolation=cv2.INTER_CUBIC)
+            images.append(np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8))
+        if config.text.vocabulary:
+            text = rng.integers(1, config.text.vocabulary, config.text_width).astype(np.float32)
+        else:
+            text = rng.normal(size=config.text_width).astype(np.float32)
+            text /= np.linalg.norm(text)
+        yield text, images
+
+
+def weights_hash(checkpoint: Path | str) -> str:
+    """Return what stands for a checkpoint's weights."""
+    with (resolve(checkpoint) / MODEL_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _control(model: RT1, name: str) -> ControlStep | None:
+    """Return the control step in a setting; None where this machine or this network cannot have it."""
+    if name != REFERENCE and (SETTINGS[name].obstacle() is not None or not packable(model)):
+        return None
+    return ControlStep(model, setting=name)
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{processor()}, {device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{file} cannot be read and is made anew: {error}", stacklevel=3)
+        return {}
+    if not isinstance(found, dict):
+        warnings.warn(f"{file} holds {type(found).__name__}, not an object, and is made anew", stacklevel=3)
+        return {}
+    return found

@@ -1,0 +1,73 @@
+"""Packed layers give what torch's own layers give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rt1.model.efficientnet import Conv, Padding
+from rt1.model.kernels import Convolution, Numbers, Target, linear
+
+CPU = torch.device("cpu")
+
+
+def _target(numbers: Numbers = "fp32") -> Target:
+    return Target(device=CPU, numbers=numbers)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, eps=1e-3)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        assert tensor is not None
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    return norm.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("padding", ["rt1", "same"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(12, 17), (9, 8)])
+def test_a_packed_convolution_is_the_convolution_its_norm_and_the_swish(
+    padding: Padding, stride: int, kernel: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    conv, norm = Conv(8, 8, kernel, stride=stride, groups=8, padding=padding), _norm(8)
+    x = torch.randn(2, 8, *size).contiguous(memory_format=torch.channels_last)
+    packed = Convolution(conv, norm, _target(), size=size, swish=True)
+    expected = nn.functional.silu(norm(conv(x)))
+    torch.testing.assert_close(packed(x), expected, atol=1e-5, rtol=1e-4)
+    assert packed.size == tuple(expected.shape[2:])
+
+
+@torch.no_grad()
+def test_inputs_can_be_scaled_by_the_weights_and_a_residual_added() -> None:
+    torch.manual_seed(0)
+    conv, scale, x, other = Conv(4, 6), torch.rand(4), torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
+    packed = Convolution(conv, None, _target(), size=(5, 5), input_scale_I=scale)
+    torch.testing.assert_close(packed.plus(x, other), conv(x * scale[:, None, None]) + other, atol=1e-5, rtol=1e-4)
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected).abs().max() / expected.std())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("numbers", "most"), [("fp32", 1e-5), ("bf16", 0.02), ("int8", 0.06)])
+@pytest.mark.parametrize("rows", [(1,), (7,), (2, 3)])
+def test_a_packed_linear_layer_is_the_linear_layer(numbers: Numbers, most: float, rows: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(64, 48), torch.randn(*rows, 64) * torch.logspace(-2, 2, rows[-1])[:, None]
+    found = linear(layer.weight, layer.bias, _target(numbers))(x)
+    assert found.shape == (*rows, 48)
+    for one, expected in zip(found.flatten(0, -2), layer(x).flatten(0, -2), strict=True):  # rows of any size alike
+        assert _relative(one, expected) < most
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("numbers", ["fp32", "bf16", "int8"])
+def test_a_row_of_zeros_gives_the_bias(numbers: Numbers) -> None:
+    layer = nn.Linear(8, 4)
+    found = linear(layer.weight, layer.bias, _target(numbers))(torch.zeros(2, 8)).float()
+    torch.testing.assert_close(found, layer.bias.expand(2, 4), atol=5e-3, rtol=0)
