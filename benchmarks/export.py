@@ -56,7 +56,7 @@ def main() -> None:
         policies = _candidates(checkpoint, folder, aoti=options.aoti)
         width = load_info(checkpoint).model.text_width
         size = TrialSize(episodes=2, steps=load_info(checkpoint).model.window + 9, text_width=width)
-        eager = policies["policy fp32"]
+        eager = Policy.from_checkpoint(checkpoint)  # of its own: a policy cannot take each image twice
         agreement = {
             name: compare(eager, policy, generated_trials(size, 0), images="generated", tolerance=0.0)
             for name, policy in policies.items()
