@@ -62,7 +62,7 @@ class ConvertFlaxCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertImageNetCommand:
-    """Convert EfficientNet-B3 weights of Keras (.h5), timm or torchvision (.safetensors, .pth) to our backbone."""
+    """Convert ImageNet weights to our backbone: EfficientNet-B3 of Keras (.h5), timm, torchvision; MaxViT of timm."""
 
     path: tyro.conf.Positional[Path]
     """The file of weights."""

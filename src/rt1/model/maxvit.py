@@ -95,7 +95,7 @@ class MBConv(ResidualBlock):
     def __init__(self, inputs: int, outputs: int, *, stride: int, expand: int, drop: float) -> None:
         super().__init__()
         inner = outputs * expand
-        self.shortcut = nn.Conv2d(inputs, outputs, 1) if stride == 2 or inputs != outputs else None
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
         self.stride = stride
         self.pre_norm = _batch_norm(inputs)
         self.expand = nn.Conv2d(inputs, inner, 1, bias=False)
@@ -137,7 +137,7 @@ class GroupAttention(ResidualBlock):
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
         side = 2 * config.partition - 1
-        self.bias_NR = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.heads, side * side), std=0.02))
+        self.bias_NRR = nn.Parameter(nn.init.trunc_normal_(torch.empty(self.heads, side, side), std=0.02))
         self.register_buffer("relative_PP", _relative_positions(config.partition), persistent=False)
         self.feed_forward_norm = nn.LayerNorm(channels, eps=1e-5)
         self.feed_forward_in = nn.Linear(channels, config.expand * channels)
@@ -155,7 +155,7 @@ class GroupAttention(ResidualBlock):
         # Images and groups in one dimension: exporters know attention with four dimensions only.
         qkv = self.query_key_value(x_XGPC.flatten(0, 1)).unflatten(-1, (3, self.heads, -1))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (X*G, N, P, H)
-        bias_NPP = self.bias_NR[:, self.relative_PP]
+        bias_NPP = self.bias_NRR.flatten(1)[:, self.relative_PP]
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias_NPP.to(query.dtype))
         return self.output(y.transpose(1, 2).flatten(2)).unflatten(0, x_XGPC.shape[:2])
 

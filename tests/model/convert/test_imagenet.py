@@ -187,7 +187,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = random_tensors(torchvision_shapes())
     del tensors["features.8.1.bias"]
     save_file(tensors, tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match=r"has no 'features\.8\.1\.bias', which an EfficientNet-B3 of torchvision has"):
+    with pytest.raises(ValueError, match=r"has no 'features\.8\.1\.bias', which EfficientNet-B3 of torchvision has"):
         convert_imagenet(tmp_path / "weights.safetensors", tmp_path / "out.safetensors")
 
 

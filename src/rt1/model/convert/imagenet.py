@@ -1,83 +1,81 @@
-"""EfficientNet-B3 trained on ImageNet (Keras, timm, torchvision) to our backbone.
+"""EfficientNet-B3 (Keras, timm, torchvision) and MaxViT (timm) trained on ImageNet to our backbone.
 
 RT-1 starts from Keras' weights. Two things differ between the sources and RT-1's network, and the weights load
 all the same: these networks turn a 300x300 image into a 10x10 map (SAME padding in Keras at a fixed size and in timm's
 ``tf_`` models, symmetric padding in torchvision and timm's others) where RT-1's padding gives 9x9; and torchvision and
 timm's models without ``tf_`` were trained with a BatchNorm eps of 1e-5 where RT-1 has 1e-3. Weights of Keras and of
 timm's ``tf_efficientnet_b3`` are therefore the closest. With ``EfficientNetConfig(padding="same")`` these give the
-features they gave on ImageNet.
+features they gave on ImageNet. A MaxViT of timm's ``maxvit_*_tf_*``, Google's weights, gives them as it is.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rt1.files import replacing
-from rt1.model.convert.layout import (
-    ConversionReport,
-    Kind,
-    Skipped,
-    Weight,
-    block_names,
-    grouped,
-    source_shape,
-    to_torch,
-)
+from rt1.model.convert.imagenet_names import Naming, recognise
+from rt1.model.convert.layout import ConversionReport, Skipped, Weight, grouped, source_shape, to_torch
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
+from rt1.model.maxvit import MaxViT, MaxViTConfig
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.settings import to_json
 
 METADATA_KEY = "rt1_imagenet"
 COUNTER = "num_batches_tracked"
 CLASSIFIER = "classifier of ImageNet"
 
-Names = Iterator[Weight]
+_ADDED = {"film", "condition", "output", "output_film", "output_condition"}
+"""Our layers that ImageNet's networks do not have."""
 
 
 def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
-    """Write the EfficientNet-B3 weights of a file as our backbone, a ``.safetensors`` file.
+    """Write the weights of a file as our backbone, a ``.safetensors`` file.
 
     Args:
-        path: Keras ``.h5``, or timm or torchvision ``.safetensors`` / ``.pth`` / ``.pt`` / ``.bin``.
+        path: EfficientNet-B3 as Keras ``.h5``, or of timm or torchvision as ``.safetensors`` / ``.pth`` / ``.pt`` /
+            ``.bin``; or a MaxViT of timm (``maxvit_*_tf_*``) of any size, which is read off its shapes.
         out: file to write; :func:`load_imagenet` reads it.
 
     Raises:
-        ValueError: the file cannot be read, or is no EfficientNet-B3 of a known naming.
+        ValueError: the file cannot be read, or is no network of a known naming.
         SaveError: the file cannot be written.
     """
     path, out = Path(path), Path(out)
     tensors = _read(path)
-    layout, names = _naming(path, tensors)
-    wanted = _wanted(FiLMEfficientNet(EfficientNetConfig(), text_width=1, output_width=1))
+    naming = _recognise(path, tensors)
+    network = _title(naming.config)
+    kind = f"{network.partition(':')[0]} of {naming.layout}"
+    wanted = _wanted(_empty(naming.config))
     converted: dict[str, Tensor] = {}
-    for weight in names:
+    for weight in naming.weights:
         if weight.name not in tensors:
-            raise ValueError(f"{path} has no {weight.name!r}, which an EfficientNet-B3 of {layout} has")
+            raise ValueError(f"{path} has no {weight.name!r}, which {kind} has")
         tensor = _to_ours(tensors[weight.name], weight, tuple(wanted[weight.key].shape))
         if tensor is None:
+            cure = "; give B3 weights" if isinstance(naming.config, EfficientNetConfig) else ""
             raise ValueError(
                 f"{path}: {weight.name!r} has shape {list(tensors[weight.name].shape)}, which does not fit "
-                f"EfficientNet-B3's {list(wanted[weight.key].shape)}; give B3 weights"
+                f"{list(wanted[weight.key].shape)} of {network}{cure}"
             )
         converted[weight.key] = tensor
     assert converted.keys() == wanted.keys()
+    used = tuple(weight.name for weight in naming.weights)
     report = ConversionReport(
         source=path.name,
-        format=f"EfficientNet-B3 of {layout}",
-        configuration="EfficientNet-B3",
-        used=tuple(weight.name for weight in names),
-        skipped=grouped([Skipped(name=name, reason=_why(name)) for name in tensors.keys() - {w.name for w in names}]),
-        parameters={"efficientnet": sum(t.numel() for k, t in converted.items() if "running_" not in k)},
-        notes=(
-            f"{layout} gives a 10x10 map from 300x300 pixels, RT-1's padding a 9x9 map; the weights load all the same",
-        ),
+        format=kind,
+        configuration=network,
+        used=used,
+        skipped=grouped([Skipped(name=name, reason=_why(name)) for name in sorted(tensors.keys() - set(used))]),
+        parameters={_kind(naming.config): sum(t.numel() for k, t in converted.items() if "running_" not in k)},
+        notes=(_note(naming),),
     )
     with replacing(out) as beside:
         save_file(converted, beside, metadata={METADATA_KEY: json.dumps(report.to_json())})
@@ -85,10 +83,10 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
 
 
 def load_imagenet(model: RT1, path: Path | str) -> None:
-    """Fill a network's EfficientNet with what :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
+    """Fill a network's backbone with what :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
 
     Raises:
-        ValueError: the file is not one of these, or the network's EfficientNet is not a B3.
+        ValueError: the file is not one of these, or the network's backbone is another one.
     """
     path = Path(path)
     try:
@@ -99,9 +97,12 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
         raise ValueError(f"{path} cannot be read: {error}; write it with `rt1 convert imagenet`") from error
     if METADATA_KEY not in metadata:
         raise ValueError(f"{path} was not written by `rt1 convert imagenet`; convert the weights first")
-    if not isinstance(model.backbone, FiLMEfficientNet):
-        raise ValueError(f"{path} holds an EfficientNet-B3; this network's backbone is {model.config.backbone}")
+    network = json.loads(metadata[METADATA_KEY])["configuration"]
+    if not isinstance(model.backbone, FiLMEfficientNet | MaxViT):
+        raise ValueError(f"{path} holds {network}; this network's backbone is {model.config.backbone}")
     wanted = _wanted(model.backbone)
+    if isinstance(model.backbone, FiLMEfficientNet) and model.backbone.top is None:
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(("top.", "top_norm."))}
     bad = sorted(
         k
         for k in wanted.keys() | tensors.keys()
@@ -109,19 +110,70 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     )
     if bad:
         raise ValueError(
-            f"{path} holds an EfficientNet-B3; this network's backbone is another one: they differ in {len(bad)} "
-            f"tensors, such as {bad[0]!r}; use EfficientNetConfig() or leave the ImageNet weights out"
+            f"{path} holds {network}; this network's backbone is another one, {model.config.backbone}: they differ in "
+            f"{len(bad)} tensors, such as {bad[0]!r}; give the network that backbone, or leave the ImageNet weights out"
         )
     model.backbone.load_state_dict(tensors, strict=False)
 
 
-def _wanted(backbone: FiLMEfficientNet) -> dict[str, Tensor]:
-    """Return the tensors of a backbone that ImageNet weights fill: all but FiLM and what follows the network."""
+def _recognise(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
+    try:
+        naming = recognise(tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if naming is None:
+        raise ValueError(
+            f"{path} names its weights in a way that is not known: {sorted(tensors)[:3]}; "
+            "Keras' .h5, timm's and torchvision's EfficientNet-B3 and timm's MaxViT are"
+        )
+    return naming
+
+
+def _empty(config: EfficientNetConfig | MaxViTConfig) -> nn.Module:
+    """Return a backbone of this size without memory for its weights."""
+    with torch.device("meta"):
+        if isinstance(config, EfficientNetConfig):
+            return FiLMEfficientNet(config, text_width=1, output_width=1)
+        return MaxViT(config, text_width=1, output_width=1)
+
+
+def _kind(config: EfficientNetConfig | MaxViTConfig) -> str:
+    return "efficientnet" if isinstance(config, EfficientNetConfig) else "maxvit"
+
+
+def _title(config: EfficientNetConfig | MaxViTConfig) -> str:
+    """Return a network's name and, for a MaxViT, the options of ``rt1 train`` that give it its sizes."""
+    if isinstance(config, EfficientNetConfig):
+        return "EfficientNet-B3"
+    words = ["MaxViT: --model.backbone maxvit"]
+    standard = to_json(MaxViTConfig())
+    for name, value in to_json(config).items():
+        if value != standard[name]:
+            numbers = " ".join(map(str, value)) if isinstance(value, list) else value
+            words.append(f"--model.maxvit.{name.replace('_', '-')} {numbers}")
+    return " ".join(words)
+
+
+def _note(naming: Naming) -> str:
+    if isinstance(naming.config, EfficientNetConfig):
+        maps = "gives a 10x10 map from 300x300 pixels, RT-1's padding a 9x9 map"
+        return f"{naming.layout} {maps}; the weights load all the same"
+    return f"they fill {_title(naming.config)}; images are multiples of {naming.config.divisor} pixels"
+
+
+def _wanted(backbone: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a backbone that ImageNet weights fill: all but those of its :data:`_ADDED` layers."""
     return {
         key: tensor
         for key, tensor in backbone.state_dict().items()
-        if ".film." not in key and not key.startswith(("output.", "output_film.")) and not key.endswith(COUNTER)
+        if not key.endswith(COUNTER) and not _ADDED & set(_layers(key))
     }
+
+
+def _layers(key: str) -> list[str]:
+    """Return the names by which layers are told apart: the first, and that of a layer of a block."""
+    words = key.split(".")
+    return words[2:3] if words[0] == "blocks" else words[:1]
 
 
 def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor | None:
@@ -166,98 +218,6 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
     with h5py.File(path, "r") as file:
         file.visititems(visit)
     return tensors
-
-
-def _naming(path: Path, tensors: Mapping[str, Tensor]) -> tuple[str, list[Weight]]:
-    config = EfficientNetConfig()
-    for layout, first, names in (
-        ("Keras", "stem_conv/kernel", keras_names),
-        ("timm", "conv_stem.weight", _timm),
-        ("torchvision", "features.0.0.weight", _torchvision),
-    ):
-        if first in tensors:
-            return layout, list(names(config))
-    raise ValueError(
-        f"{path} names its weights in a way that is not known: {sorted(tensors)[:3]}; "
-        "Keras' .h5, timm's and torchvision's EfficientNet-B3 are"
-    )
-
-
-def keras_names(config: EfficientNetConfig) -> Names:
-    yield _one("stem_conv/kernel", "stem", "conv")
-    yield from _keras_norm("stem_bn", "stem_norm")
-    for index, name, expands in block_names(config):
-        keras, ours = f"block{name}_", f"blocks.{index}."
-        if expands:
-            yield _one(f"{keras}expand_conv/kernel", f"{ours}expand", "conv")
-            yield from _keras_norm(f"{keras}expand_bn", f"{ours}expand_norm")
-        yield _one(f"{keras}dwconv/depthwise_kernel", f"{ours}depthwise", "depthwise")
-        yield from _keras_norm(f"{keras}bn", f"{ours}depthwise_norm")
-        for part in ("reduce", "expand"):
-            yield _one(f"{keras}se_{part}/kernel", f"{ours}squeeze.{part}", "dense_1x1")
-            yield Weight(name=f"{keras}se_{part}/bias", key=f"{ours}squeeze.{part}.bias")
-        yield _one(f"{keras}project_conv/kernel", f"{ours}project", "conv")
-        yield from _keras_norm(f"{keras}project_bn", f"{ours}project_norm")
-    yield _one("top_conv/kernel", "top", "conv")
-    yield from _keras_norm("top_bn", "top_norm")
-
-
-def _timm(config: EfficientNetConfig) -> Names:
-    yield from _conv_and_norm("conv_stem", "bn1", "stem")
-    for index, name, expands in block_names(config):
-        theirs, ours = f"blocks.{int(name[0]) - 1}.{ord(name[1]) - ord('a')}.", f"blocks.{index}."
-        # Without an expansion timm counts its convolutions and norms from the depthwise one on.
-        parts = (
-            (("conv_pw", "bn1", "expand"), ("conv_dw", "bn2", "depthwise"), ("conv_pwl", "bn3", "project"))
-            if expands
-            else (("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "project"))
-        )
-        for conv, norm, part in parts:
-            yield from _conv_and_norm(f"{theirs}{conv}", f"{theirs}{norm}", f"{ours}{part}")
-        for part in ("reduce", "expand"):
-            yield from _weight_and_bias(f"{theirs}se.conv_{part}", f"{ours}squeeze.{part}")
-    yield from _conv_and_norm("conv_head", "bn2", "top")
-
-
-def _torchvision(config: EfficientNetConfig) -> Names:
-    yield from _conv_and_norm("features.0.0", "features.0.1", "stem")
-    for index, name, expands in block_names(config):
-        theirs, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
-        parts = ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
-        for place, part in enumerate(parts):
-            if part == "squeeze":
-                yield from _weight_and_bias(f"{theirs}{place}.fc1", f"{ours}squeeze.reduce")
-                yield from _weight_and_bias(f"{theirs}{place}.fc2", f"{ours}squeeze.expand")
-            else:
-                yield from _conv_and_norm(f"{theirs}{place}.0", f"{theirs}{place}.1", f"{ours}{part}")
-    last = len(config.stages) + 1
-    yield from _conv_and_norm(f"features.{last}.0", f"features.{last}.1", "top")
-
-
-def _one(name: str, key: str, kind: Kind) -> Weight:
-    return Weight(name=name, key=f"{key}.weight", kind=kind)
-
-
-def _weight_and_bias(name: str, key: str) -> Names:
-    for part in ("weight", "bias"):
-        yield Weight(name=f"{name}.{part}", key=f"{key}.{part}")
-
-
-def _conv_and_norm(conv: str, norm: str, key: str) -> Names:
-    yield Weight(name=f"{conv}.weight", key=f"{key}.weight")
-    for part in ("weight", "bias", "running_mean", "running_var"):
-        yield Weight(name=f"{norm}.{part}", key=f"{key}_norm.{part}")
-
-
-def _keras_norm(name: str, key: str) -> Names:
-    parts = {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    }
-    for theirs, ours in parts.items():
-        yield Weight(name=f"{name}/{theirs}", key=f"{key}.{ours}")
 
 
 def _why(name: str) -> str:
