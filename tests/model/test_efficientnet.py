@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import FiLM
-from rt1.model.convert.imagenet import keras_names
+from rt1.model.convert.imagenet_names import keras_names
 from rt1.model.convert.layout import Weight, pixel_mean, pixel_std, to_torch
 from rt1.model.efficientnet import (
     SCALING,

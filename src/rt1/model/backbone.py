@@ -48,25 +48,46 @@ def timm_grid(name: str, image_size: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width of the feature map of ``timm:NAME`` for images of this size.
 
     Raises:
-        ValueError: timm is not installed, has no such model, or the model does not take images of this size.
+        ValueError: timm is not installed, has no such model, the model does not take images of this size, or it gives
+            no grid of positions.
     """
+    timm = _timm(name)
+    size = "x".join(map(str, image_size))
+    made_for = "x".join(map(str, timm.get_pretrained_cfg(name.removeprefix(TIMM)).input_size[1:]))
     with torch.device("meta"):
-        network = _timm_network(name, image_size).eval()
         try:
+            network = _timm_network(name, image_size).eval()
             y = network.forward_features(torch.empty(1, 3, *image_size))
         except (AssertionError, RuntimeError) as error:
-            raise ValueError(
-                f"{name} does not take images of {image_size[0]}x{image_size[1]}: {error}; give the image_size it was "
-                "made for"
-            ) from error
-    if y.ndim == 3:  # a ViT: tokens, some of them in front of those of the patches
-        rows, columns = network.patch_embed.grid_size
+            why = (str(error) or "it says no more").splitlines()[0]
+            raise ValueError(f"{name} does not take images of {size} ({why}); it was made for {made_for}") from error
+    grid = _grid(network, y)
+    if grid is None:
+        raise ValueError(
+            f"{name} gives {list(y.shape[1:])} for an image of {size}, which is no map and not the tokens of a grid; "
+            "use another model, such as a CNN, a ViT or a Swin"
+        )
+    return grid
+
+
+def _grid(network: Any, y: Tensor) -> tuple[int, int] | None:  # noqa: ANN401 (timm has no types)
+    """Return the grid of what a timm model returns, a map or tokens; None if it is neither."""
+    if y.ndim == 3 and y.shape[-1] == network.num_features:  # tokens, some of them in front of those of the patches
+        rows, columns = getattr(getattr(network, "patch_embed", None), "grid_size", (0, 0))
+        own = int(getattr(network, "num_prefix_tokens", 0))
+        return (int(rows), int(columns)) if rows * columns == y.shape[1] - own > 0 else None
+    if y.ndim == 4 and (y.shape[-1] if _is_channels_last(network) else y.shape[1]) == network.num_features:
+        rows, columns = y.shape[1:3] if _is_channels_last(network) else y.shape[2:]
         return int(rows), int(columns)
-    spatial = y.shape[1:3] if y.shape[-1] == network.num_features else y.shape[2:]
-    return int(spatial[0]), int(spatial[1])
+    return None
 
 
-def _timm_network(name: str, image_size: tuple[int, int]) -> Any:  # noqa: ANN401 (timm has no types)
+def _is_channels_last(network: Any) -> bool:  # noqa: ANN401 (timm has no types)
+    return str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
+
+
+def _timm(name: str) -> Any:  # noqa: ANN401 (timm has no types)
+    """Return the package timm, where it is installed and has the model."""
     try:
         import timm
     except ImportError as error:
@@ -75,7 +96,13 @@ def _timm_network(name: str, image_size: tuple[int, int]) -> Any:  # noqa: ANN40
     if model not in timm.list_models():
         close = timm.list_models(f"*{model}*")[:5] or ["resnet18", "vit_tiny_patch16_224"]
         raise ValueError(f"timm has no model {model!r}; it has, for instance, {', '.join(close)}")
-    sized = {"img_size": image_size} if "vit" in model or "deit" in model else {}
+    return timm
+
+
+def _timm_network(name: str, image_size: tuple[int, int]) -> Any:  # noqa: ANN401 (timm has no types)
+    timm, model = _timm(name), name.removeprefix(TIMM)
+    # Models whose positions depend on the image's size say so, and are made for the one they are told.
+    sized = {"img_size": image_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
     return timm.create_model(model, pretrained=False, num_classes=0, global_pool="", **sized)
 
 
@@ -83,4 +110,4 @@ def _as_map(network: Any, y: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: 
     """Bring what a timm model returns to (X, C, H, W): tokens without their prefix, or a map of either layout."""
     if y.ndim == 3:
         return y[:, y.shape[1] - grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
-    return y.permute(0, 3, 1, 2) if y.shape[-1] == network.num_features else y
+    return y.permute(0, 3, 1, 2) if _is_channels_last(network) else y

@@ -38,7 +38,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming | None:
     """
     b3 = EfficientNetConfig()
     if "stem_conv/kernel" in tensors:
-        return Naming(layout="Keras", config=b3, weights=tuple(_keras(b3)))
+        return Naming(layout="Keras", config=b3, weights=tuple(keras_names(b3)))
     if "conv_stem.weight" in tensors:
         return Naming(layout="timm", config=b3, weights=tuple(_timm(b3)))
     if "features.0.0.weight" in tensors:
@@ -49,7 +49,7 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming | None:
     return None
 
 
-def _keras(config: EfficientNetConfig) -> Names:
+def keras_names(config: EfficientNetConfig) -> Names:
     yield _one("stem_conv/kernel", "stem", "conv")
     yield from _keras_norm("stem_bn", "stem_norm")
     for index, name, expands in block_names(config):
