@@ -69,6 +69,9 @@ class SourceStatistics:
 def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> SourceStatistics:
     """Return the statistics of all actions of a source, which are read into memory (4 bytes a value) once.
 
+    ``to_json()`` of the result is plain data to store, with a checkpoint for one. Of several sources each has its own:
+    ``[source_statistics(each.source).to_json() for each in sources]``, in the order of the mixture's parts.
+
     Args:
         source: the source.
         cache: folder to keep the result in; None: the source's ``cache_folder``, where it has one. A kept result is
