@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 HARMLESS = {
+    "activations",
     "closed_loop.every",
     "closed_loop.workers",
     "compile",

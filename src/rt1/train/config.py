@@ -14,6 +14,7 @@ from rt1.train.optim import OptimizerSettings
 from rt1.train.trials import SUCCESS, ClosedLoopSettings
 
 Precision = Literal["fp32", "bf16"]
+Activations = Literal["kept", "lean", "recomputed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,10 @@ class TrainConfig:
     batch_norm: BatchNormKind = "local"
     """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""
+    activations: Activations = "kept"
+    """What the image tokenizer keeps for its backward pass (backbone efficientnet). ``kept``: all. ``lean``: about a
+    third, the rest is computed again while it is in the cache; on a processor, in fp32. ``recomputed``: only what
+    lies between its blocks, for the least memory (with ``lean`` where that is possible)."""
     device: Device = "auto"
     """``auto``: a GPU where there is one."""
     compile: bool = False

@@ -28,6 +28,7 @@ from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.statistics import source_statistics
 from rt1.files import recover
+from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.progress import say
 from rt1.text.encoder import TextEncoder
@@ -160,6 +161,7 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
     training_mode(model, batch_norm=config.batch_norm != "frozen")
     share_batch_norm(model, config.batch_norm, world)
     model.to(world.device)
+    _spare_memory(model, config, world)
     return Run(
         config=config,
         folder=folder,
@@ -187,6 +189,23 @@ def _start(run: Run, path: str) -> None:
     run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": start.to_json()})
     for line in start.lines() if run.world.is_main else ():
         say(line)
+
+
+def _spare_memory(model: RT1, config: TrainConfig, world: World) -> None:
+    if config.activations == "kept":
+        return
+    if not isinstance(model.backbone, FiLMEfficientNet):
+        raise TrainingError(
+            f"activations is {config.activations}, and the backbone {config.model.backbone}; only efficientnet can do "
+            "without them; set activations to kept"
+        )
+    lean = config.precision == "fp32" and world.device.type == "cpu"
+    if config.activations == "lean" and not lean:
+        raise TrainingError(
+            f"activations is lean, for fp32 on a processor; precision is {config.precision} and the device "
+            f"{world.device}; set activations to kept or recomputed"
+        )
+    model.backbone.spare_memory(lean=lean, recompute=config.activations == "recomputed")
 
 
 def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:

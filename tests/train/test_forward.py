@@ -1,0 +1,96 @@
+"""Clips: each image is encoded once, and the windows cut from them are what they are by themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rt1.data.episode import EpisodeSource
+from rt1.data.loader import Batch, Loader
+from rt1.data.windows import Clips, Padding, Windows
+from rt1.model.rt1 import RT1, action_loss
+from rt1.train.forward import Predictor, layout, predict
+
+LENGTHS = (9, 2, 6)
+
+MakeSource = Callable[..., EpisodeSource]
+
+
+def _loader(source: EpisodeSource, samples: Windows | Clips) -> Loader:
+    text = np.stack([source.text_embedding(k) for k in range(len(source.lengths))])  # type: ignore[arg-type]
+    return Loader(source, samples, text=text, batch_size=64, seed=0)
+
+
+def _batches(source: EpisodeSource, padding: Padding, group: int) -> tuple[Batch, Batch]:
+    windows = Windows(lengths=source.lengths, episodes=np.arange(len(source.lengths)), window=3, padding=padding)
+    clips = Clips(windows=windows, group=group)
+    return next(_loader(source, windows).in_order()), next(_loader(source, clips).in_order())
+
+
+def _gradients(model: RT1, batch: Batch) -> tuple[float, dict[str, Tensor]]:
+    model.zero_grad()
+    predicted = predict(Predictor(model, "fp32"), batch, image_size=model.config.image_size)
+    loss = action_loss(predicted.logits_WTAV, predicted.token_WTA, mask_BT=predicted.mask_WT)
+    loss.backward()
+    return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("padding", ["none", "repeat_first"])
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_clips_give_the_loss_and_the_gradients_of_their_windows(
+    padding: Padding, group: int, make_source: MakeSource, make_network: Callable[..., RT1]
+) -> None:
+    model = make_network(3)
+    windows, clips = _batches(make_source(*LENGTHS), padding, group)
+    (one, by_window), (other, by_clip) = _gradients(model, windows), _gradients(model, clips)
+    assert other == pytest.approx(one, rel=1e-6)
+    assert by_clip.keys() == by_window.keys()
+    for name, gradient in by_window.items():
+        torch.testing.assert_close(by_clip[name], gradient, rtol=1e-3, atol=2e-5)
+
+
+def test_the_windows_of_clips_have_the_tokens_and_actions_of_the_windows(
+    make_source: MakeSource, make_network: Callable[..., RT1]
+) -> None:
+    model = make_network(3)
+    windows, clips = _batches(make_source(*LENGTHS), "none", 4)
+    with torch.no_grad():
+        one, other = (predict(Predictor(model, "fp32"), b, image_size=(48, 48)) for b in (windows, clips))
+    assert torch.equal(one.token_WTA[one.mask_WT], other.token_WTA[other.mask_WT])
+    assert torch.equal(one.action_WTA[one.mask_WT], other.action_WTA[other.mask_WT])
+    assert one.accuracy() == pytest.approx(other.accuracy())
+
+
+def test_every_real_image_of_a_clip_is_encoded_once_and_no_padding(make_source: MakeSource) -> None:
+    windows, clips = _batches(make_source(*LENGTHS), "none", 4)
+    assert layout(windows).images == windows.valid_BT.size == 3 * layout(windows).windows
+    plan = layout(clips)
+    assert plan.windows == layout(windows).windows
+    assert plan.images == clips.valid_BT.sum() < layout(windows).images
+    assert plan.place_WT is not None
+    assert 0 <= plan.place_WT.min() <= plan.place_WT.max() < plan.images
+
+
+def test_logits_are_float32_in_bfloat16_too(make_source: MakeSource, make_network: Callable[..., RT1]) -> None:
+    model = make_network(3)
+    _, clips = _batches(make_source(*LENGTHS), "none", 4)
+    with torch.no_grad():
+        half = predict(Predictor(model, "bf16"), clips, image_size=(48, 48)).logits_WTAV
+        full = predict(Predictor(model, "fp32"), clips, image_size=(48, 48)).logits_WTAV
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=0.1, atol=0.1)
+
+
+def test_half_a_batch_has_half_its_rows(make_source: MakeSource) -> None:
+    _, clips = _batches(make_source(*LENGTHS), "none", 2)
+    rows = len(clips.episodes)
+    parts = [clips.rows(0, rows // 2), clips.rows(rows // 2, rows)]
+    assert sum(layout(part).windows for part in parts) == layout(clips).windows
+    assert parts[0].episodes + parts[1].episodes == clips.episodes
+    assert sum(part.clipped for part in parts) == clips.clipped
+    assert dataclasses.asdict(parts[1])["token_BTA"].shape[0] == rows - rows // 2
