@@ -14,6 +14,7 @@ from rt1.data.episode import EpisodeSource
 from rt1.data.loader import Batch, Loader
 from rt1.data.windows import Clips, Padding, Windows
 from rt1.model.rt1 import RT1, action_loss
+from rt1.train.data import text_embeddings
 from rt1.train.forward import Predictor, layout, predict
 
 LENGTHS = (9, 2, 6)
@@ -22,7 +23,7 @@ MakeSource = Callable[..., EpisodeSource]
 
 
 def _loader(source: EpisodeSource, samples: Windows | Clips) -> Loader:
-    text = np.stack([source.text_embedding(k) for k in range(len(source.lengths))])  # type: ignore[arg-type]
+    text = text_embeddings(source, None)
     return Loader(source, samples, text=text, batch_size=64, seed=0)
 
 
