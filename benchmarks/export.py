@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ from rt1.model.rt1 import RT1, RT1Config
 from rt1.policy import Policy
 
 MATRIX = 2048
-Images = list[NDArray[np.uint8]]
+Images = Sequence[NDArray[np.uint8]]
 
 
 def main() -> None:
