@@ -139,6 +139,13 @@ def test_robots_at_once_get_what_each_gets_alone(start: Start, images: Images, p
         np.testing.assert_allclose(actions, _alone(policy, order, text), atol=1e-4)  # batches round otherwise
 
 
+def test_an_image_of_a_large_camera_is_acted_on_as_the_policy_does(start: Start, policy: Policy) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (2, 16, 17, 3), dtype=np.uint8)
+    coarse[:, 8:] = 255  # where rounding could pass the largest value
+    large = coarse.repeat(66, axis=1).repeat(66, axis=2)
+    np.testing.assert_array_equal(_drive(start().url, large, DRAWER), _alone(policy, large, DRAWER))
+
+
 def _array_map(**changes: Any) -> bytes:
     fields = {"__ndarray__": True, "data": bytes(12), "dtype": "|u1", "shape": [2, 2, 3], **changes}
     return bytes(msgpack.packb({"image": {key.encode(): value for key, value in fields.items()}, "prompt": DRAWER}))

@@ -27,7 +27,7 @@ class Answering(Session):
     """A session whose turns are taken at once, one robot alone."""
 
     def __init__(self, policy: Policy) -> None:
-        super().__init__(self._start_episode, window=policy.model.config.window)
+        super().__init__(self._start_episode, lambda image: image[::64, ::64], window=policy.model.config.window)
         self._policy = policy
 
     def _start_episode(self, instruction: Instruction) -> Memory:
@@ -152,3 +152,12 @@ def test_only_an_image_that_needs_no_decoding_in_an_episode_that_goes_on_is_quic
     assert session.is_quick({"image": image})
     for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": encode_jpeg(image)}):
         assert not session.is_quick(slow)
+
+
+def test_a_large_image_is_shrunk_before_its_step(policy: Policy) -> None:
+    session, large = Answering(policy), np.zeros((1025, 1024, 3), np.uint8)
+    assert session.read({"image": large, "prompt": DRAWER}).images[0].shape == (17, 16, 3)
+    assert session.read({"image": large[None], "prompt": DRAWER}).images[0].shape == (17, 16, 3)
+    assert session.read({"image": large[1:]}).images[0].shape == (1024, 1024, 3)
+    assert not session.is_quick({"image": large})
+    assert session.is_quick({"image": large[1:]})

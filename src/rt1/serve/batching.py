@@ -74,6 +74,7 @@ class Batcher:
         """
         self._control, self._capacity, self._max_wait, self._saw = control, capacity, max_wait, saw
         self._queue: deque[_Job] = deque()
+        self._taking: list[_Job] = []
         self._arrived = asyncio.Event()
         self._last_asked: dict[Hashable, float] = {}
         self._worker = worker
@@ -105,17 +106,19 @@ class Batcher:
         return len(self._queue)
 
     def oldest_wait(self) -> float:
-        """Return how long the first in the queue has been waiting, seconds."""
-        return time.monotonic() - self._queue[0].arrived if self._queue else 0.0
+        """Return how long the oldest step, in the queue or being taken, has been waiting, seconds."""
+        waiting = [*self._taking, *self._queue]
+        return time.monotonic() - waiting[0].arrived if waiting else 0.0
 
     async def run(self) -> None:
         """Take steps until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            jobs = await self._next_batch()
+            self._taking = jobs = await self._next_batch()
             if not jobs:
                 continue
             results = await loop.run_in_executor(self._worker, self._take, jobs, loop)
+            self._taking = []
             for job, result in zip(jobs, results, strict=True):
                 if job.done.done():  # its task was cancelled
                     continue

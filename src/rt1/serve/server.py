@@ -20,6 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as open_server
 from websockets.datastructures import Headers
@@ -69,7 +72,8 @@ class PolicyServer:
         self._policy = policy
         self._key = None if settings.api_key_file is None else _read_key(settings.api_key_file)
         self._tls = _tls(settings)
-        own = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": policy.model.config.window}
+        self._window = policy.model.config.window
+        own = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
         self._metadata = protocol.encode({**(metadata or {}), **own})
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rt1-read")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rt1-step")
@@ -198,7 +202,7 @@ class PolicyServer:
         self.counters.sessions_started += 1
         try:
             await connection.send(self._metadata)
-            await self._converse(connection, Session(self._start, window=self._policy.model.config.window))
+            await self._converse(connection, Session(self._start, self._shrink, window=self._window))
         except (ConnectionClosed, GoneError):
             pass  # the robot has gone, whatever the server was doing for it
         finally:
@@ -267,6 +271,13 @@ class PolicyServer:
         with self._encoding:
             robot.reset(instruction)
         return robot.memory
+
+    def _shrink(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Bring an image to the network's size, float32 in [0, 1], as the control step does with one of that size."""
+        with torch.inference_mode():
+            image_CHW = self._policy.model.prepare(torch.from_numpy(np.array(image))[None])[0]
+            # The clamp takes back rounding above 1.
+            return np.ascontiguousarray(image_CHW.clamp(0.0, 1.0).permute(1, 2, 0).numpy())
 
 
 async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERNAL_ERROR) -> None:

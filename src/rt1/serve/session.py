@@ -16,6 +16,8 @@ from rt1.data.images import decode_image, image_size
 
 MAX_PIXELS = 1 << 24
 """Pixels of one image; a small JPEG may claim to be gigabytes."""
+LARGE_PIXELS = 1 << 20
+"""An image of more pixels is shrunk before its step."""
 _IMAGE_KEYS = ("image", "observation/image")
 _INSTRUCTION_KEYS = ("instruction", "prompt")
 
@@ -30,8 +32,8 @@ class Turn:
 
     memory: Memory
     """The episode that the images come to."""
-    images: tuple[NDArray[np.uint8], ...]
-    """uint8 RGB (H, W, 3) each, oldest first; the action wanted is that of the last. None: a reset alone."""
+    images: tuple[NDArray[Any], ...]
+    """RGB (H, W, 3) each, oldest first; the action wanted is that of the last. None: a reset alone."""
     is_own_episode: bool = False
     """True for stacked images, which leave the session's own episode alone."""
 
@@ -39,14 +41,21 @@ class Turn:
 class Session:
     """The episode of one connection. Not thread-safe."""
 
-    def __init__(self, start: Callable[[Instruction], Memory], *, window: int) -> None:
+    def __init__(
+        self,
+        start: Callable[[Instruction], Memory],
+        shrink: Callable[[NDArray[np.uint8]], NDArray[Any]],
+        *,
+        window: int,
+    ) -> None:
         """Start without an episode.
 
         Args:
             start: makes the memory of a new episode, or refuses its instruction with ``ValueError``.
+            shrink: brings a large image to what the network sees of it, so that its step takes no longer than others.
             window: images that the network looks at.
         """
-        self._start, self._window = start, window
+        self._start, self._shrink, self._window = start, shrink, window
         self._memory: Memory | None = None
         self._instruction: Instruction | None = None
 
@@ -80,26 +89,30 @@ class Session:
         if reset or self._memory is None or self._instruction is None or not _same(instruction, self._instruction):
             self._memory = self._start(instruction)
             self._instruction = instruction
-        return Turn(memory=self._memory, images=() if image is None else (image,))
+        return Turn(memory=self._memory, images=() if image is None else (self._small(image),))
 
     def is_quick(self, observation: Any) -> bool:  # noqa: ANN401 (it comes from outside)
-        """Return whether :meth:`read` takes well under a millisecond: no image to decode, no episode to start."""
+        """Return whether :meth:`read` takes well under a millisecond: no image to decode or shrink, no episode."""
         if not isinstance(observation, dict):
             return True
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
         starts = self._instruction is None or observation.get("reset", False) is not False
         goes_on = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
-        return isinstance(image, np.ndarray) and image.ndim == 3 and goes_on and not starts
+        is_small = isinstance(image, np.ndarray) and image.ndim == 3 and not _is_large(image)
+        return is_small and goes_on and not starts
 
     def remember(self, turn: Turn, memory: Memory) -> None:
         """Keep the episode as a turn has left it."""
         if not turn.is_own_episode:
             self._memory = memory
 
+    def _small(self, image: NDArray[np.uint8]) -> NDArray[Any]:
+        return self._shrink(image) if _is_large(image) else image
+
     def _stacked(self, images: NDArray[np.uint8], instruction: Instruction) -> Turn:
         if not 1 <= len(images) <= self._window:
             raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{self._window}")
-        return Turn(memory=self._start(instruction), images=tuple(images), is_own_episode=True)
+        return Turn(memory=self._start(instruction), images=tuple(map(self._small, images)), is_own_episode=True)
 
 
 def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa: ANN401
@@ -144,6 +157,10 @@ def _decoded(data: bytes) -> NDArray[np.uint8]:
         raise ObservationError(
             f"the image of {len(data)} bytes is not a whole JPEG or PNG; send all of it, or a uint8 array"
         ) from error
+
+
+def _is_large(image: NDArray[Any]) -> bool:
+    return image.shape[0] * image.shape[1] > LARGE_PIXELS
 
 
 def _check_pixels(height: int, width: int) -> None:
