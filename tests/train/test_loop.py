@@ -468,3 +468,18 @@ def test_a_checkpoint_holds_the_average_to_act_with_and_the_weights_to_go_on_fro
     measured = _records(run)[-1]["heldout_loss"]
     assert validate(load_model(run), held_out)["heldout_loss"] == pytest.approx(measured, rel=1e-5)
     assert measured != _records(whole[0])[-1]["heldout_loss"]
+
+
+def test_an_average_can_be_switched_on_and_off_on_the_way(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path, whole: tuple[Path, RunResult]
+) -> None:
+    averaged, run = AverageSettings(decay=0.8), tmp_path / "run"
+    losses = [record["loss"] for record in _records(whole[0])]
+    for stop, average in ((4, AverageSettings()), (8, averaged), (12, AverageSettings())):
+        stopping = make_source(*LENGTHS, before_read=_At(stop * 4 - 3, _raise_sigint)) if stop < 12 else None
+        train(stopping or make_source(*LENGTHS), short(average=average), run, allow_changes=True)
+    assert [record["loss"] for record in _records(run)] == losses
+    plain = load_file(whole[0] / "last" / "model.safetensors")
+    assert all(
+        torch.equal(tensor, plain[name]) for name, tensor in load_file(run / "last" / "model.safetensors").items()
+    )

@@ -27,6 +27,7 @@ class Meter:
         self._counts = dict.fromkeys(_COUNTS, 0.0)
         self._waited = 0.0
         self._since = time.monotonic()
+        self._paused: float | None = None
 
     def add(self, values: Mapping[str, float]) -> None:
         """Add the values of one update."""
@@ -55,15 +56,17 @@ class Meter:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Stop the clock: what is done meanwhile, a validation or a checkpoint, is no update."""
-        start = time.monotonic()
+        self._paused = time.monotonic()
         try:
             yield
         finally:
-            self._since += time.monotonic() - start
+            self._since += time.monotonic() - self._paused
+            self._paused = None
 
     def take(self) -> dict[str, float]:
         """Return the means since the last call, speeds and memory (see docs/training.md), and begin anew."""
-        seconds = max(time.monotonic() - self._since, 1e-9)
+        now = self._now()
+        seconds = max(now - self._since, 1e-9)
         means = {name: total / self._counts["updates"] for name, total in self._sums.items()}
         means["windows_per_second"] = self._counts["windows"] / seconds
         means["images_per_second"] = self._counts["images"] / seconds
@@ -71,12 +74,16 @@ class Meter:
         means |= memory()
         self._sums.clear()
         self._counts = dict.fromkeys(_COUNTS, 0.0)
-        self._waited, self._since = 0.0, time.monotonic()
+        self._waited, self._since = 0.0, now
         return means
+
+    def _now(self) -> float:
+        """Return the time on the clock, which stands still during a pause."""
+        return time.monotonic() if self._paused is None else self._paused
 
     def state_dict(self) -> dict[str, Any]:
         """Return what :meth:`load_state_dict` needs, as plain data."""
-        seconds = time.monotonic() - self._since
+        seconds = self._now() - self._since
         return {"sums": dict(self._sums), "counts": dict(self._counts), "waited": self._waited, "seconds": seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
