@@ -6,7 +6,7 @@ Shape letters: X images, C channels, H height, W width, P positions, D width of 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +32,11 @@ class TimmBackbone(nn.Module):
         self, name: str, image_size: tuple[int, int], *, text_width: int, output_width: int, conditioning: Conditioning
     ) -> None:
         super().__init__()
-        self.network = _timm_network(name, image_size)
         self.grid = timm_grid(name, image_size)
+        self.network = _timm_network(name, image_size)
+        unused = _probe(name, image_size).unused
+        for parameter_name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(parameter_name not in unused)  # what is only for classifying learns nothing
         self.output = nn.Conv2d(self.network.num_features, output_width, 1, bias=False)
         self.output_condition = conditioner(conditioning, text_width, output_width)
 
@@ -43,7 +46,6 @@ class TimmBackbone(nn.Module):
         return self.output_condition(self.output(y_XCHW), text).flatten(2).transpose(1, 2)
 
 
-@lru_cache(maxsize=16)
 def timm_grid(name: str, image_size: tuple[int, int]) -> tuple[int, int]:
     """Return the height and width of the feature map of ``timm:NAME`` for images of this size.
 
@@ -51,23 +53,39 @@ def timm_grid(name: str, image_size: tuple[int, int]) -> tuple[int, int]:
         ValueError: timm is not installed, has no such model, the model does not take images of this size, or it gives
             no grid of positions.
     """
+    return _probe(name, image_size).grid
+
+
+class _Probe(NamedTuple):
+    """What a timm model does with an image, found out by giving it one without memory for its numbers."""
+
+    grid: tuple[int, int]
+    """Height and width of the positions it gives."""
+    unused: frozenset[str]
+    """Parameters that they do not depend on."""
+
+
+@lru_cache(maxsize=16)
+def _probe(name: str, image_size: tuple[int, int]) -> _Probe:
     timm = _timm(name)
     size = "x".join(map(str, image_size))
     made_for = "x".join(map(str, timm.get_pretrained_cfg(name.removeprefix(TIMM)).input_size[1:]))
-    with torch.device("meta"):
+    with torch.device("meta"), torch.enable_grad():
         try:
             network = _timm_network(name, image_size).eval()
             y = network.forward_features(torch.empty(1, 3, *image_size))
         except (AssertionError, RuntimeError) as error:
             why = (str(error) or "it says no more").splitlines()[0]
             raise ValueError(f"{name} does not take images of {size} ({why}); it was made for {made_for}") from error
-    grid = _grid(network, y)
-    if grid is None:
-        raise ValueError(
-            f"{name} gives {list(y.shape[1:])} for an image of {size}, which is no map and not the tokens of a grid; "
-            "use another model, such as a CNN, a ViT or a Swin"
-        )
-    return grid
+        grid = _grid(network, y) if isinstance(y, Tensor) else None
+        if grid is None:
+            given = list(y.shape[1:]) if isinstance(y, Tensor) else f"a {type(y).__name__}"
+            raise ValueError(
+                f"{name} gives {given} for an image of {size}, which is no map and not the tokens of a "
+                "grid; use another model, such as a CNN, a ViT or a Swin"
+            )
+        y.sum().backward()
+    return _Probe(grid=grid, unused=frozenset(n for n, p in network.named_parameters() if p.grad is None))
 
 
 def _grid(network: Any, y: Tensor) -> tuple[int, int] | None:  # noqa: ANN401 (timm has no types)
@@ -103,7 +121,7 @@ def _timm_network(name: str, image_size: tuple[int, int]) -> Any:  # noqa: ANN40
     timm, model = _timm(name), name.removeprefix(TIMM)
     # Models whose positions depend on the image's size say so, and are made for the one they are told.
     sized = {"img_size": image_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
-    return timm.create_model(model, pretrained=False, num_classes=0, global_pool="", **sized)
+    return timm.create_model(model, pretrained=False, num_classes=0, **sized)
 
 
 def _as_map(network: Any, y: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ANN401 (timm has no types)
