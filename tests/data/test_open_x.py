@@ -258,9 +258,10 @@ def test_a_mapping_that_does_not_give_rt1_s_action_is_refused_when_opened(tmp_pa
         open_x_source(folder, dataset=dataclasses.replace(_own(), to_rt1=wrong))
 
 
-def test_its_statistics_are_kept_beside_the_index(tmp_path: Path) -> None:
+def test_its_control_rate_is_known_and_its_statistics_are_kept_beside_the_index(tmp_path: Path) -> None:
     folder, _ = _write(tmp_path / "set", "viola")
     source = open_x_source(folder, dataset="viola")
+    assert source.details["control_rate"] == OPEN_X["viola"].control_rate
     first = source_statistics(source)
     assert source.cache_folder is not None
     kept = next(source.cache_folder.glob("statistics-*.json"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +78,8 @@ class OpenXSource:
         self.action_spec = action_spec
         self.bgr = dataset.bgr
         """Whether ``encoded_images`` decode to blue, green, red; exchange the channels after decoding."""
+        self.details: Mapping[str, Any] = {"control_rate": dataset.control_rate}
+        """What a recorder would have noted of the making."""
         self.lengths: NDArray[np.int64] = raw.lengths - dataset.first_step
         if (self.lengths < 1).any():
             episode = int(np.argmin(self.lengths))
