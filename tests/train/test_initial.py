@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def _imagenet(path: Path, config: RT1Config) -> dict[str, Tensor]:
         if not name.startswith("backbone.output")
     }
     assert config.backbone == "efficientnet"
-    save_file(tensors, path, metadata={METADATA_KEY: "{}"})
+    save_file(tensors, path, metadata={METADATA_KEY: json.dumps({"configuration": "EfficientNet-B3"})})
     return tensors
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from rt1 import settings
@@ -77,11 +78,15 @@ def start_from(
     """
     path = Path(path)
     if path.is_file():
-        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         load_imagenet(model, path)
-        loaded = [n for n in before if component(n) == "backbone" and not n.endswith("num_batches_tracked")]
-        rest = tuple(name for name in before if name not in loaded)
-        return Start(source=str(path), loaded=tuple(loaded), fresh={"not in a backbone's file": rest})
+        with safe_open(path, framework="pt") as file:
+            there = {f"backbone.{key}" for key in file.keys()}  # noqa: SIM118 (no mapping)
+        names = tuple(model.state_dict())
+        return Start(
+            source=str(path),
+            loaded=tuple(name for name in names if name in there),
+            fresh={"not in a backbone's file": tuple(name for name in names if name not in there)},
+        )
     info = load_info(path)
     notes = [] if new_text else _check_text(path, info, text_encoder, model.config.text_width)
     old = load_model(path)
