@@ -26,6 +26,7 @@ from rt1.commands.convert import (
 from rt1.commands.demo import DemoCommand
 from rt1.commands.evaluate import EvaluateCommand
 from rt1.commands.export import ExportCommand
+from rt1.commands.harvest import HarvestCommand
 from rt1.commands.improve import ImproveCommand
 from rt1.commands.inspect import InspectCommand
 from rt1.commands.play import PlayCommand
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": EvaluateCommand,
     "improve": ImproveCommand,
     "inspect": InspectCommand,
+    "harvest": HarvestCommand,
     "serve": ServeCommand,
     "play": PlayCommand,
     "export": ExportCommand,

@@ -1,0 +1,36 @@
+"""The command ``rt1 harvest``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+
+from rt1.data.open_data import DataOptions, open_data
+from rt1.harvest import harvest_text_table
+from rt1.text.encoder import USE_LARGE_5
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarvestCommand:
+    """Write the text embeddings that a data set carries as a table, which then is a text encoder for its sentences."""
+
+    path: tyro.conf.Positional[Path]
+    """Folder of the data set."""
+    out: Path
+    """The table to write, a .safetensors file; --text-encoder of the other commands takes it."""
+    encoder: str | None = None
+    """What made the embeddings; what the data set says of itself if not given, and Universal Sentence Encoder where it
+    says nothing, as in Open X sets."""
+    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
+    """How to read the data set."""
+
+    def run(self, _command: str) -> int:
+        """Harvest."""
+        source = open_data(self.path, self.data)
+        stored = getattr(source, "text_encoder", None)
+        name = self.encoder or (USE_LARGE_5.name if stored is None else str(stored["name"]))
+        table = harvest_text_table(source, self.out, encoder_name=name)
+        print(f"{self.out}: {len(table.sentences)} sentences, {table.identity.width} entries each, of {name}")
+        return 0
