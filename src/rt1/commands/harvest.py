@@ -19,7 +19,7 @@ class HarvestCommand:
     path: tyro.conf.Positional[Path]
     """Folder of the data set."""
     out: Path
-    """The table to write, a .safetensors file; --text-encoder of the other commands takes it."""
+    """The table to write, a .safetensors file; other commands take it as text encoder."""
     encoder: str | None = None
     """What made the embeddings; what the data set says of itself if not given, and Universal Sentence Encoder where it
     says nothing, as in Open X sets."""
