@@ -43,6 +43,8 @@ from rt1.text.encoder import TableEncoder
 RATE = 3.0  # Hz, RT-1's
 SENTENCES = tuple(f"{verb} the {thing}" for verb in ("open", "close") for thing in ("drawer", "door"))
 IMAGES = 64
+MOST = 128
+"""Robots tried on a GPU; all of them are driven by this one process."""
 EPISODE = 40  # steps
 SPEC = rt1_action_spec()
 TIE = 1e-3
@@ -73,7 +75,7 @@ class Robot:
 
 
 def checkpoint(folder: Path, name: str, table: TableEncoder) -> Path:
-    """Save a preset's network with random weights; none is zero, so that words and images show in the actions."""
+    """Save a preset's network with random weights, chosen so that words and images show in the actions."""
     torch.manual_seed(0)
     config = dataclasses.replace(
         preset(name).model, action_tokens=SPEC.size, bins=SPEC.bins, text_width=table.identity.width
@@ -82,15 +84,18 @@ def checkpoint(folder: Path, name: str, table: TableEncoder) -> Path:
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.5)
+    with torch.no_grad():
+        for parameter in model.token_learner.parameters():
+            parameter.mul_(10.0)
     return save_checkpoint(
         folder, model=model, info=CheckpointInfo(model=config, action_spec=SPEC, text_encoder=table.identity)
     )
 
 
-def test_images() -> NDArray[np.uint8]:
-    """Return images of coarse patches, uint8 (IMAGES, 256, 320, 3): in noise they would all look alike to a network."""
-    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 10, 3), dtype=np.uint8)
-    return coarse.repeat(32, axis=1).repeat(32, axis=2)
+def made_up_images() -> NDArray[np.uint8]:
+    """Return images of four colours, uint8 (IMAGES, 256, 320, 3): of finer ones a random network sees the mean."""
+    coarse = np.random.default_rng(0).integers(0, 256, (IMAGES, 2, 2, 3), dtype=np.uint8)
+    return coarse.repeat(128, axis=1).repeat(160, axis=2)
 
 
 @contextmanager
@@ -263,6 +268,21 @@ def measure_overload(full: Path, table: Path, images: NDArray[np.uint8], robots:
         print(f"  {refusal}")
 
 
+def measure_gpu(full: Path, table: Path, images: NDArray[np.uint8], seconds: float) -> None:
+    """Print the fourth part: as many robots as the server takes, at 3 Hz."""
+    if not torch.cuda.is_available():
+        print(f"\n== robots per GPU at {RATE:g} Hz: not run, torch finds no CUDA device here")
+        return
+    print(f"\n== robots per GPU at {RATE:g} Hz, RT-1 at full size, {torch.cuda.get_device_name()}")
+    options = ("--setting", "cuda-bf16", "--max-sessions", str(MOST))
+    with served(full, table, *options) as url:
+        robots = MOST - len(overload(url, images, MOST, 1.0)[1])
+        driven = fleet(url, robots, images, seconds, RATE)
+    milliseconds = [1e3 * each.seconds for robot in driven for each in robot.requests if each.action is not None]
+    print(f"robots {robots} of at most {MOST}, late {sum(robot.late for robot in driven)} of {len(milliseconds)}")
+    print(f"{'ms':24}{'p50':>9} {'p95':>9} {'p99':>9} {'max':>9}\n{'call':24}{percentiles(milliseconds)}")
+
+
 def main() -> None:
     """Measure everything, print tables, then the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -272,7 +292,7 @@ def main() -> None:
     parser.add_argument("--crowd", type=int, default=16, help="robots that crowd a server with RT-1 at full size")
     choices = parser.parse_args()
     print(f"{describe_machine()}, torch {torch.__version__}, commit {commit()}")
-    rng, images = np.random.default_rng(0), test_images()
+    rng, images = np.random.default_rng(0), made_up_images()
     with tempfile.TemporaryDirectory() as scratch:
         folder, table_file = Path(scratch), Path(scratch) / "table.safetensors"
         table = TableEncoder({sentence: rng.normal(size=512) for sentence in SENTENCES}, "benchmark")
@@ -281,8 +301,7 @@ def main() -> None:
         spent = measure_overhead(small, table_file, images, choices.calls)
         figures = measure_fleet(small, table_file, images, choices.robots, choices.seconds)
         measure_overload(full, table_file, images, choices.crowd, min(choices.seconds, 15.0))
-    if not torch.cuda.is_available():
-        print("\n== robots per GPU at 3 Hz: not run, torch finds no CUDA device here")
+        measure_gpu(full, table_file, images, min(choices.seconds, 20.0))
     print(json.dumps({"overhead_ms_p50": round(spent, 3), **figures}))
 
 
