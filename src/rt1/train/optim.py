@@ -141,7 +141,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
     if tensors and (wrong := known ^ tensors.keys()):
         raise ValueError(
             f"the optimizer's state lacks or has too many: {', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); "
-            "it belongs to another network; use another checkpoint"
+            "it belongs to another network, or to one with other parts frozen; use another checkpoint"
         )
     for name, parameter in learning.items() if tensors else ():
         # Moments keep the parameter's memory layout, or the fused update would run in another order.
