@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rt1.model import lean
+from rt1.model.batch_norm import BatchNorm
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet, Stage
 
 # Kernels of 3 and 5, both strides, with and without an expansion, and one input wide enough to keep the expansion.
@@ -89,7 +90,7 @@ def _sum_of_two(parts: list[torch.Tensor]) -> Callable[[torch.Tensor], torch.Ten
 def test_statistics_of_a_rank_with_the_same_images_change_nothing(how: str, exact: dict[str, torch.Tensor]) -> None:
     model, asked = _trained(is_lean=how == "lean"), list[torch.Tensor]()
     for module in model.modules():
-        if isinstance(module, lean.BatchNorm):
+        if isinstance(module, BatchNorm):
             module.reduce = _sum_of_two(asked)
     found = _backward(model, torch.float32)
     assert asked

@@ -63,9 +63,9 @@ class TrainConfig:
     """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""
     activations: Activations = "kept"
-    """What the image tokenizer keeps for its backward pass (backbone efficientnet). ``kept``: all. ``lean``: about a
-    third, the rest is computed again while it is in the cache; on a processor, in fp32. ``recomputed``: only what
-    lies between its blocks, for the least memory (with ``lean`` where that is possible)."""
+    """What the image tokenizer keeps for its backward pass (backbone efficientnet). ``kept``: all. ``lean``: on a
+    processor in fp32 about a third, the rest is computed again in the cache; elsewhere all. ``recomputed``: only what
+    lies between its blocks, for the least memory."""
     device: Device = "auto"
     """``auto``: a GPU where there is one."""
     compile: bool = False

@@ -28,6 +28,7 @@ from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.statistics import source_statistics
 from rt1.files import recover
+from rt1.machine import tune_allocator
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.progress import say
@@ -192,6 +193,8 @@ def _start(run: Run, path: str) -> None:
 
 
 def _spare_memory(model: RT1, config: TrainConfig, world: World) -> None:
+    if world.device.type == "cpu":
+        tune_allocator(keep=config.activations != "recomputed")
     if config.activations == "kept":
         return
     if not isinstance(model.backbone, FiLMEfficientNet):
@@ -200,11 +203,6 @@ def _spare_memory(model: RT1, config: TrainConfig, world: World) -> None:
             "without them; set activations to kept"
         )
     lean = config.precision == "fp32" and world.device.type == "cpu"
-    if config.activations == "lean" and not lean:
-        raise TrainingError(
-            f"activations is lean, for fp32 on a processor; precision is {config.precision} and the device "
-            f"{world.device}; set activations to kept or recomputed"
-        )
     model.backbone.spare_memory(lean=lean, recompute=config.activations == "recomputed")
 
 
