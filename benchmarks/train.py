@@ -30,6 +30,7 @@ from fractal import NAME, FractalSize, write_fractal
 
 from rt1.data.loader import Batch
 from rt1.data.open_x import open_x_source
+from rt1.machine import tune_allocator
 from rt1.presets import preset
 from rt1.train.run import Run, begin
 from rt1.train.update import do_update
@@ -72,6 +73,7 @@ def main() -> None:
 def measure(folder: Path, updates: int) -> dict[str, float]:
     """Return all figures."""
     torch.set_num_threads(THREADS)
+    tune_allocator(keep=True)  # as rt1 train does
     window, clip = start(folder, "window", batch_size=4), start(folder, "clip", batch_size=CLIP, clip=CLIP)
     window_costs, clip_costs, matmul_costs, waits = [], [], [], []
     with closing(stream(window)) as windows, closing(stream(clip)) as clips:
@@ -143,6 +145,7 @@ def peak(folder: Path, activations: str) -> float:
 def measure_peak(folder: Path, activations: str) -> float:
     """Do two updates of two windows in this process, and return its peak memory, GB (1e9 bytes)."""
     torch.set_num_threads(THREADS)
+    tune_allocator(keep=activations != "recomputed")  # as rt1 train does
     run = start(folder, f"peak-{activations}", batch_size=2, activations=activations)
     for _ in range(2):
         do_update(run, run.data.train.batch(run.update))

@@ -13,6 +13,7 @@ import tyro
 from rt1.checkpoint import load_info
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
+from rt1.machine import tune_allocator
 from rt1.presets import preset
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
@@ -53,6 +54,7 @@ class TrainCommand:
 
     def run(self, _command: str) -> int:
         """Train."""
+        tune_allocator(keep=self.config.activations != "recomputed")
         sources = open_mixture(self.data, self.options)
         paraphrases = {} if self.paraphrases is None else load_paraphrases(self.paraphrases)
         encoder = None

@@ -28,7 +28,6 @@ from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.statistics import source_statistics
 from rt1.files import recover
-from rt1.machine import tune_allocator
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.progress import say
@@ -193,17 +192,15 @@ def _start(run: Run, path: str) -> None:
 
 
 def _spare_memory(model: RT1, config: TrainConfig, world: World) -> None:
-    if world.device.type == "cpu":
-        tune_allocator(keep=config.activations != "recomputed")
-    if config.activations == "kept":
-        return
-    if not isinstance(model.backbone, FiLMEfficientNet):
+    recompute = config.activations == "recomputed"
+    if isinstance(model.backbone, FiLMEfficientNet):
+        lean = config.activations != "kept" and config.precision == "fp32" and world.device.type == "cpu"
+        model.backbone.spare_memory(lean=lean, recompute=recompute)
+    elif recompute:
         raise TrainingError(
-            f"activations is {config.activations}, and the backbone {config.model.backbone}; only efficientnet can do "
-            "without them; set activations to kept"
+            f"activations is recomputed, and the backbone {config.model.backbone}; only efficientnet can compute its "
+            "blocks again; set activations to kept"
         )
-    lean = config.precision == "fp32" and world.device.type == "cpu"
-    model.backbone.spare_memory(lean=lean, recompute=config.activations == "recomputed")
 
 
 def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
