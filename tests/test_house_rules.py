@@ -25,6 +25,7 @@ TESTS_WITHOUT_A_MODULE = {
     "test_public_surface.py",
     "test_examples.py",
     "test_scripts.py",
+    "test_variants.py",
 }
 
 MODULES_THAT_RUN_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}

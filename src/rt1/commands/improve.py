@@ -29,7 +29,7 @@ class ImproveCommand:
     improve: tyro.conf.OmitArgPrefixes[ImproveSettings] = field(default_factory=ImproveSettings)
     """What is repeated, and how often."""
     text_encoder: str | None = None
-    """Text encoder: minilm, a table file, or an .onnx file; the one the data names if not given."""
+    """Text encoder, as of rt1 train; the one the data names if not given."""
     preset: str = "demo"
     """Preset of network and training."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="train")] = field(default_factory=TrainConfig)
@@ -40,7 +40,8 @@ class ImproveCommand:
         source = open_data(self.data, DataOptions())
         stored = stored_text_encoder(source)
         if self.text_encoder is not None:
-            encoder = load_text_encoder(self.text_encoder)
+            instructions = (source.instruction(episode) for episode in range(len(source.lengths)))
+            encoder = load_text_encoder(self.text_encoder, instructions=instructions)
         elif stored is not None:
             encoder = load_identified(stored)
         else:

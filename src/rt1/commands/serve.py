@@ -13,7 +13,7 @@ from rt1.checkpoint import CheckpointInfo, load_info
 from rt1.policy import Policy
 from rt1.serve.settings import ServerSettings
 from rt1.text.encoder import TextEncoder
-from rt1.text.load import load_text_encoder
+from rt1.text.load import load_identified, load_text_encoder
 
 if TYPE_CHECKING:
     from rt1.serve.server import PolicyServer
@@ -70,7 +70,7 @@ class ServeCommand:
         if info.text_encoder is None:
             return None
         try:
-            return load_text_encoder(info.text_encoder.name)
+            return load_identified(info.text_encoder)
         except (ValueError, ModuleNotFoundError) as error:
             # Robots may send text embeddings; a sentence is refused in the same words.
             print(f"rt1: instructions are not understood, only text embeddings: {error}", file=sys.stderr)

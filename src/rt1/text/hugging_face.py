@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,10 +127,23 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
             "clip_text_model": "CLIPTextModel",
         }
         kind = getattr(transformers, kinds.get(config.model_type, "AutoModel"))
-        model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
+        with _without_bars(transformers.utils.logging):
+            model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
         return model, transformers.AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"{name} cannot be used as a text encoder: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _without_bars(logging: Any) -> Iterator[None]:  # noqa: ANN401 (a module of an optional package)
+    """Let transformers draw no progress bar, which it does for models of a second, too."""
+    drawn = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            logging.enable_progress_bar()
 
 
 def _content_hash(folder: Path) -> str:

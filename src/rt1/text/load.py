@@ -91,6 +91,8 @@ def _hugging_face(text: str) -> TextEncoder:
     from rt1.text.hugging_face import POOLINGS, HuggingFaceEncoder
 
     rest = text.removeprefix(HUGGING_FACE)
+    if not rest.strip(":"):
+        raise ValueError(f"{text!r} names no model; give {HUGGING_FACE}NAME_OR_FOLDER")
     name, colon, form = rest.rpartition(":")
     pooling, _, tokens = form.partition("=")
     if not colon or (pooling not in POOLINGS and "/" in form):  # a colon within a path

@@ -118,8 +118,10 @@ def find_minilm() -> Path:
 
 
 def _download() -> Path:
-    from huggingface_hub import hf_hub_download  # slow to import, and the usual install does not need it
-
+    try:
+        from huggingface_hub import hf_hub_download  # slow to import, and the usual install does not need it
+    except ImportError as error:
+        raise ValueError(f"{HUB_NAME} is not installed; {_CURE}") from error
     try:
         files = [hf_hub_download(HUB_NAME, name, revision=HUB_REVISION) for name in SHA256]
     except OSError as error:
