@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from rt1.data.augment import AugmentSettings
 from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import PRESETS, preset
@@ -45,6 +46,22 @@ def test_the_sentence_preset_reads_eleven_actions_from_48_tokens_of_a_9_by_9_gri
 def test_the_robocat_preset_can_be_guided() -> None:
     with torch.device("meta"):
         assert RT1(preset("robocat").model).text.null_W is not None
+
+
+def test_the_paper_preset_trains_as_google_does() -> None:
+    config = preset("paper")
+    adam = config.optimizer
+    assert (adam.kind, adam.learning_rate, adam.betas, adam.eps, adam.eps_form) == (
+        "adam",
+        1e-4,
+        (0.9, 0.999),
+        1e-7,
+        "keras",
+    )
+    assert (adam.schedule, adam.warmup, adam.weight_decay, adam.clip_norm) == ("constant", 0, 0.0, 0.0)
+    assert config.augment == AugmentSettings(crop_share=1.0, crop_per="batch")
+    assert (config.target_spread, config.label_smoothing, config.average.decay) == (0.0, 0.0, 0.0)
+    assert (config.model.transformer.dropout, config.model.efficientnet.drop_connect) == (0.1, 0.2)
 
 
 def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
