@@ -1,4 +1,4 @@
-"""A data folder opened by what the command line says of it: RLDS, an Open X data set by name, or LeRobot."""
+"""A data folder opened by what the command line says of it: RLDS, Open X by name, LeRobot, or arrays."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from rt1.data import lerobot_schema
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.lerobot import LeRobotSource
+from rt1.data.open_arrays import ArrayOptions, is_arrays, open_arrays
 from rt1.data.open_x import open_x_source
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RT1_FILE, RLDSLayout, layout_keys, read_features
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class DataOptions(ArrayOptions):
     """What a data folder may not say of itself."""
 
     split: str = "train"
@@ -42,6 +43,10 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """
     keys = {name: getattr(options, name) for name in ("image_key", "instruction_key", "embedding_key", "action_keys")}
     given = {name: value for name, value in keys.items() if value}
+    if is_arrays(folder) and not (folder / lerobot_schema.INFO_FILE).is_file():
+        return open_arrays(folder, options, given)
+    own = {f.name: getattr(options, f.name) for f in fields(ArrayOptions) if getattr(options, f.name) != f.default}
+    _refuse(own, f"{folder} is no folder of npz or HDF5 episodes and no saved Hugging Face data set")
     if (folder / lerobot_schema.INFO_FILE).is_file():
         return _open_lerobot(folder, options)
     if options.open_x is not None:

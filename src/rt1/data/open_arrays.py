@@ -1,0 +1,96 @@
+"""Folders of npz or HDF5 episodes and saved Hugging Face data sets, opened by what the command line says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rt1.data.episode import DataError, EpisodeSource
+
+HUGGING_FACE_FILE = "state.json"
+"""What ``datasets.Dataset.save_to_disk`` writes beside the data."""
+
+HDF5_ENDINGS = (".hdf5", ".h5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayOptions:
+    """What arrays do not say of themselves; see :class:`rt1.data.arrays.ArrayLayout`."""
+
+    instruction: str = ""
+    """Of npz, HDF5 and Hugging Face: the sentence of all episodes, where they carry none."""
+    channels_first: bool = False
+    """Of npz and HDF5: images are (S, 3, H, W), as V-D4RL's are."""
+    action_leads_here: bool = False
+    """Of npz and HDF5: a row holds the action that led to its image, as V-D4RL's do."""
+    group: str = ""
+    """Of HDF5: the group whose members are the episodes, data in robomimic's files."""
+    start_key: str | None = None
+    """Of HDF5: the array that tells the rows where an episode begins, where one array holds several."""
+    episode_key: str | None = None
+    """Of Hugging Face: the column that tells the episode of a row; a row is an episode if not given."""
+
+
+def is_arrays(path: Path) -> bool:
+    """Return whether a path is one of these."""
+    if path.suffix in HDF5_ENDINGS:
+        return True
+    if not path.is_dir():
+        return False
+    return (path / HUGGING_FACE_FILE).is_file() or any(
+        True for ending in (".npz", *HDF5_ENDINGS) for _ in path.glob(f"*{ending}")
+    )
+
+
+def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> EpisodeSource:
+    """Open one of these.
+
+    Args:
+        path: file or folder.
+        options: what the arrays do not say of themselves.
+        keys: the names given: ``image_key``, ``instruction_key``, ``embedding_key``, ``action_keys``.
+
+    Raises:
+        DataError: a name that is missing or means nothing here, or data that cannot be read.
+    """
+    layout = _layout(path, options, keys)
+    try:
+        if (path / HUGGING_FACE_FILE).is_file():
+            from datasets import load_from_disk
+
+            from rt1.data.hf_datasets import HuggingFaceLayout, HuggingFaceSource
+
+            hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
+            return HuggingFaceSource(load_from_disk(str(path)), layout=hugging_face, name=path.name)
+        layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
+        if path.is_dir() and any(True for _ in path.glob("*.npz")):
+            from rt1.data.arrays import ArrayLayout
+            from rt1.data.npz import NpzSource
+
+            return NpzSource(path, layout=ArrayLayout(**layout))
+        from rt1.data.hdf5 import HDF5Layout, HDF5Source
+
+        return HDF5Source(path, layout=HDF5Layout(**layout, group=options.group, start_key=options.start_key))
+    except ModuleNotFoundError:
+        raise
+    except ValueError as error:
+        raise error if isinstance(error, DataError) else DataError(f"{path}: {error}") from error
+
+
+def _layout(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> dict[str, Any]:
+    actions = keys.get("action_keys", ())
+    if len(actions) > 1:
+        raise DataError(f"--action-keys names {', '.join(actions)}; {path} has the action in one array")
+    layout: dict[str, Any] = {
+        "image_key": keys.get("image_key"),
+        "action_key": actions[0] if actions else None,
+        "embedding_key": keys.get("embedding_key"),
+    }
+    layout = {name: value for name, value in layout.items() if value is not None}
+    if not keys.get("instruction_key") and not options.instruction:
+        raise DataError(
+            f"{path}: name the array that holds the instruction with --instruction-key, or give one sentence for all "
+            "episodes with --instruction"
+        )
+    return {**layout, "instruction_key": keys.get("instruction_key"), "instruction": options.instruction}
