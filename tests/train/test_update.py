@@ -14,6 +14,7 @@ from torch import Tensor
 from rt1.data.augment import AugmentSettings
 from rt1.data.episode import EpisodeSource
 from rt1.train.config import TrainConfig
+from rt1.train.errors import TrainingError
 from rt1.train.optim import OptimizerSettings
 from rt1.train.run import Run, begin
 from rt1.train.update import do_update
@@ -114,3 +115,30 @@ def test_updates_stay_finite_with_everything_on(make_run: Callable[..., Run]) ->
     )
     losses = [_update(run)["loss"] for _ in range(3)]
     assert torch.tensor(losses).isfinite().all()
+
+
+def test_a_batch_in_parts_has_the_loss_and_the_gradient_of_the_whole(make_run: Callable[..., Run]) -> None:
+    whole, parts = (_update(make_run(batch_norm="frozen", accumulation=count)) for count in (1, 4))
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_batch_in_parts_drops_what_the_whole_drops(
+    make_source: MakeSource, short: MakeConfig, tmp_path: Path
+) -> None:
+    config = short(batch_norm="frozen")
+    runs = [begin(make_source(*LENGTHS), config, tmp_path / "whole")]
+    runs.append(begin(make_source(*LENGTHS), dataclasses.replace(config, accumulation=2), tmp_path / "parts"))
+    whole, parts = (_update(run) for run in runs)
+    assert config.model.transformer.dropout > 0
+    assert parts == pytest.approx(whole, rel=1e-5)
+
+
+def test_a_batch_that_does_not_fit_says_what_halves_it(make_run: Callable[..., Run]) -> None:
+    run = make_run()
+    run.model.backbone.register_forward_hook(lambda *_: torch.empty(1 << 60, dtype=torch.uint8))
+    before = _state(run)
+    with pytest.raises(TrainingError) as caught:
+        _update(run)
+    for words in ("update 0 does not fit", "accumulation 2 instead of 1", "batch_size 2 instead of 4", "recomputed"):
+        assert words in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in run.model.named_parameters())

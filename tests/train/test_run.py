@@ -1,0 +1,72 @@
+"""A run's folder: whenever the process is killed, a checkpoint that loads is there, and the run goes on from it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rt1.checkpoint import load_info, load_model, load_training, resolve
+from rt1.data.statistics import source_statistics
+from rt1.train.errors import TrainingError
+from rt1.train.loop import train
+from rt1.train.run import begin
+
+
+def test_a_run_killed_at_random_points_always_leaves_a_checkpoint_that_loads(
+    make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    data, run = write_recording(tmp_path / "data", make_source(6, 5, 7)), tmp_path / "run"
+    words = ["train", "--data", str(data), "--out", str(run), "--preset", "debug", "--device", "cpu"]
+    words += ["--held-out", "0", "--updates", "100000", "--save-every", "1", "--keep-last", "2", "--log-every", "1000"]
+    random, before = np.random.default_rng(0), -1
+    for _ in range(3):
+        with subprocess.Popen(
+            [sys.executable, "-m", "rt1", *words], env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL
+        ) as process:
+            while not run.is_dir() or _update(run) <= before + 1:  # it saves all the time from here on
+                time.sleep(0.01)
+            time.sleep(random.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+        update = _update(run)
+        assert update > before  # it went on where it was
+        assert load_model(run).config.window == 2
+        before = update
+
+
+def _update(run: Path) -> int:
+    try:
+        return int(load_training(resolve(run)).progress["update"])
+    except ValueError:  # being renamed at this moment
+        return -1
+
+
+def test_a_checkpoint_is_there_before_the_first_update(make_source: Any, short: Any, tmp_path: Path) -> None:
+    begin(make_source(6, 5, 1, 7), short(), tmp_path / "run")
+    assert load_training(tmp_path / "run" / "last").progress["update"] == 0
+
+
+def test_a_checkpoint_holds_the_datas_statistics(make_source: Any, short: Any, tmp_path: Path) -> None:
+    source = make_source(6, 5, 1, 7)
+    begin(source, short(), tmp_path / "run")
+    kept = load_info(tmp_path / "run").statistics
+    assert kept is not None
+    assert kept.to_json() == source_statistics(source).to_json()
+
+
+def test_changes_are_refused_unless_allowed_and_then_remembered(make_source: Any, short: Any, tmp_path: Path) -> None:
+    source, run = make_source(6, 5, 1, 7), tmp_path / "run"
+    train(source, short(updates=2), run)
+    with pytest.raises(TrainingError, match=r"updates: 2 then, 3 now.*--allow-changes"):
+        train(source, short(updates=3), run)
+    result = train(source, short(updates=3), run, allow_changes=True)
+    assert (result.updates, result.changes) == (3, ("from update 2: updates: 2 then, 3 now",))
+    assert load_info(run).provenance["changes"] == ["from update 2: updates: 2 then, 3 now"]
