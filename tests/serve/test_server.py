@@ -34,6 +34,8 @@ from rt1.serve.protocol import decode, encode
 from rt1.serve.server import PolicyServer
 from rt1.serve.settings import ServerSettings
 
+OPENPI_PYTHON = Path(__file__).resolve().parents[2] / ".venv" / "openpi" / "bin" / "python"
+"""What scripts/setup makes."""
 DRAWER, CLOSE = "open the drawer", "close the drawer"
 MakePolicy = Callable[[ControlStep], Policy]
 Start = Callable[..., Any]
@@ -120,9 +122,9 @@ except RuntimeError as error:
 
 
 def test_openpis_own_client_is_served(start: Start, policy: Policy) -> None:
-    python = os.environ.get("RT1_OPENPI_PYTHON")
-    if python is None:
-        pytest.skip("set RT1_OPENPI_PYTHON to the Python of an environment with openpi-client, which needs numpy 1")
+    python = os.environ.get("RT1_OPENPI_PYTHON", str(OPENPI_PYTHON))
+    if not Path(python).is_file():
+        pytest.skip("openpi-client needs numpy 1: run scripts/setup dev, or set RT1_OPENPI_PYTHON to a Python with it")
     command = [python, "-c", OPENPI, str(start().port)]
     found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     images = np.full((2, 40, 56, 3), [[[[0]]], [[[200]]]], np.uint8)
