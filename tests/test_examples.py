@@ -26,7 +26,13 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 def test_every_example_is_run_here_and_is_shorter_than_sixty_lines() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
     del lengths["ros2_node.py"]  # needs ROS 2, which runs where the robot is
-    assert sorted(lengths) == ["own_dataset.py", "own_environment.py", "released_weights.py", "robot_loop.py"]
+    assert sorted(lengths) == [
+        "own_dataset.py",
+        "own_environment.py",
+        "released_weights.py",
+        "robocat.py",
+        "robot_loop.py",
+    ]
     assert max(lengths.values()) < 60
 
 
@@ -102,6 +108,22 @@ def test_a_robot_replays_an_episode_and_then_drives_until_it_stops(
     did = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert did[-1] == "stops"
     assert did.count("moves") + did.count("stopped:") == 4  # an action that is late is not carried out
+
+
+@pytest.mark.slow
+def test_a_hugging_face_data_set_trains_a_guided_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    runpy.run_path(str(EXAMPLES / "robocat.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert re.search(r"40 updates, best held-out loss \d\.\d\d, checkpoint outputs/robocat/best", said)
+    assert "logits (2, 2, 2, 256)" in said
+    assert re.search(r"guided action \[-0\.\d+ ", said)  # pushing; pulling is +0.5
+    config = load_model(tmp_path / "outputs" / "robocat").config
+    assert (config.backbone, config.conditioning, config.text.drop) == ("maxvit", "cross_attention", 0.2)
 
 
 @pytest.mark.slow
