@@ -10,7 +10,7 @@ import torch
 from rt1.data.augment import AugmentSettings
 from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
-from rt1.presets import PRESETS, preset
+from rt1.presets import PRESETS, TEXT_ENCODERS, preset
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -62,6 +62,11 @@ def test_the_paper_preset_trains_as_google_does() -> None:
     assert config.augment == AugmentSettings(crop_share=1.0, crop_per="batch")
     assert (config.target_spread, config.label_smoothing, config.average.decay) == (0.0, 0.0, 0.0)
     assert (config.model.transformer.dropout, config.model.efficientnet.drop_connect) == (0.1, 0.2)
+
+
+def test_presets_that_attend_to_tokens_name_an_encoder_of_tokens() -> None:
+    attending = {name for name, make in PRESETS.items() if make().model.conditioning == "cross_attention"}
+    assert set(TEXT_ENCODERS) == attending
 
 
 def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:

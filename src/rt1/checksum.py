@@ -9,7 +9,7 @@ def masked_crc32c(data: bytes | memoryview) -> int:
     """Return the masked CRC-32C of bytes, 0..2**32-1; masked so that a checksum of checksums stays sound.
 
     >>> hex(masked_crc32c(b"123456789"))
-    '0x16e9acb8'
+    '0xc78ab0e5'
     """
     crc = iscsi(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF

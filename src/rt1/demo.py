@@ -21,7 +21,7 @@ from rt1.evaluate.record import RecordSettings, record
 from rt1.evaluate.run import evaluate_checkpoint
 from rt1.files import write_text
 from rt1.machine import PeakMemory, commit
-from rt1.presets import preset
+from rt1.presets import TEXT_ENCODERS, preset
 from rt1.progress import duration
 from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
@@ -80,10 +80,12 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     if demo.updates is not None:
         config = replace(config, updates=demo.updates)
     encoder = load_text_encoder("minilm")
+    own = TEXT_ENCODERS.get(demo.preset)  # None: the network learns from the embeddings stored with the recording
+    trained = None if own is None else load_text_encoder(own)
     stages = _Stages(demo)
     stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
     source = RLDSSource(stages.data)
-    result = stages.run("train", lambda: train(source, config, stages.training))
+    result = stages.run("train", lambda: train(source, config, stages.training, encoder=trained))
     if not result.finished:
         raise KeyboardInterrupt
     context = ReportContext(
@@ -103,7 +105,13 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     )
     if not stages.is_evaluated():
         evaluate_checkpoint(
-            stages.training, demo.out, env=env, settings=trials, source=source, encoder=encoder, context=context
+            stages.training,
+            demo.out,
+            env=env,
+            settings=trials,
+            source=source,
+            encoder=trained or encoder,
+            context=context,
         )
         stages.note_evaluated()
     return DemoResult(report=demo.out / "report.html", results=json.loads((demo.out / "results.json").read_text()))

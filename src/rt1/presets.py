@@ -184,6 +184,10 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
 }
 
 
+TEXT_ENCODERS = {"robocat": "minilm:tokens=32", "demo-attention": "minilm:tokens=16"}
+"""Text encoders of the presets whose networks look at more than the one vector that recordings carry."""
+
+
 def preset(name: str) -> TrainConfig:
     """Return a preset; an unknown name raises ``ValueError`` with a suggestion."""
     return lookup("preset", name, PRESETS)()

@@ -50,7 +50,10 @@ def test_a_killed_worker_is_one_line_with_the_cure() -> None:
 
 
 def test_a_job_apart_runs_in_another_process_though_it_is_the_only_one_and_leaves_ctrl_c_alone() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    handlers = [handler for _, handler in run_jobs(signal.getsignal, [signal.SIGINT], workers=1, apart=True)]
-    assert handlers == [signal.SIG_IGN]
-    assert signal.getsignal(signal.SIGINT) is before is not signal.SIG_IGN
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+    try:
+        handlers = [handler for _, handler in run_jobs(signal.getsignal, [signal.SIGINT], workers=1, apart=True)]
+        assert handlers == [signal.SIG_IGN]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from rt1.evaluate.controllers import PolicyController
 from rt1.evaluate.rollout import Image, rollout
 from rt1.evaluate.seeds import trial_seed
 from rt1.play.playground import Playground
+from rt1.policy import Policy
 
 
 @pytest.fixture
@@ -151,7 +153,10 @@ def test_an_environment_that_fails_is_closed_and_opened_anew_by_a_reset(opened: 
 
 
 def test_logits_that_are_not_finite_end_the_run(opened: Playground) -> None:
-    opened.policy.model.transformer.output.bias.data[:] = float("nan")
+    broken, old = copy.deepcopy(opened.policy.model), opened.policy
+    broken.transformer.output.bias.data[:] = float("nan")
+    opened.policy = Policy(broken, old.action_spec, encode_text=lambda _: np.ones(8, np.float32))
+    opened.policy.reset("open the drawer")
     opened.run()
     with pytest.raises(ValueError, match="not finite"):
         opened.step()

@@ -14,7 +14,7 @@ from rt1.checkpoint import load_info
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
 from rt1.machine import tune_allocator
-from rt1.presets import preset
+from rt1.presets import TEXT_ENCODERS, preset
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.train.config import TrainConfig
@@ -44,7 +44,7 @@ class TrainCommand:
     """What the data set does not say of itself."""
     text_encoder: str | None = None
     """minilm[:tokens=N], hf:NAME[:mean|cls|eos|tokens=N], word-pieces (learned), a table file, or an .onnx file; the
-    embeddings stored with the data if not given."""
+    embeddings stored with the data if not given, or what the preset's network wants."""
     paraphrases: Path | None = None
     """JSON or TOML file: instruction to a list of sentences that training gives in its place; needs a text encoder."""
     allow_changes: bool = False
@@ -58,10 +58,11 @@ class TrainCommand:
         sources = open_mixture(self.data, self.options)
         paraphrases = {} if self.paraphrases is None else load_paraphrases(self.paraphrases)
         encoder = None
-        if self.text_encoder is not None:
+        name = self.text_encoder or TEXT_ENCODERS.get(self.preset)
+        if name is not None:
             opened = [each.source for each in sources]
             instructions = (source.instruction(episode) for source in opened for episode in range(len(source.lengths)))
-            encoder = load_text_encoder(self.text_encoder, instructions=chain(instructions, *paraphrases.values()))
+            encoder = load_text_encoder(name, instructions=chain(instructions, *paraphrases.values()))
         result = train(
             sources,
             self.config,
