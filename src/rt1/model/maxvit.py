@@ -100,7 +100,7 @@ class MBConv(ResidualBlock):
         self.pre_norm = _batch_norm(inputs)
         self.expand = nn.Conv2d(inputs, inner, 1, bias=False)
         self.expand_norm = _batch_norm(inner)
-        self.depthwise = nn.Conv2d(inner, inner, 3, stride=stride, groups=inner, bias=False)
+        self.depthwise = nn.Conv2d(inner, inner, 3, stride=stride, padding=2 - stride, groups=inner, bias=False)
         self.depthwise_norm = _batch_norm(inner)
         self.squeeze = SqueezeExcite(inner, outputs // 4)
         self.project = nn.Conv2d(inner, outputs, 1)
@@ -109,9 +109,9 @@ class MBConv(ResidualBlock):
     def forward(self, x_XCHW: Tensor) -> Tensor:
         """Map (X, C, H, W) to (X, C', H / stride, W / stride)."""
         y_XCHW = gelu(self.expand_norm(self.expand(self.pre_norm(x_XCHW))))
-        # SAME padding of TensorFlow: one more row and column at the end where an even map is halved.
-        before = 2 - self.stride
-        y_XCHW = self.depthwise(F.pad(y_XCHW, (before, 1, before, 1)))
+        if self.stride == 2:  # SAME padding of TensorFlow: one more row and column at the end of an even map
+            y_XCHW = F.pad(y_XCHW, (0, 1, 0, 1))
+        y_XCHW = self.depthwise(y_XCHW)
         y_XCHW = self.project(self.squeeze(gelu(self.depthwise_norm(y_XCHW))))
         if self.stride == 2:
             x_XCHW = F.avg_pool2d(x_XCHW, 2)
