@@ -256,9 +256,10 @@ class _Loop:
 
     def _train(self, arm: str, number: int, own: Sequence[EpisodeSource], updates: int, start: Path | None) -> Path:
         run = self.folder / f"round-{number}" / arm
-        share = self.wanted.own_share if own else 0.0
-        data = [WeightedSource(source=self.recorded, weight=1.0 - share)]
-        data += [WeightedSource(source=source, weight=share / len(own)) for source in own]
+        # In thousandths, which an order of samples repeats after few turns.
+        share = round(1000 * self.wanted.own_share)
+        data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(own)))]
+        data += [WeightedSource(source=source, weight=share) for source in own]
         init = self.config.init if start is None else str(start)
         config = replace(self.config, updates=updates, seed=self.wanted.seed + number, init=init)
         with self._timed("train"):
