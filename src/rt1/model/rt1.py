@@ -55,7 +55,10 @@ class RT1Config:
     token_learner_hidden: int = 64
     """Hidden width of TokenLearner."""
     action_tokens: int = 11
-    """A: dimensions of an action."""
+    """A: dimensions of an action; of the longest, where there are several embodiments."""
+    heads: tuple[int, ...] = ()
+    """Several embodiments on one trunk: the action's dimensions of each, which has an output layer of its own. Empty:
+    one, with ``action_tokens`` dimensions."""
     bins: int = 256
     """V: bins per action dimension."""
     position_weights: Weights = "softmax"
@@ -83,6 +86,11 @@ class RT1Config:
         sizes = (self.window, self.text_width, self.token_width, self.image_tokens, self.action_tokens)
         if min(sizes) < 1 or self.bins < 2:
             raise ValueError(f"sizes of the network must be at least 1 and bins at least 2: {self}")
+        if self.heads and (min(self.heads) < 1 or max(self.heads) != self.action_tokens):
+            raise ValueError(
+                f"heads is {self.heads}, action_tokens {self.action_tokens}; each head has at least 1 dimension, and "
+                "action_tokens is those of the largest"
+            )
         if min(self.grid) < 1:
             raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image")
         if self.transformer.condition not in (None, self.conditioning):
@@ -120,6 +128,7 @@ class RT1(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
     mask_LL: Tensor
+    size_H: Tensor
 
     def __init__(self, config: RT1Config) -> None:
         super().__init__()
@@ -138,7 +147,7 @@ class RT1(nn.Module):
             config.transformer,
             token_width=config.token_width,
             length=config.sequence_length,
-            vocabulary=config.bins * (1 if config.readout == "action_tokens" else config.action_tokens),
+            vocabulary=_vocabulary(config),
             text_width=config.text.width(config.text_width),
         )
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN))
@@ -146,8 +155,17 @@ class RT1(nn.Module):
         empty = config.step_tokens - config.image_tokens
         mask = attention_mask(config.window, config.image_tokens, empty, config.mask)
         self.register_buffer("mask_LL", mask, persistent=False)
+        if config.heads:
+            self.register_buffer("size_H", torch.tensor(config.heads), persistent=False)
 
-    def forward(self, image_BTHWC: Tensor, text: Tensor, *, valid_BT: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        image_BTHWC: Tensor,
+        text: Tensor,
+        *,
+        valid_BT: Tensor | None = None,
+        head_B: Tensor | None = None,
+    ) -> Tensor:
         """Predict the action of every step of a window.
 
         Args:
@@ -155,9 +173,10 @@ class RT1(nn.Module):
                 shorter than the configured window.
             text: float (B, E), or (B, T, E) with one embedding per step.
             valid_BT: bool (B, T), False for padding, which nothing attends to; None means all are real.
+            head_B: integers (B,), the head of each sample, for a network with ``heads``; None for any other.
 
         Returns:
-            float32 logits (B, T, A, V).
+            float32 logits (B, T, A, V); 0 in dimensions that a sample's head does not have.
         """
         if image_BTHWC.ndim != 5:
             raise ValueError(f"images have shape {tuple(image_BTHWC.shape)}; they must be (B, T, H, W, 3)")
@@ -165,7 +184,8 @@ class RT1(nn.Module):
         text_BTE = self._text_per_step(text, batch, window)
         image_XCHW = self.prepare(image_BTHWC.flatten(0, 1))
         token_XKE = self.encode_images(image_XCHW, text_BTE.flatten(0, 1))
-        return self.decode(token_XKE.unflatten(0, (batch, window)), text_BTE[:, -1], valid_BT=valid_BT)
+        token_BTKE = token_XKE.unflatten(0, (batch, window))
+        return self.decode(token_BTKE, text_BTE[:, -1], valid_BT=valid_BT, head_B=head_B)
 
     def prepare(self, image_XHWC: Tensor) -> Tensor:
         """Bring images (X, H, W, 3) to float (X, 3, *image_size) in [0, 1]."""
@@ -194,20 +214,27 @@ class RT1(nn.Module):
         *,
         dropped_B: Tensor | None = None,
         valid_BT: Tensor | None = None,
+        head_B: Tensor | None = None,
     ) -> Tensor:
         """Turn image tokens (B, T, K, E) into float32 logits (B, T, A, V).
 
         The text, (B, E), is needed where the transformer's layers are conditioned on it, too, and else not looked at.
         """
-        return self.decode_conditioned(token_BTKE, self._condition(text_BE, dropped_B), valid_BT=valid_BT)
+        condition_B = self._condition(text_BE, dropped_B)
+        return self.decode_conditioned(token_BTKE, condition_B, valid_BT=valid_BT, head_B=head_B)
 
     def decode_conditioned(
-        self, token_BTKE: Tensor, condition_B: Tensor | None, *, valid_BT: Tensor | None = None
+        self,
+        token_BTKE: Tensor,
+        condition_B: Tensor | None,
+        *,
+        valid_BT: Tensor | None = None,
+        head_B: Tensor | None = None,
     ) -> Tensor:
         """Turn image tokens and what ``self.text`` made of the text into float32 logits (B, T, A, V)."""
-        hidden_BLD = self.hidden(token_BTKE, condition_B, valid_BT=valid_BT)
+        hidden_BLD = self.hidden(token_BTKE, condition_B, valid_BT=valid_BT, head_B=head_B)
         hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
-        return self._logits(hidden_BTSD)
+        return self._logits(hidden_BTSD, head_B)
 
     def decode_step(
         self, token_BTKE: Tensor, step: int, text_BE: Tensor | None = None, *, dropped_B: Tensor | None = None
@@ -218,9 +245,21 @@ class RT1(nn.Module):
         return self._logits(hidden_BLD[:, step * self.config.step_tokens :])
 
     def hidden(
-        self, token_BTKE: Tensor, condition_B: Tensor | None = None, *, valid_BT: Tensor | None = None
+        self,
+        token_BTKE: Tensor,
+        condition_B: Tensor | None = None,
+        *,
+        valid_BT: Tensor | None = None,
+        head_B: Tensor | None = None,
     ) -> Tensor:
         """Return the transformer's stream (B, L, D) for image tokens (B, T, K, E)."""
+        if bool(self.config.heads) == (head_B is None):
+            raise ValueError(
+                "this network has one head; leave head_B out"
+                if head_B is not None
+                else f"this network has {len(self.config.heads)} heads; give head_B, or take the network of one with "
+                "rt1.model.heads.single_head"
+            )
         batch, window = token_BTKE.shape[:2]
         if window > self.config.window:
             raise ValueError(f"{window} steps were given; this network has a window of {self.config.window}")
@@ -228,7 +267,7 @@ class RT1(nn.Module):
         empty = self.config.step_tokens - self.config.image_tokens
         action = token_BTKE.new_zeros(batch, window, empty, self.config.token_width)
         sequence_BLE = torch.cat([token_BTKE, action], dim=2).flatten(1, 2)
-        mask = self._mask(sequence_BLE.shape[1], valid_BT)
+        mask = self._mask(sequence_BLE.shape[1], valid_BT, head_B)
         return self.transformer.hidden(sequence_BLE, mask, condition_B)
 
     def _condition(self, text_BE: Tensor | None, dropped_B: Tensor | None) -> Tensor | None:
@@ -239,24 +278,41 @@ class RT1(nn.Module):
             raise ValueError("this network's transformer is conditioned on the text; give decode() the text embedding")
         return self.text(text_BE, dropped_B)
 
-    def _mask(self, length: int, valid_BT: Tensor | None) -> Tensor:
+    def used(self, head_B: Tensor) -> Tensor:
+        """Return bool (B, A): True for the dimensions that each sample's head has."""
+        return torch.arange(self.config.action_tokens, device=head_B.device) < self.size_H[head_B][:, None]
+
+    def _mask(self, length: int, valid_BT: Tensor | None, head_B: Tensor | None) -> Tensor:
+        """Return who sees whom, bool (L, L) or (B, 1, L, L).
+
+        The action tokens of dimensions that a sample's head does not have are not seen, as if they were not there: an
+        embodiment acts as in a network of its own, see :func:`rt1.model.heads.single_head`.
+        """
         mask = self.mask_LL[:length, :length]
-        if valid_BT is None:
+        real_BL = None
+        if valid_BT is not None:
+            real_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
+        if head_B is not None and self.config.readout == "action_tokens" and len(set(self.config.heads)) > 1:
+            used_BS = F.pad(self.used(head_B), (self.config.image_tokens, 0), value=True)
+            used_BL = used_BS.repeat(1, length // self.config.step_tokens)
+            real_BL = used_BL if real_BL is None else used_BL & real_BL
+        if real_BL is None:
             return mask
-        valid_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
         # A padded row still sees itself: a fully masked row would be NaN, and nothing reads it.
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)[None, None]
-        return (mask & valid_BL[:, None, None, :]) | itself & ~valid_BL[:, None, :, None]
+        return (mask & real_BL[:, None, None, :]) | itself & ~real_BL[:, None, :, None]
 
-    def _logits(self, hidden_BTSD: Tensor) -> Tensor:
+    def _logits(self, hidden_BTSD: Tensor, head_B: Tensor | None = None) -> Tensor:
         """Return float32 logits (B, T, A, V), or (B, A, V), from the stream of whole steps."""
         tokens, actions = self.config.image_tokens, self.config.action_tokens
+        heads = () if head_B is None else (head_B,)
         if self.config.readout == "action_tokens":
             # One place early: the last image token predicts dimension 0, action token k predicts k + 1.
             read = hidden_BTSD[..., tokens - 1 : tokens - 1 + actions, :]
-            return at_least_float32(self.transformer.output(read))
+            logits_BTAV = at_least_float32(self.transformer.output(read, *heads))
+            return logits_BTAV if head_B is None else logits_BTAV.masked_fill(~self.used(head_B)[:, None, :, None], 0.0)
         read = hidden_BTSD[..., -1, :] if self.config.readout == "last_token" else hidden_BTSD.mean(-2)
-        return at_least_float32(self.transformer.output(read)).unflatten(-1, (actions, self.config.bins))
+        return at_least_float32(self.transformer.output(read, *heads)).unflatten(-1, (actions, self.config.bins))
 
     def _text_per_step(self, text: Tensor, batch: int, window: int) -> Tensor:
         expected = self.config.text_width
@@ -266,6 +322,13 @@ class RT1(nn.Module):
                 f"({batch}, {window}, {expected}) for these images and this network"
             )
         return text[:, None].expand(batch, window, expected) if text.ndim == 2 else text
+
+
+def _vocabulary(config: RT1Config) -> int | list[int]:
+    """Return how many logits the output layer gives at a place that is read, or each head's."""
+    if config.readout == "action_tokens":
+        return [config.bins] * len(config.heads) if config.heads else config.bins
+    return [config.bins * size for size in config.heads] if config.heads else config.bins * config.action_tokens
 
 
 def _make_backbone(config: RT1Config) -> Backbone:
@@ -294,18 +357,21 @@ def action_loss(
 
     Args:
         logits_BTAV: float (B, T, A, V).
-        token_BTA: integers (B, T, A).
+        token_BTA: integers (B, T, A), -1 in dimensions that the sample's action does not have: a step's loss is the
+            mean over those it has.
         mask_BT: bool (B, T), False for steps that count nothing (padding, terminal steps); None counts all.
         form: ``mean`` averages over the counted steps. ``google`` divides by B*T and again by B*T*step_tokens, as
             the official code does; with Adam its eps of 1e-7 is then no longer negligible.
         step_tokens: K + A, for the ``google`` form.
-        spread_A: float (A,), standard deviation in bins of the Gaussian that spreads a target over the neighbouring
-            bins, 0 for one-hot as in Google's code; None means 0 everywhere. It tells the network that bins are
-            ordered, which it must otherwise find out from data.
+        spread_A: float (A,), or (B, 1, A) where samples differ, standard deviation in bins of the Gaussian that spreads
+            a target over the neighbouring bins, 0 for one-hot as in Google's code; None means 0 everywhere. It tells
+            the network that bins are ordered, which it must otherwise find out from data.
         smoothing: share of the target, in [0, 1), that goes to all V bins alike (label smoothing), after the spread; 0
             as in Google's code.
     """
     logits_BTAV = at_least_float32(logits_BTAV)
+    used_BTA = token_BTA >= 0
+    token_BTA = token_BTA.clamp(min=0)
     if spread_A is None:
         flat = F.cross_entropy(
             logits_BTAV.flatten(0, 2), token_BTA.flatten().long(), reduction="none", label_smoothing=smoothing
@@ -315,7 +381,7 @@ def action_loss(
         bins = logits_BTAV.shape[-1]
         target_BTAV = (1.0 - smoothing) * spread_targets(token_BTA, spread_A, bins=bins) + smoothing / bins
         entropy_BTA = -(target_BTAV * logits_BTAV.log_softmax(-1)).sum(-1)
-    entropy_BT = entropy_BTA.mean(dim=-1)
+    entropy_BT = (entropy_BTA * used_BTA).sum(dim=-1) / used_BTA.sum(dim=-1).clamp(min=1)
     steps = entropy_BT.numel()
     if mask_BT is None:
         mask_BT = torch.ones_like(entropy_BT, dtype=torch.bool)
@@ -328,6 +394,6 @@ def action_loss(
 def spread_targets(token_BTA: Tensor, spread_A: Tensor, *, bins: int) -> Tensor:
     """Return target probabilities (B, T, A, V): a Gaussian around each token, one-hot where the spread is 0."""
     distance_BTAV = torch.arange(bins, device=token_BTA.device) - token_BTA[..., None]
-    spread_A1 = spread_A.clamp(min=1e-3)[:, None]  # a thousandth of a bin leaves nothing for the neighbours
+    spread_A1 = spread_A.clamp(min=1e-3)[..., None]  # a thousandth of a bin leaves nothing for the neighbours
     weight_BTAV = torch.exp(-0.5 * (distance_BTAV / spread_A1) ** 2)
     return weight_BTAV / weight_BTAV.sum(-1, keepdim=True)

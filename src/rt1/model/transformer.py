@@ -5,8 +5,9 @@ Shape letters: B batch, L sequence, D width, N heads, H head width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -168,19 +169,49 @@ class Layer(nn.Module):
         return x_BLD + self.dropout(self.feed_forward(y_BLD))
 
 
+class Heads(nn.ModuleList):
+    """Output layers of several embodiments; every sample of a batch is read by one of them."""
+
+    def __init__(self, width: int, vocabularies: Sequence[int]) -> None:
+        super().__init__(dense(width, vocabulary) for vocabulary in vocabularies)
+        self.vocabulary = max(vocabularies)
+
+    def forward(self, x: Tensor, head_B: Tensor) -> Tensor:
+        """Map (B, ..., D) to (B, ..., V), each sample by its head, 0 behind the end of a shorter one.
+
+        Every head reads every sample and one is chosen: so each has a gradient on each rank, zero from other heads'
+        samples, and the shapes do not depend on what a batch holds.
+        """
+        chosen_B = head_B.view(-1, *[1] * (x.ndim - 1))
+        y = x.new_zeros(())
+        for number, layer in enumerate(self):
+            own = layer(x)
+            y = torch.where(chosen_B == number, F.pad(own, (0, self.vocabulary - own.shape[-1])), y)
+        return y
+
+
 class Transformer(nn.Module):
     """Token embedding, learned positions, layers, output projection; no final norm (Google has none)."""
 
     def __init__(
-        self, config: TransformerConfig, *, token_width: int, length: int, vocabulary: int, text_width: int = 0
+        self,
+        config: TransformerConfig,
+        *,
+        token_width: int,
+        length: int,
+        vocabulary: int | Sequence[int],
+        text_width: int = 0,
     ) -> None:
+        """Make it; with several vocabularies its output is a :class:`Heads`, else a linear layer."""
         super().__init__()
         self.embed = dense(token_width, config.width)
         # Google's position embedding is Dense(one_hot(position)): a table and, easily missed, a bias.
         self.position_LD = nn.Parameter(nn.init.xavier_uniform_(torch.empty(length, config.width)))
         self.position_bias_D = nn.Parameter(torch.zeros(config.width))
         self.layers = nn.ModuleList(Layer(config, text_width) for _ in range(config.layers))
-        self.output = dense(config.width, vocabulary)
+        self.output: Any = (
+            dense(config.width, vocabulary) if isinstance(vocabulary, int) else Heads(config.width, vocabulary)
+        )
 
     def hidden(self, token_BLE: Tensor, mask: Tensor, text: Tensor | None = None) -> Tensor:
         """Return the residual stream (B, L, D) after the last layer; L may be shorter than the longest sequence."""
