@@ -88,6 +88,8 @@ def make_source() -> Callable[..., MemorySource]:
         *lengths: int,
         size: tuple[int, int] = (48, 48),
         bins: int = 16,
+        dimensions: int = 3,
+        name: str = "memory",
         before_read: Callable[[int], None] = lambda _: None,
     ) -> MemorySource:
         rng = np.random.default_rng(0)
@@ -99,10 +101,13 @@ def make_source() -> Callable[..., MemorySource]:
         return MemorySource(
             lengths=np.array(lengths, dtype=np.int64),
             images=[[image() for _ in range(length)] for length in lengths],
-            moves=[rng.uniform(-1, 1, (length, 3)).astype(np.float32) for length in lengths],
+            moves=[rng.uniform(-1, 1, (length, dimensions)).astype(np.float32) for length in lengths],
             embeddings=rng.normal(size=(len(SENTENCES), 8)).astype(np.float32),
-            action_spec=ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3),), bins=bins),
+            action_spec=ActionSpec(
+                parts=(Continuous(name="move", low=(-1.0,) * dimensions, high=(1.0,) * dimensions),), bins=bins
+            ),
             before_read=before_read,
+            name=name,
         )
 
     return make

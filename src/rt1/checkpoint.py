@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from rt1 import settings
 from rt1.actions import ActionSpec
 from rt1.data.statistics import SourceStatistics
 from rt1.files import aside, replacing
+from rt1.model.heads import single_head
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.names import unknown_name
 from rt1.text.encoder import TextEncoderIdentity
 
 FORMAT = 1
@@ -57,6 +59,46 @@ class CheckpointInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embodiment:
+    """One of several kinds of robots that share a network, which has a head for each."""
+
+    action_spec: ActionSpec
+    """Dimensions, bounds and bins of its actions."""
+    control_rate: float | None = None
+    """Steps per second it was trained at, Hz; None where it is not known."""
+    statistics: SourceStatistics | None = None
+    """Of its actions, per dimension; None where they are not known."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where its data come from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedInfo:
+    """What the checkpoint of a network with several heads says of itself."""
+
+    model: RT1Config
+    """The network with all heads."""
+    embodiments: Mapping[str, Embodiment]
+    """By name, in the order of the heads."""
+    text_encoder: TextEncoderIdentity | None
+    """The encoder its text embeddings come from; None where it is not known."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the weights come from, as far as it is the same for all."""
+
+    def of(self, name: str) -> CheckpointInfo:
+        """Return what there is to say of the network of one embodiment alone, see :func:`load_model`."""
+        found = self.embodiments[name]
+        return CheckpointInfo(
+            model=replace(self.model, heads=(), action_tokens=found.action_spec.size),
+            action_spec=found.action_spec,
+            text_encoder=self.text_encoder,
+            control_rate=found.control_rate,
+            statistics=found.statistics,
+            provenance={**self.provenance, **found.provenance, "embodiment": name},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """What resuming needs beyond the weights."""
 
@@ -67,19 +109,24 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path | str, *, model: RT1, info: CheckpointInfo, training: TrainingState | None = None
+    folder: Path | str, *, model: RT1, info: CheckpointInfo | SharedInfo, training: TrainingState | None = None
 ) -> Path:
     """Write a checkpoint folder in one go; what was there stays until the new one is complete.
 
     Raises:
-        CheckpointError: the folder holds other files, or the action spec is not the network's.
+        CheckpointError: the folder holds other files, or the action specs are not the network's.
         SaveError: the disk is full or read-only.
     """
     folder = Path(folder)
-    if info.action_spec.size != model.config.action_tokens or info.action_spec.bins != model.config.bins:
+    sizes = model.config.heads or (model.config.action_tokens,)
+    specs = (
+        [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
+    )
+    if [(spec.size, spec.bins) for spec in specs] != [(size, model.config.bins) for size in sizes]:
+        found = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
         raise CheckpointError(
-            f"the action spec has {info.action_spec.size} dimensions of {info.action_spec.bins} bins, the network "
-            f"{model.config.action_tokens} of {model.config.bins}; give the spec the network was built for"
+            f"the action spec has {found}, the network {', '.join(map(str, sizes))} of {model.config.bins}; give the "
+            "spec the network was built for"
         )
     _refuse_foreign_files(folder)
     with replacing(folder) as beside:
@@ -115,8 +162,27 @@ def resolve(path: Path | str) -> Path:
     raise CheckpointError(f"{path} {what}; give a checkpoint folder or the output folder of a training run")
 
 
-def load_info(path: Path | str) -> CheckpointInfo:
-    """Read what a checkpoint says of itself, without its weights."""
+def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointInfo:
+    """Read what a checkpoint says of itself, without its weights.
+
+    Args:
+        path: checkpoint or run folder.
+        embodiment: which one, where the network has several; what is read is then of its network alone.
+
+    Raises:
+        CheckpointError: a damaged file, another format, an embodiment it does not have, or none named where it has
+            several.
+    """
+    info = load_whole_info(path)
+    if isinstance(info, SharedInfo):
+        return info.of(_known(path, info, embodiment))
+    if embodiment is not None and embodiment != info.provenance.get("embodiment"):
+        raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
+    return info
+
+
+def load_whole_info(path: Path | str) -> CheckpointInfo | SharedInfo:
+    """Read what a checkpoint says of itself, of all its embodiments where it has several."""
     file = resolve(path) / INFO_FILE
     data = _read_json(file)
     if data.get("format") != FORMAT:
@@ -125,31 +191,47 @@ def load_info(path: Path | str) -> CheckpointInfo:
             "use the version that wrote it, or convert the weights again"
         )
     try:
-        encoder = data["text_encoder"]
-        return CheckpointInfo(
-            model=settings.from_json(RT1Config, data["model"], where="model"),
-            action_spec=ActionSpec.from_json(data["action_spec"]),
-            text_encoder=None if encoder is None else TextEncoderIdentity.from_json(encoder),
-            control_rate=data["control_rate"],
-            statistics=None if (found := data.get("statistics")) is None else SourceStatistics.from_json(found),
-            provenance=data["provenance"],
-        )
+        return _info_from_json(data)
     except KeyError as error:
         raise CheckpointError(f"{file} lacks {error}; restore it from a copy, or use another checkpoint") from error
     except ValueError as error:
         raise CheckpointError(f"{file} cannot be used: {error}") from error
 
 
-def load_model(path: Path | str) -> RT1:
+def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
     """Load a network from a checkpoint (or run) folder, in evaluation mode, on the CPU.
 
+    Args:
+        path: the folder.
+        embodiment: which one's, where the network has several: the trunk with its head, and nothing of the others.
+
     Raises:
-        CheckpointError: a missing or damaged file, another format, or tensors that do not fit the configuration.
+        CheckpointError: a missing or damaged file, another format, tensors that do not fit the configuration, or an
+            embodiment as :func:`load_info` does not take it.
     """
     folder = resolve(path)
-    model = RT1(load_info(folder).model)
+    load_info(folder, embodiment=embodiment)  # refuses a name that is missing or unknown
+    model, info = load_whole_model(folder), load_whole_info(folder)
+    if embodiment is None or isinstance(info, CheckpointInfo):
+        return model
+    return single_head(model, list(info.embodiments).index(embodiment))
+
+
+def load_whole_model(path: Path | str) -> RT1:
+    """Load a network with all its heads, as :func:`load_model` else."""
+    folder = resolve(path)
+    model = RT1(load_whole_info(folder).model)
     load_weights(model, folder)
     return model.eval()
+
+
+def _known(path: Path | str, info: SharedInfo, name: str | None) -> str:
+    names = ", ".join(info.embodiments)
+    if name is None:
+        raise CheckpointError(f"{path} has several embodiments: {names}; name one with --embodiment (embodiment=...)")
+    if name not in info.embodiments:
+        raise CheckpointError(f"{path}: {unknown_name('embodiment', name, info.embodiments)}")
+    return name
 
 
 def load_weights(model: RT1, folder: Path) -> None:
@@ -174,16 +256,56 @@ def load_training(path: Path | str) -> TrainingState:
     return TrainingState(progress=_read_json(folder / TRAINING_FILE), tensors=_load_tensors(folder / TRAINING_TENSORS))
 
 
-def _info_to_json(info: CheckpointInfo) -> dict[str, Any]:
+def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "model": settings.to_json(info.model),
-        "action_spec": info.action_spec.to_json(),
+        **({"embodiments": _embodiments_to_json(info)} if isinstance(info, SharedInfo) else _robot_to_json(info)),
         "text_encoder": None if info.text_encoder is None else info.text_encoder.to_json(),
-        "control_rate": info.control_rate,
-        "statistics": None if info.statistics is None else info.statistics.to_json(),
         "provenance": dict(info.provenance),
     }
+
+
+def _robot_to_json(robot: CheckpointInfo | Embodiment) -> dict[str, Any]:
+    return {
+        "action_spec": robot.action_spec.to_json(),
+        "control_rate": robot.control_rate,
+        "statistics": None if robot.statistics is None else robot.statistics.to_json(),
+    }
+
+
+def _robot_from_json(data: Mapping[str, Any]) -> Embodiment:
+    return Embodiment(
+        action_spec=ActionSpec.from_json(data["action_spec"]),
+        control_rate=data["control_rate"],
+        statistics=None if (found := data.get("statistics")) is None else SourceStatistics.from_json(found),
+        provenance=data["provenance"],
+    )
+
+
+def _embodiments_to_json(info: SharedInfo) -> list[dict[str, Any]]:
+    """A list: its order is that of the heads."""
+    return [
+        {"name": name, **_robot_to_json(robot), "provenance": dict(robot.provenance)}
+        for name, robot in info.embodiments.items()
+    ]
+
+
+def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
+    model = settings.from_json(RT1Config, data["model"], where="model")
+    encoder = None if (found := data["text_encoder"]) is None else TextEncoderIdentity.from_json(found)
+    if "embodiments" in data:
+        robots = {each["name"]: _robot_from_json(each) for each in data["embodiments"]}
+        return SharedInfo(model=model, embodiments=robots, text_encoder=encoder, provenance=data["provenance"])
+    robot = _robot_from_json(data)
+    return CheckpointInfo(
+        model=model,
+        action_spec=robot.action_spec,
+        text_encoder=encoder,
+        control_rate=robot.control_rate,
+        statistics=robot.statistics,
+        provenance=robot.provenance,
+    )
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

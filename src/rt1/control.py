@@ -108,6 +108,11 @@ class ControlStep:
             ValueError: an unknown setting, one that this machine lacks something for, or one for another network; a
                 scale that is negative, or not 1 for a network that has not learned to act without the instruction.
         """
+        if model.config.heads:
+            raise ValueError(
+                f"this network has {len(model.config.heads)} embodiments; load the network of one: "
+                "load_model(checkpoint, embodiment=NAME)"
+            )
         self.model = model.eval()
         self.cond_scale = _checked_scale(cond_scale, model)
         self.setting = setting

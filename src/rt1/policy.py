@@ -51,6 +51,7 @@ class Policy(Acting):
         cls,
         path: Path | str,
         *,
+        embodiment: str | None = None,
         text_encoder: TextEncoder | None = None,
         cond_scale: float = 1.0,
         setting: str = "fp32",
@@ -59,6 +60,7 @@ class Policy(Acting):
 
         Args:
             path: the folder.
+            embodiment: which one it is to act as, where the network has several.
             text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
             cond_scale: guidance, see :class:`rt1.control.ControlStep`; 1 is the network as it is.
             setting: how the network is run, as for :func:`rt1.tuning.setting_for`.
@@ -68,8 +70,8 @@ class Policy(Acting):
             ValueError: ``text_encoder`` is not the one the network was trained with, ``cond_scale`` is not 1 and it was
                 not trained for guidance, or the setting cannot run here.
         """
-        info = load_info(path)
-        model = load_model(path)
+        info = load_info(path, embodiment=embodiment)
+        model = load_model(path, embodiment=embodiment)
         control = ControlStep(model, setting=setting_for(path, model, setting), cond_scale=cond_scale)
         return cls(control, info.action_spec, encode_text=_text_function(info, text_encoder))
 

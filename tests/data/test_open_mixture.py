@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous
+from rt1.data.embodiments import embodiments_of
 from rt1.data.episode import DataError
 from rt1.data.joined import origin
 from rt1.data.loader import Loader
@@ -219,3 +220,45 @@ def test_a_loader_takes_what_was_split(make_source: Callable[..., Any]) -> None:
     loader = Loader(data.source, data.train, text=text, batch_size=8, seed=0)
     batch = loader.batch(0)
     assert sum(episode < 4 for episode in batch.episodes) == 6
+
+
+def _mixture_file(folders: Path, text: str) -> Path:
+    (folders / "mixture.toml").write_text(text)
+    return folders / "mixture.toml"
+
+
+def test_a_mixture_file_gives_each_embodiment_a_head_of_its_own(folders: Path) -> None:
+    parts = '[[parts]]\ndata = "one"\n[[parts]]\ndata = "wide"\nembodiment = "wide"\n[[parts]]\ndata = "two"\n'
+    opened = open_mixture([_mixture_file(folders, 'heads = "separate"\n' + parts)], PLAIN)
+    assert [each.embodiment for each in opened] == ["memory", "wide", "memory"]
+    data = split_sources(opened, cut=_cut, held_out=0.25, seed=0)
+    found = embodiments_of(data.source)
+    assert {name: spec.high.tolist() for name, spec in found.specs.items()} == {"memory": [1.0] * 3, "wide": [2.0] * 3}
+    assert found.heads.tolist() == [0] * 5 + [1] * 2 + [0] * 3
+
+
+def test_widest_bounds_are_those_of_one_embodiment(folders: Path) -> None:
+    parts = "".join(f'[[parts]]\ndata = "{name}"\nembodiment = "{of}"\n' for name, of in _OWNERS)
+    opened = open_mixture([_mixture_file(folders, 'heads = "separate"\nbounds = "widest"\n' + parts)], PLAIN)
+    assert [each.source.action_spec.high.tolist() for each in opened] == [[2.0] * 3, [1.0] * 3, [2.0] * 3]
+
+
+_OWNERS = (("one", "big"), ("two", "small"), ("wide", "big"))
+
+
+def test_two_specs_with_one_name_and_a_name_without_heads_are_refused(folders: Path) -> None:
+    parts = "".join(f'[[parts]]\ndata = "{name}"\nembodiment = "arm"\n' for name in ("one", "wide"))
+    with pytest.raises(DataError, match="are both the embodiment 'arm' and have different action specs"):
+        open_mixture([_mixture_file(folders, 'heads = "separate"\n' + parts)], PLAIN)
+    with pytest.raises(DataError, match='names the embodiment \'arm\' and has heads = "one"; set heads = "separate"'):
+        open_mixture([_mixture_file(folders, parts)], PLAIN)
+
+
+def test_a_mixture_file_can_set_the_bins_of_all(folders: Path) -> None:
+    opened = open_mixture(
+        [_mixture_file(folders, 'bins = 32\n[[parts]]\ndata = "one"\n[[parts]]\ndata = "two"\n')], PLAIN
+    )
+    assert [each.source.action_spec for each in opened] == [_spec(1.0, bins=32)] * 2
+    (alone,) = open_mixture([folders / "one"], PLAIN)
+    np.testing.assert_array_equal(opened[0].source.actions(0, 0, 4), alone.source.actions(0, 0, 4))
+    assert opened[0].source.details == alone.source.details  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.evaluate.scores import ActionScores
+from rt1.evaluate.scores import ActionScores, values_of_all
 from rt1.model.rt1 import action_loss
 
 SPEC = ActionSpec(
@@ -144,3 +144,23 @@ def test_shapes_that_do_not_belong_together_are_refused() -> None:
         scores.load_sums(ActionScores(SPEC, within=(1,)).sums)
     with pytest.raises(ValueError, match=r"within is \(1, 1\)"):
         ActionScores(SPEC, within=(1, 1))
+
+
+def test_several_embodiments_count_by_their_steps_and_keep_their_own_numbers() -> None:
+    def scored(right: int, steps: int, dimensions: int) -> ActionScores:
+        spec = ActionSpec(parts=(Continuous(name="x", low=(0.0,) * dimensions, high=(1.0,) * dimensions),), bins=4)
+        logits = torch.zeros(1, steps, dimensions, 4)
+        logits[..., 0] = 1.0
+        tokens = torch.ones(1, steps, dimensions, dtype=torch.long)
+        tokens[:, :right] = 0
+        scores = ActionScores(spec, within=())
+        scores.add(logits, tokens, torch.ones(1, steps, dtype=torch.bool))
+        return scores
+
+    both = {"arm": scored(1, 2, 2), "hand": scored(0, 6, 3), "idle": ActionScores(scored(0, 1, 1).action_spec)}
+    values = values_of_all(both)
+    assert (values["accuracy"], values["accuracy/arm"], values["accuracy/hand"]) == (1 / 8, 1 / 2, 0.0)
+    assert values["accuracy/arm/x_1"] == 0.5
+    assert "accuracy/arm/x_2" not in values
+    assert not any("idle" in name for name in values)
+    assert values_of_all({"arm": both["arm"]}) == both["arm"].values()

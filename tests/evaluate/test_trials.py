@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rt1.evaluate import trials
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_trials
+from rt1.evaluate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.text.encoder import TableEncoder
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
@@ -24,7 +24,8 @@ def _run(
     instruction = env.sentences(task)[0]
     plans = plan_trials(kind, task, instruction, trials=count, seed=seed)
     embeddings = {instruction: np.ones(8, np.float32)}
-    batches = run_trials(plans, env=env, checkpoint=checkpoint, embeddings=embeddings, workers=1)
+    policy = None if checkpoint is None else TrialPolicy(checkpoint=checkpoint)
+    batches = run_trials(plans, env=env, policy=policy, embeddings=embeddings, workers=1)
     return [result for batch in batches for result in batch]
 
 
@@ -93,7 +94,9 @@ def test_trials_start_alike_whatever_acts(
         for words in ("one", "two")
     ]
     embeddings = {"one": np.ones(8, np.float32), "two": -np.ones(8, np.float32)}
-    (one,), (two,) = run_trials(plans, env=small_world, checkpoint=checkpoint, embeddings=embeddings, workers=1)
+    (one,), (two,) = run_trials(
+        plans, env=small_world, policy=TrialPolicy(checkpoint=checkpoint), embeddings=embeddings, workers=1
+    )
     np.testing.assert_array_equal(one.rollout.images[0], two.rollout.images[0])
 
 
@@ -105,4 +108,8 @@ def test_the_policy_is_told_the_plans_sentence(
     plan = TrialPlan(kind="swapped", task="faucet-open-v3", instruction="unheard of", trials=(0,), seed=0)
     embeddings = {sentence: table.encode([sentence])[0] for sentence in table.sentences}
     with pytest.raises(KeyError, match="unheard of"):
-        list(run_trials([plan], env=small_world, checkpoint=checkpoint, embeddings=embeddings, workers=1))
+        list(
+            run_trials(
+                [plan], env=small_world, policy=TrialPolicy(checkpoint=checkpoint), embeddings=embeddings, workers=1
+            )
+        )

@@ -72,6 +72,24 @@ def test_two_ranks_have_the_losses_of_one(words: list[str], tmp_path: Path) -> N
     assert held_out[0] == pytest.approx(held_out[1], abs=1e-2)
 
 
+def test_two_ranks_that_each_see_one_embodiment_have_the_losses_of_one(
+    make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    for name, dimensions in (("arm", 3), ("hand", 5)):
+        write_recording(tmp_path / name, make_source(5, 4, dimensions=dimensions))
+    parts = [f'[[parts]]\ndata = "{name}"\nembodiment = "{name}"\n' for name in ("arm", "hand")]
+    mixture = tmp_path / "mixture.toml"
+    mixture.write_text('heads = "separate"\n' + "".join(parts))
+    words = ["train", "--data", str(mixture), "--preset", "debug", "--held-out", "0", "--log-every", "1"]
+    words += ["--device", "cpu", "--batch-size", "2", "--batch-norm", "sync", "--updates", "6"]  # they take turns
+    ends = [
+        end for n, out in ((1, "one"), (2, "two")) for end in _finish(_start([*words, "--out", str(tmp_path / out)], n))
+    ]
+    assert [status for status, _, _ in ends] == [0, 0, 0]
+    assert len(_losses(tmp_path / "one")) == 6
+    assert _losses(tmp_path / "two") == pytest.approx(_losses(tmp_path / "one"), abs=1e-4)
+
+
 def _held_out(run: Path) -> list[float]:
     return [record["heldout_loss"] for record in read_metrics(run) if "heldout_loss" in record]
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import load_info, load_model, load_training
 from rt1.data.augment import AugmentSettings
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import DataError
 from rt1.files import SaveError
 from rt1.metrics import METRICS_FILE, read_metrics
 from rt1.text.encoder import TableEncoder
@@ -36,7 +36,7 @@ from rt1.train.validation import validate
 NO_CROP = AugmentSettings(crop_share=0.0)
 LENGTHS = (6, 5, 1, 7, 4, 5, 6, 3, 2, 8)
 
-MakeSource = Callable[..., EpisodeSource]
+MakeSource = Callable[..., Any]
 MakeConfig = Callable[..., TrainConfig]
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
+from rt1.data.embodiments import embodiments_of
 from rt1.data.episode import EpisodeSource
-from rt1.data.joined import JoinedSource
 from rt1.data.open_data import DataOptions
-from rt1.data.open_mixture import open_mixture
+from rt1.data.open_mixture import joined, open_mixture
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
@@ -54,6 +54,8 @@ class EvaluateCommand:
     """What the data set does not say of itself."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+    embodiment: str | None = None
+    """Which embodiment acts, where the checkpoint has several."""
     cond_scale: float = 1.0
     """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
     baselines: bool = True
@@ -72,9 +74,10 @@ class EvaluateCommand:
         return self._run_closed_loop(out, encoder, context)
 
     def _source(self) -> EpisodeSource:
-        """Open the data as training does, so that episodes have the same numbers."""
-        sources = [each.source for each in open_mixture(self.data, self.options)]
-        return sources[0] if len(sources) == 1 else JoinedSource(sources)
+        """Open the data as training does, so that episodes have the same numbers; of a mixture the embodiment's own."""
+        source = joined(open_mixture(self.data, self.options))
+        found = embodiments_of(source)
+        return found.sources.get(self.embodiment or "", source) if found.several else source
 
     def _run_offline(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
         if not self.data:
@@ -83,7 +86,9 @@ class EvaluateCommand:
             self.checkpoint,
             out,
             self._source(),
-            settings=OfflineSettings(episodes=self.episodes, shown=self.plots, cond_scale=self.cond_scale),
+            settings=OfflineSettings(
+                episodes=self.episodes, shown=self.plots, cond_scale=self.cond_scale, embodiment=self.embodiment
+            ),
             encoder=encoder,
             context=context,
         )
@@ -108,7 +113,7 @@ class EvaluateCommand:
         return 0 if agreement.holds else 1
 
     def _run_closed_loop(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
-        provenance = load_info(self.checkpoint).provenance
+        provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
         env = EnvSettings.from_provenance(provenance)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if self.episodes is not None:
@@ -125,6 +130,7 @@ class EvaluateCommand:
             trials=20 if self.trials is None else self.trials,
             seed=self.seed,
             baselines=self.baselines,
+            embodiment=self.embodiment,
             cond_scale=self.cond_scale,
             workers=self.workers,
         )

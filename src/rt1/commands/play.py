@@ -28,6 +28,8 @@ class PlayCommand:
     """Port on 127.0.0.1; 0 takes a free one."""
     seed: int = 0
     """Seed of the starts, as for an evaluation."""
+    embodiment: str | None = None
+    """Which embodiment acts, where the checkpoint has several."""
     cond_scale: float = 1.0
     """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
     text_encoder: str | None = None
@@ -42,7 +44,7 @@ class PlayCommand:
         """Play."""
         from rt1.play.server import PlayServer, serve
 
-        provenance = load_info(self.checkpoint).provenance
+        provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
         env = EnvSettings.from_provenance(provenance)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if not tasks:
@@ -50,6 +52,7 @@ class PlayCommand:
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         policy = Policy.from_checkpoint(
             self.checkpoint,
+            embodiment=self.embodiment,
             text_encoder=encoder,
             cond_scale=self.cond_scale,
             setting="tune" if self.tune else self.setting,

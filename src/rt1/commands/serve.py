@@ -27,6 +27,8 @@ class ServeCommand:
     """Checkpoint or run folder."""
     server: tyro.conf.OmitArgPrefixes[ServerSettings] = field(default_factory=ServerSettings)
     """Where it listens and what it lets happen."""
+    embodiment: str | None = None
+    """Which embodiment acts, where the checkpoint has several."""
     cond_scale: float = 1.0
     """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
     text_encoder: str | None = None
@@ -43,9 +45,10 @@ class ServeCommand:
             from rt1.serve.server import PolicyServer, serve
         except ModuleNotFoundError as error:
             raise ValueError(f"rt1 serve needs {error.name}; run: pip install 'rt1[serve]'") from error
-        info = load_info(self.checkpoint)
+        info = load_info(self.checkpoint, embodiment=self.embodiment)
         policy = Policy.from_checkpoint(
             self.checkpoint,
+            embodiment=self.embodiment,
             text_encoder=self._encoder(info),
             cond_scale=self.cond_scale,
             setting="tune" if self.tune else self.setting,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from rt1.checkpoint import load_info
+from rt1.checkpoint import load_whole_info
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
 from rt1.machine import tune_allocator
@@ -26,7 +26,7 @@ def starting_config(name: str, init: str) -> TrainConfig:
     config = preset(name)
     if not init or Path(init).is_file():  # a file holds a backbone only
         return config
-    return replace(config, init=init, model=load_info(init).model)
+    return replace(config, init=init, model=load_whole_info(init).model)
 
 
 @dataclass(frozen=True, kw_only=True)

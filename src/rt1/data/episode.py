@@ -24,10 +24,13 @@ class EpisodeSource(Protocol):
 
     name: str
     """Short name for tables and errors."""
-    action_spec: ActionSpec
-    """Dimensions and bounds of the actions."""
     lengths: NDArray[np.int64]
     """(E,) number of steps of each episode, at least 1."""
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """Dimensions and bounds of the actions; an attribute will do."""
+        ...
 
     def instruction(self, episode: int) -> str:
         """Return the sentence of an episode."""

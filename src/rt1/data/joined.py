@@ -18,17 +18,25 @@ MapActions = Callable[[FloatArray], FloatArray]
 class JoinedSource:
     """The episodes of several sources counted through; an :class:`~rt1.data.episode.EpisodeSource`."""
 
-    def __init__(self, sources: Sequence[EpisodeSource]) -> None:
+    def __init__(self, sources: Sequence[EpisodeSource], *, embodiments: Sequence[str | None] = ()) -> None:
         """Join sources.
 
+        Args:
+            sources: the sources.
+            embodiments: names, one per source, for sources with different action specs: those of one name have one
+                spec, and share a head of the network. None among them: the source's name. Empty, or None only: all
+                have one spec.
+
         Raises:
-            DataError: no source, or sources with different action specs.
+            DataError: no source; sources with different action specs, or under one name; different numbers of bins.
         """
         if not sources:
             raise DataError("there are no sources to join; give at least one")
         self.sources = tuple(sources)
         self.name = "+".join(source.name for source in sources)
-        self.action_spec = _common_spec(self.sources)
+        self.embodiments = _embodiment_names(self.sources, embodiments)
+        """Name of each source's embodiment; empty where they all have one action spec."""
+        self._specs = _specs(self.sources, self.embodiments)
         self.lengths: NDArray[np.int64] = np.concatenate([source.lengths for source in sources])
         self.firsts: NDArray[np.int64] = np.cumsum([0, *(len(source.lengths) for source in sources[:-1])])
         """(sources,) number of each source's first episode."""
@@ -36,6 +44,20 @@ class JoinedSource:
         self.text_encoder = encoders[0] if all(encoder == encoders[0] for encoder in encoders) else None
         """Identity of the encoder of the stored text embeddings; None where not known, or not the same for all."""
         self._one_encoder = all(encoder == encoders[0] for encoder in encoders)
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """Dimensions and bounds of the actions.
+
+        Raises:
+            DataError: there are several embodiments, each with its own; see :mod:`rt1.data.embodiments`.
+        """
+        if len(self._specs) > 1:
+            raise DataError(
+                f"{self.name} has the embodiments {', '.join(self._specs)}, each with an action spec of its own; give "
+                "the data of one of them"
+            )
+        return next(iter(self._specs.values()))
 
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         """Return the source of an episode and the episode's number there."""
@@ -87,6 +109,8 @@ class MappedSource:
         self.name = source.name
         self.lengths = source.lengths
         self.text_encoder = getattr(source, "text_encoder", None)
+        self.details = dict(getattr(source, "details", {}))
+        """What the source knows of its recording, its control rate for one."""
         self.actions(0, 0, 1)
 
     def instruction(self, episode: int) -> str:
@@ -127,13 +151,35 @@ def origin(source: EpisodeSource, episode: int) -> tuple[EpisodeSource, int]:
     return source, episode
 
 
-def _common_spec(sources: Sequence[EpisodeSource]) -> ActionSpec:
-    first = sources[0]
-    for other in sources[1:]:
-        if first.action_spec != other.action_spec:
-            difference = spec_difference(first.action_spec, other.action_spec)
+def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | None]) -> tuple[str, ...]:
+    if all(name is None for name in names):
+        return ()
+    if any(name == "" for name in names):
+        raise DataError("the name of an embodiment is empty; give it a name, or leave it out for the data set's")
+    return tuple(source.name if name is None else name for source, name in zip(sources, names, strict=True))
+
+
+def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, ActionSpec]:
+    """Return the action spec of each embodiment, in the order of their first source; of all, under no name."""
+    firsts: dict[str, EpisodeSource] = {}
+    for source, name in zip(sources, names or [""] * len(sources), strict=True):
+        first = firsts.setdefault(name, source)
+        if first.action_spec != source.action_spec:
+            difference = spec_difference(first.action_spec, source.action_spec)
+            cure = "map one to the other's: MappedSource(source, action_spec, function)"
+            if names:
+                raise DataError(
+                    f"{first.name} and {source.name} are both the embodiment {name!r} and have different action specs "
+                    f"({difference}); name another embodiment for one of them, or {cure}"
+                )
             raise DataError(
-                f"{first.name} and {other.name} have different action specs ({difference}); map one to the other's: "
-                "MappedSource(source, action_spec, function)"
+                f"{first.name} and {source.name} have different action specs ({difference}); {cure}; or give each a "
+                'head of its own, in a mixture file with heads = "separate"'
             )
-    return first.action_spec
+    if len({source.action_spec.bins for source in firsts.values()}) > 1:
+        found = ", ".join(f"{name} {source.action_spec.bins}" for name, source in firsts.items())
+        raise DataError(
+            f"the embodiments have different numbers of bins: {found}; the heads of a network share theirs; set "
+            "bins in the mixture file"
+        )
+    return {name: source.action_spec for name, source in firsts.items()}

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, TokenArray
 from rt1.data.buffers import ImageBuffers
-from rt1.data.decoding import decoded_images, each_image
+from rt1.data.decoding import each_image
+from rt1.data.embodiments import Embodiments, embodiments_of
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.joined import origin
-from rt1.data.mixture import Mixture, SampleOrder
+from rt1.data.mixture import Mixture, SampleOrder, common_size
 from rt1.data.sentences import Sentences
 from rt1.data.windows import Clips, Cuts, Places, Windows
 
@@ -37,9 +38,9 @@ class Batch:
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
-    """int32 action tokens; 0 where padded."""
+    """int32 action tokens; 0 where padded, -1 in dimensions that the sample's embodiment does not have."""
     action_BTA: FloatArray
-    """float32 actions as recorded, physical units; 0 where padded."""
+    """float32 actions as recorded, physical units; 0 where padded and where there is no such dimension."""
     valid_BT: NDArray[np.bool_]
     """True for real steps, False for padding."""
     episodes: tuple[int, ...]
@@ -48,6 +49,8 @@ class Batch:
     """Action values outside the bounds, clipped by encoding."""
     cuts: Cuts | None = None
     """The windows of each clip; None where the samples are windows."""
+    head_B: NDArray[np.int64] | None = None
+    """Number of each sample's embodiment; None where there is one."""
 
     def rows(self, first: int, last: int) -> Batch:
         """Return samples ``first..last-1`` as a batch, with the same memory; ``clipped`` counts for the first rows."""
@@ -61,6 +64,7 @@ class Batch:
             episodes=self.episodes[cut],
             clipped=self.clipped if first == 0 else 0,
             cuts=None if self.cuts is None else Cuts(self.cuts.place_BGT[cut], self.cuts.valid_BGT[cut]),
+            head_B=None if self.head_B is None else self.head_B[cut],
         )
 
 
@@ -103,18 +107,15 @@ class Loader:
         if image_size is not None and min(image_size) < 1:
             raise ValueError(f"image_size is {image_size}; height and width must be at least 1")
         self._source, self._windows = source, windows
+        self.embodiments: Embodiments = embodiments_of(source)
+        """What the action tokens mean."""
         self._text = text if isinstance(text, Sentences) else Sentences.one_each(text)
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
         self._is_resized = image_size is not None
-        self._height, self._width = image_size or _common_size(source, windows)
+        self._height, self._width = image_size or common_size(source, windows)
         self._order = SampleOrder(windows, seed=seed)
         self._buffers = ImageBuffers()
         self._next = 0
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        """What the action tokens mean."""
-        return self._source.action_spec
 
     def batch(self, number: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return batch ``number``, counted from 0, of the shuffled endless stream.
@@ -236,16 +237,17 @@ class Loader:
 
     def _prepare(self, samples: _Samples) -> _Arrays:
         numbers, places, text_BE = samples
-        rows, steps = len(numbers), self._windows.steps
+        rows, steps, dimensions = len(numbers), self._windows.steps, self.embodiments.size
         step_BT = places.starts[:, None] + np.arange(steps)
         return _Arrays(
             image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
-            token_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.int32),
-            action_BTA=np.zeros((rows, steps, self._source.action_spec.size), dtype=np.float32),
+            token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
+            action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
             valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
             text_BE=text_BE,
             places=places,
             cuts=self._windows.cuts(numbers),
+            head_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
         )
 
     def _fill_images(self, arrays: _Arrays, first: int, last: int) -> None:
@@ -266,15 +268,20 @@ class Loader:
                 image_THWC[end:] = 0
 
     def _fill_tokens(self, arrays: _Arrays) -> int:
-        """Encode the actions of all rows at once and return how many values were clipped.
+        """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
+        head_B = np.zeros(len(arrays.valid_BT)) if arrays.head_B is None else arrays.head_B
+        chosen = [(head_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
+        return sum(self._fill_tokens_of(arrays, chosen_B, spec) for chosen_B, spec in chosen if chosen_B.any())
 
-        Row by row only to name the one that cannot be read or encoded.
-        """
-        spec, rows = self._source.action_spec, range(len(arrays.valid_BT))
+    def _fill_tokens_of(self, arrays: _Arrays, chosen_B: NDArray[np.bool_], spec: ActionSpec) -> int:
+        """Encode the actions of the chosen rows at once; row by row only to name the one that cannot be."""
+        rows = np.flatnonzero(chosen_B).tolist()
         try:
             actions = np.concatenate([self._source.actions(*arrays.real_steps(row)) for row in rows])
-            arrays.token_BTA[arrays.valid_BT] = spec.encode(actions)
-            arrays.action_BTA[arrays.valid_BT] = actions
+            here_BT = arrays.valid_BT & chosen_B[:, None]
+            arrays.token_BTA[here_BT, : spec.size] = spec.encode(actions)
+            arrays.token_BTA[chosen_B, :, spec.size :] = -1
+            arrays.action_BTA[here_BT, : spec.size] = actions
             return int(spec.out_of_bounds(actions).sum())
         except ValueError:
             for row in rows:
@@ -328,6 +335,7 @@ class _Arrays(NamedTuple):
     text_BE: FloatArray
     places: Places
     cuts: Cuts | None
+    head_B: NDArray[np.int64] | None
 
     def real_steps(self, row: int) -> tuple[int, int, int]:
         """Return episode, first step and one past the last step of a row, without padding."""
@@ -344,6 +352,7 @@ class _Arrays(NamedTuple):
             episodes=tuple(self.places.episodes.tolist()),
             clipped=clipped,
             cuts=self.cuts,
+            head_B=self.head_B,
         )
 
 
@@ -368,17 +377,3 @@ class _Pending(NamedTuple):
         self.tokens.cancel()
         for piece in self.images:
             piece.cancel()
-
-
-def _common_size(source: EpisodeSource, windows: Windows | Clips | Mixture) -> tuple[int, int]:
-    """Return height and width of the first image of each part, which must be one size."""
-    sizes: dict[tuple[int, int], str] = {}
-    for part in windows.parts if isinstance(windows, Mixture) else (windows,):
-        chosen = part.windows.episodes if isinstance(part, Clips) else part.episodes
-        own, episode = origin(source, int(chosen[0]))
-        height, width, _ = decoded_images(own, episode, 0, 1)[0].shape
-        sizes.setdefault((height, width), own.name)
-    if len(sizes) > 1:
-        found = ", ".join(f"{height}x{width} ({name})" for (height, width), name in sizes.items())
-        raise DataError(f"the images of the sources have different sizes: {found}; give the loader one image_size")
-    return next(iter(sizes))

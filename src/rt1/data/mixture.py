@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.data.decoding import decoded_images
 from rt1.data.episode import DataError, EpisodeSource
-from rt1.data.joined import JoinedSource
+from rt1.data.joined import JoinedSource, origin
 from rt1.data.windows import Clips, Cuts, Places, Windows
 
 _BLOCK = 8192  # samples whose order is worked out at once
@@ -63,6 +64,8 @@ class Part:
     """Which samples of it; episodes in the source's own numbers."""
     weight: float = 1.0
     """Its share of the samples, relative to the other parts' weights."""
+    embodiment: str | None = None
+    """Name of its embodiment, where they have several; see :class:`rt1.data.joined.JoinedSource`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -163,10 +166,11 @@ def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
     """Join sources into one and mix their windows or clips by weight; a loader takes both.
 
     Raises:
-        DataError: sources with different action specs (map one with :class:`rt1.data.joined.MappedSource`).
+        DataError: sources with different action specs (map one with :class:`rt1.data.joined.MappedSource`, or name
+            their embodiments).
         ValueError: weights that are not above 0 or repeat too late, parts without samples or of different sizes.
     """
-    joined = JoinedSource([part.source for part in parts])
+    joined = JoinedSource([part.source for part in parts], embodiments=[part.embodiment for part in parts])
     shifted: list[Windows | Clips] = []
     for part, first in zip(parts, joined.firsts.tolist(), strict=True):
         if isinstance(part.windows, Clips):
@@ -175,6 +179,20 @@ def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
         else:
             shifted.append(_shifted(part.windows, joined.lengths, first))
     return joined, Mixture(parts=tuple(shifted), weights=tuple(part.weight for part in parts))
+
+
+def common_size(source: EpisodeSource, samples: Windows | Clips | Mixture) -> tuple[int, int]:
+    """Return height and width of the first image of each part; other than one size raises ``DataError``."""
+    sizes: dict[tuple[int, int], str] = {}
+    for part in samples.parts if isinstance(samples, Mixture) else (samples,):
+        chosen = part.windows.episodes if isinstance(part, Clips) else part.episodes
+        own, episode = origin(source, int(chosen[0]))
+        height, width, _ = decoded_images(own, episode, 0, 1)[0].shape
+        sizes.setdefault((height, width), own.name)
+    if len(sizes) > 1:
+        found = ", ".join(f"{height}x{width} ({name})" for (height, width), name in sizes.items())
+        raise DataError(f"the images of the sources have different sizes: {found}; give the loader one image_size")
+    return next(iter(sizes))
 
 
 class SampleOrder:

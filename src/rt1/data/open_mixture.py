@@ -47,6 +47,8 @@ class MixturePart(DataOptions):
     """Its folder; relative to the mixture file."""
     weight: float | None = None
     """Its share of the samples, relative to the others' weights; of an Open X data set by default that of the table."""
+    embodiment: str | None = None
+    """With ``heads = "separate"``: name of the robot it was recorded with; the data set's name if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,11 @@ class MixtureFile:
     bounds: Literal["same", "widest"] = "same"
     """``same``: data sets whose actions have other bounds are refused. ``widest``: all get bounds that hold each
     one's; the actions' dimensions, units and number of bins must be the same."""
+    heads: Literal["one", "separate"] = "one"
+    """``one``: all data sets have one action spec. ``separate``: each embodiment has its own, and a head of the network
+    of its own; ``bounds`` is then for the data sets of one embodiment."""
+    bins: int | None = None
+    """Bins of all data sets' actions; None: as each has them, which must then be the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,8 @@ class WeightedSource:
     """The episodes."""
     weight: float = 1.0
     """Its share of the samples, relative to the others' weights."""
+    embodiment: str | None = None
+    """Name of its embodiment, where they have several; see :class:`rt1.data.joined.JoinedSource`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -95,7 +104,7 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
         options: how to read the folders, the same for all; must be the defaults beside a mixture file.
 
     Returns:
-        The data sets in the order named, all with one action spec.
+        The data sets in the order named, all with one action spec, or with the names of their embodiments.
 
     Raises:
         DataError: a folder or file that cannot be read, weights that are given for some only, or data sets whose
@@ -105,10 +114,27 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
     described = _described(words, options)
     weights = _weights(described.parts)
     sources = [open_data(Path(part.data), _options(part)) for part in described.parts]
+    if described.bins is not None:
+        specs = [replace(source.action_spec, bins=described.bins) for source in sources]
+        sources = [MappedSource(s, spec, _unchanged) for s, spec in zip(sources, specs, strict=True)]
+    names = _embodiment_names(described, sources)
     if described.bounds == "widest":
-        sources = _with_widest_bounds(sources)
-    JoinedSource(sources)  # refuses action specs that differ
-    return tuple(WeightedSource(source=s, weight=w) for s, w in zip(sources, weights, strict=True))
+        for name in set(names):
+            chosen = [place for place, own in enumerate(names) if own == name]
+            for place, source in zip(chosen, _with_widest_bounds([sources[p] for p in chosen]), strict=True):
+                sources[place] = source
+    opened = tuple(
+        WeightedSource(source=s, weight=w, embodiment=n) for s, w, n in zip(sources, weights, names, strict=True)
+    )
+    joined(opened)  # refuses action specs that differ
+    return opened
+
+
+def joined(sources: Sequence[WeightedSource]) -> EpisodeSource:
+    """Return all episodes as one source: the one there is, or several joined."""
+    if len(sources) == 1:
+        return sources[0].source
+    return JoinedSource([each.source for each in sources], embodiments=[each.embodiment for each in sources])
 
 
 def split_sources(
@@ -139,7 +165,12 @@ def split_sources(
         cuts = [make(each.source.lengths, own) for each, own in zip(sources, chosen, strict=True)]
         if len(sources) == 1:
             return sources[0].source, cuts[0]
-        return mixed([Part(source=s.source, windows=c, weight=s.weight) for s, c in zip(sources, cuts, strict=True)])
+        return mixed(
+            [
+                Part(source=s.source, windows=c, weight=s.weight, embodiment=s.embodiment)
+                for s, c in zip(sources, cuts, strict=True)
+            ]
+        )
 
     firsts = np.cumsum([0, *(len(each.source.lengths) for each in sources[:-1])])
     own_train, own_held_out = zip(*splits, strict=True)
@@ -213,6 +244,19 @@ def _split(source: EpisodeSource, *, held_out: float, seed: int) -> tuple[NDArra
         return split_episodes(len(source.lengths), held_out=held_out, seed=seed)
     except ValueError as error:
         raise DataError(f"{source.name}: {error}") from error
+
+
+def _embodiment_names(described: MixtureFile, sources: Sequence[EpisodeSource]) -> list[str | None]:
+    """Return the name of each data set's embodiment; None for all where they have one action spec."""
+    if described.heads == "one":
+        if named := [part.embodiment for part in described.parts if part.embodiment is not None]:
+            raise DataError(
+                f'the mixture names the embodiment {named[0]!r} and has heads = "one"; set heads = "separate", or '
+                "leave the name out"
+            )
+        return [None] * len(sources)
+    given = [part.embodiment for part in described.parts]
+    return [source.name if name is None else name for source, name in zip(sources, given, strict=True)]
 
 
 def _with_widest_bounds(sources: Sequence[EpisodeSource]) -> list[EpisodeSource]:

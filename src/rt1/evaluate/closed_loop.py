@@ -13,7 +13,7 @@ from rt1.checkpoint import CheckpointInfo, load_info, resolve
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.evaluate.rollout import check_actions_fit
-from rt1.evaluate.trials import Kind, TrialPlan, TrialResult, plan_trials, run_trials
+from rt1.evaluate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.evaluate.video import encode_video
 from rt1.progress import progress
 from rt1.text.encoder import TextEncoder, check_same_encoder
@@ -38,6 +38,8 @@ class TrialSettings:
     """Run tasks that share a scene again under the other one's instruction."""
     paraphrases: bool = True
     """Run each task again under a sentence that no recording uses."""
+    embodiment: str | None = None
+    """Which one acts, where the network has several."""
     cond_scale: float = 1.0
     """Guidance of the policy: above 1 the instruction counts for more; 1 is the network as it is."""
     workers: int = 0
@@ -79,7 +81,8 @@ def evaluate_closed_loop(
     """
     folder = resolve(checkpoint)
     tasks = env.check_tasks(settings.tasks)
-    info = load_info(folder)
+    info = load_info(folder, embodiment=settings.embodiment)
+    policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, cond_scale=settings.cond_scale)
     check_env_fits(info, env, tasks[0])
     plans = _plans(env, tasks, settings)
     sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
@@ -89,9 +92,8 @@ def evaluate_closed_loop(
         for batch in run_trials(
             plans,
             env=env,
-            checkpoint=folder,
+            policy=policy,
             embeddings=embeddings,
-            cond_scale=settings.cond_scale,
             workers=settings.workers,
         ):
             results += batch

@@ -68,13 +68,13 @@ class ReportContext:
 class Making:
     """Watches over an evaluation (``with making:``) and says afterwards how it was made."""
 
-    def __init__(self, checkpoint: Path | str, context: ReportContext | None) -> None:
+    def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
         """Read what the checkpoint says of itself.
 
         Raises:
             CheckpointError: it cannot be read.
         """
-        self.folder, self.info = resolve(checkpoint), load_info(checkpoint)
+        self.folder, self.info = resolve(checkpoint), load_info(checkpoint, embodiment=embodiment)
         self._context = context or ReportContext()
         self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0
 

@@ -27,6 +27,8 @@ class OfflineSettings:
     """Which episodes; None: see :func:`rt1.evaluate.episode_choice.choose_episodes`."""
     shown: int = 4
     """Episodes to plot."""
+    embodiment: str | None = None
+    """Which one acts, where the network has several."""
     cond_scale: float = 1.0
     """Guidance, see :class:`rt1.control.ControlStep`."""
 
@@ -51,13 +53,17 @@ def evaluate_recorded(
         context: what the report says of its making.
     """
     settings = settings or OfflineSettings()
-    with Making(checkpoint, context) as making:
+    with Making(checkpoint, context, embodiment=settings.embodiment) as making:
         chosen = choose_episodes(source, making.info.provenance, settings.episodes)
-        policy = Policy.from_checkpoint(making.folder, text_encoder=encoder, cond_scale=settings.cond_scale)
+        policy = Policy.from_checkpoint(
+            making.folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
+        )
         words = choose_words(source, making.info, encoder)
         result = evaluate_offline(policy, source, chosen, words, shown=settings.shown)
     title = f"Offline evaluation on {source.name}"
     table = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
+    if settings.embodiment is not None:
+        table["embodiment"] = settings.embodiment
     if settings.cond_scale != 1.0:
         table["guidance (cond_scale)"] = f"{settings.cond_scale:g}"
     facts = making.facts(policy.model, title=title, settings=table, notes=_NOTES)

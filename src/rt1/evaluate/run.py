@@ -38,10 +38,12 @@ def evaluate_checkpoint(
         encoder: text encoder; the one the checkpoint names if None.
         context: what the report says of its making.
     """
-    with Making(checkpoint, context) as making:
+    with Making(checkpoint, context, embodiment=settings.embodiment) as making:
         folder, info = making.folder, making.info
         # First: damaged weights or data show here, in their own words, and not after minutes of trials.
-        policy = Policy.from_checkpoint(folder, text_encoder=encoder, cond_scale=settings.cond_scale)
+        policy = Policy.from_checkpoint(
+            folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
+        )
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
     facts = making.facts(
@@ -79,6 +81,7 @@ def _held_out_plots(
 
 def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:
     return {
+        **({} if settings.embodiment is None else {"embodiment": settings.embodiment}),
         "environment": env.env,
         "image": f"{env.metaworld.image_size} x {env.metaworld.image_size}, camera {env.metaworld.camera}",
         "control rate": f"{env.metaworld.control_rate:g} Hz",

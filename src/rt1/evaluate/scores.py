@@ -20,7 +20,7 @@ what a token decodes to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -129,6 +129,27 @@ class ActionScores:
                     f"the {name} have shape {tuple(given)}, the mask and the action spec ask for {wanted[name]}; "
                     "give those of the same steps and the network's own action spec"
                 )
+
+
+def values_of_all(scores: Mapping[str, ActionScores]) -> dict[str, float]:
+    """Return the numbers of several embodiments' scores, or those of the one there is under their plain names.
+
+    ``accuracy/EMBODIMENT`` and ``accuracy/EMBODIMENT/DIMENSION`` are an embodiment's; ``accuracy`` is the mean over all
+    steps, so that an embodiment counts by its steps. One without steps has no numbers.
+    """
+    if len(scores) == 1:
+        return next(iter(scores.values())).values()
+    found = {name: own.values() for name, own in scores.items()}
+    plain = dict.fromkeys(key for values in found.values() for key in values if "/" not in key)
+    overall = {}
+    for key in plain:
+        steps = {name: scores[name].steps for name, values in found.items() if key in values}
+        overall[key] = sum(found[name][key] * count for name, count in steps.items()) / sum(steps.values())
+    for name, values in found.items():
+        for key, value in values.items():
+            kind, slash, dimension = key.partition("/")
+            overall[f"{kind}/{name}{slash}{dimension}"] = value
+    return overall
 
 
 def _fixed_rows() -> tuple[str, ...]:

@@ -67,13 +67,24 @@ def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: i
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrialPolicy:
+    """The policy that trials are run with."""
+
+    checkpoint: Path
+    """Its folder."""
+    embodiment: str | None = None
+    """Which one acts, where the network has several."""
+    cond_scale: float = 1.0
+    """Guidance, see :class:`rt1.control.ControlStep`."""
+
+
 def run_trials(
     plans: Sequence[TrialPlan],
     *,
     env: EnvSettings,
-    checkpoint: Path | None,
+    policy: TrialPolicy | None,
     embeddings: Mapping[str, FloatArray],
-    cond_scale: float = 1.0,
     workers: int = 0,
     apart: bool = False,
 ) -> Iterator[list[TrialResult]]:
@@ -82,9 +93,8 @@ def run_trials(
     Args:
         plans: what to run.
         env: the environment.
-        checkpoint: the policy's folder; None if no plan needs a policy.
+        policy: the policy; None if no plan needs one.
         embeddings: text embedding, float32 (E,), of every sentence that the policy is given.
-        cond_scale: guidance of the policy, see :class:`rt1.control.ControlStep`.
         workers: processes; 0 means one per core.
         apart: let none of them be this one; see :func:`rt1.evaluate.workers.run_jobs`.
     """
@@ -93,7 +103,7 @@ def run_trials(
         plans,
         workers=workers,
         prepare=_prepare,
-        arguments=(env, checkpoint, dict(embeddings), cond_scale),
+        arguments=(env, policy, dict(embeddings)),
         apart=apart,
     ):
         yield results
@@ -108,12 +118,13 @@ class _Worker:
 _worker: list[_Worker] = []
 
 
-def _prepare(env: EnvSettings, checkpoint: Path | None, embeddings: dict[str, FloatArray], cond_scale: float) -> None:
+def _prepare(env: EnvSettings, chosen: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
     torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
     policy = None
-    if checkpoint is not None:
-        info = load_info(checkpoint)
-        control = ControlStep(load_model(checkpoint), cond_scale=cond_scale)
+    if chosen is not None:
+        info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
+        model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
+        control = ControlStep(model, cond_scale=chosen.cond_scale)
         policy = Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
     _worker[:] = [_Worker(env, policy)]
 

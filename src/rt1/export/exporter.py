@@ -44,6 +44,8 @@ class ExportSettings:
     """Format: onnx and openvino act without torch, torch-export and aoti (compiled for this machine) with it."""
     precision: Precision = "fp32"
     """Numbers it computes in: int8 is for onnx, bf16 for openvino on processors that have it."""
+    embodiment: str | None = None
+    """Which embodiment acts, where the checkpoint has several."""
     instructions: tuple[str, ...] = ()
     """Sentences whose text embeddings are stored in the export; those of a text table are stored by themselves."""
     tolerance: float | None = None
@@ -104,9 +106,9 @@ def export(
     """
     out = Path(out)
     check_possible(settings.to, settings.precision)
-    info = load_info(checkpoint)
+    info = load_info(checkpoint, embodiment=settings.embodiment)
     settings.steps_for(info.model.window)
-    policy = Policy.from_checkpoint(checkpoint, text_encoder=encoder)
+    policy = Policy.from_checkpoint(checkpoint, embodiment=settings.embodiment, text_encoder=encoder)
     table = _table(policy, info, encoder, settings.instructions)
     recover(out)
     _refuse_foreign_files(out)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rt1 import settings
 from rt1.actions import ActionSpec, Discrete
-from rt1.checkpoint import load_info, load_model, resolve
+from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_whole_info, load_whole_model, resolve
 from rt1.evaluate.plots import percent
 from rt1.inspection.notes import notes, sampling, sizes
 from rt1.inspection.survey import ActionSurvey, DataSurvey
@@ -23,17 +23,35 @@ _SENTENCES = 100
 
 def checkpoint_text(path: Path | str) -> str:
     """Return a checkpoint's configuration, parameters per component, action spec, text encoder and provenance."""
-    folder, info = resolve(path), load_info(path)
+    folder, info = resolve(path), load_whole_info(path)
     counts = Table("component", "parameters", title=Text(f"checkpoint {folder}"))
-    for name, count in parameter_counts(load_model(folder)).items():
+    for name, count in parameter_counts(load_whole_model(folder)).items():
         counts.add_row(name, f"{count:,}")
     facts = {
         "text encoder": "not known" if info.text_encoder is None else str(info.text_encoder),
-        "control rate": "not known" if info.control_rate is None else f"{info.control_rate:g} Hz",
-        **{name: json.dumps(value) for name, value in info.provenance.items()},
+        **({"control rate": _rate(info)} if isinstance(info, CheckpointInfo) else {}),
+        **_provenance(info),
         "network": json.dumps(settings.to_json(info.model)),
     }
-    return _text(counts, _spec_table(info.action_spec), _facts("facts", facts))
+    if isinstance(info, CheckpointInfo):
+        return _text(counts, _spec_table(info.action_spec), _facts("facts", facts))
+    robots = [
+        table
+        for name, robot in info.embodiments.items()
+        for table in (
+            _spec_table(robot.action_spec, f"embodiment {name}: "),
+            _facts(f"embodiment {name}", {"control rate": _rate(robot), **_provenance(robot)}),
+        )
+    ]
+    return _text(counts, *robots, _facts("facts", facts))
+
+
+def _rate(robot: CheckpointInfo | Embodiment) -> str:
+    return "not known" if robot.control_rate is None else f"{robot.control_rate:g} Hz"
+
+
+def _provenance(made: CheckpointInfo | SharedInfo | Embodiment) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in made.provenance.items()}
 
 
 def data_text(survey: DataSurvey) -> str:
@@ -83,8 +101,8 @@ def _action_table(actions: ActionSurvey) -> Table:
     return table
 
 
-def _spec_table(spec: ActionSpec) -> Table:
-    table = Table("part", "dimension", "low", "high", title=f"action, {spec.bins} bins")
+def _spec_table(spec: ActionSpec, of: str = "") -> Table:
+    table = Table("part", "dimension", "low", "high", title=Text(f"{of}action, {spec.bins} bins"))
     index = 0
     for part in spec.parts:
         for name in part.dimension_names:

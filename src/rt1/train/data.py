@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.data.embodiments import Embodiments
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.loader import Loader
 from rt1.data.open_mixture import Samples, WeightedSource, split_sources
@@ -39,14 +40,26 @@ class TrainingData:
     held_out_episodes: NDArray[np.int64]
     """Numbers of the held-out episodes."""
 
+    @property
+    def embodiments(self) -> Embodiments:
+        """The kinds of robots that the episodes are of; usually one."""
+        return self.train.embodiments
+
     def fit(self, model: RT1Config) -> RT1Config:
         """Return the network's configuration with the data's action dimensions, bins and text embeddings."""
-        spec = self.source.action_spec
+        specs = list(self.embodiments.specs.values())
         width = self.train.take(np.array([0])).text_BE.shape[1]
         text, encoder = model.text, self.text_encoder
         if encoder is not None:
             text = dataclasses.replace(text, tokens=encoder.tokens, vocabulary=encoder.vocabulary)
-        return dataclasses.replace(model, action_tokens=spec.size, bins=spec.bins, text_width=width, text=text)
+        return dataclasses.replace(
+            model,
+            action_tokens=self.embodiments.size,
+            heads=tuple(spec.size for spec in specs) if len(specs) > 1 else (),
+            bins=specs[0].bins,
+            text_width=width,
+            text=text,
+        )
 
 
 def prepare_data(

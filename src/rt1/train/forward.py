@@ -75,15 +75,18 @@ class Prediction(NamedTuple):
     logits_WTAV: Tensor
     """float32."""
     token_WTA: Tensor
-    """Recorded action tokens."""
+    """Recorded action tokens; -1 in dimensions that a window's embodiment does not have."""
     mask_WT: Tensor
     """True for the steps that count."""
     action_WTA: Tensor
     """Recorded actions, physical units."""
+    head_W: Tensor | None = None
+    """Number of each window's embodiment; None where there is one."""
 
     def accuracy(self) -> float:
         """Return the share of right tokens among those that count."""
-        right_WT = (self.logits_WTAV.detach().argmax(-1) == self.token_WTA).float().mean(-1)
+        right_WTA = self.logits_WTAV.detach().argmax(-1) == self.token_WTA
+        right_WT = right_WTA.sum(-1) / (self.token_WTA >= 0).sum(-1)
         return float((right_WT * self.mask_WT).sum() / self.mask_WT.sum().clamp(min=1))
 
 
@@ -102,6 +105,7 @@ class Predictor(nn.Module):
         place_WT: Tensor | None,
         valid_WT: Tensor | None,
         dropped: tuple[Tensor, Tensor] | None,
+        head_W: Tensor | None = None,
     ) -> Tensor:
         """Return float32 logits (W, T, A, V); ``dropped`` says which images and windows do without the text."""
         dropped_X, dropped_W = (None, None) if dropped is None else dropped
@@ -111,7 +115,7 @@ class Predictor(nn.Module):
                 token_WTKE = token_XKE.unflatten(0, (len(text_WE), -1))
             else:
                 token_WTKE = token_XKE.index_select(0, place_WT.flatten()).unflatten(0, place_WT.shape)
-            return self.model.decode(token_WTKE, text_WE, dropped_B=dropped_W, valid_BT=valid_WT)
+            return self.model.decode(token_WTKE, text_WE, dropped_B=dropped_W, valid_BT=valid_WT, head_B=head_W)
 
 
 def predict(
@@ -144,6 +148,7 @@ def predict(
     row_X = np.repeat(np.arange(rows), steps) if plan.image_X is None else plan.image_X // steps
     # Padding behind the real steps is causally invisible; only padding in front of them needs the mask.
     in_front = not plan.valid_WT[:, 0].all()
+    head_W = None if batch.head_B is None else _to(device, batch.head_B[plan.row_W])
     logits_WTAV = predictor(
         image_XCHW,
         _to(device, batch.text_BE[row_X]),
@@ -151,12 +156,14 @@ def predict(
         None if plan.place_WT is None else _to(device, plan.place_WT),
         _to(device, plan.valid_WT) if in_front else None,
         None if dropped_B is None else (_to(device, dropped_B[row_X]), _to(device, dropped_B[plan.row_W])),
+        head_W,
     )
     return Prediction(
         logits_WTAV,
         _to(device, batch.token_BTA.reshape(rows * steps, -1)[plan.step_WT]),
         _to(device, plan.valid_WT),
         _to(device, batch.action_BTA.reshape(rows * steps, -1)[plan.step_WT]),
+        head_W,
     )
 
 

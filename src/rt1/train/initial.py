@@ -13,15 +13,15 @@ from torch import Tensor
 
 from rt1 import settings
 from rt1.actions import ActionSpec
-from rt1.checkpoint import CheckpointInfo, load_info, load_model
+from rt1.checkpoint import CheckpointInfo, SharedInfo, load_whole_info, load_whole_model
 from rt1.model.convert import load_imagenet
+from rt1.model.heads import OUTPUT, POSITIONS
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.text.encoder import TextEncoderIdentity, check_same_encoder
 from rt1.train.changes import differences
 from rt1.train.parts import component
 
-_POSITIONS = "transformer.position_LD"
-_TOLD_ELSEWHERE = {"action_tokens", "bins", "image_tokens", "text_width", "window"}
+_TOLD_ELSEWHERE = {"action_tokens", "bins", "heads", "image_tokens", "text_width", "window"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def start_from(
     model: RT1,
     path: Path | str,
     *,
-    action_spec: ActionSpec,
+    action_spec: ActionSpec | Mapping[str, ActionSpec],
     text_encoder: TextEncoderIdentity | None,
     new_text: bool = False,
 ) -> Start:
@@ -68,7 +68,8 @@ def start_from(
     Args:
         model: the network, at its random start; changed in place.
         path: checkpoint or run folder, or the file of a backbone.
-        action_spec: what the network is to act in.
+        action_spec: what the network is to act in; or that of each embodiment by name, in the order of the heads. A
+            head is taken over from the embodiment of its name; where one side has one only, of its action spec.
         text_encoder: where the text embeddings of the data come from; None where it is not known.
         new_text: let all that multiplies the text start anew, for another text encoder than the checkpoint's.
 
@@ -87,14 +88,15 @@ def start_from(
             loaded=tuple(name for name in names if name in there),
             fresh={"not in a backbone's file": tuple(name for name in names if name not in there)},
         )
-    info = load_info(path)
+    info = load_whole_info(path)
     notes = [] if new_text else _check_text(path, info, text_encoder, model.config.text_width)
-    old = load_model(path)
-    fresh, taken = _sorted_out(model, old, head=info.action_spec == action_spec, new_text=new_text)
+    old = load_whole_model(path)
+    specs = action_spec if isinstance(action_spec, Mapping) else {"": action_spec}
+    fresh, taken = _sorted_out(model, _by_new_names(old, info, model, specs), new_text=new_text)
     if not taken.keys() & {name for name, _ in model.named_parameters()}:
         raise ValueError(f"nothing of {path} fits this network; give its network's settings, or another checkpoint")
-    if _POSITIONS in taken:
-        taken[_POSITIONS] = _positions(old, model)
+    if POSITIONS in taken:
+        taken[POSITIONS] = _positions(old, model)
         notes += _positions_notes(old.config, model.config)
     model.load_state_dict(taken, strict=False)
     if changed := _other_settings(old.config, model.config):
@@ -102,7 +104,9 @@ def start_from(
     return Start(source=str(path), loaded=tuple(taken), fresh=fresh, notes=tuple(notes))
 
 
-def _check_text(path: Path, info: CheckpointInfo, given: TextEncoderIdentity | None, width: int) -> list[str]:
+def _check_text(
+    path: Path, info: CheckpointInfo | SharedInfo, given: TextEncoderIdentity | None, width: int
+) -> list[str]:
     """Refuse text embeddings of another encoder; return a note where it is not known."""
     cure = "name that text encoder, or let the text layers start anew (--init-new-text)"
     if info.text_encoder is None or given is None:
@@ -118,14 +122,38 @@ def _check_text(path: Path, info: CheckpointInfo, given: TextEncoderIdentity | N
     return []
 
 
+def _by_new_names(
+    old: RT1, info: CheckpointInfo | SharedInfo, new: RT1, specs: Mapping[str, ActionSpec]
+) -> dict[str, Tensor]:
+    """Return a checkpoint's tensors by their names in the new network, without heads that it has no use for."""
+    if isinstance(info, SharedInfo):
+        were = {name: robot.action_spec for name, robot in info.embodiments.items()}
+    else:
+        were = {str(info.provenance.get("embodiment", "")): info.action_spec}
+    theirs = old.state_dict()
+    found = {name: tensor for name, tensor in theirs.items() if not name.startswith(OUTPUT)}
+    origins = dict(zip(were, _heads(old.config), strict=True))
+    for (name, spec), prefix in zip(specs.items(), _heads(new.config), strict=True):
+        same = [own for own, its in were.items() if its == spec and (own == name or min(len(were), len(specs)) == 1)]
+        if same:
+            origin = origins[name if name in same else same[0]]
+            found |= {prefix + ending: theirs[origin + ending] for ending in ("weight", "bias")}
+    return found
+
+
+def _heads(config: RT1Config) -> list[str]:
+    """Return what the names of each head's parameters begin with."""
+    return [f"{OUTPUT}{head}." for head in range(len(config.heads))] or [OUTPUT]
+
+
 def _sorted_out(
-    model: RT1, old: RT1, *, head: bool, new_text: bool
+    model: RT1, theirs: Mapping[str, Tensor], *, new_text: bool
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor]]:
     """Return the reasons why tensors start anew with their names, and the tensors to take over."""
-    theirs, taken = old.state_dict(), {}
+    taken = {}
     fresh: dict[str, list[str]] = {}
     for name, own in model.state_dict().items():
-        if component(name) == "head" and not head:
+        if component(name) == "head" and name not in theirs:
             reason = "the action spec is another one: its tokens mean other actions"
         elif new_text and component(name) == "text" and not name.endswith((".multiply.bias", ".add.bias")):
             reason = "the text starts anew"
@@ -141,7 +169,7 @@ def _sorted_out(
 
 
 def _can_be_placed(name: str, theirs: Tensor, own: Tensor) -> bool:
-    return name == _POSITIONS and theirs.shape[1] == own.shape[1]
+    return name == POSITIONS and theirs.shape[1] == own.shape[1]
 
 
 def _positions(old: RT1, new: RT1) -> Tensor:

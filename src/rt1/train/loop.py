@@ -21,6 +21,7 @@ from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
 from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
 from rt1.train.errors import TrainingError
+from rt1.train.info import acting_info
 from rt1.train.log import MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
@@ -100,7 +101,7 @@ def _go_on(run: Run, encoder: TextEncoder | None) -> None:
     config, world = run.config, run.world
     trials = None
     if config.closed_loop.every and world.is_main:
-        trials = prepare_closed_loop(run.info, config.closed_loop, encoder=encoder)
+        trials = prepare_closed_loop(acting_info(run.info), config.closed_loop, encoder=encoder)
     with ExitStack() as stack:
         log = stack.enter_context(closing(_open_log(run))) if world.is_main else None
         stop = stack.enter_context(stop_on_signal())

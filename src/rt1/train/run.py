@@ -17,19 +17,19 @@ from rt1 import settings
 from rt1.checkpoint import (
     RUN_ORDER,
     CheckpointInfo,
+    SharedInfo,
     TrainingState,
-    load_info,
     load_training,
     load_weights,
+    load_whole_info,
     resolve,
     save_checkpoint,
 )
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
-from rt1.data.statistics import source_statistics
 from rt1.files import recover
 from rt1.model.efficientnet import FiLMEfficientNet
-from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.rt1 import RT1
 from rt1.progress import say
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
@@ -40,6 +40,7 @@ from rt1.train.data import TrainingData, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.errors import TrainingError
 from rt1.train.forward import Predictor
+from rt1.train.info import checkpoint_info
 from rt1.train.initial import start_from
 from rt1.train.keep import keep
 from rt1.train.meter import Meter
@@ -69,7 +70,7 @@ class Run:
     """The ranks."""
     optimizer: torch.optim.Optimizer
     """What changes the weights."""
-    info: CheckpointInfo
+    info: CheckpointInfo | SharedInfo
     """What its checkpoints say of themselves."""
     average: WeightAverage | None = None
     """Average of the weights, where one is kept."""
@@ -171,7 +172,7 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
         world=world,
         optimizer=make_optimizer(model, config.optimizer),
         average=WeightAverage(model, config.average) if config.average.decay else None,
-        info=_info(network, config, data),
+        info=checkpoint_info(network, config, data),
     )
 
 
@@ -181,7 +182,7 @@ def _start(run: Run, path: str) -> None:
     start = start_from(
         run.model,
         path,
-        action_spec=run.info.action_spec,
+        action_spec=run.data.embodiments.specs,
         text_encoder=run.info.text_encoder,
         new_text=config.init_new_text,
     )
@@ -222,29 +223,10 @@ def channels_last(model: RT1) -> RT1:
     return model
 
 
-def _info(network: RT1Config, config: TrainConfig, data: TrainingData) -> CheckpointInfo:
-    source = data.source
-    details = dict(getattr(source, "details", {}))
-    return CheckpointInfo(
-        model=network,
-        action_spec=source.action_spec,
-        text_encoder=data.text_encoder,
-        control_rate=details.get("control_rate"),
-        statistics=source_statistics(source),
-        provenance={
-            "preset": config.name,
-            "source": source.name,
-            "episodes": len(source.lengths),
-            "held_out_episodes": data.held_out_episodes.tolist(),
-            "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
-            **({"env": details["env"]} if "env" in details else {}),
-        },
-    )
-
-
 def _progress(run: Run) -> dict[str, Any]:
     """Return where a run stands, its settings and its data, as plain data."""
     source, encoder = run.data.source, run.data.text_encoder
+    specs = [spec.to_json() for spec in run.data.embodiments.specs.values()]
     return {
         "update": run.update,
         "best": run.best,
@@ -255,7 +237,7 @@ def _progress(run: Run) -> dict[str, Any]:
             "source": source.name,
             "episodes": len(source.lengths),
             "steps": int(source.lengths.sum()),
-            "action_spec": source.action_spec.to_json(),
+            "action_spec": specs[0] if len(specs) == 1 else dict(zip(run.data.embodiments.specs, specs, strict=True)),
             "text_encoder": None if encoder is None else encoder.to_json(),
             "paraphrases": run.data.paraphrases,
             "order": run.data.train.state_dict()["order"],
@@ -277,7 +259,7 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
             "folder, or go on with the new ones by --allow-changes"
         )
     load_weights(run.model, checkpoint)
-    if "init" in (provenance := load_info(checkpoint).provenance):
+    if "init" in (provenance := load_whole_info(checkpoint).provenance):
         run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": provenance["init"]})
     _restore_tensors(run, training.tensors)
     run.update, run.best = int(old["update"]), old["best"]

@@ -12,7 +12,7 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
 from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.trials import TrialPlan, plan_trials, run_trials
+from rt1.evaluate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
 from rt1.progress import progress
 from rt1.text.encoder import TextEncoder
 
@@ -55,6 +55,8 @@ class ClosedLoop:
     """Text embedding of each instruction."""
     workers: int
     """Processes."""
+    embodiment: str | None = None
+    """Which one acts, where the network has several."""
 
     def round(self, checkpoint: Path) -> dict[str, float]:
         """Return ``success``, the mean over the tasks, and ``success/TASK`` of each, 0..1.
@@ -72,7 +74,7 @@ class ClosedLoop:
             for results in run_trials(
                 self.plans,
                 env=self.env,
-                checkpoint=checkpoint,
+                policy=TrialPolicy(checkpoint=checkpoint, embodiment=self.embodiment),
                 embeddings=self.embeddings,
                 workers=self.workers,
                 apart=True,
@@ -118,4 +120,5 @@ def prepare_closed_loop(
         plans=tuple(plans),
         embeddings=embed_instructions(info, sorted(set(instructions.values())), encoder),
         workers=settings.workers,
+        embodiment=info.provenance.get("embodiment"),
     )

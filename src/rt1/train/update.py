@@ -84,7 +84,7 @@ def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
         predicted.logits_WTAV,
         predicted.token_WTA,
         mask_BT=predicted.mask_WT,
-        spread_A=_spread(run),
+        spread_A=_spread(run, predicted.head_W),
         smoothing=config.label_smoothing,
     )
     # DDP takes the mean over the ranks where the sum is wanted.
@@ -155,12 +155,19 @@ def _without_exchange(run: Run, *, exchange: bool) -> Iterator[None]:
         yield
 
 
-def _spread(run: Run) -> Tensor | None:
-    """Return the spread of each dimension's targets in bins; a choice has no neighbours to spread to."""
+def _spread(run: Run, head_W: Tensor | None) -> Tensor | None:
+    """Return the spread of each dimension's targets in bins, (A,), or (W, 1, A) where windows are of embodiments.
+
+    A choice has no neighbours to spread to.
+    """
     if run.config.target_spread == 0.0:
         return None
-    is_continuous = torch.from_numpy(run.info.action_spec.discrete_choices == 0)
-    return run.config.target_spread * is_continuous.float().to(run.world.device)
+    embodiments = run.data.train.embodiments
+    is_continuous_HA = torch.zeros(len(embodiments.specs), embodiments.size)
+    for head, spec in enumerate(embodiments.specs.values()):
+        is_continuous_HA[head, : spec.size] = torch.from_numpy(spec.discrete_choices == 0)
+    spread_HA = (run.config.target_spread * is_continuous_HA).to(run.world.device)
+    return spread_HA[0] if head_W is None else spread_HA[head_W][:, None]
 
 
 def _refuse_non_finite(update: int, batch: Batch, **values: float) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from rt1.data.loader import Loader
-from rt1.evaluate.scores import ActionScores
+from rt1.evaluate.scores import ActionScores, values_of_all
 from rt1.model.rt1 import RT1
 from rt1.train.config import Precision
 from rt1.train.distributed import World
-from rt1.train.forward import Predictor, predict
+from rt1.train.forward import Prediction, Predictor, predict
 from rt1.train.trials import SUCCESS
 
 PREFIX = "heldout_"
@@ -28,6 +28,8 @@ def validate(
 ) -> dict[str, float]:
     """Return the numbers of :mod:`rt1.evaluate.scores` over every window of a loader, as ``heldout_loss`` and so on.
 
+    Of several embodiments each has its own, as ``heldout_loss/EMBODIMENT`` and so on.
+
     Args:
         model: the network, on the world's device.
         loader: held-out windows or clips.
@@ -37,16 +39,28 @@ def validate(
     world = world or World()
     modes = {module: module.training for module in model.modules()}
     model.eval()
-    scores = ActionScores(loader.action_spec, device=world.device)
+    scores = {name: ActionScores(spec, device=world.device) for name, spec in loader.embodiments.specs.items()}
     predictor: nn.Module = Predictor(model, precision)
     with torch.no_grad(), closing(loader.in_order(rank=world.rank, world=world.size)) as batches:
         for batch in batches:
             predicted = predict(predictor, batch, image_size=model.config.image_size, device=world.device)
-            scores.add(predicted.logits_WTAV, predicted.token_WTA, predicted.mask_WT, predicted.action_WTA)
-    scores.load_sums(world.sum(scores.sums))
+            for head, own in enumerate(scores.values()):
+                _add(own, head, predicted)
+    for own in scores.values():
+        own.load_sums(world.sum(own.sums))
     for module, mode in modes.items():
         module.training = mode
-    return {PREFIX + name: value for name, value in scores.values().items()}
+    return {PREFIX + name: value for name, value in values_of_all(scores).items()}
+
+
+def _add(scores: ActionScores, head: int, predicted: Prediction) -> None:
+    """Count the windows of an embodiment, in the dimensions that its action has."""
+    size = scores.action_spec.size
+    mask_WT = predicted.mask_WT
+    if predicted.head_W is not None:
+        mask_WT = mask_WT & (predicted.head_W == head)[:, None]
+    action_WTA = predicted.action_WTA[..., :size]
+    scores.add(predicted.logits_WTAV[:, :, :size], predicted.token_WTA[..., :size], mask_WT, action_WTA)
 
 
 def is_better(metric: str, value: float, best: float | None) -> bool:
