@@ -3,8 +3,8 @@
 A block widens its input, convolves it depthwise, and narrows it again. torch's own backward keeps seven maps of the
 wide size; these keep one, the depthwise convolution's output, and of the expansion at most its normalised output. All
 else is computed again, a few images at a time, while it fits into the processor's cache. The statistics of the
-expansion's output follow from the moments of its input, so that normalisation and, where nothing is kept, swish are part
-of the expansion itself. The numbers are those of the plain block but for rounding.
+expansion's output follow from the moments of its input, so that normalisation and, where nothing is kept, swish are
+part of the expansion itself. The numbers are those of the plain block but for rounding.
 
 Shape letters: X images, P positions of a map, I input channels, C wide channels, O output channels, M = n*P rows of the
 n images at hand.
@@ -25,7 +25,7 @@ CACHE_BYTES = 4 << 20
 """Bytes of a wide map that are worked on at once."""
 
 KEEP_FROM = 64
-"""Input channels from which on the normalised expansion is kept: below, computing it again is cheaper than reading it."""
+"""Input channels from which on the normalised expansion is kept: below, computing it again is cheaper."""
 
 _aten = torch.ops.aten
 
@@ -89,14 +89,14 @@ class _Widen(torch.autograd.Function):
                 kept.append(_pointwise(x[cut], folded, shift_C, swish=False))
                 wide = F.silu(kept[-1])
             parts.append(_depthwise(wide, depthwise, shape))
-        ctx.norm, ctx.shape, ctx.inputs, ctx.statistics, ctx.kept = norm, shape, inputs, statistics, kept
-        ctx.save_for_backward(x, expand, depthwise)
+        ctx.norm, ctx.shape, ctx.inputs, ctx.statistics = norm, shape, inputs, statistics
+        ctx.save_for_backward(x, expand, depthwise, *kept)  # an attribute would outlive checkpointing
         return _joined(parts)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dd: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        x, expand, depthwise = ctx.saved_tensors
+        x, expand, depthwise, *kept = ctx.saved_tensors
         expand_CI, norm, inputs = expand.flatten(1), ctx.norm, ctx.inputs
         folded, shift_C = _folded(expand, norm, ctx.statistics)
         folded_CI, scale_C = folded.flatten(1), ctx.statistics.affine(norm)[0]
@@ -106,7 +106,7 @@ class _Widen(torch.autograd.Function):
         ddepthwise, dzx_CI = torch.zeros_like(depthwise), torch.zeros_like(expand_CI)
         dz_C = torch.zeros_like(scale_C)
         for number, cut in enumerate(_chunks(x_XPI, len(expand_CI))):
-            z = ctx.kept[number] if ctx.kept else _pointwise(x[cut], folded, shift_C, swish=False)
+            z = kept[number] if kept else _pointwise(x[cut], folded, shift_C, swish=False)
             da = _depthwise_backward(dd[cut], F.silu(z), depthwise, ctx.shape, ddepthwise)
             dz = _rows(_aten.silu_backward.grad_input(da, z, grad_input=da)).flatten(0, 1)
             x_MI = x_XPI[cut].flatten(0, 1)
