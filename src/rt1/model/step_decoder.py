@@ -11,6 +11,7 @@ sequence, D width, N heads, H head width, R rows.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,7 +84,9 @@ class StepDecoder:
         layers: Sequence[Layer] = list(transformer.layers)  # type: ignore[arg-type]
         self._layers = [_WholeLayer(layer, target) for layer in layers[:-1]]
         self._last = _LastLayer(layers[-1], target)
-        self._output = linear(transformer.output.weight, transformer.output.bias, target)
+        # In float32 whatever the numbers: bfloat16 logits of 8 and more are 1/16 apart, and close ones would be equal.
+        logits = dataclasses.replace(target, numbers="fp32")
+        self._output = linear(transformer.output.weight, transformer.output.bias, logits)
         self._known_WAF = self._layers[0].project(self._action_WAD) if self._layers else None
         self._plans: dict[int, _Plan] = {}
 
