@@ -33,6 +33,24 @@ AUTO, TUNE = "auto", "tune"
 
 
 @dataclass(frozen=True, kw_only=True)
+class ActingSettings:
+    """How a trained network acts."""
+
+    setting: str = "fp32"
+    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
+    as fp32 does, as measured once on this machine."""
+    tune: bool = False
+    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
+    cond_scale: float = 1.0
+    """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
+
+    @property
+    def wanted(self) -> str:
+        """The setting as :func:`setting_for` takes it."""
+        return TUNE if self.tune else self.setting
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tuned:
     """What a measurement found."""
 

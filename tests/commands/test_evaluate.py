@@ -92,6 +92,7 @@ def test_what_cannot_be_evaluated_is_one_line(
         (["--checkpoint", other, "--data", data], "the actions of memory are not those of the checkpoint"),
         (["--checkpoint", run, "--data", data, "--episodes", "0"], "--episodes is 0"),
         (["--checkpoint", run, "--data", data, "--trials", "3", "--episodes", "2"], "leave it out"),
+        (["--checkpoint", run, "--data", data, "--setting", "int8"], "recorded episodes are evaluated in fp32"),
         (["--checkpoint", run, "--tasks", "reachh", "--trials", "1"], "did you mean 'reach'"),
     ):
         assert _status(*words) == 1, words

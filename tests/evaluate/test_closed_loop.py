@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.text.encoder import TableEncoder
+from rt1.tuning import ActingSettings
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
 pytest.importorskip("av", reason="PyAV, which writes the videos, is not installed")
@@ -109,3 +111,14 @@ def test_a_policy_of_another_robot_is_refused_with_both_sets_of_dimensions(
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrialSettings(**{"tasks": ("reach",), **change})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
+def test_the_policy_acts_in_the_setting_asked_for(
+    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+) -> None:
+    assert gl
+    acting = ActingSettings(setting="cuda-fp32")
+    settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, acting=acting, workers=1)
+    with pytest.raises(ValueError, match="the setting 'cuda-fp32' cannot run here: no CUDA device is there"):
+        evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table)

@@ -23,6 +23,7 @@ from rt1.evaluate.plots import percent
 from rt1.evaluate.run import evaluate_checkpoint
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
+from rt1.tuning import ActingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +57,8 @@ class EvaluateCommand:
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
     embodiment: str | None = None
     """Which embodiment acts, where the checkpoint has several."""
-    cond_scale: float = 1.0
-    """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
+    acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
+    """How the network acts."""
     baselines: bool = True
     """Run the expert, the blind floor and random actions beside it."""
     workers: int = 0
@@ -82,12 +83,17 @@ class EvaluateCommand:
     def _run_offline(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
         if not self.data:
             raise ValueError("--trials 0 leaves nothing to evaluate; give recorded episodes with --data")
+        if self.acting.wanted != "fp32":
+            raise ValueError(
+                f"the setting {self.acting.wanted!r} is for trials; recorded episodes are evaluated in fp32, in which "
+                "acting step by step must agree with whole windows; leave --setting and --tune out"
+            )
         report = evaluate_recorded(
             self.checkpoint,
             out,
             self._source(),
             settings=OfflineSettings(
-                episodes=self.episodes, shown=self.plots, cond_scale=self.cond_scale, embodiment=self.embodiment
+                episodes=self.episodes, shown=self.plots, cond_scale=self.acting.cond_scale, embodiment=self.embodiment
             ),
             encoder=encoder,
             context=context,
@@ -131,7 +137,7 @@ class EvaluateCommand:
             seed=self.seed,
             baselines=self.baselines,
             embodiment=self.embodiment,
-            cond_scale=self.cond_scale,
+            acting=self.acting,
             workers=self.workers,
         )
         report = evaluate_checkpoint(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
@@ -12,6 +12,7 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.play.playground import Playground
 from rt1.policy import Policy
 from rt1.text.load import load_text_encoder
+from rt1.tuning import ActingSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +31,10 @@ class PlayCommand:
     """Seed of the starts, as for an evaluation."""
     embodiment: str | None = None
     """Which embodiment acts, where the checkpoint has several."""
-    cond_scale: float = 1.0
-    """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
+    acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
+    """How the network acts."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
-    setting: str = "fp32"
-    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
-    as fp32 does, as measured once on this machine."""
-    tune: bool = False
-    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
 
     def run(self, _command: str) -> int:
         """Play."""
@@ -54,8 +50,8 @@ class PlayCommand:
             self.checkpoint,
             embodiment=self.embodiment,
             text_encoder=encoder,
-            cond_scale=self.cond_scale,
-            setting="tune" if self.tune else self.setting,
+            cond_scale=self.acting.cond_scale,
+            setting=self.acting.wanted,
         )
         playground = Playground(policy, replace(env, env=self.env), tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)

@@ -14,6 +14,7 @@ from rt1.policy import Policy
 from rt1.serve.settings import ServerSettings
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_identified, load_text_encoder
+from rt1.tuning import ActingSettings
 
 if TYPE_CHECKING:
     from rt1.serve.server import PolicyServer
@@ -29,15 +30,10 @@ class ServeCommand:
     """Where it listens and what it lets happen."""
     embodiment: str | None = None
     """Which embodiment acts, where the checkpoint has several."""
-    cond_scale: float = 1.0
-    """Guidance: above 1 the instruction counts for more; for networks trained with text.drop."""
+    acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
+    """How the network acts."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
-    setting: str = "fp32"
-    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
-    as fp32 does, as measured once on this machine."""
-    tune: bool = False
-    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
 
     def run(self, _command: str) -> int:
         """Serve."""
@@ -50,8 +46,8 @@ class ServeCommand:
             self.checkpoint,
             embodiment=self.embodiment,
             text_encoder=self._encoder(info),
-            cond_scale=self.cond_scale,
-            setting="tune" if self.tune else self.setting,
+            cond_scale=self.acting.cond_scale,
+            setting=self.acting.wanted,
         )
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
         serve(server, lambda port: print(self._words(server, port), flush=True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from rt1.evaluate.video import encode_video
 from rt1.progress import progress
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
+from rt1.tuning import ActingSettings
 
 BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 
@@ -40,8 +41,8 @@ class TrialSettings:
     """Run each task again under a sentence that no recording uses."""
     embodiment: str | None = None
     """Which one acts, where the network has several."""
-    cond_scale: float = 1.0
-    """Guidance of the policy: above 1 the instruction counts for more; 1 is the network as it is."""
+    acting: ActingSettings = field(default_factory=ActingSettings)
+    """How the policy acts."""
     workers: int = 0
     """Processes; 0 means one per core."""
 
@@ -82,7 +83,7 @@ def evaluate_closed_loop(
     folder = resolve(checkpoint)
     tasks = env.check_tasks(settings.tasks)
     info = load_info(folder, embodiment=settings.embodiment)
-    policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, cond_scale=settings.cond_scale)
+    policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, env, tasks[0])
     plans = _plans(env, tasks, settings)
     sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})

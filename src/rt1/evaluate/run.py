@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rt1.checkpoint import CheckpointInfo
@@ -42,8 +43,14 @@ def evaluate_checkpoint(
         folder, info = making.folder, making.info
         # First: damaged weights or data show here, in their own words, and not after minutes of trials.
         policy = Policy.from_checkpoint(
-            folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
+            folder,
+            embodiment=settings.embodiment,
+            text_encoder=encoder,
+            cond_scale=settings.acting.cond_scale,
+            setting=settings.acting.wanted,
         )
+        chosen = replace(settings.acting, setting=policy.control.setting, tune=False)
+        settings = replace(settings, acting=chosen)
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
     facts = making.facts(
@@ -80,6 +87,7 @@ def _held_out_plots(
 
 
 def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:
+    acting = settings.acting
     return {
         **({} if settings.embodiment is None else {"embodiment": settings.embodiment}),
         "environment": env.env,
@@ -87,5 +95,6 @@ def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]
         "control rate": f"{env.metaworld.control_rate:g} Hz",
         "trials per task": str(settings.trials),
         "evaluation seed": str(settings.seed),
-        **({} if settings.cond_scale == 1.0 else {"guidance (cond_scale)": f"{settings.cond_scale:g}"}),
+        **({} if acting.cond_scale == 1.0 else {"guidance (cond_scale)": f"{acting.cond_scale:g}"}),
+        **({} if acting.setting == "fp32" else {"setting of the policy": acting.setting}),
     }

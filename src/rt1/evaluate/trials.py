@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from rt1.evaluate.rollout import Controller, Rollout, rollout
 from rt1.evaluate.seeds import recording_seed, trial_seed
 from rt1.evaluate.workers import run_jobs
 from rt1.policy import Policy
+from rt1.tuning import ActingSettings, setting_for
 
 Kind = Literal["policy", "swapped", "paraphrase", "expert", "blind", "random"]
 _CHUNK = 5
@@ -75,8 +76,8 @@ class TrialPolicy:
     """Its folder."""
     embodiment: str | None = None
     """Which one acts, where the network has several."""
-    cond_scale: float = 1.0
-    """Guidance, see :class:`rt1.control.ControlStep`."""
+    acting: ActingSettings = field(default_factory=ActingSettings)
+    """How it acts."""
 
 
 def run_trials(
@@ -124,7 +125,8 @@ def _prepare(env: EnvSettings, chosen: TrialPolicy | None, embeddings: dict[str,
     if chosen is not None:
         info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
         model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
-        control = ControlStep(model, cond_scale=chosen.cond_scale)
+        setting = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
+        control = ControlStep(model, setting=setting, cond_scale=chosen.acting.cond_scale)
         policy = Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
     _worker[:] = [_Worker(env, policy)]
 
