@@ -1,8 +1,8 @@
 """What does streaming save? For each network: one control step against encoding its whole window again.
 
 Encoding all images of the window at every step, without a memory, is how other PyTorch versions are used. Ratios are
-of CPU time (seconds of one core, all threads added), medians over rounds that take everything in turns. The last line is
-a JSON object.
+of CPU time (seconds of one core, all threads added), medians over rounds that take everything in turns. The last line
+is a JSON object.
 """
 
 from __future__ import annotations
