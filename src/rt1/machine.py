@@ -89,7 +89,8 @@ def tune_allocator(*, keep: bool) -> None:
         malloc(mmap_max, 0)
         malloc(trim_threshold, 2**31 - 1)
     else:
-        malloc(mmap_threshold, 1 << 20)
+        malloc(mmap_threshold, 1 << 16)
+        malloc(trim_threshold, 1 << 16)
 
 
 def tree_memory(root: int | None = None) -> int | None:
