@@ -186,6 +186,19 @@ def test_guided_robots_get_what_each_gets_alone() -> None:
         np.testing.assert_allclose(both[robot], own, atol=1e-5)
 
 
+def test_a_copied_memory_goes_on_apart_from_the_first_one() -> None:
+    control = ControlStep(_guided_model(), cond_scale=2.0)
+    image = np.full((48, 48, 3), 90, dtype=np.uint8)
+    first = control.start(np.ones(8, dtype=np.float32))
+    control.step([first], [image])
+    copies = [first.copy(), first.copy()]
+    logits = control.step(copies, [image, image])
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert first.null is not None
+    assert (len(first.token_TKE), len(first.null.token_TKE)) == (1, 1)
+    np.testing.assert_allclose(control.step([first], [image])[0], logits[0], atol=1e-5)
+
+
 def test_one_pass_is_made_where_guidance_changes_nothing() -> None:
     assert ControlStep(_guided_model(), cond_scale=1.0).start(np.ones(8, np.float32)).null is None
 

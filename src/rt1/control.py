@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +44,10 @@ class Memory:
     """TokenLearner's weights on the last image; None before the first one."""
     null: Memory | None = None
     """The same episode without the instruction, where guidance compares with it."""
+
+    def copy(self) -> Memory:
+        """Return the same episode so far, which goes on apart from this one."""
+        return replace(self, null=None if self.null is None else self.null.copy())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +191,7 @@ class ControlStep:
             return self._logits(memories, image_SCHW).cpu().numpy()
         both_SAV = self._logits([*memories, *nulls], torch.cat([image_SCHW, image_SCHW]))
         cond_SAV, null_SAV = both_SAV.chunk(2)
-        return (null_SAV + self.cond_scale * (cond_SAV - null_SAV)).cpu().numpy()
+        return guided(cond_SAV, null_SAV, self.cond_scale).cpu().numpy()
 
     def _logits(self, memories: Sequence[Memory], image_SCHW: Tensor) -> Tensor:
         """Take prepared images into the memories and return logits (S, A, V)."""
@@ -212,6 +216,11 @@ class ControlStep:
             raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
         image_1HWC = torch.from_numpy(np.array(image, order="C"))[None].to(self._device)
         return self.model.prepare(image_1HWC).float()
+
+
+def guided(cond: Tensor, null: Tensor, scale: float) -> Tensor:
+    """Return logits moved from those without the instruction to those with it, and beyond for a scale above 1."""
+    return null + scale * (cond - null)
 
 
 def _checked_scale(scale: float, model: RT1) -> float:

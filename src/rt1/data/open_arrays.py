@@ -11,6 +11,7 @@ from rt1.data.episode import DataError, EpisodeSource
 HUGGING_FACE_FILE = "state.json"
 """What ``datasets.Dataset.save_to_disk`` writes beside the data."""
 
+NPZ_ENDING = ".npz"
 HDF5_ENDINGS = (".hdf5", ".h5")
 
 
@@ -36,11 +37,11 @@ def is_arrays(path: Path) -> bool:
     """Return whether a path is one of these."""
     if path.suffix in HDF5_ENDINGS:
         return True
-    if not path.is_dir():
-        return False
-    return (path / HUGGING_FACE_FILE).is_file() or any(
-        True for ending in (".npz", *HDF5_ENDINGS) for _ in path.glob(f"*{ending}")
-    )
+    return (path / HUGGING_FACE_FILE).is_file() or any(_has(path, ending) for ending in (NPZ_ENDING, *HDF5_ENDINGS))
+
+
+def _has(folder: Path, ending: str) -> bool:
+    return next(folder.glob(f"*{ending}"), None) is not None
 
 
 def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> EpisodeSource:
@@ -64,7 +65,7 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
             hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
             return HuggingFaceSource(load_from_disk(str(path)), layout=hugging_face, name=path.name)
         layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
-        if path.is_dir() and any(True for _ in path.glob("*.npz")):
+        if _has(path, NPZ_ENDING):
             from rt1.data.arrays import ArrayLayout
             from rt1.data.npz import NpzSource
 
@@ -72,10 +73,10 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
         from rt1.data.hdf5 import HDF5Layout, HDF5Source
 
         return HDF5Source(path, layout=HDF5Layout(**layout, group=options.group, start_key=options.start_key))
-    except ModuleNotFoundError:
+    except DataError:
         raise
     except ValueError as error:
-        raise error if isinstance(error, DataError) else DataError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
 
 
 def _layout(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> dict[str, Any]:

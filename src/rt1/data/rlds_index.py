@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import warnings
 import zlib
 from array import array
@@ -39,7 +38,7 @@ from rt1.data.tfrecord import (
     scan_example,
     scan_records,
 )
-from rt1.files import replacing
+from rt1.files import replacing, user_cache
 
 _log = logging.getLogger(__name__)
 
@@ -384,4 +383,4 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
 
 def cache_folder() -> Path:
     """Return where indexes go whose data folder cannot be written: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1" / "index"
+    return user_cache() / "index"

@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.checkpoint import load_info, load_model
+from rt1.checkpoint import load_info
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_schema import RT1_FILE
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
@@ -24,6 +24,7 @@ from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.rollout import Controller, Observation, rollout
 from rt1.evaluate.seeds import collection_seed
+from rt1.evaluate.trials import TrialPolicy, open_policy
 from rt1.evaluate.workers import run_jobs
 from rt1.files import replacing, write_text
 from rt1.policy import Policy
@@ -152,9 +153,7 @@ def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
 
 def _prepare(work: _Work) -> None:
     torch.set_num_threads(1)  # the processes share the cores
-    spec = load_info(work.checkpoint).action_spec
-    policy = Policy(load_model(work.checkpoint), spec, encode_text=work.embeddings.__getitem__)
-    _worker[:] = [_Worker(work, policy)]
+    _worker[:] = [_Worker(work, open_policy(TrialPolicy(checkpoint=work.checkpoint), work.embeddings))]
 
 
 def _run(job: _Job) -> None:

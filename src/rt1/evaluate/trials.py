@@ -121,14 +121,16 @@ _worker: list[_Worker] = []
 
 def _prepare(env: EnvSettings, chosen: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
     torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
-    policy = None
-    if chosen is not None:
-        info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
-        model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
-        setting = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
-        control = ControlStep(model, setting=setting, cond_scale=chosen.acting.cond_scale)
-        policy = Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
-    _worker[:] = [_Worker(env, policy)]
+    _worker[:] = [_Worker(env, None if chosen is None else open_policy(chosen, embeddings))]
+
+
+def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
+    """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
+    info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
+    model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
+    setting = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
+    control = ControlStep(model, setting=setting, cond_scale=chosen.acting.cond_scale)
+    return Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
 
 
 def _run_plan(plan: TrialPlan) -> list[TrialResult]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.actions import FloatArray
+from rt1.control import guided
 from rt1.data.episode import EpisodeSource
 from rt1.data.loader import Loader
 from rt1.data.windows import Clips, Windows
@@ -85,7 +86,7 @@ def window_blocks(
         logits_GTAV = _logits(model, image_SHWC, place_GT, text_1E, drop=False)
         if cond_scale != 1.0:
             null_GTAV = _logits(model, image_SHWC, place_GT, text_1E, drop=True)
-            logits_GTAV = null_GTAV + cond_scale * (logits_GTAV - null_GTAV)
+            logits_GTAV = guided(logits_GTAV, null_GTAV, cond_scale)
         yield WindowBlock(
             start=start,
             stop=start + len(image_SHWC),

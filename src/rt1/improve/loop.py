@@ -229,7 +229,8 @@ class _Loop:
     def _round(self, number: int, checkpoint: Path | None) -> Round:
         before = self._policy("improved", number - 1, checkpoint)
         own = self._collect(number, before)
-        sources = [RLDSSource(c.folder) for n in range(1, number + 1) if (c := self._collect(n, before)).episodes]
+        kept = {**{found.number: found.kept for found in self.rounds}, number: own.successes}
+        sources = [RLDSSource(self._own(n)) for n, counts in kept.items() if sum(counts.values())]
         improved = self._train("improved", number, sources, self.wanted.updates, before)
         control: tuple[Counted, ...] = ()
         if self.wanted.control:
@@ -243,16 +244,22 @@ class _Loop:
         return checkpoint if number == 0 and checkpoint is not None else self.folder / f"round-{number}" / arm
 
     def _collect(self, number: int, policy: Path) -> Collection:
-        """Collect the episodes of a round, or find them where they were collected before."""
+        """Collect the episodes of a round, or find them where an interrupted call left them."""
         how = CollectSettings(
             tasks=self.wanted.tasks,
             attempts=self.wanted.attempts,
             noise=self.wanted.noise,
             workers=self.wanted.workers,
         )
-        folder, seed = self.folder / f"round-{number}" / "own", (self.wanted.seed, number)
+        seed = (self.wanted.seed, number)
         with self._timed("collect"):
-            return collect(folder, resolve(policy), env=self.env, settings=how, encoder=self.encoder, seed=seed)
+            return collect(
+                self._own(number), resolve(policy), env=self.env, settings=how, encoder=self.encoder, seed=seed
+            )
+
+    def _own(self, number: int) -> Path:
+        """Return where the policy's own episodes of a round are."""
+        return self.folder / f"round-{number}" / "own"
 
     def _train(self, arm: str, number: int, own: Sequence[EpisodeSource], updates: int, start: Path | None) -> Path:
         run = self.folder / f"round-{number}" / arm

@@ -20,6 +20,7 @@ from rt1.model.batch_norm import BatchNorm, repeats
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.lean import DepthwiseShape, narrow, widen
 from rt1.model.rows import ResidualBlock
+from rt1.model.squeeze_excite import SqueezeExcite
 
 Padding = Literal["rt1", "same"]
 
@@ -192,22 +193,15 @@ def _batch_norm(channels: int, config: EfficientNetConfig) -> BatchNorm:
     )
 
 
-class SqueezeExcite(nn.Module):
-    """Weigh channels by a small network over their means."""
+class KerasSqueezeExcite(SqueezeExcite):
+    """Squeeze-excite that starts as Keras' does."""
 
     def __init__(self, channels: int, reduced: int) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(channels, reduced)
-        self.expand = nn.Linear(reduced, channels)
+        super().__init__(channels, reduced)
         for layer in (self.reduce, self.expand):
             deviation = math.sqrt(2.0 / layer.out_features) / 0.8796
             nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
             nn.init.zeros_(layer.bias)
-
-    def forward(self, x_XCHW: Tensor) -> Tensor:
-        """Scale (X, C, H, W) per channel by a value in (0, 1)."""
-        gate_XC = torch.sigmoid(self.expand(F.silu(self.reduce(x_XCHW.mean((2, 3))))))
-        return x_XCHW * gate_XC[:, :, None, None]
 
 
 class MBConv(ResidualBlock):
@@ -233,7 +227,7 @@ class MBConv(ResidualBlock):
         self.depthwise = Conv(inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding)
         self.depthwise_norm = _batch_norm(inner, config)
         # The reduction counts the block's input channels, not the expanded ones.
-        self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))
+        self.squeeze = KerasSqueezeExcite(inner, max(1, int(inputs * 0.25)))
         self.project = Conv(inner, outputs)
         self.project_norm = _batch_norm(outputs, config)
         self.film = condition(outputs)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.rows import ResidualBlock
+from rt1.model.squeeze_excite import SqueezeExcite
 
 Grouping = Literal["block", "grid"]
 
@@ -73,20 +74,6 @@ class MaxViTConfig:
                 f"doubled for the stem and each of {len(self.channels)} stages); use {best}, or another partition"
             )
         return (size[0] // self.divisor * self.partition, size[1] // self.divisor * self.partition)
-
-
-class SqueezeExcite(nn.Module):
-    """Weigh channels by a small network over their means."""
-
-    def __init__(self, channels: int, reduced: int) -> None:
-        super().__init__()
-        self.reduce = nn.Linear(channels, reduced)
-        self.expand = nn.Linear(reduced, channels)
-
-    def forward(self, x_XCHW: Tensor) -> Tensor:
-        """Scale (X, C, H, W) per channel by a value in (0, 1)."""
-        gate_XC = torch.sigmoid(self.expand(F.silu(self.reduce(x_XCHW.mean((2, 3))))))
-        return x_XCHW * gate_XC[:, :, None, None]
 
 
 class MBConv(ResidualBlock):

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -163,7 +163,7 @@ class Batcher:
 
     def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[Stepped | Exception]:
         """Take the steps of a batch, in the thread; where it fails, each alone, to find out whose fault it is."""
-        memories = [replace(job.memory) for job in jobs]  # if the batch fails, the episodes are as before
+        memories = [job.memory.copy() for job in jobs]  # if the batch fails, the episodes are as before
         start = time.perf_counter()
         try:
             tokens = self._control.step(memories, [job.image for job in jobs]).argmax(axis=-1)

@@ -6,7 +6,6 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -78,7 +77,7 @@ def measured_times(control: ControlStep, *, max_batch: int, max_latency: float) 
         control.step([full], [image])
     times: dict[int, float] = {}
     for size in _sizes(max_batch):
-        memories = [replace(full) for _ in range(size)]
+        memories = [full.copy() for _ in range(size)]
         seconds = []
         for _ in range(1 + _REPEATS):  # the first of a size may be slow
             start = time.perf_counter()

@@ -122,6 +122,7 @@ def predict(
     predictor: nn.Module,
     batch: Batch,
     *,
+    plan: Layout | None = None,
     image_size: tuple[int, int],
     device: torch.device | str = "cpu",
     augment: Augment | None = None,
@@ -132,12 +133,13 @@ def predict(
     Args:
         predictor: a :class:`Predictor`, compiled or spread over ranks as may be.
         batch: windows or clips as the loader gives them.
+        plan: how it is laid out, where that is known already.
         image_size: height and width that the network sees.
         device: where the network is.
         augment: see :data:`Augment`; None leaves the images as they are.
         dropped_B: True for samples that do without the text; None: all have it.
     """
-    plan = layout(batch)
+    plan = plan or layout(batch)
     rows, steps = batch.valid_BT.shape
     image_XCHW = to_float(_to(device, batch.image_BTHWC).flatten(0, 1))
     if augment is not None:

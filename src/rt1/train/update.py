@@ -18,7 +18,7 @@ from rt1.data.loader import Batch
 from rt1.model.rows import Rows, set_rows
 from rt1.model.rt1 import action_loss
 from rt1.train.errors import TrainingError
-from rt1.train.forward import Prediction, layout, predict
+from rt1.train.forward import Layout, Prediction, layout, predict
 from rt1.train.optim import set_rates
 from rt1.train.run import Run
 
@@ -30,6 +30,7 @@ class _Part:
     """A part of this rank's batch, and its place among the parts of all ranks."""
 
     batch: Batch
+    plan: Layout
     first_row: int
     images: Rows
     windows: Rows
@@ -73,6 +74,7 @@ def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
     predicted = predict(
         run.predictor,
         part.batch,
+        plan=part.plan,
         image_size=run.model.config.image_size,
         device=run.world.device,
         augment=partial(
@@ -96,7 +98,7 @@ def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
 def _measured(part: _Part, predicted: Prediction, loss: Tensor) -> Tensor:
     means = (loss.item() * part.share, predicted.accuracy() * part.share)
     windows = len(predicted.mask_WT)
-    values = [*means, float(part.batch.clipped), layout(part.batch).images, windows]
+    values = [*means, float(part.batch.clipped), part.plan.images, windows]
     return torch.tensor(values, dtype=torch.float64, device=loss.device)
 
 
@@ -112,12 +114,13 @@ def _parts(run: Run, batch: Batch) -> tuple[list[_Part], float]:
     parts = [
         _Part(
             batch=each,
+            plan=plan,
             first_row=(begin + k) * rows,
             images=Rows(int(table[: begin + k, 0].sum()), int(images)),
             windows=Rows(int(table[: begin + k, 1].sum()), int(windows)),
             share=float(table[begin + k, 2]) / steps,
         )
-        for k, each in enumerate(batches)
+        for k, (each, plan) in enumerate(zip(batches, plans, strict=True))
     ]
     google = steps / places / (places * run.model.config.step_tokens)
     return parts, 1.0 if run.config.loss == "mean" else google
@@ -126,7 +129,7 @@ def _parts(run: Run, batch: Batch) -> tuple[list[_Part], float]:
 def _seed(run: Run, part: _Part) -> None:
     """Let dropout depend on (seed, update, row) alone: neither resuming nor another number of ranks changes it."""
     seed = run.config.seed * 1_000_003 + run.update
-    whole = part.images.total == layout(part.batch).images
+    whole = part.images.total == part.plan.images
     if run.world.device.type == "cuda":  # drawing for all rows would cost a GPU more than the rest of dropout
         torch.manual_seed(seed + (part.first_row << 32))
         return
