@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -211,8 +213,13 @@ def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
     if world.size == 1:
         return predictor
     devices = [world.device] if world.device.type == "cuda" else None
+    # A depthwise kernel has one input channel, so both layouts are the same bytes; their strides differ in name only.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Moving statistics are averaged where they are used, so that a rank need not send its own at every update.
-    return DistributedDataParallel(predictor, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the latter before 2.13
+    quiet: dict[str, Any] = {name: False}
+    return DistributedDataParallel(predictor, device_ids=devices, gradient_as_bucket_view=True, **quiet)
 
 
 def channels_last(model: RT1) -> RT1:
