@@ -8,11 +8,8 @@ import sys
 # Before torch and its OpenMP start: idle threads that spin triple the CPU time of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import contextlib
-import io
-import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tyro
@@ -35,7 +32,8 @@ from rt1.commands.serve import ServeCommand
 from rt1.commands.train import TrainCommand, starting_config
 from rt1.evaluate.envs.metaworld import RenderingError
 from rt1.evaluate.workers import WorkerError
-from rt1.names import lookup, unknown_name
+from rt1.names import lookup
+from rt1.parsing import UsageError, parsed
 from rt1.train.errors import TrainingError
 
 EXPECTED = (ValueError, OSError, RenderingError, TrainingError, WorkerError, ModuleNotFoundError)
@@ -77,7 +75,7 @@ PRESET_COMMANDS: dict[Callable[..., Any], str] = {TrainCommand: "--init", Improv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors a user can mend are one line on stderr and exit status 1."""
+    """Run one command; errors a user can mend are one line on stderr and exit status 1, or 2 for words amiss."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_usage())
@@ -92,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("RT1_TRACEBACK"):
             raise
         print(f"rt1: {_in_one_line(error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("rt1: interrupted; run the same command to go on", file=sys.stderr)
         return 130
@@ -110,34 +108,18 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
     """Return the command object for command-line words; a preset gives the defaults of the options of its run."""
     name, words = _command_name(words)
     kind = lookup("command", name, COMMANDS)
-    choices: dict[str, Any] = {"prog": f"rt1 {name}"}
+    choices: dict[str, Any] = {}
     if kind in PRESET_COMMANDS:
         start = _option(words, PRESET_COMMANDS[kind], "")
         config = starting_config(_option(words, "--preset", "demo"), start)
         choices["default"] = kind(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
-    try:
-        return tyro.cli(kind, args=words, **choices)
-    except SystemExit as stop:
-        if stop.code:
-            for hint in _option_hints(kind, words, choices):
-                print(f"rt1: {hint}", file=sys.stderr)
-        raise
+    return parsed(kind, words, program=f"rt1 {name}", **choices)
 
 
 def _command_name(words: Sequence[str]) -> tuple[str, list[str]]:
     """Split command-line words into the command's name, one word or "convert" and another, and the rest."""
     count = 2 if words[0] == "convert" and len(words) > 1 and not words[1].startswith("-") else 1
     return " ".join(words[:count]), list(words[count:])
-
-
-def _option_hints(kind: Callable[..., Any], words: Sequence[str], choices: Mapping[str, Any]) -> list[str]:
-    """Return "did you mean" for each option that a command does not have; the options are read off its help page."""
-    page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        tyro.cli(kind, args=["--help"], **choices)
-    known = set(re.findall(r"(?<![\w-])--[a-z][\w.-]*", page.getvalue()))
-    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
-    return [unknown_name("option", name, known) for name in given if name not in known]
 
 
 def _option(words: Sequence[str], name: str, default: str) -> str:
