@@ -29,7 +29,7 @@ from fractal import NAME, FractalSize, write_fractal
 
 from rt1.data.loader import Batch
 from rt1.data.open_x import open_x_source
-from rt1.machine import tune_allocator
+from rt1.machine import peak_memory, tune_allocator
 from rt1.presets import preset
 from rt1.train.run import Run, begin
 from rt1.train.update import do_update
@@ -148,9 +148,9 @@ def measure_peak(folder: Path, activations: str) -> float:
     run = start(folder, f"peak-{activations}", batch_size=2, activations=activations)
     for _ in range(2):
         do_update(run, run.data.train.batch(run.update))
-    # Not ru_maxrss: a process begins with that of the one that started it.
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024 / 1e9
+    peak = peak_memory()
+    assert peak is not None  # there are no figures on Windows
+    return peak / 1e9
 
 
 def compare_ranks(folder: Path) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rt1 import machine
-from rt1.machine import PeakMemory, commit, describe_machine, tree_memory
+from rt1.machine import PeakMemory, commit, describe_machine, peak_memory, tree_memory
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="reads /proc, which is Linux's")
 
@@ -77,3 +77,15 @@ def test_the_peak_stays_when_the_memory_is_given_back() -> None:
     assert after is not None
     assert peak.gigabytes * 1e9 > after + 50e6
     assert before > after + 50e6
+
+
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_the_one_that_started_it() -> None:
+    held = mmap.mmap(-1, 200_000_000)
+    held.write(b"x" * 200_000_000)
+    own = peak_memory()
+    ask = "from rt1.machine import peak_memory; held = b'x' * 20_000_000; print(peak_memory())"
+    asked = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    held.close()
+    assert own is not None
+    assert own > 200e6
+    assert 20e6 < int(asked.stdout) < 200e6

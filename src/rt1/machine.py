@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -71,6 +72,19 @@ class PeakMemory:
             used = tree_memory()
             if used is not None:
                 self.gigabytes = max(self.gigabytes or 0.0, used / 1e9)
+
+
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has held so far; None where the system does not say."""
+    if _PROC.is_dir():  # not getrusage: its figure begins with that of the process that started this one
+        status = (_PROC / "self" / "status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def tune_allocator(*, keep: bool) -> None:

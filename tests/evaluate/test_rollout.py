@@ -81,12 +81,6 @@ def test_images_are_kept_from_first_to_last_when_asked_for(make_env: Callable[..
     assert not np.array_equal(result.images[0], result.images[-1])
 
 
-def test_the_number_of_steps_done_is_told_after_each(make_env: Callable[..., Any]) -> None:
-    told: list[int] = []
-    rollout(make_env(max_steps=3), Constant(0.0, 0.0, 0.0), seed=0, on_step=told.append)
-    assert told == [1, 2, 3]
-
-
 def test_the_same_seed_gives_the_same_trial(make_env: Callable[..., Any]) -> None:
     env = make_env()
     first, other, again = (rollout(env, Expert(env.expert_action), seed=seed) for seed in (1, 2, 1))

@@ -46,7 +46,7 @@ def test_the_decoder_graph_gives_each_step_whatever_lies_behind_it(traced: Trace
         behind_1TKE = token_1TKE.clone()
         behind_1TKE[:, step + 1 :] = 1e3
         given = decoder(behind_1TKE, torch.tensor([step]), *([text_1E] if conditioned else []))
-        torch.testing.assert_close(given, model.decode_step(token_1TKE, step, text_1E), rtol=0, atol=1e-5)
+        torch.testing.assert_close(given, model.decode(token_1TKE, text_1E)[:, step], rtol=0, atol=1e-5)
 
 
 def test_no_weight_but_the_texts_is_in_both_graphs_and_none_is_lost(traced: Traced) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +94,6 @@ def rollout(
     seed: int,
     instruction: str | None = None,
     keep_images: bool = False,
-    on_step: Callable[[int], Any] | None = None,
 ) -> Rollout:
     """Run one controller in one environment for one episode.
 
@@ -105,7 +103,6 @@ def rollout(
         seed: seed of the episode's start.
         instruction: sentence given to the controller instead of the environment's own.
         keep_images: keep every image, for a video.
-        on_step: called with the number of steps done after each step.
 
     Returns:
         The trial's result. A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
@@ -124,8 +121,6 @@ def rollout(
         actions.append(action)
         if keep_images:
             images.append(observation.image)
-        if on_step is not None:
-            on_step(len(actions))
         if result.done:
             break
     return Rollout(

@@ -236,14 +236,6 @@ class RT1(nn.Module):
         hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
         return self._logits(hidden_BTSD, head_B)
 
-    def decode_step(
-        self, token_BTKE: Tensor, step: int, text_BE: Tensor | None = None, *, dropped_B: Tensor | None = None
-    ) -> Tensor:
-        """Return the logits (B, A, V) of one step only, as a policy needs them."""
-        # Later steps are causally invisible.
-        hidden_BLD = self.hidden(token_BTKE[:, : step + 1], self._condition(text_BE, dropped_B))
-        return self._logits(hidden_BLD[:, step * self.config.step_tokens :])
-
     def hidden(
         self,
         token_BTKE: Tensor,

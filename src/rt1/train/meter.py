@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+
+from rt1.machine import peak_memory
 
 T = TypeVar("T")
 
@@ -96,11 +97,8 @@ class Meter:
 def memory() -> dict[str, float]:
     """Return the peak memory so far in GB (1e9 bytes): of this process, and of its GPU where it uses one."""
     found: dict[str, float] = {}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        found["memory_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    if (peak := peak_memory()) is not None:
+        found["memory_gb"] = peak / 1e9
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         found["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
     return found
