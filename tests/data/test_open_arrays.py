@@ -85,3 +85,34 @@ def test_several_action_arrays_are_refused(tmp_path: Path) -> None:
 def test_options_of_arrays_are_refused_for_other_data(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--group cannot be used here: .* no folder of npz or HDF5 episodes"):
         open_data(tmp_path, DataOptions(group="data"))
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"group": "data"}, "--group"),
+        ({"start_key": "first"}, "--start-key"),
+        ({"episode_key": "episode"}, "--episode-key"),
+        ({"split": "test"}, "--split"),
+        ({"open_x": "bridge_dataset"}, "--open-x"),
+        ({"skip_corrupt": True, "split": "test"}, "--split, --skip-corrupt"),
+    ],
+)
+def test_options_that_mean_nothing_for_npz_are_refused(tmp_path: Path, more: dict[str, Any], named: str) -> None:
+    np.savez(tmp_path / "0.npz", **_arrays(2))
+    with pytest.raises(DataError, match=rf"^{named} cannot be used here: .* is a folder of npz episodes; leave it out"):
+        open_data(tmp_path, DataOptions(instruction="go", **more))
+
+
+def test_options_that_mean_nothing_for_hdf5_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "demo.hdf5").write_bytes(b"")
+    for more in ({"episode_key": "episode"}, {"split": "test"}):
+        with pytest.raises(DataError, match=r"cannot be used here: .* is HDF5; leave it out"):
+            open_data(tmp_path, DataOptions(instruction="go", **more))
+
+
+def test_options_that_mean_nothing_for_a_hugging_face_data_set_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    for more in ({"channels_first": True}, {"group": "data"}, {"split": "test"}):
+        with pytest.raises(DataError, match=r"cannot be used here: .* is a saved Hugging Face data set; leave it out"):
+            open_data(tmp_path, DataOptions(instruction="go", **more))

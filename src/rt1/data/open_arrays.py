@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ HUGGING_FACE_FILE = "state.json"
 
 NPZ_ENDING = ".npz"
 HDF5_ENDINGS = (".hdf5", ".h5")
+
+_HUGGING_FACE, _NPZ, _HDF5 = "a saved Hugging Face data set", "a folder of npz episodes", "HDF5"
+_KEYS = ("image_key", "instruction_key", "embedding_key", "action_keys")
+_OF_ROWS = ("instruction", "channels_first", "action_leads_here")
+_OPTIONS = {
+    _HUGGING_FACE: (*_KEYS, "instruction", "episode_key"),
+    _NPZ: (*_KEYS, *_OF_ROWS),
+    _HDF5: (*_KEYS, *_OF_ROWS, "group", "start_key"),
+}
+"""What each kind may be told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +66,11 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
     Raises:
         DataError: a name that is missing or means nothing here, or data that cannot be read.
     """
+    kind = _kind(path)
+    refuse_others(options, _OPTIONS[kind], f"{path} is {kind}")
     layout = _layout(path, options, keys)
     try:
-        if (path / HUGGING_FACE_FILE).is_file():
+        if kind == _HUGGING_FACE:
             from datasets import load_from_disk
 
             from rt1.data.hf_datasets import HuggingFaceLayout, HuggingFaceSource
@@ -65,7 +78,7 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
             hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
             return HuggingFaceSource(load_from_disk(str(path)), layout=hugging_face, name=path.name)
         layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
-        if _has(path, NPZ_ENDING):
+        if kind == _NPZ:
             from rt1.data.arrays import ArrayLayout
             from rt1.data.npz import NpzSource
 
@@ -77,6 +90,20 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
         raise
     except ValueError as error:
         raise DataError(f"{path}: {error}") from error
+
+
+def refuse_others(options: ArrayOptions, usable: Collection[str], why: str) -> None:
+    """Raise :class:`DataError` where options are given that mean nothing here, with the reason."""
+    changed = [f.name for f in fields(options) if f.name not in usable and getattr(options, f.name) != f.default]
+    if changed:
+        names = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise DataError(f"{names} cannot be used here: {why}; leave it out")
+
+
+def _kind(path: Path) -> str:
+    if (path / HUGGING_FACE_FILE).is_file():
+        return _HUGGING_FACE
+    return _NPZ if _has(path, NPZ_ENDING) else _HDF5
 
 
 def _layout(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> dict[str, Any]:

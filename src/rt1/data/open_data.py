@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rt1.data import lerobot_schema
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.lerobot import LeRobotSource
-from rt1.data.open_arrays import ArrayOptions, is_arrays, open_arrays
+from rt1.data.open_arrays import ArrayOptions, is_arrays, open_arrays, refuse_others
 from rt1.data.open_x import open_x_source
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RT1_FILE, RLDSLayout, layout_keys, read_features
@@ -45,32 +44,28 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     given = {name: value for name, value in keys.items() if value}
     if is_arrays(folder) and not (folder / lerobot_schema.INFO_FILE).is_file():
         return open_arrays(folder, options, given)
-    own = {f.name: getattr(options, f.name) for f in fields(ArrayOptions) if getattr(options, f.name) != f.default}
-    _refuse(own, f"{folder} is no folder of npz or HDF5 episodes and no saved Hugging Face data set")
+    known = {f.name for f in fields(options)}
+    others = {f.name for f in fields(ArrayOptions)}
+    refuse_others(
+        options, known - others, f"{folder} is no folder of npz or HDF5 episodes and no Hugging Face data set"
+    )
     if (folder / lerobot_schema.INFO_FILE).is_file():
         return _open_lerobot(folder, options)
     if options.open_x is not None:
-        _refuse(given, "--open-x names the keys itself")
+        refuse_others(options, known - keys.keys(), "--open-x names the keys itself")
         return open_x_source(folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt)
     if not given and not (folder / RT1_FILE).is_file():
-        known = ", ".join(layout_keys(read_features(folder)))
+        there = ", ".join(layout_keys(read_features(folder)))
         raise DataError(
             f"{folder} has no {RT1_FILE}; name its keys with --image-key, --instruction-key, --action-keys (and "
-            f"--embedding-key), or an Open X data set with --open-x; it has {known}"
+            f"--embedding-key), or an Open X data set with --open-x; it has {there}"
         )
     layout = RLDSLayout(**given) if given else None
     return RLDSSource(folder, split=options.split, layout=layout, skip_corrupt=options.skip_corrupt)
 
 
 def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
-    usable = ("image_key", "action_keys")
-    changed = [f.name for f in fields(options) if f.name not in usable and getattr(options, f.name) != f.default]
-    _refuse(changed, "a LeRobot data set needs at most --image-key and one of --action-keys")
+    refuse_others(options, ("image_key", "action_keys"), "a LeRobot data set needs at most --image-key, --action-keys")
     if len(options.action_keys) > 1:
         raise DataError(f"--action-keys names {', '.join(options.action_keys)}; a LeRobot data set has one")
     return LeRobotSource(folder, image_key=options.image_key, action_key=(*options.action_keys, "action")[0])
-
-
-def _refuse(names: Iterable[str], why: str) -> None:
-    if options := ", ".join("--" + name.replace("_", "-") for name in names):
-        raise DataError(f"{options} cannot be used here: {why}")
