@@ -106,13 +106,15 @@ def test_options_that_mean_nothing_for_npz_are_refused(tmp_path: Path, more: dic
 
 def test_options_that_mean_nothing_for_hdf5_are_refused(tmp_path: Path) -> None:
     (tmp_path / "demo.hdf5").write_bytes(b"")
-    for more in ({"episode_key": "episode"}, {"split": "test"}):
+    changes: list[dict[str, Any]] = [{"episode_key": "episode"}, {"split": "test"}]
+    for more in changes:
         with pytest.raises(DataError, match=r"cannot be used here: .* is HDF5; leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))
 
 
 def test_options_that_mean_nothing_for_a_hugging_face_data_set_are_refused(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
-    for more in ({"channels_first": True}, {"group": "data"}, {"split": "test"}):
+    changes: list[dict[str, Any]] = [{"channels_first": True}, {"group": "data"}, {"split": "test"}]
+    for more in changes:
         with pytest.raises(DataError, match=r"cannot be used here: .* is a saved Hugging Face data set; leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rt1.actions import ActionSpec
 from rt1.control import ControlStep
 from rt1.data.images import decode_image
+from rt1.data.open_data import DataOptions, open_data
+from rt1.data.rlds_schema import RT1_FILE
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
 from rt1.serve.client import Client
@@ -51,8 +55,23 @@ def test_the_answers_are_the_policys_and_stand_beside_what_was_recorded(
 def test_a_recording_of_another_robot_is_refused(start: Start, policy: Policy, make_source: Callable[..., Any]) -> None:
     with Client(start(policy).url) as client:
         limits = ActionLimits(spec=client.action_spec)
-        with pytest.raises(ValueError, match="policy and recording have different actions: 65536 and 16 bins; take"):
-            dry_run(client, make_source(*LENGTHS), 0, limits)
+        with pytest.raises(
+            ValueError, match="policy and recording have different actions: the dimensions move_0, move"
+        ):
+            dry_run(client, make_source(*LENGTHS, dimensions=5), 0, limits)
+
+
+def test_a_recording_may_have_other_bounds_and_bins(
+    start: Start, coarse: Policy, make_source: Callable[..., Any]
+) -> None:
+    source = make_source(*LENGTHS)
+    (part,) = source.action_spec.parts
+    wider = replace(part, low=tuple(2 * low for low in part.low), high=tuple(3 * high for high in part.high))
+    source.action_spec = ActionSpec(parts=(wider,), bins=512)
+    with Client(start(coarse).url) as client:
+        run = dry_run(client, source, 0, ActionLimits(spec=client.action_spec))
+    np.testing.assert_array_equal(run.plot.recorded, source.actions(0, 0, 5))
+    assert run.action_spec == coarse.action_spec
 
 
 def test_the_page_shows_each_episode_and_each_dimension(
@@ -80,4 +99,27 @@ def test_a_data_set_is_replayed_by_its_folder(
     with Client(start(coarse).url) as client:
         limits = ActionLimits(spec=client.action_spec)
         page = replay(client, folder, limits, page=tmp_path / "page.html", episodes=(1,))
-    assert "1 recorded episode, 3 steps" in page.read_text()
+        assert "1 recorded episode, 3 steps" in page.read_text()
+
+
+def test_a_recording_of_another_program_is_replayed_by_its_keys(
+    start: Start,
+    network: RT1,
+    table: TableEncoder,
+    make_source: Callable[..., Any],
+    write_recording: Any,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    folder = write_recording(tmp_path / "set", make_source(*LENGTHS))
+    for file in (RT1_FILE, "recording.json"):
+        (folder / file).unlink()
+    options = DataOptions(action_keys=("action",))
+    spec = open_data(folder, options).action_spec
+    policy = Policy(ControlStep(network), spec, encode_text=lambda text: table.encode([text])[0])
+    with Client(start(policy).url) as client:
+        limits = ActionLimits(spec=client.action_spec)
+        page = replay(client, folder, limits, page=tmp_path / "page.html", episodes=(1,), options=options)
+        assert "1 recorded episode, 3 steps" in page.read_text()
+        with pytest.raises(ValueError, match=r"episodes are \(0, 2\); .* has 0\.\.1; give some of these"):
+            replay(client, folder, limits, page=tmp_path / "none.html", episodes=(0, 2), options=options)

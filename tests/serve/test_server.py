@@ -552,3 +552,20 @@ def test_a_key_file_without_a_key_is_refused(policy: Policy, tmp_path: Path) -> 
     (tmp_path / "key").write_text("\n")
     with pytest.raises(ValueError, match="has no API key on its first line"):
         PolicyServer(policy, ServerSettings(api_key_file=tmp_path / "key"))
+
+
+def test_a_certificate_that_cannot_be_used_is_named(policy: Policy, authority: trustme.CA, tmp_path: Path) -> None:
+    pem, other, missing = tmp_path / "certificate.pem", tmp_path / "other.pem", tmp_path / "missing.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
+    authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
+    (tmp_path / "junk.pem").write_text("no certificate")
+    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
+        PolicyServer(policy, ServerSettings(certificate=missing))
+    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
+        PolicyServer(policy, ServerSettings(certificate=pem, private_key=missing))
+    for certificate, key in ((tmp_path / "junk.pem", None), (pem, other)):
+        with pytest.raises(
+            ValueError, match=rf"{certificate.name} .* do not hold a PEM certificate and its private key"
+        ):
+            PolicyServer(policy, ServerSettings(certificate=certificate, private_key=key))
+    assert PolicyServer(policy, ServerSettings(certificate=pem)).settings.certificate == pem

@@ -108,12 +108,16 @@ def test_changed_weights_are_another_encoder(folder: Path, tmp_path: Path) -> No
 
 def test_what_cannot_be_encoded_is_refused(folder: Path) -> None:
     encoder = HuggingFaceEncoder(str(folder), pooling="tokens", tokens=4)
-    with pytest.raises(ValueError, match=r"instruction 1 \('open the drawer'\) has 5 tokens; .* takes 1 to 4"):
+    with pytest.raises(
+        ValueError, match=r"instruction 1 \('open the drawer'\) has 5 tokens; .* takes 1 to 4; .*larger tokens=N"
+    ):
         encoder.encode(["open", "open the drawer"])
     with pytest.raises(ValueError, match="it must say something"):
         encoder.encode([""])
     with pytest.raises(ValueError, match=r"has 14 tokens; .* takes 1 to 12"):
         HuggingFaceEncoder(str(folder)).encode(["the " * 12])
+    with pytest.raises(ValueError, match=r"13 tokens were asked of .*, which takes at most 12; ask for fewer"):
+        load_text_encoder(f"hf:{folder}:tokens=13")
 
 
 def test_an_encoder_that_is_nowhere_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,3 +137,11 @@ def test_the_hub_cache_is_used_offline_and_an_empty_one_is_an_error(
     for name in SHA256:
         (snapshot / name).write_bytes(b"cached")
     assert _download() == snapshot
+
+
+def test_no_more_tokens_can_be_had_than_the_model_takes(minilm: MiniLM) -> None:
+    assert minilm.identity.tokens == 1
+    with pytest.raises(ValueError, match="257 tokens were asked of MiniLM, which takes at most 256; ask for fewer"):
+        MiniLM(tokens=257)
+    with pytest.raises(ValueError, match=r"must have 1 to 1; give a sentence of that length, or .* minilm:tokens=7"):
+        MiniLM(tokens=3).encode(["close the faucet"])

@@ -72,7 +72,9 @@ def test_an_altered_definition_is_refused(pieces: WordPieces) -> None:
 
 
 def test_too_long_and_empty_instructions_are_refused(pieces: WordPieces) -> None:
-    with pytest.raises(ValueError, match="has 9 word pieces; at most 8 fit"):
+    with pytest.raises(
+        ValueError, match="has 9 word pieces; at most 8 fit; shorten it, or train with word-pieces:tokens=9"
+    ):
         pieces.encode(["the the the the the the the the the"])
     with pytest.raises(ValueError, match="it must say something"):
         pieces.encode([" "])
@@ -82,3 +84,11 @@ def test_they_can_only_be_made_of_instructions() -> None:
     with pytest.raises(ValueError, match="made of the instructions a network is trained on"):
         load_text_encoder("word-pieces")
     assert load_text_encoder("word-pieces", instructions=SENTENCES).identity.vocabulary > 50
+
+
+def test_how_many_fit_can_be_chosen_and_travels_with_the_identity() -> None:
+    found = load_text_encoder("word-pieces:tokens=40", instructions=SENTENCES)
+    assert found.identity.width == 40
+    assert load_identified(found.identity).encode(["the " * 40]).all()
+    with pytest.raises(ValueError, match="asks for '0' tokens; give a number of at least 2"):
+        load_text_encoder("word-pieces:tokens=0", instructions=SENTENCES)

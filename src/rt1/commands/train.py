@@ -43,8 +43,8 @@ class TrainCommand:
     options: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     """What the data set does not say of itself."""
     text_encoder: str | None = None
-    """minilm[:tokens=N], hf:NAME[:mean|cls|eos|tokens=N], word-pieces (learned), a table file, or an .onnx file; the
-    embeddings stored with the data if not given, or what the preset's network wants."""
+    """minilm[:tokens=N], hf:NAME[:mean|cls|eos|tokens=N], word-pieces[:tokens=N] (learned), a table file, or an .onnx
+    file; the embeddings stored with the data if not given, or what the preset's network wants."""
     paraphrases: Path | None = None
     """JSON or TOML file: instruction to a list of sentences that training gives in its place; needs a text encoder."""
     allow_changes: bool = False

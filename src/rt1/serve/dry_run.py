@@ -42,12 +42,26 @@ class DryRun:
     """Seconds between two steps of the episode."""
 
 
-def replay(client: Client, folder: Path, limits: ActionLimits, *, page: Path, episodes: Sequence[int] = (0,)) -> Path:
+def replay(
+    client: Client,
+    folder: Path,
+    limits: ActionLimits,
+    *,
+    page: Path,
+    episodes: Sequence[int] = (0,),
+    options: DataOptions | None = None,
+) -> Path:
     """Do a dry run of some episodes of a data set, write the page about them, and return its path.
 
-    The errors are those of :func:`rt1.data.open_data.open_data`, :func:`dry_run` and :func:`write_dry_run`.
+    ``options`` say what the data set does not say of itself, see :class:`rt1.data.open_data.DataOptions`. The errors
+    are those of :func:`rt1.data.open_data.open_data`, :func:`dry_run` and :func:`write_dry_run`, and ``ValueError`` for
+    the number of an episode that is not there.
     """
-    source = open_data(folder, DataOptions())
+    source = open_data(folder, options or DataOptions())
+    if episodes and not 0 <= min(episodes) <= max(episodes) < len(source.lengths):
+        raise ValueError(
+            f"episodes are {tuple(episodes)}; {folder} has 0..{len(source.lengths) - 1}; give some of these"
+        )
     return write_dry_run([dry_run(client, source, episode, limits) for episode in episodes], page)
 
 
@@ -57,7 +71,8 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     Args:
         client: starts a new episode with the recorded instruction, or its text embedding where there is no sentence;
             an answer is late where it takes longer than a period of the policy's control rate, else of RT-1's 3 Hz.
-        source: recorded episodes, with the actions that the server's policy has.
+        source: recorded episodes, with the action's dimensions that the server's policy has. Bounds and bins may be
+            others: what is compared are physical units.
         episode: number of the episode.
         limits: what the robot may be told.
 
@@ -65,8 +80,10 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
         ValueError: the recording has other actions than the policy, or no instruction.
         ClientError: the server fails.
     """
-    if client.action_spec != source.action_spec:
-        difference = spec_difference(client.action_spec, source.action_spec)
+    ours, theirs = client.action_spec, source.action_spec
+    same_choices = np.array_equal(ours.discrete_choices, theirs.discrete_choices)
+    if ours.dimension_names != theirs.dimension_names or not same_choices:
+        difference = spec_difference(ours, theirs)
         raise ValueError(f"policy and recording have different actions: {difference}; take a recording of its robot")
     told = source.instruction(episode).strip() or source.text_embedding(episode)
     if told is None:

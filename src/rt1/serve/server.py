@@ -64,8 +64,8 @@ class PolicyServer:
             metadata: plain data that each client gets first, besides what the server says of itself.
 
         Raises:
-            ValueError: an empty key.
-            OSError: the key or the certificate cannot be read.
+            ValueError: an empty key, or a file that holds no certificate or not its key.
+            OSError: a file that cannot be read.
         """
         self.settings = settings
         self.counters = Counters()
@@ -305,7 +305,16 @@ def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
     if settings.certificate is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(settings.certificate, settings.private_key)
+    key = settings.private_key or settings.certificate
+    for file in (settings.certificate, key):
+        file.open("rb").close()  # an error that names the file, as the one below does not
+    try:
+        context.load_cert_chain(settings.certificate, key)
+    except ssl.SSLError as error:
+        raise ValueError(
+            f"{settings.certificate} and {key} do not hold a PEM certificate and its private key ({error.reason}); "
+            "give a certificate and a private_key that belong together"
+        ) from error
     return context
 
 

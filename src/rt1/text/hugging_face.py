@@ -38,14 +38,19 @@ class HuggingFaceEncoder:
             tokens: with ``tokens``: the most an instruction may have.
 
         Raises:
-            ValueError: transformers is not installed, or the model is not there or cannot be used.
+            ValueError: transformers is not installed, the model is not there or cannot be used, or it takes fewer
+                tokens.
         """
         folder = _folder(name)
         self._model, self._tokenizer = _load(name, folder)
         self._pooling = pooling
         width = int(self._model.config.hidden_size)
         count = tokens if pooling == "tokens" else 1
-        self._limit = min(count if pooling == "tokens" else _ENDLESS, self._longest())
+        if count > self._longest():
+            raise ValueError(
+                f"{count} tokens were asked of {name}, which takes at most {self._longest()}; ask for fewer"
+            )
+        self._limit = count if pooling == "tokens" else self._longest()
         self.identity = TextEncoderIdentity(
             name=f"{HUGGING_FACE}{name}:{pooling}" + (f"={tokens}" if pooling == "tokens" else ""),
             sha256=_content_hash(folder),
@@ -64,9 +69,10 @@ class HuggingFaceEncoder:
         all_ids = self._ids(instructions)
         for index, ids in enumerate(all_ids):
             if not 0 < len(ids) <= self._limit:
+                more = ", or train with a larger tokens=N" if self._limit < len(ids) <= self._longest() else ""
                 raise ValueError(
                     f"instruction {index} ({str(instructions[index])[:80]!r}) has {len(ids)} tokens; "
-                    f"{self.identity.name} takes 1 to {self._limit}; give a sentence of that length"
+                    f"{self.identity.name} takes 1 to {self._limit}; give a sentence of that length{more}"
                 )
             by_length[len(ids)].append(index)
         for length, members in by_length.items():

@@ -20,6 +20,9 @@ from rt1.text.encoder import (
 MINILM_NAME = "all-MiniLM-L6-v2"
 """What checkpoints call it."""
 
+_LONGEST = 32
+"""Word pieces of the longest instruction, where the user does not say."""
+
 _USE_IS_NOT_HERE = (
     "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder; "
     f"give the {USE_LARGE_5.width}-d embedding itself, or load the policy with text_encoder=TableEncoder.load(FILE), "
@@ -32,9 +35,10 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
     """Load an encoder by name, or the file at a path.
 
     ``minilm`` (also by the name in its identity); ``minilm:tokens=N``, its word pieces' vectors;
-    ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``, an encoder of Hugging Face; ``word-pieces``, made of the
-    ``instructions`` of the data (:class:`rt1.text.word_pieces.WordPieces`); a file ending in ``.onnx``, Universal
-    Sentence Encoder (:class:`rt1.text.use.UseOnnx`); any other file, a table (:class:`TableEncoder`).
+    ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``, an encoder of Hugging Face; ``word-pieces[:tokens=N]``, made of the
+    ``instructions`` of the data (:class:`rt1.text.word_pieces.WordPieces`), at most N of them in one; a file ending in
+    ``.onnx``, Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`); any other file, a table
+    (:class:`TableEncoder`).
 
     Raises:
         ValueError: none of these, a file that cannot be used, no weights, or the name of Universal Sentence Encoder,
@@ -47,15 +51,8 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
         return MiniLM(tokens=_count(tokens, name_or_path) if tokens else 1)
     if name_or_path == USE_LARGE_5.name:
         raise ValueError(_USE_IS_NOT_HERE)
-    if name_or_path == WORD_PIECES:
-        from rt1.text.word_pieces import WordPieces
-
-        if instructions is None:
-            raise ValueError(
-                f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
-                "checkpoint then brings them along"
-            )
-        return WordPieces.from_instructions(list(instructions))
+    if name == WORD_PIECES:
+        return _word_pieces(instructions, tokens=_count(tokens, name_or_path) if tokens else _LONGEST)
     if name_or_path.startswith(HUGGING_FACE):
         return _hugging_face(name_or_path)
     path = Path(name_or_path)
@@ -85,6 +82,17 @@ def load_identified(identity: TextEncoderIdentity) -> TextEncoder:
         found = load_text_encoder(identity.name)
     check_same_encoder(identity, found.identity)
     return found
+
+
+def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEncoder:
+    from rt1.text.word_pieces import WordPieces
+
+    if instructions is None:
+        raise ValueError(
+            f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
+            "checkpoint then brings them along"
+        )
+    return WordPieces.from_instructions(list(instructions), tokens=tokens)
 
 
 def _hugging_face(text: str) -> TextEncoder:

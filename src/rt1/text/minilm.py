@@ -53,8 +53,10 @@ class MiniLM:
                 averaged, at most so many, for a network that attends to them.
 
         Raises:
-            ValueError: a file is missing or is not the pinned one.
+            ValueError: a file is missing or is not the pinned one, or more tokens than the model takes.
         """
+        if tokens > _MAX_TOKENS:
+            raise ValueError(f"{tokens} tokens were asked of MiniLM, which takes at most {_MAX_TOKENS}; ask for fewer")
         folder = folder or find_minilm()
         for name in SHA256:
             _check_file(folder / name)
@@ -88,11 +90,12 @@ class MiniLM:
 
     def _compute(self, instruction: str) -> NDArray[np.float32]:
         ids = self._tokenizer.encode(instruction).ids
-        limit = _MAX_TOKENS if self.identity.tokens == 1 else min(_MAX_TOKENS, self.identity.tokens)
+        limit = _MAX_TOKENS if self.identity.tokens == 1 else self.identity.tokens
         if not 2 < len(ids) <= limit:  # the first and the last piece only mark the ends
+            more = f", or train with minilm:tokens={len(ids)}" if limit < len(ids) <= _MAX_TOKENS else ""
             raise ValueError(
                 f"the instruction {instruction[:80]!r} has {len(ids) - 2} word pieces; "
-                f"it must have 1 to {limit - 2}; give a sentence of that length"
+                f"it must have 1 to {limit - 2}; give a sentence of that length{more}"
             )
         with torch.inference_mode():
             x_LD = _forward(self._weights, torch.tensor(ids))

@@ -45,13 +45,13 @@ class WordPieces:
         )
 
     @staticmethod
-    def from_instructions(instructions: Sequence[str], *, size: int = 1000, tokens: int = 32) -> WordPieces:
+    def from_instructions(instructions: Sequence[str], *, tokens: int, size: int = 1000) -> WordPieces:
         """Build the vocabulary from instructions.
 
         Args:
             instructions: the data's sentences; a sentence that comes often counts once.
-            size: number of word pieces; of the words the most frequent, after all single letters.
             tokens: word pieces of the longest instruction that can be encoded.
+            size: number of word pieces; of the words the most frequent, after all single letters.
         """
         check_instructions(instructions)
         normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
@@ -84,7 +84,7 @@ class WordPieces:
             if len(found.ids) > self.identity.width:
                 raise ValueError(
                     f"the instruction {instruction[:80]!r} has {len(found.ids)} word pieces; at most "
-                    f"{self.identity.width} fit; shorten it, or train with more tokens"
+                    f"{self.identity.width} fit; shorten it, or train with {WORD_PIECES}:tokens={len(found.ids)}"
                 )
             row[: len(found.ids)] = found.ids
         return rows
