@@ -21,7 +21,9 @@ from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
 
 HANDLE = "handle-press-v3"
-WANTED = ImproveSettings(rounds=1, attempts=5, noise=0.2, first_updates=2, updates=2, trials=2, workers=1)
+WANTED = ImproveSettings(
+    rounds=1, attempts=5, tries=1, noise=0.2, patience=9.0, first_updates=2, updates=2, trials=2, workers=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +112,9 @@ def test_data_that_do_not_say_their_environment_are_refused(
         improve(make_source(), config, tmp_path, wanted=WANTED, encoder=table)
 
 
-@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"own_share": 1.0}, {"seed": -1}, {"cpu_minutes": -1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"tries": 0}, {"patience": 0.5}, {"own_share": 1.0}, {"seed": -1}, {"cpu_minutes": -1.0}]
+)
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must"):
         ImproveSettings(**wrong)  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ class ImproveCommand:
             page, last = write_report(found, command=command), found.rounds[-1]
             control = success(last.control)
             beside = "" if control is None else f", without its own episodes {control:.0%}"
-            kept = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} episodes, " if last.number else ""
+            kept = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} starts, " if last.number else ""
             print(
                 f"round {last.number}: {kept}success {success(last.improved):.0%}{beside}; report: {page}", flush=True
             )

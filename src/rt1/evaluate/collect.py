@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from rt1.evaluate.controllers import PolicyController
 from rt1.evaluate.drift import Drift
 from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.rollout import Controller, Observation, rollout
+from rt1.evaluate.rollout import Controller, Observation, Rollout, rollout
 from rt1.evaluate.seeds import collection_seed
 from rt1.evaluate.trials import TrialPolicy, open_policy
 from rt1.evaluate.workers import run_jobs
@@ -43,10 +43,14 @@ class CollectSettings:
     tasks: tuple[str, ...]
     """Task names."""
     attempts: int = 50
-    """Episodes tried per task; the successful ones are kept."""
-    noise: float = 0.3
-    """Largest noise added to the executed (not the stored) action, as when recording experts; it makes the episodes
-    differ from those that the policy has learned from."""
+    """Starts attempted per task; what succeeds is kept."""
+    tries: int = 3
+    """How often a start is tried until it succeeds, with other noise each time."""
+    noise: float = 0.5
+    """Largest noise added to the policy's actions, as when recording experts. Here the noisy actions are stored: they
+    reached the goal, perhaps where the policy's own would not have."""
+    max_steps: int | None = None
+    """Steps after which a try has failed; the environment's own limit if None."""
     jpeg_quality: int = 95
     """JPEG quality, 1..100."""
     workers: int = 0
@@ -55,10 +59,11 @@ class CollectSettings:
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
-        if self.attempts < 1 or not 0.0 <= self.noise <= 2.0 or not 1 <= self.jpeg_quality <= 100:
+        counts = (self.attempts, self.tries, 1 if self.max_steps is None else self.max_steps)
+        if min(counts) < 1 or not 0.0 <= self.noise <= 2.0 or not 1 <= self.jpeg_quality <= 100:
             raise ValueError(
-                f"attempts {self.attempts}, noise {self.noise}, jpeg_quality {self.jpeg_quality}: they must be at "
-                "least 1, within 0..2 and within 1..100"
+                f"attempts {self.attempts}, tries {self.tries}, max_steps {self.max_steps}, noise {self.noise}, "
+                f"jpeg_quality {self.jpeg_quality}: at least 1 the first three, within 0..2 and 1..100 the others"
             )
 
 
@@ -69,7 +74,7 @@ class Collection:
     folder: Path
     """The data set; no data set was written where nothing succeeded."""
     attempts: Mapping[str, int]
-    """Episodes tried, by task."""
+    """Starts attempted, by task."""
     successes: Mapping[str, int]
     """Episodes kept, by task."""
 
@@ -119,7 +124,7 @@ def collect(
         folder: data set to write; its details say which policy made it, from what seeds, in how many attempts.
         checkpoint: checkpoint folder of the policy.
         env: where it acts.
-        settings: tasks, attempts, noise.
+        settings: tasks, attempts, tries, noise.
         encoder: the checkpoint's text encoder.
         seed: seed and number of the round.
 
@@ -173,15 +178,22 @@ def _run(job: _Job) -> None:
 def _attempt(worker: _Worker, env: MetaWorldEnv, attempt: int) -> dict[str, Any]:
     settings = worker.work.settings
     seed = collection_seed(*worker.work.seed, attempt)
-    drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed)
-    controller = _Disturbed(PolicyController(worker.policy), drift)
     instruction = _instruction(worker.work.env, env.task, attempt)
-    found = rollout(env, controller, seed=seed, instruction=instruction, keep_images=True)
-    if not found.success:
-        return {}
-    images = [encode_jpeg(image, settings.jpeg_quality) for image in found.images[:-1]]  # the last one has no action
+    for number in range(settings.tries):
+        drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed + number)
+        controller = _Disturbed(PolicyController(worker.policy), drift)
+        found = rollout(
+            env, controller, seed=seed, instruction=instruction, keep_images=True, max_steps=settings.max_steps
+        )
+        if found.success:
+            return _tensors(attempt, found, settings.jpeg_quality)
+    return {}
+
+
+def _tensors(attempt: int, found: Rollout, quality: int) -> dict[str, Any]:
+    images = [encode_jpeg(image, quality) for image in found.images[:-1]]  # the last one has no action
     return {
-        f"{attempt}/actions": np.stack(controller.wanted),
+        f"{attempt}/actions": found.actions,
         f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
         f"{attempt}/sizes": np.array([len(image) for image in images]),
     }
@@ -192,13 +204,12 @@ def _instruction(env: EnvSettings, task: str, attempt: int) -> str:
     return sentences[attempt % len(sentences)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Disturbed:
-    """A controller whose actions are disturbed on their way; what it wanted is kept."""
+    """A controller whose actions are disturbed on their way."""
 
     controller: Controller
     drift: Drift
-    wanted: list[FloatArray] = field(default_factory=list)
 
     def reset(self, instruction: str) -> None:
         """Start the episode."""
@@ -206,8 +217,7 @@ class _Disturbed:
 
     def act(self, observation: Observation) -> FloatArray:
         """Return the disturbed action."""
-        self.wanted.append(self.controller.act(observation))
-        return self.drift.disturb(self.wanted[-1])
+        return self.drift.disturb(self.controller.act(observation))
 
 
 def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder) -> Collection:
@@ -230,6 +240,7 @@ def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder
                 "made_by": {"policy": str(work.checkpoint), **dict(info.provenance)},
                 "seed": list(work.seed),
                 "noise": work.settings.noise,
+                "tries": work.settings.tries,
                 "attempts": attempts,
                 "successes": successes,
             },

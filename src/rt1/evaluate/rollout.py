@@ -94,6 +94,7 @@ def rollout(
     seed: int,
     instruction: str | None = None,
     keep_images: bool = False,
+    max_steps: int | None = None,
 ) -> Rollout:
     """Run one controller in one environment for one episode.
 
@@ -103,6 +104,7 @@ def rollout(
         seed: seed of the episode's start.
         instruction: sentence given to the controller instead of the environment's own.
         keep_images: keep every image, for a video.
+        max_steps: steps after which it is broken off, if the environment has not ended it before.
 
     Returns:
         The trial's result. A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
@@ -121,7 +123,7 @@ def rollout(
         actions.append(action)
         if keep_images:
             images.append(observation.image)
-        if result.done:
+        if result.done or len(actions) == max_steps:
             break
     return Rollout(
         success=result.success, steps=len(actions), actions=np.stack(actions), clipped=clipped, images=tuple(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,11 +37,15 @@ class ImproveSettings:
     """Tasks to get better at; those of the recorded data if not given."""
     rounds: int = 3
     """Rounds of collecting, training and trials."""
-    attempts: int = 60
-    """Episodes tried per task and round; the successful ones are kept."""
-    noise: float = 0.3
-    """Largest noise on the executed actions while collecting, as a fraction of half the action range."""
-    first_updates: int = 1500
+    attempts: int = 50
+    """Starts attempted per task and round; what succeeds is kept."""
+    tries: int = 3
+    """How often a start is tried until it succeeds, with other noise each time."""
+    noise: float = 0.5
+    """Largest noise on the actions while collecting, as a fraction of half the action range."""
+    patience: float = 1.5
+    """A try has failed after so many times the steps of the longest recorded episode."""
+    first_updates: int = 3000
     """Updates on the recorded data alone before the first round, where no checkpoint is given."""
     updates: int = 1000
     """Updates per round."""
@@ -58,12 +63,14 @@ class ImproveSettings:
     """Processes; 0 means one per core."""
 
     def __post_init__(self) -> None:
-        counts = (self.rounds, self.attempts, self.first_updates, self.updates, self.trials)
+        counts = (self.rounds, self.attempts, self.tries, self.first_updates, self.updates, self.trials)
         if min(counts) < 1 or self.seed < 0 or self.cpu_minutes < 0:
             raise ValueError(
-                f"rounds, attempts, first_updates, updates and trials are {counts}, seed {self.seed}, cpu_minutes "
-                f"{self.cpu_minutes}; the first must be at least 1, the others at least 0"
+                f"rounds, attempts, tries, first_updates, updates and trials are {counts}, seed {self.seed}, "
+                f"cpu_minutes {self.cpu_minutes}; the first must be at least 1, the others at least 0"
             )
+        if not self.patience >= 1.0:
+            raise ValueError(f"patience is {self.patience}; it must be at least 1: an expert's steps are needed")
         if not 0.0 < self.own_share < 1.0:
             raise ValueError(f"own_share is {self.own_share}; it must lie between 0 and 1")
 
@@ -75,7 +82,7 @@ class Round:
     number: int
     """0 before anything was collected."""
     attempts: Mapping[str, int]
-    """Episodes tried, by task."""
+    """Starts attempted, by task."""
     kept: Mapping[str, int]
     """Episodes that succeeded and are learned from, by task."""
     improved: tuple[Counted, ...]
@@ -248,7 +255,9 @@ class _Loop:
         how = CollectSettings(
             tasks=self.wanted.tasks,
             attempts=self.wanted.attempts,
+            tries=self.wanted.tries,
             noise=self.wanted.noise,
+            max_steps=math.ceil(self.wanted.patience * int(self.recorded.lengths.max())),
             workers=self.wanted.workers,
         )
         seed = (self.wanted.seed, number)

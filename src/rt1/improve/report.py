@@ -47,7 +47,7 @@ def _page(found: Improvement, about: dict[str, str]) -> str:
     minutes = sum(found.cpu_seconds.values()) / 60
     figures.append(("random", "CPU time", f"{minutes:.0f} min", ", ".join(_stages(found))))
     rows = [row for r in found.rounds for row in _rows(r)]
-    head = ("Round", "Task", "Tried", "Kept", f"Success {_IMPROVED}", f"Success with {_CONTROL}")
+    head = ("Round", "Task", "Starts", "Kept", f"Success {_IMPROVED}", f"Success with {_CONTROL}")
     body = (
         f"<section><h2>Success by round</h2>{_plot(found)}"
         f"{markup.legend({'policy': _IMPROVED, 'swapped': _CONTROL} if last.control else {'policy': _IMPROVED})}"
