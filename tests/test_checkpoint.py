@@ -24,6 +24,7 @@ from rt1.checkpoint import (
     resolve,
     save_checkpoint,
 )
+from rt1.export.manifest import MANIFEST_FILE
 from rt1.files import SaveError
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoderIdentity
@@ -130,6 +131,8 @@ def test_a_run_folder_means_its_last_checkpoint_and_else_its_best(model: RT1, sa
 def test_a_folder_that_is_not_there_or_holds_no_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "nowhere is not there; give a checkpoint folder or the output folder" in _refused(tmp_path / "nowhere")
     assert "holds no checkpoint.json, last/ or best/; give a checkpoint folder" in _refused(tmp_path)
+    (tmp_path / MANIFEST_FILE).write_text("{}")
+    assert "is an export, which acts by itself: rt1.export.host.load_exported; give the check" in _refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])

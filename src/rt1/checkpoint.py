@@ -32,6 +32,8 @@ from rt1.text.encoder import TextEncoderIdentity
 FORMAT = 1
 INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
 TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
+EXPORT_FILE = "export.json"
+"""What makes a folder an export, see :mod:`rt1.export.manifest`, which acts but is no checkpoint."""
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
 
@@ -158,6 +160,10 @@ def resolve(path: Path | str) -> Path:
     for candidate in (path, ours[0], aside(ours[0]), *ours[1:]):
         if (candidate / INFO_FILE).is_file():
             return candidate
+    if (path / EXPORT_FILE).is_file():
+        raise CheckpointError(
+            f"{path} is an export, which acts by itself: rt1.export.host.load_exported; give the checkpoint it is of"
+        )
     what = "is not there" if not path.exists() else f"holds no {INFO_FILE}, last/ or best/"
     raise CheckpointError(f"{path} {what}; give a checkpoint folder or the output folder of a training run")
 

@@ -101,8 +101,21 @@ def test_a_spent_budget_ends_it_between_rounds_and_a_larger_one_goes_on(run: Cal
 
 def test_another_setting_in_the_same_folder_is_refused(run: Callable[..., Improvement]) -> None:
     run(cpu_minutes=1e-9, trials=1)
-    with pytest.raises(ValueError, match="was begun with another settings"):
+    with pytest.raises(ValueError, match=r"begun with other settings \(trials: 1 then, 3 now\); give the old ones"):
         run(trials=3)
+
+
+def test_a_folder_in_which_nothing_was_done_takes_other_settings(
+    run: Callable[..., Improvement], steady: Path, tmp_path: Path
+) -> None:
+    weights = steady / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        run(trials=1)
+    assert (tmp_path / "out" / STATE_FILE).is_file()
+    weights.write_bytes(whole)
+    assert not run(cpu_minutes=1e-9, trials=2).finished  # nor refused
 
 
 def test_data_that_do_not_say_their_environment_are_refused(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_info, save_checkpoint
 from rt1.data.open_data import DataOptions, open_data
 from rt1.improve.loop import Improvement, ImproveSettings, improve, success
 from rt1.improve.report import write_report
@@ -26,6 +27,8 @@ class ImproveCommand:
     """Folder of all rounds and of report.html."""
     checkpoint: Path | None = None
     """Policy to begin with; one is trained on the recorded data if not given."""
+    embodiment: str | None = None
+    """Which embodiment of that policy acts, where it has several."""
     improve: tyro.conf.OmitArgPrefixes[ImproveSettings] = field(default_factory=ImproveSettings)
     """What is repeated, and how often."""
     text_encoder: str | None = None
@@ -47,7 +50,10 @@ class ImproveCommand:
         else:
             raise ValueError(f"{self.data} names no text encoder; give --text-encoder")
 
+        new = []
+
         def show(found: Improvement) -> None:
+            new.append(found)
             page, last = write_report(found, command=command), found.rounds[-1]
             control = success(last.control)
             beside = "" if control is None else f", without its own episodes {control:.0%}"
@@ -62,9 +68,24 @@ class ImproveCommand:
             self.out,
             wanted=self.improve,
             encoder=encoder,
-            checkpoint=self.checkpoint,
+            checkpoint=self._start(),
             after_round=show,
         )
         if not result.finished:
             print(f"the budget of {self.improve.cpu_minutes:g} CPU minutes is spent; give a larger one to go on")
+        elif not new:
+            rate = success(result.rounds[-1].improved)
+            print(f"{self.out} was done before, success {rate:.0%}; give more --rounds to go on, or another --out")
         return 0
+
+    def _start(self) -> Path | None:
+        """Return the policy to begin with; of several embodiments the one that acts, in a checkpoint of its own."""
+        if self.checkpoint is None:
+            if self.embodiment is not None:
+                raise ValueError(f"--embodiment {self.embodiment} is one of a checkpoint's; give --checkpoint, too")
+            return None
+        info = load_info(self.checkpoint, embodiment=self.embodiment)
+        if isinstance(load_whole_info(self.checkpoint), CheckpointInfo):
+            return self.checkpoint
+        model = load_model(self.checkpoint, embodiment=self.embodiment)
+        return save_checkpoint(self.out / "start", model=model, info=info)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from rt1.checkpoint import INFO_FILE, RUN_ORDER
+from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
 from rt1.data.open_data import DataOptions, open_data
 from rt1.inspection.page import write_page
 from rt1.inspection.survey import show_episode, survey_data
@@ -29,7 +29,8 @@ class InspectCommand:
 
     def run(self, command: str) -> int:
         """Inspect."""
-        if any((self.path / name / INFO_FILE).is_file() for name in ("", *RUN_ORDER)):
+        known = (EXPORT_FILE, INFO_FILE, *(f"{name}/{INFO_FILE}" for name in RUN_ORDER))
+        if any((self.path / name).is_file() for name in known):
             if self.out is not None:
                 raise ValueError(f"{self.path} is a checkpoint, which has no page; leave out --out {self.out}")
             print(checkpoint_text(self.path))

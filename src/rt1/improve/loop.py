@@ -23,6 +23,7 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import Counted
 from rt1.files import write_text
 from rt1.text.encoder import TextEncoder
+from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
 from rt1.train.loop import train
 
@@ -196,9 +197,11 @@ class _Loop:
         file = self.folder / STATE_FILE
         if file.is_file():
             state = json.loads(file.read_text())
-            if different := [name for name in about if state[name] != about[name]]:
+            begun = state["rounds"] or any(self.folder.glob("round-*"))
+            if begun and (changed := differences(_flat(state), _flat(about))):
                 raise ValueError(
-                    f"{self.folder} was begun with another {' and '.join(different)}; give the old, or another --out"
+                    f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
+                    "another --out"
                 )
             self.rounds = [Round.from_json(data) for data in state["rounds"]]
             self.cpu_seconds = state["cpu_seconds"]
@@ -315,6 +318,11 @@ class _Loop:
             "cpu_seconds": self.cpu_seconds,
         }
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an improvement was begun with, each setting by the name it has on the command line."""
+    return {**about["config"], **about["settings"], "data": about["data"], "checkpoint": about["checkpoint"]}
 
 
 def _cpu_seconds() -> float:
