@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from rt1.model import lean
+from rt1.model import pieces
 from rt1.model.batch_norm import BatchNorm
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet, Stage
 
@@ -58,9 +58,21 @@ def exact() -> dict[str, torch.Tensor]:
 def test_output_gradients_and_statistics_are_torchs_own(
     cache: int, how: str, exact: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lean, "CACHE_BYTES", cache)
+    monkeypatch.setattr(pieces, "CACHE_BYTES", cache)
     found = _backward(_trained(is_lean="lean" in how, recompute="recomputed" in how), torch.float32)
     assert found.keys() == exact.keys()
+    for name, wanted in exact.items():
+        error = (found[name].double() - wanted.double()).norm()
+        assert error <= 2e-5 * wanted.double().norm() + 2e-4, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("cache", [1, 50_000])
+def test_two_threads_give_the_same(cache: int, exact: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "CACHE_BYTES", cache)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    found = _backward(_trained(is_lean=True), torch.float32)
+    torch.set_num_threads(before)
     for name, wanted in exact.items():
         error = (found[name].double() - wanted.double()).norm()
         assert error <= 2e-5 * wanted.double().norm() + 2e-4, f"{name}: {error}"

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from rt1.model.batch_norm import BatchNorm, repeats
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.lean import DepthwiseShape, narrow, widen
+from rt1.model.lean import narrow, widen
+from rt1.model.pieces import DepthwiseShape
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
 

@@ -197,7 +197,8 @@ def _start(run: Run, path: str) -> None:
 def _spare_memory(model: RT1, config: TrainConfig, world: World) -> None:
     recompute = config.activations == "recomputed"
     if isinstance(model.backbone, FiLMEfficientNet):
-        lean = config.activations != "kept" and config.precision == "fp32" and world.device.type == "cpu"
+        plain = config.activations == "kept" or config.compile  # torch's compiler makes a backward pass of its own
+        lean = not plain and config.precision == "fp32" and world.device.type == "cpu"
         model.backbone.spare_memory(lean=lean, recompute=recompute)
     elif recompute:
         raise TrainingError(
