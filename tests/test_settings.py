@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.settings import from_json, to_json
+from rt1.settings import check_at_least, from_json, to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +89,16 @@ def test_a_missing_required_setting_is_refused() -> None:
 def test_the_name_in_errors_may_be_given() -> None:
     with pytest.raises(ValueError, match=r"^model\.size is None; it must be of type int$"):
         from_json(Inner, {"size": None}, where="model")
+
+
+def test_a_number_or_a_tuple_below_its_least_value_is_named() -> None:
+    @dataclass(frozen=True)
+    class Sizes:
+        layers: int = 1
+        image_size: tuple[int, int] = (4, 4)
+
+    check_at_least(Sizes(), 1, "layers", "image_size")
+    with pytest.raises(ValueError, match=r"^layers is 0; it must be at least 1$"):
+        check_at_least(Sizes(layers=0), 1, "image_size", "layers")
+    with pytest.raises(ValueError, match=r"^image_size is \(4, -1\); it must be at least 1$"):
+        check_at_least(Sizes(image_size=(4, -1)), 1, "image_size", "layers")

@@ -13,6 +13,14 @@ from rt1.names import unknown_name
 T = TypeVar("T")
 
 
+def check_at_least(settings: Any, least: int, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields, a number or a tuple of numbers, that is below ``least``."""
+    for name in names:
+        value = getattr(settings, name)
+        if min(value if isinstance(value, tuple) else (value,), default=least) < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
+
+
 def to_json(settings: Any) -> Any:
     """Turn nested dataclasses, tuples and plain values into data for ``json``."""
     if dataclasses.is_dataclass(settings):

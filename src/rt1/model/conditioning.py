@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rt1.settings import check_at_least
+
 Conditioning = Literal["film", "cross_attention"]
 
 _HEAD_WIDTH = 32
@@ -35,8 +37,8 @@ class TextConfig:
     """Probability, per sample in training, that a learned null takes the place of the text: what guidance needs."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 1 or min(self.vocabulary, self.projection) < 0 or self.table_width < 1:
-            raise ValueError(f"sizes of the text must be at least 1 (vocabulary and projection: 0): {self}")
+        check_at_least(self, 1, "tokens", "table_width")
+        check_at_least(self, 0, "vocabulary", "projection")
         if not 0.0 <= self.drop < 1.0:
             raise ValueError(f"drop is {self.drop}; it must lie in [0, 1)")
 

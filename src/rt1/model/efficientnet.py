@@ -22,6 +22,7 @@ from rt1.model.lean import narrow, widen
 from rt1.model.pieces import DepthwiseShape
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
+from rt1.settings import check_at_least
 
 Padding = Literal["rt1", "same"]
 
@@ -98,6 +99,9 @@ class EfficientNetConfig:
     def __post_init__(self) -> None:
         if not self.stages or any(s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages):
             raise ValueError(f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each")
+        if not min(self.width, self.depth) > 0.0:
+            raise ValueError(f"width is {self.width} and depth {self.depth}; both multiply sizes and must be above 0")
+        check_at_least(self, 1, "stem_channels", *(["pool"] if self.pool else []))
         if not 0.0 <= self.drop_connect < 1.0:
             raise ValueError(f"drop_connect is {self.drop_connect}; it must lie in [0, 1)")
 

@@ -21,6 +21,7 @@ from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
+from rt1.settings import check_at_least
 
 Grouping = Literal["block", "grid"]
 
@@ -49,8 +50,7 @@ class MaxViTConfig:
             raise ValueError(
                 f"channels {self.channels} and depths {self.depths} must name the same stages, one or more"
             )
-        if min(self.partition, self.head_width, self.expand, self.stem_channels) < 1:
-            raise ValueError(f"sizes of MaxViT must be at least 1: {self}")
+        check_at_least(self, 1, "partition", "head_width", "expand", "stem_channels", "channels")
         if any(width % self.head_width for width in self.channels):
             raise ValueError(f"channels {self.channels} must be multiples of head_width {self.head_width}")
         if not 0.0 <= self.drop_connect < 1.0:

@@ -31,6 +31,7 @@ from rt1.model.transformer import (
 )
 from rt1.names import unknown_name
 from rt1.preprocess import resize, to_float
+from rt1.settings import check_at_least
 
 Readout = Literal["action_tokens", "last_token", "mean_token"]
 
@@ -83,9 +84,9 @@ class RT1Config:
     """The decoder."""
 
     def __post_init__(self) -> None:
-        sizes = (self.window, self.text_width, self.token_width, self.image_tokens, self.action_tokens)
-        if min(sizes) < 1 or self.bins < 2:
-            raise ValueError(f"sizes of the network must be at least 1 and bins at least 2: {self}")
+        sizes = ("window", "image_size", "text_width", "token_width", "image_tokens", "token_learner_hidden")
+        check_at_least(self, 1, *sizes, "action_tokens")
+        check_at_least(self, 2, "bins")
         if self.heads and (min(self.heads) < 1 or max(self.heads) != self.action_tokens):
             raise ValueError(
                 f"heads is {self.heads}, action_tokens {self.action_tokens}; each head has at least 1 dimension, and "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from rt1.model.conditioning import Conditioning, CrossAttention, FiLM, conditioner
 from rt1.model.rows import Dropout
+from rt1.settings import check_at_least
 
 FeedForward = Literal["linear", "linear_no_bias", "swiglu", "gelu"]
 MaskKind = Literal["rt1", "rt1x", "step"]
@@ -42,8 +43,7 @@ class TransformerConfig:
     """Probability, on attention weights and after the feed-forward."""
 
     def __post_init__(self) -> None:
-        if min(self.layers, self.width, self.heads, self.head_width, self.hidden) < 1:
-            raise ValueError(f"transformer sizes must be at least 1: {self}")
+        check_at_least(self, 1, "layers", "width", "heads", "head_width", "hidden")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
 
