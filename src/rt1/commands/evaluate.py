@@ -61,6 +61,8 @@ class EvaluateCommand:
     """How the network acts."""
     baselines: bool = True
     """Run the expert, the blind floor and random actions beside it."""
+    paraphrases: bool = True
+    """Run each task again under a sentence that no recording uses; a text table may not hold it."""
     workers: int = 0
     """Processes; 0 means one per core."""
 
@@ -136,6 +138,7 @@ class EvaluateCommand:
             trials=20 if self.trials is None else self.trials,
             seed=self.seed,
             baselines=self.baselines,
+            paraphrases=self.paraphrases,
             embodiment=self.embodiment,
             acting=self.acting,
             workers=self.workers,

@@ -31,6 +31,8 @@ class HarvestCommand:
         source = open_data(self.path, self.data)
         stored = getattr(source, "text_encoder", None)
         name = self.encoder or (USE_LARGE_5.name if stored is None else str(stored["name"]))
-        table = harvest_text_table(source, self.out, encoder_name=name)
+        # A table is not the weights that a known encoder's hash stands for: it goes by its own file then.
+        is_known = self.encoder is None and stored is not None and bool(stored["sha256"])
+        table = harvest_text_table(source, self.out, encoder_name=str(self.out) if is_known else name)
         print(f"{self.out}: {len(table.sentences)} sentences, {table.identity.width} entries each, of {name}")
         return 0
