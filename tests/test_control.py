@@ -319,6 +319,38 @@ def test_what_a_setting_needs_is_said() -> None:
     assert all(isinstance(setting.obstacle(), str | None) for setting in SETTINGS.values())
 
 
+@pytest.mark.parametrize(
+    ("setting", "robots", "expected"), [("fp32", 1, 3), ("bf16", 1, 1), ("int8", 2, 2), ("bf16", 4, 3)]
+)
+def test_a_step_takes_the_setting_s_threads_and_leaves_torch_s_number(
+    setting: str, robots: int, expected: int, model: RT1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, seen = torch.get_num_threads(), []
+    prepare = model.prepare
+
+    def looking(image: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return prepare(image)
+
+    monkeypatch.setattr(model, "prepare", looking)
+    control = ControlStep(model, setting=setting)
+    torch.set_num_threads(3)
+    try:
+        control.step([control.start(_embedding()) for _ in range(robots)], _images(robots))
+        assert seen == [expected] * robots
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="shape"):
+            control.step([control.start(_embedding())], [np.zeros((40, 56), np.uint8)])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_step_without_threads_is_refused(model: RT1) -> None:
+    with pytest.raises(ValueError, match="threads is 0; it must be at least 1"):
+        ControlStep(model, threads=0)
+
+
 def test_an_episode_holds_no_more_after_many_steps_than_after_a_few(control: ControlStep) -> None:
     memory, (image,) = control.start(_embedding()), _images(1)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rt1.control import SETTINGS
 from rt1.model.rt1 import RT1
@@ -59,6 +60,19 @@ def test_a_measurement_has_every_setting_that_can_run_and_chooses_a_fast_one_tha
     assert found.agreement["fp32"] == 1.0
     agreeing = [name for name, share in found.agreement.items() if share >= 0.99]
     assert found.setting == min(agreeing, key=found.milliseconds.__getitem__)
+    assert found.threads == dict.fromkeys(found.threads, torch.get_num_threads())
+
+
+def test_threads_are_part_of_the_measurement(model: RT1) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = measure(model, steps=2)
+        assert found.threads.keys() == found.milliseconds.keys()
+        assert set(found.threads.values()) <= {1, 3}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_measurement_is_remembered_for_these_weights(model: RT1, file: Path) -> None:
@@ -91,7 +105,7 @@ def test_what_another_version_remembered_is_measured_again(changes: dict[str, An
 
 def test_a_setting_that_cannot_run_here_is_no_result() -> None:
     with pytest.raises(ValueError, match="'fp7' cannot run here; measure again"):
-        Tuned(setting="fp7", milliseconds={}, agreement={})
+        Tuned(setting="fp7", milliseconds={}, agreement={}, threads={})
 
 
 def test_a_place_that_cannot_be_written_is_only_warned_about(model: RT1, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -62,6 +63,9 @@ class StepSetting:
     """Kind of device."""
     graphs: bool = False
     """Record the step as CUDA graphs and replay them: no time is lost between the kernels."""
+    threads: int | None = None
+    """Threads for each robot of a step, never more than torch has; None: torch's number. Products of fewer bits are
+    soon done: shared out, they cost more time of the processor, and the action comes no earlier."""
 
     def obstacle(self) -> str | None:
         """Return what this machine lacks for it; None if nothing."""
@@ -76,8 +80,8 @@ class StepSetting:
 
 SETTINGS: Mapping[str, StepSetting] = {
     "fp32": StepSetting(encoder="fp32", decoder="fp32"),
-    "bf16": StepSetting(encoder="bf16", decoder="bf16"),
-    "int8": StepSetting(encoder="bf16", decoder="int8"),
+    "bf16": StepSetting(encoder="bf16", decoder="bf16", threads=1),
+    "int8": StepSetting(encoder="bf16", decoder="int8", threads=1),
     "cuda-fp32": StepSetting(encoder="fp32", decoder="fp32", device="cuda"),
     "cuda-bf16": StepSetting(encoder="bf16", decoder="bf16", device="cuda"),
     "cuda-graphs-fp32": StepSetting(encoder="fp32", decoder="fp32", device="cuda", graphs=True),
@@ -98,7 +102,9 @@ class ControlStep:
     (spec section 9). An episode starts empty: the first image stands at the first place of the window.
     """
 
-    def __init__(self, model: RT1, *, setting: str = "fp32", cond_scale: float = 1.0) -> None:
+    def __init__(
+        self, model: RT1, *, setting: str = "fp32", cond_scale: float = 1.0, threads: int | None = None
+    ) -> None:
         """Fold and pack a network's weights as they are now.
 
         Args:
@@ -107,10 +113,12 @@ class ControlStep:
             cond_scale: s of classifier-free guidance: logits are ``null + s * (cond - null)``, both computed as one
                 batch. 1 is the network as it is, at the cost of one; above 1 the instruction counts for more; 0 leaves
                 it out.
+            threads: threads of the processor for each robot of a step, at least 1; the setting's own if None.
 
         Raises:
-            ValueError: an unknown setting, one that this machine lacks something for, or one for another network; a
-                scale that is negative, or not 1 for a network that has not learned to act without the instruction.
+            ValueError: an unknown setting, one that this machine lacks something for, or one for another network; no
+                thread; a scale that is negative, or not 1 for a network that has not learned to act without the
+                instruction.
         """
         if model.config.heads:
             raise ValueError(
@@ -124,6 +132,9 @@ class ControlStep:
         obstacle = choice.obstacle()
         if obstacle is not None:
             raise ValueError(f"the setting {setting!r} cannot run here: {obstacle}; use 'fp32', or 'auto'")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's own")
+        self._threads = choice.threads if threads is None else threads
         self._device = torch.device(choice.device)
         folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
         if setting != "fp32" and not packable(model):
@@ -132,7 +143,8 @@ class ControlStep:
                 "transformer; this network has another part; use 'fp32'"
             )
         encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
-        with torch.inference_mode():
+        # oneDNN lays small products' weights out for a number of threads; with another it does so again at every step.
+        with torch.inference_mode(), _at_most(self._threads):
             encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
             decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
         self._text = copy.deepcopy(model.text).to(self._device)
@@ -185,13 +197,14 @@ class ControlStep:
             raise ValueError(f"{len(memories)} memories and {len(images)} images; give one image for each robot")
         if len(set(map(id, memories))) != len(memories):
             raise ValueError("the same memory was given twice; a robot takes one image per step")
-        image_SCHW = torch.cat([self._prepare(image) for image in images])
-        nulls = [memory.null for memory in memories if memory.null is not None]
-        if not nulls:
-            return self._logits(memories, image_SCHW).cpu().numpy()
-        both_SAV = self._logits([*memories, *nulls], torch.cat([image_SCHW, image_SCHW]))
-        cond_SAV, null_SAV = both_SAV.chunk(2)
-        return guided(cond_SAV, null_SAV, self.cond_scale).cpu().numpy()
+        with _at_most(None if self._threads is None else self._threads * len(memories)):
+            image_SCHW = torch.cat([self._prepare(image) for image in images])
+            nulls = [memory.null for memory in memories if memory.null is not None]
+            if not nulls:
+                return self._logits(memories, image_SCHW).cpu().numpy()
+            both_SAV = self._logits([*memories, *nulls], torch.cat([image_SCHW, image_SCHW]))
+            cond_SAV, null_SAV = both_SAV.chunk(2)
+            return guided(cond_SAV, null_SAV, self.cond_scale).cpu().numpy()
 
     def _logits(self, memories: Sequence[Memory], image_SCHW: Tensor) -> Tensor:
         """Take prepared images into the memories and return logits (S, A, V)."""
@@ -221,6 +234,23 @@ class ControlStep:
 def guided(cond: Tensor, null: Tensor, scale: float) -> Tensor:
     """Return logits moved from those without the instruction to those with it, and beyond for a scale above 1."""
     return null + scale * (cond - null)
+
+
+@contextmanager
+def _at_most(threads: int | None) -> Iterator[None]:
+    """Let torch's operations in this thread take so many threads at most.
+
+    Other threads keep their number, but for one that calls torch for the first time meanwhile: it starts with this one.
+    """
+    before = torch.get_num_threads()
+    if threads is None or threads >= before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _checked_scale(scale: float, model: RT1) -> float:

@@ -72,7 +72,7 @@ class Policy(Acting):
         """
         info = load_info(path, embodiment=embodiment)
         model = load_model(path, embodiment=embodiment)
-        control = ControlStep(model, setting=setting_for(path, model, setting), cond_scale=cond_scale)
+        control = setting_for(path, model, setting).control(model, cond_scale=cond_scale)
         return cls(control, info.action_spec, encode_text=_text_function(info, text_encoder))
 
     @property

@@ -29,6 +29,8 @@ CLEAR_GAP = 0.05
 """A token counts where fp32 prefers it to the next one by more than this, in logits; below it is a toss-up."""
 LEAST_AGREEMENT = 0.99
 """Share of the clear tokens that a setting must choose as fp32 does."""
+NEARLY = 1.05
+"""More threads must save more than this share of a step's time: what they cost, other work on the machine misses."""
 AUTO, TUNE = "auto", "tune"
 
 
@@ -51,6 +53,20 @@ class ActingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a network is to be run."""
+
+    setting: str
+    """One of :data:`rt1.control.SETTINGS`."""
+    threads: int | None = None
+    """Threads for each robot; None: as the setting says."""
+
+    def control(self, model: RT1, *, cond_scale: float = 1.0) -> ControlStep:
+        """Return the control step of a network, run so; see there."""
+        return ControlStep(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tuned:
     """What a measurement found."""
 
@@ -60,14 +76,16 @@ class Tuned:
     """Median time of a step by setting."""
     agreement: Mapping[str, float]
     """Share of the clear tokens chosen as by fp32, by setting."""
+    threads: Mapping[str, int | None]
+    """Threads for each robot, by setting: as few as give the time above; None where the processor does not compute."""
 
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS or SETTINGS[self.setting].obstacle() is not None:
             raise ValueError(f"the setting {self.setting!r} cannot run here; measure again")
 
 
-def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> str:
-    """Return the name of a setting that can run here.
+def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> Choice:
+    """Return a setting that can run here, and its number of threads.
 
     Args:
         checkpoint: the folder that the network was loaded from.
@@ -80,8 +98,9 @@ def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> str:
     """
     if setting not in (AUTO, TUNE):
         lookup("setting", setting, {**SETTINGS, AUTO: None, TUNE: None})
-        return setting
-    return tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE).setting
+        return Choice(setting=setting)
+    found = tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE)
+    return Choice(setting=found.setting, threads=found.threads[found.setting])
 
 
 def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None = None) -> Tuned:
@@ -118,21 +137,43 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
         steps: steps in each setting, over made-up scenes and instructions.
         seed: seed of the scenes.
     """
-    controls = {name: control for name in SETTINGS if (control := _control(model, name)) is not None}
-    seconds: dict[str, list[float]] = {name: [] for name in controls}
-    logits: dict[str, list[FloatArray]] = {name: [] for name in controls}
+    names = [name for name in SETTINGS if _possible(model, name)]
+    choices = [Choice(setting=name, threads=threads) for name in names for threads in _thread_numbers(name)]
+    controls = {choice: choice.control(model) for choice in choices}
+    seconds: dict[Choice, list[float]] = {choice: [] for choice in choices}
+    logits: dict[Choice, list[FloatArray]] = {choice: [] for choice in choices}
     for embedding, images in made_up_episodes(model.config, steps=steps, seed=seed):
-        memories = {name: control.start(embedding) for name, control in controls.items()}
+        memories = {choice: control.start(embedding) for choice, control in controls.items()}
         for image in images:
-            for name, control in controls.items():
+            for choice, control in controls.items():
                 start = time.perf_counter()
-                logits[name].append(control.step([memories[name]], [image])[0])
-                seconds[name].append(time.perf_counter() - start)
-    reference = np.stack(logits[REFERENCE])
-    agreement = {name: agreement_with(reference, np.stack(found)) for name, found in logits.items()}
-    milliseconds = {name: 1e3 * float(np.median(found)) for name, found in seconds.items()}
-    eligible = [name for name in controls if name == REFERENCE or agreement[name] >= LEAST_AGREEMENT]
-    return Tuned(setting=min(eligible, key=milliseconds.__getitem__), milliseconds=milliseconds, agreement=agreement)
+                logits[choice].append(control.step([memories[choice]], [image])[0])
+                seconds[choice].append(time.perf_counter() - start)
+    medians = {choice: 1e3 * float(np.median(found)) for choice, found in seconds.items()}
+    best = {name: _fewest_threads({c: m for c, m in medians.items() if c.setting == name}) for name in names}
+    reference = np.stack(logits[best[REFERENCE]])
+    agreement = {name: agreement_with(reference, np.stack(logits[choice])) for name, choice in best.items()}
+    eligible = [name for name in names if name == REFERENCE or agreement[name] >= LEAST_AGREEMENT]
+    return Tuned(
+        setting=min(eligible, key=lambda name: medians[best[name]]),
+        milliseconds={name: medians[choice] for name, choice in best.items()},
+        agreement=agreement,
+        threads={name: choice.threads for name, choice in best.items()},
+    )
+
+
+def _thread_numbers(name: str) -> list[int | None]:
+    """Return the numbers of threads to try: 1, 4, 16 and so on, and all that torch has."""
+    if SETTINGS[name].device != "cpu":
+        return [None]
+    most = torch.get_num_threads()
+    return [*(4**power for power in range(most.bit_length()) if 4**power < most), most]
+
+
+def _fewest_threads(milliseconds: Mapping[Choice, float]) -> Choice:
+    """Return, of the choices that take hardly longer than the fastest, the one with the fewest threads."""
+    least = min(milliseconds.values())
+    return min((c for c, found in milliseconds.items() if found <= NEARLY * least), key=lambda c: c.threads or 0)
 
 
 def agreement_with(reference_XAV: FloatArray, logits_XAV: FloatArray) -> float:
@@ -170,11 +211,9 @@ def weights_hash(checkpoint: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def _control(model: RT1, name: str) -> ControlStep | None:
-    """Return the control step in a setting; None where this machine or this network cannot have it."""
-    if name != REFERENCE and (SETTINGS[name].obstacle() is not None or not packable(model)):
-        return None
-    return ControlStep(model, setting=name)
+def _possible(model: RT1, name: str) -> bool:
+    """Say whether this machine and this network can have a setting."""
+    return name == REFERENCE or (SETTINGS[name].obstacle() is None and packable(model))
 
 
 def _machine() -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rt1.model.efficientnet import Conv, Padding
-from rt1.model.kernels import Convolution, Numbers, Target, linear
+from rt1.model.kernels import DTYPES, Convolution, Numbers, Projection, Target, linear
 
 CPU = torch.device("cpu")
 
@@ -42,11 +42,33 @@ def test_a_packed_convolution_is_the_convolution_its_norm_and_the_swish(
 
 
 @torch.no_grad()
-def test_inputs_can_be_scaled_by_the_weights_and_a_residual_added() -> None:
+def test_inputs_can_be_scaled_by_the_weights() -> None:
     torch.manual_seed(0)
-    conv, scale, x, other = Conv(4, 6), torch.rand(4), torch.randn(2, 4, 5, 5), torch.randn(2, 6, 5, 5)
+    conv, scale, x = Conv(4, 6), torch.rand(4), torch.randn(2, 4, 5, 5)
     packed = Convolution(conv, None, _target(), size=(5, 5), input_scale_I=scale)
-    torch.testing.assert_close(packed.plus(x, other), conv(x * scale[:, None, None]) + other, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(packed(x), conv(x * scale[:, None, None]), atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(3, 2), (9, 8)], ids=["small map", "large map, its gate in the weight"])
+@pytest.mark.parametrize("other", [None, torch.ones(3, 6, 1, 1)])
+@pytest.mark.parametrize(("numbers", "most"), [("fp32", 1e-5), ("bf16", 0.03)])
+def test_a_projection_gates_convolves_normalises_and_adds(
+    size: tuple[int, int], other: Tensor | None, numbers: Numbers, most: float
+) -> None:
+    torch.manual_seed(0)
+    conv, norm, gate = Conv(12, 6), _norm(6), torch.rand(3, 12)
+    x = torch.randn(3, 12, *size).contiguous(memory_format=torch.channels_last)
+    if other is not None:
+        other = (other * torch.randn(3, 6, *size)).contiguous(memory_format=torch.channels_last)
+    expected = norm(conv(x * gate[:, :, None, None])) + (0 if other is None else other)
+    dtype = DTYPES[numbers]
+    found = Projection(conv, norm, _target(numbers), size=size)(
+        x.to(dtype), gate, None if other is None else other.to(dtype)
+    )
+    assert found.dtype == dtype
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert _relative(found, expected) < most
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

@@ -11,7 +11,6 @@ import torch
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
-from rt1.control import ControlStep
 from rt1.evaluate.controllers import Expert, PolicyController, RandomActions, Replay
 from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
@@ -128,8 +127,8 @@ def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Po
     """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
     info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
     model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
-    setting = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
-    control = ControlStep(model, setting=setting, cond_scale=chosen.acting.cond_scale)
+    choice = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
+    control = choice.control(model, cond_scale=chosen.acting.cond_scale)
     return Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
 
 

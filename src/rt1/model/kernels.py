@@ -22,6 +22,8 @@ from rt1.model.efficientnet import stride_padding
 Numbers = Literal["fp32", "bf16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LinearMap = Callable[[Tensor], Tensor]
+_FEW_OUTPUTS = 4
+"""A map with at least so many positions for each output is large: its weight is cheap to change at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,16 +108,56 @@ class Convolution:
         y_XCHW = F.conv2d(x_XCHW, self._weight, self._bias, stride, padding, dilation, groups)
         return F.silu(y_XCHW, inplace=True) if self._swish else y_XCHW
 
-    def plus(self, x_XCHW: Tensor, other_XCHW: Tensor) -> Tensor:
-        """Convolve and add."""
-        if self._packs:
-            return torch.ops.mkldnn._convolution_pointwise.binary(  # noqa: SLF001
-                x_XCHW, other_XCHW, self._weight, self._bias, *self._geometry(), "add", 1.0, None, [], None
-            )
-        return self(x_XCHW) + other_XCHW
-
     def _geometry(self) -> tuple[list[int], list[int], list[int], int]:
         return (self._padding, [self._stride] * 2, [1, 1], self._groups)
+
+
+class Projection:
+    """The 1x1 convolution that ends a block, with the gate on its inputs, its normalisation and its residual.
+
+    On large maps the gate goes into the weight, which is smaller: I * O products instead of I * H * W.
+    """
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, target: Target, *, size: tuple[int, int]) -> None:
+        """Fold and pack.
+
+        Args:
+            conv: the convolution, 1x1, without bias.
+            norm: the normalisation after it.
+            target: ``fp32`` or ``bf16``.
+            size: height and width of what it is given.
+        """
+        weight, bias = folded(conv, norm)
+        dtype = DTYPES[target.numbers]
+        self._packs = target.packs
+        self._gates_weight = self._packs and size[0] * size[1] >= _FEW_OUTPUTS * len(weight)
+        self._bias = bias.to(target.device, dtype)
+        self._weight_OI = weight.flatten(1).to(target.device, torch.float32 if self._gates_weight else dtype)
+        if self._packs and not self._gates_weight:
+            self._weight_OI = torch.ops.mkldnn._reorder_linear_weight(self._weight_OI)  # noqa: SLF001
+
+    def __call__(self, x_XCHW: Tensor, gate_XC: Tensor, residual_XOHW: Tensor | None) -> Tensor:
+        """Gate (X, C, H, W), channels last, by float32 (X, C); project; add where there is something to be added."""
+        x_XHWC = x_XCHW.permute(0, 2, 3, 1)
+        residual_XHWO = None if residual_XOHW is None else residual_XOHW.permute(0, 2, 3, 1)
+        if not self._gates_weight:
+            gated_XHWC = x_XHWC.mul_(gate_XC.to(x_XHWC.dtype)[:, None, None])
+            return self._map(gated_XHWC, self._weight_OI, residual_XHWO).permute(0, 3, 1, 2)
+        maps = []
+        for number, gate_C in enumerate(gate_XC):
+            weight_OI = (self._weight_OI * gate_C).to(x_XHWC.dtype)
+            one = slice(number, number + 1)
+            maps.append(self._map(x_XHWC[one], weight_OI, None if residual_XHWO is None else residual_XHWO[one]))
+        return (maps[0] if len(maps) == 1 else torch.cat(maps)).permute(0, 3, 1, 2)
+
+    def _map(self, x: Tensor, weight_OI: Tensor, residual: Tensor | None) -> Tensor:
+        if not self._packs:
+            y = F.linear(x, weight_OI, self._bias)
+            return y if residual is None else y.add_(residual)
+        pointwise = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+        if residual is None:
+            return pointwise(x, weight_OI, self._bias, "none", [], "")
+        return pointwise.binary(x, residual, weight_OI, self._bias, "add")
 
 
 def _padding(conv: nn.Conv2d, size: int) -> tuple[int, int]:

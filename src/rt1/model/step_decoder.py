@@ -75,15 +75,17 @@ class StepDecoder:
         config, transformer = model.config, model.transformer
         self._config = config
         self._mask_LL = model.mask_LL.detach().to(target.device, copy=True)
+        # Elsewhere int8 errs most: in its sums of many rows' values, and in what goes straight into the stream.
+        rest = dataclasses.replace(target, numbers="bf16") if target.numbers == "int8" else target
         self._dtype = torch.bfloat16 if target.numbers == "bf16" else torch.float32
         position_LD = (transformer.position_LD + transformer.position_bias_D + transformer.embed.bias).detach()
         position_WSD = position_LD.to(target.device).unflatten(0, (config.window, config.step_tokens))
         self._image_WKD = position_WSD[:, : config.image_tokens].contiguous()
         self._action_WAD = position_WSD[:, config.image_tokens :].contiguous()
-        self._embed = linear(transformer.embed.weight, None, target)
+        self._embed = linear(transformer.embed.weight, None, rest)
         layers: Sequence[Layer] = list(transformer.layers)  # type: ignore[arg-type]
-        self._layers = [_WholeLayer(layer, target) for layer in layers[:-1]]
-        self._last = _LastLayer(layers[-1], target)
+        self._layers = [_WholeLayer(layer, target, rest) for layer in layers[:-1]]
+        self._last = _LastLayer(layers[-1], target, rest)
         # In float32 whatever the numbers: bfloat16 logits of 8 and more are 1/16 apart, and close ones would be equal.
         logits = dataclasses.replace(target, numbers="fp32")
         self._output = linear(transformer.output.weight, transformer.output.bias, logits)
@@ -130,12 +132,12 @@ class StepDecoder:
 class _Layer:
     """What both kinds of layers share: everything but the projection to query, key and value."""
 
-    def __init__(self, layer: Layer, target: Target) -> None:
-        self.attention_norm = copy.deepcopy(layer.attention_norm).to(target.device)
-        self.feed_forward_norm = copy.deepcopy(layer.feed_forward_norm).to(target.device)
+    def __init__(self, layer: Layer, rest: Target) -> None:
+        self.attention_norm = copy.deepcopy(layer.attention_norm).to(rest.device)
+        self.feed_forward_norm = copy.deepcopy(layer.feed_forward_norm).to(rest.device)
         self.heads = layer.attention.heads
-        self._output = linear(layer.attention.output.weight, layer.attention.output.bias, target)
-        self._feed_forward = _feed_forward(layer.feed_forward, target)
+        self._output = linear(layer.attention.output.weight, layer.attention.output.bias, rest)
+        self._feed_forward = _feed_forward(layer.feed_forward, rest)
 
     def finish(self, x_SRD: Tensor, seen_XRH: Tensor) -> Tensor:
         """Return the stream (S, R, D) after the layer; ``seen_XRH``, (S*N, R, H), is what each head has seen."""
@@ -147,8 +149,8 @@ class _Layer:
 class _WholeLayer(_Layer):
     """A layer that computes all rows."""
 
-    def __init__(self, layer: Layer, target: Target) -> None:
-        super().__init__(layer, target)
+    def __init__(self, layer: Layer, target: Target, rest: Target) -> None:
+        super().__init__(layer, rest)
         self._query_key_value = linear(*_scaled_projection(layer), target)
 
     def project(self, x: Tensor) -> Tensor:
@@ -163,18 +165,17 @@ class _WholeLayer(_Layer):
             qkv_SRF = self.project(x_SLD[:, plan.groups[0].rows])
             qkv_SLF = torch.cat([qkv_SRF, known_RF.expand(len(x_SLD), -1, -1)], dim=1)
         query, key, value = _heads(qkv_SLF, 3, self.heads)
-        seen = []
-        for group in plan.groups:
-            score = torch.baddbmm(group.bias, query[:, group.rows], key[:, group.keys].transpose(1, 2))
-            seen.append(score.softmax(-1) @ value[:, group.keys])
+        seen = [
+            _attend(query[:, group.rows], key[:, group.keys], value[:, group.keys], group.bias) for group in plan.groups
+        ]
         return self.finish(x_SLD, torch.cat(seen, dim=1))
 
 
 class _LastLayer(_Layer):
     """The last layer, which computes only the rows that are read."""
 
-    def __init__(self, layer: Layer, target: Target) -> None:
-        super().__init__(layer, target)
+    def __init__(self, layer: Layer, target: Target, rest: Target) -> None:
+        super().__init__(layer, rest)
         weight, bias = _scaled_projection(layer)
         inner = len(weight) // 3
         self._query = linear(weight[:inner], bias[:inner], target)
@@ -187,8 +188,15 @@ class _LastLayer(_Layer):
         key, value = _heads(self._key_value(self.attention_norm(x_SLD)), 2, self.heads)
         (query,) = _heads(self._query(self.attention_norm(x_SAD)), 1, self.heads)
         bias = plan.read_bias_TAL[step_S].repeat_interleave(self.heads, dim=0)
-        score = torch.baddbmm(bias, query, key.transpose(1, 2))
-        return self.finish(x_SAD, score.softmax(-1) @ value)
+        return self.finish(x_SAD, _attend(query, key, value, bias))
+
+
+def _attend(query_XRH: Tensor, key_XLH: Tensor, value_XLH: Tensor, bias_XRL: Tensor) -> Tensor:
+    """Return what each row sees (X, R, H); X is S*N, and the bias' may be 1."""
+    if query_XRH.dtype == torch.bfloat16 and query_XRH.device.type == "cpu":  # in float32 it is slower than its parts
+        parts = (query_XRH[None], key_XLH[None], value_XLH[None], bias_XRL[None])
+        return F.scaled_dot_product_attention(*parts, scale=1.0)[0]
+    return torch.baddbmm(bias_XRL, query_XRH, key_XLH.transpose(1, 2)).softmax(-1) @ value_XLH
 
 
 def _heads(x_SLF: Tensor, parts: int, heads: int) -> list[Tensor]:

@@ -9,6 +9,8 @@ E token width.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from rt1.model.conditioning import FiLM
 from rt1.model.efficientnet import FiLMEfficientNet, MBConv
-from rt1.model.kernels import DTYPES, Convolution, Target
+from rt1.model.kernels import DTYPES, Convolution, Projection, Target
 from rt1.model.rt1 import RT1
 
 
@@ -46,14 +48,15 @@ class FoldedEncoder:
     def __init__(self, model: RT1, target: Target) -> None:
         """Fold and pack; the network may change afterwards."""
         backbone: FiLMEfficientNet = model.backbone
-        self._device, self._dtype = target.device, DTYPES[target.numbers]
         self._token_learner = copy.deepcopy(model.token_learner).to(target.device)
         self._mean_C11 = model.pixel_mean.detach().to(target.device, copy=True)[:, None, None]
         scale_C = 1.0 / model.pixel_std.detach()
+        # Until the map shrinks again in float32 whatever the numbers: what is lost there grows with every layer after.
+        first = replace(target, numbers="fp32")
         self._stem = Convolution(
             backbone.stem,
             backbone.stem_norm,
-            target,
+            first,
             size=model.config.image_size,
             swish=True,
             input_scale_I=scale_C,
@@ -62,7 +65,8 @@ class FoldedEncoder:
         size = self._stem.size
         for block in backbone.blocks:
             assert isinstance(block, MBConv)
-            self._blocks.append(_Block(block, target, size))
+            first = first if block.depthwise.stride[0] == 1 else target
+            self._blocks.append(_Block(block, first, size))
             size = self._blocks[-1].size
         self._top = None
         if backbone.top is not None:
@@ -74,13 +78,13 @@ class FoldedEncoder:
 
     def prepare(self, condition_SW: Tensor) -> Tensor:
         """Return all FiLM scales and shifts (S, F) for conditions (S, W)."""
-        return self._films(condition_SW).to(self._dtype)
+        return self._films(condition_SW)
 
     def __call__(self, image_SCHW: Tensor, film_SF: Tensor) -> tuple[Tensor, Tensor]:
         """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""
         films = iter(film_SF.split(self._films.sizes, dim=1))
         centred_SCHW = (image_SCHW - self._mean_C11).contiguous(memory_format=torch.channels_last)
-        x_SCHW = self._stem(centred_SCHW.to(self._dtype))
+        x_SCHW = self._stem(centred_SCHW)
         for block in self._blocks:
             x_SCHW = film(block(x_SCHW), next(films))
         x_SCHW = x_SCHW if self._top is None else self._top(x_SCHW)
@@ -111,25 +115,25 @@ class _Block:
 
     def __init__(self, block: MBConv, target: Target, size: tuple[int, ...]) -> None:
         height, width = size
+        self._dtype = DTYPES[target.numbers]
         self._expand = None
         if block.expand is not None:
             self._expand = Convolution(block.expand, block.expand_norm, target, size=(height, width), swish=True)
         self._depthwise = Convolution(block.depthwise, block.depthwise_norm, target, size=(height, width), swish=True)
-        height, width = self._depthwise.size
-        self._project = Convolution(block.project, block.project_norm, target, size=(height, width))
-        self.size = self._project.size
+        height, width = self.size = self._depthwise.size
+        self._project = Projection(block.project, block.project_norm, target, size=(height, width))
         self._residual = block.residual
         # In float32 whatever the numbers: a few thousand products, and every position depends on them.
         self._reduce = _moved(block.squeeze.reduce, target.device)
         self._expand_gate = _moved(block.squeeze.expand, target.device)
 
     def __call__(self, x_SCHW: Tensor) -> Tensor:
+        x_SCHW = x_SCHW.to(self._dtype)
         y_SCHW = x_SCHW if self._expand is None else self._expand(x_SCHW)
         y_SCHW = self._depthwise(y_SCHW)
-        mean_SC = y_SCHW.mean((2, 3), dtype=torch.float32)
-        gate_SC = self._expand_gate(F.silu(self._reduce(mean_SC))).sigmoid_().to(y_SCHW.dtype)
-        y_SCHW.mul_(gate_SC[:, :, None, None])
-        return self._project.plus(y_SCHW, x_SCHW) if self._residual else self._project(y_SCHW)
+        mean_SC = F.avg_pool2d(y_SCHW, self.size).flatten(1).float()  # adds up in float32; faster than a mean
+        gate_SC = self._expand_gate(F.silu(self._reduce(mean_SC))).sigmoid_()
+        return self._project(y_SCHW, gate_SC, x_SCHW if self._residual else None)
 
 
 def _moved(layer: nn.Linear, device: torch.device) -> nn.Linear:
@@ -137,14 +141,21 @@ def _moved(layer: nn.Linear, device: torch.device) -> nn.Linear:
 
 
 def film(x_SCHW: Tensor, film_SF: Tensor) -> Tensor:
-    """Scale and shift every channel; ``film_SF`` holds the scales, then the shifts."""
-    scale_SC, shift_SC = film_SF.chunk(2, dim=1)
-    if x_SCHW.dtype == torch.float32 or x_SCHW.device.type != "cpu":
-        return torch.addcmul(shift_SC[:, :, None, None], scale_SC[:, :, None, None], x_SCHW)
-    # On the CPU torch's bfloat16 addcmul is an order slower than its normalisation by given means and variances.
-    zeros_C, ones_C = torch.zeros(x_SCHW.shape[1]), torch.ones(x_SCHW.shape[1])
-    rows = [
-        F.batch_norm(x_CHW[None], zeros_C, ones_C, scale_C.float(), shift_C.float(), eps=0.0)
-        for x_CHW, scale_C, shift_C in zip(x_SCHW, scale_SC, shift_SC, strict=True)
-    ]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+    """Scale and shift every channel; ``film_SF``, float32, holds the scales, then the shifts."""
+    if x_SCHW.dtype == torch.bfloat16 and x_SCHW.device.type == "cpu":
+        # On the CPU torch's bfloat16 addcmul is an order slower than its normalisation by given means and variances.
+        rows = [_film_by_norm(x_CHW[None], film_F) for x_CHW, film_F in zip(x_SCHW, film_SF, strict=True)]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+    scale_SC, shift_SC = film_SF.to(x_SCHW.dtype).chunk(2, dim=1)
+    return torch.addcmul(shift_SC[:, :, None, None], scale_SC[:, :, None, None], x_SCHW)
+
+
+def _film_by_norm(x_1CHW: Tensor, film_F: Tensor) -> Tensor:
+    scale_C, shift_C = film_F.chunk(2)
+    zeros_C, ones_C = _constants(len(scale_C))
+    return F.batch_norm(x_1CHW, zeros_C, ones_C, scale_C, shift_C, eps=0.0)
+
+
+@cache
+def _constants(channels: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(channels), torch.ones(channels)
