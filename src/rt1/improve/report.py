@@ -40,7 +40,7 @@ def _page(found: Improvement, about: dict[str, str]) -> str:
     first, last = found.rounds[0], found.rounds[-1]
     figures = [
         ("recorded", "Before", _rate(first.improved), "recorded episodes only"),
-        ("policy", f"After {last.number} rounds", _rate(last.improved), "learning from its own successes, too"),
+        ("policy", f"After round {last.number}", _rate(last.improved), "learning from its own successes, too"),
     ]
     if last.control:
         figures.append(("swapped", "Without them", _rate(last.control), "as many updates on the recorded episodes"))
@@ -97,7 +97,9 @@ def _counted(counted: Counted) -> str:
 
 
 def _about(about: dict[str, str]) -> str:
-    return markup.table(("What", ""), [(name, markup.escape(text)) for name, text in about.items()])
+    rows = [(name, markup.escape(about[name])) for name in ("commit", "machine")]
+    command = f'<p class="quiet">Command</p>\n<pre><code>{markup.escape(about["command"])}</code></pre>\n'
+    return command + markup.table(("Made from", ""), rows, sentence_column=1)
 
 
 def _plot(found: Improvement) -> str:
