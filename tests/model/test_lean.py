@@ -82,7 +82,7 @@ def test_in_evaluation_the_plain_block_is_used(monkeypatch: pytest.MonkeyPatch) 
     def refuse(*_: object) -> torch.Tensor:
         raise AssertionError
 
-    monkeypatch.setattr("rt1.model.efficientnet.narrow", refuse)
+    monkeypatch.setattr("rt1.model.efficientnet.Block", refuse)
     model = _trained(is_lean=True).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 3, 33, 33), torch.randn(1, 4)).isfinite().all()

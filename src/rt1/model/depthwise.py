@@ -58,7 +58,19 @@ def _padded(a_XCHW: Tensor, padding: Padding) -> tuple[Tensor, tuple[int, int]]:
     left, right, top, bottom = padding
     rows, columns = (top if top == bottom else 0), (left if left == right else 0)
     rest = (left - columns, right - columns, top - rows, bottom - rows)
-    return F.pad(a_XCHW, rest) if any(rest) else a_XCHW, (rows, columns)
+    return _with_zeros(a_XCHW, rest) if any(rest) else a_XCHW, (rows, columns)
+
+
+def _with_zeros(a_XCHW: Tensor, padding: Padding) -> Tensor:
+    """Return ``F.pad(a, padding)``; torch fills the whole with zeros before it copies."""
+    left, right, top, bottom = padding
+    *shape, height, width = a_XCHW.shape
+    size = (*shape, height + top + bottom, width + left + right)
+    y = torch.empty(size, dtype=a_XCHW.dtype, memory_format=torch.channels_last)
+    y[:, :, top : top + height, left : left + width] = a_XCHW
+    for strip in (y[:, :, :top], y[:, :, top + height :], y[..., :left], y[..., left + width :]):
+        strip.zero_()
+    return y
 
 
 def _backward(dd: Tensor, a: Tensor, weight: Tensor, stride: int, padding: tuple[int, int], *, wanted: int) -> Tensor:

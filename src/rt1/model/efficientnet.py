@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rt1.model.batch_norm import BatchNorm, repeats
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.lean import narrow, widen
+from rt1.model.lean import Block
 from rt1.model.pieces import DepthwiseShape
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
@@ -214,6 +214,8 @@ class MBConv(ResidualBlock):
 
     lean = False
     """Whether training uses the backward pass of :mod:`rt1.model.lean`: on a processor, in fp32."""
+    spare = False
+    """Whether that holds as little as it can, and computes more."""
 
     def __init__(
         self,
@@ -256,11 +258,16 @@ class MBConv(ResidualBlock):
 
     def _lean(self, x_XCHW: Tensor) -> Tensor:
         """Compute what :meth:`_plain` does, with the backward pass of :mod:`rt1.model.lean`."""
-        if self.expand is not None and self.expand_norm is not None:
-            y_XCHW = widen(x_XCHW, self.expand, self.expand_norm, self.depthwise, self.depthwise.shape(x_XCHW))
-        else:
-            y_XCHW = self.depthwise(x_XCHW)
-        return narrow(y_XCHW, self.depthwise_norm, (self.squeeze.reduce, self.squeeze.expand), self.project)
+        block = Block(
+            expand=None if self.expand is None or self.expand_norm is None else (self.expand, self.expand_norm),
+            depthwise=self.depthwise,
+            shape=self.depthwise.shape(x_XCHW),
+            norm=self.depthwise_norm,
+            squeeze=(self.squeeze.reduce, self.squeeze.expand),
+            project=self.project,
+            spare=self.spare,
+        )
+        return block(x_XCHW)
 
     def _norms_by_batch(self) -> bool:
         return self.depthwise_norm.training and (self.expand_norm is None or self.expand_norm.training)
@@ -299,7 +306,7 @@ class FiLMEfficientNet(nn.Module):
         """
         self.recompute = recompute
         for block in self.blocks:
-            cast("MBConv", block).lean = lean
+            cast("MBConv", block).lean, cast("MBConv", block).spare = lean, recompute
 
     def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Return the feature map (X, C, H', W') before the projection to the token width."""

@@ -148,3 +148,8 @@ def _threads(count: int, _process: int) -> ThreadPoolExecutor:
     begun.wait()
     torch.set_num_threads(count)  # they also set what threads begun later have
     return pool
+
+
+def rows(x_XCHW: Tensor) -> Tensor:
+    """View a channels-last map as (X, P, C)."""
+    return x_XCHW.permute(0, 2, 3, 1).flatten(1, 2)
