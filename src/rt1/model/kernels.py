@@ -205,7 +205,6 @@ class Int8Linear:
     def __call__(self, x: Tensor) -> Tensor:
         """Map (..., I) to float32 (..., O)."""
         row_RI = x.float().flatten(0, -2)
-        scale_R1 = row_RI.abs().amax(1, keepdim=True).clamp_(min=1e-30) / 127
-        y_RO = torch._int_mm(torch.round(row_RI / scale_R1).to(torch.int8), self._weight_IO)  # noqa: SLF001
-        y_RO = torch.addcmul(self._bias_O, y_RO * scale_R1, self._scale_O)
-        return y_RO.unflatten(0, x.shape[:-1])
+        scale_R1 = row_RI.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(127)
+        y_RO = torch._int_mm((row_RI / scale_R1).round_().to(torch.int8), self._weight_IO).float()  # noqa: SLF001
+        return y_RO.mul_(scale_R1).mul_(self._scale_O).add_(self._bias_O).unflatten(0, x.shape[:-1])

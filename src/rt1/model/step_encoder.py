@@ -124,28 +124,29 @@ class _Block:
         self._project = Projection(block.project, block.project_norm, target, size=(height, width))
         self._residual = block.residual
         # In float32 whatever the numbers: a few thousand products, and every position depends on them.
-        self._reduce = _moved(block.squeeze.reduce, target.device)
-        self._expand_gate = _moved(block.squeeze.expand, target.device)
+        self._reduce = _parameters(block.squeeze.reduce, target.device)
+        self._expand_gate = _parameters(block.squeeze.expand, target.device)
 
     def __call__(self, x_SCHW: Tensor) -> Tensor:
         x_SCHW = x_SCHW.to(self._dtype)
         y_SCHW = x_SCHW if self._expand is None else self._expand(x_SCHW)
         y_SCHW = self._depthwise(y_SCHW)
         mean_SC = F.avg_pool2d(y_SCHW, self.size).flatten(1).float()  # adds up in float32; faster than a mean
-        gate_SC = self._expand_gate(F.silu(self._reduce(mean_SC))).sigmoid_()
+        gate_SC = F.linear(F.silu(F.linear(mean_SC, *self._reduce)), *self._expand_gate).sigmoid_()
         return self._project(y_SCHW, gate_SC, x_SCHW if self._residual else None)
 
 
-def _moved(layer: nn.Linear, device: torch.device) -> nn.Linear:
-    return copy.deepcopy(layer).to(device)
+def _parameters(layer: nn.Linear, device: torch.device) -> tuple[Tensor, Tensor]:
+    return layer.weight.detach().to(device, copy=True), layer.bias.detach().to(device, copy=True)
 
 
 def film(x_SCHW: Tensor, film_SF: Tensor) -> Tensor:
     """Scale and shift every channel; ``film_SF``, float32, holds the scales, then the shifts."""
     if x_SCHW.dtype == torch.bfloat16 and x_SCHW.device.type == "cpu":
         # On the CPU torch's bfloat16 addcmul is an order slower than its normalisation by given means and variances.
-        rows = [_film_by_norm(x_CHW[None], film_F) for x_CHW, film_F in zip(x_SCHW, film_SF, strict=True)]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        if len(x_SCHW) == 1:
+            return _film_by_norm(x_SCHW, film_SF[0])
+        return torch.cat([_film_by_norm(x_CHW[None], film_F) for x_CHW, film_F in zip(x_SCHW, film_SF, strict=True)])
     scale_SC, shift_SC = film_SF.to(x_SCHW.dtype).chunk(2, dim=1)
     return torch.addcmul(shift_SC[:, :, None, None], scale_SC[:, :, None, None], x_SCHW)
 
@@ -153,7 +154,7 @@ def film(x_SCHW: Tensor, film_SF: Tensor) -> Tensor:
 def _film_by_norm(x_1CHW: Tensor, film_F: Tensor) -> Tensor:
     scale_C, shift_C = film_F.chunk(2)
     zeros_C, ones_C = _constants(len(scale_C))
-    return F.batch_norm(x_1CHW, zeros_C, ones_C, scale_C, shift_C, eps=0.0)
+    return torch.batch_norm(x_1CHW, scale_C, shift_C, zeros_C, ones_C, False, 0.0, 0.0, False)  # noqa: FBT003
 
 
 @cache
