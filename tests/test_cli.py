@@ -485,3 +485,12 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     words = ["convert", "rlds", folder, "--to", "lerobot", "--out", tmp_path / "out", "--fps", "20"]
     assert _status(*words) == 1
     assert "pyarrow is not installed; run: pip install 'rt1[lerobot]'" in capsys.readouterr().err
+
+
+def test_a_server_without_its_packages_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    monkeypatch.delitem(sys.modules, "rt1.serve.server", raising=False)
+    monkeypatch.setitem(sys.modules, "websockets.asyncio.server", None)
+    line = refused("serve", make_checkpoint(tmp_path / "run"))
+    assert line == "rt1: websockets is not installed; run: pip install 'rt1[serve]'"

@@ -44,6 +44,7 @@ EXTRAS = {
     "datasets": "huggingface",
     "h5py": "hdf5",
     "matplotlib": "report",
+    "msgpack": "serve",
     "onnxruntime": "use",
     "openvino": "openvino",
     "pyarrow": "lerobot",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -123,6 +124,15 @@ def test_data_that_do_not_say_their_environment_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="does not say its environment"):
         improve(make_source(), config, tmp_path, wanted=WANTED, encoder=table)
+
+
+def test_a_simulator_that_is_missing_is_named_before_anything_is_trained(
+    recorded: Path, config: TrainConfig, table: TableEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # as if it were not installed
+    with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed; run: pip install 'rt1\[metaworld\]'"):
+        improve(RLDSSource(recorded), config, tmp_path / "out", wanted=WANTED, encoder=table)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,8 @@ HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x0
     [
         ([1], "the observation is a list; it must be a map"),
         ({}, "there is no instruction yet"),
-        ({"instruction": DRAWER}, "has no image"),
+        ({"instruction": DRAWER}, "has no image, only 'instruction'; send one as image or observation/image"),
+        ({"prompt": DRAWER, "img": 1, "k" * 999: 2}, "has no image, only 'img', 'kkkkk"),
         ({"instruction": DRAWER, "prompt": DRAWER, "reset": True}, "both 'instruction' and 'prompt'"),
         ({"instruction": 7, "reset": True}, "must be a sentence or a float text embedding"),
         ({"instruction": DRAWER, "reset": 1}, "reset is 1; it must be true or false"),

@@ -37,10 +37,8 @@ class ServeCommand:
 
     def run(self, _command: str) -> int:
         """Serve."""
-        try:
-            from rt1.serve.server import PolicyServer, serve
-        except ModuleNotFoundError as error:
-            raise ValueError(f"rt1 serve needs {error.name}; run: pip install 'rt1[serve]'") from error
+        from rt1.serve.server import PolicyServer, serve
+
         info = load_info(self.checkpoint, embodiment=self.embodiment)
         policy = Policy.from_checkpoint(
             self.checkpoint,

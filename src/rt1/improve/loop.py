@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rt1 import settings
+from rt1.actions import ActionSpec
 from rt1.checkpoint import resolve
 from rt1.data.episode import DataError, EpisodeSource
 from rt1.data.open_mixture import WeightedSource
@@ -21,6 +22,7 @@ from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.collect import Collection, CollectSettings, collect
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import Counted
+from rt1.evaluate.rollout import check_actions_fit
 from rt1.files import write_text
 from rt1.text.encoder import TextEncoder
 from rt1.train.changes import differences
@@ -154,6 +156,7 @@ def improve(
         raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
     env = settings.from_json(EnvSettings, details["env"])
     tasks = env.check_tasks(wanted.tasks or tuple(details["tasks"]))
+    _try_environment(env, tasks[0], recorded.action_spec)
     loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), env, encoder)
     loop.begin(checkpoint)
     while loop.go_on():
@@ -318,6 +321,15 @@ class _Loop:
             "cpu_seconds": self.cpu_seconds,
         }
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
+
+
+def _try_environment(env: EnvSettings, task: str, spec: ActionSpec) -> None:
+    """Open and close the environment: what is missing for it should not show after a long training."""
+    opened = env.open(task)
+    try:
+        check_actions_fit(spec, opened.action_spec)
+    finally:
+        opened.close()
 
 
 def _flat(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,8 @@ class Session:
         image = _one_of(observation, _IMAGE_KEYS)
         image = None if image is None else _checked_image(image)
         if image is None and not reset:
-            raise ObservationError("the observation has no image; send one as 'image' or 'observation/image'")
+            keys = ", ".join(map(repr, sorted(observation)))[:200]
+            raise ObservationError(f"the observation has no image, only {keys}; send one as {' or '.join(_IMAGE_KEYS)}")
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
         if reset or self._memory is None or self._instruction is None or not _same(instruction, self._instruction):
