@@ -78,6 +78,15 @@ def test_two_threads_give_the_same(cache: int, exact: dict[str, torch.Tensor], m
         assert error <= 2e-5 * wanted.double().norm() + 2e-4, f"{name}: {error}"
 
 
+def test_a_frozen_part_can_be_recomputed() -> None:
+    model = _trained(is_lean=True, recompute=True)
+    for parameter in (*model.stem.parameters(), *model.stem_norm.parameters()):
+        parameter.requires_grad = False
+    model(torch.randn(2, 3, 33, 33), torch.randn(2, 4)).sum().backward()
+    assert model.stem.weight.grad is None
+    assert all(p.grad is not None for name, p in model.named_parameters() if "stem" not in name)
+
+
 def test_in_evaluation_the_plain_block_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> torch.Tensor:
         raise AssertionError

@@ -28,7 +28,7 @@ def test_pieces_of_different_sizes_give_mean_and_variance_of_the_whole() -> None
 def test_an_expansion_knows_its_outputs_statistics_and_normalises_by_them() -> None:
     x, conv, norm = (
         _map(8),
-        nn.Conv2d(8, 24, 1, bias=False).requires_grad_(False),
+        nn.Conv2d(8, 24, 1, bias=False),
         BatchNorm(24, eps=1e-3, momentum=0.1),
     )
     with torch.no_grad():

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rt1.model.rt1 import RT1
+from rt1.train.adam import Adam
 from rt1.train.optim import (
     OptimizerSettings,
     learning_rate,
@@ -155,7 +156,7 @@ def test_nothing_left_to_learn_is_refused(make_network: Callable[..., RT1]) -> N
         make_optimizer(model, dataclasses.replace(SETTINGS, freeze=everything))
 
 
-def _update(model: RT1, optimizer: torch.optim.Optimizer, seed: int) -> None:
+def _update(model: RT1, optimizer: Adam, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     images = torch.rand(2, 2, 48, 48, 3, generator=random)
     model(images, torch.rand(2, 8, generator=random)).square().mean().backward()

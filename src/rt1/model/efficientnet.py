@@ -14,12 +14,12 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rt1.model.batch_norm import BatchNorm, repeats
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.lean import Block
 from rt1.model.pieces import DepthwiseShape
+from rt1.model.recompute import recomputed
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
 from rt1.settings import check_at_least
@@ -326,7 +326,7 @@ class FiLMEfficientNet(nn.Module):
     def _run(self, part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()):
             return part(*inputs)
-        return checkpoint(part, *inputs, use_reentrant=False, context_fn=partial(repeats, self))
+        return recomputed(part, partial(repeats, self), *inputs)
 
     def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Map normalised images (X, 3, H, W) and text (X, E) to positions (X, P, D), row by row."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from rt1.train.adam import Adam
 from rt1.train.parts import factors, is_frozen, split_factor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -57,7 +58,7 @@ class OptimizerSettings:
             split_factor(text)
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Adam:
     """Return the optimizer of the parameters that are not frozen (see :func:`rt1.train.parts.freeze`).
 
     Parameters with one weight decay and one learning rate form a group, whose ``scale`` is its factor.
@@ -73,20 +74,23 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
                 groups.setdefault((decays, scales[name]), []).append(parameter)
     if not groups:
         raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}; leave some to learn")
-    kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
-    return kind(
+    return Adam(
         [
-            {"params": parameters, "weight_decay": settings.weight_decay if decays else 0.0, "scale": scale}
+            {
+                "params": parameters,
+                "weight_decay": settings.weight_decay if decays else 0.0,
+                "scale": scale,
+                "lr": settings.learning_rate,
+                "eps": settings.eps,
+            }
             for (decays, scale), parameters in groups.items()
         ],
-        lr=settings.learning_rate,
         betas=settings.betas,
-        eps=settings.eps,
-        fused=True,
+        decoupled=settings.kind == "adamw",
     )
 
 
-def set_rates(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, update: int, updates: int) -> float:
+def set_rates(optimizer: Adam, settings: OptimizerSettings, update: int, updates: int) -> float:
     """Set what changes from update to update, and return the learning rate of a group whose factor is 1.
 
     Args:
@@ -124,7 +128,7 @@ def epsilon(settings: OptimizerSettings, update: int) -> float:
     return settings.eps / math.sqrt(1.0 - settings.betas[1] ** (update + 1))
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: Adam) -> dict[str, Tensor]:
     """Return the optimizer's state as ``moment/parameter`` -> tensor; empty before the first update."""
     return {
         f"{moment}/{name}": optimizer.state[parameter][moment]
@@ -134,7 +138,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(model: nn.Module, optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` returned; a part of it, or a name too many, raises ``ValueError``."""
     learning = {name: p for name, p in model.named_parameters() if not is_frozen(p)}
     known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}

@@ -35,6 +35,7 @@ from rt1.model.rt1 import RT1
 from rt1.progress import say
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
+from rt1.train.adam import Adam
 from rt1.train.averaging import WeightAverage
 from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
@@ -70,7 +71,7 @@ class Run:
     """The network as updates run it: compiled, spread over the ranks."""
     world: World
     """The ranks."""
-    optimizer: torch.optim.Optimizer
+    optimizer: Adam
     """What changes the weights."""
     info: CheckpointInfo | SharedInfo
     """What its checkpoints say of themselves."""

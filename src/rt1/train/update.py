@@ -59,7 +59,7 @@ def do_update(run: Run, batch: Batch) -> dict[str, float]:
         loss, accuracy, clipped, images, windows = run.world.sum(measured).tolist()
         _refuse_non_finite(update, batch, loss=loss, gradient_norm=norm.item())
         run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad()
     run.update += 1
     if run.average is not None:
         run.average.add(run.model, run.update)
