@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rt1.model import kernels
 from rt1.model.efficientnet import Conv, Padding
-from rt1.model.kernels import DTYPES, Convolution, Numbers, Projection, Target, linear
+from rt1.model.kernels import DTYPES, Convolution, Numbers, Projection, Target, linear, sparing_threads
 
 CPU = torch.device("cpu")
 
@@ -93,3 +94,26 @@ def test_a_row_of_zeros_gives_the_bias(numbers: Numbers) -> None:
     layer = nn.Linear(8, 4)
     found = linear(layer.weight, layer.bias, _target(numbers))(torch.zeros(2, 8)).float()
     torch.testing.assert_close(found, layer.bias.expand(2, 4), atol=5e-3, rtol=0)
+
+
+def test_between_products_fewer_threads_are_taken_and_the_products_have_all() -> None:
+    before = torch.get_num_threads()
+    layer = nn.Linear(64, 48)
+    x = torch.randn(5, 64)
+    torch.set_num_threads(3)
+    try:
+        packed = linear(layer.weight, layer.bias, _target("fp32"))
+        expected = packed(x)
+        with sparing_threads(1):
+            assert torch.get_num_threads() == 1
+            assert kernels._shared_out(lambda: torch.tensor(torch.get_num_threads())) == 3
+            assert torch.get_num_threads() == 1
+            torch.testing.assert_close(packed(x), expected)
+            with sparing_threads(2), pytest.raises(RuntimeError):  # one in another changes nothing
+                packed(torch.randn(5, 63))
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 3
+        with sparing_threads(4):  # more than there are
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -9,9 +9,11 @@ Shape letters: X images, C channels, H height, W width, I inputs, O outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +41,46 @@ class Target:
     def packs(self) -> bool:
         """Whether oneDNN's kernels serve."""
         return self.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+class _Sharing(threading.local):
+    """What :func:`sparing_threads` has set for this thread."""
+
+    threads: int | None = None
+
+
+_sharing = _Sharing()
+
+
+@contextmanager
+def sparing_threads(most: int) -> Iterator[None]:
+    """Let the packed products in here take all of torch's threads, what lies between them ``most`` of them.
+
+    A sum or a normalisation of one robot's maps takes longer to be shared out than to be done.
+    """
+    before = torch.get_num_threads()
+    if most >= before or _sharing.threads is not None:
+        yield
+        return
+    _sharing.threads = before
+    torch.set_num_threads(most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _sharing.threads = None
+
+
+def _shared_out(product: Callable[..., Tensor], *arguments: Any) -> Tensor:  # noqa: ANN401
+    """Do a product on as many threads as it may take; asking for them costs less than a microsecond."""
+    if _sharing.threads is None:
+        return product(*arguments)
+    fewer = torch.get_num_threads()
+    torch.set_num_threads(_sharing.threads)
+    try:
+        return product(*arguments)
+    finally:
+        torch.set_num_threads(fewer)
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
@@ -100,9 +142,9 @@ class Convolution:
     def __call__(self, x_XCHW: Tensor) -> Tensor:
         """Convolve."""
         if self._packs:
-            return torch.ops.mkldnn._convolution_pointwise(  # noqa: SLF001
-                x_XCHW, self._weight, self._bias, *self._geometry(), "swish" if self._swish else "none", [], ""
-            )
+            after = "swish" if self._swish else "none"
+            convolve = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001
+            return _shared_out(convolve, x_XCHW, self._weight, self._bias, *self._geometry(), after, [], "")
         x_XCHW = F.pad(x_XCHW, self._pad) if self._pad else x_XCHW
         padding, stride, dilation, groups = self._geometry()
         y_XCHW = F.conv2d(x_XCHW, self._weight, self._bias, stride, padding, dilation, groups)
@@ -156,8 +198,8 @@ class Projection:
             return y if residual is None else y.add_(residual)
         pointwise = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
         if residual is None:
-            return pointwise(x, weight_OI, self._bias, "none", [], "")
-        return pointwise.binary(x, residual, weight_OI, self._bias, "add")
+            return _shared_out(pointwise, x, weight_OI, self._bias, "none", [], "")
+        return _shared_out(pointwise.binary, x, residual, weight_OI, self._bias, "add")
 
 
 def _padding(conv: nn.Conv2d, size: int) -> tuple[int, int]:
@@ -190,7 +232,8 @@ class Linear:
         """Map (..., I) to (..., O)."""
         x = x.to(self._dtype)
         if self._packs:
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")  # noqa: SLF001
+            pointwise = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
+            return _shared_out(pointwise, x, self._weight, self._bias, "none", [], "")
         return F.linear(x, self._weight, self._bias)
 
 
@@ -206,5 +249,6 @@ class Int8Linear:
         """Map (..., I) to float32 (..., O)."""
         row_RI = x.float().flatten(0, -2)
         scale_R1 = row_RI.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(127)
-        y_RO = torch._int_mm((row_RI / scale_R1).round_().to(torch.int8), self._weight_IO).float()  # noqa: SLF001
+        row_RI = (row_RI / scale_R1).round_().to(torch.int8)
+        y_RO = _shared_out(torch._int_mm, row_RI, self._weight_IO).float()  # noqa: SLF001
         return y_RO.mul_(scale_R1).mul_(self._scale_O).add_(self._bias_O).unflatten(0, x.shape[:-1])

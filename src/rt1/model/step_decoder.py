@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.model.kernels import LinearMap, Target, linear
+from rt1.model.kernels import LinearMap, Target, linear, sparing_threads
 from rt1.model.rt1 import RT1
 from rt1.model.transformer import Layer, SwiGLU, at_least_float32
 
@@ -94,6 +94,10 @@ class StepDecoder:
 
     def __call__(self, token_STKE: Tensor, step_S: Tensor, _condition_S: Tensor) -> Tensor:
         """Return float32 logits (S, A, V) of each robot's step ``step_S``; later image tokens mean nothing."""
+        with sparing_threads(len(token_STKE)):
+            return self._decode(token_STKE, step_S)
+
+    def _decode(self, token_STKE: Tensor, step_S: Tensor) -> Tensor:
         batch, steps = token_STKE.shape[:2]
         plan = self._plan(steps)
         image_STKD = self._embed(token_STKE) + self._image_WKD[:steps]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rt1.model.conditioning import FiLM
 from rt1.model.efficientnet import FiLMEfficientNet, MBConv
-from rt1.model.kernels import DTYPES, Convolution, Projection, Target
+from rt1.model.kernels import DTYPES, Convolution, Projection, Target, sparing_threads
 from rt1.model.rt1 import RT1
 
 
@@ -82,6 +82,10 @@ class FoldedEncoder:
 
     def __call__(self, image_SCHW: Tensor, film_SF: Tensor) -> tuple[Tensor, Tensor]:
         """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""
+        with sparing_threads(len(image_SCHW)):
+            return self._encode(image_SCHW, film_SF)
+
+    def _encode(self, image_SCHW: Tensor, film_SF: Tensor) -> tuple[Tensor, Tensor]:
         films = iter(film_SF.split(self._films.sizes, dim=1))
         centred_SCHW = (image_SCHW - self._mean_C11).contiguous(memory_format=torch.channels_last)
         x_SCHW = self._stem(centred_SCHW)
