@@ -179,12 +179,7 @@ def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointI
         CheckpointError: a damaged file, another format, an embodiment it does not have, or none named where it has
             several.
     """
-    info = load_whole_info(path)
-    if isinstance(info, SharedInfo):
-        return info.of(_known(path, info, embodiment))
-    if embodiment is not None and embodiment != info.provenance.get("embodiment"):
-        raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
-    return info
+    return _of_one(path, load_whole_info(path), embodiment)
 
 
 def load_whole_info(path: Path | str) -> CheckpointInfo | SharedInfo:
@@ -216,8 +211,9 @@ def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
             embodiment as :func:`load_info` does not take it.
     """
     folder = resolve(path)
-    load_info(folder, embodiment=embodiment)  # refuses a name that is missing or unknown
-    model, info = load_whole_model(folder), load_whole_info(folder)
+    info = load_whole_info(folder)
+    _of_one(folder, info, embodiment)  # refuses a name that is missing or unknown
+    model = _loaded(info.model, folder)
     if embodiment is None or isinstance(info, CheckpointInfo):
         return model
     return single_head(model, list(info.embodiments).index(embodiment))
@@ -226,9 +222,22 @@ def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
 def load_whole_model(path: Path | str) -> RT1:
     """Load a network with all its heads, as :func:`load_model` else."""
     folder = resolve(path)
-    model = RT1(load_whole_info(folder).model)
+    return _loaded(load_whole_info(folder).model, folder)
+
+
+def _loaded(config: RT1Config, folder: Path) -> RT1:
+    model = RT1(config)
     load_weights(model, folder)
     return model.eval()
+
+
+def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:
+    """Return what a checkpoint says of one embodiment, or refuse the name."""
+    if isinstance(info, SharedInfo):
+        return info.of(_known(path, info, embodiment))
+    if embodiment is not None and embodiment != info.provenance.get("embodiment"):
+        raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
+    return info
 
 
 def _known(path: Path | str, info: SharedInfo, name: str | None) -> str:
