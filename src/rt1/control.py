@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rt1.acting import check_embedding
 from rt1.actions import FloatArray
 from rt1.model.graphs import Function, Graphs
-from rt1.model.kernels import Numbers, Target
+from rt1.model.kernels import Numbers, Target, threads_at_most
 from rt1.model.rt1 import RT1
 from rt1.model.step_decoder import PlainDecoder, StepDecoder
 from rt1.model.step_encoder import FoldedEncoder, PlainEncoder
@@ -144,7 +143,7 @@ class ControlStep:
             )
         encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
         # oneDNN lays small products' weights out for a number of threads; with another it does so again at every step.
-        with torch.inference_mode(), _at_most(self._threads):
+        with torch.inference_mode(), threads_at_most(self._threads):
             encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
             decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
         self._text = copy.deepcopy(model.text).to(self._device)
@@ -197,7 +196,7 @@ class ControlStep:
             raise ValueError(f"{len(memories)} memories and {len(images)} images; give one image for each robot")
         if len(set(map(id, memories))) != len(memories):
             raise ValueError("the same memory was given twice; a robot takes one image per step")
-        with _at_most(None if self._threads is None else self._threads * len(memories)):
+        with threads_at_most(None if self._threads is None else self._threads * len(memories)):
             image_SCHW = torch.cat([self._prepare(image) for image in images])
             nulls = [memory.null for memory in memories if memory.null is not None]
             if not nulls:
@@ -234,23 +233,6 @@ class ControlStep:
 def guided(cond: Tensor, null: Tensor, scale: float) -> Tensor:
     """Return logits moved from those without the instruction to those with it, and beyond for a scale above 1."""
     return null + scale * (cond - null)
-
-
-@contextmanager
-def _at_most(threads: int | None) -> Iterator[None]:
-    """Let torch's operations in this thread take so many threads at most.
-
-    Other threads keep their number, but for one that calls torch for the first time meanwhile: it starts with this one.
-    """
-    before = torch.get_num_threads()
-    if threads is None or threads >= before:
-        yield
-        return
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _checked_scale(scale: float, model: RT1) -> float:

@@ -43,6 +43,23 @@ class Target:
         return self.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
+@contextmanager
+def threads_at_most(most: int | None) -> Iterator[None]:
+    """Let torch's operations in this thread take so many threads at most; None: as many as they do.
+
+    Other threads keep their number, but for one that calls torch for the first time meanwhile: it starts with this one.
+    """
+    before = torch.get_num_threads()
+    if most is None or most >= before:
+        yield
+        return
+    torch.set_num_threads(most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class _Sharing(threading.local):
     """What :func:`sparing_threads` has set for this thread."""
 
@@ -63,11 +80,10 @@ def sparing_threads(most: int) -> Iterator[None]:
         yield
         return
     _sharing.threads = before
-    torch.set_num_threads(most)
     try:
-        yield
+        with threads_at_most(most):
+            yield
     finally:
-        torch.set_num_threads(before)
         _sharing.threads = None
 
 
