@@ -25,10 +25,11 @@ from rt1.acting import Acting
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, load_info, save_checkpoint
 from rt1.control import SETTINGS, ControlStep
+from rt1.errors import ExportError
 from rt1.export.compare import TrialSize, compare, generated_trials
 from rt1.export.exporter import ExportSettings, export
 from rt1.export.formats import PRECISIONS, check_possible
-from rt1.export.manifest import Comparison, ExportError
+from rt1.export.manifest import Comparison
 from rt1.export.torch_host import load_exported
 from rt1.machine import describe_machine
 from rt1.model.rt1 import RT1, RT1Config

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rt1.serve.client import Client, ClientError
-from rt1.serve.robot import ActionLimits, Rate, StoppedError, Watchdog
+from rt1.errors import ClientError, StoppedError
+from rt1.serve.client import Client
+from rt1.serve.robot import ActionLimits, Rate, Watchdog
 
 
 class YourRobot:

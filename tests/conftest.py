@@ -25,7 +25,8 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
-from rt1.evaluate.envs.metaworld import MetaWorldConfig, RenderingError, choose_gl
+from rt1.errors import RenderingError
+from rt1.evaluate.envs.metaworld import MetaWorldConfig, choose_gl
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.rollout import Image, Observation, StepResult
 from rt1.model.rt1 import RT1

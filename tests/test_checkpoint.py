@@ -14,18 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.checkpoint import (
-    CheckpointError,
-    CheckpointInfo,
-    TrainingState,
-    load_info,
-    load_model,
-    load_training,
-    resolve,
-    save_checkpoint,
-)
+from rt1.checkpoint import CheckpointInfo, TrainingState, load_info, load_model, load_training, resolve, save_checkpoint
+from rt1.errors import CheckpointError, SaveError
 from rt1.export.manifest import MANIFEST_FILE
-from rt1.files import SaveError
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoderIdentity
 from rt1.train.run import channels_last

@@ -22,9 +22,10 @@ from rt1.checkpoint import load_info
 from rt1.cli import COMMANDS, main, parse
 from rt1.commands import train as train_command
 from rt1.data.rlds import RLDSSource
+from rt1.errors import ClientError
 from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
-from rt1.serve.client import Client, ClientError
+from rt1.serve.client import Client
 from rt1.train.loop import train
 
 FAUCET = [

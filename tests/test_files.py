@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rt1.files import SaveError, recover, replacing, write_bytes, write_text
+from rt1.errors import SaveError
+from rt1.files import recover, replacing, write_bytes, write_text
 
 
 def _names(folder: Path) -> list[str]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
+from rt1.errors import DataError
 from rt1.harvest import harvest_text_table
 from rt1.text.encoder import USE_LARGE_5, TableEncoder, check_same_encoder
 

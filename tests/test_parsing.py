@@ -11,7 +11,8 @@ from typing import Literal
 import pytest
 import tyro
 
-from rt1.parsing import UsageError, parsed
+from rt1.errors import UsageError
+from rt1.parsing import parsed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
-from rt1.checkpoint import CheckpointError, CheckpointInfo, save_checkpoint
+from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.errors import CheckpointError
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
 from rt1.text.encoder import USE_LARGE_5, TableEncoder, TextEncoderIdentity

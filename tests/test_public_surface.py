@@ -17,6 +17,7 @@ PUBLIC_NAMES = [
     "Discrete",
     "Policy",
     "RT1Config",
+    "RT1Error",
     "__version__",
     "action_loss",
     "load_model",

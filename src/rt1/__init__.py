@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
-    from rt1.checkpoint import CheckpointError, load_model
+    from rt1.checkpoint import load_model
+    from rt1.errors import CheckpointError, RT1Error
     from rt1.model.rt1 import RT1, RT1Config, action_loss
     from rt1.policy import Policy
 
@@ -21,6 +22,7 @@ __all__ = [
     "Discrete",
     "Policy",
     "RT1Config",
+    "RT1Error",
     "__version__",
     "action_loss",
     "load_model",
@@ -29,7 +31,8 @@ __all__ = [
 
 _HOMES = {
     "rt1.actions": ("ActionSpec", "Continuous", "Discrete", "rt1_action_spec"),
-    "rt1.checkpoint": ("CheckpointError", "load_model"),
+    "rt1.checkpoint": ("load_model",),
+    "rt1.errors": ("CheckpointError", "RT1Error"),
     "rt1.model.rt1": ("RT1", "RT1Config", "action_loss"),
     "rt1.policy": ("Policy",),
 }

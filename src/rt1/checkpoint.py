@@ -23,6 +23,7 @@ from torch import Tensor
 from rt1 import settings
 from rt1.actions import ActionSpec
 from rt1.data.statistics import SourceStatistics
+from rt1.errors import CheckpointError
 from rt1.files import aside, replacing
 from rt1.model.heads import single_head
 from rt1.model.rt1 import RT1, RT1Config
@@ -36,10 +37,6 @@ EXPORT_FILE = "export.json"
 """What makes a folder an export, see :mod:`rt1.export.manifest`, which acts but is no checkpoint."""
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used as it is; the message gives the file, the rule and the cure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from rt1.errors import RT1Error, UsageError
+
 # Before torch and its OpenMP start: idle threads that spin triple the CPU time of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -30,13 +32,10 @@ from rt1.commands.play import PlayCommand
 from rt1.commands.record import RecordCommand
 from rt1.commands.serve import ServeCommand
 from rt1.commands.train import TrainCommand, starting_config
-from rt1.evaluate.envs.metaworld import RenderingError
-from rt1.evaluate.workers import WorkerError
 from rt1.names import lookup
-from rt1.parsing import UsageError, parsed
-from rt1.train.errors import TrainingError
+from rt1.parsing import parsed
 
-EXPECTED = (ValueError, OSError, RenderingError, TrainingError, WorkerError, ModuleNotFoundError)
+EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
 
 EXTRAS = {

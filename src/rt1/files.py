@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-
-class SaveError(OSError):
-    """A file could not be saved (full disk, read-only folder); what was there before is untouched."""
+from rt1.errors import SaveError
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rt1.actions import FloatArray
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 from rt1.text.encoder import TableEncoder
 
 

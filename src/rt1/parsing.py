@@ -12,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from rt1.errors import UsageError
 from rt1.names import unknown_name
 
 _WIDE = "9999"
@@ -28,10 +29,6 @@ _IN_WORDS = (
     (r"Unrecognized options: (.+)", r"nothing is known of \1"),
 )
 """What tyro says, and how we do."""
-
-
-class UsageError(ValueError):
-    """Words that are no call of the command; one line."""
 
 
 def parsed(kind: Callable[..., Any], words: Sequence[str], *, program: str, **choices: Any) -> Any:  # noqa: ANN401

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.control import SETTINGS, ControlStep, packable
-from rt1.files import SaveError, user_cache, write_text
+from rt1.errors import SaveError
+from rt1.files import user_cache, write_text
 from rt1.machine import processor
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.names import lookup

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rt1.data.bounds import ActionStatistics, action_statistics, bounds_spec, spec_between, statistics_of
-from rt1.data.episode import DataError
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_writer import RecordedEpisode
+from rt1.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ import pytest
 
 from rt1.actions import ActionSpec
 from rt1.data.convert import ConvertReport, ConvertSettings, Format, convert_data, convert_source
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.lerobot import LeRobotSource
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
+from rt1.errors import DataError
 
 pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rt1.data.decoding import decoded_images
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 
 MakeSource = Callable[..., Any]
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from rt1.data.embodiments import embodiments_of
-from rt1.data.episode import DataError
 from rt1.data.joined import JoinedSource
 from rt1.data.loader import Loader
 from rt1.data.mixture import Part, mixed
 from rt1.data.windows import Windows
+from rt1.errors import DataError
 
 MakeSource = Callable[..., Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.hdf5 import HDF5Layout, HDF5Source, v_d4rl_layout
 from rt1.data.images import encode_jpeg
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 h5py = pytest.importorskip("h5py", reason="HDF5 episodes need h5py")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from rt1.data.arrays import encode_png
-from rt1.data.episode import DataError
 from rt1.data.hf_datasets import HuggingFaceLayout, HuggingFaceSource
 from rt1.data.images import encode_jpeg
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.hf_datasets import HuggingFaceLayout, HuggingFaceSource
 from rt1.data.hf_video import video_images
 from rt1.data.lerobot_video import encode_video
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")

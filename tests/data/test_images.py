@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.data import images
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image, encode_jpeg, image_size
+from rt1.errors import DataError
 
 
 @pytest.fixture(scope="module")

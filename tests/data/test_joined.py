@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.images import decode_image
 from rt1.data.joined import JoinedSource, MappedSource, origin
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 MakeSource = Callable[..., Any]

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.lerobot import LeRobotSource
 from rt1.data.lerobot_metadata import LeRobotSettings
 from rt1.data.lerobot_writer import LeRobotWriter
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 pa = pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")

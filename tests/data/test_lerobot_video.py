@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image, encode_jpeg
 from rt1.data.lerobot import LeRobotSource
 from rt1.data.lerobot_metadata import LeRobotSettings
 from rt1.data.lerobot_video import Codec
 from rt1.data.lerobot_writer import LeRobotWriter
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.lerobot import LeRobotSource
 from rt1.data.lerobot_metadata import LeRobotSettings
 from rt1.data.lerobot_writer import LeRobotWriter
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
-from rt1.files import SaveError
+from rt1.errors import DataError, SaveError
 
 pa = pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
 pq = pytest.importorskip("pyarrow.parquet", reason="LeRobot sets need pyarrow: the extra lerobot")

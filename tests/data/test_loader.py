@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image, encode_jpeg
 from rt1.data.loader import Batch, Loader
 from rt1.data.mixture import Part, mixed
 from rt1.data.windows import Clips, Windows
+from rt1.errors import DataError
 from rt1.preprocess import resize
 
 LENGTHS = (4, 1, 6, 3)

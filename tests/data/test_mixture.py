@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.data.episode import DataError
 from rt1.data.mixture import LONGEST_PERIOD, Mixture, Part, SampleOrder, mixed, shuffled
 from rt1.data.windows import Clips, Windows
+from rt1.errors import DataError
 
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=7)
 MakeSource = Callable[..., Any]

@@ -10,9 +10,9 @@ import pytest
 
 from rt1.actions import rt1_action_spec
 from rt1.data.arrays import ArrayLayout
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
 from rt1.data.npz import NpzSource, v_d4rl_layout
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 LAYOUT = ArrayLayout(instruction_key="instruction", embedding_key="embedding")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.open_data import DataOptions, open_data
+from rt1.errors import DataError
 
 
 def _arrays(steps: int, **more: Any) -> dict[str, Any]:

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from rt1.actions import FloatArray, rt1_action_spec
-from rt1.data.episode import DataError
 from rt1.data.images import encode_jpeg
 from rt1.data.open_x import OPEN_X, OpenXDataset, open_x_source
 from rt1.data.open_x_actions import RawActions, mode_of_flag, rt1_action
 from rt1.data.statistics import source_statistics
 from rt1.data.tfrecord import FeatureValue, encode_example, frame
+from rt1.errors import DataError
 from rt1.testing import check_source
 
 STEPS = 4

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from rt1.actions import rt1_action_spec
 from rt1.data import rlds
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.images import decode_image
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
+from rt1.errors import DataError
 
 
 @pytest.fixture(autouse=True)

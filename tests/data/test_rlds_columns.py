@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
-from rt1.data.episode import DataError
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
 from rt1.data.tfrecord import FeatureValue, encode_example, frame
+from rt1.errors import DataError
 
 IMAGE = encode_jpeg(np.full((8, 8, 3), 90, np.uint8))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.rlds_schema import RLDSLayout, find_feature, find_shards, layout_keys, read_features, read_json
+from rt1.errors import DataError
 
 
 @pytest.fixture

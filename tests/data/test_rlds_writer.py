@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.errors import DataError
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:

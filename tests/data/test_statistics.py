@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from rt1.actions import Continuous
-from rt1.data.episode import DataError
 from rt1.data.rlds import RLDSSource
 from rt1.data.statistics import SourceStatistics, source_statistics
+from rt1.errors import DataError
 
 MakeSource = Callable[..., Any]
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.data.episode import DataError
 from rt1.data.tfrecord import (
     BYTES,
     FLOATS,
@@ -24,6 +23,7 @@ from rt1.data.tfrecord import (
     scan_example,
     scan_records,
 )
+from rt1.errors import DataError
 
 PAYLOADS = [b"first", b"", bytes(range(256)) * 3]
 PATH = Path("some.tfrecord")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rt1.checkpoint import CheckpointInfo, load_info
-from rt1.data.episode import DataError
+from rt1.errors import DataError
 from rt1.evaluate.episode_choice import choose_episodes, choose_words
 from rt1.text.encoder import TableEncoder
 

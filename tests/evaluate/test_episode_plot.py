@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rt1.data.decoding import decoded_images
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words
 from rt1.evaluate.episode_plot import EpisodePlot, EpisodeWatch, episode_plots, stream_episode
 from rt1.model.rt1 import RT1

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.control import ControlStep
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
 from rt1.evaluate.offline import Agreement, OfflineResult, evaluate_offline
 from rt1.evaluate.scores import ActionScores

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from rt1.checkpoint import CheckpointError, CheckpointInfo, save_checkpoint
+from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.errors import CheckpointError
 from rt1.evaluate.made import ReportContext
 from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
 from rt1.model.rt1 import RT1

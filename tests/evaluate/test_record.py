@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
 from rt1.data.tfrecord import int_values, map_file, scan_example, scan_records
+from rt1.errors import DataError
 from rt1.evaluate import record as recorder
 from rt1.evaluate.envs.metaworld import MetaWorldConfig
 from rt1.evaluate.envs.open import EnvSettings

@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from rt1.checkpoint import CheckpointError
-from rt1.data.episode import DataError
+from rt1.errors import CheckpointError, DataError, SaveError
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.made import ReportContext
 from rt1.evaluate.run import evaluate_checkpoint
-from rt1.files import SaveError
 from rt1.metrics import METRICS_FILE
 from rt1.text.encoder import TableEncoder
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rt1.evaluate.workers import WorkerError, free_cores, run_jobs
+from rt1.errors import WorkerError
+from rt1.evaluate.workers import free_cores, run_jobs
 
 
 def test_one_worker_runs_the_jobs_here_in_order_after_preparing_once() -> None:

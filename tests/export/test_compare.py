@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rt1.acting import Acting, Instruction
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
 from rt1.export.manifest import Comparison
 

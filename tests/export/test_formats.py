@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from rt1.errors import ExportError
 from rt1.export.formats import PRECISIONS, check_possible, versions, write_graphs
 from rt1.export.graphs import Programs
-from rt1.export.manifest import ExportError, Format, Precision
+from rt1.export.manifest import Format, Precision
 
 
 @pytest.mark.parametrize(

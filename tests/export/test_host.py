@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
+from rt1.errors import ExportError
 from rt1.export.host import ExportedPolicy, import_openvino, load_exported
-from rt1.export.manifest import ExportError, Manifest, read_manifest
+from rt1.export.manifest import Manifest, read_manifest
 from rt1.policy import Policy
 from rt1.text.encoder import TableEncoder
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from rt1.export.manifest import MANIFEST_FILE, ExportError, Manifest, read_manifest
+from rt1.errors import ExportError
+from rt1.export.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 
 @pytest.fixture

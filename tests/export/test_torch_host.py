@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
+from rt1.errors import ExportError
 from rt1.export import host
-from rt1.export.manifest import ExportError, read_manifest
+from rt1.export.manifest import read_manifest
 from rt1.export.torch_host import TorchGraphs, instruction_set, load_exported
 
 

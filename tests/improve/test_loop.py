@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from rt1.checkpoint import load_info
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.rlds import RLDSSource
+from rt1.errors import DataError
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.improve.loop import STATE_FILE, Improvement, ImproveSettings, improve, success

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.data.episode import DataError
 from rt1.data.images import encode_jpeg
+from rt1.errors import DataError
 from rt1.inspection.survey import SurveyLimits, show_episode, survey_data
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.checkpoint import CheckpointError, CheckpointInfo, load_model, save_checkpoint
+from rt1.checkpoint import CheckpointInfo, load_model, save_checkpoint
+from rt1.errors import CheckpointError
 from rt1.inspection.survey import survey_data
 from rt1.inspection.terminal import checkpoint_text, data_text
 from rt1.model.parameters import parameter_counts

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.control import Memory
-from rt1.serve.batching import Batcher, GoneError, Stepped
+from rt1.errors import GoneError
+from rt1.serve.batching import Batcher, Stepped
 from rt1.serve.capacity import Capacity
 
 Images = NDArray[np.uint8]

@@ -23,8 +23,9 @@ from websockets.sync.server import serve as open_server
 import rt1
 from rt1.actions import ActionSpec, Continuous
 from rt1.data.images import decode_image, encode_jpeg
+from rt1.errors import ClientError, LateReplyError
 from rt1.policy import Policy
-from rt1.serve.client import Client, ClientError, LateReplyError
+from rt1.serve.client import Client
 from rt1.serve.protocol import encode
 
 PACKAGE = Path(__file__).resolve().parents[2] / "packages" / "rt1-client"

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from rt1.serve.protocol import MAX_CONTAINERS, MAX_ENTRIES, ProtocolError, decode, encode
+from rt1.errors import ProtocolError
+from rt1.serve.protocol import MAX_CONTAINERS, MAX_ENTRIES, decode, encode
 
 DTYPES = st.sampled_from(["|u1", "|b1", "<i4", ">i2", "<f4", "<f8", "<f2", "<u8"]).map(np.dtype)
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))

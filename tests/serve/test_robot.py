@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
-from rt1.serve.robot import ActionLimits, Rate, StoppedError, Watchdog
+from rt1.errors import StoppedError
+from rt1.serve.robot import ActionLimits, Rate, Watchdog
 
 SPEC = ActionSpec(
     parts=(

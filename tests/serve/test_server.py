@@ -28,8 +28,9 @@ from websockets.sync.client import connect
 
 from rt1.actions import FloatArray
 from rt1.control import ControlStep
+from rt1.errors import ClientError
 from rt1.policy import Policy
-from rt1.serve.client import Client, ClientError
+from rt1.serve.client import Client
 from rt1.serve.protocol import decode, encode
 from rt1.serve.server import PolicyServer
 from rt1.serve.settings import ServerSettings

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from rt1.acting import Instruction
 from rt1.control import Memory
 from rt1.data.images import decode_image, encode_jpeg
+from rt1.errors import ObservationError
 from rt1.policy import Policy
-from rt1.serve.session import ObservationError, Session
+from rt1.serve.session import Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 from rt1.text.encoder import TableEncoder, TextEncoderIdentity
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data, stored_text_encoder, text_embeddings

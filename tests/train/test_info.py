@@ -12,10 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rt1.checkpoint import CheckpointError, SharedInfo, load_info, load_model, load_whole_info, load_whole_model
+from rt1.checkpoint import SharedInfo, load_info, load_model, load_whole_info, load_whole_model
 from rt1.data.augment import AugmentSettings
 from rt1.data.images import decode_image
 from rt1.data.open_mixture import WeightedSource
+from rt1.errors import CheckpointError
 from rt1.inspection.terminal import checkpoint_text
 from rt1.metrics import read_metrics
 from rt1.policy import Policy

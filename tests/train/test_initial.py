@@ -16,6 +16,7 @@ from torch import Tensor
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
 from rt1.data.episode import EpisodeSource
+from rt1.errors import TrainingError
 from rt1.metrics import read_metrics
 from rt1.model.convert.imagenet import METADATA_KEY
 from rt1.model.rt1 import RT1, RT1Config
@@ -23,7 +24,6 @@ from rt1.presets import preset
 from rt1.text.encoder import TextEncoderIdentity
 from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
-from rt1.train.errors import TrainingError
 from rt1.train.initial import start_from
 from rt1.train.loop import train
 from rt1.train.optim import OptimizerSettings

@@ -19,14 +19,12 @@ from safetensors.torch import load_file, save_file
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import load_info, load_model, load_training
 from rt1.data.augment import AugmentSettings
-from rt1.data.episode import DataError
-from rt1.files import SaveError
+from rt1.errors import DataError, SaveError, TrainingError
 from rt1.metrics import METRICS_FILE, read_metrics
 from rt1.text.encoder import TableEncoder
 from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
-from rt1.train.errors import TrainingError
 from rt1.train.log import LogSettings
 from rt1.train.loop import RunResult, train
 from rt1.train.meter import MACHINE

@@ -16,7 +16,7 @@ import pytest
 
 from rt1.checkpoint import load_info, load_model, load_training, resolve
 from rt1.data.statistics import source_statistics
-from rt1.train.errors import TrainingError
+from rt1.errors import TrainingError
 from rt1.train.loop import train
 from rt1.train.run import begin
 

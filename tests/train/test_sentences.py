@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError, TrainingError
 from rt1.metrics import read_metrics
 from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
-from rt1.train.errors import TrainingError
 from rt1.train.loop import train
 from rt1.train.sentences import checksum, with_paraphrases
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from rt1.data.augment import AugmentSettings
 from rt1.data.episode import EpisodeSource
+from rt1.errors import TrainingError
 from rt1.train.config import TrainConfig
-from rt1.train.errors import TrainingError
 from rt1.train.optim import OptimizerSettings
 from rt1.train.run import Run, begin
 from rt1.train.update import do_update

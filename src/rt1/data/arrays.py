@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.data.bounds import spec_between
-from rt1.data.episode import DataError
+from rt1.errors import DataError
 
 Image = NDArray[np.uint8]
 """uint8 RGB (H, W, 3)."""

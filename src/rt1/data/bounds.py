@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 
 FAR = 5.0
 """Values farther from the mean than this many standard deviations are counted."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rt1.actions import ActionSpec
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.images import image_size
 from rt1.data.lerobot import LeRobotSource
 from rt1.data.lerobot_metadata import LeRobotSettings
@@ -20,6 +20,7 @@ from rt1.data.lerobot_writer import LeRobotWriter
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.errors import DataError
 from rt1.names import lookup
 from rt1.progress import progress
 

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 
 
 def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:

@@ -10,10 +10,6 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 
 
-class DataError(ValueError):
-    """A data set that cannot be read as it is; the message gives the file, the rule and the cure."""
-
-
 @runtime_checkable
 class EpisodeSource(Protocol):
     """Recorded episodes by index. ``rt1.testing.check_source`` checks an implementation.

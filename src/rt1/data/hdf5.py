@@ -22,8 +22,8 @@ from rt1.data.arrays import (
     text_of,
     unstack,
 )
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 from rt1.names import unknown_name
 
 if TYPE_CHECKING:

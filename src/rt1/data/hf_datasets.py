@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.data.arrays import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png
-from rt1.data.episode import DataError
 from rt1.data.hf_video import video_images
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 from rt1.names import unknown_name
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.episode import DataError
+from rt1.errors import DataError
 
 if TYPE_CHECKING:
     import av

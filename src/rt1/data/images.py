@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.episode import DataError
+from rt1.errors import DataError
 
 try:
     import simplejpeg  # type: ignore[import-untyped,unused-ignore]

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
 from rt1.data.decoding import decoded_images
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 
 MapActions = Callable[[FloatArray], FloatArray]
 """Pure function of consecutive actions, float32 (S, A), to those of another spec, float32 (S, A'), step by step."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.bounds import spec_between
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
 from rt1.data.lerobot_embeddings import read_embeddings
 from rt1.data.lerobot_schema import (
@@ -31,6 +30,7 @@ from rt1.data.lerobot_schema import (
 from rt1.data.lerobot_steps import StoredImages, first_of_each, read_steps, sentences
 from rt1.data.lerobot_video import VideoImages
 from rt1.data.rlds_schema import read_json, read_recorder_notes
+from rt1.errors import DataError
 
 
 class LeRobotSource:

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.episode import DataError
 from rt1.data.lerobot_schema import COPY_AGAIN
+from rt1.errors import DataError
 from rt1.files import write_bytes
 
 

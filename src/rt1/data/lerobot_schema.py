@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.episode import DataError
 from rt1.data.rlds_schema import read_json
+from rt1.errors import DataError
 from rt1.names import unknown_name
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.episode import DataError
 from rt1.data.lerobot_schema import COPY_AGAIN, Episodes, read_columns, reading
+from rt1.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.episode import DataError
 from rt1.data.lerobot_schema import COPY_AGAIN, Episodes
+from rt1.errors import DataError
 
 if TYPE_CHECKING:
     import av

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rt1.actions import FloatArray
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image
 from rt1.data.lerobot_embeddings import read_embeddings, write_embeddings
 from rt1.data.lerobot_metadata import (
@@ -37,6 +36,7 @@ from rt1.data.lerobot_schema import (
 from rt1.data.lerobot_video import encode_video, join_videos
 from rt1.data.rlds_schema import read_json
 from rt1.data.rlds_writer import RecordedEpisode, check_episode, refuse_difference
+from rt1.errors import DataError
 from rt1.files import recover, replacing, write_text
 from rt1.progress import progress
 

@@ -19,11 +19,12 @@ from rt1.actions import ActionSpec, FloatArray, TokenArray
 from rt1.data.buffers import ImageBuffers
 from rt1.data.decoding import each_image
 from rt1.data.embodiments import Embodiments, embodiments_of
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.joined import origin
 from rt1.data.mixture import Mixture, SampleOrder, common_size
 from rt1.data.sentences import Sentences
 from rt1.data.windows import Clips, Cuts, Places, Windows
+from rt1.errors import DataError
 
 BATCHES_AHEAD = 2
 """Batches that are decoded while the training loop works on one."""

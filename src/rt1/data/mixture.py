@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.decoding import decoded_images
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.joined import JoinedSource, origin
 from rt1.data.windows import Clips, Cuts, Places, Windows
+from rt1.errors import DataError
 
 _BLOCK = 8192  # samples whose order is worked out at once
 

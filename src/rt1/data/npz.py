@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.data.arrays import ArrayLayout, ArraySource, EpisodeArrays, Image, files_in, image_count, text_of, unstack
-from rt1.data.episode import DataError
+from rt1.errors import DataError
 from rt1.names import unknown_name
 
 _UNPACKED = 4  # episodes kept unpacked: an npz file is unpacked whole, whatever is asked of it

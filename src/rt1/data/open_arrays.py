@@ -7,7 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 
 HUGGING_FACE_FILE = "state.json"
 """What ``datasets.Dataset.save_to_disk`` writes beside the data."""

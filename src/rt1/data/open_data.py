@@ -6,12 +6,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rt1.data import lerobot_schema
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.lerobot import LeRobotSource
 from rt1.data.open_arrays import ArrayOptions, is_arrays, open_arrays, refuse_others
 from rt1.data.open_x import open_x_source
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RT1_FILE, RLDSLayout, layout_keys, read_features
+from rt1.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionPart, ActionSpec, Continuous, FloatArray
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.joined import JoinedSource, MappedSource
 from rt1.data.mixture import Mixture, Part, mixed
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.open_x import OPEN_X
 from rt1.data.windows import Clips, Windows, split_episodes
+from rt1.errors import DataError
 from rt1.settings import from_json
 
 ENDINGS = (".toml", ".json")

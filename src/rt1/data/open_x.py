@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, rt1_action_spec
 from rt1.data import open_x_actions as mappings
-from rt1.data.episode import DataError
 from rt1.data.open_x_actions import ActionMapping
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
+from rt1.errors import DataError
 from rt1.names import lookup
 
 

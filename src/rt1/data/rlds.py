@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.data.episode import DataError
 from rt1.data.rlds_columns import columns_of, named_parts, spec_of_data
 from rt1.data.rlds_index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds_schema import (
@@ -29,6 +28,7 @@ from rt1.data.rlds_schema import (
     read_recorder_notes,
 )
 from rt1.data.tfrecord import strided_floats
+from rt1.errors import DataError
 
 _OPEN_FILES = 128  # a data set may have more shards than a process may open files
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Discrete, FloatArray
 from rt1.data.bounds import spec_between
-from rt1.data.episode import DataError
 from rt1.data.rlds_schema import FeatureInfo, RLDSLayout, find_feature
+from rt1.errors import DataError
 
 JoinActions = Callable[[Sequence[NDArray[Any]]], FloatArray]
 """Turns the values of the action keys, each (steps, width), into float32 (steps, A); may raise DataError."""

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.checksum import masked_crc32c
-from rt1.data.episode import DataError
 from rt1.data.rlds_columns import Columns
 from rt1.data.rlds_schema import FeatureInfo, Shards
 from rt1.data.tfrecord import (
@@ -38,6 +37,7 @@ from rt1.data.tfrecord import (
     scan_example,
     scan_records,
 )
+from rt1.errors import DataError
 from rt1.files import replacing, user_cache
 
 _log = logging.getLogger(__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rt1.data.episode import DataError
+from rt1.errors import DataError
+from rt1.json_files import read_object
 from rt1.names import unknown_name
 
 FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
@@ -96,15 +96,7 @@ class Shards:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; a missing or damaged file raises :class:`DataError`."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; {_FOLDER}") from error
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); {_COPY_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} holds a {type(content).__name__}, not a JSON object; {_COPY_AGAIN}")
-    return content
+    return read_object(path, cure=_COPY_AGAIN if path.is_file() else _FOLDER)
 
 
 def read_recorder_notes(path: Path) -> dict[str, Any] | None:

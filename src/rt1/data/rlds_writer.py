@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.data.episode import DataError
 from rt1.data.images import image_size
 from rt1.data.rlds_schema import FEATURES_FILE, INFO_FILE, RECORDING_FILE, RT1_FILE, RLDSLayout, read_json
 from rt1.data.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
+from rt1.errors import DataError
 from rt1.files import replacing, write_text
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.data.bounds import FAR, ActionStatistics, statistics_of
-from rt1.data.episode import DataError, EpisodeSource
-from rt1.files import SaveError, write_text
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError, SaveError
+from rt1.files import write_text
 
 _EPISODES_IN_KEY = 64
 

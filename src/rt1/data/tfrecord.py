@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.checksum import masked_crc32c
-from rt1.data.episode import DataError
+from rt1.errors import DataError
 
 Buffer = bytes | mmap.mmap
 FeatureValue = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 
 from rt1.actions import FloatArray, spec_difference
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words
 from rt1.evaluate.episode_plot import EpisodePlot, EpisodeWatch, named, stream_episode
 from rt1.evaluate.scores import ActionScores

@@ -10,12 +10,10 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from rt1.errors import WorkerError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-
-class WorkerError(RuntimeError):
-    """A worker process ended before its job did; the message gives the cure."""
 
 
 def free_cores() -> int:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from rt1.acting import Acting
 from rt1.actions import FloatArray
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.images import decode_image
+from rt1.errors import DataError
 from rt1.export.manifest import Comparison
 
 CLEAR_GAP = 0.05

@@ -10,6 +10,7 @@ from pathlib import Path
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info
 from rt1.data.episode import EpisodeSource
+from rt1.errors import ExportError
 from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
 from rt1.export.formats import check_possible, versions, write_graphs
 from rt1.export.graphs import trace
@@ -19,7 +20,6 @@ from rt1.export.manifest import (
     MANIFEST_FILE,
     TABLE_FILE,
     Comparison,
-    ExportError,
     Format,
     Manifest,
     Precision,

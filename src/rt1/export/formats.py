@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 
 import rt1
+from rt1.errors import ExportError
 from rt1.export.graphs import Programs
 from rt1.export.host import import_openvino
-from rt1.export.manifest import ExportError, Format, Precision
+from rt1.export.manifest import Format, Precision
 from rt1.export.torch_host import instruction_set
 
 PACKAGES: Mapping[Format, tuple[str, ...]] = {

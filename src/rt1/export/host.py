@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from rt1.acting import Acting, Instruction, check_embedding
 from rt1.actions import FloatArray
+from rt1.errors import ExportError
 from rt1.export.image import prepare_image
-from rt1.export.manifest import TABLE_FILE, ExportError, Manifest, graph_files, read_manifest
+from rt1.export.manifest import TABLE_FILE, Manifest, graph_files, read_manifest
 from rt1.names import unknown_name
 from rt1.text.encoder import TableEncoder, TextEncoder, check_same_encoder
 

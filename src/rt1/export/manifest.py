@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from rt1 import settings
 from rt1.actions import ActionSpec
+from rt1.errors import ExportError
 from rt1.names import lookup
 from rt1.text.encoder import TextEncoderIdentity
 
@@ -35,10 +36,6 @@ GRAPH_FILES: Mapping[str, tuple[str, ...]] = {
     "aoti": ("tokenizer.pt2", "decoder.pt2"),
 }
 """Format -> files of the tokenizer and the decoder, in this order, then what belongs to them."""
-
-
-class ExportError(ValueError):
-    """An export that cannot be made or used as it is; the message gives the value, the rule and the cure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.actions import FloatArray
+from rt1.errors import ExportError
 from rt1.export import host
 from rt1.export.host import ExportedPolicy, Graphs, text_encoder
-from rt1.export.manifest import ExportError, Manifest, graph_files, read_manifest
+from rt1.export.manifest import Manifest, graph_files, read_manifest
 from rt1.text.encoder import TextEncoder
 
 

@@ -15,9 +15,10 @@ from typing import Any
 from rt1 import settings
 from rt1.actions import ActionSpec
 from rt1.checkpoint import resolve
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.rlds import RLDSSource
+from rt1.errors import DataError
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.collect import Collection, CollectSettings, collect
 from rt1.evaluate.envs.open import EnvSettings

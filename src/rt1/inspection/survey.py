@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 from rt1.data.bounds import ActionStatistics, statistics_of
 from rt1.data.decoding import decoded_images
-from rt1.data.episode import DataError, EpisodeSource
+from rt1.data.episode import EpisodeSource
+from rt1.errors import DataError
 from rt1.evaluate.rollout import Image
 
 Place = tuple[int, int]

@@ -15,14 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.control import ControlStep, Memory
+from rt1.errors import GoneError
 from rt1.serve.capacity import Capacity
 
 _ACTIVE_SECONDS = 1.0
 """A robot that asked so long ago is expected to ask again at any time."""
-
-
-class GoneError(ConnectionError):
-    """Nobody waits for this step any more; it was not taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

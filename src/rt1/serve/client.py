@@ -15,18 +15,11 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, InvalidURI, W
 from websockets.sync.client import ClientConnection, connect
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.errors import ClientError, LateReplyError, ProtocolError
 from rt1.serve import protocol
 
 _LOG = logging.getLogger(__name__)
 _TOO_LARGE = 1009
-
-
-class ClientError(ConnectionError):
-    """A request that got no action; one line. The connection is closed and its episode is over."""
-
-
-class LateReplyError(ClientError):
-    """A reply that did not come in time; it is never taken for a later one."""
 
 
 class Client:
@@ -188,7 +181,7 @@ class Client:
                 f"{self.url} did not answer within {self.timeout:g} s; the connection is closed so that a late reply "
                 "is not taken for the next; call reconnect() for a new episode"
             ) from error
-        except (ConnectionClosed, protocol.ProtocolError) as error:
+        except (ConnectionClosed, ProtocolError) as error:
             raise ClientError(self._lost(connection, error)) from error
         except BaseException:
             self._drop()  # also when interrupted: the reply on its way would be taken for the next one's
@@ -199,7 +192,7 @@ class Client:
             raise ClientError(f"{self.url} refused: {reply}")
         value = protocol.decode(reply)
         if not isinstance(value, dict):
-            raise protocol.ProtocolError(f"a {type(value).__name__} came instead of a map")
+            raise ProtocolError(f"a {type(value).__name__} came instead of a map")
         return value
 
     def _lost(self, connection: ClientConnection, error: Exception) -> str:

@@ -15,6 +15,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.errors import ProtocolError
+
 MAX_DEPTH = 8
 """Maps and lists within each other."""
 MAX_ENTRIES = 1024
@@ -27,10 +29,6 @@ MAX_DIMENSIONS = 8
 _ARRAY_KEYS = frozenset((b"__ndarray__", b"data", b"dtype", b"shape"))
 _SCALAR_KEYS = frozenset((b"__npgeneric__", b"data", b"dtype"))
 _DTYPE = re.compile(r"[<>|=]?[biuf][0-9]{1,2}")
-
-
-class ProtocolError(ValueError):
-    """A message that is not in the wire format, or beyond its limits; one line."""
 
 
 def encode(value: Any) -> bytes:  # noqa: ANN401 (whatever the format holds)

@@ -12,10 +12,7 @@ from types import TracebackType
 import numpy as np
 
 from rt1.actions import ActionSpec, FloatArray
-
-
-class StoppedError(RuntimeError):
-    """An action came after the watchdog had stopped the robot; it was not carried out."""
+from rt1.errors import StoppedError
 
 
 class Rate:

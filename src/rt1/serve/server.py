@@ -32,9 +32,10 @@ from websockets.protocol import State
 
 from rt1.acting import Instruction
 from rt1.control import Memory
+from rt1.errors import GoneError, ProtocolError
 from rt1.policy import Policy
 from rt1.serve import protocol
-from rt1.serve.batching import Batcher, GoneError
+from rt1.serve.batching import Batcher
 from rt1.serve.capacity import Capacity, measured_times
 from rt1.serve.counters import Counters
 from rt1.serve.session import Session, Turn
@@ -254,7 +255,7 @@ class PolicyServer:
     async def _read(self, session: Session, message: str | bytes) -> Turn:
         """Read a request: in a thread what may take long, the rest at once, for a thread costs a robot more time."""
         if isinstance(message, str):
-            raise protocol.ProtocolError("a text message came; an observation is a binary msgpack message")
+            raise ProtocolError("a text message came; an observation is a binary msgpack message")
 
         async def in_thread(function: Callable[[Any], Result], argument: Any) -> Result:  # noqa: ANN401
             return await asyncio.get_running_loop().run_in_executor(self._readers, function, argument)

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from rt1.acting import Instruction
 from rt1.control import Memory
-from rt1.data.episode import DataError
 from rt1.data.images import decode_image, image_size
+from rt1.errors import DataError, ObservationError
 
 MAX_PIXELS = 1 << 24
 """Pixels of one image; a small JPEG may claim to be gigabytes."""
@@ -20,10 +20,6 @@ LARGE_PIXELS = 1 << 20
 """An image of more pixels is shrunk before its step."""
 _IMAGE_KEYS = ("image", "observation/image")
 _INSTRUCTION_KEYS = ("instruction", "prompt")
-
-
-class ObservationError(ValueError):
-    """An observation that cannot be acted on; the message is sent to the robot."""
 
 
 @dataclass(frozen=True, kw_only=True)

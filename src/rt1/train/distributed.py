@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rt1.errors import TrainingError
 from rt1.model.batch_norm import BatchNorm
-from rt1.train.errors import TrainingError
 
 Device = Literal["auto", "cpu", "cuda"]
 BatchNormKind = Literal["local", "sync", "frozen"]

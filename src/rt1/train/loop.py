@@ -13,6 +13,7 @@ from rt1 import settings
 from rt1.data.episode import EpisodeSource
 from rt1.data.loader import Loader
 from rt1.data.open_mixture import WeightedSource
+from rt1.errors import TrainingError
 from rt1.evaluate.workers import free_cores
 from rt1.names import unknown_name
 from rt1.progress import Progress, progress
@@ -20,7 +21,6 @@ from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
 from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
-from rt1.train.errors import TrainingError
 from rt1.train.info import acting_info
 from rt1.train.log import MetricsLog
 from rt1.train.optim import learning_rate

@@ -29,6 +29,7 @@ from rt1.checkpoint import (
 )
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
+from rt1.errors import TrainingError
 from rt1.files import recover
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1
@@ -41,7 +42,6 @@ from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
 from rt1.train.data import TrainingData, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
-from rt1.train.errors import TrainingError
 from rt1.train.forward import Predictor
 from rt1.train.info import checkpoint_info
 from rt1.train.initial import start_from

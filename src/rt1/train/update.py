@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rt1.data.augment import augment
 from rt1.data.loader import Batch
+from rt1.errors import TrainingError
 from rt1.model.rows import Rows, set_rows
 from rt1.model.rt1 import action_loss
-from rt1.train.errors import TrainingError
 from rt1.train.forward import Layout, Prediction, layout, predict
 from rt1.train.optim import set_rates
 from rt1.train.run import Run

@@ -11,16 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rt1.errors import RenderingError
 from rt1.evaluate.controllers import Expert, Replay
 from rt1.evaluate.envs import metaworld
-from rt1.evaluate.envs.metaworld import (
-    CAMERAS,
-    MetaWorldConfig,
-    MetaWorldEnv,
-    RenderingError,
-    check_task,
-    choose_gl,
-)
+from rt1.evaluate.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, check_task, choose_gl
 from rt1.evaluate.envs.metaworld_tasks import INSTRUCTIONS
 from rt1.evaluate.rollout import Image, rollout
 from rt1.testing import check_env

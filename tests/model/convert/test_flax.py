@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rt1.errors import FlaxFileError
 from rt1.model.convert import Conversion, convert_flax
 from rt1.model.convert.flax import infer, variables
-from rt1.model.convert.flax_file import FlaxFileError
 from rt1.model.convert.layout import Weight, source_shape, target_shape
 from rt1.model.efficientnet import Stage
 from rt1.model.released import flax_efficientnet, rt1x

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.model.convert.flax_file import FlaxFileError, find_file, read_arrays
+from rt1.errors import FlaxFileError
+from rt1.model.convert.flax_file import find_file, read_arrays
 
 
 def array(value: NDArray[Any], code: int = 1, dtype: str | None = None) -> msgpack.ExtType:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous
+from rt1.errors import BundleError
 from rt1.model.convert import Conversion, convert_tensorflow
 from rt1.model.convert.layout import Skipped, Weight, check_shapes
 from rt1.model.convert.tensorflow import CKPT_PREFIX, SUFFIX, infer, network_keys, other_variables, variables
-from rt1.model.convert.tf_bundle import BundleError, TensorBundle
+from rt1.model.convert.tf_bundle import TensorBundle
 from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.released import RELEASED
 from rt1.model.rt1 import RT1, RT1Config, action_loss

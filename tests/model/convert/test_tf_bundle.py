@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.model.convert.tf_bundle import BundleError, TensorBundle
+from rt1.errors import BundleError
+from rt1.model.convert.tf_bundle import TensorBundle
 
 WriteBundle = Callable[..., Path]
 

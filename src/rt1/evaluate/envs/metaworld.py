@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.errors import RenderingError
 from rt1.evaluate.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
 from rt1.evaluate.rollout import Image, Observation, StepResult
 from rt1.names import lookup, unknown_name
@@ -22,10 +23,6 @@ NATIVE_RATE = 80.0
 NATIVE_STEPS = 500
 CAMERAS = ("corner2", "topview", "corner", "corner3", "corner4", "behindGripper", "gripperPOV")
 _CORNER2_POSITION = (0.75, 0.075, 0.7)  # LeRobot's closer view of the table
-
-
-class RenderingError(RuntimeError):
-    """No way to render on this machine; the message says what to install."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from rt1.model.convert.flax_file import FlaxFileError, find_file, read_arrays
+from rt1.errors import FlaxFileError
+from rt1.model.convert.flax_file import find_file, read_arrays
 from rt1.model.convert.layout import (
     ConversionReport,
     Kind,

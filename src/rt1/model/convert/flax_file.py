@@ -10,6 +10,8 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.errors import FlaxFileError
+
 ARRAY, SCALAR = 1, 3
 """flax' numbers for the msgpack extension types of an array and of a numpy scalar."""
 CHUNKED = "__msgpack_chunked_array__"
@@ -19,10 +21,6 @@ SAVE_AGAIN = (
     "load it in Python with JAX and save its params and batch_stats with "
     "flax.serialization.msgpack_serialize, see docs/weights.md"
 )
-
-
-class FlaxFileError(ValueError):
-    """A file that is not a flax msgpack checkpoint; the message names the file, what is wrong and the cure."""
 
 
 def find_file(path: Path) -> Path:

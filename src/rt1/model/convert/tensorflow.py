@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from rt1.errors import BundleError
 from rt1.model.convert.layout import (
     ConversionReport,
     Kind,
@@ -21,7 +22,7 @@ from rt1.model.convert.layout import (
     fill,
     grouped,
 )
-from rt1.model.convert.tf_bundle import BundleError, TensorBundle
+from rt1.model.convert.tf_bundle import TensorBundle
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.parameters import parameter_counts
 from rt1.model.released import Configuration, load_configuration, released_like

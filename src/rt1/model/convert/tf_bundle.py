@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.checksum import masked_crc32c
+from rt1.errors import BundleError
 from rt1.model.convert.snappy import decompress, read_varint
 
 TABLE_MAGIC = 0xDB4775248B80FB57
@@ -27,10 +28,6 @@ DTYPES = {
     17: "uint16", 19: "float16", 22: "uint32", 23: "uint64",
 }  # fmt: skip
 """TensorFlow's DataType numbers of the types that can be read; strings and others are only listed."""
-
-
-class BundleError(ValueError):
-    """A TensorFlow checkpoint that cannot be read; the message names the file, what is wrong and the cure."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,89 @@
+"""JSON and TOML from files that anybody may have written: bounded in size and depth, one-line errors with the file."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rt1.errors import DataError, RT1Error
+
+MAX_BYTES = 256 * 2**20
+"""Largest file that is read. The largest known metadata file of a public data set has 60 MB."""
+MAX_DEPTH = 50
+"""Deepest nesting of objects and lists. Real files have about 10."""
+
+ErrorKind = Callable[[str], RT1Error]
+
+
+def read_object(path: Path, *, error: ErrorKind = DataError, cure: str = "restore it from a copy") -> dict[str, Any]:
+    """Return the object of a JSON file, or the table of a ``.toml`` file.
+
+    Args:
+        path: the file, UTF-8.
+        error: class of the error to raise.
+        cure: what the user can do, the end of the error's line.
+
+    Raises:
+        RT1Error: of the class ``error``: a file that is missing, too large, no JSON or TOML, nested too deeply, or that
+            holds anything but an object.
+    """
+    data = read_value(path, error=error, cure=cure)
+    if not isinstance(data, dict):
+        raise error(f"{path} holds {_kind(data)}; it must hold an object; {cure}")
+    return data
+
+
+def read_value(path: Path, *, error: ErrorKind = DataError, cure: str = "restore it from a copy") -> Any:
+    """Return what a JSON or ``.toml`` file holds, of any type; see :func:`read_object`."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise error(f"{path} has {size} bytes; at most {MAX_BYTES} are read; {cure}")
+        content = path.read_bytes()
+    except OSError as reason:
+        raise error(f"{path}: {reason.strerror or reason}; {cure}") from reason
+    return parse(content, name=str(path), toml=path.suffix == ".toml", error=error, cure=cure)
+
+
+def parse(
+    content: bytes | str,
+    *,
+    name: str,
+    toml: bool = False,
+    error: ErrorKind = DataError,
+    cure: str = "restore it from a copy",
+) -> Any:
+    """Return what JSON (or TOML) text holds; ``name`` says in an error where the text comes from.
+
+    Raises:
+        RT1Error: of the class ``error``: text that is not UTF-8, no JSON or TOML, or nested too deeply.
+    """
+    kind = "TOML" if toml else "JSON"
+    try:
+        text = content if isinstance(content, str) else content.decode("utf-8")
+        data = tomllib.loads(text) if toml else json.loads(text)
+    except RecursionError as reason:
+        raise error(f"{name} is nested too deeply; at most {MAX_DEPTH} levels are read; {cure}") from reason
+    except ValueError as reason:  # no UTF-8 either
+        raise error(f"{name} is not {kind} ({reason}); {cure}") from reason
+    if not _sound(data):
+        raise error(f"{name} is nested deeper than {MAX_DEPTH} levels, or holds text that is not Unicode; {cure}")
+    return data
+
+
+def _sound(data: Any, depth: int = 0) -> bool:
+    """Whether the nesting is within bounds and every string can be written as UTF-8 (JSON allows half a character)."""
+    if isinstance(data, str):
+        return data.isascii() or not any("\ud800" <= character <= "\udfff" for character in data)
+    if isinstance(data, dict):
+        return depth < MAX_DEPTH and all(_sound(k) and _sound(v, depth + 1) for k, v in data.items())
+    if isinstance(data, list):
+        return depth < MAX_DEPTH and all(_sound(item, depth + 1) for item in data)
+    return True
+
+
+def _kind(data: Any) -> str:
+    return {list: "a list", str: "a string", bool: "true or false", type(None): "null"}.get(type(data), "a number")
