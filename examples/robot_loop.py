@@ -12,9 +12,7 @@ from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits, Rate, Watchdog
 
 
-class YourRobot:
-    """Three functions of your own."""
-
+class YourRobot:  # three functions of your own
     def image(self) -> np.ndarray:
         return np.zeros((256, 320, 3), np.uint8)  # RGB
 
