@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rt1.errors import ClientError, StoppedError
-from rt1.serve.client import Client
-from rt1.serve.robot import ActionLimits, Rate, Watchdog
+from rt1.serve.client import Client, ClientError
+from rt1.serve.robot import ActionLimits, Rate, StoppedError, Watchdog
 
 
-class YourRobot:  # three functions of your own
+class YourRobot:
+    """Three functions of your own."""
+
     def image(self) -> np.ndarray:
         return np.zeros((256, 320, 3), np.uint8)  # RGB
 

@@ -16,9 +16,8 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Empty, Float32MultiArray, String
 
 from rt1.actions import FloatArray
-from rt1.errors import ClientError, StoppedError
-from rt1.serve.client import Client
-from rt1.serve.robot import ActionLimits, Watchdog
+from rt1.serve.client import Client, ClientError
+from rt1.serve.robot import ActionLimits, StoppedError, Watchdog
 
 
 class RT1Node(Node):
