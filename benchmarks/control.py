@@ -108,7 +108,7 @@ def network() -> RT1:
         torch.from_numpy(np.stack(found)) for found in zip(*((t, i[0]) for t, i in episodes), strict=True)
     )
     with torch.no_grad():
-        model.train().encode_images(model.prepare(image_XHWC), text_XE)
+        model.train().encode(model.prepare(image_XHWC), model.text(text_XE))
     return model.eval()
 
 
@@ -137,7 +137,7 @@ def teach_colours(model: RT1, *, updates: int, episodes: int = 40, batch: int = 
         chosen = [(int(rng.integers(episodes)), int(rng.integers(3))) for _ in range(batch)]
         token_BTKE = torch.stack([tokens[number][first : first + window] for number, first in chosen])
         target_BTA = torch.stack([targets[number][first : first + window] for number, first in chosen])
-        loss = F.cross_entropy(model.decode_conditioned(token_BTKE, condition_B).flatten(0, 2), target_BTA.flatten())
+        loss = F.cross_entropy(model.decode(token_BTKE, condition_B).flatten(0, 2), target_BTA.flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)

@@ -80,7 +80,7 @@ def lively_checkpoint(folder: Path) -> Path:
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0  # the moving statistics become those of this batch
     with torch.no_grad():
-        model.train().encode_images(model.prepare(image_XHWC), text_XE)
+        model.train().encode(model.prepare(image_XHWC), model.text(text_XE))
     info = CheckpointInfo(model=model.config, action_spec=rt1_action_spec(), text_encoder=None)
     return save_checkpoint(folder, model=model.eval(), info=info)
 

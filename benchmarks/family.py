@@ -68,7 +68,7 @@ def _from_scratch(model: RT1) -> Callable[[], object]:
     shape = (1, model.config.window, *model.config.image_size, 3)
     window = torch.randint(0, 256, shape, dtype=torch.uint8)
     text = torch.ones(1, model.config.text_width)
-    return lambda: model(window, text)[:, -1]
+    return lambda: model.predict(window, text)[:, -1]
 
 
 def _measure(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

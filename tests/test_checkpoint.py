@@ -65,7 +65,7 @@ def test_a_loaded_network_gives_the_same_logits(model: RT1, saved: Path) -> None
     loaded = load_model(saved)
     assert not loaded.training
     with torch.no_grad():
-        assert torch.equal(loaded(images, text), model(images, text))
+        assert torch.equal(loaded.predict(images, text), model.predict(images, text))
 
 
 def test_a_network_in_channels_last_memory_comes_back_too(model: RT1, tmp_path: Path) -> None:

@@ -112,9 +112,8 @@ def test_the_attention_maps_are_those_of_the_last_image(control: ControlStep, mo
         control.step([memory], [image])
     maps = control.attention_maps(memory)
     with torch.no_grad():
-        positions = model.encode_positions(
-            model.prepare(torch.from_numpy(images[-1])[None]), torch.from_numpy(_embedding())[None]
-        )
+        condition = model.text(torch.from_numpy(_embedding())[None])
+        positions = model.positions(model.prepare(torch.from_numpy(images[-1])[None]), condition)
         expected = model.token_learner.attention(positions)[0]
     assert maps.shape == (4, *model.config.efficientnet.grid(model.config.image_size))
     np.testing.assert_allclose(maps.reshape(4, -1), expected.numpy(), atol=1e-5)
@@ -221,7 +220,7 @@ def test_guidance_is_refused_for_a_network_that_never_did_without_the_text() -> 
 def _through_the_network(model: RT1, images: Images, embedding: FloatArray) -> FloatArray:
     """Return the newest step's logits of a window, computed whole."""
     with torch.no_grad():
-        logits = model(torch.from_numpy(np.stack(images))[None], torch.from_numpy(embedding)[None])
+        logits = model.predict(torch.from_numpy(np.stack(images))[None], torch.from_numpy(embedding)[None])
     return logits[0, -1].numpy()
 
 

@@ -55,7 +55,7 @@ def _embedding(seed: int = 3) -> FloatArray:
 
 @torch.no_grad()
 def _window_logits(model: RT1, images: NDArray[np.uint8], embedding: FloatArray) -> FloatArray:
-    return model(torch.from_numpy(images)[None], torch.from_numpy(embedding)[None])[0].numpy()
+    return model.predict(torch.from_numpy(images)[None], torch.from_numpy(embedding)[None])[0].numpy()
 
 
 def _save(model: RT1, folder: Path, identity: TextEncoderIdentity | None) -> Path:

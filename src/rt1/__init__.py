@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
     from rt1.checkpoint import load_model
     from rt1.errors import CheckpointError, RT1Error
-    from rt1.model.rt1 import RT1, RT1Config, action_loss
+    from rt1.model.loss import action_loss
+    from rt1.model.rt1 import RT1, RT1Config
     from rt1.policy import Policy
 
 __version__ = "0.1.0"
@@ -33,7 +34,8 @@ _HOMES = {
     "rt1.actions": ("ActionSpec", "Continuous", "Discrete", "rt1_action_spec"),
     "rt1.checkpoint": ("load_model",),
     "rt1.errors": ("CheckpointError", "RT1Error"),
-    "rt1.model.rt1": ("RT1", "RT1Config", "action_loss"),
+    "rt1.model.loss": ("action_loss",),
+    "rt1.model.rt1": ("RT1", "RT1Config"),
     "rt1.policy": ("Policy",),
 }
 

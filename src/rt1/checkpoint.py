@@ -25,7 +25,7 @@ from rt1.actions import ActionSpec
 from rt1.data.statistics import SourceStatistics
 from rt1.errors import CheckpointError
 from rt1.files import aside, replacing
-from rt1.model.heads import single_head
+from rt1.model.heads import single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.names import unknown_name
 from rt1.text.encoder import TextEncoderIdentity
@@ -88,7 +88,7 @@ class SharedInfo:
         """Return what there is to say of the network of one embodiment alone, see :func:`load_model`."""
         found = self.embodiments[name]
         return CheckpointInfo(
-            model=replace(self.model, heads=(), action_tokens=found.action_spec.size),
+            model=replace(self.model, embodiments=(), action_tokens=found.action_spec.size),
             action_spec=found.action_spec,
             text_encoder=self.text_encoder,
             control_rate=found.control_rate,
@@ -117,7 +117,7 @@ def save_checkpoint(
         SaveError: the disk is full or read-only.
     """
     folder = Path(folder)
-    sizes = model.config.heads or (model.config.action_tokens,)
+    sizes = model.config.embodiments or (model.config.action_tokens,)
     specs = (
         [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
     )
@@ -213,7 +213,7 @@ def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
     model = _loaded(info.model, folder)
     if embodiment is None or isinstance(info, CheckpointInfo):
         return model
-    return single_head(model, list(info.embodiments).index(embodiment))
+    return single_embodiment(model, list(info.embodiments).index(embodiment))
 
 
 def load_whole_model(path: Path | str) -> RT1:
@@ -303,8 +303,15 @@ def _embodiments_to_json(info: SharedInfo) -> list[dict[str, Any]]:
     ]
 
 
+def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
+    """Return a network's settings as saved, with the names that settings have today."""
+    if not isinstance(network, Mapping) or "heads" not in network:
+        return network
+    return {"embodiments" if name == "heads" else name: value for name, value in network.items()}
+
+
 def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
-    model = settings.from_json(RT1Config, data["model"], where="model")
+    model = settings.from_json(RT1Config, current_names(data["model"]), where="model")
     encoder = None if (found := data["text_encoder"]) is None else TextEncoderIdentity.from_json(found)
     if "embodiments" in data:
         robots = {each["name"]: _robot_from_json(each) for each in data["embodiments"]}

@@ -119,9 +119,9 @@ class ControlStep:
                 thread; a scale that is negative, or not 1 for a network that has not learned to act without the
                 instruction.
         """
-        if model.config.heads:
+        if model.config.embodiments:
             raise ValueError(
-                f"this network has {len(model.config.heads)} embodiments; load the network of one: "
+                f"this network has {len(model.config.embodiments)} embodiments; load the network of one: "
                 "load_model(checkpoint, embodiment=NAME)"
             )
         self.model = model.eval()

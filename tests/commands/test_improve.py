@@ -27,7 +27,7 @@ def shared(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
     size = info.action_spec.size
     parts = (Continuous(name="hand", low=(-1.0,) * 2, high=(1.0,) * 2),)
     hand = ActionSpec(parts=parts, bins=info.action_spec.bins)
-    model = RT1(replace(info.model, heads=(size, 2), action_tokens=size))
+    model = RT1(replace(info.model, embodiments=(size, 2), action_tokens=size))
     robots = {"arm": Embodiment(action_spec=info.action_spec), "hand": Embodiment(action_spec=hand)}
     about = SharedInfo(model=model.config, embodiments=robots, text_encoder=info.text_encoder)
     return save_checkpoint(tmp_path / "shared", model=model, info=about)
@@ -64,7 +64,7 @@ def test_one_embodiment_of_several_is_improved_and_what_is_done_is_said(
     assert improve("--embodiment", "arm") == 0
     assert "round 1: kept " in capsys.readouterr().out
     assert load_info(tmp_path / "out" / "start").provenance["embodiment"] == "arm"
-    assert load_info(tmp_path / "out" / "round-1" / "improved").model.heads == ()
+    assert load_info(tmp_path / "out" / "round-1" / "improved").model.embodiments == ()
     assert improve("--embodiment", "arm") == 0
     assert "was done before, success " in capsys.readouterr().out
 

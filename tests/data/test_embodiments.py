@@ -54,10 +54,13 @@ def test_each_sample_has_the_tokens_of_its_own_action_spec_and_no_others(make_so
     arm, hand = make_source(4, 3, name="arm"), make_source(5, dimensions=5, name="hand")
     loader = _loader(_part(arm, "arm"), _part(hand, "hand"))
     batches, specs = list(loader.in_order()), (arm.action_spec, hand.action_spec)
-    assert {head for batch in batches if batch.head_B is not None for head in batch.head_B.tolist()} == {0, 1}
+    assert {head for batch in batches if batch.embodiment_B is not None for head in batch.embodiment_B.tolist()} == {
+        0,
+        1,
+    }
     for batch in batches:
-        assert batch.head_B is not None
-        for row, (episode, head) in enumerate(zip(batch.episodes, batch.head_B.tolist(), strict=True)):
+        assert batch.embodiment_B is not None
+        for row, (episode, head) in enumerate(zip(batch.episodes, batch.embodiment_B.tolist(), strict=True)):
             assert head == (episode == 2)
             size = (3, 5)[head]
             real_T = batch.valid_BT[row]
@@ -68,16 +71,16 @@ def test_each_sample_has_the_tokens_of_its_own_action_spec_and_no_others(make_so
             assert (batch.token_BTA[row, ~real_T, :size] == 0).all()
             assert actions.any()
         part = batch.rows(1, 3)
-        assert part.head_B is not None
-        np.testing.assert_array_equal(part.head_B, batch.head_B[1:3])
+        assert part.embodiment_B is not None
+        np.testing.assert_array_equal(part.embodiment_B, batch.embodiment_B[1:3])
 
 
 def test_with_one_action_spec_a_batch_names_no_heads(make_source: MakeSource) -> None:
     arm = make_source(4, 3)
     for loader in (_loader(_part(arm), _part(arm)), _loader(_part(arm, "arm"), _part(arm, "arm"))):
         batch = loader.batch(0)
-        assert batch.head_B is None
-        assert batch.rows(0, 1).head_B is None
+        assert batch.embodiment_B is None
+        assert batch.rows(0, 1).embodiment_B is None
         assert (batch.token_BTA >= 0).all()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.evaluate.scores import ActionScores, values_of_all
-from rt1.model.rt1 import action_loss
+from rt1.model.loss import action_loss
 
 SPEC = ActionSpec(
     parts=(

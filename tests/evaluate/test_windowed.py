@@ -32,7 +32,7 @@ def test_every_window_gives_the_logits_it_gives_by_itself(
             own = block.step_GT[row][block.valid_GT[row]]
             starts.append(int(own[0]))
             with torch.inference_mode():
-                wanted = model(torch.from_numpy(images[own])[None], text)[0]
+                wanted = model.predict(torch.from_numpy(images[own])[None], text)[0]
             found = block.logits_GTAV[row][torch.from_numpy(block.valid_GT[row])]
             np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-4)
             np.testing.assert_array_equal(

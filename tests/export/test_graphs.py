@@ -31,7 +31,7 @@ def traced(request: pytest.FixtureRequest, checkpoint: Callable[[str], Path]) ->
 def test_the_tokenizer_graph_gives_the_image_tokens(traced: Traced) -> None:
     model, programs = traced
     image_1HWC, text_1E = torch.rand(1, *model.config.image_size, 3), _text(model)
-    wanted = model.encode_images(image_1HWC.permute(0, 3, 1, 2), text_1E)
+    wanted = model.encode(image_1HWC.permute(0, 3, 1, 2), model.text(text_1E))
     torch.testing.assert_close(programs.tokenizer.module()(image_1HWC, text_1E), wanted, rtol=0, atol=1e-5)
 
 
@@ -46,7 +46,7 @@ def test_the_decoder_graph_gives_each_step_whatever_lies_behind_it(traced: Trace
         behind_1TKE = token_1TKE.clone()
         behind_1TKE[:, step + 1 :] = 1e3
         given = decoder(behind_1TKE, torch.tensor([step]), *([text_1E] if conditioned else []))
-        torch.testing.assert_close(given, model.decode(token_1TKE, text_1E)[:, step], rtol=0, atol=1e-5)
+        torch.testing.assert_close(given, model.decode(token_1TKE, model.text(text_1E))[:, step], rtol=0, atol=1e-5)
 
 
 def test_no_weight_but_the_texts_is_in_both_graphs_and_none_is_lost(traced: Traced) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rt1.model.heads import single_head
-from rt1.model.rt1 import RT1, RT1Config, action_loss
+from rt1.model.heads import single_embodiment
+from rt1.model.loss import action_loss
+from rt1.model.rt1 import RT1, RT1Config
 from rt1.presets import preset
 
 HEADS = (2, 5, 3)
@@ -18,7 +19,9 @@ BINS = 16
 
 
 def make(**changes: Any) -> RT1:
-    config = dataclasses.replace(preset("debug").model, window=3, bins=BINS, text_width=8, action_tokens=5, heads=HEADS)
+    config = dataclasses.replace(
+        preset("debug").model, window=3, bins=BINS, text_width=8, action_tokens=5, embodiments=HEADS
+    )
     torch.manual_seed(3)
     model = RT1(dataclasses.replace(config, **changes))
     for parameter in model.parameters():
@@ -44,14 +47,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def test_a_mixed_batch_gives_each_sample_what_the_network_of_its_embodiment_gives(variant: str) -> None:
     model = make(**VARIANTS[variant])
     image_BTHWC, text_BE = inputs(4)
-    head_B = torch.tensor([1, 0, 2, 0])
+    embodiment_B = torch.tensor([1, 0, 2, 0])
     valid_BT = torch.tensor([[True] * 3, [False, True, True], [True] * 3, [True] * 3])
     with torch.no_grad():
-        logits_BTAV = model(image_BTHWC, text_BE, valid_BT=valid_BT, head_B=head_B)
+        logits_BTAV = model.predict(image_BTHWC, text_BE, valid_BT=valid_BT, embodiment_B=embodiment_B)
         assert logits_BTAV.shape == (4, 3, 5, BINS)
-        for row, head in enumerate(head_B.tolist()):
+        for row, head in enumerate(embodiment_B.tolist()):
             cut = slice(row, row + 1)
-            own = single_head(model, head)(image_BTHWC[cut], text_BE[cut], valid_BT=valid_BT[cut])
+            own = single_embodiment(model, head).predict(image_BTHWC[cut], text_BE[cut], valid_BT=valid_BT[cut])
             assert own.shape[2] == HEADS[head]
             real = valid_BT[row]
             torch.testing.assert_close(logits_BTAV[cut, real, : HEADS[head]], own[:, real], rtol=1e-4, atol=1e-5)
@@ -60,20 +63,20 @@ def test_a_mixed_batch_gives_each_sample_what_the_network_of_its_embodiment_give
 
 def test_the_network_of_an_embodiment_has_no_part_of_the_others() -> None:
     model = make()
-    plain = single_head(model, 0)
-    assert plain.config == dataclasses.replace(model.config, heads=(), action_tokens=2)
+    plain = single_embodiment(model, 0)
+    assert plain.config == dataclasses.replace(model.config, embodiments=(), action_tokens=2)
     assert plain.transformer.output.weight.equal(model.transformer.output[0].weight)
     assert not any(name.startswith("transformer.output.0") for name in plain.state_dict())
-    with pytest.raises(ValueError, match="head 3 was asked for; this network has 3 heads"):
-        single_head(model, 3)
+    with pytest.raises(ValueError, match="embodiment 3 is unknown"):
+        single_embodiment(model, 3)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_other_heads_and_dimensions_an_action_has_not_get_no_gradient(variant: str) -> None:
     model = make(**VARIANTS[variant])
     image_BTHWC, text_BE = inputs(2)
-    head_B = torch.tensor([0, 2])
-    logits_BTAV = model(image_BTHWC, text_BE, head_B=head_B)
+    embodiment_B = torch.tensor([0, 2])
+    logits_BTAV = model.predict(image_BTHWC, text_BE, embodiment_B=embodiment_B)
     logits_BTAV.retain_grad()
     token_BTA = torch.zeros(2, 3, 5, dtype=torch.int32)
     token_BTA[0, :, 2:] = token_BTA[1, :, 3:] = -1
@@ -109,9 +112,9 @@ def test_the_loss_of_a_step_is_the_mean_over_the_dimensions_its_action_has(sprea
 
 def test_heads_need_a_number_per_sample_and_one_head_none() -> None:
     model, (image_BTHWC, text_BE) = make(), inputs(1)
-    with pytest.raises(ValueError, match="this network has 3 heads; give head_B"):
-        model(image_BTHWC, text_BE)
-    with pytest.raises(ValueError, match="this network has one head; leave head_B out"):
-        single_head(model, 0)(image_BTHWC, text_BE, head_B=torch.tensor([0]))
-    with pytest.raises(ValueError, match="action_tokens is those of the largest"):
-        RT1Config(heads=(4, 7), action_tokens=11)
+    with pytest.raises(ValueError, match="3 embodiments; give embodiment_B"):
+        model.predict(image_BTHWC, text_BE)
+    with pytest.raises(ValueError, match="one embodiment; leave embodiment_B out"):
+        single_embodiment(model, 0).predict(image_BTHWC, text_BE, embodiment_B=torch.tensor([0]))
+    with pytest.raises(ValueError, match="action_tokens must be the largest"):
+        RT1Config(embodiments=(4, 7), action_tokens=11)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from rt1.model.conditioning import Conditioning, TextConfig
+from rt1.model.loss import action_loss
 from rt1.model.maxvit import MaxViT, MaxViTConfig, MBConv, grouped, ungrouped
-from rt1.model.rt1 import RT1, RT1Config, action_loss
+from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import TransformerConfig
 
 SMALL = MaxViTConfig(stem_channels=8, channels=(8, 16), depths=(1, 2), partition=2, head_width=8, drop_connect=0.0)
@@ -133,7 +134,7 @@ def _overfit(model: RT1, text: Tensor) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):
-        loss = action_loss(model(images, text), tokens)
+        loss = action_loss(model.predict(images, text), tokens)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -23,7 +23,8 @@ from rt1.model.convert.layout import Weight, pixel_mean, pixel_std
 from rt1.model.convert.tensorflow import CKPT_PREFIX, NET, SUFFIX, variables
 from rt1.model.convert.tf_bundle import TensorBundle
 from rt1.model.efficientnet import EfficientNetConfig, Stage
-from rt1.model.rt1 import RT1, RT1Config, action_loss
+from rt1.model.loss import action_loss
+from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import TransformerConfig
 from rt1.preprocess import crop_margins, resize, shifted, to_float
 
@@ -116,7 +117,7 @@ def run_update(model: RT1, image_XCHW: Tensor, recorded: Reference) -> Update:
     kept: list[Tensor] = []
     hook = model.backbone.register_forward_hook(lambda _, __, output: kept.append(output))
     text_XE = torch.from_numpy(recorded["lang"]).flatten(0, 1).to(image_XCHW.dtype)
-    logits = model.decode(model.encode_images(image_XCHW, text_XE).unflatten(0, recorded["lang"].shape[:2]))
+    logits = model.decode(model.encode(image_XCHW, model.text(text_XE)).unflatten(0, recorded["lang"].shape[:2]))
     hook.remove()
     update = Update(recorded, model, kept[0].detach(), logits.detach(), torch.tensor(0.0))
     loss = action_loss(logits, update.tokens, mask_BT=update.mask, form="google", step_tokens=model.config.step_tokens)
@@ -224,7 +225,7 @@ def test_the_loss_after_that_update_is_the_recorded_one(update: Update) -> None:
     image = resize(cropped_images(update.recorded), (300, 300))
     text = torch.from_numpy(update.recorded["lang"]).flatten(0, 1)
     with torch.no_grad():
-        logits = model.decode(model.encode_images(image, text).unflatten(0, (2, 3)))
+        logits = model.decode(model.encode(image, model.text(text)).unflatten(0, (2, 3)))
     step_tokens = model.config.step_tokens
     loss = action_loss(logits, update.tokens, form="google", step_tokens=step_tokens)
     assert loss.item() == pytest.approx(update.recorded["train/loss_bt_after_adam_step"].mean().item(), rel=2e-3)
@@ -276,7 +277,7 @@ def test_in_float64_every_output_is_googles_to_1e_10(reference: Path, checkpoint
     image = float64_images(image)
     np.testing.assert_array_equal(image[:2].permute(0, 2, 3, 1).numpy(), exact["resized_frames01"])
     text = torch.from_numpy(recorded["lang"]).flatten(0, 1).double()
-    positions = model.encode_positions(image, text)
+    positions = model.positions(image, model.text(text))
     np.testing.assert_allclose(positions.numpy(), exact["film_tokens"], rtol=0, atol=1e-10)
     tokens = model.token_learner(positions).unflatten(0, (2, 3))
     np.testing.assert_allclose(tokens.numpy(), exact["image_tokens"], rtol=0, atol=1e-10)
@@ -313,7 +314,7 @@ def test_a_step_does_not_depend_on_later_images() -> None:
     model, (image, text) = tiny_model(), tiny_batch()
     changed = image.clone()
     changed[:, 2] = 255 - changed[:, 2]
-    before, after = model(image, text), model(changed, text)
+    before, after = model.predict(image, text), model.predict(changed, text)
     torch.testing.assert_close(before[:, :2], after[:, :2])
     assert not torch.allclose(before[:, 2], after[:, 2])
 
@@ -321,30 +322,32 @@ def test_a_step_does_not_depend_on_later_images() -> None:
 @torch.no_grad()
 def test_a_step_depends_on_earlier_images_and_on_its_instruction() -> None:
     model, (image, text) = tiny_model(), tiny_batch()
-    before = model(image, text)
+    before = model.predict(image, text)
     changed = image.clone()
     changed[:, 0] = 255 - changed[:, 0]
-    assert not torch.allclose(before[:, 2], model(changed, text)[:, 2])
-    assert not torch.allclose(before[:, 2], model(image, text + 1)[:, 2])
+    assert not torch.allclose(before[:, 2], model.predict(changed, text)[:, 2])
+    assert not torch.allclose(before[:, 2], model.predict(image, text + 1)[:, 2])
 
 
 @torch.no_grad()
 def test_one_embedding_for_the_window_is_the_same_as_one_per_step() -> None:
     model, (image, text) = tiny_model(), tiny_batch()
     once = text[:, 0]
-    torch.testing.assert_close(model(image, once), model(image, once[:, None].expand(-1, 3, -1)))
+    torch.testing.assert_close(model.predict(image, once), model.predict(image, once[:, None].expand(-1, 3, -1)))
 
 
 @torch.no_grad()
 def test_bytes_and_floats_of_an_image_mean_the_same() -> None:
     model, (image, text) = tiny_model(), tiny_batch()
-    torch.testing.assert_close(model(image, text), model(image.float() / 255, text), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.predict(image, text), model.predict(image.float() / 255, text), rtol=1e-4, atol=1e-4
+    )
 
 
 @torch.no_grad()
 def test_a_shorter_window_gives_what_the_full_one_gives_for_its_steps() -> None:
     model, (image, text) = tiny_model(), tiny_batch()
-    torch.testing.assert_close(model(image[:, :2], text[:, :2]), model(image, text)[:, :2])
+    torch.testing.assert_close(model.predict(image[:, :2], text[:, :2]), model.predict(image, text)[:, :2])
 
 
 @torch.no_grad()
@@ -354,16 +357,16 @@ def test_nothing_attends_to_padding(mask: str) -> None:
     valid = torch.tensor([[False, True, True], [True, True, True]])
     changed = image.clone()
     changed[0, 0] = 255 - changed[0, 0]
-    before, after = (model(images, text, valid_BT=valid) for images in (image, changed))
+    before, after = (model.predict(images, text, valid_BT=valid) for images in (image, changed))
     torch.testing.assert_close(before[0, 1:], after[0, 1:])
     assert torch.isfinite(before).all()
-    torch.testing.assert_close(before[1], model(image, text)[1])
+    torch.testing.assert_close(before[1], model.predict(image, text)[1])
 
 
 def test_logits_are_float32_under_autocast() -> None:
     model, (image, text) = tiny_model(), tiny_batch()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        logits = model(image, text)
+        logits = model.predict(image, text)
     assert logits.dtype == torch.float32
     assert logits.shape == (2, 3, 3, 10)
 
@@ -375,7 +378,7 @@ def test_the_network_learns_one_batch_by_heart() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     loss = torch.tensor(0.0)
     for _ in range(120):
-        loss = action_loss(model(image, text), target)
+        loss = action_loss(model.predict(image, text), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -384,7 +387,7 @@ def test_the_network_learns_one_batch_by_heart() -> None:
 
 def test_every_parameter_gets_a_gradient() -> None:
     model, (image, text) = tiny_model().train(), tiny_batch()
-    action_loss(model(image, text), torch.zeros(2, 3, 3, dtype=torch.int64)).backward()
+    action_loss(model.predict(image, text), torch.zeros(2, 3, 3, dtype=torch.int64)).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -445,20 +448,20 @@ def test_without_smoothing_the_loss_is_the_same_bit_for_bit() -> None:
 def test_a_text_embedding_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     image, _ = tiny_batch()
     with pytest.raises(ValueError, match=r"the text embedding has shape .*; it must be \(2, 12\) or \(2, 3, 12\)"):
-        tiny_model()(image, torch.zeros(shape))
+        tiny_model().predict(image, torch.zeros(shape))
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 60, 3), (2, 3, 40, 60, 1), (2, 3, 40, 60, 4), (40, 60, 3)])
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     _, text = tiny_batch()
     with pytest.raises(ValueError, match="images have shape"):
-        tiny_model()(torch.zeros(shape, dtype=torch.uint8), text)
+        tiny_model().predict(torch.zeros(shape, dtype=torch.uint8), text)
 
 
 def test_more_steps_than_the_window_are_refused() -> None:
     image, text = tiny_batch(window=4)
     with pytest.raises(ValueError, match="4 steps were given; this network has a window of 3"):
-        tiny_model()(image, text)
+        tiny_model().predict(image, text)
 
 
 @pytest.mark.parametrize("settings", [{"window": 0}, {"bins": 1}, {"image_size": (0, 48)}])
@@ -475,19 +478,19 @@ def test_without_action_tokens_a_step_is_read_from_its_image_tokens(readout: Any
     model = tiny_model(readout=readout, mask="rt1" if readout == "last_token" else "step")
     image, text = tiny_batch()
     assert model.config.sequence_length == 3 * 2
-    logits = model(image, text)
+    logits = model.predict(image, text)
     assert logits.shape == (2, 3, 3, 10)
     later = image.clone()
     later[:, 2] = 0
-    torch.testing.assert_close(model(later, text)[:, :2], logits[:, :2])  # still causal
-    assert (model(later, text)[:, 2] - logits[:, 2]).abs().max() > 1e-3
+    torch.testing.assert_close(model.predict(later, text)[:, :2], logits[:, :2])  # still causal
+    assert (model.predict(later, text)[:, 2] - logits[:, 2]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("readout", ["action_tokens", "last_token", "mean_token"])
 def test_a_step_has_the_logits_it_has_without_the_steps_behind_it(readout: Any) -> None:
     model = tiny_model(readout=readout)
     image, text = tiny_batch()
-    tokens = model.encode_images(model.prepare(image.flatten(0, 1)), text.flatten(0, 1)).unflatten(0, (2, 3))
+    tokens = model.encode(model.prepare(image.flatten(0, 1)), model.text(text.flatten(0, 1))).unflatten(0, (2, 3))
     torch.testing.assert_close(model.decode(tokens[:, :2]), model.decode(tokens)[:, :2])
 
 
@@ -496,9 +499,10 @@ def test_the_transformer_can_be_conditioned_too(conditioning: Any) -> None:
     transformer = replace(TINY.transformer, condition=conditioning, feed_forward="gelu", hidden=8)
     model = tiny_model(conditioning=conditioning, transformer=transformer)
     tokens_BTKE, text_BE = torch.randn(2, 3, 2, 16), torch.randn(2, 12)
-    logits = model.decode(tokens_BTKE, text_BE)
-    assert (model.decode(tokens_BTKE, text_BE.flip(0)) - logits).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="give decode\\(\\) the text embedding"):
+    condition_B = model.text(text_BE)
+    logits = model.decode(tokens_BTKE, condition_B)
+    assert (model.decode(tokens_BTKE, condition_B.flip(0)) - logits).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="give decode\\(\\) the condition"):
         model.decode(tokens_BTKE)
 
 
@@ -511,15 +515,15 @@ def test_text_may_be_word_pieces_and_attended_to() -> None:
     model = tiny_model(conditioning="cross_attention", text=TextConfig(vocabulary=30, table_width=6))
     image, _ = tiny_batch()
     ids_BE = torch.tensor([[3.0, 9.0] + [0.0] * 10, [4.0] + [0.0] * 11])
-    logits = model(image, ids_BE)
+    logits = model.predict(image, ids_BE)
     assert logits.shape == (2, 3, 3, 10)
-    assert (model(image, ids_BE.flip(0)) - logits).abs().max() > 1e-3
+    assert (model.predict(image, ids_BE.flip(0)) - logits).abs().max() > 1e-3
 
 
 def test_sigmoid_maps_are_weights_over_the_positions_too() -> None:
     model = tiny_model(position_weights="sigmoid")
     image, text = tiny_batch()
-    positions = model.encode_positions(model.prepare(image[:, 0]), text[:, 0])
+    positions = model.positions(model.prepare(image[:, 0]), model.text(text[:, 0]))
     sums = model.token_learner.attention(positions).sum(-1)
     torch.testing.assert_close(sums, torch.ones_like(sums))
 
@@ -529,7 +533,7 @@ def test_the_feature_map_can_be_averaged_to_another_grid() -> None:
     model = tiny_model(efficientnet=efficientnet)
     image, text = tiny_batch()
     assert model.config.grid == (2, 3)
-    assert model.encode_positions(model.prepare(image[:, 0]), text[:, 0]).shape == (2, 6, 16)
+    assert model.positions(model.prepare(image[:, 0]), model.text(text[:, 0])).shape == (2, 6, 16)
 
 
 def test_an_unknown_backbone_is_refused_with_a_suggestion() -> None:

@@ -13,7 +13,8 @@ from torch import Tensor
 from rt1.data.episode import EpisodeSource
 from rt1.data.loader import Batch, Loader
 from rt1.data.windows import Clips, Padding, Windows
-from rt1.model.rt1 import RT1, action_loss
+from rt1.model.loss import action_loss
+from rt1.model.rt1 import RT1
 from rt1.train.data import text_embeddings
 from rt1.train.forward import Predictor, layout, predict
 

@@ -111,7 +111,7 @@ def test_a_checkpoint_of_several_embodiments_names_them_and_gives_the_network_of
     info = load_whole_info(folder)
     assert isinstance(info, SharedInfo)
     assert [*info.embodiments] == ["arm", "hand"]
-    assert load_whole_model(folder).config.heads == (3, 5)
+    assert load_whole_model(folder).config.embodiments == (3, 5)
     for name, size in (("arm", 3), ("hand", 5)):
         own = load_info(folder, embodiment=name)
         assert own.action_spec.size == own.model.action_tokens == size

@@ -65,7 +65,7 @@ def _logits(model: RT1, steps: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(2, 4, 48, 48, 3, generator=generator)[:, :steps]
     with torch.inference_mode():
-        return model(images, torch.rand(2, 8, generator=generator))
+        return model.predict(images, torch.rand(2, 8, generator=generator))
 
 
 def test_the_same_network_for_the_same_actions_is_taken_over_whole(checkpoint: Path) -> None:

@@ -159,7 +159,7 @@ def test_nothing_left_to_learn_is_refused(make_network: Callable[..., RT1]) -> N
 def _update(model: RT1, optimizer: Adam, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     images = torch.rand(2, 2, 48, 48, 3, generator=random)
-    model(images, torch.rand(2, 8, generator=random)).square().mean().backward()
+    model.predict(images, torch.rand(2, 8, generator=random)).square().mean().backward()
     optimizer.step()
     optimizer.zero_grad()
 

@@ -91,7 +91,7 @@ def test_the_batch_norm_of_a_frozen_part_keeps_its_statistics(make_network: Make
     freeze(model, ["backbone.stem", "backbone.stem_norm"])
     training_mode(model)
     before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
-    model(torch.rand(2, 2, 48, 48, 3), torch.rand(2, 8))
+    model.predict(torch.rand(2, 2, 48, 48, 3), torch.rand(2, 8))
     changed = {name for name, value in model.named_buffers() if "running" in name and not value.equal(before[name])}
     assert changed == before.keys() - {"backbone.stem_norm.running_mean", "backbone.stem_norm.running_var"}
 

@@ -50,7 +50,7 @@ class Batch:
     """Action values outside the bounds, clipped by encoding."""
     cuts: Cuts | None = None
     """The windows of each clip; None where the samples are windows."""
-    head_B: NDArray[np.int64] | None = None
+    embodiment_B: NDArray[np.int64] | None = None
     """Number of each sample's embodiment; None where there is one."""
 
     def rows(self, first: int, last: int) -> Batch:
@@ -65,7 +65,7 @@ class Batch:
             episodes=self.episodes[cut],
             clipped=self.clipped if first == 0 else 0,
             cuts=None if self.cuts is None else Cuts(self.cuts.place_BGT[cut], self.cuts.valid_BGT[cut]),
-            head_B=None if self.head_B is None else self.head_B[cut],
+            embodiment_B=None if self.embodiment_B is None else self.embodiment_B[cut],
         )
 
 
@@ -248,7 +248,7 @@ class Loader:
             text_BE=text_BE,
             places=places,
             cuts=self._windows.cuts(numbers),
-            head_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
+            embodiment_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
         )
 
     def _fill_images(self, arrays: _Arrays, first: int, last: int) -> None:
@@ -270,8 +270,8 @@ class Loader:
 
     def _fill_tokens(self, arrays: _Arrays) -> int:
         """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
-        head_B = np.zeros(len(arrays.valid_BT)) if arrays.head_B is None else arrays.head_B
-        chosen = [(head_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
+        embodiment_B = np.zeros(len(arrays.valid_BT)) if arrays.embodiment_B is None else arrays.embodiment_B
+        chosen = [(embodiment_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
         return sum(self._fill_tokens_of(arrays, chosen_B, spec) for chosen_B, spec in chosen if chosen_B.any())
 
     def _fill_tokens_of(self, arrays: _Arrays, chosen_B: NDArray[np.bool_], spec: ActionSpec) -> int:
@@ -336,7 +336,7 @@ class _Arrays(NamedTuple):
     text_BE: FloatArray
     places: Places
     cuts: Cuts | None
-    head_B: NDArray[np.int64] | None
+    embodiment_B: NDArray[np.int64] | None
 
     def real_steps(self, row: int) -> tuple[int, int, int]:
         """Return episode, first step and one past the last step of a row, without padding."""
@@ -353,7 +353,7 @@ class _Arrays(NamedTuple):
             episodes=tuple(self.places.episodes.tolist()),
             clipped=clipped,
             cuts=self.cuts,
-            head_B=self.head_B,
+            embodiment_B=self.embodiment_B,
         )
 
 

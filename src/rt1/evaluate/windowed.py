@@ -76,17 +76,16 @@ def window_blocks(
     clips = Clips(windows=windows, group=GROUP)
     text = np.broadcast_to(text_E, (len(source.lengths), len(text_E)))
     loader = Loader(source, clips, text=text, batch_size=1, seed=0)
+    condition_1, null_1 = _conditions(model, torch.from_numpy(text_E)[None], guided=cond_scale != 1.0)
     for number, batch in enumerate(loader.in_order()):
         assert batch.cuts is not None
         present = batch.cuts.valid_BGT[0].any(axis=1)
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
-        text_1E = torch.from_numpy(batch.text_BE)
-        image_SHWC = batch.image_BTHWC[0][batch.valid_BT[0]]
-        logits_GTAV = _logits(model, image_SHWC, place_GT, text_1E, drop=False)
-        if cond_scale != 1.0:
-            null_GTAV = _logits(model, image_SHWC, place_GT, text_1E, drop=True)
-            logits_GTAV = guided(logits_GTAV, null_GTAV, cond_scale)
+        image_SHWC = torch.from_numpy(batch.image_BTHWC[0][batch.valid_BT[0]])
+        logits_GTAV = _logits(model, image_SHWC, place_GT, condition_1)
+        if null_1 is not None:
+            logits_GTAV = guided(logits_GTAV, _logits(model, image_SHWC, place_GT, null_1), cond_scale)
         yield WindowBlock(
             start=start,
             stop=start + len(image_SHWC),
@@ -98,20 +97,20 @@ def window_blocks(
 
 
 @torch.inference_mode()
-def _logits(
-    model: RT1, image_SHWC: NDArray[np.uint8], place_GT: NDArray[np.int64], text_1E: Tensor, *, drop: bool
-) -> Tensor:
-    """Return logits (G, T, A, V) of windows cut from consecutive images; with ``drop`` the text is the learned null.
+def _conditions(model: RT1, text_1E: Tensor, *, guided: bool) -> tuple[Tensor, Tensor | None]:
+    """Return what the network makes of the text; with guidance also what it makes of no text."""
+    return model.text(text_1E), model.text(text_1E, torch.ones(1, dtype=torch.bool)) if guided else None
 
-    What is padded stands behind the real steps, which cannot see it.
+
+@torch.inference_mode()
+def _logits(model: RT1, image_SHWC: Tensor, place_GT: NDArray[np.int64], condition_1: Tensor) -> Tensor:
+    """Return logits (G, T, A, V) of windows cut from consecutive images.
+
+    Padding stands behind the real steps, which cannot see it.
     """
-
-    def of_rows(count: int) -> tuple[Tensor, Tensor | None]:
-        return text_1E.expand(count, -1), torch.ones(count, dtype=torch.bool) if drop else None
-
-    tokens = []
-    for piece in torch.from_numpy(image_SHWC).split(_IMAGES):
-        text_XE, dropped_X = of_rows(len(piece))
-        tokens.append(model.encode_images(model.prepare(piece).float(), text_XE, dropped_X=dropped_X))
-    text_GE, dropped_G = of_rows(len(place_GT))
-    return model.decode(torch.cat(tokens)[place_GT], text_GE, dropped_B=dropped_G)
+    pieces = [
+        model.encode(model.prepare(piece), condition_1.expand(len(piece), *condition_1.shape[1:]))
+        for piece in image_SHWC.split(_IMAGES)
+    ]
+    windows = len(place_GT)
+    return model.decode(torch.cat(pieces)[place_GT], condition_1.expand(windows, *condition_1.shape[1:]))

@@ -25,7 +25,7 @@ class TokenizerGraph(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """Turn a prepared image (1, H, W, C) in [0, 1] and a text embedding (1, E) into image tokens (1, K, E)."""
-        return self.model.encode_images(image.permute(0, 3, 1, 2), text)
+        return self.model.encode(image.permute(0, 3, 1, 2), self.model.text(text))
 
 
 class DecoderGraph(nn.Module):
@@ -41,7 +41,8 @@ class DecoderGraph(nn.Module):
         The window is always full length: at the start of an episode the steps behind ``step`` hold anything. The text
         embedding (1, E) is an input only where the transformer is conditioned on it.
         """
-        return self.model.decode(tokens, text).index_select(1, step).squeeze(1)
+        condition = None if text is None else self.model.text(text)
+        return self.model.decode(tokens, condition).index_select(1, step).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ A action dimensions, L = T*(K+A) sequence, E text or token width, D transformer 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,9 +57,9 @@ class RT1Config:
     """Hidden width of TokenLearner."""
     action_tokens: int = 11
     """A: dimensions of an action; of the longest, where there are several embodiments."""
-    heads: tuple[int, ...] = ()
-    """Several embodiments on one trunk: the action's dimensions of each, which has an output layer of its own. Empty:
-    one, with ``action_tokens`` dimensions."""
+    embodiments: tuple[int, ...] = ()
+    """Several embodiments on one trunk: the action dimensions of each. Each has its own output layer. Empty: one
+    embodiment, with ``action_tokens`` dimensions."""
     bins: int = 256
     """V: bins per action dimension."""
     position_weights: Weights = "softmax"
@@ -87,10 +87,10 @@ class RT1Config:
         sizes = ("window", "image_size", "text_width", "token_width", "image_tokens", "token_learner_hidden")
         check_at_least(self, 1, *sizes, "action_tokens")
         check_at_least(self, 2, "bins")
-        if self.heads and (min(self.heads) < 1 or max(self.heads) != self.action_tokens):
+        if self.embodiments and (min(self.embodiments) < 1 or max(self.embodiments) != self.action_tokens):
             raise ValueError(
-                f"heads is {self.heads}, action_tokens {self.action_tokens}; each head has at least 1 dimension, and "
-                "action_tokens is those of the largest"
+                f"embodiments is {self.embodiments}, action_tokens {self.action_tokens}; each has at least 1 "
+                "dimension, and action_tokens must be the largest"
             )
         if min(self.grid) < 1:
             raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image")
@@ -123,13 +123,24 @@ class RT1Config:
         return self.window * self.step_tokens
 
 
+class SharedImages(NamedTuple):
+    """How windows are made of images that several of them share."""
+
+    sample_X: Tensor
+    """Integers (X,): the sample of each image."""
+    image_WT: Tensor
+    """Integers (W, T): the image at each step of each window."""
+    sample_W: Tensor
+    """Integers (W,): the sample of each window."""
+
+
 class RT1(nn.Module):
     """The Robotics Transformer. Stateless: :class:`rt1.policy.Policy` keeps the memory."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
     mask_LL: Tensor
-    size_H: Tensor
+    size_M: Tensor
 
     def __init__(self, config: RT1Config) -> None:
         super().__init__()
@@ -156,86 +167,115 @@ class RT1(nn.Module):
         empty = config.step_tokens - config.image_tokens
         mask = attention_mask(config.window, config.image_tokens, empty, config.mask)
         self.register_buffer("mask_LL", mask, persistent=False)
-        if config.heads:
-            self.register_buffer("size_H", torch.tensor(config.heads), persistent=False)
+        if config.embodiments:
+            self.register_buffer("size_M", torch.tensor(config.embodiments), persistent=False)
 
     def forward(
+        self,
+        image_BTCHW: Tensor,
+        condition_B: Tensor,
+        *,
+        shared: SharedImages | None = None,
+        valid_BT: Tensor | None = None,
+        embodiment_B: Tensor | None = None,
+    ) -> Tensor:
+        """Predict the action of every step of a window.
+
+        Args:
+            image_BTCHW: RGB as :meth:`prepare` gives it, float (B, T, 3, *image_size) in [0, 1]; T may be shorter than
+                the configured window.
+            condition_B: what :attr:`text` makes of the text embeddings, (B, E) or (B, S, E).
+            shared: how windows are made of shared images. The images are then (X, 3, *image_size), and the rows of
+                ``valid_BT``, ``embodiment_B`` and the logits are the W windows.
+            valid_BT: bool (B, T), False for padding, which nothing attends to; None means all are real.
+            embodiment_B: integers (B,), the embodiment of each sample, for a network with several; None for others.
+
+        Returns:
+            float32 logits (B, T, A, V); 0 in dimensions that a sample's embodiment does not have.
+        """
+        if shared is None:
+            if image_BTCHW.ndim != 5:
+                raise ValueError(f"images have shape {tuple(image_BTCHW.shape)}; they must be (B, T, 3, H, W)")
+            batch, window = image_BTCHW.shape[:2]
+            condition_X = condition_B.repeat_interleave(window, dim=0)
+            token_XKE = self.encode(image_BTCHW.flatten(0, 1), condition_X)
+            token_BTKE = token_XKE.unflatten(0, (batch, window))
+        else:
+            token_XKE = self.encode(image_BTCHW, condition_B.index_select(0, shared.sample_X))
+            token_BTKE = token_XKE.index_select(0, shared.image_WT.flatten()).unflatten(0, shared.image_WT.shape)
+            condition_B = condition_B.index_select(0, shared.sample_W)
+        return self.decode(token_BTKE, condition_B, valid_BT=valid_BT, embodiment_B=embodiment_B)
+
+    def predict(
         self,
         image_BTHWC: Tensor,
         text: Tensor,
         *,
         valid_BT: Tensor | None = None,
-        head_B: Tensor | None = None,
+        embodiment_B: Tensor | None = None,
     ) -> Tensor:
-        """Predict the action of every step of a window.
+        """Predict the action of every step of a window from images and text embeddings as they are.
 
         Args:
             image_BTHWC: RGB (B, T, H, W, 3), uint8 in [0, 255] or float in [0, 1], any height and width; T may be
                 shorter than the configured window.
-            text: float (B, E), or (B, T, E) with one embedding per step.
-            valid_BT: bool (B, T), False for padding, which nothing attends to; None means all are real.
-            head_B: integers (B,), the head of each sample, for a network with ``heads``; None for any other.
+            text: text embeddings, float (B, E), or (B, T, E) with one for each step.
+            valid_BT: see :meth:`forward`.
+            embodiment_B: see :meth:`forward`.
 
         Returns:
-            float32 logits (B, T, A, V); 0 in dimensions that a sample's head does not have.
+            float32 logits (B, T, A, V).
         """
         if image_BTHWC.ndim != 5:
             raise ValueError(f"images have shape {tuple(image_BTHWC.shape)}; they must be (B, T, H, W, 3)")
-        batch, window = image_BTHWC.shape[:2]
-        text_BTE = self._text_per_step(text, batch, window)
-        image_XCHW = self.prepare(image_BTHWC.flatten(0, 1))
-        token_XKE = self.encode_images(image_XCHW, text_BTE.flatten(0, 1))
-        token_BTKE = token_XKE.unflatten(0, (batch, window))
-        return self.decode(token_BTKE, text_BTE[:, -1], valid_BT=valid_BT, head_B=head_B)
+        (batch, window), width = image_BTHWC.shape[:2], self.config.text_width
+        if tuple(text.shape) not in ((batch, width), (batch, window, width)):
+            raise ValueError(
+                f"the text embedding has shape {tuple(text.shape)}; it must be ({batch}, {width}) or "
+                f"({batch}, {window}, {width}) for these images and this network"
+            )
+        image_BTCHW = self.prepare(image_BTHWC)
+        if text.ndim == 2:
+            return self(image_BTCHW, self.text(text), valid_BT=valid_BT, embodiment_B=embodiment_B)
+        step_BT = torch.arange(batch * window, device=text.device).view(batch, window)
+        shared = SharedImages(sample_X=step_BT.flatten(), image_WT=step_BT, sample_W=step_BT[:, -1])
+        return self(
+            image_BTCHW.flatten(0, 1),
+            self.text(text.flatten(0, 1)),
+            shared=shared,
+            valid_BT=valid_BT,
+            embodiment_B=embodiment_B,
+        )
 
-    def prepare(self, image_XHWC: Tensor) -> Tensor:
-        """Bring images (X, H, W, 3) to float (X, 3, *image_size) in [0, 1]."""
-        return resize(to_float(image_XHWC), self.config.image_size)
+    def prepare(self, image: Tensor) -> Tensor:
+        """Bring images (..., H, W, 3), uint8 or float in [0, 1], to float (..., 3, *image_size) in [0, 1]."""
+        prepared_XCHW = resize(to_float(image.reshape(-1, *image.shape[-3:])), self.config.image_size)
+        return prepared_XCHW.unflatten(0, image.shape[:-3])
 
-    def encode_images(self, image_XCHW: Tensor, text_XE: Tensor, *, dropped_X: Tensor | None = None) -> Tensor:
-        """Turn prepared images (X, 3, H, W) in [0, 1] and text (X, E) into image tokens (X, K, E).
+    def encode(self, image_XCHW: Tensor, condition_X: Tensor) -> Tensor:
+        """Turn prepared images (X, 3, H, W) in [0, 1] into image tokens (X, K, E)."""
+        return self.token_learner(self.positions(image_XCHW, condition_X))
 
-        Where ``dropped_X``, bool (X,), is True the learned null takes the text's place.
-        """
-        return self.token_learner(self.encode_positions(image_XCHW, text_XE, dropped_X=dropped_X))
-
-    def encode_positions(self, image_XCHW: Tensor, text_XE: Tensor, *, dropped_X: Tensor | None = None) -> Tensor:
-        """Turn prepared images and text into the grid (X, P, E) that TokenLearner pools."""
-        return self.conditioned_positions(image_XCHW, self.text(text_XE, dropped_X))
-
-    def conditioned_positions(self, image_XCHW: Tensor, condition_X: Tensor) -> Tensor:
-        """Turn prepared images and what ``self.text`` made of the text into the grid (X, P, E)."""
+    def positions(self, image_XCHW: Tensor, condition_X: Tensor) -> Tensor:
+        """Turn prepared images into the grid (X, P, E) that TokenLearner pools."""
         mean, std = (v[:, None, None] for v in (self.pixel_mean, self.pixel_std))
         return self.backbone((image_XCHW - mean) / std, condition_X)
 
     def decode(
         self,
         token_BTKE: Tensor,
-        text_BE: Tensor | None = None,
+        condition_B: Tensor | None = None,
         *,
-        dropped_B: Tensor | None = None,
         valid_BT: Tensor | None = None,
-        head_B: Tensor | None = None,
+        embodiment_B: Tensor | None = None,
     ) -> Tensor:
         """Turn image tokens (B, T, K, E) into float32 logits (B, T, A, V).
 
-        The text, (B, E), is needed where the transformer's layers are conditioned on it, too, and else not looked at.
+        The condition is needed where the transformer's layers are conditioned on the text, too.
         """
-        condition_B = self._condition(text_BE, dropped_B)
-        return self.decode_conditioned(token_BTKE, condition_B, valid_BT=valid_BT, head_B=head_B)
-
-    def decode_conditioned(
-        self,
-        token_BTKE: Tensor,
-        condition_B: Tensor | None,
-        *,
-        valid_BT: Tensor | None = None,
-        head_B: Tensor | None = None,
-    ) -> Tensor:
-        """Turn image tokens and what ``self.text`` made of the text into float32 logits (B, T, A, V)."""
-        hidden_BLD = self.hidden(token_BTKE, condition_B, valid_BT=valid_BT, head_B=head_B)
+        hidden_BLD = self.hidden(token_BTKE, condition_B, valid_BT=valid_BT, embodiment_B=embodiment_B)
         hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
-        return self._logits(hidden_BTSD, head_B)
+        return self._logits(hidden_BTSD, embodiment_B)
 
     def hidden(
         self,
@@ -243,50 +283,48 @@ class RT1(nn.Module):
         condition_B: Tensor | None = None,
         *,
         valid_BT: Tensor | None = None,
-        head_B: Tensor | None = None,
+        embodiment_B: Tensor | None = None,
     ) -> Tensor:
         """Return the transformer's stream (B, L, D) for image tokens (B, T, K, E)."""
-        if bool(self.config.heads) == (head_B is None):
+        if bool(self.config.embodiments) == (embodiment_B is None):
             raise ValueError(
-                "this network has one head; leave head_B out"
-                if head_B is not None
-                else f"this network has {len(self.config.heads)} heads; give head_B, or take the network of one with "
-                "rt1.model.heads.single_head"
+                "this network has one embodiment; leave embodiment_B out"
+                if embodiment_B is not None
+                else f"this network has {len(self.config.embodiments)} embodiments; give embodiment_B, or take the "
+                "network of one with rt1.model.heads.single_embodiment"
             )
         batch, window = token_BTKE.shape[:2]
         if window > self.config.window:
             raise ValueError(f"{window} steps were given; this network has a window of {self.config.window}")
+        if self.config.transformer.condition is not None and condition_B is None:
+            raise ValueError("this network's transformer is conditioned on the text; give decode() the condition")
         # Action tokens are zero vectors in training and inference: RT-1 has no action history (spec section 5).
         empty = self.config.step_tokens - self.config.image_tokens
         action = token_BTKE.new_zeros(batch, window, empty, self.config.token_width)
         sequence_BLE = torch.cat([token_BTKE, action], dim=2).flatten(1, 2)
-        mask = self._mask(sequence_BLE.shape[1], valid_BT, head_B)
+        mask = self._mask(sequence_BLE.shape[1], valid_BT, embodiment_B)
         return self.transformer.hidden(sequence_BLE, mask, condition_B)
 
-    def _condition(self, text_BE: Tensor | None, dropped_B: Tensor | None) -> Tensor | None:
-        """Return what the transformer's layers are conditioned on; None where they are not."""
-        if self.config.transformer.condition is None:
-            return None
-        if text_BE is None:
-            raise ValueError("this network's transformer is conditioned on the text; give decode() the text embedding")
-        return self.text(text_BE, dropped_B)
+    def used(self, embodiment_B: Tensor) -> Tensor:
+        """Return bool (B, A): True for the dimensions that each sample's embodiment has."""
+        return torch.arange(self.config.action_tokens, device=embodiment_B.device) < self.size_M[embodiment_B][:, None]
 
-    def used(self, head_B: Tensor) -> Tensor:
-        """Return bool (B, A): True for the dimensions that each sample's head has."""
-        return torch.arange(self.config.action_tokens, device=head_B.device) < self.size_H[head_B][:, None]
-
-    def _mask(self, length: int, valid_BT: Tensor | None, head_B: Tensor | None) -> Tensor:
+    def _mask(self, length: int, valid_BT: Tensor | None, embodiment_B: Tensor | None) -> Tensor:
         """Return who sees whom, bool (L, L) or (B, 1, L, L).
 
-        The action tokens of dimensions that a sample's head does not have are not seen, as if they were not there: an
-        embodiment acts as in a network of its own, see :func:`rt1.model.heads.single_head`.
+        Nothing sees the action tokens of dimensions that a sample's embodiment does not have. So an embodiment acts
+        as in a network of its own, see :func:`rt1.model.heads.single_embodiment`.
         """
         mask = self.mask_LL[:length, :length]
         real_BL = None
         if valid_BT is not None:
             real_BL = valid_BT.repeat_interleave(self.config.step_tokens, dim=1)
-        if head_B is not None and self.config.readout == "action_tokens" and len(set(self.config.heads)) > 1:
-            used_BS = F.pad(self.used(head_B), (self.config.image_tokens, 0), value=True)
+        if (
+            embodiment_B is not None
+            and self.config.readout == "action_tokens"
+            and len(set(self.config.embodiments)) > 1
+        ):
+            used_BS = F.pad(self.used(embodiment_B), (self.config.image_tokens, 0), value=True)
             used_BL = used_BS.repeat(1, length // self.config.step_tokens)
             real_BL = used_BL if real_BL is None else used_BL & real_BL
         if real_BL is None:
@@ -295,33 +333,32 @@ class RT1(nn.Module):
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)[None, None]
         return (mask & real_BL[:, None, None, :]) | itself & ~real_BL[:, None, :, None]
 
-    def _logits(self, hidden_BTSD: Tensor, head_B: Tensor | None = None) -> Tensor:
+    def _logits(self, hidden_BTSD: Tensor, embodiment_B: Tensor | None = None) -> Tensor:
         """Return float32 logits (B, T, A, V), or (B, A, V), from the stream of whole steps."""
         tokens, actions = self.config.image_tokens, self.config.action_tokens
-        heads = () if head_B is None else (head_B,)
+        heads = () if embodiment_B is None else (embodiment_B,)
         if self.config.readout == "action_tokens":
             # One place early: the last image token predicts dimension 0, action token k predicts k + 1.
             read = hidden_BTSD[..., tokens - 1 : tokens - 1 + actions, :]
             logits_BTAV = at_least_float32(self.transformer.output(read, *heads))
-            return logits_BTAV if head_B is None else logits_BTAV.masked_fill(~self.used(head_B)[:, None, :, None], 0.0)
+            return (
+                logits_BTAV
+                if embodiment_B is None
+                else logits_BTAV.masked_fill(~self.used(embodiment_B)[:, None, :, None], 0.0)
+            )
         read = hidden_BTSD[..., -1, :] if self.config.readout == "last_token" else hidden_BTSD.mean(-2)
         return at_least_float32(self.transformer.output(read, *heads)).unflatten(-1, (actions, self.config.bins))
-
-    def _text_per_step(self, text: Tensor, batch: int, window: int) -> Tensor:
-        expected = self.config.text_width
-        if text.shape[0] != batch or text.shape[-1] != expected or text.shape[1:-1] not in ((), (window,)):
-            raise ValueError(
-                f"the text embedding has shape {tuple(text.shape)}; it must be ({batch}, {expected}) or "
-                f"({batch}, {window}, {expected}) for these images and this network"
-            )
-        return text[:, None].expand(batch, window, expected) if text.ndim == 2 else text
 
 
 def _vocabulary(config: RT1Config) -> int | list[int]:
     """Return how many logits the output layer gives at a place that is read, or each head's."""
     if config.readout == "action_tokens":
-        return [config.bins] * len(config.heads) if config.heads else config.bins
-    return [config.bins * size for size in config.heads] if config.heads else config.bins * config.action_tokens
+        return [config.bins] * len(config.embodiments) if config.embodiments else config.bins
+    return (
+        [config.bins * size for size in config.embodiments]
+        if config.embodiments
+        else config.bins * config.action_tokens
+    )
 
 
 def _make_backbone(config: RT1Config) -> Backbone:
@@ -331,62 +368,3 @@ def _make_backbone(config: RT1Config) -> Backbone:
     if config.backbone == "maxvit":
         return MaxViT(config.maxvit, **widths, conditioning=config.conditioning)
     return TimmBackbone(config.backbone, config.image_size, **widths, conditioning=config.conditioning)
-
-
-LossForm = Literal["mean", "google"]
-
-
-def action_loss(
-    logits_BTAV: Tensor,
-    token_BTA: Tensor,
-    *,
-    mask_BT: Tensor | None = None,
-    form: LossForm = "mean",
-    step_tokens: int = 1,
-    spread_A: Tensor | None = None,
-    smoothing: float = 0.0,
-) -> Tensor:
-    """Return the scalar cross-entropy of action tokens (spec section 8).
-
-    Args:
-        logits_BTAV: float (B, T, A, V).
-        token_BTA: integers (B, T, A), -1 in dimensions that the sample's action does not have: a step's loss is the
-            mean over those it has.
-        mask_BT: bool (B, T), False for steps that count nothing (padding, terminal steps); None counts all.
-        form: ``mean`` averages over the counted steps. ``google`` divides by B*T and again by B*T*step_tokens, as
-            the official code does; with Adam its eps of 1e-7 is then no longer negligible.
-        step_tokens: K + A, for the ``google`` form.
-        spread_A: float (A,), or (B, 1, A) where samples differ, standard deviation in bins of the Gaussian that spreads
-            a target over the neighbouring bins, 0 for one-hot as in Google's code; None means 0 everywhere. It tells
-            the network that bins are ordered, which it must otherwise find out from data.
-        smoothing: share of the target, in [0, 1), that goes to all V bins alike (label smoothing), after the spread; 0
-            as in Google's code.
-    """
-    logits_BTAV = at_least_float32(logits_BTAV)
-    used_BTA = token_BTA >= 0
-    token_BTA = token_BTA.clamp(min=0)
-    if spread_A is None:
-        flat = F.cross_entropy(
-            logits_BTAV.flatten(0, 2), token_BTA.flatten().long(), reduction="none", label_smoothing=smoothing
-        )
-        entropy_BTA = flat.view(token_BTA.shape)
-    else:
-        bins = logits_BTAV.shape[-1]
-        target_BTAV = (1.0 - smoothing) * spread_targets(token_BTA, spread_A, bins=bins) + smoothing / bins
-        entropy_BTA = -(target_BTAV * logits_BTAV.log_softmax(-1)).sum(-1)
-    entropy_BT = (entropy_BTA * used_BTA).sum(dim=-1) / used_BTA.sum(dim=-1).clamp(min=1)
-    steps = entropy_BT.numel()
-    if mask_BT is None:
-        mask_BT = torch.ones_like(entropy_BT, dtype=torch.bool)
-    total = (entropy_BT * mask_BT).sum()
-    if form == "google":
-        return total / steps / (steps * step_tokens)
-    return total / mask_BT.sum().clamp(min=1)
-
-
-def spread_targets(token_BTA: Tensor, spread_A: Tensor, *, bins: int) -> Tensor:
-    """Return target probabilities (B, T, A, V): a Gaussian around each token, one-hot where the spread is 0."""
-    distance_BTAV = torch.arange(bins, device=token_BTA.device) - token_BTA[..., None]
-    spread_A1 = spread_A.clamp(min=1e-3)[..., None]  # a thousandth of a bin leaves nothing for the neighbours
-    weight_BTAV = torch.exp(-0.5 * (distance_BTAV / spread_A1) ** 2)
-    return weight_BTAV / weight_BTAV.sum(-1, keepdim=True)

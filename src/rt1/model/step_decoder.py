@@ -33,7 +33,7 @@ class PlainDecoder:
 
     def __call__(self, token_STKE: Tensor, step_S: Tensor, condition_S: Tensor) -> Tensor:
         """Return float32 logits (S, A, V) of each robot's step ``step_S``; later image tokens mean nothing."""
-        logits_STAV = self._model.decode_conditioned(token_STKE, condition_S)
+        logits_STAV = self._model.decode(token_STKE, condition_S)
         return logits_STAV[torch.arange(len(step_S), device=step_S.device), step_S]
 
 

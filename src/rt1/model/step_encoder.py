@@ -1,4 +1,4 @@
-"""The image encoder for acting: what :meth:`RT1.encode_images` computes, folded and packed for one device.
+"""The image encoder for acting: what :meth:`RT1.encode` computes, folded and packed for one device.
 
 The instruction holds for an episode, so its FiLM scales and shifts are computed once, when the episode starts.
 
@@ -34,7 +34,7 @@ class PlainEncoder:
 
     def __call__(self, image_SCHW: Tensor, condition_S: Tensor) -> tuple[Tensor, Tensor]:
         """Turn prepared images (S, 3, H, W) in [0, 1] into image tokens (S, K, E) and TokenLearner's maps (S, K, P)."""
-        return self._model.token_learner.pool(self._model.conditioned_positions(image_SCHW, condition_S))
+        return self._model.token_learner.pool(self._model.positions(image_SCHW, condition_S))
 
 
 class FoldedEncoder:

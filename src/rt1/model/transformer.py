@@ -176,13 +176,13 @@ class Heads(nn.ModuleList):
         super().__init__(dense(width, vocabulary) for vocabulary in vocabularies)
         self.vocabulary = max(vocabularies)
 
-    def forward(self, x: Tensor, head_B: Tensor) -> Tensor:
+    def forward(self, x: Tensor, embodiment_B: Tensor) -> Tensor:
         """Map (B, ..., D) to (B, ..., V), each sample by its head, 0 behind the end of a shorter one.
 
         Every head reads every sample and one is chosen: so each has a gradient on each rank, zero from other heads'
         samples, and the shapes do not depend on what a batch holds.
         """
-        chosen_B = head_B.view(-1, *[1] * (x.ndim - 1))
+        chosen_B = embodiment_B.view(-1, *[1] * (x.ndim - 1))
         y = x.new_zeros(())
         for number, layer in enumerate(self):
             own = layer(x)

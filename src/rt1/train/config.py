@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rt1.data.augment import AugmentSettings
-from rt1.model.rt1 import LossForm, RT1Config
+from rt1.model.loss import LossForm
+from rt1.model.rt1 import RT1Config
 from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings

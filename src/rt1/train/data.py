@@ -56,7 +56,7 @@ class TrainingData:
         return dataclasses.replace(
             model,
             action_tokens=self.embodiments.size,
-            heads=tuple(spec.size for spec in specs) if len(specs) > 1 else (),
+            embodiments=tuple(spec.size for spec in specs) if len(specs) > 1 else (),
             bins=specs[0].bins,
             text_width=width,
             text=text,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rt1.data.loader import Batch
-from rt1.model.rt1 import RT1
+from rt1.model.rt1 import RT1, SharedImages
 from rt1.preprocess import resize, to_float
 from rt1.train.config import Precision
 
@@ -80,7 +80,7 @@ class Prediction(NamedTuple):
     """True for the steps that count."""
     action_WTA: Tensor
     """Recorded actions, physical units."""
-    head_W: Tensor | None = None
+    embodiment_W: Tensor | None = None
     """Number of each window's embodiment; None where there is one."""
 
     def accuracy(self) -> float:
@@ -91,7 +91,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor(nn.Module):
-    """The network's forward over images that several windows may share; what is compiled and copied to every rank."""
+    """The network with its text input, in a precision. Training compiles this module and copies it to every rank."""
 
     def __init__(self, model: RT1, precision: Precision) -> None:
         super().__init__()
@@ -99,23 +99,20 @@ class Predictor(nn.Module):
 
     def forward(
         self,
-        image_XCHW: Tensor,
-        text_XE: Tensor,
-        text_WE: Tensor,
-        place_WT: Tensor | None,
+        image: Tensor,
+        text_BE: Tensor,
+        dropped_B: Tensor | None,
+        shared: SharedImages | None,
         valid_WT: Tensor | None,
-        dropped: tuple[Tensor, Tensor] | None,
-        head_W: Tensor | None = None,
+        embodiment_W: Tensor | None,
     ) -> Tensor:
-        """Return float32 logits (W, T, A, V); ``dropped`` says which images and windows do without the text."""
-        dropped_X, dropped_W = (None, None) if dropped is None else dropped
-        with torch.autocast(image_XCHW.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            token_XKE = self.model.encode_images(image_XCHW, text_XE, dropped_X=dropped_X)
-            if place_WT is None:
-                token_WTKE = token_XKE.unflatten(0, (len(text_WE), -1))
-            else:
-                token_WTKE = token_XKE.index_select(0, place_WT.flatten()).unflatten(0, place_WT.shape)
-            return self.model.decode(token_WTKE, text_WE, dropped_B=dropped_W, valid_BT=valid_WT, head_B=head_W)
+        """Return float32 logits (W, T, A, V); see :meth:`RT1.forward`.
+
+        ``dropped_B`` says which samples do without the text.
+        """
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            condition_B = self.model.text(text_BE, dropped_B)
+            return self.model(image, condition_B, shared=shared, valid_BT=valid_WT, embodiment_B=embodiment_W)
 
 
 def predict(
@@ -147,25 +144,34 @@ def predict(
     if plan.image_X is not None:
         image_XCHW = image_XCHW[_to(device, plan.image_X)]
     image_XCHW = resize(image_XCHW, image_size).contiguous(memory_format=torch.channels_last)
-    row_X = np.repeat(np.arange(rows), steps) if plan.image_X is None else plan.image_X // steps
-    # Padding behind the real steps is causally invisible; only padding in front of them needs the mask.
+    # Padding behind the real steps is causally invisible. Only padding in front of them needs the mask.
     in_front = not plan.valid_WT[:, 0].all()
-    head_W = None if batch.head_B is None else _to(device, batch.head_B[plan.row_W])
+    embodiment_W = None if batch.embodiment_B is None else _to(device, batch.embodiment_B[plan.row_W])
     logits_WTAV = predictor(
-        image_XCHW,
-        _to(device, batch.text_BE[row_X]),
-        _to(device, batch.text_BE[plan.row_W]),
-        None if plan.place_WT is None else _to(device, plan.place_WT),
+        image_XCHW.unflatten(0, (rows, steps)) if plan.place_WT is None else image_XCHW,
+        _to(device, batch.text_BE),
+        None if dropped_B is None else _to(device, dropped_B),
+        _shared_images(plan, steps, device),
         _to(device, plan.valid_WT) if in_front else None,
-        None if dropped_B is None else (_to(device, dropped_B[row_X]), _to(device, dropped_B[plan.row_W])),
-        head_W,
+        embodiment_W,
     )
     return Prediction(
         logits_WTAV,
         _to(device, batch.token_BTA.reshape(rows * steps, -1)[plan.step_WT]),
         _to(device, plan.valid_WT),
         _to(device, batch.action_BTA.reshape(rows * steps, -1)[plan.step_WT]),
-        head_W,
+        embodiment_W,
+    )
+
+
+def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> SharedImages | None:
+    """Return which images each window of a batch of clips is made of; None for a batch of windows."""
+    if plan.image_X is None or plan.place_WT is None:
+        return None
+    return SharedImages(
+        sample_X=_to(device, plan.image_X // steps),
+        image_WT=_to(device, plan.place_WT),
+        sample_W=_to(device, plan.row_W),
     )
 
 

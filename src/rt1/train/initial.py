@@ -21,7 +21,7 @@ from rt1.text.encoder import TextEncoderIdentity, check_same_encoder
 from rt1.train.changes import differences
 from rt1.train.parts import component
 
-_TOLD_ELSEWHERE = {"action_tokens", "bins", "heads", "image_tokens", "text_width", "window"}
+_TOLD_ELSEWHERE = {"action_tokens", "bins", "embodiments", "image_tokens", "text_width", "window"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +143,7 @@ def _by_new_names(
 
 def _heads(config: RT1Config) -> list[str]:
     """Return what the names of each head's parameters begin with."""
-    return [f"{OUTPUT}{head}." for head in range(len(config.heads))] or [OUTPUT]
+    return [f"{OUTPUT}{head}." for head in range(len(config.embodiments))] or [OUTPUT]
 
 
 def _sorted_out(

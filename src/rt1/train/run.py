@@ -21,6 +21,7 @@ from rt1.checkpoint import (
     CheckpointInfo,
     SharedInfo,
     TrainingState,
+    current_names,
     load_training,
     load_weights,
     load_whole_info,
@@ -261,7 +262,8 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     old, new = training.progress, _progress(run)
     if lacking := sorted(new.keys() - old.keys()):
         raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
-    differing = differences({**old["config"], "data": old["data"]}, {**new["config"], "data": new["data"]})
+    before = {**old["config"], "model": current_names(old["config"]["model"]), "data": old["data"]}
+    differing = differences(before, {**new["config"], "data": new["data"]})
     if differing and not allow_changes:
         raise TrainingError(
             f"{run.folder} holds a run with other settings ({'; '.join(differing)}); give the old ones or another "

@@ -16,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from rt1.data.augment import augment
 from rt1.data.loader import Batch
 from rt1.errors import TrainingError
+from rt1.model.loss import action_loss
 from rt1.model.rows import Rows, set_rows
-from rt1.model.rt1 import action_loss
 from rt1.train.forward import Layout, Prediction, layout, predict
 from rt1.train.optim import set_rates
 from rt1.train.run import Run
@@ -86,7 +86,7 @@ def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
         predicted.logits_WTAV,
         predicted.token_WTA,
         mask_BT=predicted.mask_WT,
-        spread_A=_spread(run, predicted.head_W),
+        spread_A=_spread(run, predicted.embodiment_W),
         smoothing=config.label_smoothing,
     )
     # DDP takes the mean over the ranks where the sum is wanted.
@@ -158,7 +158,7 @@ def _without_exchange(run: Run, *, exchange: bool) -> Iterator[None]:
         yield
 
 
-def _spread(run: Run, head_W: Tensor | None) -> Tensor | None:
+def _spread(run: Run, embodiment_W: Tensor | None) -> Tensor | None:
     """Return the spread of each dimension's targets in bins, (A,), or (W, 1, A) where windows are of embodiments.
 
     A choice has no neighbours to spread to.
@@ -170,7 +170,7 @@ def _spread(run: Run, head_W: Tensor | None) -> Tensor | None:
     for head, spec in enumerate(embodiments.specs.values()):
         is_continuous_HA[head, : spec.size] = torch.from_numpy(spec.discrete_choices == 0)
     spread_HA = (run.config.target_spread * is_continuous_HA).to(run.world.device)
-    return spread_HA[0] if head_W is None else spread_HA[head_W][:, None]
+    return spread_HA[0] if embodiment_W is None else spread_HA[embodiment_W][:, None]
 
 
 def _refuse_non_finite(update: int, batch: Batch, **values: float) -> None:

@@ -57,8 +57,8 @@ def _add(scores: ActionScores, head: int, predicted: Prediction) -> None:
     """Count the windows of an embodiment, in the dimensions that its action has."""
     size = scores.action_spec.size
     mask_WT = predicted.mask_WT
-    if predicted.head_W is not None:
-        mask_WT = mask_WT & (predicted.head_W == head)[:, None]
+    if predicted.embodiment_W is not None:
+        mask_WT = mask_WT & (predicted.embodiment_W == head)[:, None]
     action_WTA = predicted.action_WTA[..., :size]
     scores.add(predicted.logits_WTAV[:, :, :size], predicted.token_WTA[..., :size], mask_WT, action_WTA)
 

@@ -107,7 +107,7 @@ def test_every_layer_is_reproduced(golden: Reference, jax_small: Conversion) -> 
         hooks.append(block.register_forward_hook(keep(f"{NET}FilmConditioning_{index}")))
     for index, layer in enumerate(model.transformer.layers):
         hooks.append(layer.register_forward_hook(keep(f"Transformer_0/TransformerBlock_{index}")))
-    logits = model(*inputs(golden))
+    logits = model.predict(*inputs(golden))
     for hook in hooks:
         hook.remove()
     for ours, theirs in (("stem", f"{NET}Stem_0"), ("head", f"{NET}Head_0")):
@@ -133,7 +133,7 @@ def test_all_positions_tokens_and_actions_of_the_last_step_are_the_recorded_ones
 ) -> None:
     model, spec = jax_small.model, jax_small.configuration.action
     image, text = inputs(golden)
-    token = model.encode_images(model.prepare(image.flatten(0, 1)), text.flatten(0, 1)).unflatten(0, (2, 3))
+    token = model.encode(model.prepare(image.flatten(0, 1)), model.text(text.flatten(0, 1))).unflatten(0, (2, 3))
     check_close(token.numpy(), golden["image_tokens"])
     everywhere = model.transformer.output(model.hidden(token))[:, -19:].numpy()
     np.testing.assert_allclose(everywhere, golden["logits_last_step_all_positions"], rtol=0, atol=3e-3)
@@ -170,7 +170,7 @@ def test_training_mode_and_the_updated_statistics_are_reproduced(golden: Referen
     )
     model.load_state_dict(jax_small.model.state_dict())
     with torch.no_grad():
-        logits = model.train()(*inputs(golden))
+        logits = model.train().predict(*inputs(golden))
     np.testing.assert_allclose(logits.numpy(), golden["train/logits_action"], rtol=0, atol=5e-2)
     state, compared = model.state_dict(), 0
     for weight in variables(config):

@@ -21,8 +21,9 @@ from rt1.model.convert.layout import Skipped, Weight, check_shapes
 from rt1.model.convert.tensorflow import CKPT_PREFIX, SUFFIX, infer, network_keys, other_variables, variables
 from rt1.model.convert.tf_bundle import TensorBundle
 from rt1.model.efficientnet import EfficientNetConfig, Stage
+from rt1.model.loss import action_loss
 from rt1.model.released import RELEASED
-from rt1.model.rt1 import RT1, RT1Config, action_loss
+from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import Attention, Layer, TransformerConfig
 from rt1.preprocess import to_float
 from rt1.settings import to_json
@@ -140,7 +141,7 @@ class Probes:
         image = torch.from_numpy(recorded["image"].astype(np.float32) / np.float32(255))
         with torch.inference_mode():
             prepared = model.prepare(image.flatten(0, 1))
-            self.positions = model.encode_positions(prepared, text.flatten(0, 1))
+            self.positions = model.positions(prepared, model.text(text.flatten(0, 1)))
             self.attention = model.token_learner.attention(self.positions)
             self.tokens = model.token_learner(self.positions).unflatten(0, text.shape[:2])
             self.hidden = model.hidden(self.tokens)
@@ -248,7 +249,7 @@ def test_ten_steps_with_a_memory_of_image_tokens_are_the_recorded_stream(
     text = torch.from_numpy(golden["stream/lang"])
     for step, frame in enumerate(golden["stream/image"]):
         image = to_float(torch.from_numpy(frame[None].astype(np.float32) / np.float32(255)))
-        token = model.encode_images(model.prepare(image.permute(0, 2, 3, 1)), text)
+        token = model.encode(model.prepare(image.permute(0, 2, 3, 1)), model.text(text))
         check_close(token[0], golden["stream/image_tokens"][step], rms=1e-4)
         memory = torch.cat([memory, token[:, None]], dim=1)[:, -3:]
         logits = model.decode(memory)[0, -1].numpy()
