@@ -17,8 +17,8 @@ from rt1.errors import DataError
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.improve.loop import STATE_FILE, Improvement, ImproveSettings, improve, success
-from rt1.improve.report import results_json, write_report
 from rt1.presets import preset
+from rt1.report.self_improvement import results_json, write_report
 from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
 

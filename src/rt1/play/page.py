@@ -9,7 +9,7 @@ from importlib import resources
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from rt1.evaluate.markup import shared_style
+from rt1.report.html import shared_style
 
 LIVE = "/live"
 """Path of the WebSocket."""

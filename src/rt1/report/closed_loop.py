@@ -4,30 +4,60 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rt1.evaluate import markup, plots
-from rt1.evaluate.cards import episode_cards
-from rt1.evaluate.made import made_json, made_section
+from rt1.evaluate.episode_plot import EpisodePlot
 from rt1.evaluate.results import (
     Counted,
     ParaphraseResult,
-    Report,
     SwappedResult,
     TaskResult,
     mean,
 )
 from rt1.files import write_text
+from rt1.report import html as markup
+from rt1.report import svg as plots
+from rt1.report.episodes import episode_cards
+from rt1.report.provenance import Made, made_json, made_section
 
-__all__ = [
-    "ParaphraseResult",
-    "Report",
-    "SwappedResult",
-    "TaskResult",
-    "results_json",
-    "write_report",
-]
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Made):
+    """Everything one evaluation found and how it was made."""
+
+    tasks: Sequence[TaskResult]
+    """One result per task, at least one."""
+    swapped: Sequence[SwappedResult] = ()
+    """Trials under another task's instruction."""
+    paraphrases: Sequence[ParaphraseResult] = ()
+    """Trials under a sentence not in the training text."""
+    episodes: Sequence[EpisodePlot] = ()
+    """Held-out episodes to plot."""
+    metrics: Sequence[Mapping[str, Any]] = ()
+    """Records of ``metrics.jsonl``."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("a report of 0 tasks; it needs at least 1; evaluate a task first")
+
+    def task_mean(self, column: str) -> float | None:
+        """Return the mean over the tasks of ``success``, ``expert``, ``blind`` or ``random``, 0..1.
+
+        ``None`` unless it was run on every task: a mean over other tasks would not compare.
+        """
+        return mean([getattr(task, column) for task in self.tasks])
+
+    @property
+    def swapped_success(self) -> float | None:
+        """Mean rate of the original goals under another instruction; ``None`` where not tried."""
+        return mean([result.success for result in self.swapped])
+
+    @property
+    def paraphrase_success(self) -> float | None:
+        """Mean success rate under paraphrases; ``None`` where not tried."""
+        return mean([result.success for result in self.paraphrases])
 
 
 def results_json(report: Report) -> dict[str, Any]:
@@ -68,8 +98,8 @@ def write_report(report: Report, folder: Path) -> Path:
 
 def _page(report: Report) -> str:
     body = markup.fill(
-        "rt1.evaluate",
-        "report_template.html",
+        "rt1.report",
+        "templates/closed_loop.html",
         task_table=_task_table(report),
         swapped_table=_counted_table(
             ("Original goal", "Instruction given instead", "Original goal reached"),

@@ -13,10 +13,10 @@ from rich.text import Text
 from rt1 import settings
 from rt1.actions import ActionSpec, Discrete
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_whole_info, load_whole_model, resolve
-from rt1.evaluate.plots import percent
-from rt1.inspection.notes import notes, sampling, sizes
 from rt1.inspection.survey import ActionSurvey, DataSurvey
 from rt1.model.parameters import parameter_counts
+from rt1.report.dataset_notes import notes, sampling, sizes
+from rt1.report.svg import percent
 
 _SENTENCES = 100
 

@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rt1.evaluate import markup, plots
 from rt1.evaluate.results import Counted
 from rt1.files import write_text
 from rt1.improve.loop import Improvement, Round, success
 from rt1.machine import commit, describe_machine
+from rt1.report import html as markup
+from rt1.report import svg as plots
 
 _IMPROVED, _CONTROL = "with its own episodes", "recorded episodes only"
 

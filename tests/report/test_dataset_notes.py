@@ -14,8 +14,8 @@ from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
-from rt1.inspection.notes import notes, sampling, sizes
 from rt1.inspection.survey import SurveyLimits, survey_data
+from rt1.report.dataset_notes import notes, sampling, sizes
 
 
 def _notes(source: Any) -> list[str]:

@@ -40,8 +40,8 @@ def page(*, title: str, subtitle: str, headline: str, body: str) -> str:
         body: HTML of the sections.
     """
     return fill(
-        "rt1.evaluate",
-        "page.html",
+        "rt1.report",
+        "templates/base.html",
         title=escape(title),
         style=shared_style(),
         subtitle=escape(subtitle),
@@ -52,7 +52,7 @@ def page(*, title: str, subtitle: str, headline: str, body: str) -> str:
 
 def shared_style() -> str:
     """Return the style that all pages share, CSS."""
-    return resources.files("rt1.evaluate").joinpath("page.css").read_text(encoding="utf-8").strip()
+    return resources.files("rt1.report").joinpath("templates/page.css").read_text(encoding="utf-8").strip()
 
 
 def headline(figures: Sequence[tuple[str, str, str, str]]) -> str:

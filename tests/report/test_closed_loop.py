@@ -15,14 +15,8 @@ import numpy as np
 import pytest
 
 from rt1.evaluate.episode_plot import EpisodePlot
-from rt1.evaluate.report import (
-    ParaphraseResult,
-    Report,
-    SwappedResult,
-    TaskResult,
-    results_json,
-    write_report,
-)
+from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
+from rt1.report.closed_loop import Report, results_json, write_report
 
 pytest.importorskip("matplotlib")
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rt1.checkpoint import load_info, resolve
-from rt1.evaluate import markup
 from rt1.machine import PeakMemory, commit, describe_machine
 from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
+from rt1.report import html as markup
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from rt1.data.images import encode_jpeg
-from rt1.evaluate import markup
-from rt1.evaluate.cards import shrunk
-from rt1.evaluate.plots import percent
 from rt1.files import write_text
-from rt1.inspection import figures
-from rt1.inspection.notes import BGR_MARGIN, BGR_SHARE, notes, sampling
 from rt1.inspection.survey import ActionSurvey, DataSurvey, ShownEpisode
+from rt1.report import dataset_figures as figures
+from rt1.report import html as markup
+from rt1.report.dataset_notes import BGR_MARGIN, BGR_SHARE, notes, sampling
+from rt1.report.episodes import shrunk
+from rt1.report.svg import percent
 
 _SENTENCES = 200
 _IMAGE_WIDTH = 320
@@ -37,8 +37,8 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
     """
     actions = survey.actions
     body = markup.fill(
-        "rt1.inspection",
-        "page_template.html",
+        "rt1.report",
+        "templates/dataset.html",
         notes=_list(notes(survey)) or markup.absent("Nothing stands out."),
         bins=str(actions.spec.bins),
         legend=markup.legend({"policy": "within the bounds", "swapped": "outside"}),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rt1.evaluate.plots import COLOURS
-from rt1.inspection.figures import action_histogram, episode_trace, length_histogram
+from rt1.report.dataset_figures import action_histogram, episode_trace, length_histogram
+from rt1.report.svg import COLOURS
 
 pytest.importorskip("matplotlib")
 

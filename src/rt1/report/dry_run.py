@@ -14,11 +14,11 @@ from rt1.actions import ActionSpec, FloatArray, spec_difference
 from rt1.data.decoding import each_image
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_data import DataOptions, open_data
-from rt1.evaluate import markup
-from rt1.evaluate.cards import episode_cards
 from rt1.evaluate.episode_plot import EpisodePlot, named
-from rt1.evaluate.plots import percent
 from rt1.files import write_text
+from rt1.report import html as markup
+from rt1.report.episodes import episode_cards
+from rt1.report.svg import percent
 from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits
 
@@ -125,8 +125,8 @@ def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run")
     """
     seconds = np.concatenate([run.seconds for run in runs])
     body = markup.fill(
-        "rt1.serve",
-        "dry_run_template.html",
+        "rt1.report",
+        "templates/dry_run.html",
         cards=episode_cards([run.plot for run in runs]),
         dimensions=_dimension_table(runs),
         latency=_latency_table(runs),

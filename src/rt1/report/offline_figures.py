@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.evaluate.plots import INKS, panel, percent, share_axis
 from rt1.evaluate.rollout import Image
 from rt1.evaluate.token_counts import Reliability
+from rt1.report.svg import INKS, panel, percent, share_axis
 
 NEAR = 10
 """Bins on either side of the diagonal that have a bar of their own."""

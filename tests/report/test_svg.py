@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from rt1.evaluate.plots import COLOURS, action_plots, success_bars, training_curves
+from rt1.report.svg import COLOURS, action_plots, success_bars, training_curves
 
 mpl = pytest.importorskip("matplotlib")
 

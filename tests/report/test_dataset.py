@@ -16,8 +16,8 @@ import pytest
 from rt1 import cli
 from rt1.actions import ActionSpec, Continuous
 from rt1.data.images import encode_jpeg
-from rt1.inspection.page import write_page
 from rt1.inspection.survey import show_episode, survey_data
+from rt1.report.dataset import write_page
 
 pytest.importorskip("matplotlib")
 

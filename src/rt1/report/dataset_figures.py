@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.evaluate.plots import INKS, panel, share_axis
+from rt1.report.svg import INKS, panel, share_axis
 
 _INSIDE = 40  # bars between the bounds
 _BEYOND = 10  # bars at most on either side of them

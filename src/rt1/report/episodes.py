@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 
 from rt1.data.images import encode_jpeg
-from rt1.evaluate import markup, plots
 from rt1.evaluate.episode_plot import AttentionView, EpisodePlot
-from rt1.evaluate.offline_figures import attention_overlay
 from rt1.evaluate.rollout import Image
+from rt1.report import html as markup
+from rt1.report import svg as plots
+from rt1.report.offline_figures import attention_overlay
 
 _IMAGE_WIDTH, _MAP_WIDTH = 240, 120  # pixels
 _QUALITY = 80

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from rt1.data.episode import EpisodeSource
 from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, choose_words
-from rt1.evaluate.made import Making, ReportContext
 from rt1.evaluate.offline import evaluate_offline
-from rt1.evaluate.offline_report import OfflineReport, write_offline_report
 from rt1.policy import Policy
+from rt1.report.offline import OfflineReport, write_offline_report
+from rt1.report.provenance import Making, ReportContext
 from rt1.text.encoder import TextEncoder
 
 _NOTES = (

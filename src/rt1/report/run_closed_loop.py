@@ -11,10 +11,10 @@ from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import choose_episodes, choose_words
 from rt1.evaluate.episode_plot import EpisodePlot, episode_plots
-from rt1.evaluate.made import Making, ReportContext
-from rt1.evaluate.report import Report, write_report
 from rt1.metrics import read_metrics
 from rt1.policy import Policy
+from rt1.report.closed_loop import Report, write_report
+from rt1.report.provenance import Making, ReportContext
 from rt1.text.encoder import TextEncoder
 
 

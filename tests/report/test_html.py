@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rt1.evaluate.markup import duration, headline, page, table
+from rt1.report.html import duration, headline, page, table
 
 
 def test_a_table_has_row_and_column_headings_and_its_closing_row() -> None:

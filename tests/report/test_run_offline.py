@@ -12,10 +12,10 @@ import pytest
 
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.errors import CheckpointError
-from rt1.evaluate.made import ReportContext
-from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
+from rt1.report.provenance import ReportContext
+from rt1.report.run_offline import OfflineSettings, evaluate_recorded
 from rt1.text.encoder import TableEncoder
 from rt1.train.loop import train
 

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.evaluate import markup, offline_figures
-from rt1.evaluate.cards import attention_cards, episode_cards
-from rt1.evaluate.made import Made, made_json, made_section
 from rt1.evaluate.offline import TOLERANCE, OfflineResult
-from rt1.evaluate.plots import percent
 from rt1.files import write_text
 from rt1.model.rt1 import RT1Config
+from rt1.report import html as markup
+from rt1.report import offline_figures
+from rt1.report.episodes import attention_cards, episode_cards
+from rt1.report.provenance import Made, made_json, made_section
+from rt1.report.svg import percent
 
 PAGE_FILE, JSON_FILE = "offline.html", "offline.json"
 
@@ -111,8 +112,8 @@ def _page(report: OfflineReport) -> str:
     rows, columns = config.grid
     continuous = np.flatnonzero(spec.discrete_choices == 0).tolist()
     body = markup.fill(
-        "rt1.evaluate",
-        "offline_template.html",
+        "rt1.report",
+        "templates/offline.html",
         episodes=markup.escape(_sentence(result.chosen.reason)),
         words=markup.escape(_told(result)),
         window=str(config.window),

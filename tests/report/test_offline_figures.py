@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rt1.evaluate.offline_figures import (
+from rt1.evaluate.token_counts import Reliability
+from rt1.report.offline_figures import (
     NEAR,
     attention_overlay,
     confidence_histogram,
@@ -18,7 +19,6 @@ from rt1.evaluate.offline_figures import (
     near_diagonal,
     reliability_curve,
 )
-from rt1.evaluate.token_counts import Reliability
 
 pytest.importorskip("matplotlib")
 

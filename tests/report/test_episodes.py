@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 
-from rt1.evaluate.cards import attention_cards, episode_cards, shrunk
 from rt1.evaluate.episode_plot import AttentionView, EpisodePlot
+from rt1.report.episodes import attention_cards, episode_cards, shrunk
 
 pytest.importorskip("matplotlib")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from rt1.data.bounds import spec_between
-from rt1.evaluate.plots import percent
 from rt1.inspection.survey import ActionSurvey, DataSurvey, ImageSurvey
+from rt1.report.svg import percent
 
 BGR_MARGIN = 5.0
 """An image counts as blue where the mean of blue exceeds the mean of red by more than this, of 255."""
