@@ -69,3 +69,8 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_durations_are_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.99, "1 min 0 s")])
+def test_durations_with_a_digit_after_the_point_never_show_sixty(seconds: float, words: str) -> None:
+    assert duration(seconds, 1) == words

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import re
-from collections.abc import Mapping
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from rt1.report.closed_loop import Report, results_json, write_report
 
 pytest.importorskip("matplotlib")
 
-HOSTILE = "<script>alert(\"x\")</script> & 'quote' $title"
+HOSTILE = "<script>alert(\"x\")</script> & 'quote' {{ title }}"
 VIDEO = b"\x00\x00\x00 ftypisom, as a video would begin"
 
 
@@ -73,38 +71,10 @@ def _report(**changes: Any) -> Report:
     return dataclasses.replace(report, **changes)
 
 
-class _Page(HTMLParser):
-    """Every tag with its attributes, and the text between them."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(source)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in {"meta", "img", "path", "use", "rect"}:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in {"path", "use", "rect"}:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += f"{data} "
-
-    def attributes(self, tag: str) -> list[Mapping[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
-def _page(report: Report, folder: Path) -> tuple[str, _Page]:
-    source = write_report(report, folder).read_text(encoding="utf-8")
-    return source, _Page(source)
+@pytest.fixture
+def write(read_page: Callable[[str], Any], tmp_path: Path) -> Callable[[Report], Any]:
+    """Write a report and read its page."""
+    return lambda report: read_page(write_report(report, tmp_path).read_text(encoding="utf-8"))
 
 
 def test_results_json_holds_every_figure() -> None:
@@ -142,34 +112,19 @@ def test_both_files_are_written_and_the_json_is_the_pages(tmp_path: Path) -> Non
     assert sorted(child.name for child in path.parent.iterdir()) == ["report.html", "results.json"]
 
 
-def test_the_page_is_well_formed_and_needs_no_network_and_no_script(tmp_path: Path) -> None:
-    source, page = _page(_report(), tmp_path)
-    assert page.open == []
-    assert not page.attributes("script")
-    assert not page.attributes("link")
-    for _, attributes in page.tags:
-        for name in ("src", "href", "xlink:href", "poster", "action"):
-            assert (attributes.get(name) or "#").startswith(("data:", "#"))
-    assert "http:" not in source
-    assert "https:" not in source
-    assert not re.search(r"url\((?!#)", source)
-    assert "@import" not in source
+def test_text_from_outside_is_shown_as_it_is(write: Callable[[Report], Any]) -> None:
+    page = write(_report(title=HOSTILE, tasks=[_task(task=HOSTILE)]))
+    # The title twice, the task table and card with name and sentence each, swapped, paraphrase, episode title,
+    # dimension, setting and its value, note.
+    assert page.text.count(HOSTILE) == 13
 
 
-def test_text_from_outside_is_shown_as_it_is_and_never_read_as_markup(tmp_path: Path) -> None:
-    source, page = _page(_report(), tmp_path)
-    assert "<script" not in source
-    # task table and card (2 tasks each), swapped, paraphrase, episode title, dimension, setting (2), note
-    assert page.text.count(HOSTILE) == 11
-
-
-def test_headline_tables_and_details_show_the_numbers(tmp_path: Path) -> None:
-    _, page = _page(_report(), tmp_path)
-    text = " ".join(page.text.split())
+def test_headline_tables_and_details_show_the_numbers(write: Callable[[Report], Any]) -> None:
+    page = write(_report())
     for expected in (
         "Mean success 85 % 2 tasks, 40 trials",
-        "Blind floor 30 % the policy is 55 points above",
-        "Swapped instruction 5 % original goal reached; low is good",
+        "Open-loop replay 30 % the policy is 55 points above",
+        "Swapped instruction 5 % original goal reached, low is good",
         "[76, 99] 19/20",
         "[53, 89] 15/20",
         "rt1 evaluate --trials 20",
@@ -178,11 +133,11 @@ def test_headline_tables_and_details_show_the_numbers(tmp_path: Path) -> None:
         "1.25 GB",
         "mean error 0.25",
     ):
-        assert expected in text.replace("\N{NO-BREAK SPACE}", " "), expected
+        assert expected in page.text, expected
 
 
-def test_each_task_shows_its_success_and_its_failure(tmp_path: Path) -> None:
-    _, page = _page(_report(tasks=[_task()]), tmp_path)
+def test_each_task_shows_its_success_and_its_failure(write: Callable[[Report], Any]) -> None:
+    page = write(_report(tasks=[_task()]))
     videos = page.attributes("video")
     sources = [(video["src"] or "").split(",", 1) for video in videos]
     assert [(head, base64.b64decode(data)) for head, data in sources] == [
@@ -201,16 +156,18 @@ def test_each_task_shows_its_success_and_its_failure(tmp_path: Path) -> None:
         ({"failure_video": None}, "no video was kept of a failure (1 of 20 trials)"),
     ],
 )
-def test_a_video_that_does_not_exist_leaves_a_sentence(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
-    _, page = _page(_report(tasks=[_task(**changes)]), tmp_path)
+def test_a_video_that_does_not_exist_leaves_a_sentence(
+    changes: dict[str, Any], sentence: str, write: Callable[[Report], Any]
+) -> None:
+    page = write(_report(tasks=[_task(**changes)]))
     assert sentence in page.text
     assert len(page.attributes("video")) == 1
 
 
-def test_a_page_with_counts_only_says_what_is_missing(tmp_path: Path) -> None:
+def test_a_page_with_counts_only_says_what_is_missing(write: Callable[[Report], Any]) -> None:
     task = _task(expert=None, blind=None, random=None)
     bare = _report(tasks=[task], swapped=(), paraphrases=(), episodes=(), metrics=(), settings={}, notes=())
-    _, page = _page(dataclasses.replace(bare, seconds={}, peak_gb=None), tmp_path)
+    page = write(dataclasses.replace(bare, seconds={}, peak_gb=None))
     for sentence in (
         "Not run in this evaluation",
         "No training record",
@@ -221,10 +178,10 @@ def test_a_page_with_counts_only_says_what_is_missing(tmp_path: Path) -> None:
     assert "Notes" not in page.text
 
 
-def test_writing_again_replaces_the_older_report(tmp_path: Path) -> None:
-    write_report(_report(), tmp_path)
-    source, _ = _page(_report(title="Another", commit="def456"), tmp_path)
-    assert "<h1>Another</h1>" in source
+def test_writing_again_replaces_the_older_report(write: Callable[[Report], Any], tmp_path: Path) -> None:
+    write(_report())
+    page = write(_report(title="Another", commit="def456"))
+    assert "<h1>Another</h1>" in page.source
     assert json.loads((tmp_path / "results.json").read_text())["commit"] == "def456"
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -21,39 +19,25 @@ from rt1.report.dataset import write_page
 
 pytest.importorskip("matplotlib")
 
-HOSTILE = "<script>alert(\"x\")</script> & 'quote' $title"
+HOSTILE = "<script>alert(\"x\")</script> & 'quote' {{ title }}"
 
 
-class _Text(HTMLParser):
-    """The text of a page, and the sources of its images."""
+@pytest.fixture
+def write(read_page: Callable[[str], Any], tmp_path: Path) -> Callable[..., Any]:
+    """Write the page of a data set and read it."""
 
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.text = ""
-        self.images: list[str] = []
-        self.feed(page)
+    def write(source: Any, episode: int | None = None) -> Any:
+        path = tmp_path / "new" / "page.html"
+        assert write_page(path, survey_data(source), show_episode(source, episode), command="rt1 inspect <d>") == path
+        return read_page(path.read_text(encoding="utf-8"))
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "img":
-            self.images.append(dict(attrs)["src"] or "")
-
-    def handle_data(self, data: str) -> None:
-        self.text += f"{data} "
+    return write
 
 
-def _page(source: Any, folder: Path, episode: int | None = None) -> tuple[str, _Text]:
-    path = folder / "new" / "page.html"
-    assert write_page(path, survey_data(source), show_episode(source, episode), command="rt1 inspect <d>") == path
-    page = path.read_text(encoding="utf-8")
-    parsed = _Text(page)
-    parsed.text = " ".join(parsed.text.replace("\N{NO-BREAK SPACE}", " ").split())
-    return page, parsed
-
-
-def test_the_page_shows_what_is_in_the_set(make_source: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_page_shows_what_is_in_the_set(make_source: Callable[..., Any], write: Callable[..., Any]) -> None:
     source = make_source(3, 5, 7, size=(24, 32))
     source.moves[0][:, 1] = -1.5
-    _, page = _page(source, tmp_path)
+    page = write(source)
     for expected in (
         "Data set memory",
         "Episodes 3 of 3 to 7 steps",
@@ -63,7 +47,7 @@ def test_the_page_shows_what_is_in_the_set(make_source: Callable[..., Any], tmp_
         "move_1 20 % outside",
         "move_1: 20 % of the values lie outside -1..1 and will be clipped",
         "open the drawer 2 67 %",
-        "Episode 1, 5 steps: 'close the drawer'",
+        "Episode 1, 5 steps: \N{LEFT DOUBLE QUOTATION MARK}close the drawer",
         "actions: all of 15 steps",
         "an image counts as blue where the mean of blue exceeds that of red by more than 5 of 255",
         "rt1 inspect <d>",
@@ -71,46 +55,39 @@ def test_the_page_shows_what_is_in_the_set(make_source: Callable[..., Any], tmp_
         assert expected in page.text, expected
 
 
-def test_the_page_needs_no_network_and_no_script(make_source: Callable[..., Any], tmp_path: Path) -> None:
-    source, page = _page(make_source(3), tmp_path)
-    assert "<script" not in source
-    assert "<link" not in source
-    assert all(image.startswith("data:image/jpeg;base64,") for image in page.images)
-    assert "http:" not in source
-    assert "https:" not in source
-    assert not re.search(r"url\((?!#)", source)
-
-
-def test_text_from_outside_is_shown_as_it_is(make_source: Callable[..., Any], tmp_path: Path) -> None:
+def test_text_from_outside_is_shown_as_it_is(make_source: Callable[..., Any], write: Callable[..., Any]) -> None:
     source = make_source(3)
     source.name = HOSTILE
     source.instruction = lambda _: HOSTILE
     source.skipped = (HOSTILE,)
     labels = (HOSTILE, "b", "c")
     source.action_spec = ActionSpec(parts=(Continuous(name="m", low=(-2,) * 3, high=(2,) * 3, labels=labels),))
-    page, parsed = _page(source, tmp_path)
-    assert "<script" not in page
-    # title twice, what was left out, histogram, table, trace, instruction (as the episode's it is quoted)
-    assert parsed.text.count(HOSTILE) == 7
+    page = write(source)
+    # title twice, what was left out, histogram, table, trace, instruction (also of the episode)
+    assert page.text.count(HOSTILE) == 8
 
 
-def test_the_images_of_the_episode_asked_for_are_shown_small(make_source: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_images_of_the_episode_asked_for_are_shown_small(
+    make_source: Callable[..., Any], write: Callable[..., Any]
+) -> None:
     source = make_source(2, 3)
     wide = [np.full((300, 600, 3), (10 * step, 100, 50), np.uint8) for step in range(3)]
     source.images[1] = [encode_jpeg(image) for image in wide]
-    _, page = _page(source, tmp_path, episode=1)
+    page = write(source, episode=1)
     assert "step 0 step 1 step 2" in page.text
-    for image, seen in zip(wide, page.images, strict=True):
-        shown = cv2.imdecode(np.frombuffer(base64.b64decode(seen.split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+    for image, tag in zip(wide, page.attributes("img"), strict=True):
+        shown = cv2.imdecode(np.frombuffer(base64.b64decode(tag["src"].split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
         assert shown is not None
         assert shown.shape == (160, 320, 3)
         np.testing.assert_allclose(shown[80, 160, ::-1], image[0, 0], atol=4)
 
 
-def test_long_lists_of_sentences_are_cut_with_the_count(make_source: Callable[..., Any], tmp_path: Path) -> None:
+def test_long_lists_of_sentences_are_cut_with_the_count(
+    make_source: Callable[..., Any], write: Callable[..., Any]
+) -> None:
     source = make_source(*[1] * 210, size=(8, 8))
     source.instruction = lambda episode: f"sentence {episode}" if episode else ""
-    _, page = _page(source, tmp_path)
+    page = write(source)
     assert "and 10 more" in page.text
     assert "empty 1" in page.text
     assert "sentence 205" not in page.text
@@ -130,7 +107,7 @@ def test_the_command_writes_the_page_or_says_how_to_get_it(
     assert not out.exists()
     assert cli.main(["inspect", str(data), "--out", str(out), "--episode", "0"]) == 0
     assert f"page: {out}" in capsys.readouterr().out
-    assert "Episode 0, 4 steps" in _Text(out.read_text(encoding="utf-8")).text
+    assert "Episode 0, 4 steps" in out.read_text(encoding="utf-8")
     assert cli.main(["inspect", str(data), "--out", str(out), "--episode", "2"]) == 1
     assert "there is no episode 2; memory has the episodes 0..1" in capsys.readouterr().err
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rt1.report.offline import OfflineReport, offline_json, write_offline_report
 
 pytest.importorskip("matplotlib")
 
-HOSTILE = "<script>alert(\"x\")</script> & 'quote' $title"
+HOSTILE = "<script>alert(\"x\")</script> & 'quote' {{ title }}"
 SPEC = ActionSpec(
     parts=(
         Discrete(name="stop", choices=3),
@@ -63,27 +62,22 @@ def make_report(make_source: Callable[..., Any], make_network: Callable[..., RT1
 
 
 def test_the_page_is_complete_escaped_and_needs_nothing_else(
-    make_report: Callable[..., OfflineReport], tmp_path: Path
+    make_report: Callable[..., OfflineReport], read_page: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    report = make_report(5, 3, 4)
-    page = write_offline_report(report, tmp_path).read_text()
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert not re.search(r'(?:src|href)="(?!data:|#)', page)
-    assert "http" not in page.replace("http-equiv", "")
+    page = read_page(write_offline_report(make_report(5, 3, 4), tmp_path).read_text())
     for sentence in (
+        HOSTILE,
         "Streaming and windows agree on all 12 steps",
         "Windows, all steps",
-        "Commonest",
-        "&lt;x&gt;",
+        "Most frequent",
+        "<x>",
         "step 4",
         "map 1",
         "calibration",
         "rt1 evaluate --data here",
         "last at update 7",
     ):
-        assert sentence in page, sentence
-    assert "$" not in page.replace("$title", "")
+        assert sentence in page.text, sentence
 
 
 def test_the_figures_are_plain_data(make_report: Callable[..., OfflineReport], tmp_path: Path) -> None:

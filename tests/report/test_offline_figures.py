@@ -25,7 +25,7 @@ pytest.importorskip("matplotlib")
 
 def _texts(svg: str) -> list[str]:
     assert "http" not in svg
-    root = ET.fromstring(svg.replace("<svg ", '<svg xmlns:xlink="x" ', 1))
+    root = ET.fromstring(str(svg).replace("<svg ", '<svg xmlns:xlink="x" ', 1))
     return [(element.text or "").replace("\N{NO-BREAK SPACE}", " ") for element in root.iter("text")]
 
 

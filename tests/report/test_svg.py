@@ -15,7 +15,7 @@ mpl = pytest.importorskip("matplotlib")
 def _parse(svg: str) -> ET.Element:
     assert "http" not in svg
     # In a page the two namespaces are known; XML on its own wants them said.
-    return ET.fromstring(svg.replace("<svg ", '<svg xmlns:xlink="x" ', 1))
+    return ET.fromstring(str(svg).replace("<svg ", '<svg xmlns:xlink="x" ', 1))
 
 
 def _texts(svg: str) -> list[str]:
@@ -49,9 +49,11 @@ def test_each_dimension_of_an_episode_gets_its_plot() -> None:
 
 
 def test_bars_say_their_rates_and_what_was_not_run() -> None:
-    svg = success_bars('rates of "<b>"', {"policy": (0.95, (0.76, 0.99)), "expert": (1.0, None), "blind": (None, None)})
+    svg = success_bars(
+        'rates of "<b>"', {"policy": (0.95, (0.76, 0.99)), "expert": (1.0, None), "replay": (None, None)}
+    )
     texts = _texts(svg)
-    assert {"policy", "expert", "blind", "95 %", "100 %", "not run"} <= set(texts)
+    assert {"policy", "expert", "replay", "95 %", "100 %", "not run"} <= set(texts)
     assert _parse(svg).get("aria-label") == 'rates of "<b>"'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
@@ -15,7 +16,7 @@ _BEYOND = 10  # bars at most on either side of them
 _VISIBLE = 0.02  # of the tallest bar: a single value far out must be seen
 
 
-def action_histogram(name: str, values: FloatArray, *, low: float, high: float, choices: int = 0) -> str:
+def action_histogram(name: str, values: FloatArray, *, low: float, high: float, choices: int = 0) -> Markup:
     """Draw how often a dimension takes which value, its bounds as dashed lines, what lies outside in another colour.
 
     Args:
@@ -47,10 +48,10 @@ def action_histogram(name: str, values: FloatArray, *, low: float, high: float, 
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("value")
         axes.locator_params(axis="x", nbins=5, integer=choices > 0)
-    return svg.getvalue()
+    return svg()
 
 
-def length_histogram(lengths: NDArray[np.int64]) -> str:
+def length_histogram(lengths: NDArray[np.int64]) -> Markup:
     """Draw how many episodes have which number of steps (E,), as ``<svg>``."""
     first, last = int(lengths.min()), int(lengths.max())
     width = max(1, -(-(last - first + 1) // 40))
@@ -63,10 +64,10 @@ def length_histogram(lengths: NDArray[np.int64]) -> str:
         axes.locator_params(integer=True)
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("steps")
-    return svg.getvalue()
+    return svg()
 
 
-def episode_trace(name: str, values: FloatArray, *, low: float, high: float, steps: Sequence[int]) -> str:
+def episode_trace(name: str, values: FloatArray, *, low: float, high: float, steps: Sequence[int]) -> Markup:
     """Draw a dimension over the steps of one episode, its bounds as dashed lines, a dot at each step with an image.
 
     Args:
@@ -84,7 +85,7 @@ def episode_trace(name: str, values: FloatArray, *, low: float, high: float, ste
         axes.set_xlabel("step")
         axes.locator_params(axis="x", integer=True)
         axes.locator_params(axis="y", nbins=5)
-    return svg.getvalue()
+    return svg()
 
 
 def _bar_numbers(values: FloatArray, low: float, high: float, inside: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,8 @@ from rt1.data.episode import EpisodeSource
 from rt1.data.open_data import DataOptions, open_data
 from rt1.evaluate.episode_plot import EpisodePlot, named
 from rt1.files import write_text
-from rt1.report import html as markup
-from rt1.report.episodes import episode_cards
-from rt1.report.svg import percent
+from rt1.report.episodes import episode_card
+from rt1.report.html import render
 from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits
 
@@ -32,14 +32,19 @@ class DryRun:
 
     plot: EpisodePlot
     """Recorded and predicted actions, some images."""
-    told: FloatArray
-    """(S, A) what the robot would have been told: the predicted actions within its limits."""
+    limited: FloatArray
+    """(S, A) what the robot would get: the predicted actions within its limits."""
     seconds: NDArray[np.float64]
     """(S,) from sending an image to having its action."""
     action_spec: ActionSpec
     """Dimensions and bounds."""
     period: float
     """Seconds between two steps of the episode."""
+
+    @property
+    def late(self) -> NDArray[np.bool_]:
+        """(S,) True where the action came after more than a period."""
+        return self.seconds > self.period
 
 
 def replay(
@@ -74,7 +79,7 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
         source: recorded episodes, with the action's dimensions that the server's policy has. Bounds and bins may be
             others: what is compared are physical units.
         episode: number of the episode.
-        limits: what the robot may be told.
+        limits: of the robot's actions.
 
     Raises:
         ValueError: the recording has other actions than the policy, or no instruction.
@@ -85,13 +90,13 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     if ours.dimension_names != theirs.dimension_names or not same_choices:
         difference = spec_difference(ours, theirs)
         raise ValueError(f"policy and recording have different actions: {difference}; take a recording of its robot")
-    told = source.instruction(episode).strip() or source.text_embedding(episode)
-    if told is None:
+    instruction = source.instruction(episode).strip() or source.text_embedding(episode)
+    if instruction is None:
         raise ValueError(f"episode {episode} has no instruction; take another one")
     steps = int(source.lengths[episode])
     shown = np.unique(np.linspace(0, steps - 1, _SHOWN).round().astype(int)).tolist()
     predicted, allowed, seconds, images = [], [limits.rest()], [], []
-    client.reset(told)
+    client.reset(instruction)
     for step, image in enumerate(each_image(source, episode, 0, steps)):
         start = time.perf_counter()
         predicted.append(client.act_vector(image))
@@ -109,7 +114,7 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     )
     return DryRun(
         plot=plot,
-        told=np.stack(allowed[1:]),
+        limited=np.stack(allowed[1:]),
         seconds=np.array(seconds),
         action_spec=client.action_spec,
         period=1 / (client.metadata.get("control_rate") or _RT1_RATE),
@@ -123,66 +128,34 @@ def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run")
         SaveError: the file cannot be written; an older one is untouched.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    seconds = np.concatenate([run.seconds for run in runs])
-    body = markup.fill(
-        "rt1.report",
-        "templates/dry_run.html",
-        cards=episode_cards([run.plot for run in runs]),
-        dimensions=_dimension_table(runs),
-        latency=_latency_table(runs),
+    page = render(
+        "dry_run.html",
+        title=title,
+        runs=runs,
+        **_figures(runs),
+        latencies=[1e3 * np.percentile(run.seconds, (50, 95, 99, 100)) for run in runs],
+        episodes=[episode_card(run.plot) for run in runs],
     )
-    subtitle = f"{len(runs)} recorded episode{'s' if len(runs) > 1 else ''}, {len(seconds)} steps; nothing moved"
-    write_text(path, markup.page(title=title, subtitle=subtitle, headline=_headline(runs), body=body))
+    write_text(path, page)
     return path
 
 
-def _headline(runs: Sequence[DryRun]) -> str:
-    spec, (recorded, predicted, told) = runs[0].action_spec, _joined(runs)
+def _figures(runs: Sequence[DryRun]) -> dict[str, Any]:
+    """Return the figures over the steps of all episodes, those of a dimension as (A,)."""
+    recorded, predicted, limited = (
+        np.concatenate(actions)
+        for actions in zip(*((run.plot.recorded, run.plot.predicted, run.limited) for run in runs), strict=True)
+    )
+    spec, error, changed = runs[0].action_spec, np.abs(predicted - recorded), predicted != limited
     continuous = spec.discrete_choices == 0
-    of_range = np.abs(predicted - recorded)[:, continuous] / (spec.high - spec.low)[continuous]
-    late = np.concatenate([run.seconds > run.period for run in runs])
-    error = percent(float(of_range.mean())) if continuous.any() else "\N{EN DASH}"
-    return markup.headline(
-        [
-            ("policy", "Error", error, "mean, of the range"),
-            ("policy", "Limited", percent(float((predicted != told).any(axis=1).mean())), "of the actions"),
-            ("policy", "Late", percent(float(late.mean())), f"over {1e3 * runs[0].period:.0f} ms"),
-            ("recorded", "Steps", str(len(recorded)), "recorded"),
-        ]
-    )
-
-
-def _dimension_table(runs: Sequence[DryRun]) -> str:
-    recorded, predicted, told = _joined(runs)
-    off = np.abs(predicted - recorded)
-    rows = [
-        (
-            markup.escape(name),
-            f"{off[:, index].mean():.3g}",
-            f"{off[:, index].max():.3g}",
-            f"{recorded[:, index].min():.3g} to {recorded[:, index].max():.3g}",
-            f"{predicted[:, index].min():.3g} to {predicted[:, index].max():.3g}",
-            percent(float((predicted[:, index] != told[:, index]).mean())),
-        )
-        for index, name in enumerate(runs[0].plot.dimension_names)
-    ]
-    return markup.table(("", "Mean error", "Largest", "Recorded", "Predicted", "Limited"), rows)
-
-
-def _latency_table(runs: Sequence[DryRun]) -> str:
-    rows = []
-    for run in runs:
-        p50, p95, p99 = np.percentile(run.seconds, (50, 95, 99)) * 1e3
-        late = int((run.seconds > run.period).sum())
-        cells = [f"{value:.1f}" for value in (p50, p95, p99, 1e3 * run.seconds.max())]
-        rows.append((markup.escape(run.plot.title), *cells, f"{late} of {len(run.seconds)}"))
-    return markup.table(("", "p50", "p95", "p99", "Largest", "Late"), rows)
-
-
-def _joined(runs: Sequence[DryRun]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return recorded, predicted and told actions of all steps, (S, A) each."""
-    return (
-        np.concatenate([run.plot.recorded for run in runs]),
-        np.concatenate([run.plot.predicted for run in runs]),
-        np.concatenate([run.told for run in runs]),
-    )
+    return {
+        "steps": len(recorded),
+        "error": float((error / (spec.high - spec.low))[:, continuous].mean()) if continuous.any() else None,
+        "limited": float(changed.any(axis=1).mean()),
+        "late": float(np.concatenate([run.late for run in runs]).mean()),
+        "mean_error": error.mean(axis=0),
+        "largest_error": error.max(axis=0),
+        "recorded": list(zip(recorded.min(axis=0), recorded.max(axis=0), strict=True)),
+        "predicted": list(zip(predicted.min(axis=0), predicted.max(axis=0), strict=True)),
+        "limited_of_dimension": changed.mean(axis=0),
+    }

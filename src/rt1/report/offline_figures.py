@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
@@ -19,7 +20,7 @@ _BARS = 41
 _USED = 0.99  # share of the tokens or errors that decides what range is shown
 
 
-def near_diagonal(counts: NDArray[np.int64]) -> str:
+def near_diagonal(counts: NDArray[np.int64]) -> Markup:
     """Draw the share of tokens by how many bins the prediction is off; the outermost bars hold everything farther.
 
     Args:
@@ -35,10 +36,10 @@ def near_diagonal(counts: NDArray[np.int64]) -> str:
         at_most, at_least = "\N{LESS-THAN OR EQUAL TO}", "\N{GREATER-THAN OR EQUAL TO}"
         far = NEAR + 1
         axes.set_xticks((-far, -5, 0, 5, far), [f"{at_most}-{far}", "-5", "0", "5", f"{at_least}{far}"])
-    return svg.getvalue()
+    return svg()
 
 
-def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -> str:
+def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -> Markup:
     """Draw the share of the steps by error in physical units; the outermost bars hold everything farther.
 
     Args:
@@ -60,10 +61,10 @@ def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -
         axes.grid(visible=False, axis="x")
         axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel("predicted less recorded")
-    return svg.getvalue()
+    return svg()
 
 
-def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> str:
+def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> Markup:
     """Draw which token was predicted where which was recorded, cropped to the range in which 99 % of them lie.
 
     Args:
@@ -99,10 +100,10 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> s
         axes.set_ylabel("recorded token")
         axes.grid(visible=False)
         axes.locator_params(integer=True, nbins=5)
-    return svg.getvalue()
+    return svg()
 
 
-def reliability_curve(reliability: Reliability) -> str:
+def reliability_curve(reliability: Reliability) -> Markup:
     """Draw accuracy over confidence, with the diagonal of a perfectly calibrated network."""
     filled = reliability.count > 0
     with panel("accuracy by confidence") as (axes, svg):
@@ -116,10 +117,10 @@ def reliability_curve(reliability: Reliability) -> str:
         axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
         axes.xaxis.set_major_formatter(lambda share, _: percent(share))
         axes.yaxis.set_major_formatter(lambda share, _: percent(share))
-    return svg.getvalue()
+    return svg()
 
 
-def confidence_histogram(reliability: Reliability) -> str:
+def confidence_histogram(reliability: Reliability) -> Markup:
     """Draw the share of the tokens by confidence."""
     shares = reliability.count / reliability.count.sum()
     width = 1 / len(shares)
@@ -130,7 +131,7 @@ def confidence_histogram(reliability: Reliability) -> str:
         axes.set_xlabel("confidence")
         share_axis(axes, float(shares.max()))
         axes.xaxis.set_major_formatter(lambda share, _: percent(share))
-    return svg.getvalue()
+    return svg()
 
 
 def attention_overlay(image: Image, map_RC: FloatArray, *, width: int) -> Image:
@@ -149,7 +150,7 @@ def attention_overlay(image: Image, map_RC: FloatArray, *, width: int) -> Image:
 def _near_ink(distance: int) -> str:
     if distance == 0:
         return "policy"
-    return "blind" if distance <= NEAR else "swapped"
+    return "replay" if distance <= NEAR else "swapped"
 
 
 def _gathered(counts: NDArray[np.int64], reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

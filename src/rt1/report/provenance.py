@@ -13,7 +13,6 @@ from rt1.checkpoint import load_info, resolve
 from rt1.machine import PeakMemory, commit, describe_machine
 from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
-from rt1.report import html as markup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,28 +122,3 @@ def made_json(made: Made) -> dict[str, Any]:
         "machine": made.machine,
         "date": made.date,
     }
-
-
-def made_section(made: Made) -> str:
-    """Return the page's closing sections: command, facts, seconds, settings, notes."""
-    peak = "not measured" if made.peak_gb is None else f"{made.peak_gb:.2f} GB"
-    facts = {
-        "Commit": made.commit,
-        "Date": made.date,
-        "Machine": made.machine,
-        "Checkpoint": made.checkpoint,
-        "Parameters": f"{made.parameters:,}",
-        "Peak memory": peak,
-    }
-    stages = {stage: markup.duration(seconds) for stage, seconds in made.seconds.items()}
-    tables = "\n".join(
-        markup.table((heading, ""), [(markup.escape(k), markup.escape(v)) for k, v in rows.items()])
-        for heading, rows in (("Made from", facts), ("Time per stage", stages), ("Settings", made.settings))
-        if rows
-    )
-    notes = "".join(f"<li>{markup.escape(note)}</li>" for note in made.notes)
-    return (
-        '<section>\n<h2>How it was made</h2>\n<p class="quiet">Command</p>\n'
-        f'<pre><code>{markup.escape(made.command)}</code></pre>\n<div class="made">\n{tables}\n</div>\n</section>\n'
-        + (f"<section><h2>Notes</h2><ul>{notes}</ul></section>" if notes else "")
-    )

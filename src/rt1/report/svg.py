@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from rt1.actions import FloatArray
 
@@ -19,7 +20,7 @@ COLOURS = {
     "line": "var(--line, #ccc)",
     "policy": "var(--policy, #0072b2)",
     "expert": "var(--expert, #009e73)",
-    "blind": "var(--blind, #e69f00)",
+    "replay": "var(--replay, #e69f00)",
     "random": "var(--random, #888)",
     "swapped": "var(--swapped, #d55e00)",
     "recorded": "var(--recorded, #a9aeb8)",
@@ -53,7 +54,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
     """Draw loss and token accuracy over the updates, in training and held out.
 
     Args:
@@ -64,7 +65,7 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         Title to ``<svg>``; a curve with no record is left out.
     """
     curves = {"Loss": ("loss", "heldout_loss"), "Token accuracy": ("accuracy", "heldout_accuracy")}
-    out: dict[str, str] = {}
+    out: dict[str, Markup] = {}
     for title, (training, held_out) in curves.items():
         if not any(key in record for record in metrics for key in (training, held_out)):
             continue
@@ -76,11 +77,11 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
             axes.set_xlabel("update")
             axes.locator_params(axis="x", integer=True)
             axes.set_ylim(bottom=0)
-        out[title] = svg.getvalue()
+        out[title] = svg()
     return out
 
 
-def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted: FloatArray) -> dict[str, str]:
+def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted: FloatArray) -> dict[str, Markup]:
     """Draw the recorded and the predicted action over the steps of one episode, a plot per dimension.
 
     Args:
@@ -91,18 +92,18 @@ def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted
     Returns:
         Dimension name to ``<svg>``.
     """
-    plots: dict[str, str] = {}
+    plots: dict[str, Markup] = {}
     for index, name in enumerate(dimension_names):
         with panel(f"{name}: recorded and predicted over the steps") as (axes, svg):
             axes.plot(recorded[:, index], "-", color=INKS["recorded"], linewidth=3.2)
             axes.plot(predicted[:, index], "o--", color=INKS["policy"], markersize=2, linewidth=1.2)
             axes.set_xlabel("step")
             axes.locator_params(axis="x", integer=True)
-        plots[name] = svg.getvalue()
+        plots[name] = svg()
     return plots
 
 
-def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float, float] | None]]) -> str:
+def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float, float] | None]]) -> Markup:
     """Draw the success rates of one task as bars.
 
     Args:
@@ -125,7 +126,7 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.spines[["left", "bottom"]].set_visible(False)
-    return svg.getvalue()
+    return svg()
 
 
 def share_axis(axes: Axes, top: float) -> None:
@@ -147,8 +148,8 @@ def percent(rate: float) -> str:
 
 
 @contextmanager
-def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[tuple[Axes, io.StringIO]]:
-    """Yield axes to draw on and a file that holds the ``<svg>`` when the block ends.
+def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
+    """Yield axes to draw on and a function that returns the ``<svg>`` when the block has ended.
 
     Args:
         label: what the figure shows, for screen readers.
@@ -162,22 +163,22 @@ def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[t
         raise ModuleNotFoundError(
             "figures need matplotlib, which is not installed; run: pip install 'rt1[report]'"
         ) from error
-    svg = io.StringIO()
+    drawn: list[Markup] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
         size = _SQUARE if square else _SIZE
         figure = Figure(figsize=size)
         figure.subplots_adjust(left=left, right=0.98, top=0.96, bottom=0.4 / size[1])
         axes = figure.add_subplot()
-        yield axes, svg
+        yield axes, drawn.pop
         raw = io.StringIO()
         # No metadata: the same numbers give the same picture, and nothing in it points to a network.
         figure.savefig(
             raw, format="svg", transparent=True, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type"))
         )
-    svg.write(_to_svg(raw.getvalue(), label, size))
+    drawn.append(_to_svg(raw.getvalue(), label, size))
 
 
-def _to_svg(raw: str, label: str, size: tuple[float, float]) -> str:
+def _to_svg(raw: str, label: str, size: tuple[float, float]) -> Markup:
     """Cut matplotlib's SVG file down to one element that fits its place and takes the page's colours."""
     body = raw[raw.index("<svg") :]
     body = body[body.index(">") + 1 :]
@@ -189,8 +190,9 @@ def _to_svg(raw: str, label: str, size: tuple[float, float]) -> str:
     body = re.sub(r">\s+<", "><", body)
     for name, ink in INKS.items():
         body = body.replace(ink, COLOURS[name])
-    width, height = (72 * inches for inches in size)
-    return (
-        f'<svg class="plot" role="img" aria-label="{html.escape(label)}" viewBox="0 0 {width:g} {height:g}" '
-        f'style="font: {_FONT_SIZE}px system-ui, sans-serif; stroke-linejoin: round">{body.strip()}'
+    frame = Markup(
+        '<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}" '
+        'style="font: {}px system-ui, sans-serif; stroke-linejoin: round">'
     )
+    width, height = (72 * inches for inches in size)
+    return frame.format(label, width, height, _FONT_SIZE) + Markup(body.strip())  # noqa: S704 (matplotlib escapes text)
