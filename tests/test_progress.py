@@ -37,6 +37,33 @@ def test_a_terminal_gets_a_bar_that_is_written_over() -> None:
     assert stream.getvalue().endswith("\n")
 
 
+def test_a_file_gets_at_most_one_line_in_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+    monkeypatch.setattr("rt1.progress.time.monotonic", lambda: seconds)
+    stream = io.StringIO()
+    bar = Progress("trials", 1000, unit="trials", stream=stream)
+    for done in range(60):
+        seconds = float(done)
+        bar.update(done)
+    assert re.findall(r"^trials (\d+)/1000 trials, 1/s, ", stream.getvalue(), re.MULTILINE) == [
+        "10",
+        "20",
+        "30",
+        "40",
+        "50",
+    ]
+
+
+def test_the_bar_needs_no_terminal_with_utf_8() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    bar = Progress("trials", 2, unit="trials", stream=stream)
+    bar.update(1)
+    bar.close()
+    assert b"[##########..........] trials 1/2" in written.getvalue()
+
+
 def test_the_speed_counts_only_what_was_done_here() -> None:
     stream = _Terminal()
     Progress("training", 200, unit="updates", done=150, stream=stream).update(150)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-_LINE_SECONDS = 15.0
+_LINE_SECONDS = 10.0
 
 
 class Progress:

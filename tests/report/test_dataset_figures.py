@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rt1.report.dataset_figures import action_histogram, episode_trace, length_histogram
-from rt1.report.svg import COLOURS
+from rt1.report.svg import COLORS
 
 pytest.importorskip("matplotlib")
 
@@ -15,8 +15,8 @@ def _values(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return np.array(values, dtype=np.float32)
 
 
-def _bars(svg: str, colour: str) -> int:
-    return svg.count(f"fill: {COLOURS[colour]}")
+def _bars(svg: str, color: str) -> int:
+    return svg.count(f"fill: {COLORS[color]}")
 
 
 def test_a_value_at_a_bound_lies_within_and_the_next_one_outside() -> None:

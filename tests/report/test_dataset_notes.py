@@ -51,7 +51,7 @@ def test_an_instruction_with_two_text_embeddings_is_noted(source: Any) -> None:
 def test_images_that_look_blue_and_are_not_declared_bgr_are_noted(source: Any) -> None:
     source.images = [[_image(20)] * 100, [_image(-20), _image(20)] * 50]
     (note,) = _notes(source)
-    assert note.startswith("colours: in 75 % of the sampled images blue exceeds red; red and blue may be exchanged")
+    assert note.startswith("colors: in 75 % of the sampled images blue exceeds red; red and blue may be exchanged")
     source.images = [[_image(20)] * 100, [_image(-20)] * 100]
     assert _notes(source) == []
 
@@ -69,9 +69,9 @@ def test_real_images_look_red_and_blue_only_once_exchanged(shared: Path, tmp_pat
     for file in (shared / "data" / "bridge_rlds" / "bridge_dataset" / "1.0.0").glob("[!.]*"):
         (tmp_path / file.name).symlink_to(file)  # the index must not be written beside the real files
     bridge: Any = RLDSSource(tmp_path, layout=RLDSLayout(image_key="observation/image_0"))
-    assert not any(note.startswith("colours") for note in _notes(bridge))
+    assert not any(note.startswith("colors") for note in _notes(bridge))
     bridge.bgr = True
-    assert any(note.startswith("colours") for note in _notes(bridge))
+    assert any(note.startswith("colors") for note in _notes(bridge))
 
 
 def test_images_of_several_sizes_are_noted(source: Any) -> None:

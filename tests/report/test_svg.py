@@ -1,4 +1,4 @@
-"""Figures are well-formed inline SVG in the page's colours, with text as text."""
+"""Figures are well-formed inline SVG in the page's colors, with text as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from rt1.report.svg import COLOURS, action_plots, success_bars, training_curves
+from rt1.report.svg import COLORS, action_plots, success_bars, training_curves
 
 mpl = pytest.importorskip("matplotlib")
 
@@ -29,8 +29,8 @@ def test_training_curves_show_loss_and_accuracy_in_training_and_held_out() -> No
     assert list(curves) == ["Loss", "Token accuracy"]
     for svg in curves.values():
         assert "update" in _texts(svg)
-        assert COLOURS["policy"] in svg
-        assert COLOURS["swapped"] in svg
+        assert COLORS["policy"] in svg
+        assert COLORS["swapped"] in svg
 
 
 def test_curves_without_records_are_left_out() -> None:
@@ -44,8 +44,8 @@ def test_each_dimension_of_an_episode_gets_its_plot() -> None:
     assert list(plots) == ["x", "$y$", "<z>"]
     for svg in plots.values():
         assert "step" in _texts(svg)
-        assert COLOURS["recorded"] in svg
-        assert COLOURS["policy"] in svg
+        assert COLORS["recorded"] in svg
+        assert COLORS["policy"] in svg
 
 
 def test_bars_say_their_rates_and_what_was_not_run() -> None:

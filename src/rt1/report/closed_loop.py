@@ -15,12 +15,12 @@ from rt1.evaluate.results import Counted, ParaphraseResult, SwappedResult, TaskR
 from rt1.files import write_text
 from rt1.report.episodes import episode_card
 from rt1.report.html import render
-from rt1.report.provenance import Made, made_json
+from rt1.report.provenance import Provenance, provenance_json
 from rt1.report.svg import success_bars, training_curves
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report(Made):
+class Report(Provenance):
     """Everything one evaluation found and how it was made."""
 
     tasks: Sequence[TaskResult]
@@ -68,7 +68,7 @@ def results_json(report: Report) -> dict[str, Any]:
         "swapped": [_counted_json(r, given_instruction=r.given_instruction) for r in report.swapped],
         "paraphrase_success": report.paraphrase_success,
         "paraphrases": [_counted_json(r, paraphrase=r.paraphrase) for r in report.paraphrases],
-        **made_json(report),
+        **provenance_json(report),
     }
 
 

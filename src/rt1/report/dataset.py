@@ -50,7 +50,7 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         traces=_traces(survey.actions, shown),
         most_sentences=_SENTENCES,
         length_histogram=dataset_figures.length_histogram(survey.lengths),
-        sampling=[*sampling(survey), _colour_test(survey)],
+        sampling=[*sampling(survey), _color_test(survey)],
         command=command,
     )
     write_text(path, page)
@@ -85,10 +85,10 @@ def _traces(actions: ActionSurvey, shown: ShownEpisode) -> dict[str, Markup]:
     }
 
 
-def _colour_test(survey: DataSurvey) -> str:
+def _color_test(survey: DataSurvey) -> str:
     blue = float(np.mean(survey.images.blue_minus_red > BGR_MARGIN))
     return (
-        f"colours: an image counts as blue where the mean of blue exceeds that of red by more than {BGR_MARGIN:g} of "
+        f"colors: an image counts as blue where the mean of blue exceeds that of red by more than {BGR_MARGIN:g} of "
         f"255; {percent(blue)} are, and from {percent(BGR_SHARE)} on an exchange of red and blue is suspected. A scene "
         f"that is truly blue raises a false alarm, and a grey one hides an exchange"
     )

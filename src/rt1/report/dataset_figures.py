@@ -17,7 +17,7 @@ _VISIBLE = 0.02  # of the tallest bar: a single value far out must be seen
 
 
 def action_histogram(name: str, values: FloatArray, *, low: float, high: float, choices: int = 0) -> Markup:
-    """Draw how often a dimension takes which value, its bounds as dashed lines, what lies outside in another colour.
+    """Draw how often a dimension takes which value, its bounds as dashed lines, what lies outside in another color.
 
     Args:
         name: of the dimension, for screen readers.
@@ -38,8 +38,8 @@ def action_histogram(name: str, values: FloatArray, *, low: float, high: float, 
     shares = counts / len(values)
     with panel(f"{name}: share of the steps by value") as (axes, svg):
         heights = np.maximum(shares, _VISIBLE * shares.max())
-        colours = [INKS["policy" if 0 <= bar < inside else "swapped"] for bar in bars]
-        axes.bar(low + (bars + 0.5) * width, heights, width=0.9 * width, color=colours)
+        colors = [INKS["policy" if 0 <= bar < inside else "swapped"] for bar in bars]
+        axes.bar(low + (bars + 0.5) * width, heights, width=0.9 * width, color=colors)
         for bound in (low, high):
             axes.axvline(bound, color=INKS["ink"], linewidth=0.8, linestyle="--")
         margin = 0.5 * width

@@ -53,7 +53,7 @@ def _of_images(images: ImageSurvey) -> Iterator[str]:
             if images.declared_bgr
             else "red and blue may be exchanged (BGR), which the data set does not declare"
         )
-        yield f"colours: in {percent(blue)} of the sampled images blue exceeds red; {cure}; look at the images"
+        yield f"colors: in {percent(blue)} of the sampled images blue exceeds red; {cure}; look at the images"
 
 
 def _of_actions(actions: ActionSurvey) -> Iterator[str]:

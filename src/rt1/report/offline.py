@@ -18,13 +18,13 @@ from rt1.model.rt1 import RT1Config
 from rt1.report import offline_figures
 from rt1.report.episodes import attention_card, episode_card
 from rt1.report.html import render
-from rt1.report.provenance import Made, made_json
+from rt1.report.provenance import Provenance, provenance_json
 
 PAGE_FILE, JSON_FILE = "offline.html", "offline.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfflineReport(Made):
+class OfflineReport(Provenance):
     """Everything an offline evaluation found and how it was made."""
 
     result: OfflineResult
@@ -78,7 +78,7 @@ def offline_json(report: OfflineReport) -> dict[str, Any]:
         ],
         "bins_off": {name: _bins_off(result.counts.differences(index)) for index, name in enumerate(names)},
         "checkpoint": report.checkpoint,
-        **made_json(report),
+        **provenance_json(report),
     }
 
 

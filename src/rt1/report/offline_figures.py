@@ -28,8 +28,8 @@ def near_diagonal(counts: NDArray[np.int64]) -> Markup:
     """
     offsets, heights = _gathered(counts, NEAR + 1)
     with panel("share of the tokens by bins off") as (axes, svg):
-        colours = [INKS[_near_ink(abs(int(offset)))] for offset in offsets]
-        axes.bar(offsets, heights / counts.sum(), width=0.9, color=colours)
+        colors = [INKS[_near_ink(abs(int(offset)))] for offset in offsets]
+        axes.bar(offsets, heights / counts.sum(), width=0.9, color=colors)
         share_axis(axes, float(heights.max() / counts.sum()))
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("predicted less recorded, bins")
@@ -74,7 +74,7 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> M
             predicted tokens that are no choice.
 
     Returns:
-        ``<svg>``. Each row is shaded by its own shares: no colour is never, full colour always.
+        ``<svg>``. Each row is shaded by its own shares: no color is never, full color always.
     """
     if choices:
         counts_VV, first, last = _folded(counts_VV, choices), 0, choices

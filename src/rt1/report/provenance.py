@@ -16,7 +16,7 @@ from rt1.model.rt1 import RT1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class Provenance:
     """What an evaluation was made from, with, and how long it took."""
 
     title: str
@@ -50,7 +50,7 @@ class Made:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What the report says of its making, beyond what the evaluation knows itself."""
+    """What the report says of its provenance, beyond what the evaluation knows itself."""
 
     title: str = ""
     """Heading of the page; that of its kind of evaluation if empty."""
@@ -64,8 +64,8 @@ class ReportContext:
     """Further settings to show."""
 
 
-class Making:
-    """Watches over an evaluation (``with making:``) and says afterwards how it was made."""
+class ProvenanceRecorder:
+    """Watches over an evaluation (``with recorder:``) and says afterwards how it was made."""
 
     def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
         """Read what the checkpoint says of itself.
@@ -77,7 +77,7 @@ class Making:
         self._context = context or ReportContext()
         self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0
 
-    def __enter__(self) -> Making:
+    def __enter__(self) -> ProvenanceRecorder:
         self._started = time.monotonic()
         self._memory.__enter__()
         return self
@@ -87,7 +87,7 @@ class Making:
         self._seconds = time.monotonic() - self._started
 
     def facts(self, model: RT1, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
-        """Return the fields of :class:`Made` for the report of this evaluation.
+        """Return the fields of :class:`Provenance` for the report of this evaluation.
 
         Args:
             model: the network evaluated.
@@ -112,13 +112,13 @@ class Making:
         }
 
 
-def made_json(made: Made) -> dict[str, Any]:
+def provenance_json(provenance: Provenance) -> dict[str, Any]:
     """Return it as plain data for ``json``."""
     return {
-        "seconds": dict(made.seconds),
-        "peak_gb": made.peak_gb,
-        "commit": made.commit,
-        "command": made.command,
-        "machine": made.machine,
-        "date": made.date,
+        "seconds": dict(provenance.seconds),
+        "peak_gb": provenance.peak_gb,
+        "commit": provenance.commit,
+        "command": provenance.command,
+        "machine": provenance.machine,
+        "date": provenance.date,
     }

@@ -14,7 +14,7 @@ from rt1.evaluate.episode_plot import EpisodePlot, episode_plots
 from rt1.metrics import read_metrics
 from rt1.policy import Policy
 from rt1.report.closed_loop import Report, write_report
-from rt1.report.provenance import Making, ReportContext
+from rt1.report.provenance import ProvenanceRecorder, ReportContext
 from rt1.text.encoder import TextEncoder
 
 
@@ -37,10 +37,10 @@ def evaluate_checkpoint(
         settings: tasks, trials, seed.
         source: recorded episodes, for plots on those held out from training; None leaves the plots out.
         encoder: text encoder; the one the checkpoint names if None.
-        context: what the report says of its making.
+        context: what the report says of its provenance.
     """
-    with Making(checkpoint, context, embodiment=settings.embodiment) as making:
-        folder, info = making.folder, making.info
+    with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
+        folder, info = recorder.folder, recorder.info
         # First: damaged weights or data show here, in their own words, and not after minutes of trials.
         policy = Policy.from_checkpoint(
             folder,
@@ -53,7 +53,7 @@ def evaluate_checkpoint(
         settings = replace(settings, acting=chosen)
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
-    facts = making.facts(
+    facts = recorder.facts(
         policy.model, title="Closed-loop evaluation", settings=_settings_table(env, settings), notes=_NOTES
     )
     report = Report(
@@ -69,12 +69,13 @@ def evaluate_checkpoint(
 
 
 _NOTES = (
-    """The policy sees the camera image and the instruction, never the simulator's state; the success signal is used
-    for counting and to end an episode.""",
-    """Trials start from odd environment seeds, recordings from even ones: no trial was ever recorded.""",
-    """Blind: a successful expert episode with another start is replayed without looking, its last action held until
-    the step limit.""",
-    """Swapped: the same trials under the instruction of the task that shares the scene; the original goal counts.""",
+    """The policy sees the camera image and the instruction, never the simulator's state. The success signal is used to
+    count and to end an episode.""",
+    """Trials start from odd environment seeds, recordings from even ones. No trial was ever recorded.""",
+    """Open-loop replay: the actions of a successful expert episode with another initial state, without looking at any
+    image. The last action is held until the step limit.""",
+    """Swapped instruction: the same trials under the instruction of the task that shares the scene. The original goal
+    counts.""",
     """Paraphrase: the same trials under a sentence that no recording uses.""",
 )
 

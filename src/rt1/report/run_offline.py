@@ -10,12 +10,12 @@ from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, choose_w
 from rt1.evaluate.offline import evaluate_offline
 from rt1.policy import Policy
 from rt1.report.offline import OfflineReport, write_offline_report
-from rt1.report.provenance import Making, ReportContext
+from rt1.report.provenance import ProvenanceRecorder, ReportContext
 from rt1.text.encoder import TextEncoder
 
 _NOTES = (
     """Offline numbers say how close the predictions come to the recorded actions at recorded images. They do not say
-    whether the robot succeeds: small errors add up, and there is often more than one good action.""",
+    whether the robot succeeds. Small errors add up, and there is often more than one good action.""",
 )
 
 
@@ -50,15 +50,15 @@ def evaluate_recorded(
         source: recorded episodes.
         settings: which of them, and how.
         encoder: text encoder; None takes the stored embeddings or the encoder the checkpoint names.
-        context: what the report says of its making.
+        context: what the report says of its provenance.
     """
     settings = settings or OfflineSettings()
-    with Making(checkpoint, context, embodiment=settings.embodiment) as making:
-        chosen = choose_episodes(source, making.info.provenance, settings.episodes)
+    with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
+        chosen = choose_episodes(source, recorder.info.provenance, settings.episodes)
         policy = Policy.from_checkpoint(
-            making.folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
+            recorder.folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
         )
-        words = choose_words(source, making.info, encoder)
+        words = choose_words(source, recorder.info, encoder)
         result = evaluate_offline(policy, source, chosen, words, shown=settings.shown)
     title = f"Offline evaluation on {source.name}"
     table = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
@@ -66,7 +66,7 @@ def evaluate_recorded(
         table["embodiment"] = settings.embodiment
     if settings.cond_scale != 1.0:
         table["guidance (cond_scale)"] = f"{settings.cond_scale:g}"
-    facts = making.facts(policy.model, title=title, settings=table, notes=_NOTES)
+    facts = recorder.facts(policy.model, title=title, settings=table, notes=_NOTES)
     report = OfflineReport(result=result, network=policy.model.config, **facts)
     write_offline_report(report, Path(out))
     return report

@@ -1,4 +1,4 @@
-"""Figures of the pages as inline SVG that takes its colours from the page, for light and dark mode."""
+"""Figures of the pages as inline SVG that takes its colors from the page, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rt1.actions import FloatArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = {
+COLORS = {
     "ink": "currentColor",
     "line": "var(--line, #ccc)",
     "policy": "var(--policy, #0072b2)",
@@ -25,10 +25,10 @@ COLOURS = {
     "swapped": "var(--swapped, #d55e00)",
     "recorded": "var(--recorded, #a9aeb8)",
 }
-"""What each name becomes in the SVG: the page's colour, else one that colour-blind people tell apart."""
+"""What each name becomes in the SVG: the page's color, else one that color-blind people tell apart."""
 
-INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLOURS, start=3)}
-"""What to draw in: matplotlib knows plain colours only, and :func:`panel` puts the page's colours in their place."""
+INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLORS, start=3)}
+"""What to draw in: matplotlib knows plain colors only, and :func:`panel` puts the page's colors in their place."""
 
 _SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
 _SQUARE = (2.8, 2.8)
@@ -108,7 +108,7 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
 
     Args:
         label: what the figure shows, for screen readers.
-        rates: key of ``COLOURS`` to success rate in 0..1 (``None``: not run) and its interval
+        rates: key of ``COLORS`` to success rate in 0..1 (``None``: not run) and its interval
             (``None``: not known).
 
     Returns:
@@ -179,7 +179,7 @@ def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[t
 
 
 def _to_svg(raw: str, label: str, size: tuple[float, float]) -> Markup:
-    """Cut matplotlib's SVG file down to one element that fits its place and takes the page's colours."""
+    """Cut matplotlib's SVG file down to one element that fits its place and takes the page's colors."""
     body = raw[raw.index("<svg") :]
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
@@ -189,7 +189,7 @@ def _to_svg(raw: str, label: str, size: tuple[float, float]) -> Markup:
     body = re.sub(r' transform="rotate\(-?0 [^"]*\)"', "", body)
     body = re.sub(r">\s+<", "><", body)
     for name, ink in INKS.items():
-        body = body.replace(ink, COLOURS[name])
+        body = body.replace(ink, COLORS[name])
     frame = Markup(
         '<svg class="plot" role="img" aria-label="{}" viewBox="0 0 {:g} {:g}" '
         'style="font: {}px system-ui, sans-serif; stroke-linejoin: round">'
