@@ -54,6 +54,6 @@ with Client(choices.url, timeout=2.0) as client:
         client.reset(choices.instruction)
         drive(client, YourRobot(), limits, choices.steps)
     else:
-        from rt1.serve.dry_run import replay  # nothing moves; look at the page that it writes
+        from rt1.report.dry_run import replay  # nothing moves; look at the page that it writes
 
         print("see", replay(client, choices.dry_run, limits, page=Path("dry_run.html")))

@@ -37,6 +37,33 @@ def test_a_terminal_gets_a_bar_that_is_written_over() -> None:
     assert stream.getvalue().endswith("\n")
 
 
+def test_a_file_gets_at_most_one_line_in_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+    monkeypatch.setattr("rt1.progress.time.monotonic", lambda: seconds)
+    stream = io.StringIO()
+    bar = Progress("trials", 1000, unit="trials", stream=stream)
+    for done in range(60):
+        seconds = float(done)
+        bar.update(done)
+    assert re.findall(r"^trials (\d+)/1000 trials, 1/s, ", stream.getvalue(), re.MULTILINE) == [
+        "10",
+        "20",
+        "30",
+        "40",
+        "50",
+    ]
+
+
+def test_the_bar_needs_no_terminal_with_utf_8() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="ascii")
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    bar = Progress("trials", 2, unit="trials", stream=stream)
+    bar.update(1)
+    bar.close()
+    assert b"[##########..........] trials 1/2" in written.getvalue()
+
+
 def test_the_speed_counts_only_what_was_done_here() -> None:
     stream = _Terminal()
     Progress("training", 200, unit="updates", done=150, stream=stream).update(150)
@@ -69,3 +96,8 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_durations_are_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.04, "0.0 s"), (59.94, "59.9 s"), (59.99, "1 min 0 s")])
+def test_durations_with_a_digit_after_the_point_never_show_sixty(seconds: float, words: str) -> None:
+    assert duration(seconds, 1) == words

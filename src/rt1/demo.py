@@ -16,13 +16,13 @@ from rt1.data.rlds import RLDSSource
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.metaworld import MetaWorldConfig
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.made import ReportContext
 from rt1.evaluate.record import RecordSettings, record
-from rt1.evaluate.run import evaluate_checkpoint
 from rt1.files import write_text
 from rt1.machine import PeakMemory, commit
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.progress import duration
+from rt1.report.provenance import ReportContext
+from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
 

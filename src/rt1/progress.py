@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-_LINE_SECONDS = 15.0
+_LINE_SECONDS = 10.0
 
 
 class Progress:
@@ -71,15 +71,15 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def duration(seconds: float) -> str:
-    """Return seconds in words a person reads at a glance.
+def duration(seconds: float, digits: int = 0) -> str:
+    """Return seconds in words a person reads at a glance, under a minute with so many digits after the point.
 
-    >>> duration(7.2), duration(95), duration(7322)
-    ('7 s', '1 min 35 s', '2 h 2 min')
+    >>> duration(7.2), duration(7.2, 1), duration(95), duration(7322)
+    ('7 s', '7.2 s', '1 min 35 s', '2 h 2 min')
     """
+    if round(seconds, digits) < 60:
+        return f"{seconds:.{digits}f} s"
     whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"

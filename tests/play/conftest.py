@@ -20,7 +20,12 @@ from rt1.play.server import PlayServer
 from rt1.policy import Policy
 from rt1.text.encoder import TableEncoder
 
-SENTENCES = {"near": ("open the drawer", "close the drawer"), "far": ("close the drawer",), "mute": ("say nothing",)}
+SENTENCES = {
+    "near": ("open the drawer", "close the drawer"),
+    "far": ("close the drawer",),
+    "mute": ("say nothing",),
+    "<script>alert(1)</script>": ("open the drawer",),
+}
 
 
 @dataclass(kw_only=True)
@@ -58,7 +63,7 @@ def world(make_env: Callable[..., Any]) -> PointWorld:
 
 @pytest.fixture
 def playground(world: PointWorld, make_network: Callable[..., RT1], table: TableEncoder) -> Playground:
-    """Three tasks with an untrained policy that looks at three images."""
+    """Four tasks with an untrained policy that looks at three images."""
     spec = ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3),), bins=16)
     policy = Policy(make_network(window=3), spec, encode_text=lambda text: table.encode([text])[0])
     return Playground(policy, world, tuple(SENTENCES))

@@ -111,7 +111,7 @@ def test_another_instruction_makes_the_policy_forget_and_a_reset_puts_the_scene_
     _wait_for_text(page, "phase", "stopped")
     page.fill("#instruction", "close the drawer")
     page.keyboard.press("Enter")
-    _wait_for_text(page, "told", "close the drawer")
+    _wait_for_text(page, "current", "close the drawer")
     _wait_for_text(page, "caption", "remembers 0")
     assert "0 of" not in page.inner_text("#step")
     page.click("#reset")
@@ -126,13 +126,13 @@ def test_what_the_policy_does_not_understand_is_one_line_in_an_alert(open_page: 
     page = open_page()
     assert page.is_hidden("#error")
     page.fill("#instruction", "<b>do a dance</b>")
-    page.click("text=Tell")
+    page.click("text=Send")
     alert = page.get_by_role("alert")
     alert.wait_for(state="visible")
     assert "<b>do a dance</b>" in alert.inner_text()
     assert "\n" not in alert.inner_text()
     page.fill("#instruction", "close the drawer")
-    page.click("text=Tell")
+    page.click("text=Send")
     alert.wait_for(state="hidden")
 
 
@@ -165,7 +165,7 @@ def test_the_lamp_lights_when_the_goal_is_reached(open_page: Callable[..., Any],
 def test_another_task_and_another_map_can_be_chosen(open_page: Callable[..., Any], world: Any) -> None:
     page = open_page()
     page.select_option("#task", "far")
-    _wait_for_text(page, "told", "close the drawer")
+    _wait_for_text(page, "current", "close the drawer")
     assert len(world.opened) == 2
     page.click("#start")
     _wait_for_text(page, "phase", "episode over")
@@ -174,6 +174,12 @@ def test_another_task_and_another_map_can_be_chosen(open_page: Callable[..., Any
     _wait_for_another_drawing(page, "#image", alone)
     page.get_by_role("radio", name="image alone").check(force=True)
     assert _drawn(page, "#image") == alone
+
+
+def test_the_name_of_a_task_is_shown_as_it_is(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    assert page.locator("#task option").last.text_content() == "<script>alert(1)</script>"
+    assert page.locator("script").count() == 1  # its own, in the head
 
 
 def test_a_second_window_shows_the_same_run(open_page: Callable[..., Any]) -> None:
@@ -204,7 +210,7 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(open_page: Call
     for _ in range(20):
         page.keyboard.press("Tab")
         names.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    for name in ("start", "stop", "reset", "task", "instruction", "Tell", "number", "speed"):
+    for name in ("start", "stop", "reset", "task", "instruction", "Send", "number", "speed"):
         assert name in names
     for role, name in (
         ("combobox", "Task"),

@@ -17,9 +17,9 @@ from rt1.data.augment import AugmentSettings
 from rt1.data.images import decode_image
 from rt1.data.open_mixture import WeightedSource
 from rt1.errors import CheckpointError
-from rt1.inspection.terminal import checkpoint_text
 from rt1.metrics import read_metrics
 from rt1.policy import Policy
+from rt1.report.dataset_terminal import checkpoint_text
 from rt1.train.config import TrainConfig
 from rt1.train.loop import train
 from rt1.train.optim import OptimizerSettings

@@ -16,11 +16,11 @@ from rt1.data.open_mixture import joined, open_mixture
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
-from rt1.evaluate.made import ReportContext
-from rt1.evaluate.offline_report import PAGE_FILE
-from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
-from rt1.evaluate.plots import percent
-from rt1.evaluate.run import evaluate_checkpoint
+from rt1.report.offline import PAGE_FILE
+from rt1.report.provenance import ReportContext
+from rt1.report.run_closed_loop import evaluate_checkpoint
+from rt1.report.run_offline import OfflineSettings, evaluate_recorded
+from rt1.report.svg import percent
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 from rt1.tuning import ActingSettings

@@ -11,7 +11,7 @@ import tyro
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_info, save_checkpoint
 from rt1.data.open_data import DataOptions, open_data
 from rt1.improve.loop import Improvement, ImproveSettings, improve, success
-from rt1.improve.report import write_report
+from rt1.report.self_improvement import write_report
 from rt1.text.load import load_identified, load_text_encoder
 from rt1.train.config import TrainConfig
 from rt1.train.data import stored_text_encoder

@@ -9,9 +9,9 @@ import tyro
 
 from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
 from rt1.data.open_data import DataOptions, open_data
-from rt1.inspection.page import write_page
 from rt1.inspection.survey import show_episode, survey_data
-from rt1.inspection.terminal import checkpoint_text, data_text
+from rt1.report.dataset import write_page
+from rt1.report.dataset_terminal import checkpoint_text, data_text
 
 
 @dataclass(frozen=True, kw_only=True)

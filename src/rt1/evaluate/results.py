@@ -1,13 +1,10 @@
-"""What an evaluation counted, and how it was made: the input of the report."""
+"""What an evaluation counted: the results of its trials, task by task."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from rt1.evaluate.episode_plot import EpisodePlot
-from rt1.evaluate.made import Made
 from rt1.evaluate.statistics import wilson_interval
 
 
@@ -78,40 +75,3 @@ class ParaphraseResult(Counted):
 
     paraphrase: str
     """The sentence given to the policy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report(Made):
-    """Everything one evaluation found and how it was made."""
-
-    tasks: Sequence[TaskResult]
-    """One result per task, at least one."""
-    swapped: Sequence[SwappedResult] = ()
-    """Trials under another task's instruction."""
-    paraphrases: Sequence[ParaphraseResult] = ()
-    """Trials under a sentence not in the training text."""
-    episodes: Sequence[EpisodePlot] = ()
-    """Held-out episodes to plot."""
-    metrics: Sequence[Mapping[str, Any]] = ()
-    """Records of ``metrics.jsonl``."""
-
-    def __post_init__(self) -> None:
-        if not self.tasks:
-            raise ValueError("a report of 0 tasks; it needs at least 1; evaluate a task first")
-
-    def task_mean(self, column: str) -> float | None:
-        """Return the mean over the tasks of ``success``, ``expert``, ``blind`` or ``random``, 0..1.
-
-        ``None`` unless it was run on every task: a mean over other tasks would not compare.
-        """
-        return mean([getattr(task, column) for task in self.tasks])
-
-    @property
-    def swapped_success(self) -> float | None:
-        """Mean rate of the original goals under another instruction; ``None`` where not tried."""
-        return mean([result.success for result in self.swapped])
-
-    @property
-    def paraphrase_success(self) -> float | None:
-        """Mean success rate under paraphrases; ``None`` where not tried."""
-        return mean([result.success for result in self.paraphrases])

@@ -1,1 +1,1 @@
-"""What is in a checkpoint or a data set, for the terminal and as a page: start at survey.py."""
+"""What is in a data set: start at survey.py."""

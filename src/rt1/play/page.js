@@ -167,7 +167,7 @@ function drawFacts(state, image) {
   write("step", `${state.step} of at most ${state.max_steps}`);
   const { latency } = state;
   write("latency", latency ? `${ms(latency.last)} · p50 ${ms(latency.p50)} · p95 ${ms(latency.p95)}` : "–");
-  write("told", state.instruction ?? "nothing yet");
+  write("current", state.instruction ?? "none yet");
   write("rate", `${rate(state)} of ${number(state.control_rate * state.speed)} Hz`);
   const size = image ? `what the policy sees, ${image.width} × ${image.height}` : "no image";
   write("caption", `${size}; it remembers ${state.remembered} of at most ${facts.window} images`);
@@ -271,7 +271,7 @@ element("reset").onclick = () => {
 };
 element("task").onchange = ({ target }) => send("task", target.value);
 element("speed").onchange = ({ target }) => send("speed", Number(target.value));
-element("telling").onsubmit = (event) => {
+element("instruction-form").onsubmit = (event) => {
   event.preventDefault();
   send("instruct", element("instruction").value);
 };

@@ -1,4 +1,4 @@
-"""The page over HTTP: three files of this package, and who may ask for them."""
+"""The page over HTTP: three files, and who may ask for them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from importlib import resources
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from rt1.evaluate.markup import shared_style
+from rt1.report.html import render
 
 LIVE = "/live"
 """Path of the WebSocket."""
 _FILES = {
-    "/": ("page.html", "text/html; charset=utf-8"),
+    "/": ("play.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
 }
@@ -42,8 +42,10 @@ def answer(request: Request) -> Response | None:
 
 @cache
 def _text(name: str) -> str:
+    if name == "play.html":
+        return render(name, title="rt1 play")
     own = resources.files("rt1.play").joinpath(name).read_text(encoding="utf-8")
-    return f"{shared_style()}\n{own}" if name.endswith(".css") else own
+    return f"{render('page.css')}\n{own}" if name.endswith(".css") else own
 
 
 def _response(

@@ -1,0 +1,1 @@
+"""HTML pages: Jinja2 templates, figures, and how each page was made."""

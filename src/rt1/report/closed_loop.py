@@ -1,0 +1,133 @@
+"""The evaluation report: what was counted, as ``results.json`` and as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from rt1.evaluate.episode_plot import EpisodePlot
+from rt1.evaluate.results import Counted, ParaphraseResult, SwappedResult, TaskResult, mean
+from rt1.files import write_text
+from rt1.report.episodes import episode_card
+from rt1.report.html import render
+from rt1.report.provenance import Provenance, provenance_json
+from rt1.report.svg import success_bars, training_curves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Provenance):
+    """Everything one evaluation found and how it was made."""
+
+    tasks: Sequence[TaskResult]
+    """One result per task, at least one."""
+    swapped: Sequence[SwappedResult] = ()
+    """Trials under another task's instruction."""
+    paraphrases: Sequence[ParaphraseResult] = ()
+    """Trials under a sentence not in the training text."""
+    episodes: Sequence[EpisodePlot] = ()
+    """Held-out episodes to plot."""
+    metrics: Sequence[Mapping[str, Any]] = ()
+    """Records of ``metrics.jsonl``."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError("a report of 0 tasks; it needs at least 1; evaluate a task first")
+
+    def task_mean(self, column: str) -> float | None:
+        """Return the mean over the tasks of ``success``, ``expert``, ``blind`` or ``random``, 0..1.
+
+        ``None`` unless it was run on every task: a mean over other tasks would not compare.
+        """
+        return mean([getattr(task, column) for task in self.tasks])
+
+    @property
+    def swapped_success(self) -> float | None:
+        """Mean rate of the original goals under another instruction; ``None`` where not tried."""
+        return mean([result.success for result in self.swapped])
+
+    @property
+    def paraphrase_success(self) -> float | None:
+        """Mean success rate under paraphrases; ``None`` where not tried."""
+        return mean([result.success for result in self.paraphrases])
+
+
+def results_json(report: Report) -> dict[str, Any]:
+    """Return the report's figures as plain data for ``json``; rates in 0..1, ``None`` where not run."""
+    return {
+        "tasks": [_task_json(task) for task in report.tasks],
+        "mean_success": report.task_mean("success"),
+        "mean_expert": report.task_mean("expert"),
+        "mean_blind": report.task_mean("blind"),
+        "mean_random": report.task_mean("random"),
+        "swapped_success": report.swapped_success,
+        "swapped": [_counted_json(r, given_instruction=r.given_instruction) for r in report.swapped],
+        "paraphrase_success": report.paraphrase_success,
+        "paraphrases": [_counted_json(r, paraphrase=r.paraphrase) for r in report.paraphrases],
+        **provenance_json(report),
+    }
+
+
+def write_report(report: Report, folder: Path) -> Path:
+    """Write ``results.json`` and ``report.html`` into a folder, replacing older ones.
+
+    Args:
+        report: what to write.
+        folder: made where it is missing.
+
+    Returns:
+        Path of the page. It needs no network and no other file.
+
+    Raises:
+        SaveError: a file cannot be written; the older one is untouched.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    text = _page(report)
+    write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+def _page(report: Report) -> str:
+    return render(
+        "closed_loop.html",
+        title=report.title,
+        subtitle=report.subtitle,
+        report=report,
+        bars=[_bars(task, report.swapped) for task in report.tasks],
+        curves=training_curves(report.metrics),
+        episodes=[episode_card(episode) for episode in report.episodes],
+    )
+
+
+def _bars(task: TaskResult, swapped: Sequence[SwappedResult]) -> Markup:
+    others = [result for result in swapped if result.task == task.task]
+    swapped_interval = others[0].interval95 if len(others) == 1 else None
+    rates: dict[str, tuple[float | None, tuple[float, float] | None]] = {
+        "policy": (task.success, task.interval95),
+        "expert": (task.expert, None),
+        "replay": (task.blind, None),
+        "random": (task.random, None),
+        "swapped": (mean([result.success for result in others]), swapped_interval),
+    }
+    return success_bars(f"Success rates of {task.task}", rates)
+
+
+def _counted_json(result: Counted, **sentence: str) -> dict[str, Any]:
+    counts = {"trials": result.trials, "success": result.success, "interval95": list(result.interval95)}
+    return {"task": result.task, **sentence, **counts}
+
+
+def _task_json(task: TaskResult) -> dict[str, Any]:
+    return {
+        **_counted_json(task, instruction=task.instruction),
+        "expert": task.expert,
+        "blind": task.blind,
+        "random": task.random,
+        "mean_steps": task.mean_steps,
+        "clipped": task.clipped,
+    }

@@ -1,0 +1,124 @@
+"""What is in a checkpoint or a data set, as text for the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from rt1 import settings
+from rt1.actions import ActionSpec, Discrete
+from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_whole_info, load_whole_model, resolve
+from rt1.inspection.survey import ActionSurvey, DataSurvey
+from rt1.model.parameters import parameter_counts
+from rt1.report.dataset_notes import notes, sampling, sizes
+from rt1.report.svg import percent
+
+_SENTENCES = 100
+
+
+def checkpoint_text(path: Path | str) -> str:
+    """Return a checkpoint's configuration, parameters per component, action spec, text encoder and provenance."""
+    folder, info = resolve(path), load_whole_info(path)
+    counts = Table("component", "parameters", title=Text(f"checkpoint {folder}"))
+    for name, count in parameter_counts(load_whole_model(folder)).items():
+        counts.add_row(name, f"{count:,}")
+    facts = {
+        "text encoder": "not known" if info.text_encoder is None else str(info.text_encoder),
+        **({"control rate": _rate(info)} if isinstance(info, CheckpointInfo) else {}),
+        **_provenance(info),
+        "network": json.dumps(settings.to_json(info.model)),
+    }
+    if isinstance(info, CheckpointInfo):
+        return _text(counts, _spec_table(info.action_spec), _facts("facts", facts))
+    robots = [
+        table
+        for name, robot in info.embodiments.items()
+        for table in (
+            _spec_table(robot.action_spec, f"embodiment {name}: "),
+            _facts(f"embodiment {name}", {"control rate": _rate(robot), **_provenance(robot)}),
+        )
+    ]
+    return _text(counts, *robots, _facts("facts", facts))
+
+
+def _rate(robot: CheckpointInfo | Embodiment) -> str:
+    return "not known" if robot.control_rate is None else f"{robot.control_rate:g} Hz"
+
+
+def _provenance(made: CheckpointInfo | SharedInfo | Embodiment) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in made.provenance.items()}
+
+
+def data_text(survey: DataSurvey) -> str:
+    """Return a data set's size, instructions, image size, actions against their bounds, and what deserves a look."""
+    lengths = survey.lengths
+    facts = {
+        "episodes": f"{len(lengths):,}",
+        "steps": f"{survey.steps:,}",
+        "steps per episode": f"{lengths.min()}..{lengths.max()}, median {np.median(lengths):g}",
+        "image": sizes(survey.images),
+        "text embedding": "none stored" if survey.embedding_width is None else f"{survey.embedding_width} entries",
+        "looked at": "; ".join(sampling(survey)),
+    }
+    remarks = [Text(f"! {note}") for note in notes(survey)] or [Text("Nothing stands out.")]
+    return _text(
+        _facts(f"data set {survey.name}", facts), _instruction_table(survey), _action_table(survey.actions), *remarks
+    )
+
+
+def _facts(title: str, facts: dict[str, str]) -> Table:
+    table = Table("what", "value", title=Text(title), show_header=False)
+    for name, value in facts.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _instruction_table(survey: DataSurvey) -> Table:
+    table = Table("instruction", "episodes", title="instructions")
+    for sentence, count in survey.instructions[:_SENTENCES]:
+        table.add_row(Text(sentence if sentence.strip() else "(empty)"), str(count))
+    if len(survey.instructions) > _SENTENCES:
+        table.add_row(f"and {len(survey.instructions) - _SENTENCES} more", "")
+    return table
+
+
+def _action_table(actions: ActionSurvey) -> Table:
+    spec, statistics = actions.spec, actions.statistics
+    head = (Column("dimension", overflow="fold"), "low", "high", "min", "1 %", "mean", "99 %", "max", "outside", "bins")
+    table = Table(*head, title="actions against their bounds")
+    for index, name in enumerate(spec.dimension_names):
+        numbers = (
+            spec.low, spec.high, statistics.minimum, statistics.q01, statistics.mean, statistics.q99, statistics.maximum
+        )  # fmt: skip
+        cells = [f"{column[index]:.3g}" for column in numbers]
+        table.add_row(Text(name), *cells, percent(float(actions.outside[index])), str(actions.bins_used[index]))
+    table.caption = f"outside: share of values outside the bounds; bins: of {spec.bins}, from 1 % to 99 %"
+    return table
+
+
+def _spec_table(spec: ActionSpec, of: str = "") -> Table:
+    table = Table("part", "dimension", "low", "high", title=Text(f"{of}action, {spec.bins} bins"))
+    index = 0
+    for part in spec.parts:
+        for name in part.dimension_names:
+            bounds = (
+                (f"one of {part.choices}", "")
+                if isinstance(part, Discrete)
+                else (f"{spec.low[index]:g}", f"{spec.high[index]:g}")
+            )
+            table.add_row(Text(part.name), Text(name), *bounds)
+            index += 1
+    return table
+
+
+def _text(*parts: RenderableType) -> str:
+    console = Console(width=110)
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    return capture.get()

@@ -1,0 +1,161 @@
+"""The dry run before hardware: a recorded episode sent to a policy server, predicted against recorded on one page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray, spec_difference
+from rt1.data.decoding import each_image
+from rt1.data.episode import EpisodeSource
+from rt1.data.open_data import DataOptions, open_data
+from rt1.evaluate.episode_plot import EpisodePlot, named
+from rt1.files import write_text
+from rt1.report.episodes import episode_card
+from rt1.report.html import render
+from rt1.serve.client import Client
+from rt1.serve.robot import ActionLimits
+
+_SHOWN = 8
+_RT1_RATE = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """What a server answered to the images of one recorded episode."""
+
+    plot: EpisodePlot
+    """Recorded and predicted actions, some images."""
+    limited: FloatArray
+    """(S, A) what the robot would get: the predicted actions within its limits."""
+    seconds: NDArray[np.float64]
+    """(S,) from sending an image to having its action."""
+    action_spec: ActionSpec
+    """Dimensions and bounds."""
+    period: float
+    """Seconds between two steps of the episode."""
+
+    @property
+    def late(self) -> NDArray[np.bool_]:
+        """(S,) True where the action came after more than a period."""
+        return self.seconds > self.period
+
+
+def replay(
+    client: Client,
+    folder: Path,
+    limits: ActionLimits,
+    *,
+    page: Path,
+    episodes: Sequence[int] = (0,),
+    options: DataOptions | None = None,
+) -> Path:
+    """Do a dry run of some episodes of a data set, write the page about them, and return its path.
+
+    ``options`` say what the data set does not say of itself, see :class:`rt1.data.open_data.DataOptions`. The errors
+    are those of :func:`rt1.data.open_data.open_data`, :func:`dry_run` and :func:`write_dry_run`, and ``ValueError`` for
+    the number of an episode that is not there.
+    """
+    source = open_data(folder, options or DataOptions())
+    if episodes and not 0 <= min(episodes) <= max(episodes) < len(source.lengths):
+        raise ValueError(
+            f"episodes are {tuple(episodes)}; {folder} has 0..{len(source.lengths) - 1}; give some of these"
+        )
+    return write_dry_run([dry_run(client, source, episode, limits) for episode in episodes], page)
+
+
+def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionLimits) -> DryRun:
+    """Send the images of a recorded episode to a server, as fast as it answers; nothing moves.
+
+    Args:
+        client: starts a new episode with the recorded instruction, or its text embedding where there is no sentence;
+            an answer is late where it takes longer than a period of the policy's control rate, else of RT-1's 3 Hz.
+        source: recorded episodes, with the action's dimensions that the server's policy has. Bounds and bins may be
+            others: what is compared are physical units.
+        episode: number of the episode.
+        limits: of the robot's actions.
+
+    Raises:
+        ValueError: the recording has other actions than the policy, or no instruction.
+        ClientError: the server fails.
+    """
+    ours, theirs = client.action_spec, source.action_spec
+    same_choices = np.array_equal(ours.discrete_choices, theirs.discrete_choices)
+    if ours.dimension_names != theirs.dimension_names or not same_choices:
+        difference = spec_difference(ours, theirs)
+        raise ValueError(f"policy and recording have different actions: {difference}; take a recording of its robot")
+    instruction = source.instruction(episode).strip() or source.text_embedding(episode)
+    if instruction is None:
+        raise ValueError(f"episode {episode} has no instruction; take another one")
+    steps = int(source.lengths[episode])
+    shown = np.unique(np.linspace(0, steps - 1, _SHOWN).round().astype(int)).tolist()
+    predicted, allowed, seconds, images = [], [limits.rest()], [], []
+    client.reset(instruction)
+    for step, image in enumerate(each_image(source, episode, 0, steps)):
+        start = time.perf_counter()
+        predicted.append(client.act_vector(image))
+        seconds.append(time.perf_counter() - start)
+        allowed.append(limits.apply(predicted[-1], allowed[-1]))
+        if step in shown:
+            images.append(image)
+    plot = EpisodePlot(
+        title=named(source, episode),
+        dimension_names=source.action_spec.dimension_names,
+        recorded=source.actions(episode, 0, steps),
+        predicted=np.stack(predicted),
+        steps=shown,
+        images=images,
+    )
+    return DryRun(
+        plot=plot,
+        limited=np.stack(allowed[1:]),
+        seconds=np.array(seconds),
+        action_spec=client.action_spec,
+        period=1 / (client.metadata.get("control_rate") or _RT1_RATE),
+    )
+
+
+def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run") -> Path:
+    """Write one self-contained page about dry runs of one policy, and return its path.
+
+    Raises:
+        SaveError: the file cannot be written; an older one is untouched.
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    page = render(
+        "dry_run.html",
+        title=title,
+        runs=runs,
+        **_figures(runs),
+        latencies=[1e3 * np.percentile(run.seconds, (50, 95, 99, 100)) for run in runs],
+        episodes=[episode_card(run.plot) for run in runs],
+    )
+    write_text(path, page)
+    return path
+
+
+def _figures(runs: Sequence[DryRun]) -> dict[str, Any]:
+    """Return the figures over the steps of all episodes, those of a dimension as (A,)."""
+    recorded, predicted, limited = (
+        np.concatenate(actions)
+        for actions in zip(*((run.plot.recorded, run.plot.predicted, run.limited) for run in runs), strict=True)
+    )
+    spec, error, changed = runs[0].action_spec, np.abs(predicted - recorded), predicted != limited
+    continuous = spec.discrete_choices == 0
+    return {
+        "steps": len(recorded),
+        "error": float((error / (spec.high - spec.low))[:, continuous].mean()) if continuous.any() else None,
+        "limited": float(changed.any(axis=1).mean()),
+        "late": float(np.concatenate([run.late for run in runs]).mean()),
+        "mean_error": error.mean(axis=0),
+        "largest_error": error.max(axis=0),
+        "recorded": list(zip(recorded.min(axis=0), recorded.max(axis=0), strict=True)),
+        "predicted": list(zip(predicted.min(axis=0), predicted.max(axis=0), strict=True)),
+        "limited_of_dimension": changed.mean(axis=0),
+    }

@@ -1,0 +1,188 @@
+"""The figures of an offline evaluation: errors, confusion near the diagonal, reliability, attention over images."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.evaluate.rollout import Image
+from rt1.evaluate.token_counts import Reliability
+from rt1.report.svg import INKS, panel, percent, share_axis
+
+NEAR = 10
+"""Bins on either side of the diagonal that have a bar of their own."""
+_BLOCKS = 32  # rows and columns of a confusion matrix at most
+_FEWEST = 5  # rows and columns at least: a lone token should not fill the figure
+_BARS = 41
+_USED = 0.99  # share of the tokens or errors that decides what range is shown
+
+
+def near_diagonal(counts: NDArray[np.int64]) -> Markup:
+    """Draw the share of tokens by how many bins the prediction is off; the outermost bars hold everything farther.
+
+    Args:
+        counts: (2 V - 1,) how often predicted less recorded token is -(V - 1) .. V - 1.
+    """
+    offsets, heights = _gathered(counts, NEAR + 1)
+    with panel("share of the tokens by bins off") as (axes, svg):
+        colors = [INKS[_near_ink(abs(int(offset)))] for offset in offsets]
+        axes.bar(offsets, heights / counts.sum(), width=0.9, color=colors)
+        share_axis(axes, float(heights.max() / counts.sum()))
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("predicted less recorded, bins")
+        at_most, at_least = "\N{LESS-THAN OR EQUAL TO}", "\N{GREATER-THAN OR EQUAL TO}"
+        far = NEAR + 1
+        axes.set_xticks((-far, -5, 0, 5, far), [f"{at_most}-{far}", "-5", "0", "5", f"{at_least}{far}"])
+    return svg()
+
+
+def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -> Markup:
+    """Draw the share of the steps by error in physical units; the outermost bars hold everything farther.
+
+    Args:
+        name: of the dimension, for screen readers.
+        counts: (2 V - 1,) as in :func:`near_diagonal`, of this dimension.
+        bin_width: physical units from one token to the next.
+    """
+    reach = _reach(counts)
+    per_bar = max(1, -(-(2 * reach + 1) // _BARS))
+    per_bar += per_bar % 2 == 0  # odd, so that the middle bar stands on 0
+    bars = -(-(reach - per_bar // 2) // per_bar)
+    offsets, heights = _gathered(counts, bars * per_bar + per_bar // 2)
+    sums = heights.reshape(-1, per_bar).sum(axis=1) / counts.sum()
+    centres = offsets.reshape(-1, per_bar).mean(axis=1) * bin_width
+    with panel(f"{name}: share of the steps by error") as (axes, svg):
+        axes.bar(centres, sums, width=0.9 * per_bar * bin_width, color=INKS["policy"])
+        axes.axvline(0, color=INKS["ink"], linewidth=0.8, linestyle="--")
+        share_axis(axes, float(sums.max()))
+        axes.grid(visible=False, axis="x")
+        axes.locator_params(axis="x", nbins=5)
+        axes.set_xlabel("predicted less recorded")
+    return svg()
+
+
+def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> Markup:
+    """Draw which token was predicted where which was recorded, cropped to the range in which 99 % of them lie.
+
+    Args:
+        name: of the dimension, for screen readers.
+        counts_VV: how often a recorded token (row) was predicted as which (column).
+        choices: number of choices of a discrete dimension, 0 for a continuous one; the column of that number holds all
+            predicted tokens that are no choice.
+
+    Returns:
+        ``<svg>``. Each row is shaded by its own shares: no color is never, full color always.
+    """
+    if choices:
+        counts_VV, first, last = _folded(counts_VV, choices), 0, choices
+    else:
+        first, last = _crop(counts_VV)
+        last = max(last, min(len(counts_VV) - 1, first + _FEWEST - 1))
+        first = min(first, max(0, last - _FEWEST + 1))
+    size = last - first + 1
+    per_block = -(-size // _BLOCKS)
+    blocks = -(-size // per_block)
+    inner = np.zeros((blocks * per_block,) * 2)
+    inner[:size, :size] = counts_VV[first : last + 1, first : last + 1]
+    shares = inner.reshape(blocks, per_block, blocks, per_block).sum(axis=(1, 3))
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
+    with panel(f"{name}: predicted by recorded token", left=0.2, square=True) as (axes, svg):
+        edge = (first - 0.5, first - 0.5 + blocks * per_block)
+        axes.plot(edge, edge, color=INKS["ink"], linewidth=0.6, linestyle=":")
+        shade = np.zeros((blocks, blocks, 4))
+        shade[..., :3] = np.array([0x2A, 0x8F, 0xD0]) / 255  # with its own alpha, so it shows on light and dark pages
+        shade[..., 3] = np.sqrt(shares)  # rare ones must be seen
+        axes.imshow(shade, origin="lower", extent=(*edge, *edge), interpolation="nearest", zorder=3)
+        axes.set_xlabel("predicted token")
+        axes.set_ylabel("recorded token")
+        axes.grid(visible=False)
+        axes.locator_params(integer=True, nbins=5)
+    return svg()
+
+
+def reliability_curve(reliability: Reliability) -> Markup:
+    """Draw accuracy over confidence, with the diagonal of a perfectly calibrated network."""
+    filled = reliability.count > 0
+    with panel("accuracy by confidence") as (axes, svg):
+        axes.plot((0, 1), (0, 1), color=INKS["ink"], linewidth=0.8, linestyle="--")
+        axes.plot(
+            reliability.confidence[filled], reliability.accuracy[filled], "o-", color=INKS["policy"], markersize=3.5
+        )
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("confidence")
+        axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
+        axes.xaxis.set_major_formatter(lambda share, _: percent(share))
+        axes.yaxis.set_major_formatter(lambda share, _: percent(share))
+    return svg()
+
+
+def confidence_histogram(reliability: Reliability) -> Markup:
+    """Draw the share of the tokens by confidence."""
+    shares = reliability.count / reliability.count.sum()
+    width = 1 / len(shares)
+    with panel("share of the tokens by confidence") as (axes, svg):
+        axes.bar((np.arange(len(shares)) + 0.5) * width, shares, width=0.9 * width, color=INKS["policy"])
+        axes.set_xlim(0, 1)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("confidence")
+        share_axis(axes, float(shares.max()))
+        axes.xaxis.set_major_formatter(lambda share, _: percent(share))
+    return svg()
+
+
+def attention_overlay(image: Image, map_RC: FloatArray, *, width: int) -> Image:
+    """Return an image, uint8 RGB, ``width`` pixels wide, dark but where a map of TokenLearner (rows, columns) looks.
+
+    The brightest place is the map's largest weight, whatever its size.
+    """
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    small = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
+    weight = cv2.resize(map_RC / map_RC.max(), (width, height), interpolation=cv2.INTER_LINEAR)[..., None]
+    warm = np.array((255.0, 170.0, 30.0))
+    shown = small * (0.4 + 0.4 * weight) + 0.4 * weight * warm
+    return np.asarray(np.clip(shown, 0, 255), np.uint8)
+
+
+def _near_ink(distance: int) -> str:
+    if distance == 0:
+        return "policy"
+    return "replay" if distance <= NEAR else "swapped"
+
+
+def _gathered(counts: NDArray[np.int64], reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the offsets -reach..reach and their counts, the outermost with everything beyond them."""
+    middle = len(counts) // 2
+    places = np.clip(np.arange(len(counts)) - middle, -reach, reach)
+    offsets = np.arange(-reach, reach + 1)
+    return offsets, np.bincount(places + reach, weights=counts, minlength=len(offsets)).astype(np.int64)
+
+
+def _reach(counts: NDArray[np.int64]) -> int:
+    """Return the distance from the middle within which nearly all counts lie, at least 5."""
+    middle = len(counts) // 2
+    by_distance = counts[middle:].copy()
+    by_distance[1:] += counts[:middle][::-1]
+    return max(5, int(np.searchsorted(by_distance.cumsum(), _USED * counts.sum())))
+
+
+def _folded(counts_VV: NDArray[np.int64], choices: int) -> NDArray[np.int64]:
+    """Return the counts of the choices, (choices + 1, choices + 1), what is no choice in the last row and column."""
+    places = np.minimum(np.arange(len(counts_VV)), choices)
+    folded = np.zeros((choices + 1, choices + 1), dtype=np.int64)
+    np.add.at(folded, (places[:, None], places[None]), counts_VV)
+    return folded
+
+
+def _crop(counts_VV: NDArray[np.int64]) -> tuple[int, int]:
+    """Return the first and the last token of the range in which nearly all recorded and predicted tokens lie."""
+    spare = (1 - _USED) / 2
+    firsts, lasts = [], []
+    for counts in (counts_VV.sum(axis=0), counts_VV.sum(axis=1)):
+        share = counts.cumsum() / counts.sum()
+        firsts.append(int(np.searchsorted(share, spare, side="right")))
+        lasts.append(int(np.searchsorted(share, 1 - spare)))
+    return min(firsts), max(lasts)

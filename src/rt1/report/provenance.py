@@ -1,0 +1,124 @@
+"""How an evaluation was made: what every report says at its end."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rt1.checkpoint import load_info, resolve
+from rt1.machine import PeakMemory, commit, describe_machine
+from rt1.model.parameters import parameter_counts
+from rt1.model.rt1 import RT1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What an evaluation was made from, with, and how long it took."""
+
+    title: str
+    """Heading of the page."""
+    command: str
+    """The command line that made it."""
+    commit: str
+    """Commit of the code."""
+    machine: str
+    """Processor, cores, memory, in words."""
+    date: str
+    """Day of the evaluation, ISO 8601."""
+    checkpoint: str
+    """The checkpoint evaluated."""
+    seconds: Mapping[str, float]
+    """Stage to seconds it took."""
+    peak_gb: float | None
+    """Peak memory, GB; ``None`` where it was not measured."""
+    parameters: int
+    """Trainable parameters of the network."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Setting to value, as they should be read."""
+    notes: tuple[str, ...] = ()
+    """Sentences a reader must know."""
+
+    @property
+    def subtitle(self) -> str:
+        """The line below the heading."""
+        return f"{self.date}, commit {self.commit}, {self.parameters:,} parameters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportContext:
+    """What the report says of its provenance, beyond what the evaluation knows itself."""
+
+    title: str = ""
+    """Heading of the page; that of its kind of evaluation if empty."""
+    command: str = ""
+    """Command line that made it."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stages before the evaluation and their seconds."""
+    peak_gb: float | None = None
+    """Peak memory of the stages before, GB."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Further settings to show."""
+
+
+class ProvenanceRecorder:
+    """Watches over an evaluation (``with recorder:``) and says afterwards how it was made."""
+
+    def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
+        """Read what the checkpoint says of itself.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        self.folder, self.info = resolve(checkpoint), load_info(checkpoint, embodiment=embodiment)
+        self._context = context or ReportContext()
+        self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0
+
+    def __enter__(self) -> ProvenanceRecorder:
+        self._started = time.monotonic()
+        self._memory.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._memory.__exit__(*error)
+        self._seconds = time.monotonic() - self._started
+
+    def facts(self, model: RT1, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
+        """Return the fields of :class:`Provenance` for the report of this evaluation.
+
+        Args:
+            model: the network evaluated.
+            title: heading of the page where the context gives none.
+            settings: the evaluation's settings, shown below those of the context.
+            notes: sentences a reader must know; white space in them does not matter.
+        """
+        context = self._context
+        peaks = [gb for gb in (context.peak_gb, self._memory.gigabytes) if gb is not None]
+        return {
+            "title": context.title or title,
+            "command": context.command,
+            "commit": commit(),
+            "machine": describe_machine(),
+            "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+            "checkpoint": f"{self.folder.name} at update {self.info.provenance.get('update', '?')}",
+            "seconds": {**context.seconds, "evaluate": self._seconds},
+            "peak_gb": max(peaks) if peaks else None,
+            "parameters": parameter_counts(model)["total"],
+            "settings": {**context.settings, **settings},
+            "notes": tuple(" ".join(note.split()) for note in notes),
+        }
+
+
+def provenance_json(provenance: Provenance) -> dict[str, Any]:
+    """Return it as plain data for ``json``."""
+    return {
+        "seconds": dict(provenance.seconds),
+        "peak_gb": provenance.peak_gb,
+        "commit": provenance.commit,
+        "command": provenance.command,
+        "machine": provenance.machine,
+        "date": provenance.date,
+    }

@@ -1,0 +1,50 @@
+"""The page of self-improvement: every round with its counts, all names escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rt1.evaluate.results import Counted
+from rt1.improve.loop import Improvement, Round
+from rt1.report.self_improvement import write_report
+
+pytest.importorskip("matplotlib")
+
+
+def _counts(task: str, *successes: int) -> tuple[Counted, ...]:
+    return tuple(Counted(task=name, trials=10, successes=n) for name, n in zip((task, "reach"), successes, strict=True))
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_the_page_shows_every_round(
+    control: bool,  # noqa: FBT001
+    hostile: str,
+    read_page: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    baseline = _counts(hostile, 4, 2) if control else ()
+    rounds = (
+        Round(number=0, attempts={}, kept={}, improved=_counts(hostile, 4, 2), control=baseline),
+        Round(number=1, attempts={hostile: 50}, kept={hostile: 31}, improved=_counts(hostile, 9, 7), control=baseline),
+    )
+    improvement = Improvement(
+        folder=tmp_path, rounds=rounds, cpu_seconds={"train": 120.0, "trials": 60}, finished=False
+    )
+    page = read_page(write_report(improvement, command="rt1 improve").read_text())
+    for expected in (
+        "stopped by its budget",
+        "Before 30 % recorded episodes only",
+        "After round 1 80 % with its own episodes",
+        "CPU time 3 min train 2, trials 1",
+        f"1 {hostile} 50 31 90 % [60, 98] 9/10",
+        "rt1 improve",
+    ):
+        assert expected in page.text, expected
+    assert ("Baseline 30 %" in page.text) == control
+    assert page.text.count(hostile) == 3  # subtitle and two rounds
+    assert json.loads((tmp_path / "results.json").read_text())["rounds"][1]["improved_success"] == 0.8
