@@ -14,7 +14,6 @@ import pytest
 from rt1.errors import ExportError
 from rt1.export.manifest import MANIFEST_FILE, Manifest, read_manifest
 
-
 SIZES = {
     "window": 3,
     "image_size": [48, 48],
