@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,16 @@ def test_an_export_that_acts_otherwise_is_refused_with_the_figure(
     with pytest.raises(ExportError, match=f"{figure} of the 12 clear tokens .* 99% must agree; export again") as caught:
         check_reference(policy, folder, manifest)
     assert "\n" not in str(caught.value)
+
+
+def test_a_token_that_the_comparison_s_difference_can_change_is_not_clear(folder: Path, manifest: Manifest) -> None:
+    assert manifest.comparison is not None
+    noisy = replace(manifest, comparison=replace(manifest.comparison, logit_difference=0.49))
+    with pytest.raises(ExportError, match="of the 12 clear tokens"):
+        check_reference(ExportedPolicy(noisy, Seeing(wrong=4)), folder, noisy)
+    noisy = replace(manifest, comparison=replace(manifest.comparison, logit_difference=0.51))
+    with pytest.warns(UserWarning, match="no clear token"):
+        check_reference(ExportedPolicy(noisy, Seeing(wrong=4)), folder, noisy)
 
 
 @pytest.mark.parametrize(
