@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rt1 import settings
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
+from rt1.control import SETTINGS
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.errors import RenderingError
@@ -127,6 +128,18 @@ def make_network() -> Callable[..., RT1]:
         return model.eval()
 
     return make
+
+
+@pytest.fixture
+def skip_unless_it_runs() -> Callable[[str], None]:
+    """Skip where a setting of the control step cannot run, with what its trial says."""
+
+    def check(setting: str) -> None:
+        reason = SETTINGS[setting].obstacle()
+        if reason is not None:
+            pytest.skip(f"the setting {setting} cannot run here: {reason}")
+
+    return check
 
 
 SIZES: dict[str, Any] = {"action_tokens": 3, "bins": 16, "text_width": 8}

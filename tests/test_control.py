@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.control import SETTINGS, ControlStep, Memory, StepSetting
+from rt1.model import kernels
 from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
 from rt1.model.transformer import FeedForward, MaskKind
@@ -240,7 +241,10 @@ def test_fp32_is_the_network_itself_at_every_step(model: RT1) -> None:
 
 
 @pytest.mark.parametrize(("setting", "most"), [("bf16", 0.1), ("int8", 0.2)])
-def test_a_setting_of_fewer_bits_is_the_network_nearly(setting: str, most: float, model: RT1) -> None:
+def test_a_setting_of_fewer_bits_is_the_network_nearly(
+    setting: str, most: float, model: RT1, skip_unless_it_runs: Callable[[str], None]
+) -> None:
+    skip_unless_it_runs(setting)
     assert 1e-4 < _error(lambda: model, setting) < most
 
 
@@ -286,7 +290,10 @@ def test_the_weights_are_those_of_the_moment(model: RT1) -> None:
 
 
 @pytest.mark.parametrize("setting", ["bf16", "int8"])
-def test_robots_in_one_batch_get_nearly_what_each_gets_alone_in_every_setting(setting: str, model: RT1) -> None:
+def test_robots_in_one_batch_get_nearly_what_each_gets_alone_in_every_setting(
+    setting: str, model: RT1, skip_unless_it_runs: Callable[[str], None]
+) -> None:
+    skip_unless_it_runs(setting)
     control = ControlStep(model, setting=setting)
     episodes = [_images(4, seed=seed) for seed in range(3)]
     alone = np.stack([_alone(control, images, _embedding(seed)) for seed, images in enumerate(episodes)])
@@ -313,17 +320,30 @@ def test_fewer_bits_are_refused_for_a_network_with_parts_that_cannot_be_packed(m
         ControlStep(RT1(dataclasses.replace(model.config, readout="mean_token")), setting="bf16")
 
 
-def test_what_a_setting_needs_is_said() -> None:
+def test_what_keeps_a_setting_from_running_is_one_line() -> None:
     assert StepSetting(encoder="fp32", decoder="fp32").obstacle() is None
-    assert all(isinstance(setting.obstacle(), str | None) for setting in SETTINGS.values())
+    assert all("\n" not in (setting.obstacle() or "") for setting in SETTINGS.values())
+
+
+def test_without_onednn_s_packed_kernels_fp32_is_the_network_itself(
+    model: RT1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "_packing_runs", lambda: False)
+    assert _error(lambda: model, "fp32") < 1e-4
 
 
 @pytest.mark.parametrize(
     ("setting", "robots", "expected"), [("fp32", 1, 3), ("bf16", 1, 1), ("int8", 2, 2), ("bf16", 4, 3)]
 )
 def test_a_step_takes_the_setting_s_threads_and_leaves_torch_s_number(
-    setting: str, robots: int, expected: int, model: RT1, monkeypatch: pytest.MonkeyPatch
+    setting: str,
+    robots: int,
+    expected: int,
+    model: RT1,
+    monkeypatch: pytest.MonkeyPatch,
+    skip_unless_it_runs: Callable[[str], None],
 ) -> None:
+    skip_unless_it_runs(setting)
     before, seen = torch.get_num_threads(), []
     prepare = model.prepare
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from rt1.control import SETTINGS
+from rt1 import tuning
+from rt1.control import SETTINGS, ControlStep, StepSetting
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
 from rt1.tuning import Tuned, agreement_with, made_up_episodes, measure, setting_for, tuned
@@ -76,8 +80,8 @@ def test_threads_are_part_of_the_measurement(model: RT1) -> None:
 
 
 def test_a_measurement_is_remembered_for_these_weights(model: RT1, file: Path) -> None:
-    _remember(model, file, setting="bf16", milliseconds={"bf16": -1.0})
-    assert tuned(model, identity="a", file=file).milliseconds == {"bf16": -1.0}
+    _remember(model, file, milliseconds={"fp32": -1.0})
+    assert tuned(model, identity="a", file=file).milliseconds == {"fp32": -1.0}
     assert tuned(model, identity="b", file=file).milliseconds["fp32"] > 0
     assert len(json.loads(file.read_text())) == 2
 
@@ -88,7 +92,7 @@ def test_it_is_measured_again_on_demand(model: RT1, file: Path) -> None:
     assert tuned(model, identity="a", file=file).milliseconds["fp32"] > 0
 
 
-@pytest.mark.parametrize("content", ["{half a fi", "[1, 2]"])
+@pytest.mark.parametrize("content", ["{half a fi", "[1, 2]", 100_000 * "["], ids=["cut", "a list", "nested"])
 def test_a_damaged_file_is_left_out_with_a_warning_and_mended(content: str, model: RT1, file: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text(content)
@@ -97,7 +101,9 @@ def test_a_damaged_file_is_left_out_with_a_warning_and_mended(content: str, mode
     assert len(json.loads(file.read_text())) == 1
 
 
-@pytest.mark.parametrize("changes", [{"setting": "fp7"}, {"colour": "red"}])
+@pytest.mark.parametrize(
+    "changes", [{"setting": "fp7"}, {"colour": "red"}, {"threads": {}}, {"threads": {"fp32": "four"}}]
+)
 def test_what_another_version_remembered_is_measured_again(changes: dict[str, Any], model: RT1, file: Path) -> None:
     _remember(model, file, **changes)
     assert tuned(model, identity="a", file=file).setting in SETTINGS
@@ -126,10 +132,75 @@ def test_a_policy_takes_a_setting_by_name_or_the_tuned_one(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Policy.from_checkpoint(checkpoint).control.setting == "fp32"
-    assert Policy.from_checkpoint(checkpoint, setting="int8").control.setting == "int8"
     chosen = Policy.from_checkpoint(checkpoint, setting="tune").control.setting
     assert Policy.from_checkpoint(checkpoint, setting="auto").control.setting == chosen
     assert len(json.loads((tmp_path / "cache" / "rt1" / "settings.json").read_text())) == 1
+
+
+def test_a_setting_of_fewer_bits_is_taken_by_name(checkpoint: Path, skip_unless_it_runs: Callable[[str], None]) -> None:
+    skip_unless_it_runs("int8")
+    assert Policy.from_checkpoint(checkpoint, setting="int8").control.setting == "int8"
+
+
+def _refusing(setting: str) -> Callable[..., ControlStep]:
+    """Return the class on a processor that refuses a setting."""
+
+    def make(model: RT1, **options: Any) -> ControlStep:
+        if options["setting"] == setting:
+            raise RuntimeError("it needs the cpu support avx512bw\nException raised from somewhere")
+        return ControlStep(model, **options)
+
+    return make
+
+
+def test_a_candidate_that_raises_is_left_out_with_one_line(
+    model: RT1, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tuning, "ControlStep", _refusing("bf16"))
+    monkeypatch.setattr(StepSetting, "obstacle", lambda self: "no VNNI" if self.decoder == "int8" else None)
+    found = measure(model, steps=2)
+    assert list(found.milliseconds) == ["fp32"]
+    assert found.setting == "fp32"
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.rpartition(": ")[2] for line in lines] == ["it needs the cpu support avx512bw", "no VNNI"]
+    assert all("leaves out" in line and "\n" not in line for line in lines)
+
+
+def test_a_network_that_cannot_run_at_all_is_an_error(model: RT1, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "ControlStep", _refusing("fp32"))
+    with pytest.raises(RuntimeError, match="avx512bw"):
+        measure(model, steps=2)
+
+
+ON_AVX2 = """
+import sys
+from rt1.policy import Policy
+
+for setting in ("auto", "bf16", "int8"):
+    try:
+        print(Policy.from_checkpoint(sys.argv[1], setting=setting).control.setting)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_processor_without_avx512_acts_by_auto_and_refuses_bf16_and_int8_in_one_line(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    emulated = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ON_AVX2, checkpoint],
+        env={**os.environ, **emulated},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    auto, bf16, int8 = done.stdout.splitlines()
+    if bf16 == "bf16":
+        pytest.skip("this torch computes bf16 without AVX-512, too")
+    assert auto == "fp32"
+    assert all("cannot run here" in line and "use 'fp32'" in line for line in (bf16, int8))
+    assert [line.startswith("auto leaves out") for line in done.stderr.splitlines()] == [True, True]
 
 
 def test_an_unknown_setting_is_refused(checkpoint: Path, model: RT1) -> None:

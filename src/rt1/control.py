@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rt1.acting import check_embedding
 from rt1.actions import FloatArray
 from rt1.model.graphs import Function, Graphs
-from rt1.model.kernels import Numbers, Target, threads_at_most
+from rt1.model.kernels import Numbers, Target, obstacle, threads_at_most
 from rt1.model.rt1 import RT1
 from rt1.model.step_decoder import PlainDecoder, StepDecoder
 from rt1.model.step_encoder import FoldedEncoder, PlainEncoder
@@ -67,14 +67,11 @@ class StepSetting:
     soon done: shared out, they cost more time of the processor, and the action comes no earlier."""
 
     def obstacle(self) -> str | None:
-        """Return what this machine lacks for it; None if nothing."""
-        if self.device == "cuda":
-            return None if torch.cuda.is_available() else "no CUDA device is there"
-        if "int8" in (self.encoder, self.decoder) and not hasattr(torch, "_int_mm"):
-            return f"torch {torch.__version__} has no product of int8 matrices"
-        if "bf16" in (self.encoder, self.decoder) and not torch.backends.mkldnn.is_available():
-            return f"torch {torch.__version__} is built without oneDNN"
-        return None
+        """Return in one line why this machine cannot run it; None if it can. It is tried once."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return "no CUDA device is there"
+        targets = [Target(device=torch.device(self.device), numbers=n) for n in (self.encoder, self.decoder)]
+        return next((reason for reason in map(obstacle, targets) if reason is not None), None)
 
 
 SETTINGS: Mapping[str, StepSetting] = {
@@ -128,9 +125,6 @@ class ControlStep:
         self.cond_scale = _checked_scale(cond_scale, model)
         self.setting = setting
         choice = lookup("setting", setting, SETTINGS)
-        obstacle = choice.obstacle()
-        if obstacle is not None:
-            raise ValueError(f"the setting {setting!r} cannot run here: {obstacle}; use 'fp32', or 'auto'")
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's own")
         self._threads = choice.threads if threads is None else threads
@@ -141,6 +135,9 @@ class ControlStep:
                 f"the setting {setting!r} is for EfficientNet with FiLM, action tokens and an unconditioned "
                 "transformer; this network has another part; use 'fp32'"
             )
+        reason = choice.obstacle()
+        if reason is not None:
+            raise ValueError(f"the setting {setting!r} cannot run here: {reason}; use 'fp32', or 'auto'")
         encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
         # oneDNN lays small products' weights out for a number of threads; with another it does so again at every step.
         with torch.inference_mode(), threads_at_most(self._threads):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +20,14 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.control import SETTINGS, ControlStep, packable
-from rt1.errors import SaveError
+from rt1.errors import DataError, SaveError
 from rt1.files import user_cache, write_text
+from rt1.json_files import read_object
 from rt1.machine import processor
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.names import lookup
 
+_LOG = logging.getLogger(__name__)
 REFERENCE = "fp32"
 CLEAR_GAP = 0.05
 """A token counts where fp32 prefers it to the next one by more than this, in logits; below it is a toss-up."""
@@ -83,6 +86,8 @@ class Tuned:
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS or SETTINGS[self.setting].obstacle() is not None:
             raise ValueError(f"the setting {self.setting!r} cannot run here; measure again")
+        if not isinstance(self.threads[self.setting], int | None):
+            raise ValueError(f"threads is {self.threads[self.setting]!r}; it must be a number; measure again")
 
 
 def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> Choice:
@@ -120,7 +125,7 @@ def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None =
     if not again and key in remembered:
         try:
             return Tuned(**remembered[key])
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             pass  # another version's, or a device that has gone: measured again below
     found = measure(model)
     try:
@@ -133,16 +138,17 @@ def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None =
 def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
     """Take the same steps in every setting that can run here, in turns, and choose.
 
+    A setting that cannot run here is left out, with one line in the log that says why.
+
     Args:
         model: the network.
         steps: steps in each setting, over made-up scenes and instructions.
         seed: seed of the scenes.
     """
-    names = [name for name in SETTINGS if _possible(model, name)]
-    choices = [Choice(setting=name, threads=threads) for name in names for threads in _thread_numbers(name)]
-    controls = {choice: choice.control(model) for choice in choices}
-    seconds: dict[Choice, list[float]] = {choice: [] for choice in choices}
-    logits: dict[Choice, list[FloatArray]] = {choice: [] for choice in choices}
+    controls = {choice: control for name in SETTINGS for choice, control in _controls(model, name).items()}
+    names = list(dict.fromkeys(choice.setting for choice in controls))
+    seconds: dict[Choice, list[float]] = {choice: [] for choice in controls}
+    logits: dict[Choice, list[FloatArray]] = {choice: [] for choice in controls}
     for embedding, images in made_up_episodes(model.config, steps=steps, seed=seed):
         memories = {choice: control.start(embedding) for choice, control in controls.items()}
         for image in images:
@@ -161,6 +167,27 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
         agreement=agreement,
         threads={name: choice.threads for name, choice in best.items()},
     )
+
+
+def _controls(model: RT1, name: str) -> dict[Choice, ControlStep]:
+    """Return a setting's control steps, each tried for one step; none where the setting cannot run."""
+    device_is_there = SETTINGS[name].device == "cpu" or torch.cuda.is_available()
+    if name != REFERENCE and not (device_is_there and packable(model)):
+        return {}
+    choices = [Choice(setting=name, threads=threads) for threads in _thread_numbers(name)]
+    ((embedding, images),) = made_up_episodes(model.config, steps=1, seed=0)
+    reason = None if name == REFERENCE else SETTINGS[name].obstacle()
+    try:
+        controls = {} if reason else {choice: choice.control(model) for choice in choices}
+        for control in controls.values():
+            control.step([control.start(embedding)], images)
+    except RuntimeError as error:
+        if name == REFERENCE:
+            raise
+        controls, reason = {}, str(error).partition("\n")[0]
+    if reason:
+        _LOG.warning("auto leaves out the setting %s, which cannot run here: %s", name, reason)
+    return controls
 
 
 def _thread_numbers(name: str) -> list[int | None]:
@@ -212,11 +239,6 @@ def weights_hash(checkpoint: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def _possible(model: RT1, name: str) -> bool:
-    """Say whether this machine and this network can have a setting."""
-    return name == REFERENCE or (SETTINGS[name].obstacle() is None and packable(model))
-
-
 def _machine() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{processor()}, {device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
@@ -226,11 +248,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        warnings.warn(f"{file} cannot be read and is made anew: {error}", stacklevel=3)
+        return read_object(file, cure="it is made anew")
+    except DataError as error:
+        warnings.warn(str(error), stacklevel=3)
         return {}
-    if not isinstance(found, dict):
-        warnings.warn(f"{file} holds {type(found).__name__}, not an object, and is made anew", stacklevel=3)
-        return {}
-    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,3 +83,14 @@ def test_int8_is_for_the_matrix_products_of_the_decoder(onnx_export: tuple[Path,
     assert b"DynamicQuantizeLinear" in (int8_export / "decoder.onnx").read_bytes()
     assert b"DynamicQuantizeLinear" not in (onnx_export[1] / "decoder.onnx").read_bytes()
     assert b"DynamicQuantizeLinear" not in (int8_export / "tokenizer.onnx").read_bytes()
+
+
+def test_no_two_products_of_an_int8_export_exceed_16_bits(int8_export: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed; it comes with the extra export-onnx")
+    graph = onnx.load(int8_export / "decoder.onnx").graph
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name.endswith("_quantized")]
+    assert weights
+    for weight in weights:
+        assert weight.dtype == np.int8
+        # As processors without VNNI add them: an input is at most 255, and a sum of two products has 16 bits.
+        assert 2 * 255 * np.abs(weight.astype(np.int64)).max() <= 2**15 - 1

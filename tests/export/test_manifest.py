@@ -14,6 +14,15 @@ import pytest
 from rt1.errors import ExportError
 from rt1.export.manifest import MANIFEST_FILE, Manifest, read_manifest
 
+SIZES = {
+    "window": 3,
+    "image_size": [48, 48],
+    "text_width": 8,
+    "image_tokens": 4,
+    "token_width": 16,
+    "decoder_text": False,
+}
+
 
 @pytest.fixture
 def folder(torch_export: tuple[Path, Path], tmp_path: Path) -> Path:
@@ -45,7 +54,7 @@ def test_the_description_tells_what_was_exported_and_how_well(folder: Path) -> N
     assert manifest.text_encoder is not None
     assert manifest.comparison is not None
     assert manifest.comparison.steps == 14
-    assert sorted(manifest.files) == ["decoder.pt2", "tokenizer.pt2"]
+    assert sorted(manifest.files) == ["decoder.pt2", "reference.safetensors", "tokenizer.pt2"]
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
@@ -64,9 +73,12 @@ def test_a_changed_or_missing_file_is_noticed(folder: Path) -> None:
         read_manifest(folder)
 
 
-def test_a_graph_that_the_description_does_not_know_is_refused(folder: Path, rewrite: Callable[..., None]) -> None:
-    rewrite(files={})
-    with pytest.raises(ExportError, match=r"decoder\.pt2 is missing or not the file"):
+@pytest.mark.parametrize("name", ["decoder.pt2", "reference.safetensors"])
+def test_a_file_that_the_description_does_not_know_is_refused(
+    name: str, folder: Path, rewrite: Callable[..., None]
+) -> None:
+    rewrite(files={key: value for key, value in read_manifest(folder).files.items() if key != name})
+    with pytest.raises(ExportError, match=f"{name} is missing or not the file"):
         read_manifest(folder)
 
 
@@ -81,8 +93,11 @@ def test_a_description_cannot_point_outside_its_folder(folder: Path, rewrite: Ca
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"format": 99}, "its format is 99; this version of rt1 reads format 1; export again"),
+        ({"format": 99}, "its format is 99; this version of rt1 reads format 2; export again"),
         ({"kind": "onx"}, "unknown export format 'onx'; did you mean 'onnx'"),
+        ({"format": 1}, "its format is 1; .*; export again"),
+        ({"precision": "int9"}, "unknown precision 'int9'; did you mean 'int8'"),
+        ({"sizes": {**SIZES, "window": 0}}, "window is 0; it must be at least 1"),
         ({"sizes": {"window": "six"}}, "sizes.window is 'six'; it must be of type int"),
         ({"action_spec": None}, "cannot be used"),
         ({"files": 3}, "cannot be used"),
@@ -98,7 +113,7 @@ def test_a_description_that_makes_no_sense_is_refused(
 
 def test_text_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text("{")
-    with pytest.raises(ExportError, match="cannot be used"):
+    with pytest.raises(ExportError, match="is not JSON"):
         read_manifest(folder)
 
 

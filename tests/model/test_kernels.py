@@ -8,13 +8,16 @@ from torch import Tensor, nn
 
 from rt1.model import kernels
 from rt1.model.efficientnet import Conv, Padding
-from rt1.model.kernels import DTYPES, Convolution, Numbers, Projection, Target, linear, sparing_threads
+from rt1.model.kernels import DTYPES, Convolution, Numbers, Projection, Target, linear, obstacle, sparing_threads
 
 CPU = torch.device("cpu")
 
 
 def _target(numbers: Numbers = "fp32") -> Target:
-    return Target(device=CPU, numbers=numbers)
+    target = Target(device=CPU, numbers=numbers)
+    if reason := obstacle(target):
+        pytest.skip(f"{numbers} cannot run here: {reason}")
+    return target
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
@@ -117,3 +120,39 @@ def test_between_products_fewer_threads_are_taken_and_the_products_have_all() ->
             assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_trial_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    assert obstacle.__wrapped__(Target(device=CPU, numbers="fp32")) is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_call_that_this_machine_refuses_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> Tensor:
+        raise RuntimeError("bf16 path needs the cpu support avx512bw\nException raised from somewhere")
+
+    monkeypatch.setattr(kernels, "Linear", refuse)
+    assert obstacle.__wrapped__(Target(device=CPU, numbers="bf16")) == "bf16 path needs the cpu support avx512bw"
+
+
+def test_int8_products_that_saturate_are_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturating(rows: Tensor, weight: Tensor) -> Tensor:
+        """Add pairs of products in 16 bits, as processors without VNNI do."""
+        products = (rows.int() + 128)[:, :, None] * weight.int()
+        pairs = products.unflatten(1, (-1, 2)).sum(2).clamp(-(2**15), 2**15 - 1)
+        return pairs.sum(1) - 128 * weight.int().sum(0)
+
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert "int8 products are off by 99%" in str(obstacle.__wrapped__(Target(device=CPU, numbers="int8")))
+
+
+def test_packed_kernels_that_fail_are_left_out_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> Tensor:
+        raise RuntimeError("no such kernel\nException raised from somewhere")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    assert kernels._packing_runs.__wrapped__() is False
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == ["no such kernel"]

@@ -15,9 +15,8 @@ from rt1.data.episode import EpisodeSource
 from rt1.data.images import decode_image
 from rt1.errors import DataError
 from rt1.export.manifest import Comparison
+from rt1.export.reference import clear_tokens
 
-CLEAR_GAP = 0.05
-"""A token is clear where its logit is this much above the next one."""
 PATCH = 32
 """Pixels of a patch of a generated image; in noise all pixels average out, and all images look alike."""
 PATCHES = (8, 10)
@@ -117,8 +116,7 @@ def compare(
 
 
 def _with_step(total: Comparison, wanted_AV: FloatArray, given_AV: FloatArray) -> Comparison:
-    second_A, first_A = np.partition(wanted_AV, -2, axis=-1)[:, -2:].T
-    clear_A = first_A - second_A > CLEAR_GAP
+    clear, agreeing = clear_tokens(wanted_AV, given_AV)
     agrees_A = wanted_AV.argmax(-1) == given_AV.argmax(-1)
     difference = float(np.abs(wanted_AV - given_AV).max())
     return replace(
@@ -129,8 +127,8 @@ def _with_step(total: Comparison, wanted_AV: FloatArray, given_AV: FloatArray) -
         largest_logit=max(total.largest_logit, float(np.abs(wanted_AV).max())),
         tokens=total.tokens + agrees_A.size,
         tokens_agreeing=total.tokens_agreeing + int(agrees_A.sum()),
-        clear_tokens=total.clear_tokens + int(clear_A.sum()),
-        clear_tokens_agreeing=total.clear_tokens_agreeing + int((agrees_A & clear_A).sum()),
+        clear_tokens=total.clear_tokens + clear,
+        clear_tokens_agreeing=total.clear_tokens_agreeing + agreeing,
     )
 
 

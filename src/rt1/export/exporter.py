@@ -18,6 +18,7 @@ from rt1.export.host import ExportedPolicy
 from rt1.export.manifest import (
     GRAPH_FILES,
     MANIFEST_FILE,
+    REFERENCE_FILE,
     TABLE_FILE,
     Comparison,
     Format,
@@ -26,6 +27,7 @@ from rt1.export.manifest import (
     Sizes,
     sha256,
 )
+from rt1.export.reference import save_reference
 from rt1.export.torch_host import load_graphs
 from rt1.files import recover, replacing
 from rt1.policy import Policy
@@ -121,15 +123,18 @@ def export(
         manifest = _describe(beside, info, settings)
         trials = _trials(policy, source, settings)
         say(f"comparing with the network on {sum(len(trial.images) for trial in trials)} images")
+        exported = ExportedPolicy(manifest, load_graphs(beside, manifest))
         comparison = compare(
             policy,
-            ExportedPolicy(manifest, load_graphs(beside, manifest)),
+            exported,
             trials,
             images="generated" if source is None else "recorded",
             tolerance=TOLERANCES[settings.precision] if settings.tolerance is None else settings.tolerance,
         )
         _check(comparison, settings)
-        manifest = replace(manifest, comparison=comparison)
+        save_reference(exported, beside, manifest, embedding=trials[0].embedding, images=trials[0].images)
+        files = {**manifest.files, REFERENCE_FILE: sha256(beside / REFERENCE_FILE)}
+        manifest = replace(manifest, comparison=comparison, files=files)
         (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1))
     return manifest
 
@@ -149,7 +154,7 @@ def _table(
 
 def _refuse_foreign_files(folder: Path) -> None:
     """An export takes the place of the whole folder: anything else in it would be lost."""
-    ours = {MANIFEST_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names)}
+    ours = {MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names)}
     there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
     foreign = sorted(there if MANIFEST_FILE not in there else there - ours)
     if foreign or folder.is_file():

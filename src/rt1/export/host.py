@@ -23,6 +23,7 @@ from rt1.actions import FloatArray
 from rt1.errors import ExportError
 from rt1.export.image import prepare_image
 from rt1.export.manifest import TABLE_FILE, Manifest, graph_files, read_manifest
+from rt1.export.reference import check_reference
 from rt1.names import unknown_name
 from rt1.text.encoder import TableEncoder, TextEncoder, check_same_encoder
 
@@ -116,14 +117,20 @@ def load_exported(
         threads: threads that compute; the runtime decides if None.
 
     Raises:
-        ExportError: the folder cannot be used, or needs torch.
+        ExportError: the folder cannot be used, needs torch, or does not act here as where it was exported.
         ValueError: ``encoder`` is not the one the network was trained with.
         ModuleNotFoundError: the runtime is not installed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    graphs = load_graphs(folder, manifest, threads=threads)
-    return ExportedPolicy(manifest, graphs, encoder=text_encoder(folder, manifest, encoder))
+    return checked_policy(folder, manifest, load_graphs(folder, manifest, threads=threads), encoder)
+
+
+def checked_policy(folder: Path, manifest: Manifest, graphs: Graphs, encoder: TextEncoder | None) -> ExportedPolicy:
+    """Return the policy of an export whose reference steps agree on this machine; others raise ``ExportError``."""
+    policy = ExportedPolicy(manifest, graphs, encoder=text_encoder(folder, manifest, encoder))
+    check_reference(policy.with_own_memory(), folder, manifest)
+    return policy
 
 
 def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None) -> Graphs:

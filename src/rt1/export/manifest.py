@@ -3,6 +3,7 @@
     export.json            this description
     tokenizer.*            graph: prepared image and text embedding to image tokens
     decoder.*              graph: the window's image tokens to the logits of one step
+    reference.safetensors       reference steps and their logits, checked at every load
     instructions.safetensors    text embeddings by sentence, where some were given
 
 The names of the files follow from the format, never from the description.
@@ -11,20 +12,21 @@ The names of the files follow from the format, never from the description.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rt1 import settings
 from rt1.actions import ActionSpec
 from rt1.errors import ExportError
+from rt1.json_files import read_object
 from rt1.names import lookup
 from rt1.text.encoder import TextEncoderIdentity
 
-FORMAT = 1
-MANIFEST_FILE, TABLE_FILE = "export.json", "instructions.safetensors"
+FORMAT = 2
+MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE = "export.json", "reference.safetensors", "instructions.safetensors"
+_CURE = "restore it from a copy, or export again"
 
 Format = Literal["onnx", "openvino", "torch-export", "aoti"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -54,6 +56,9 @@ class Sizes:
     """Entries of an image token."""
     decoder_text: bool
     """Whether the decoder takes the text embedding, too."""
+
+    def __post_init__(self) -> None:
+        settings.check_at_least(self, 1, "window", "image_size", "text_width", "image_tokens", "token_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +139,7 @@ class Manifest:
                 f"its format is {data.get('format')!r}; this version of rt1 reads format {FORMAT}; export again"
             )
         lookup("export format", str(data["kind"]), GRAPH_FILES)
+        lookup("precision", str(data["precision"]), dict.fromkeys(get_args(Precision)))
         encoder = data["text_encoder"]
         return Manifest(
             kind=data["kind"],
@@ -164,16 +170,15 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_FILE
     if not file.is_file():
         raise ExportError(f"{folder} holds no {MANIFEST_FILE}; give a folder that rt1 export has written")
+    data = read_object(file, error=ExportError, cure=_CURE)
     try:
-        manifest = Manifest.from_json(json.loads(file.read_text()))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ExportError(f"{file} cannot be used: {error}; restore it from a copy, or export again") from error
-    for name in sorted({*GRAPH_FILES[manifest.kind], *manifest.files}):
+        manifest = Manifest.from_json(data)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ExportError(f"{file} cannot be used: {error}; {_CURE}") from error
+    for name in sorted({*GRAPH_FILES[manifest.kind], REFERENCE_FILE, *manifest.files}):
         path = folder / Path(name).name
         if name not in manifest.files or not path.is_file() or sha256(path) != manifest.files[name]:
-            raise ExportError(
-                f"{path} is missing or not the file that was exported; restore it from a copy, or export again"
-            )
+            raise ExportError(f"{path} is missing or not the file that was exported; {_CURE}")
     return manifest
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from rt1.actions import FloatArray
 from rt1.errors import ExportError
 from rt1.export import host
-from rt1.export.host import ExportedPolicy, Graphs, text_encoder
+from rt1.export.host import ExportedPolicy, Graphs, checked_policy
 from rt1.export.manifest import Manifest, graph_files, read_manifest
 from rt1.text.encoder import TextEncoder
 
@@ -31,14 +31,13 @@ def load_exported(
         threads: threads that compute, for torch those of the whole process; the runtime decides if None.
 
     Raises:
-        ExportError: the folder cannot be used, here or at all.
+        ExportError: the folder cannot be used, here or at all, or does not act here as where it was exported.
         ValueError: ``encoder`` is not the one the network was trained with.
         ModuleNotFoundError: the runtime is not installed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    graphs = load_graphs(folder, manifest, threads=threads)
-    return ExportedPolicy(manifest, graphs, encoder=text_encoder(folder, manifest, encoder))
+    return checked_policy(folder, manifest, load_graphs(folder, manifest, threads=threads), encoder)
 
 
 def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None) -> Graphs:

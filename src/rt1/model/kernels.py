@@ -2,17 +2,20 @@
 
 On the CPU they call oneDNN's kernels as torch's own compiler does, activation and residual included: the public calls
 arrange the weights anew at every step and walk over the result once more for the activation. Elsewhere, and where
-torch lacks those kernels, the public calls serve.
+those kernels fail, the public calls serve. What a machine can compute is found out by trying it once.
 
 Shape letters: X images, C channels, H height, W width, I inputs, O outputs.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -21,9 +24,12 @@ from torch import Tensor, nn
 
 from rt1.model.efficientnet import stride_padding
 
+_LOG = logging.getLogger(__name__)
 Numbers = Literal["fp32", "bf16", "int8"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LinearMap = Callable[[Tensor], Tensor]
+_MAX_ERROR = 0.05
+"""Largest relative error of a trial's products: bf16 and int8 err by less than a hundredth."""
 _FEW_OUTPUTS = 4
 """A map with at least so many positions for each output is large: its weight is cheap to change at every step."""
 
@@ -40,7 +46,50 @@ class Target:
     @property
     def packs(self) -> bool:
         """Whether oneDNN's kernels serve."""
-        return self.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        return self.device.type == "cpu" and _packing_runs()
+
+
+@cache
+def obstacle(target: Target) -> str | None:
+    """Return in one line why this machine cannot compute for a target; None if it can. It is tried once."""
+    try:
+        off = _trial_error(target)
+    except (RuntimeError, AttributeError, AssertionError) as error:  # a call that torch lacks, or one that it refuses
+        return str(error).partition("\n")[0].strip() or type(error).__name__
+    if off <= _MAX_ERROR:
+        return None
+    return f"{target.numbers} products are off by {off:.0%}, at most {_MAX_ERROR:.0%} is right; int8 needs VNNI or AMX"
+
+
+@torch.inference_mode()
+def _trial_error(target: Target) -> float:
+    """Return the largest relative error of a linear layer and, but for int8, of a convolution and a projection.
+
+    The int8 values are the largest that there are: without VNNI two products are added in 16 bits, which saturate.
+    """
+    ones = torch.ones(32, 64, device=target.device)
+    results = [linear(ones.new_full((64, 64), sign / 64), None, target)(ones) * sign for sign in (1.0, -1.0)]
+    if target.numbers != "int8":
+        conv = nn.utils.skip_init(nn.Conv2d, 64, 64, 1, bias=False)  # draws no random numbers
+        nn.init.constant_(conv.weight, 1 / 64)
+        image = ones.new_ones(1, 64, 4, 8, dtype=DTYPES[target.numbers]).to(memory_format=torch.channels_last)
+        results.append(Convolution(conv, None, target, size=(4, 8))(image))
+        projection = Projection(conv, nn.BatchNorm2d(64, eps=0.0).eval(), target, size=(4, 8))
+        results.append(projection(image, ones[:1], image) / 2)
+    errors = torch.stack([(result.float() - 1).abs().max() for result in results])
+    return float(errors.nan_to_num(nan=math.inf).max())
+
+
+@cache
+def _packing_runs() -> bool:
+    """Try oneDNN's packed kernels once; without them the public calls serve, which are slower."""
+    try:
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8))  # noqa: SLF001
+        torch.ops.mkldnn._linear_pointwise(torch.ones(1, 8), weight, torch.ones(8), "none", [], "")  # noqa: SLF001
+    except (RuntimeError, AttributeError) as error:
+        _LOG.warning("oneDNN's packed kernels do not run here, slower ones are used: %s", str(error).partition("\n")[0])
+        return False
+    return True
 
 
 @contextmanager
