@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.errors import PolicyError
+
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
 
@@ -90,6 +92,21 @@ class Discrete:
 
 
 ActionPart = Continuous | Discrete
+
+
+def choose_tokens(logits: FloatArray) -> NDArray[np.int64]:
+    """Return the most likely tokens (..., A) of logits (..., A, V). Every action of a network is taken from here.
+
+    Raises:
+        PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
+            robot would move there.
+    """
+    if not np.isfinite(logits).all():
+        raise PolicyError(
+            f"{np.size(logits) - np.count_nonzero(np.isfinite(logits))} of {np.size(logits)} logits are not finite, so "
+            "there is no action; use another checkpoint, and check the weights (rt1 inspect) and the text embedding"
+        )
+    return logits.argmax(axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
