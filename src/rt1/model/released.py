@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rt1 import settings
 from rt1.actions import ActionSpec, rt1_action_spec
+from rt1.json_files import read_object
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
@@ -100,14 +99,11 @@ def load_configuration(name: str | Path) -> Configuration:
     if Path(name).suffix != ".json":
         return lookup("configuration", str(name), RELEASED)()
     file = Path(name)
-    try:
-        data: Any = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the configuration {file} cannot be read: {error}; give a JSON file") from error
-    if not isinstance(data, dict) or data.keys() != {"model", "action"}:
-        given = sorted(data) if isinstance(data, dict) else type(data).__name__
+    data = read_object(file, cure="give a JSON file")
+    if data.keys() != {"model", "action"}:
         raise ValueError(
-            f"the configuration {file} holds {given}; it must hold 'model' and 'action', see docs/weights.md"
+            f"the configuration {file} holds {sorted(data)!r:.200}; it must hold 'model' and 'action', see "
+            "docs/weights.md"
         )
     return Configuration(
         name=file.name,

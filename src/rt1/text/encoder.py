@@ -16,7 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rt1.files import replacing
+from rt1.json_files import parse
 from rt1.names import unknown_name
+from rt1.settings import check_at_least, from_json
 
 WORD_PIECES = "word-pieces"
 """Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
@@ -60,19 +62,10 @@ class TextEncoderIdentity:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        try:
-            return TextEncoderIdentity(
-                name=str(data["name"]),
-                sha256=str(data["sha256"]),
-                width=int(data["width"]),
-                tokens=int(data.get("tokens", 1)),
-                vocabulary=int(data.get("vocabulary", 0)),
-                definition=str(data.get("definition", "")),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"this is not a text encoder identity: {error!r}; expected {{'name', 'sha256', 'width'}}"
-            ) from error
+        identity = from_json(TextEncoderIdentity, data, where="text encoder identity")
+        check_at_least(identity, 1, "width", "tokens")
+        check_at_least(identity, 0, "vocabulary")
+        return identity
 
 
 USE_LARGE_5 = TextEncoderIdentity(name="universal-sentence-encoder-large/5", sha256="", width=512)
@@ -188,14 +181,18 @@ class TableEncoder:
         """Read what :meth:`save` wrote; another or a damaged file raises ``ValueError``."""
         try:
             with safe_open(path, framework="np") as file:
-                about = json.loads((file.metadata() or {})[_METADATA_KEY])
-                vectors = file.get_tensor("vectors")
-            pairs = list(zip(about["sentences"], vectors, strict=True))
-            name = str(about["name"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+                text, vectors = (file.metadata() or {})[_METADATA_KEY], file.get_tensor("vectors")
+            about = parse(text, name=f"the description in {path}")
+            name, sentences = about["name"], about["sentences"]
+            pairs = list(zip(sentences, vectors, strict=True))
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"{path} is not a text table ({error}); give a file written by TableEncoder.save"
+                f"{path} is not a text table ({error!r:.200}); give a file written by TableEncoder.save"
             ) from error
+        if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
+            raise ValueError(f"{path} is not a text table: its name and sentences must be text; write it again")
+        if vectors.dtype.kind != "f":
+            raise ValueError(f"{path} holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
         return TableEncoder.from_pairs(pairs, name)
 
     def _unknown(self, sentence: str) -> str:
