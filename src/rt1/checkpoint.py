@@ -37,8 +37,6 @@ INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
 TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
 EXPORT_FILE = "export.json"
 """What makes a folder an export, see :mod:`rt1.export.manifest`, which acts but is no checkpoint."""
-MAX_LAYERS = 10_000
-"""Layers of a network that is read; each is made, so a number has to be too many."""
 _CURE = "restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
@@ -255,14 +253,12 @@ def _loaded(config: RT1Config, folder: Path) -> RT1:
 
 
 def _outline(config: RT1Config, folder: Path) -> RT1:
-    backbone = sum(config.efficientnet.blocks(stage.blocks) for stage in config.efficientnet.stages)
-    layers = max(config.transformer.layers, backbone, sum(config.maxvit.depths), len(config.heads))
-    if layers > MAX_LAYERS:
-        raise CheckpointError(f"{folder / INFO_FILE} describes {layers} layers; at most {MAX_LAYERS} are read; {_CURE}")
     try:
         return outline(config)
-    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{folder / INFO_FILE} describes a network that cannot be made; {_CURE}") from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / INFO_FILE} describes no network that can be made: {error}; {_CURE}"
+        ) from error
 
 
 def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rt1 import settings
 from rt1.actions import ActionSpec, rt1_action_spec
+from rt1.errors import CheckpointError
 from rt1.json_files import read_object
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1Config
@@ -94,22 +95,26 @@ def load_configuration(name: str | Path) -> Configuration:
     from rt1main's, and an action spec as :meth:`rt1.actions.ActionSpec.to_json` writes it.
 
     Raises:
-        ValueError: an unknown name or setting, or a file that does not hold this.
+        ValueError: an unknown name.
+        CheckpointError: a file that cannot be read or does not hold this.
     """
     if Path(name).suffix != ".json":
         return lookup("configuration", str(name), RELEASED)()
     file = Path(name)
-    data = read_object(file, cure="give a JSON file")
+    data = read_object(file, error=CheckpointError, cure="give a JSON file of a network, see docs/weights.md")
     if data.keys() != {"model", "action"}:
-        raise ValueError(
+        raise CheckpointError(
             f"the configuration {file} holds {sorted(data)!r:.200}; it must hold 'model' and 'action', see "
             "docs/weights.md"
         )
-    return Configuration(
-        name=file.name,
-        model=settings.from_json(RT1Config, data["model"], where="model"),
-        action=ActionSpec.from_json(data["action"]),
-    )
+    try:
+        return Configuration(
+            name=file.name,
+            model=settings.from_json(RT1Config, data["model"], where="model"),
+            action=ActionSpec.from_json(data["action"]),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the configuration {file}: {error}") from error
 
 
 def released_like(model: RT1Config) -> Configuration | None:

@@ -11,12 +11,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from rt1.errors import first_line
 from rt1.json_files import ErrorKind
 from rt1.model.backbone import TIMM
 from rt1.model.rt1 import RT1, RT1Config
 
 MAX_WEIGHT = 1e10
 """Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""
+MAX_LAYERS = 10_000
+"""Most layers of a network: each is made before the shapes of a file's weights can refuse it."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -32,11 +35,6 @@ def read_safetensors(file: Path, *, error: ErrorKind, cure: str) -> tuple[dict[s
             return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as reason:
         raise error(f"{file} is not a whole safetensors file ({first_line(reason)}); {cure}") from reason
-
-
-def first_line(reason: Exception) -> str:
-    """Return the first line of an error of a library, at most 200 characters."""
-    return (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]
 
 
 def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32) -> str | None:
@@ -87,8 +85,21 @@ def outline(config: RT1Config) -> RT1:
     """Return a network with the shapes of a configuration and without memory for its weights.
 
     A backbone of timm computes with its weights while it is made, and has them.
+
+    Raises:
+        ValueError: too many layers, or sizes that no tensor can have.
     """
+    try:
+        backbone = sum(config.efficientnet.blocks(stage.blocks) for stage in config.efficientnet.stages)
+    except OverflowError as error:
+        raise ValueError(f"its depth of {config.efficientnet.depth} is too large") from error
+    layers = max(config.transformer.layers, backbone, sum(config.maxvit.depths), len(config.heads))
+    if layers > MAX_LAYERS:
+        raise ValueError(f"it has {layers} layers; at most {MAX_LAYERS} are made")
     if config.backbone.startswith(TIMM):
         return RT1(config)
-    with torch.device("meta"), _NothingDrawn():
-        return RT1(config)
+    try:
+        with torch.device("meta"), _NothingDrawn():
+            return RT1(config)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"its sizes are too large ({first_line(error)})") from error

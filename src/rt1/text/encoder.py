@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rt1.errors import DataError, first_line
 from rt1.files import replacing
 from rt1.json_files import parse
 from rt1.names import unknown_name
@@ -178,7 +179,7 @@ class TableEncoder:
 
     @staticmethod
     def load(path: Path) -> TableEncoder:
-        """Read what :meth:`save` wrote; another or a damaged file raises ``ValueError``."""
+        """Read what :meth:`save` wrote; another or a damaged file raises :class:`DataError`."""
         try:
             with safe_open(path, framework="np") as file:
                 text, vectors = (file.metadata() or {})[_METADATA_KEY], file.get_tensor("vectors")
@@ -186,14 +187,18 @@ class TableEncoder:
             name, sentences = about["name"], about["sentences"]
             pairs = list(zip(sentences, vectors, strict=True))
         except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is not a text table ({error!r:.200}); give a file written by TableEncoder.save"
+            raise DataError(
+                f"{path} is not a text table ({type(error).__name__}: {first_line(error)}); give a file written by "
+                "TableEncoder.save"
             ) from error
         if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
-            raise ValueError(f"{path} is not a text table: its name and sentences must be text; write it again")
+            raise DataError(f"{path} is not a text table: its name and sentences must be text; write it again")
         if vectors.dtype.kind != "f":
-            raise ValueError(f"{path} holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
-        return TableEncoder.from_pairs(pairs, name)
+            raise DataError(f"{path} holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
+        try:
+            return TableEncoder.from_pairs(pairs, name)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
 
     def _unknown(self, sentence: str) -> str:
         closest = difflib.get_close_matches(sentence, self._vectors, n=3, cutoff=0.3) or self.sentences[:3]

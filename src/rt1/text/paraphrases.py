@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rt1.errors import DataError
 from rt1.json_files import read_value
 from rt1.text.encoder import check_instructions
 
@@ -17,16 +18,16 @@ def load_paraphrases(path: Path | str) -> Paraphrases:
     """Read a JSON or TOML file of instructions, each with a list of sentences that mean the same.
 
     Raises:
-        ValueError: a file that is not there or is neither, or holds anything but lists of sentences.
+        DataError: a file that is not there or is neither, or holds anything but lists of sentences.
     """
     path = Path(path)
     if path.suffix not in (".json", ".toml") or not path.is_file():
-        raise ValueError(f"{path} is no file of paraphrases; give a .json or .toml file of instructions with sentences")
+        raise DataError(f"{path} is no file of paraphrases; give a .json or .toml file of instructions with sentences")
     data = read_value(path, cure="correct it")
     try:
         return check_paraphrases(data)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
 
 
 def check_paraphrases(data: Any) -> Paraphrases:  # noqa: ANN401 (whatever a file held)
