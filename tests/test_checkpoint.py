@@ -251,8 +251,8 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
     ("change", "message"),
     [
         (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 10000"),
-        (lambda data: data["model"].update(window=10**5), "position_LD has shape"),
-        (lambda data: data["model"].update(window=10**9), "its sizes are too large"),
+        (lambda data: data["model"].update(window=500), "position_LD has shape"),
+        (lambda data: data["model"].update(window=10**9), "tokens of a window; at most 10000"),
         (lambda data: data["model"].update(token_width=10**18), "its sizes are too large"),
         (lambda data: data["model"]["transformer"].update(dropout=10**400), "too large"),
         (lambda data: data["action_spec"].update(bins=15), "the action spec has 3 dimensions of 15 bins"),

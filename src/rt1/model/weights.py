@@ -20,6 +20,8 @@ MAX_WEIGHT = 1e10
 """Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""
 MAX_LAYERS = 10_000
 """Most layers of a network: each is made before the shapes of a file's weights can refuse it."""
+MAX_TOKENS, MAX_PARTITION = 10_000, 64
+"""Most tokens of a window, and most positions along the side of a MaxViT's partition: masks grow with their squares."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -67,7 +69,7 @@ def first_problem(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
 
 
 class _NothingDrawn(TorchFunctionMode):
-    """Leaves out random initialisation, which on the device ``meta`` imports sympy, for a second."""
+    """Draws no random numbers and counts on the CPU: both would import sympy on ``meta``, which takes a second."""
 
     def __torch_function__(
         self,
@@ -78,6 +80,10 @@ class _NothingDrawn(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         if getattr(func, "__name__", "") in ("normal_", "uniform_"):
             return args[0] if args else (kwargs or {})["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.arange:
+            return torch.arange(*args, **{**(kwargs or {}), "device": "cpu"})
         return func(*args, **(kwargs or {}))
 
 
@@ -94,8 +100,14 @@ def outline(config: RT1Config) -> RT1:
     except OverflowError as error:
         raise ValueError(f"its depth of {config.efficientnet.depth} is too large") from error
     layers = max(config.transformer.layers, backbone, sum(config.maxvit.depths), len(config.heads))
-    if layers > MAX_LAYERS:
-        raise ValueError(f"it has {layers} layers; at most {MAX_LAYERS} are made")
+    limits = {
+        "layers": (layers, MAX_LAYERS),
+        "tokens of a window": (config.sequence_length, MAX_TOKENS),
+        "positions along a partition": (config.maxvit.partition, MAX_PARTITION),
+    }
+    for what, (number, most) in limits.items():
+        if number > most:
+            raise ValueError(f"it has {number} {what}; at most {most} are made")
     if config.backbone.startswith(TIMM):
         return RT1(config)
     try:
