@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rt1.acting import Acting, Instruction, check_embedding
 from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
+from rt1.errors import PolicyError
 
 SPEC = ActionSpec(
     parts=(Continuous(name="move", low=(-1.0, 0.0), high=(1.0, 5.0)), Discrete(name="end", choices=2)), bins=11
@@ -54,9 +55,28 @@ def test_those_who_compare_get_the_logits_too() -> None:
         (np.zeros(7, dtype=np.float32), r"shape \(7,\); this network takes \(8,\)"),
         (np.zeros((1, 8), dtype=np.float32), r"shape \(1, 8\)"),
         (np.full(8, np.inf, dtype=np.float32), "not finite"),
+        (np.full(8, 1e20, dtype=np.float32), r"size 1e\+20; at most 10000"),
+        (np.full(8, -1e300), r"size 1e\+300"),
+        (np.zeros(8, dtype=np.complex64), "complex64; it must be real"),
+        (np.zeros(8, dtype=np.bool_), "bool; it must be real"),
     ],
 )
 def test_an_embedding_that_does_not_fit_is_refused(embedding: FloatArray, message: str) -> None:
     check_embedding(np.zeros(8, dtype=np.float32), 8)
     with pytest.raises(ValueError, match=message):
         check_embedding(embedding, 8)
+
+
+@pytest.mark.parametrize("ids", [[0, 5], [-1, 0], [0.5, 0]])
+def test_ids_that_are_no_word_pieces_of_the_network_are_refused(ids: list[float]) -> None:
+    check_embedding(np.array([4, 0], dtype=np.float32), 2, vocabulary=5)
+    with pytest.raises(ValueError, match="no id of 5 word pieces"):
+        check_embedding(np.array(ids, dtype=np.float32), 2, vocabulary=5)
+
+
+def test_logits_that_are_not_finite_are_an_error_and_no_action() -> None:
+    policy = Fixed(3, 4, 0)
+    policy.scores[1, 7] = np.nan
+    for act in (policy.act, policy.act_vector, policy.act_with_logits):
+        with pytest.raises(PolicyError, match="1 of 33 logits are not finite"):
+            act(IMAGE)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec, spec_difference
+from rt1.actions import ActionSpec, Continuous, Discrete, choose_tokens, rt1_action_spec, spec_difference
+from rt1.errors import PolicyError
 
 REST = {
     "terminate_episode": np.array([0, 1, 0], np.int32),
@@ -203,3 +204,16 @@ def test_json_that_is_no_spec_is_refused() -> None:
 def test_the_difference_of_two_specs_is_said_in_words(change: dict[str, Any], words: str) -> None:
     spec = ActionSpec(parts=(Continuous(name="move", low=(-1.0,), high=(1.0,)),))
     assert spec_difference(spec, dataclasses.replace(spec, **change)) == words
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_give_no_tokens(value: float) -> None:
+    logits = np.zeros((2, 3, 5), dtype=np.float32)
+    logits[1, 2, 3] = value
+    with pytest.raises(PolicyError, match="1 of 30 logits are not finite"):
+        choose_tokens(logits)
+
+
+def test_the_most_likely_token_of_each_dimension_is_chosen() -> None:
+    tokens = np.array([[4, 0, 2], [1, 3, 3]])
+    np.testing.assert_array_equal(choose_tokens(np.eye(5, dtype=np.float32)[tokens]), tokens)

@@ -168,9 +168,9 @@ def test_an_unknown_setting_of_the_network_is_refused(saved: Path) -> None:
 
 
 def test_weights_of_other_shapes_are_refused(saved: Path) -> None:
-    _rewrite(saved / "checkpoint.json", lambda data: data["model"].update(bins=32))
+    _rewrite(saved / "checkpoint.json", lambda data: data["model"].update(window=3))
     message = _refused(saved)
-    assert re.search(r"transformer\.output\.\w+ has shape \(16.*\), the configuration needs \(32.*\)", message)
+    assert re.search(r"transformer\.position_LD has shape \(.*\), the configuration needs \(.*\)", message)
     assert "do not belong together" in message
 
 
@@ -204,3 +204,73 @@ def test_a_crash_in_the_middle_of_saving_leaves_the_checkpoint_before(model: RT1
         save_checkpoint(saved, model=model, info=_info(model), training=broken)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
+
+
+def _with_weight(saved: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """Change one tensor of a checkpoint; return its name."""
+    tensors, name = load_file(saved / "model.safetensors"), "transformer.output.weight"
+    tensors[name] = change(tensors[name])
+    save_file(tensors, saved / "model.safetensors")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: t.fill_(float("nan")), "not finite"),
+        (lambda t: t.index_fill_(0, torch.tensor([3]), float("-inf")), "not finite"),
+        (lambda t: t.double().fill_(1e300), "of size 1e\\+300; at most 1e\\+10 is sane"),
+        (lambda t: t.int(), "is int32; it must be float16, bfloat16, float32 or float64"),
+        (lambda t: t.bool(), "is bool"),
+        (lambda t: t.to(torch.complex64), "is complex64"),
+    ],
+)
+def test_weights_that_no_network_can_act_with_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], problem: str, saved: Path
+) -> None:
+    name = _with_weight(saved, change)
+    assert re.search(f"model.safetensors: {name} .*{problem}", _refused(saved))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_floats_are_converted(kind: torch.dtype, model: RT1, saved: Path) -> None:
+    name = _with_weight(saved, lambda tensor: tensor.to(kind))
+    loaded = load_model(saved).state_dict()[name]
+    assert loaded.dtype == torch.float32
+    torch.testing.assert_close(loaded, model.state_dict()[name], rtol=1e-2, atol=1e-3)
+
+
+def test_counters_stay_whole_numbers(saved: Path) -> None:
+    tensors = load_file(saved / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("num_batches_tracked"))
+    save_file({**tensors, name: tensors[name].float()}, saved / "model.safetensors")
+    assert f"{name} is float32; it must be uint8" in _refused(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 10000"),
+        (lambda data: data["model"].update(window=500), "position_LD has shape"),
+        (lambda data: data["model"].update(window=10**9), "tokens of a window; at most 10000"),
+        (lambda data: data["model"].update(token_width=10**18), "its sizes are too large"),
+        (lambda data: data["model"]["transformer"].update(dropout=10**400), "too large"),
+        (lambda data: data["action_spec"].update(bins=15), "the action spec has 3 dimensions of 15 bins"),
+        (lambda data: data["action_spec"].update(bins=16.5), "bins is 16.5"),
+        (lambda data: data.update(provenance=[]), "provenance is []"),
+        (lambda data: data.update(control_rate="4"), "control_rate is '4'"),
+        (lambda data: data.update(text_encoder={"name": "x", "sha256": "", "width": 1e400}), "width is inf"),
+        (lambda data: data.update(action_spec=[]), "not an action spec"),
+        (lambda data: data.update(embodiments=[3]), "an embodiment is 3"),
+    ],
+)
+def test_a_mistyped_or_hostile_description_is_refused_in_one_line(
+    change: Callable[[dict[str, Any]], None], message: str, saved: Path
+) -> None:
+    _rewrite(saved / "checkpoint.json", change)
+    assert message in _refused(saved)
+
+
+def test_a_description_nested_too_deeply_is_refused(saved: Path) -> None:
+    (saved / "checkpoint.json").write_text("[" * 100_000)
+    assert "nested too deeply" in _refused(saved)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
-from rt1.errors import CheckpointError
+from rt1.errors import CheckpointError, PolicyError
 from rt1.model.rt1 import RT1
 from rt1.policy import Policy
 from rt1.text.encoder import USE_LARGE_5, TableEncoder, TextEncoderIdentity
@@ -163,6 +163,20 @@ def test_an_embedding_of_another_width_is_refused(shape: tuple[int, ...], policy
 def test_an_embedding_that_is_not_finite_is_refused(policy: Policy) -> None:
     with pytest.raises(ValueError, match="not finite; compute it again"):
         policy.reset(np.full(8, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 3e38])
+def test_broken_weights_give_an_error_and_no_action(weight: float, model: RT1) -> None:
+    model.transformer.output.weight.data[:] = weight
+    policy = Policy(model, SPEC)
+    policy.reset(_embedding())
+    with pytest.raises(PolicyError, match="not finite"):
+        policy.act(_images(1)[0])
+
+
+def test_an_embedding_of_no_sane_size_is_refused(policy: Policy) -> None:
+    with pytest.raises(ValueError, match=r"size 1e\+20; at most 10000"):
+        policy.reset(np.full(8, 1e20, np.float32))
 
 
 def test_a_refused_reset_leaves_the_policy_as_it_was(policy: Policy) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, FloatArray
+from rt1.actions import ActionSpec, FloatArray, choose_tokens
 
 Instruction = str | NDArray[np.float32]
+
+MAX_EMBEDDING = 1e4
+"""Largest absolute entry of a text embedding. Those of encoders stay below 100, ids of word pieces below 10,000."""
 
 
 class Acting(ABC):
@@ -25,7 +28,7 @@ class Acting(ABC):
 
     @abstractmethod
     def logits(self, image: NDArray[Any]) -> FloatArray:
-        """Take a new image into the memory and return float32 logits (A, V)."""
+        """Take a new image into the memory and return float32 logits (A, V), as they are: maybe not finite."""
 
     def act(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return the action for a new image.
@@ -35,21 +38,29 @@ class Acting(ABC):
 
         Returns:
             The action by part name, physical units: float32 (n,), one-hot int32 (choices,) for a choice.
+
+        Raises:
+            PolicyError: a logit is not finite; there is no action.
         """
         return self.act_with_logits(image)[0]
 
     def act_with_logits(self, image: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], FloatArray]:
         """Return the action and the float32 logits (A, V) it was taken from, for those who compare."""
         logits_AV = self.logits(image)
-        return self.action_spec.to_dict(self.action_spec.decode(logits_AV.argmax(axis=-1))), logits_AV
+        return self.action_spec.to_dict(self.action_spec.decode(choose_tokens(logits_AV))), logits_AV
 
     def act_vector(self, image: NDArray[Any]) -> FloatArray:
-        """Return the action as float32 (A,), physical units."""
-        return self.action_spec.decode(self.logits(image).argmax(axis=-1))
+        """Return the action as float32 (A,), physical units; raises as :meth:`act` does."""
+        return self.action_spec.decode(choose_tokens(self.logits(image)))
 
 
-def check_embedding(embedding: FloatArray, width: int) -> None:
-    """Raise ``ValueError`` unless a text embedding is (width,) and finite."""
+def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -> None:
+    """Raise ``ValueError`` unless a text embedding is real numbers (width,), finite, and of a sane size.
+
+    With a ``vocabulary``: unless it holds ids of word pieces, whole numbers in 0..vocabulary-1.
+    """
+    if embedding.dtype.kind not in "fiu":
+        raise ValueError(f"the text embedding is {embedding.dtype}; it must be real numbers; give float32")
     if embedding.shape != (width,):
         raise ValueError(
             f"the text embedding has shape {embedding.shape}; this network takes ({width},); use the encoder it was "
@@ -57,3 +68,12 @@ def check_embedding(embedding: FloatArray, width: int) -> None:
         )
     if not np.isfinite(embedding).all():
         raise ValueError("the text embedding holds a value that is not finite; compute it again")
+    if (largest := float(np.abs(embedding).max(initial=0.0))) > MAX_EMBEDDING:
+        raise ValueError(
+            f"the text embedding has an entry of size {largest:g}; at most {MAX_EMBEDDING:g} is sane; compute it again"
+        )
+    if vocabulary and not ((embedding >= 0) & (embedding < vocabulary) & (embedding == np.floor(embedding))).all():
+        raise ValueError(
+            f"the text embedding holds a value that is no id of {vocabulary} word pieces; use the text encoder the "
+            "network was trained with"
+        )

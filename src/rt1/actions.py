@@ -17,6 +17,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.errors import PolicyError
+from rt1.settings import from_json
+
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
 
@@ -90,6 +93,21 @@ class Discrete:
 
 
 ActionPart = Continuous | Discrete
+
+
+def choose_tokens(logits: FloatArray) -> NDArray[np.int64]:
+    """Return the most likely tokens (..., A) of logits (..., A, V). Every action of a network is taken from here.
+
+    Raises:
+        PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
+            robot would move there.
+    """
+    if not np.isfinite(logits).all():
+        raise PolicyError(
+            f"{np.size(logits) - np.count_nonzero(np.isfinite(logits))} of {np.size(logits)} logits are not finite, so "
+            "there is no action; use another checkpoint, and check the weights (rt1 inspect) and the text embedding"
+        )
+    return logits.argmax(axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,10 +253,12 @@ class ActionSpec:
     def from_json(data: Mapping[str, Any]) -> ActionSpec:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         try:
-            parts = tuple(_part_from_json(part) for part in data["parts"])
-            return ActionSpec(parts=parts, bins=int(data["bins"]))
+            parts, bins = tuple(_part_from_json(part) for part in data["parts"]), data["bins"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is not an action spec: {error!r}; expected {{'bins', 'parts'}}") from error
+        if type(bins) is not int:
+            raise ValueError(f"bins is {bins!r:.80}; it must be a whole number")
+        return ActionSpec(parts=parts, bins=bins)
 
     def _checked(self, action: FloatArray) -> FloatArray:
         action = np.asarray(action, dtype=np.float32)
@@ -272,15 +292,9 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
     return values.argmax(axis=-1, keepdims=True).astype(np.float32)
 
 
-def _part_from_json(data: Mapping[str, Any]) -> ActionPart:
-    if "choices" in data:
-        return Discrete(name=data["name"], choices=int(data["choices"]), invalid=data.get("invalid", "first"))
-    return Continuous(
-        name=data["name"],
-        low=tuple(map(float, data["low"])),
-        high=tuple(map(float, data["high"])),
-        labels=tuple(data.get("labels", ())),
-    )
+def _part_from_json(data: Any) -> ActionPart:  # noqa: ANN401 (JSON has no type)
+    kind = Discrete if isinstance(data, Mapping) and "choices" in data else Continuous
+    return from_json(kind, data, where="action part")
 
 
 def spec_difference(one: ActionSpec, other: ActionSpec) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rt1 import settings
@@ -25,8 +25,10 @@ from rt1.actions import ActionSpec
 from rt1.data.statistics import SourceStatistics
 from rt1.errors import CheckpointError
 from rt1.files import aside, replacing
+from rt1.json_files import read_object
 from rt1.model.heads import single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.weights import first_problem, outline, read_safetensors
 from rt1.names import unknown_name
 from rt1.text.encoder import TextEncoderIdentity
 
@@ -35,6 +37,7 @@ INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
 TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
 EXPORT_FILE = "export.json"
 """What makes a folder an export, see :mod:`rt1.export.manifest`, which acts but is no checkpoint."""
+_CURE = "restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
 
@@ -117,16 +120,7 @@ def save_checkpoint(
         SaveError: the disk is full or read-only.
     """
     folder = Path(folder)
-    sizes = model.config.embodiments or (model.config.action_tokens,)
-    specs = (
-        [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
-    )
-    if [(spec.size, spec.bins) for spec in specs] != [(size, model.config.bins) for size in sizes]:
-        found = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
-        raise CheckpointError(
-            f"the action spec has {found}, the network {', '.join(map(str, sizes))} of {model.config.bins}; give the "
-            "spec the network was built for"
-        )
+    _check_specs(info, model.config)
     _refuse_foreign_files(folder)
     with replacing(folder) as beside:
         beside.mkdir()
@@ -136,6 +130,19 @@ def save_checkpoint(
             (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1))
         (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1))
     return folder
+
+
+def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
+    sizes = model.heads or (model.action_tokens,)
+    specs = (
+        [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
+    )
+    if [(spec.size, spec.bins) for spec in specs] != [(size, model.bins) for size in sizes]:
+        found = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
+        raise CheckpointError(
+            f"the action spec has {found}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
+            "spec the network was built for"
+        )
 
 
 def _refuse_foreign_files(folder: Path) -> None:
@@ -182,18 +189,20 @@ def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointI
 def load_whole_info(path: Path | str) -> CheckpointInfo | SharedInfo:
     """Read what a checkpoint says of itself, of all its embodiments where it has several."""
     file = resolve(path) / INFO_FILE
-    data = _read_json(file)
+    data = read_object(file, error=CheckpointError, cure=_CURE)
     if data.get("format") != FORMAT:
         raise CheckpointError(
             f"{file} has format {data.get('format')!r}; this version of rt1 reads format {FORMAT}; "
             "use the version that wrote it, or convert the weights again"
         )
     try:
-        return _info_from_json(data)
+        info = _info_from_json(data)
+        _check_specs(info, info.model)
     except KeyError as error:
-        raise CheckpointError(f"{file} lacks {error}; restore it from a copy, or use another checkpoint") from error
-    except ValueError as error:
+        raise CheckpointError(f"{file} lacks {error}; {_CURE}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{file} cannot be used: {error}") from error
+    return info
 
 
 def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
@@ -222,10 +231,34 @@ def load_whole_model(path: Path | str) -> RT1:
     return _loaded(load_whole_info(folder).model, folder)
 
 
+def load_outline(path: Path | str) -> tuple[RT1, str | None]:
+    """Return a checkpoint's network without its weights, and why these cannot be used; None where they can.
+
+    Raises:
+        CheckpointError: as :func:`load_model`, except for what the weights hold.
+    """
+    folder = resolve(path)
+    config = load_whole_info(folder).model
+    model = _outline(config, folder)
+    tensors = _fitting_tensors(model, folder)
+    return model, first_problem(tensors, model.state_dict())
+
+
 def _loaded(config: RT1Config, folder: Path) -> RT1:
+    # Compared before the memory for the weights is taken: a description may ask for any amount.
+    tensors = _checked_tensors(_outline(config, folder), folder)
     model = RT1(config)
-    load_weights(model, folder)
+    model.load_state_dict(tensors)
     return model.eval()
+
+
+def _outline(config: RT1Config, folder: Path) -> RT1:
+    try:
+        return outline(config)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{folder / INFO_FILE} describes no network that can be made: {error}; {_CURE}"
+        ) from error
 
 
 def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:
@@ -247,7 +280,20 @@ def _known(path: Path | str, info: SharedInfo, name: str | None) -> str:
 
 
 def load_weights(model: RT1, folder: Path) -> None:
-    """Fill a network with a checkpoint's weights; every tensor must be there and fit."""
+    """Fill a network with a checkpoint's weights; every tensor must be there, fit, and be finite."""
+    model.load_state_dict(_checked_tensors(model, folder))
+
+
+def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a network, whose own are not looked at; see :func:`rt1.model.weights.weight_problem`."""
+    tensors = _fitting_tensors(model, folder)
+    if (problem := first_problem(tensors, model.state_dict())) is not None:
+        raise CheckpointError(f"{folder / MODEL_FILE}: {problem}; use another checkpoint")
+    return tensors
+
+
+def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a network; names and shapes are checked, values are not."""
     file = folder / MODEL_FILE
     tensors, wanted = _load_tensors(file), model.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
@@ -259,13 +305,15 @@ def load_weights(model: RT1, folder: Path) -> None:
                 f"{file}: {name} has shape {tuple(tensors[name].shape)}, the configuration needs "
                 f"{tuple(wanted[name].shape)}; its checkpoint.json and weights do not belong together"
             )
-    model.load_state_dict(tensors)
+    return tensors
 
 
 def load_training(path: Path | str) -> TrainingState:
     """Read what resuming needs; a checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
     folder = resolve(path)
-    return TrainingState(progress=_read_json(folder / TRAINING_FILE), tensors=_load_tensors(folder / TRAINING_TENSORS))
+    _check_there(folder / TRAINING_FILE)
+    progress = read_object(folder / TRAINING_FILE, error=CheckpointError, cure=_CURE)
+    return TrainingState(progress=progress, tensors=_load_tensors(folder / TRAINING_TENSORS))
 
 
 def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
@@ -287,12 +335,21 @@ def _robot_to_json(robot: CheckpointInfo | Embodiment) -> dict[str, Any]:
 
 
 def _robot_from_json(data: Mapping[str, Any]) -> Embodiment:
+    rate = data["control_rate"]
+    if rate is not None and not (type(rate) in (int, float) and 0 < rate < float("inf")):
+        raise ValueError(f"control_rate is {rate!r:.80}; it must be a number above 0, or null")
     return Embodiment(
         action_spec=ActionSpec.from_json(data["action_spec"]),
-        control_rate=data["control_rate"],
+        control_rate=rate,
         statistics=None if (found := data.get("statistics")) is None else SourceStatistics.from_json(found),
-        provenance=data["provenance"],
+        provenance=_object(data["provenance"], "provenance"),
     )
+
+
+def _object(data: object, what: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ValueError(f"{what} is {data!r:.80}; it must be an object")
+    return data
 
 
 def _embodiments_to_json(info: SharedInfo) -> list[dict[str, Any]]:
@@ -314,8 +371,10 @@ def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
     model = settings.from_json(RT1Config, current_names(data["model"]), where="model")
     encoder = None if (found := data["text_encoder"]) is None else TextEncoderIdentity.from_json(found)
     if "embodiments" in data:
-        robots = {each["name"]: _robot_from_json(each) for each in data["embodiments"]}
-        return SharedInfo(model=model, embodiments=robots, text_encoder=encoder, provenance=data["provenance"])
+        listed = [_object(robot, "an embodiment") for robot in data["embodiments"]]
+        robots = {str(robot["name"]): _robot_from_json(robot) for robot in listed}
+        provenance = _object(data["provenance"], "provenance")
+        return SharedInfo(model=model, embodiments=robots, text_encoder=encoder, provenance=provenance)
     robot = _robot_from_json(data)
     return CheckpointInfo(
         model=model,
@@ -336,23 +395,7 @@ def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
 def _load_tensors(file: Path) -> dict[str, Tensor]:
     _check_there(file)
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file} is not a whole safetensors file ({error}); restore it from a copy, or use another checkpoint"
-        ) from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    _check_there(file)
-    try:
-        data = json.loads(file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}); restore it from a copy") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{file} holds {type(data).__name__}; it must hold an object; restore it from a copy")
-    return data
+    return read_safetensors(file, error=CheckpointError, cure=_CURE)[0]
 
 
 def _check_there(file: Path) -> None:

@@ -156,9 +156,9 @@ class ControlStep:
             embedding: text embedding of the instruction, float32 (E,); it is copied.
 
         Raises:
-            ValueError: another shape than the network takes, or values that are not finite.
+            ValueError: another shape than the network takes, or values that are not finite or not sane.
         """
-        check_embedding(embedding, self.model.config.text_width)
+        check_embedding(embedding, self.model.config.text_width, vocabulary=self.model.config.text.vocabulary)
         text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
         memory = self._memory(text_E, None)
         if self.cond_scale != 1.0:

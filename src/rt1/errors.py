@@ -17,6 +17,11 @@ class RT1Error(Exception):
     """Any error that rt1 raises for what a user can mend."""
 
 
+def first_line(reason: BaseException) -> str:
+    """Return the first line of a library's error, at most 200 characters, for a message of ours."""
+    return (str(reason).strip() or type(reason).__name__).splitlines()[0][:200]
+
+
 class DataError(RT1Error, ValueError):
     """A data set that cannot be read as it is; the message gives the file, the rule and the cure."""
 

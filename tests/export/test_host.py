@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.errors import ExportError
+from rt1.errors import ExportError, PolicyError
 from rt1.export.host import ExportedPolicy, import_openvino, load_exported
 from rt1.export.manifest import Manifest, read_manifest
 from rt1.policy import Policy
@@ -130,6 +130,19 @@ def test_what_was_given_is_not_kept_by_reference(manifest: Manifest) -> None:
     embedding[:] = 1.0
     policy.act(np.zeros((48, 48, 3), dtype=np.uint8))
     np.testing.assert_array_equal(graphs.memories[0], [0.0])
+
+
+def test_an_export_whose_logits_are_not_finite_does_not_act(manifest: Manifest) -> None:
+    class Broken(Counting):
+        def decode(self, token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None) -> FloatArray:
+            return super().decode(token_1TKE, step_1, text_1E) * np.float32(np.nan)
+
+    policy = ExportedPolicy(manifest, Broken())
+    policy.reset(np.zeros(8, dtype=np.float32))
+    with pytest.raises(PolicyError, match="48 of 48 logits are not finite"):
+        policy.act(np.zeros((48, 48, 3), dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"size 1e\+20"):
+        policy.reset(np.full(8, 1e20, dtype=np.float32))
 
 
 def test_acting_before_the_first_reset_is_refused(manifest: Manifest) -> None:

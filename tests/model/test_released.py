@@ -70,9 +70,9 @@ def test_an_action_of_another_size_than_the_network_is_refused() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "cannot be read"),
+        ("{", "is not JSON"),
         ('{"model": {}}', r"holds \['model'\]; it must hold 'model' and 'action'"),
-        ("[]", "holds list"),
+        ("[]", "holds a list"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -89,7 +89,7 @@ def test_an_unknown_setting_is_refused_with_a_suggestion(tmp_path: Path) -> None
 
 
 def test_a_missing_file_and_an_unknown_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"nothing\.json: No such file"):
         load_configuration(tmp_path / "nothing.json")
     with pytest.raises(ValueError, match="did you mean 'rt1main'"):
         load_configuration("rt1mian")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.checkpoint import CheckpointInfo, load_model, save_checkpoint
@@ -37,10 +38,20 @@ def test_a_checkpoint_shows_its_parts_actions_and_making(make_checkpoint: Callab
         assert [name, f"{count:,}"] in rows
     assert ["all", "hand_x", "-2.5", "2.5"] in rows
     assert ["control rate", "4 Hz"] in rows
+    assert ["weights", "all finite"] in rows
     assert ["update", "7"] in rows
     assert "'table' (sha256" in text
     assert "16 bins" in text
     assert '"window": 2' in text
+
+
+def test_weights_that_are_not_finite_are_said(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "run" / "last")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["transformer.output.bias"][1] = float("nan")
+    save_file(tensors, folder / "model.safetensors")
+    rows = _rows(checkpoint_text(folder))
+    assert ["weights", "NOT USABLE: transformer.output.bias holds a value that is not finite"] in rows
 
 
 def test_choices_and_what_is_not_known_are_said_in_words(tmp_path: Path) -> None:

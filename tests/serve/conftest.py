@@ -67,6 +67,8 @@ class BlockedControl(FineControl):
         """Robots in each step so far."""
         self.fails_at: NDArray[np.uint8] | None = None
         """The image that breaks every step it is in, after the episodes have changed."""
+        self.no_numbers_at: NDArray[np.uint8] | None = None
+        """The image whose logits are not finite."""
         self._blocking = False
 
     def block(self) -> None:
@@ -85,6 +87,8 @@ class BlockedControl(FineControl):
         logits_SAV = super().step(memories, images)
         if any(np.array_equal(image, self.fails_at) for image in images if self.fails_at is not None):
             raise RuntimeError("the accelerator is on fire")
+        if self.no_numbers_at is not None:
+            logits_SAV[[np.array_equal(image, self.no_numbers_at) for image in images]] = np.nan
         return logits_SAV
 
 

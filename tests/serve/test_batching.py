@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.control import Memory
-from rt1.errors import GoneError
+from rt1.errors import GoneError, PolicyError
 from rt1.serve.batching import Batcher, Stepped
 from rt1.serve.capacity import Capacity
 
@@ -119,6 +119,20 @@ def test_a_batch_that_fails_is_taken_robot_by_robot(blocked: Any, images: Images
 
     _run(blocked, script)
     assert blocked.sizes[:4] == [3, 1, 1, 1]
+
+
+def test_logits_that_are_not_finite_fail_one_robot_and_no_other(blocked: Any, images: Images) -> None:
+    blocked.no_numbers_at = images[1]
+
+    async def script(batcher: Batcher) -> None:
+        asked = (batcher.step(seed, _memory(blocked, seed), images[seed]) for seed in range(3))
+        first, second, third = await asyncio.gather(*asked, return_exceptions=True)
+        assert isinstance(second, PolicyError)
+        assert isinstance(first, Stepped)
+        assert isinstance(third, Stepped)
+
+    _run(blocked, script)
+    assert blocked.sizes == [3]  # nobody's step is taken twice
 
 
 def test_the_step_of_a_robot_that_has_gone_is_left_out(blocked: Any, images: Images) -> None:

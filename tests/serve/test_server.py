@@ -201,6 +201,22 @@ def test_a_failure_inside_stays_in_the_log(
         assert other.act_vector(images[0]).shape == (3,)
 
 
+def test_logits_that_are_not_finite_reach_the_robot_as_an_error_and_no_action(
+    start: Start, make_policy: MakePolicy, blocked: Any, images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked.no_numbers_at = images[1]
+    running = start(make_policy(blocked))
+    with Client(running.url) as other, Client(running.url) as robot:
+        for client in (other, robot):
+            client.reset(DRAWER)
+            client.act_vector(images[0])
+        with pytest.raises(ClientError, match="logits are not finite"):
+            robot.act_vector(images[1])
+        assert other.act_vector(images[2]).shape == (3,)
+    assert dict(running.server.counters.errors)["server"] == 1
+    assert "not finite" in caplog.text
+
+
 def test_a_message_beyond_the_limit_is_refused(start: Start, images: Images) -> None:
     running = start(max_message_mb=0.1)
     with connect(running.url, compression=None) as connection:

@@ -35,7 +35,7 @@ def test_what_is_no_list_of_sentences_is_refused(data: object, message: str) -> 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.json").write_text("{")
     (tmp_path / "p.txt").write_text("{}")
-    with pytest.raises(ValueError, match=r"p\.json: "):
+    with pytest.raises(ValueError, match=r"p\.json is not JSON"):
         load_paraphrases(tmp_path / "p.json")
     for name in ("p.txt", "absent.json"):
         with pytest.raises(ValueError, match=rf"{name} is no file of paraphrases; give a \.json or \.toml file"):

@@ -67,7 +67,7 @@ def test_an_altered_definition_is_refused(pieces: WordPieces) -> None:
     data["definition"] = data["definition"].replace("drawer", "drawes")
     with pytest.raises(ValueError, match="is needed; vectors of two encoders do not mean the same"):
         load_identified(TextEncoderIdentity.from_json(data))
-    with pytest.raises(ValueError, match="no definition of word pieces"):
+    with pytest.raises(ValueError, match="definition of word pieces is not JSON"):
         WordPieces("{", tokens=8)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rt1 import settings
 from rt1.actions import ActionSpec, rt1_action_spec
+from rt1.errors import CheckpointError
+from rt1.json_files import read_object
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
@@ -95,25 +95,26 @@ def load_configuration(name: str | Path) -> Configuration:
     from rt1main's, and an action spec as :meth:`rt1.actions.ActionSpec.to_json` writes it.
 
     Raises:
-        ValueError: an unknown name or setting, or a file that does not hold this.
+        ValueError: an unknown name.
+        CheckpointError: a file that cannot be read or does not hold this.
     """
     if Path(name).suffix != ".json":
         return lookup("configuration", str(name), RELEASED)()
     file = Path(name)
-    try:
-        data: Any = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the configuration {file} cannot be read: {error}; give a JSON file") from error
-    if not isinstance(data, dict) or data.keys() != {"model", "action"}:
-        given = sorted(data) if isinstance(data, dict) else type(data).__name__
-        raise ValueError(
-            f"the configuration {file} holds {given}; it must hold 'model' and 'action', see docs/weights.md"
+    data = read_object(file, error=CheckpointError, cure="give a JSON file of a network, see docs/weights.md")
+    if data.keys() != {"model", "action"}:
+        raise CheckpointError(
+            f"the configuration {file} holds {sorted(data)!r:.200}; it must hold 'model' and 'action', see "
+            "docs/weights.md"
         )
-    return Configuration(
-        name=file.name,
-        model=settings.from_json(RT1Config, data["model"], where="model"),
-        action=ActionSpec.from_json(data["action"]),
-    )
+    try:
+        return Configuration(
+            name=file.name,
+            model=settings.from_json(RT1Config, data["model"], where="model"),
+            action=ActionSpec.from_json(data["action"]),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"the configuration {file}: {error}") from error
 
 
 def released_like(model: RT1Config) -> Configuration | None:

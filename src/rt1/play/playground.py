@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray, TokenArray
+from rt1.actions import FloatArray, TokenArray, choose_tokens
 from rt1.evaluate.rollout import Env, Image, check_actions_fit, within_bounds
 from rt1.evaluate.seeds import trial_seed
 from rt1.names import unknown_name
@@ -226,9 +226,7 @@ class Playground:
     def _decide(self, image: Image) -> Decision:
         begin = time.perf_counter()
         logits = self.policy.logits(image)
-        if not np.isfinite(logits).all():
-            raise ValueError("the network's logits are not finite; its checkpoint is damaged or was trained to nothing")
-        bins = logits.argmax(axis=-1).astype(np.int32)
+        bins = choose_tokens(logits).astype(np.int32)
         action = self.policy.action_spec.decode(bins)
         self._latencies.append(1e3 * (time.perf_counter() - begin))
         return Decision(

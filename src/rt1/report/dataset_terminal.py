@@ -12,7 +12,7 @@ from rich.text import Text
 
 from rt1 import settings
 from rt1.actions import ActionSpec, Discrete
-from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_whole_info, load_whole_model, resolve
+from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_outline, load_whole_info, resolve
 from rt1.inspection.survey import ActionSurvey, DataSurvey
 from rt1.model.parameters import parameter_counts
 from rt1.report.dataset_notes import notes, sampling, sizes
@@ -25,9 +25,11 @@ def checkpoint_text(path: Path | str) -> str:
     """Return a checkpoint's configuration, parameters per component, action spec, text encoder and provenance."""
     folder, info = resolve(path), load_whole_info(path)
     counts = Table("component", "parameters", title=Text(f"checkpoint {folder}"))
-    for name, count in parameter_counts(load_whole_model(folder)).items():
+    model, problem = load_outline(folder)
+    for name, count in parameter_counts(model).items():
         counts.add_row(name, f"{count:,}")
     facts = {
+        "weights": "all finite" if problem is None else f"NOT USABLE: {problem}",
         "text encoder": "not known" if info.text_encoder is None else str(info.text_encoder),
         **({"control rate": _rate(info)} if isinstance(info, CheckpointInfo) else {}),
         **_provenance(info),

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.actions import FloatArray, choose_tokens
 from rt1.control import ControlStep, Memory
-from rt1.errors import GoneError
+from rt1.errors import GoneError, PolicyError
 from rt1.serve.capacity import Capacity
 
 _ACTIVE_SECONDS = 1.0
@@ -163,11 +164,17 @@ class Batcher:
         memories = [job.memory.copy() for job in jobs]  # if the batch fails, the episodes are as before
         start = time.perf_counter()
         try:
-            tokens = self._control.step(memories, [job.image for job in jobs]).argmax(axis=-1)
+            logits_SAV = self._control.step(memories, [job.image for job in jobs])
         except Exception as error:  # noqa: BLE001 (one robot's failure must not reach the others)
             return [error] if len(jobs) == 1 else [result for job in jobs for result in self._take([job], loop)]
         seconds = time.perf_counter() - start
         loop.call_soon_threadsafe(self._learn, len(jobs), seconds)
-        return [
-            Stepped(tokens=each, memory=memory, seconds=seconds) for each, memory in zip(tokens, memories, strict=True)
-        ]
+        return [_stepped(*step, seconds=seconds) for step in zip(logits_SAV, memories, strict=True)]
+
+
+def _stepped(logits_AV: FloatArray, memory: Memory, *, seconds: float) -> Stepped | PolicyError:
+    """Return a robot's step; logits that are not finite are its error alone, not its companions'."""
+    try:
+        return Stepped(tokens=choose_tokens(logits_AV), memory=memory, seconds=seconds)
+    except PolicyError as error:
+        return error

@@ -32,7 +32,7 @@ from websockets.protocol import State
 
 from rt1.acting import Instruction
 from rt1.control import Memory
-from rt1.errors import GoneError, ProtocolError
+from rt1.errors import GoneError, PolicyError, ProtocolError
 from rt1.policy import Policy
 from rt1.serve import protocol
 from rt1.serve.batching import Batcher
@@ -227,7 +227,7 @@ class PolicyServer:
             except GoneError:
                 raise
             except Exception as error:  # noqa: BLE001 (one session's failure must not reach the others)
-                self.counters.errors["request" if isinstance(error, ValueError) else "server"] += 1
+                self.counters.errors["request" if _is_of_request(error) else "server"] += 1
                 await _refuse(connection, _reason(error))
                 return
             await connection.send(reply)
@@ -287,11 +287,16 @@ async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERN
     await connection.close(code)
 
 
+def _is_of_request(error: Exception) -> bool:
+    return isinstance(error, ValueError) and not isinstance(error, PolicyError)
+
+
 def _reason(error: Exception) -> str:
-    """Return one line for the robot; what is no fault of the request stays in the server's log."""
+    """Return one line for the robot; what is no fault of the request stands in the server's log, too."""
+    if not _is_of_request(error):
+        _LOG.error("a request failed", exc_info=error)
     if isinstance(error, ValueError):
         return " ".join(str(error).split())[:_MAX_REASON]
-    _LOG.error("a request failed", exc_info=error)
     return "the server failed at this request; its log says why; connect again"
 
 

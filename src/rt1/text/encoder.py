@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rt1.errors import DataError, first_line
 from rt1.files import replacing
+from rt1.json_files import parse
 from rt1.names import unknown_name
+from rt1.settings import check_at_least, from_json
 
 WORD_PIECES = "word-pieces"
 """Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
@@ -60,19 +63,10 @@ class TextEncoderIdentity:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        try:
-            return TextEncoderIdentity(
-                name=str(data["name"]),
-                sha256=str(data["sha256"]),
-                width=int(data["width"]),
-                tokens=int(data.get("tokens", 1)),
-                vocabulary=int(data.get("vocabulary", 0)),
-                definition=str(data.get("definition", "")),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"this is not a text encoder identity: {error!r}; expected {{'name', 'sha256', 'width'}}"
-            ) from error
+        identity = from_json(TextEncoderIdentity, data, where="text encoder identity")
+        check_at_least(identity, 1, "width", "tokens")
+        check_at_least(identity, 0, "vocabulary")
+        return identity
 
 
 USE_LARGE_5 = TextEncoderIdentity(name="universal-sentence-encoder-large/5", sha256="", width=512)
@@ -185,18 +179,26 @@ class TableEncoder:
 
     @staticmethod
     def load(path: Path) -> TableEncoder:
-        """Read what :meth:`save` wrote; another or a damaged file raises ``ValueError``."""
+        """Read what :meth:`save` wrote; another or a damaged file raises :class:`DataError`."""
         try:
             with safe_open(path, framework="np") as file:
-                about = json.loads((file.metadata() or {})[_METADATA_KEY])
-                vectors = file.get_tensor("vectors")
-            pairs = list(zip(about["sentences"], vectors, strict=True))
-            name = str(about["name"])
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} is not a text table ({error}); give a file written by TableEncoder.save"
+                text, vectors = (file.metadata() or {})[_METADATA_KEY], file.get_tensor("vectors")
+            about = parse(text, name=f"the description in {path}")
+            name, sentences = about["name"], about["sentences"]
+            pairs = list(zip(sentences, vectors, strict=True))
+        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"{path} is not a text table ({type(error).__name__}: {first_line(error)}); give a file written by "
+                "TableEncoder.save"
             ) from error
-        return TableEncoder.from_pairs(pairs, name)
+        if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
+            raise DataError(f"{path} is not a text table: its name and sentences must be text; write it again")
+        if vectors.dtype.kind != "f":
+            raise DataError(f"{path} holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
+        try:
+            return TableEncoder.from_pairs(pairs, name)
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
 
     def _unknown(self, sentence: str) -> str:
         closest = difflib.get_close_matches(sentence, self._vectors, n=3, cutoff=0.3) or self.sentences[:3]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rt1.errors import first_line
 from rt1.text.encoder import HUGGING_FACE, TextEncoderIdentity, check_instructions
 
 Pooling = Literal["mean", "cls", "eos", "tokens"]
@@ -136,8 +137,8 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
         with _without_bars(transformers.utils.logging):
             model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
         return model, transformers.AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"{name} cannot be used as a text encoder: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # each kind of model and of tokenizer has errors of its own
+        raise ValueError(f"{name} cannot be used as a text encoder: {first_line(error)}") from error
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from rt1.errors import DataError
+from rt1.json_files import parse
 from rt1.text.encoder import WORD_PIECES, TextEncoderIdentity, check_instructions
 
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
@@ -27,14 +29,9 @@ class WordPieces:
         """Load what :meth:`from_instructions` made; ``tokens`` is the longest instruction it takes.
 
         Raises:
-            ValueError: the definition is not that of a tokenizer with padding at 0.
+            DataError: the definition is not that of a tokenizer with padding at 0.
         """
-        try:
-            self._tokenizer = Tokenizer.from_str(definition)
-        except Exception as error:
-            raise ValueError(f"this is no definition of word pieces ({error}); restore the checkpoint") from error
-        if self._tokenizer.token_to_id(_PADDING) != 0:
-            raise ValueError(f"these word pieces have no {_PADDING} at 0; use those that rt1 made of the data")
+        self._tokenizer = _tokenizer(_vocabulary(definition))
         self.vocabulary = self._tokenizer.get_vocab_size()
         self.identity = TextEncoderIdentity(
             name=WORD_PIECES,
@@ -54,7 +51,7 @@ class WordPieces:
             size: number of word pieces; of the words the most frequent, after all single letters.
         """
         check_instructions(instructions)
-        normalizer, splitter = BertNormalizer(lowercase=True), BertPreTokenizer()
+        normalizer, splitter = _parts()
         counts = Counter(
             word
             for sentence in sorted(set(instructions))
@@ -66,9 +63,7 @@ class WordPieces:
         pieces = [_PADDING, _UNKNOWN, *letters, *(f"##{letter}" for letter in letters)]
         words = sorted(counts.keys() - set(letters), key=lambda word: (-counts[word], word))
         vocabulary = {piece: index for index, piece in enumerate([*pieces, *words[: max(0, size - len(pieces))]])}
-        tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=_UNKNOWN))
-        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
-        return WordPieces(tokenizer.to_str(), tokens=tokens)
+        return WordPieces(_tokenizer(vocabulary).to_str(), tokens=tokens)
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
         """Return ids as float32 (B, tokens), which holds them exactly, 0 behind the last piece.
@@ -88,3 +83,28 @@ class WordPieces:
                 )
             row[: len(found.ids)] = found.ids
         return rows
+
+
+def _parts() -> tuple[BertNormalizer, BertPreTokenizer]:
+    return BertNormalizer(lowercase=True), BertPreTokenizer()
+
+
+def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = _parts()
+    return tokenizer
+
+
+def _vocabulary(definition: str) -> dict[str, int]:
+    """Return the pieces and ids of a definition; all else in it is the same for all, and a file's would be run."""
+    cure = "restore the checkpoint"
+    data = parse(definition, name="the definition of word pieces", cure=cure)
+    model = data.get("model") if isinstance(data, dict) else None
+    pieces = model.get("vocab") if isinstance(model, dict) else None
+    if not isinstance(pieces, dict) or pieces.get(_UNKNOWN) is None:
+        raise DataError(f"this is no definition of word pieces with a vocabulary and {_UNKNOWN} in it; {cure}")
+    if pieces.get(_PADDING) != 0 or set(map(repr, pieces.values())) != set(map(repr, range(len(pieces)))):
+        raise DataError(
+            f"these word pieces have no {_PADDING} at 0 or ids with gaps; use those that rt1 made of the data"
+        )
+    return pieces

@@ -15,6 +15,7 @@ from rt1.checksum import masked_crc32c
 NUMBERS = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "float16": 19}
 Tensors = Mapping[str, NDArray[Any]]
 WriteBundle = Callable[..., Path]
+WriteIndex = Callable[[Path, list[tuple[bytes, bytes]]], object]
 
 
 def _varint(value: int) -> bytes:
@@ -91,3 +92,9 @@ def _write(prefix: Path, tensors: Tensors, *, shards: int = 1, compress: bool = 
 def write_bundle() -> WriteBundle:
     """Write tensors as a TensorFlow checkpoint and return its prefix."""
     return _write
+
+
+@pytest.fixture(scope="session")
+def write_index() -> WriteIndex:
+    """Write names and messages as the index of a TensorFlow checkpoint, whatever they hold."""
+    return lambda file, entries: file.write_bytes(_table(entries, compress=False, per_block=50))

@@ -76,7 +76,7 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
         ("PLACEHOLDER://params.a", "lies in an orbax folder"),
         ("text", "params/a is str"),
         (msgpack.ExtType(2, b""), "extension type 2"),
-        (msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678"))), "array of type object"),
+        (msgpack.ExtType(1, msgpack.packb(((1,), "object", b"12345678"))), "array of type 'object'"),
     ],
 )
 def test_a_leaf_that_is_no_array_is_refused(tmp_path: Path, leaf: object, message: str) -> None:
@@ -113,3 +113,37 @@ def test_an_empty_folder_and_a_missing_path_are_refused(tmp_path: Path) -> None:
         find_file(tmp_path)
     with pytest.raises(FlaxFileError, match="is not there"):
         find_file(tmp_path / "nothing")
+
+
+def _nested(depth: int) -> bytes:
+    return b"\x81\xa6params" + b"\x81\xa1a" * depth + b"\xc0"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _nested(1010),
+        _nested(100_000),
+        b"\x81\xa6params" + b"\xdd\x7f\xff\xff\xff" * 300,  # lists that claim 2 billion entries
+        b"\x81\xa6params\x81\xa1a\xdd\x7f\xff\xff\xff",
+        b"\x81\xa6params\xdf\xff\xff\xff\xff",
+        b"\x81\xa6params\xc6\xff\xff\xff\xff",
+        b"\x81\x01\x02",
+        b"\x81\x93\x01\x02\x03\xc0",
+        msgpack.packb({"params": {}}) + b"\xc0",
+        msgpack.packb({"params": {"__msgpack_chunked_array__": True, "shape": {"1": 1}, "chunks": {}}}),
+        msgpack.packb({"params": {"__msgpack_chunked_array__": True, "shape": 3, "chunks": {}}}),
+        msgpack.packb({"params": {"a": array(np.zeros(4), dtype="f4,(")}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb(((-1,), "float32", bytes(8))))}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb((("a",), "float32", bytes(8))))}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb(((2**62,), "float32", bytes(8))))}}),
+        msgpack.packb({"params": {"a": msgpack.ExtType(1, msgpack.packb(7))}}),
+        msgpack.packb({"params": {"a": msgpack.Timestamp(2**62, 0)}}),
+    ],
+)
+def test_a_mistyped_or_hostile_file_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(FlaxFileError, match="c") as caught:
+        read_arrays(tmp_path / "c", ["params"])
+    assert str(tmp_path / "c") in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rt1.errors import CheckpointError
 from rt1.model.convert import convert_imagenet, load_imagenet
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet, Stage
 from rt1.model.rt1 import RT1, RT1Config
@@ -198,11 +201,60 @@ def test_an_unknown_naming_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors", "weights.h5"])
-def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"not weights")
-    with pytest.raises(ValueError, match=r"cannot be read as weights: .+") as refusal:
+@pytest.mark.parametrize("content", [b"not weights", b"hello, world", b"e" * 100, b""])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} .*; (get the whole file again|save model)") as refusal:
         convert_imagenet(tmp_path / name, tmp_path / "out.safetensors")
     assert "\n" not in str(refusal.value)
+    assert "101" not in str(refusal.value)
+
+
+class Code:
+    """Runs a command where it is unpickled without a check."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("ran",)
+
+
+def test_a_file_with_code_is_not_loaded_and_nobody_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv_stem.weight": Code()}, "weights.pth")
+    with pytest.raises(CheckpointError, match=r"other than tensors.*could run code") as refusal:
+        convert_imagenet("weights.pth", "out.safetensors")
+    assert "weights_only" not in str(refusal.value)
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda t: t.fill_(float("nan")), "not finite"),
+        (lambda t: t.int(), "int32"),
+        (lambda t: t.to(torch.complex64), "complex64"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], problem: str, tmp_path: Path
+) -> None:
+    tensors = random_tensors(timm_shapes())
+    tensors["conv_stem.weight"] = change(tensors["conv_stem.weight"])
+    torch.save(tensors, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match=rf"weights\.pth: 'conv_stem\.weight' .*{problem}"):
+        convert_imagenet(tmp_path / "weights.pth", tmp_path / "out.safetensors")
+
+
+def test_tensors_larger_than_their_file_are_refused(tmp_path: Path) -> None:
+    torch.save({"conv_stem.weight": torch.zeros(1).expand(1 << 40)}, tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="claims larger tensors"):
+        convert_imagenet(tmp_path / "weights.pth", tmp_path / "out.safetensors")
+
+
+def test_a_header_that_claims_far_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.create_dataset("stem_conv/kernel", shape=(1 << 40,), dtype="f4")  # nothing is stored
+    with pytest.raises(CheckpointError, match="far larger arrays"):
+        convert_imagenet(tmp_path / "weights.h5", tmp_path / "out.safetensors")
 
 
 def test_a_file_with_more_than_tensors_is_refused(tmp_path: Path) -> None:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from rt1.model.convert.layout import (
     Kind,
     Skipped,
     Weight,
+    fill,
     grouped,
     pixel_mean,
     pixel_std,
     source_shape,
     to_torch,
 )
-from rt1.model.rt1 import PIXEL_MEAN, PIXEL_STD, RT1Config
+from rt1.model.rt1 import PIXEL_MEAN, PIXEL_STD, RT1, RT1Config
+from rt1.presets import preset
 
 CONFIG = RT1Config()
 
@@ -65,3 +70,28 @@ def test_the_constants_of_the_released_files_are_those_of_imagenet() -> None:
 def test_skipped_tensors_are_grouped_by_reason() -> None:
     skipped = [Skipped(name="a", reason="x"), Skipped(name="b", reason="y"), Skipped(name="c", reason="x")]
     assert grouped(skipped) == {"x": ("a", "c"), "y": ("b",)}
+
+
+@pytest.mark.parametrize(
+    ("array", "problem"),
+    [
+        (np.full((11, 16), np.nan, np.float32), "not finite"),
+        (np.full((11, 16), 1e300), "of size 1e\\+300"),
+        (np.ones((11, 16), np.int32), "is int32"),
+        (np.ones((11, 16), np.bool_), "is bool"),
+    ],
+)
+def test_an_array_that_is_no_weight_is_not_filled_in(array: NDArray[Any], problem: str) -> None:
+    model = RT1(preset("debug").model)
+    key = "transformer.output.weight"
+    shape = model.state_dict()[key].shape
+    weight = Weight(name="w/kernel", key=key, kind="dense")
+    with pytest.raises(ValueError, match=f"'w/kernel' .*{problem}"):
+        fill(model, [weight], lambda _: np.resize(array, shape[::-1]))
+
+
+def test_a_negative_variance_of_pixels_is_refused() -> None:
+    model = RT1(preset("debug").model)
+    weight = Weight(name="variance", key="pixel_std", kind="pixel_variance")
+    with pytest.raises(ValueError, match="'variance', converted, holds a value that is not finite"):
+        fill(model, [weight], lambda _: np.array([-1.0, 1.0, 1.0], np.float32))

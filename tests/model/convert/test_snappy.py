@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,3 +63,24 @@ def test_a_block_of_another_size_than_it_says_is_refused() -> None:
 def test_a_block_that_ends_in_a_tag_is_refused() -> None:
     with pytest.raises(IndexError):
         decompress(bytes([5, 0]) + b"a" + bytes([0b001]))
+
+
+def test_an_integer_without_an_end_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        read_varint(b"\xff" * 400_000, 0)
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        decompress(b"\xff" * 400_000)
+    assert read_varint(b"\xff" * 9 + b"\x01", 0) == (2**64 - 1, 10)
+
+
+def test_a_block_of_many_overlapping_copies_takes_no_time() -> None:
+    copies = 20_000
+    block = bytes([0x80 | (1 + 64 * copies) & 0x7F, 0x80 | (1 + 64 * copies) >> 7 & 0x7F, (1 + 64 * copies) >> 14])
+    start = time.perf_counter()
+    assert decompress(block + b"\x00a" + b"\xfe\x01\x00" * copies) == b"a" * (1 + 64 * copies)
+    assert time.perf_counter() - start < 2
+
+
+def test_a_literal_that_ends_behind_the_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends behind the block"):
+        decompress(b"\x05\x10ab")

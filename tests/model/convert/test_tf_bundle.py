@@ -14,6 +14,7 @@ from rt1.errors import BundleError
 from rt1.model.convert.tf_bundle import TensorBundle
 
 WriteBundle = Callable[..., Path]
+WriteIndex = Callable[[Path, list[tuple[bytes, bytes]]], object]
 
 
 def some_tensors() -> dict[str, NDArray[Any]]:
@@ -163,3 +164,49 @@ def test_an_unknown_tensor_and_a_string_are_refused(checkpoints: Path) -> None:
         bundle.read("nothing")
     with pytest.raises(BundleError, match=r"type 7.*only whole numeric tensors can"):
         bundle.read("_CHECKPOINTABLE_OBJECT_GRAPH")
+
+
+def _index(file: Path, entries: list[tuple[bytes, bytes]], write_index: WriteIndex) -> str:
+    """Write an index of these entries behind a header of one shard; return why it is refused."""
+    write_index(file, [(b"", b"\x08\x01"), *entries])
+    file.with_name("ckpt-1.data-00000-of-00001").write_bytes(bytes(100))
+    with pytest.raises(BundleError) as caught:
+        TensorBundle(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+FLOAT = b"\x08\x01"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([(b"a", b"\x08\xff" + b"\xff" * 400_000)], "more than 10 bytes"),
+        ([(b"a", b"\x0a\x01a")], "field 1 is no integer"),
+        ([(b"a", FLOAT + b"\x10\x05")], "a message is an integer"),
+        ([(b"a", FLOAT + b"\x12\x7f")], "ends behind its message"),
+        ([(b"a", b"\x0b")], "cannot be read"),
+        ([(b"\xff", FLOAT)], "cannot be read"),
+        ([(b"b", FLOAT), (b"a", FLOAT)], "not in order"),
+        ([(b"a", FLOAT), (b"a", FLOAT)], "not in order"),
+        ([(b"a" * 2000, FLOAT)], "does not fit its block"),
+        ([(b"a", FLOAT + b"\x18\x07")], "beyond the 1 there are"),
+        ([(b"a", FLOAT + b"\x20" + b"\xff" * 8 + b"\x01\x28\x04")], "is truncated"),
+        ([(b"a", FLOAT + b"\x28" + b"\xff" * 9 + b"\x01")], "is truncated"),
+    ],
+)
+def test_a_hostile_index_is_refused_in_one_line(
+    entries: list[tuple[bytes, bytes]], message: str, tmp_path: Path, write_index: WriteIndex
+) -> None:
+    assert message in _index(tmp_path / "ckpt-1.index", entries, write_index)
+
+
+def test_a_shape_beyond_its_bytes_is_refused(tmp_path: Path, write_index: WriteIndex) -> None:
+    size = b"\x12\x0b\x08" + b"\x80" * 9 + b"\x01"  # 2**63, whose square is 0 in 64 bits
+    shape = b"\x12" + bytes([2 * len(size)]) + size * 2
+    write_index(tmp_path / "ckpt-1.index", [(b"", b"\x08\x01"), (b"a", FLOAT + shape)])
+    (tmp_path / "ckpt-1.data-00000-of-00001").write_bytes(b"")
+    bundle = TensorBundle(tmp_path / "ckpt-1")
+    with pytest.raises(BundleError, match="only whole numeric tensors"):
+        bundle.read("a")

@@ -26,6 +26,7 @@ from rt1.model.parameters import parameter_counts
 from rt1.model.released import Configuration, load_configuration, released_like, rt1x
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import FeedForward, TransformerConfig
+from rt1.model.weights import outline
 
 Shape = tuple[int, ...]
 
@@ -50,15 +51,16 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
     _check_collections(file, arrays, passed)
     shapes = {name: array.shape for name, array in arrays.items()}
     chosen = infer(shapes) if configuration is None else load_configuration(configuration)
+    plan = outline(chosen.model)
     weights = list(variables(chosen.model))
-    model = RT1(chosen.model)
-    check_shapes(weights, model, shapes, configuration=chosen.name)
+    check_shapes(weights, plan, shapes, configuration=chosen.name)
     more = sorted(arrays.keys() - {weight.name for weight in weights})
     if more:
         raise ValueError(
             f"{file} has {len(more)} arrays that the configuration {chosen.name} does not have, such as {more[0]!r}; "
             "convert with the configuration it was trained with"
         )
+    model = RT1(chosen.model)
     fill(model, weights, lambda name: arrays[name])
     report = ConversionReport(
         source=file.name,
@@ -184,7 +186,7 @@ def infer(shapes: Mapping[str, Shape]) -> Configuration:
         token_learner_hidden, image_tokens = shapes[learner]
         text_width = shapes["params/image_tokenizer/FilmConditioning_0/Dense_0/kernel"][0]
         hidden = shapes[f"{first}Dense_0/kernel"][1]
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         raise ValueError(
             f"the file lacks an array of RT-1-X or has it in another form ({error}); give --config"
         ) from error
@@ -223,6 +225,6 @@ def _check_collections(file: Path, arrays: Mapping[str, object], passed: list[st
     missing = [name for name in COLLECTIONS if name not in found]
     if missing:
         raise FlaxFileError(
-            f"{file} has no {missing}; its entries are {sorted({*found, *passed})}; "
+            f"{file} has no {missing}; its entries are {sorted({*found, *passed})!r:.200}; "
             f"RT-1-X needs {list(COLLECTIONS)} at the top of the file"
         )

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.errors import FlaxFileError
+from rt1.errors import FlaxFileError, first_line
 
 ARRAY, SCALAR = 1, 3
 """flax' numbers for the msgpack extension types of an array and of a numpy scalar."""
 CHUNKED = "__msgpack_chunked_array__"
 ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "ocdbt.process_0", "default")
 ORBAX_PLACEHOLDER = "PLACEHOLDER://"
+_INTEGERS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
+TYPES = frozenset(("bfloat16", "bool", "float16", "float32", "float64", *_INTEGERS))
+"""numpy's names of the types of arrays that are read."""
+MAX_LIST = 1000
+"""Longest msgpack list. flax writes maps; of a list a header of 5 bytes could take gigabytes."""
 SAVE_AGAIN = (
     "load it in Python with JAX and save its params and batch_stats with "
     "flax.serialization.msgpack_serialize, see docs/weights.md"
@@ -62,25 +67,34 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
     Raises:
         FlaxFileError: the file is truncated or not msgpack, or its arrays lie elsewhere (orbax).
     """
-    arrays: dict[str, NDArray[Any]] = {}
-    skipped: list[str] = []
+    size = file.stat().st_size
     try:
         with file.open("rb") as stream:
-            unpacker = msgpack.Unpacker(stream, raw=False, ext_hook=_extension, strict_map_key=False, max_buffer_size=0)
-            for _ in range(unpacker.read_map_header()):
-                name = str(unpacker.unpack())
-                if name in collections:
-                    arrays.update(_flatten(unpacker.unpack(), name))
-                else:
-                    unpacker.skip()
-                    skipped.append(name)
-    except (msgpack.UnpackException, ValueError, TypeError) as error:
-        if isinstance(error, FlaxFileError):
-            raise
+            return _read_arrays(stream, size, collections)
+    except FlaxFileError as error:
+        raise FlaxFileError(f"{file}: {error}") from error
+    except (msgpack.UnpackException, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise FlaxFileError(
-            f"{file} ({file.stat().st_size} bytes) is not a whole flax msgpack checkpoint "
-            f"({str(error) or type(error).__name__}); get the whole file again"
+            f"{file} ({size} bytes) is not a whole flax msgpack checkpoint ({first_line(error)}); get the whole file "
+            "again"
         ) from error
+
+
+def _read_arrays(stream: BinaryIO, size: int, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    skipped: list[str] = []
+    unpacker = msgpack.Unpacker(stream, raw=False, ext_hook=_extension, max_buffer_size=size, max_array_len=MAX_LIST)
+    for _ in range(unpacker.read_map_header()):
+        name = unpacker.unpack()
+        if not isinstance(name, str):
+            raise TypeError(f"an entry is named {name!r:.80}; names are text")
+        if name in collections:
+            arrays.update(_flatten(unpacker.unpack(), name))
+        else:
+            unpacker.skip()
+            skipped.append(name)
+    if unpacker.tell() != size:
+        raise ValueError("bytes follow its end")
     return arrays, skipped
 
 
@@ -101,18 +115,25 @@ def _flatten(tree: object, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
 def _join_chunks(tree: Mapping[str, Any]) -> NDArray[Any]:
     """Join an array that flax split because it is larger than a gigabyte."""
     shape, chunks = (tuple(tree[name][str(i)] for i in range(len(tree[name]))) for name in ("shape", "chunks"))
-    return np.concatenate(chunks).reshape(shape)
+    return np.concatenate(chunks).reshape(_sizes(shape))
 
 
 def _extension(code: int, data: bytes) -> NDArray[Any] | np.generic:
     if code not in (ARRAY, SCALAR):
         raise FlaxFileError(f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}")
-    shape, dtype, content = msgpack.unpackb(data, raw=False)
+    shape, dtype, content = msgpack.unpackb(data, raw=False, max_array_len=MAX_LIST)
+    if dtype not in TYPES:
+        raise FlaxFileError(f"the file holds an array of type {dtype!r:.80}; weights are numbers")
     if dtype == "bfloat16":
         bits = np.frombuffer(content, "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(shape)
-    kind = np.dtype(dtype)
-    if kind.kind not in "fiub":
-        raise FlaxFileError(f"the file holds an array of type {dtype}; weights are numbers")
-    array = np.frombuffer(content, kind.newbyteorder("<")).reshape(shape)
+        return bits.view(np.float32).reshape(_sizes(shape))
+    array = np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(_sizes(shape))
     return array if code == ARRAY else array[()]
+
+
+def _sizes(shape: Sequence[object]) -> list[int]:
+    """Return a shape from a file; numpy would take -1 as "what is left"."""
+    sizes = [size for size in shape if type(size) is int and size >= 0]
+    if len(sizes) != len(shape):
+        raise FlaxFileError(f"the file holds an array of shape {shape!r:.80}; sizes are whole numbers of at least 0")
+    return sizes

@@ -11,26 +11,32 @@ features they gave on ImageNet. A MaxViT of timm's ``maxvit_*_tf_*``, Google's w
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rt1.errors import CheckpointError, first_line
 from rt1.files import replacing
+from rt1.json_files import parse
 from rt1.model.convert.imagenet_names import Naming, recognise
 from rt1.model.convert.layout import ConversionReport, Skipped, Weight, grouped, source_shape, to_torch
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.weights import first_problem, read_safetensors, weight_problem
 from rt1.settings import to_json
 
 METADATA_KEY = "rt1_imagenet"
 COUNTER = "num_batches_tracked"
 CLASSIFIER = "classifier of ImageNet"
+MAX_RATIO = 100
+"""Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress; a header can claim more."""
+_WRITE = "write it with `rt1 convert imagenet`"
 
 _ADDED = {"film", "condition", "output", "output_film", "output_condition"}
 """Our layers that ImageNet's networks do not have."""
@@ -45,7 +51,7 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
         out: file to write; :func:`load_imagenet` reads it.
 
     Raises:
-        ValueError: the file cannot be read, or is no network of a known naming.
+        CheckpointError: the file cannot be read, or is no network of a known naming.
         SaveError: the file cannot be written.
     """
     path, out = Path(path), Path(out)
@@ -53,15 +59,18 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
     naming = _recognise(path, tensors)
     network = _title(naming.config)
     kind = f"{network.partition(':')[0]} of {naming.layout}"
+    lacking = [weight.name for weight in naming.weights if weight.name not in tensors]
+    if lacking:  # before a network is made of the sizes that the names tell
+        raise CheckpointError(f"{path} has no {lacking[0]!r}, which {kind} has")
     wanted = _wanted(_empty(naming.config))
     converted: dict[str, Tensor] = {}
     for weight in naming.weights:
-        if weight.name not in tensors:
-            raise ValueError(f"{path} has no {weight.name!r}, which {kind} has")
+        if (problem := weight_problem(tensors[weight.name])) is not None:
+            raise CheckpointError(f"{path}: {weight.name!r} {problem}; get the file again")
         tensor = _to_ours(tensors[weight.name], weight, tuple(wanted[weight.key].shape))
         if tensor is None:
             cure = "; give B3 weights" if isinstance(naming.config, EfficientNetConfig) else ""
-            raise ValueError(
+            raise CheckpointError(
                 f"{path}: {weight.name!r} has shape {list(tensors[weight.name].shape)}, which does not fit "
                 f"{list(wanted[weight.key].shape)} of {network}{cure}"
             )
@@ -86,20 +95,16 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     """Fill a network's backbone with what :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
 
     Raises:
-        ValueError: the file is not one of these, or the network's backbone is another one.
+        CheckpointError: the file is not one of these, or the network's backbone is another one.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}; write it with `rt1 convert imagenet`") from error
+    tensors, metadata = read_safetensors(path, error=CheckpointError, cure=_WRITE)
     if METADATA_KEY not in metadata:
-        raise ValueError(f"{path} was not written by `rt1 convert imagenet`; convert the weights first")
-    network = json.loads(metadata[METADATA_KEY])["configuration"]
+        raise CheckpointError(f"{path} was not written by `rt1 convert imagenet`; convert the weights first")
+    about = parse(metadata[METADATA_KEY], name=f"the description in {path}", error=CheckpointError, cure=_WRITE)
+    network = about.get("configuration") if isinstance(about, dict) else None
     if not isinstance(model.backbone, FiLMEfficientNet | MaxViT):
-        raise ValueError(f"{path} holds {network}; this network's backbone is {model.config.backbone}")
+        raise CheckpointError(f"{path} holds {network}; this network's backbone is {model.config.backbone}")
     wanted = _wanted(model.backbone)
     if isinstance(model.backbone, FiLMEfficientNet) and model.backbone.top is None:
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(("top.", "top_norm."))}
@@ -109,21 +114,23 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
         if k not in wanted or k not in tensors or wanted[k].shape != tensors[k].shape
     )
     if bad:
-        raise ValueError(
+        raise CheckpointError(
             f"{path} holds {network}; this network's backbone is another one, {model.config.backbone}: they differ in "
             f"{len(bad)} tensors, such as {bad[0]!r}; give the network that backbone, or leave the ImageNet weights out"
         )
+    if (problem := first_problem(tensors, wanted)) is not None:
+        raise CheckpointError(f"{path}: {problem}; {_WRITE}")
     model.backbone.load_state_dict(tensors, strict=False)
 
 
 def _recognise(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
     try:
         naming = recognise(tensors)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise CheckpointError(f"{path}: its sizes cannot be told ({error}); give another file") from error
     if naming is None:
-        raise ValueError(
-            f"{path} names its weights in a way that is not known: {sorted(tensors)[:3]}; "
+        raise CheckpointError(
+            f"{path} names its weights in a way that is not known: {sorted(tensors)[:3]!r:.200}; "
             "Keras' .h5, timm's and torchvision's EfficientNet-B3 and timm's MaxViT are"
         )
     return naming
@@ -181,25 +188,41 @@ def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor 
     expected = source_shape(weight, target, RT1Config())
     # PyTorch's squeeze-excite layers are 1x1 convolutions, ours are linear.
     allowed = {expected, (*expected, 1, 1)} if weight.kind == "copy" and len(target) == 2 else {expected}
-    return to_torch(tensor.numpy(), weight.kind, target) if tuple(tensor.shape) in allowed else None
+    return to_torch(tensor.float().numpy(), weight.kind, target) if tuple(tensor.shape) in allowed else None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"{path} is not there; give a .h5, .safetensors or .pth file")
+        raise CheckpointError(f"{path} is not there; give a .h5, .safetensors or .pth file")
+    if path.suffix in (".h5", ".hdf5"):
+        return _read_keras(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, error=CheckpointError, cure="get the whole file again")[0]
+    return _read_torch(path)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
     try:
-        if path.suffix in (".h5", ".hdf5"):
-            return _read_keras(path)
-        if path.suffix == ".safetensors":
-            tensors: object = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format's reader has errors of its own
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as weights: {why}") from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
-    return {name: tensor.float() for name, tensor in tensors.items()}
+        with warnings.catch_warnings(action="ignore"):  # torch's advice on old formats, for their writers
+            tensors: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Not in torch's words: they advise to load the file with the code in it, or are the number of an opcode.
+        what = (
+            "holds objects other than tensors, or is damaged; it is not loaded, since loading could run code; save "
+            "model.state_dict() alone"
+            if type(error).__name__ == "UnpicklingError"
+            else "is not a whole file of torch.save; get the whole file again"
+        )
+        raise CheckpointError(f"{path} {what}") from error
+    named = isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for name, value in tensors.items()
+    )
+    if not (isinstance(tensors, Mapping) and named):
+        raise CheckpointError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
+    if sum(tensor.numel() for tensor in tensors.values()) > path.stat().st_size:  # by strides of 0
+        raise CheckpointError(f"{path} claims larger tensors than it holds; get another file")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:
@@ -209,14 +232,24 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
     except ImportError as error:
         raise ImportError("reading .h5 needs h5py: pip install h5py") from error
     tensors: dict[str, Tensor] = {}
+    left = MAX_RATIO * path.stat().st_size
 
     def visit(name: str, item: object) -> None:
+        nonlocal left
         if isinstance(item, h5py.Dataset):
-            layer, variable = name.split("/")[-2:]
-            tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.asarray(item, dtype=np.float32))
+            left -= item.nbytes
+            if left < 0:
+                raise ValueError("its header claims far larger arrays than it holds")
+            layer, variable = ["", *name.split("/")][-2:]
+            tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.array(item))
 
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as HDF5 ({first_line(error)}); get the whole file again"
+        ) from error
     return tensors
 
 

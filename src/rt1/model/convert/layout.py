@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.weights import weight_problem
 
 Kind = Literal[
     "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias",
@@ -135,7 +136,8 @@ def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
     Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
     every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.
     """
-    root = np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7)
+    with np.errstate(invalid="ignore"):  # of a negative variance: NaN, which is refused
+        root = np.maximum(np.sqrt(np.asarray(variance, np.float64)), 1e-7)
     return root / np.asarray(KERAS_PIXEL_SCALE) / KERAS_PIXEL_GAIN
 
 
@@ -171,14 +173,28 @@ def check_shapes(
 
 
 def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[Any]]) -> None:
-    """Read each weight in turn and copy it into the network; shapes were checked before."""
+    """Read each weight in turn and copy it into the network; shapes were checked before.
+
+    Raises:
+        ValueError: an array that :func:`rt1.model.weights.weight_problem` refuses.
+    """
     state = model.state_dict()
     for weight in weights:
         tensor = state[weight.key]
         if weight.third is not None:
             tensor = tensor.chunk(3)[weight.third]
+        converted = to_torch(_checked(read(weight.name), weight.name), weight.kind, tensor.shape)
+        if (problem := weight_problem(converted)) is not None:
+            raise ValueError(f"variable {weight.name!r}, converted, {problem}; get the file again")
         with torch.no_grad():
-            tensor.copy_(to_torch(read(weight.name), weight.kind, tensor.shape))
+            tensor.copy_(converted)
+
+
+def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return a file's array if it can be a weight; what cannot would become one silently, or infinite."""
+    if (problem := weight_problem(torch.from_numpy(np.array(array)))) is not None:
+        raise ValueError(f"variable {name!r} {problem}; get the file again")
+    return array
 
 
 def grouped(skipped: Sequence[Skipped]) -> dict[str, tuple[str, ...]]:

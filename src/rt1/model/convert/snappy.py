@@ -8,17 +8,18 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
 
     Raises:
         IndexError: the data end inside the integer.
+        ValueError: it has more than 10 bytes or 64 bits.
 
     >>> read_varint(bytes([0xAC, 0x02]), 0)
     (300, 2)
     """
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
+    value = 0
+    for place in range(10):
+        byte = data[at + place]
+        value |= (byte & 0x7F) << 7 * place
+        if byte < 0x80 and value < 1 << 64:
+            return value, at + place + 1
+    raise ValueError("an integer of variable length has more than 10 bytes or 64 bits")
 
 
 def decompress(data: bytes) -> bytes:
@@ -30,18 +31,21 @@ def decompress(data: bytes) -> bytes:
     """
     size, at = read_varint(data, 0)
     out = bytearray()
-    while at < len(data):
+    while at < len(data) and len(out) <= size:
         tag = data[at]
         if tag & 3 == 0:
             length, at = _literal_length(data, at)
+            if at + length > len(data):
+                raise ValueError(f"a snappy literal of {length} bytes ends behind the block")
             out += data[at : at + length]
             at += length
         else:
             length, offset, at = _copy(data, at)
             if not 0 < offset <= len(out):
                 raise ValueError(f"a snappy copy reaches {offset} bytes back, only {len(out)} are there")
-            for _ in range(length):  # byte by byte: a copy may overlap what it writes
-                out.append(out[-offset])
+            start = len(out) - offset
+            copied = out[start : start + length]
+            out += (copied * (length // len(copied) + 1))[:length]  # a copy may overlap what it writes
     if len(out) != size:
         raise ValueError(f"a snappy block gives {len(out)} bytes, its header says {size}")
     return bytes(out)

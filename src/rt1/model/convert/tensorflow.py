@@ -28,6 +28,7 @@ from rt1.model.parameters import parameter_counts
 from rt1.model.released import Configuration, load_configuration, released_like
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import TransformerConfig
+from rt1.model.weights import outline
 
 Shape = tuple[int, ...]
 
@@ -66,13 +67,14 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
     bundle = TensorBundle(path)
     saved_model = any(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
     chosen = _infer(bundle, saved_model=saved_model) if configuration is None else load_configuration(configuration)
+    plan = outline(chosen.model)
     keys = network_keys(chosen.model, saved_model=saved_model)
     shapes = _shapes(bundle, keys)
     _refuse_more(bundle, keys, configuration=chosen.name)
     listed = list(variables(chosen.model))
     weights = [variable for variable in listed if isinstance(variable, Weight)]
+    check_shapes(weights, plan, shapes, configuration=chosen.name)
     model = RT1(chosen.model)
-    check_shapes(weights, model, shapes, configuration=chosen.name)
     fill(model, weights, lambda name: bundle.read(keys[name]))
     skipped = [variable for variable in listed if isinstance(variable, Skipped) and variable.name in shapes]
     report = ConversionReport(
@@ -238,7 +240,7 @@ def infer(shapes: Mapping[str, Shape], layers: int) -> Configuration:
             shapes[f"{TRANSFORMER}_output_tokens/bias"][0],
         )
         hidden, image_tokens = shapes["_image_tokenizer/_token_learner/mlp/_output_layer/kernel"]
-    except (KeyError, ValueError) as error:
+    except (LookupError, ValueError) as error:
         raise ValueError(
             f"the file lacks a variable of RT-1 or has it in another form ({error}); give --config"
         ) from error

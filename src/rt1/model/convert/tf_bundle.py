@@ -6,6 +6,7 @@ shard) holds the bytes. The index is read whole, tensors one by one, so those th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.checksum import masked_crc32c
-from rt1.errors import BundleError
+from rt1.errors import BundleError, first_line
 from rt1.model.convert.snappy import decompress, read_varint
 
 TABLE_MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE = 48
 BLOCK_TRAILER_SIZE = 5
+MAX_KEY = 1024
+"""Longest name of a tensor, bytes. Names share their beginnings: a small block could give any amount of them."""
+MAX_TENSORS = 100_000
+"""Most tensors of a checkpoint; Google's have about 1,500."""
 GIT_LFS_START = b"version https://git-lfs"
 
 DTYPES = {
@@ -75,8 +80,12 @@ class TensorBundle:
             self.entries: Mapping[str, TensorEntry] = {
                 key.decode(): _entry(key.decode(), _fields(value)) for key, value in table.items()
             }
-        except (LookupError, TypeError, UnicodeDecodeError) as error:
-            raise BundleError(f"{self.index_file} holds an entry that cannot be read; get the file again") from error
+        except (LookupError, ValueError) as error:
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(
+                f"{self.index_file} holds an entry that cannot be read ({first_line(error)}); get the file again"
+            ) from error
         self._check_data_files()
 
     def read(self, name: str) -> NDArray[Any]:
@@ -89,7 +98,7 @@ class TensorBundle:
             raise BundleError(f"{self.index_file} has no tensor {name!r}; is this a checkpoint of another network?")
         entry = self.entries[name]
         width = 2 if entry.dtype == "bfloat16" else _itemsize(entry.dtype)
-        if entry.sliced or width is None or entry.size != width * int(np.prod(entry.shape, dtype=np.int64)):
+        if entry.sliced or width is None or entry.size != width * math.prod(entry.shape):
             raise BundleError(
                 f"{self.index_file}: {name!r} ({entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes"
                 f"{', in slices' if entry.sliced else ''}) cannot be read; only whole numeric tensors can"
@@ -113,6 +122,11 @@ class TensorBundle:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
 
     def _check_data_files(self) -> None:
+        strays = [entry.name for entry in self.entries.values() if entry.shard >= self.shards]
+        if strays:
+            raise BundleError(
+                f"{self.index_file}: {strays[0]!r} lies in a data file beyond the {self.shards} there are; get it again"
+            )
         for shard in range(self.shards):
             entries = [entry for entry in self.entries.values() if entry.shard == shard]
             file = self.data_file(shard)
@@ -166,8 +180,16 @@ def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
         at = len(data) - FOOTER_SIZE
         for _ in range(2):  # skips the handle of the meta block
             _, at = read_varint(data, at)
+        last, count = None, 0
         for _, handle in _read_block(data, at, file):
-            yield from _read_block(handle, 0, file, data)
+            for key, value in _read_block(handle, 0, file, data):
+                count += 1
+                if (last is not None and key <= last) or count > MAX_TENSORS:
+                    raise BundleError(
+                        f"{file} is damaged: its names are not in order, or more than {MAX_TENSORS}; get it again"
+                    )
+                last = key
+                yield key, value
     except (LookupError, ValueError) as error:
         if isinstance(error, BundleError):
             raise
@@ -189,22 +211,30 @@ def _read_block(handle: bytes, at: int, file: Path, data: bytes | None = None) -
         block = decompress(block)
     elif trailer[0] != 0:
         raise BundleError(f"{file}: the block at byte {start} has compression {trailer[0]}; only snappy (1) is known")
+    yield from _block_entries(block)
+
+
+def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     # The block ends with its restart points, which only a search needs.
     end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
+    if end < 0:
+        raise ValueError(f"a block of {len(block)} bytes has no end")
     key, at = b"", 0
     while at < end:
         shared, at = read_varint(block, at)
         unshared, at = read_varint(block, at)
         length, at = read_varint(block, at)
+        if shared > len(key) or shared + unshared > MAX_KEY or at + unshared + length > end:
+            raise ValueError(f"an entry of {shared} + {unshared} + {length} bytes does not fit its block")
         key = key[:shared] + block[at : at + unshared]
         at += unshared
         yield key, block[at : at + length]
         at += length
 
 
-def _fields(message: bytes) -> dict[int, list[Any]]:
+def _fields(message: bytes) -> dict[int, list[int | bytes]]:
     """Split a protocol buffer message into its fields: integers, or bytes for nested messages."""
-    fields: dict[int, list[Any]] = {}
+    fields: dict[int, list[int | bytes]] = {}
     at = 0
     while at < len(message):
         tag, at = read_varint(message, at)
@@ -217,29 +247,44 @@ def _fields(message: bytes) -> dict[int, list[Any]]:
         else:
             width = {1: 8, 5: 4}[tag & 7]
             value, at = int.from_bytes(message[at : at + width], "little"), at + width
+        if at > len(message):
+            raise ValueError("a field ends behind its message")
         fields.setdefault(tag >> 3, []).append(value)
     return fields
 
 
-def _check_header(header: dict[int, list[Any]], file: Path) -> int:
+def _integer(fields: Mapping[int, list[int | bytes]], number: int, default: int = 0) -> int:
+    value = fields.get(number, [default])[0]
+    if not isinstance(value, int):
+        raise ValueError(f"field {number} is no integer")
+    return value
+
+
+def _message(value: int | bytes) -> dict[int, list[int | bytes]]:
+    if not isinstance(value, bytes):
+        raise ValueError("a field that must be a message is an integer")
+    return _fields(value)
+
+
+def _check_header(header: dict[int, list[int | bytes]], file: Path) -> int:
     """Return the number of shards of a BundleHeaderProto."""
-    if header.get(2, [0])[0] != 0:
+    if _integer(header, 2) != 0:
         raise BundleError(f"{file} was written on a big-endian machine; convert it there")
-    return int(header.get(1, [1])[0])
+    return _integer(header, 1, 1)
 
 
-def _entry(name: str, fields: dict[int, list[Any]]) -> TensorEntry:
+def _entry(name: str, fields: dict[int, list[int | bytes]]) -> TensorEntry:
     """Read a BundleEntryProto."""
-    number = fields.get(1, [0])[0]
-    shape = _fields(fields[2][0]).get(2, []) if 2 in fields else []
+    number = _integer(fields, 1)
+    shape = _message(fields[2][0]).get(2, []) if 2 in fields else []
     return TensorEntry(
         name=name,
         dtype=DTYPES.get(number, f"type {number}"),
-        shape=tuple(_fields(dimension).get(1, [0])[0] for dimension in shape),
-        shard=fields.get(3, [0])[0],
-        offset=fields.get(4, [0])[0],
-        size=fields.get(5, [0])[0],
-        checksum=fields.get(6, [0])[0],
+        shape=tuple(_integer(_message(dimension), 1) for dimension in shape),
+        shard=_integer(fields, 3),
+        offset=_integer(fields, 4),
+        size=_integer(fields, 5),
+        checksum=_integer(fields, 6),
         sliced=7 in fields,
     )
 

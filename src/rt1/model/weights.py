@@ -1,0 +1,117 @@
+"""Tensors of weights that came from a file: read with one-line errors, refused where no network can act with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from rt1.errors import first_line
+from rt1.json_files import ErrorKind
+from rt1.model.backbone import TIMM
+from rt1.model.rt1 import RT1, RT1Config
+
+MAX_WEIGHT = 1e10
+"""Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""
+MAX_LAYERS = 10_000
+"""Most layers of a network: each is made before the shapes of a file's weights can refuse it."""
+MAX_TOKENS, MAX_PARTITION = 10_000, 64
+"""Most tokens of a window, and most positions along the side of a MaxViT's partition: masks grow with their squares."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def read_safetensors(file: Path, *, error: ErrorKind, cure: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Raises:
+        RT1Error: of the class ``error``: a file that is missing or damaged, or with a type that torch does not have.
+    """
+    try:
+        with safe_open(file, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as reason:
+        raise error(f"{file} is not a whole safetensors file ({first_line(reason)}); {cure}") from reason
+
+
+def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32) -> str | None:
+    """Return why a tensor cannot be a weight (or buffer) of type ``kind``; None where it can, once converted.
+
+    float16, bfloat16, float32 and float64 are converted to each other, integers to integers, and nothing else.
+    """
+    allowed = _FLOATS if kind.is_floating_point else _INTEGERS
+    if tensor.dtype not in allowed:
+        return f"is {_name(tensor.dtype)}; it must be {', '.join(map(_name, allowed[:-1]))} or {_name(allowed[-1])}"
+    if not kind.is_floating_point or not tensor.numel():
+        return None
+    low, high = (float(extreme) for extreme in tensor.detach().aminmax())
+    size = max(-low, high)
+    if not -float("inf") < low <= high < float("inf"):  # a NaN compares as False
+        return "holds a value that is not finite"
+    return f"holds a value of size {size:g}; at most {MAX_WEIGHT:g} is sane" if size > MAX_WEIGHT else None
+
+
+def _name(kind: torch.dtype) -> str:
+    return str(kind).removeprefix("torch.")
+
+
+def first_problem(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """Return which tensor cannot take the place of the one of its name in ``wanted`` and why; None if all can."""
+    for name, place in wanted.items():
+        if (problem := weight_problem(tensors[name], place.dtype)) is not None:
+            return f"{name} {problem}"
+    return None
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Draws no random numbers and counts on the CPU: both would import sympy on ``meta``, which takes a second."""
+
+    def __torch_function__(
+        self,
+        func: Any,  # noqa: ANN401
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.arange:
+            return torch.arange(*args, **{**(kwargs or {}), "device": "cpu"})
+        return func(*args, **(kwargs or {}))
+
+
+def outline(config: RT1Config) -> RT1:
+    """Return a network with the shapes of a configuration and without memory for its weights.
+
+    A backbone of timm computes with its weights while it is made, and has them.
+
+    Raises:
+        ValueError: too many layers, or sizes that no tensor can have.
+    """
+    try:
+        backbone = sum(config.efficientnet.blocks(stage.blocks) for stage in config.efficientnet.stages)
+    except OverflowError as error:
+        raise ValueError(f"its depth of {config.efficientnet.depth} is too large") from error
+    layers = max(config.transformer.layers, backbone, sum(config.maxvit.depths), len(config.heads))
+    limits = {
+        "layers": (layers, MAX_LAYERS),
+        "tokens of a window": (config.sequence_length, MAX_TOKENS),
+        "positions along a partition": (config.maxvit.partition, MAX_PARTITION),
+    }
+    for what, (number, most) in limits.items():
+        if number > most:
+            raise ValueError(f"it has {number} {what}; at most {most} are made")
+    if config.backbone.startswith(TIMM):
+        return RT1(config)
+    try:
+        with torch.device("meta"), _NothingDrawn():
+            return RT1(config)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"its sizes are too large ({first_line(error)})") from error
