@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 
 Instruction = str | NDArray[np.float32]
+LONGEST_INSTRUCTION = 500
+"""Characters of a sentence that comes over a network: text encoders take time and memory for long ones."""
 
 
 class Acting(ABC):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
@@ -86,6 +87,11 @@ class BlockedControl(FineControl):
         if any(np.array_equal(image, self.fails_at) for image in images if self.fails_at is not None):
             raise RuntimeError("the accelerator is on fire")
         return logits_SAV
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.fixture

@@ -160,12 +160,12 @@ def _array_map(**changes: Any) -> bytes:
         (_array_map(dtype="|O"), "it must be of bool, integers or floats"),
         (_array_map(shape=[9, 9, 3]), "but 12 came"),
         (_array_map(dtype="<f4", shape=[1, 1, 3]), "it must be uint8 RGB"),
-        (b"\x91" * 100_000, "not whole, valid msgpack"),
-        (b"\xdf\xff\xff\xff\xff", "not whole, valid msgpack"),
-        (msgpack.packb([[[]] * 1000] * 1000), "more than 4096 maps and lists"),
-        (msgpack.packb({"prompt": DRAWER, "image": msgpack.ExtType(5, bytes(99))}), "extension 5 of 99 bytes"),
+        (b"\x91" * 100_000, "within each other"),
+        (b"\xdf\xff\xff\xff\xff", "more than 4096 values"),
+        (msgpack.packb([[[]] * 1000] * 1000), "more than 4096 values"),
+        (msgpack.packb({"prompt": DRAWER, "image": msgpack.ExtType(5, bytes(99))}), "extension"),
         (b"cos\nsystem\n(S'id'\ntR.", "not whole, valid msgpack"),
-        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "is not a whole JPEG or PNG"),
+        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "ends within its header; send a whole JPEG or PNG"),
         (encode({"reset": True, "prompt": "open the draw"}), "did you mean 'open the drawer'"),
         ("a text", "an observation is a binary msgpack message"),
     ],
@@ -324,11 +324,6 @@ def test_told_to_stop_under_load_every_robot_gets_its_answer_or_one_clear_error(
         assert answers > 3
         assert re.search("the server stops|is lost", error)
         assert "\n" not in error
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
 
 
 def test_over_tls_the_server_shows_its_certificate_and_the_client_asks_for_it(
@@ -549,24 +544,41 @@ def test_a_taken_port_is_an_error(start: Start, policy: Policy) -> None:
         asyncio.run(second.run(asyncio.Event(), lambda _: None))
 
 
-def test_a_key_file_without_a_key_is_refused(policy: Policy, tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("\n")
-    with pytest.raises(ValueError, match="has no API key on its first line"):
-        PolicyServer(policy, ServerSettings(api_key_file=tmp_path / "key"))
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 300])
+def test_a_host_that_is_not_found_is_named(policy: Policy, host: str) -> None:
+    server = PolicyServer(policy, ServerSettings(host=host, port=0))
+    with pytest.raises(OSError, match=f"host is '{host}', which is not found"):
+        asyncio.run(server.run(asyncio.Event(), lambda _: None))
 
 
-def test_a_certificate_that_cannot_be_used_is_named(policy: Policy, authority: trustme.CA, tmp_path: Path) -> None:
-    pem, other, missing = tmp_path / "certificate.pem", tmp_path / "other.pem", tmp_path / "missing.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
-    authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
-    (tmp_path / "junk.pem").write_text("no certificate")
-    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
-        PolicyServer(policy, ServerSettings(certificate=missing))
-    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
-        PolicyServer(policy, ServerSettings(certificate=pem, private_key=missing))
-    for certificate, key in ((tmp_path / "junk.pem", None), (pem, other)):
-        with pytest.raises(
-            ValueError, match=rf"{certificate.name} .* do not hold a PEM certificate and its private key"
-        ):
-            PolicyServer(policy, ServerSettings(certificate=certificate, private_key=key))
-    assert PolicyServer(policy, ServerSettings(certificate=pem)).settings.certificate == pem
+def _raw_status(port: int, path: str, headers: bytes) -> bytes:
+    """Send headers as they are, which HTTP libraries do not; return the first line of the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\n" + headers + b"\r\n")
+        return connection.makefile("rb").readline()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Host: a\r\nHost: b\r\n",
+        b"Host: a\r\nAuthorization: Api-Key secret\r\nAuthorization: Api-Key secret\r\n",
+    ],
+)
+def test_a_header_sent_twice_is_refused_with_one_line_in_the_log(
+    start: Start, tmp_path: Path, headers: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "key").write_text("secret")
+    assert (
+        _raw_status(start(api_key_file=tmp_path / "key").port, "/metrics", headers) == b"HTTP/1.1 400 Bad Request\r\n"
+    )
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"a request with 2 {'Host' if b'Host: b' in headers else 'Authorization'} headers was refused"
+    ]
+
+
+def test_a_key_that_is_no_text_is_a_wrong_key(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "key").write_text("secret")
+    status = _raw_status(start(api_key_file=tmp_path / "key").port, "/", b"Host: a\r\nAuthorization: \xff\xfe\r\n")
+    assert b"401" in status
+    assert "Traceback" not in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -106,6 +107,9 @@ def test_stacked_images_are_an_episode_of_their_own(policy: Policy, images: NDAr
 
 HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x08\x03", b"\xff\xff\xff\xff\x03")
 
+PROGRESSIVE = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+MANY_SCANS = PROGRESSIVE[:-2] + 2500 * PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2] + b"\xff\xd9"
+
 
 @pytest.mark.parametrize(
     ("observation", "message"),
@@ -116,6 +120,8 @@ HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x0
         ({"prompt": DRAWER, "img": 1, "k" * 999: 2}, "has no image, only 'img', 'kkkkk"),
         ({"instruction": DRAWER, "prompt": DRAWER, "reset": True}, "both 'instruction' and 'prompt'"),
         ({"instruction": 7, "reset": True}, "must be a sentence or a float text embedding"),
+        ({"instruction": bytes(1000), "reset": True}, "must be a sentence or a float text embedding"),
+        ({"instruction": "open " * 101, "reset": True}, "505 characters; it may have 500"),
         ({"instruction": DRAWER, "reset": 1}, "reset is 1; it must be true or false"),
         ({"instruction": "open the draw", "reset": True}, "did you mean 'open the drawer'"),
         ({"instruction": np.zeros(7, np.float32), "reset": True}, "use the encoder it was trained with"),
@@ -124,8 +130,12 @@ HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x0
         ({"instruction": DRAWER, "image": np.zeros((0, 4, 3), np.uint8)}, "it must be uint8 RGB"),
         ({"instruction": DRAWER, "image": np.zeros((99, 4, 4, 3), np.uint8)}, "99 stacked images were sent"),
         ({"instruction": DRAWER, "image": np.zeros((1, 1 << 25, 3), np.uint8)}, "send a smaller one"),
-        ({"instruction": DRAWER, "image": HUGE_JPEG}, "the image is 65535x65535"),
-        ({"instruction": DRAWER, "image": HUGE_JPEG[:8]}, "8 bytes is not a whole JPEG or PNG"),
+        ({"instruction": DRAWER, "image": HUGE_JPEG}, "has 65535x65535 pixels"),
+        (
+            {"instruction": DRAWER, "image": HUGE_JPEG[:8]},
+            "an image of 8 bytes ends within its header; send a whole JPEG or PNG",
+        ),
+        ({"instruction": DRAWER, "image": MANY_SCANS}, "2510 scans"),
         ({"instruction": DRAWER, "image": "file.jpg"}, "the image is a str"),
     ],
 )

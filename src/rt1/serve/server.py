@@ -11,13 +11,12 @@ import asyncio
 import hmac
 import logging
 import os
-import ssl
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,6 +37,7 @@ from rt1.serve import protocol
 from rt1.serve.batching import Batcher
 from rt1.serve.capacity import Capacity, measured_times
 from rt1.serve.counters import Counters
+from rt1.serve.credentials import read_key, server_context
 from rt1.serve.session import Session, Turn
 from rt1.serve.settings import ServerSettings
 from rt1.shutdown import stop_on_signals
@@ -71,8 +71,9 @@ class PolicyServer:
         self.settings = settings
         self.counters = Counters()
         self._policy = policy
-        self._key = None if settings.api_key_file is None else _read_key(settings.api_key_file)
-        self._tls = _tls(settings)
+        self._key = None if settings.api_key_file is None else read_key(settings.api_key_file)
+        certificate = settings.certificate
+        self._tls = None if certificate is None else server_context(certificate, settings.private_key)
         self._window = policy.model.config.window
         own = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
         self._metadata = protocol.encode({**(metadata or {}), **own})
@@ -89,21 +90,8 @@ class PolicyServer:
             stop: the order to stop.
             ready: called with the port once connections are taken.
         """
-        settings = self.settings
         await self._get_ready()
-        server = await open_server(
-            self._serve_session,
-            settings.host,
-            settings.port,
-            ssl=self._tls,
-            process_request=self._screen,
-            compression=None,
-            origins=[None],  # no web page in a browser on this machine may drive a robot
-            max_size=int(settings.max_message_mb * 1e6),
-            max_queue=1,
-            close_timeout=_CLOSE_SECONDS,
-            server_header=None,
-        )
+        server = await self._open()
         stepping = asyncio.create_task(self._batcher.run())
         try:
             ready(int(next(iter(server.sockets)).getsockname()[1]))
@@ -111,6 +99,27 @@ class PolicyServer:
         finally:
             await self._shut_down(server)
             stepping.cancel()
+
+    async def _open(self) -> Server:
+        settings = self.settings
+        try:
+            return await open_server(
+                self._serve_session,
+                settings.host,
+                settings.port,
+                ssl=self._tls,
+                process_request=self._screen,
+                compression=None,
+                origins=[None],  # no web page in a browser on this machine may drive a robot
+                max_size=int(settings.max_message_mb * 1e6),
+                max_queue=1,
+                close_timeout=_CLOSE_SECONDS,
+                server_header=None,
+            )
+        except (socket.gaierror, UnicodeError) as error:  # neither names the host
+            raise OSError(
+                f"host is {settings.host!r}, which is not found ({error}); give an address or a name"
+            ) from error
 
     @property
     def waiting(self) -> int:
@@ -161,8 +170,12 @@ class PolicyServer:
         """Answer plain HTTP, and refuse who has no key or comes when the house is full; None lets a client in."""
         if request.path == "/healthz":
             return connection.respond(200, "OK\n")
+        for name in ("Host", "Authorization"):
+            if (count := len(request.headers.get_all(name))) > 1:
+                _LOG.warning("a request with %d %s headers was refused", count, name)
+                return connection.respond(400, f"the request has {count} {name} headers; send one\n")
         if self._key is not None:
-            shown = request.headers.get("Authorization", "").encode()
+            shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not hmac.compare_digest(shown, b"Api-Key " + self._key):
                 self.counters.refused["key"] += 1
                 return connection.respond(401, "the API key is missing or wrong\n")
@@ -293,30 +306,6 @@ def _reason(error: Exception) -> str:
         return " ".join(str(error).split())[:_MAX_REASON]
     _LOG.error("a request failed", exc_info=error)
     return "the server failed at this request; its log says why; connect again"
-
-
-def _read_key(file: Path) -> bytes:
-    lines = file.read_text().splitlines()
-    if not lines or not lines[0].strip():
-        raise ValueError(f"{file} has no API key on its first line; write one there")
-    return lines[0].strip().encode()
-
-
-def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
-    if settings.certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    key = settings.private_key or settings.certificate
-    for file in (settings.certificate, key):
-        file.open("rb").close()  # an error that names the file, as the one below does not
-    try:
-        context.load_cert_chain(settings.certificate, key)
-    except ssl.SSLError as error:
-        raise ValueError(
-            f"{settings.certificate} and {key} do not hold a PEM certificate and its private key ({error.reason}); "
-            "give a certificate and a private_key that belong together"
-        ) from error
-    return context
 
 
 def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.acting import Instruction
+from rt1.acting import LONGEST_INSTRUCTION, Instruction
 from rt1.control import Memory
-from rt1.data.images import decode_image, image_size
+from rt1.data.images import MAX_PIXELS, decode_image
 from rt1.errors import DataError, ObservationError
+from rt1.serve.protocol import shown
 
-MAX_PIXELS = 1 << 24
-"""Pixels of one image; a small JPEG may claim to be gigabytes."""
 LARGE_PIXELS = 1 << 20
 """An image of more pixels is shrunk before its step."""
 _IMAGE_KEYS = ("image", "observation/image")
@@ -72,7 +71,7 @@ class Session:
             raise ObservationError(f"the observation is a {type(observation).__name__}; it must be a map")
         given, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
-            raise ObservationError(f"reset is {reset!r:.40}; it must be true or false")
+            raise ObservationError(f"reset is {shown(reset)}; it must be true or false")
         instruction = self._instruction if given is None else _checked_instruction(given)
         if instruction is None:
             raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
@@ -120,10 +119,14 @@ def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa:
 
 def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
     if isinstance(instruction, str):
+        if len(instruction) > LONGEST_INSTRUCTION:
+            raise ObservationError(
+                f"the instruction has {len(instruction)} characters; it may have {LONGEST_INSTRUCTION}; send fewer"
+            )
         return instruction
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind == "f" and instruction.ndim == 1:
         return instruction.astype(np.float32)
-    raise ObservationError(f"the instruction is {instruction!r:.40}; it must be a sentence or a float text embedding")
+    raise ObservationError(f"the instruction is {shown(instruction)}; it must be a sentence or a float text embedding")
 
 
 def _same(one: Instruction, other: Instruction) -> bool:
@@ -148,11 +151,11 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
 
 def _decoded(data: bytes) -> NDArray[np.uint8]:
     try:
-        _check_pixels(*image_size(data))
         return decode_image(data)
     except DataError as error:
+        reason = str(error).rpartition("; ")[0]
         raise ObservationError(
-            f"the image of {len(data)} bytes is not a whole JPEG or PNG; send all of it, or a uint8 array"
+            f"the image does not decode: {reason}; send a whole JPEG or PNG, or a uint8 array"
         ) from error
 
 
