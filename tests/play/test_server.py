@@ -226,3 +226,13 @@ def test_a_header_sent_twice_is_refused_with_one_line_in_the_log(
         assert connection.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
     assert len(caplog.records) == 1
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ü" * 200, "\ud800"])
+def test_a_command_of_strange_letters_is_refused_without_a_traceback(
+    open_tab: Callable[[], Tab], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tab = open_tab()
+    tab.ask(name)
+    assert tab.until_closed() == 1008
+    assert "Traceback" not in caplog.text

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from websockets.sync.client import connect
 
 from rt1.actions import FloatArray
 from rt1.control import ControlStep
+from rt1.data.images import encode_jpeg
 from rt1.errors import ClientError
 from rt1.policy import Policy
 from rt1.serve.client import Client
@@ -382,6 +384,7 @@ def test_a_client_gone_while_the_network_works_for_it_disturbs_nobody(
 def test_a_full_server_refuses_in_words_and_takes_the_next_after_one_leaves(start: Start) -> None:
     running = start(max_sessions=1)
     with Client(running.url) as first:
+        first.reset(DRAWER)
         with pytest.raises(InvalidStatus) as refused:
             connect(running.url).__enter__()
         assert refused.value.response.status_code == 503
@@ -582,3 +585,31 @@ def test_a_key_that_is_no_text_is_a_wrong_key(start: Start, tmp_path: Path, capl
     status = _raw_status(start(api_key_file=tmp_path / "key").port, "/", b"Host: a\r\nAuthorization: \xff\xfe\r\n")
     assert b"401" in status
     assert "Traceback" not in caplog.text
+
+
+def test_an_episode_that_starts_slowly_keeps_no_other_robot_waiting(
+    start: Start, images: Images, policy: Policy
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def encode_text(text: str) -> NDArray[np.float32]:
+        if text == CLOSE:
+            entered.set()
+            assert go.wait(timeout=20)
+        return np.ones(8, np.float32)
+
+    running = start(Policy(policy.control, policy.action_spec, encode_text=encode_text))
+    with Client(running.url) as robot, connect(running.url) as slow:
+        robot.reset(DRAWER)
+        slow.recv(timeout=20)
+        slow.send(encode({"reset": True, "prompt": CLOSE}))
+        assert entered.wait(timeout=20)
+        assert robot.act_vector(encode_jpeg(images[0])).shape == (3,)
+        go.set()
+        assert isinstance(slow.recv(timeout=20), bytes)
+
+
+def test_metrics_say_how_late_the_event_loop_is(start: Start) -> None:
+    running = start()
+    _wait_until(lambda: len(running.server.counters.loop_stalls) > 10)
+    assert 'rt1_loop_stall_seconds{quantile="0.99"} ' in _get(running.port, "/metrics")[1]

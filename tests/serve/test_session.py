@@ -14,7 +14,7 @@ from rt1.control import Memory
 from rt1.data.images import decode_image, encode_jpeg
 from rt1.errors import ObservationError
 from rt1.policy import Policy
-from rt1.serve.session import Session
+from rt1.serve.session import Effort, Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"
 
@@ -154,16 +154,17 @@ def test_a_refused_observation_leaves_the_episode_as_it_was(policy: Policy, imag
     _check_answer(session.answer({"image": images[1]}), alone[1])
 
 
-def test_only_an_image_that_needs_no_decoding_in_an_episode_that_goes_on_is_quick_to_read(
-    policy: Policy, images: NDArray[np.uint8]
-) -> None:
+def test_the_effort_of_reading_is_known_before(policy: Policy, images: NDArray[np.uint8]) -> None:
     session, image = Answering(policy), images[0]
-    assert not session.is_quick({"image": image, "prompt": DRAWER})  # its first instruction
+    jpeg, large = encode_jpeg(image), encode_jpeg(np.zeros((2049, 2048, 3), np.uint8))
+    assert session.effort({"image": image, "prompt": DRAWER}) is Effort.LARGE  # its first instruction
     session.answer({"image": image, "prompt": DRAWER})
-    assert session.is_quick({"image": image, "prompt": DRAWER})
-    assert session.is_quick({"image": image})
-    for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": encode_jpeg(image)}):
-        assert not session.is_quick(slow)
+    assert session.effort({"image": image, "prompt": DRAWER}) is Effort.NONE
+    assert session.effort({"image": image}) is Effort.NONE
+    assert session.effort({"image": jpeg}) is Effort.SMALL
+    assert session.effort({"image": jpeg[:9]}) is Effort.SMALL
+    for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": large}):
+        assert session.effort(slow) is Effort.LARGE
 
 
 def test_a_large_image_is_shrunk_before_its_step(policy: Policy) -> None:
@@ -171,5 +172,5 @@ def test_a_large_image_is_shrunk_before_its_step(policy: Policy) -> None:
     assert session.read({"image": large, "prompt": DRAWER}).images[0].shape == (17, 16, 3)
     assert session.read({"image": large[None], "prompt": DRAWER}).images[0].shape == (17, 16, 3)
     assert session.read({"image": large[1:]}).images[0].shape == (1024, 1024, 3)
-    assert not session.is_quick({"image": large})
-    assert session.is_quick({"image": large[1:]})
+    assert session.effort({"image": large}) is Effort.LARGE
+    assert session.effort({"image": large[1:]}) is Effort.NONE
