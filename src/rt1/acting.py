@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray, choose_tokens
 
 Instruction = str | NDArray[np.float32]
+LONGEST_INSTRUCTION = 500
+"""Characters of a sentence that comes over a network: text encoders take time and memory for long ones."""
 
 MAX_EMBEDDING = 1e4
 """Largest absolute entry of a text embedding. Those of encoders stay below 100, ids of word pieces below 10,000."""

@@ -133,7 +133,7 @@ def save_checkpoint(
 
 
 def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
-    sizes = model.heads or (model.action_tokens,)
+    sizes = model.embodiments or (model.action_tokens,)
     specs = (
         [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
     )

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.data import images
-from rt1.data.images import decode_image, encode_jpeg, image_size
+from rt1.data.images import decode_image, decoding_work, encode_jpeg, image_size
 from rt1.errors import DataError
 
 
@@ -108,3 +108,65 @@ def test_encoding_refuses_anything_but_uint8_rgb(wrong: NDArray[np.uint8]) -> No
 def test_encoding_refuses_a_quality_outside_its_range(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"quality is 0; .*1\.\.100"):
         encode_jpeg(image, quality=0)
+
+
+def _scans(image: NDArray[np.uint8], extra: int) -> bytes:
+    """Return a progressive JPEG whose last scan comes again and again."""
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+    return data[:-2] + extra * data[data.rindex(b"\xff\xda") : -2] + b"\xff\xd9"
+
+
+def test_an_ordinary_progressive_jpeg_is_decoded(image: NDArray[np.uint8]) -> None:
+    assert decode_image(_scans(image, 0)).shape == image.shape
+    assert decoding_work(_scans(image, 0)) == 10 * 48 * 64
+    assert decoding_work(encode_jpeg(image)) == decoding_work(_png(image)) == 48 * 64
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_is_decoded(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(DataError, match="48x64 pixels and 2510 scans"):
+        decode_image(_scans(image, 2500))
+
+
+@pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\x10\x01\x10\x00"])
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(image: NDArray[np.uint8], size: bytes) -> None:
+    jpeg, png = encode_jpeg(image), _png(image)
+    for data in (
+        jpeg.replace(b"\x00\x30\x00\x40\x03", size + b"\x03"),
+        png[:16] + bytes(2) + size[:2] + bytes(2) + size[2:] + png[24:],
+    ):
+        with pytest.raises(DataError, match="at most 16777216 pixels"):
+            decode_image(data)
+
+
+def test_many_pixels_in_many_scans_are_refused(image: NDArray[np.uint8]) -> None:
+    data = _scans(image, 50).replace(b"\x00\x30\x00\x40\x03", b"\x10\x00\x10\x00\x03")
+    with pytest.raises(DataError, match="pixels and 60 scans"):
+        decode_image(data)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        b"\xff\xd0\x00\x04",
+        b"\xff\x01\x00\x04",
+        b"\xfe\x00\x02junk",
+        1001 * b"\xff\xfe\x00\x02",
+        100_000 * b"\xff",
+        b"\xff\xda\x00\x02",
+    ],
+)
+def test_a_jpeg_whose_header_hides_its_size_is_refused(image: NDArray[np.uint8], hidden: bytes) -> None:
+    data = encode_jpeg(image)
+    with pytest.raises(DataError, match="has no size where its header must have it"):
+        decode_image(data[:2] + b"\xff" + hidden + data[2:])
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_a_marker_may_be_filled_up(image: NDArray[np.uint8]) -> None:
+    data = encode_jpeg(image)
+    assert decode_image(data[:2] + b"\xff\xff" + data[2:]).shape == image.shape
+
+
+def test_a_png_that_does_not_begin_with_its_header_is_refused(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(DataError, match="does not begin with its header"):
+        decode_image(_png(image).replace(b"IHDR", b"tEXt"))

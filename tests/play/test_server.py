@@ -214,3 +214,25 @@ def test_the_event_loop_answers_while_the_simulator_is_busy(
 def test_a_port_that_is_none_is_refused(playground: Playground, port: int) -> None:
     with pytest.raises(ValueError, match="port"):
         PlayServer(playground, title="x", port=port)
+
+
+@pytest.mark.parametrize("twice", [b"Host", b"Origin"])
+def test_a_header_sent_twice_is_refused_with_one_line_in_the_log(
+    served: Any, twice: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = b"Host: 127.0.0.1\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n" + host + 2 * (twice + b": 127.0.0.1\r\n") + b"\r\n")
+        assert connection.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
+    assert len(caplog.records) == 1
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["ü" * 200, "\ud800"])
+def test_a_command_of_strange_letters_is_refused_without_a_traceback(
+    open_tab: Callable[[], Tab], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tab = open_tab()
+    tab.ask(name)
+    assert tab.until_closed() == 1008
+    assert "Traceback" not in caplog.text

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import trustme
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
@@ -90,6 +91,11 @@ class BlockedControl(FineControl):
         if self.no_numbers_at is not None:
             logits_SAV[[np.array_equal(image, self.no_numbers_at) for image in images]] = np.nan
         return logits_SAV
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
 
 
 @pytest.fixture

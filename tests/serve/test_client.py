@@ -214,8 +214,10 @@ def test_a_wrong_key_and_a_full_server_are_said(start: Start, tmp_path: Path) ->
     url = start(api_key_file=tmp_path / "key", max_sessions=1).url
     with pytest.raises(ClientError, match="refused: HTTP 401, the API key is missing or wrong"):
         Client(url, api_key="wrong")
-    with Client(url, api_key="secret"), pytest.raises(ClientError, match="HTTP 503, the server has its 1 sessions"):
-        Client(url, api_key="secret")
+    with Client(url, api_key="secret") as client:
+        client.reset("open the drawer")
+        with pytest.raises(ClientError, match="HTTP 503, the server has its 1 sessions"):
+            Client(url, api_key="secret")
 
 
 def test_where_nothing_listens_is_said() -> None:

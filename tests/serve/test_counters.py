@@ -41,6 +41,15 @@ def test_errors_and_refusals_are_told_apart() -> None:
     assert 'rt1_sessions_refused_total{reason="busy"} 2' in lines
 
 
+def test_the_stalls_of_the_event_loop_are_quantiles() -> None:
+    counters = Counters()
+    counters.loop_stalls.extend([0.001] * 98 + [0.5, 1.0])
+    lines = counters.text().splitlines()
+    assert 'rt1_loop_stall_seconds{quantile="0.5"} 0.001000' in lines
+    assert 'rt1_loop_stall_seconds{quantile="0.99"} 0.500000' in lines
+    assert 'rt1_loop_stall_seconds{quantile="1"} 1.000000' in lines
+
+
 def test_every_line_is_a_comment_or_a_name_and_a_number() -> None:
     text = Counters().text()
     assert text.endswith("\n")

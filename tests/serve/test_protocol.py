@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from rt1.errors import ProtocolError
-from rt1.serve.protocol import MAX_CONTAINERS, MAX_ENTRIES, decode, encode
+from rt1.serve.protocol import MAX_TEXT, MAX_VALUES, decode, encode, shown
 
 DTYPES = st.sampled_from(["|u1", "|b1", "<i4", ">i2", "<f4", "<f8", "<f2", "<u8"]).map(np.dtype)
 ARRAYS = hnp.arrays(DTYPES, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
@@ -105,12 +105,16 @@ def test_an_array_that_is_none_is_refused(changes: dict[str, Any], message: str)
         (_array()[:-3], "not whole, valid msgpack"),
         (_array() + b"\0", "not whole, valid msgpack"),
         (b"\x91" * 20 + b"\x00", "within each other"),
-        (b"\x91" * 100_000 + b"\x00", "not whole, valid msgpack"),
-        (b"\xdd\xff\xff\xff\xff" + bytes(50_000), "not whole, valid msgpack"),
-        (msgpack.packb([[]] * MAX_ENTRIES + [0]), "not whole, valid msgpack"),
-        (msgpack.packb([[[]] * 1000] * (MAX_CONTAINERS // 1000 + 1)), "more than 4096 maps and lists"),
-        (msgpack.packb(msgpack.ExtType(5, b"payload")), "extension 5 of 7 bytes"),
-        (msgpack.packb(msgpack.Timestamp(1)), "holds a Timestamp"),
+        (b"\x91" * 100_000 + b"\x00", "within each other"),
+        (b"\xdd\xff\xff\xff\xff" + bytes(50_000), "more than 4096 values"),
+        (msgpack.packb({"not read": [[1] * 1000] * 1000}), "more than 4096 values"),
+        (msgpack.packb({"not read": {str(key): key for key in range(MAX_VALUES // 2)}}), "more than 4096 values"),
+        (msgpack.packb({"not read": "a" * MAX_TEXT}), "more than 65536 bytes of text"),
+        (msgpack.packb({"not read": ["a" * 1000] * 1000}), "more than 65536 bytes of text"),
+        (msgpack.packb(msgpack.ExtType(5, b"payload")), "extension"),
+        (msgpack.packb(msgpack.Timestamp(2**34)), "extension"),
+        (b"\xc1", "not whole, valid msgpack"),
+        (_array(shape=[0, 2**62, 2**62], data=b""), "numpy refuses it"),
         (msgpack.packb({b"image": 1}), "keys must be strings"),
         (msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}), "does not fit dtype"),
         (msgpack.packb({b"__npgeneric__": True, b"data": "x", b"dtype": "|u1"}), "must be a number"),
@@ -120,6 +124,26 @@ def test_a_damaged_or_monstrous_message_is_refused(message: bytes, reason: str) 
     with pytest.raises(ProtocolError) as refused:
         decode(message)
     assert reason in str(refused.value)
+
+
+def test_a_message_at_the_limits_comes_back() -> None:
+    value = {"text": "é" * 30_000, "numbers": [1] * (MAX_VALUES - 6), "data": bytes(1 << 20)}
+    assert decode(encode(value)) == value
+
+
+def test_values_of_every_msgpack_type_are_walked_over_as_msgpack_reads_them() -> None:
+    values: list[Any] = [size * kind for size in (0, 31, 32, 255, 256, 5000) for kind in ("a", b"a")]
+    values += [sign * (1 << bits) for bits in (0, 6, 7, 8, 15, 16, 31, 32, 62) for sign in (1, -1)]
+    values += [None, True, False, 1.5, [], {}, [0] * 15, [0] * 16, {str(key): 0 for key in range(16)}]
+    assert decode(encode(values)) == values
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a" * 99, repr("a" * 40)), (bytes(10**6), repr(bytes(40))), (2**63, str(2**63)), ([1], "a list")],
+)
+def test_a_value_in_an_error_message_is_short(value: Any, text: str) -> None:
+    assert shown(value) == text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from websockets.sync.client import connect
 
 from rt1.actions import FloatArray
 from rt1.control import ControlStep
+from rt1.data.images import encode_jpeg
 from rt1.errors import ClientError
 from rt1.policy import Policy
 from rt1.serve.client import Client
@@ -160,12 +162,12 @@ def _array_map(**changes: Any) -> bytes:
         (_array_map(dtype="|O"), "it must be of bool, integers or floats"),
         (_array_map(shape=[9, 9, 3]), "but 12 came"),
         (_array_map(dtype="<f4", shape=[1, 1, 3]), "it must be uint8 RGB"),
-        (b"\x91" * 100_000, "not whole, valid msgpack"),
-        (b"\xdf\xff\xff\xff\xff", "not whole, valid msgpack"),
-        (msgpack.packb([[[]] * 1000] * 1000), "more than 4096 maps and lists"),
-        (msgpack.packb({"prompt": DRAWER, "image": msgpack.ExtType(5, bytes(99))}), "extension 5 of 99 bytes"),
+        (b"\x91" * 100_000, "within each other"),
+        (b"\xdf\xff\xff\xff\xff", "more than 4096 values"),
+        (msgpack.packb([[[]] * 1000] * 1000), "more than 4096 values"),
+        (msgpack.packb({"prompt": DRAWER, "image": msgpack.ExtType(5, bytes(99))}), "extension"),
         (b"cos\nsystem\n(S'id'\ntR.", "not whole, valid msgpack"),
-        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "is not a whole JPEG or PNG"),
+        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "ends within its header; send a whole JPEG or PNG"),
         (encode({"reset": True, "prompt": "open the draw"}), "did you mean 'open the drawer'"),
         ("a text", "an observation is a binary msgpack message"),
     ],
@@ -342,11 +344,6 @@ def test_told_to_stop_under_load_every_robot_gets_its_answer_or_one_clear_error(
         assert "\n" not in error
 
 
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 def test_over_tls_the_server_shows_its_certificate_and_the_client_asks_for_it(
     start: Start, images: Images, policy: Policy, authority: trustme.CA, tmp_path: Path
 ) -> None:
@@ -403,6 +400,7 @@ def test_a_client_gone_while_the_network_works_for_it_disturbs_nobody(
 def test_a_full_server_refuses_in_words_and_takes_the_next_after_one_leaves(start: Start) -> None:
     running = start(max_sessions=1)
     with Client(running.url) as first:
+        first.reset(DRAWER)
         with pytest.raises(InvalidStatus) as refused:
             connect(running.url).__enter__()
         assert refused.value.response.status_code == 503
@@ -565,24 +563,69 @@ def test_a_taken_port_is_an_error(start: Start, policy: Policy) -> None:
         asyncio.run(second.run(asyncio.Event(), lambda _: None))
 
 
-def test_a_key_file_without_a_key_is_refused(policy: Policy, tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("\n")
-    with pytest.raises(ValueError, match="has no API key on its first line"):
-        PolicyServer(policy, ServerSettings(api_key_file=tmp_path / "key"))
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 300])
+def test_a_host_that_is_not_found_is_named(policy: Policy, host: str) -> None:
+    server = PolicyServer(policy, ServerSettings(host=host, port=0))
+    with pytest.raises(OSError, match=f"host is '{host}', which is not found"):
+        asyncio.run(server.run(asyncio.Event(), lambda _: None))
 
 
-def test_a_certificate_that_cannot_be_used_is_named(policy: Policy, authority: trustme.CA, tmp_path: Path) -> None:
-    pem, other, missing = tmp_path / "certificate.pem", tmp_path / "other.pem", tmp_path / "missing.pem"
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(pem)
-    authority.issue_cert("127.0.0.1").private_key_pem.write_to_path(other)
-    (tmp_path / "junk.pem").write_text("no certificate")
-    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
-        PolicyServer(policy, ServerSettings(certificate=missing))
-    with pytest.raises(FileNotFoundError, match=r"missing\.pem"):
-        PolicyServer(policy, ServerSettings(certificate=pem, private_key=missing))
-    for certificate, key in ((tmp_path / "junk.pem", None), (pem, other)):
-        with pytest.raises(
-            ValueError, match=rf"{certificate.name} .* do not hold a PEM certificate and its private key"
-        ):
-            PolicyServer(policy, ServerSettings(certificate=certificate, private_key=key))
-    assert PolicyServer(policy, ServerSettings(certificate=pem)).settings.certificate == pem
+def _raw_status(port: int, path: str, headers: bytes) -> bytes:
+    """Send headers as they are, which HTTP libraries do not; return the first line of the answer."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\n" + headers + b"\r\n")
+        return connection.makefile("rb").readline()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Host: a\r\nHost: b\r\n",
+        b"Host: a\r\nAuthorization: Api-Key secret\r\nAuthorization: Api-Key secret\r\n",
+    ],
+)
+def test_a_header_sent_twice_is_refused_with_one_line_in_the_log(
+    start: Start, tmp_path: Path, headers: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "key").write_text("secret")
+    assert (
+        _raw_status(start(api_key_file=tmp_path / "key").port, "/metrics", headers) == b"HTTP/1.1 400 Bad Request\r\n"
+    )
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        f"a request with 2 {'Host' if b'Host: b' in headers else 'Authorization'} headers was refused"
+    ]
+
+
+def test_a_key_that_is_no_text_is_a_wrong_key(start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "key").write_text("secret")
+    status = _raw_status(start(api_key_file=tmp_path / "key").port, "/", b"Host: a\r\nAuthorization: \xff\xfe\r\n")
+    assert b"401" in status
+    assert "Traceback" not in caplog.text
+
+
+def test_an_episode_that_starts_slowly_keeps_no_other_robot_waiting(
+    start: Start, images: Images, policy: Policy
+) -> None:
+    entered, go = threading.Event(), threading.Event()
+
+    def encode_text(text: str) -> NDArray[np.float32]:
+        if text == CLOSE:
+            entered.set()
+            assert go.wait(timeout=20)
+        return np.ones(8, np.float32)
+
+    running = start(Policy(policy.control, policy.action_spec, encode_text=encode_text))
+    with Client(running.url) as robot, connect(running.url) as slow:
+        robot.reset(DRAWER)
+        slow.recv(timeout=20)
+        slow.send(encode({"reset": True, "prompt": CLOSE}))
+        assert entered.wait(timeout=20)
+        assert robot.act_vector(encode_jpeg(images[0])).shape == (3,)
+        go.set()
+        assert isinstance(slow.recv(timeout=20), bytes)
+
+
+def test_metrics_say_how_late_the_event_loop_is(start: Start) -> None:
+    running = start()
+    _wait_until(lambda: len(running.server.counters.loop_stalls) > 10)
+    assert 'rt1_loop_stall_seconds{quantile="0.99"} ' in _get(running.port, "/metrics")[1]

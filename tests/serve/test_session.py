@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from rt1.control import Memory
 from rt1.data.images import decode_image, encode_jpeg
 from rt1.errors import ObservationError
 from rt1.policy import Policy
-from rt1.serve.session import Session
+from rt1.serve.session import Effort, Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"
 
@@ -106,6 +107,9 @@ def test_stacked_images_are_an_episode_of_their_own(policy: Policy, images: NDAr
 
 HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x08\x03", b"\xff\xff\xff\xff\x03")
 
+PROGRESSIVE = cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
+MANY_SCANS = PROGRESSIVE[:-2] + 2500 * PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2] + b"\xff\xd9"
+
 
 @pytest.mark.parametrize(
     ("observation", "message"),
@@ -116,6 +120,8 @@ HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x0
         ({"prompt": DRAWER, "img": 1, "k" * 999: 2}, "has no image, only 'img', 'kkkkk"),
         ({"instruction": DRAWER, "prompt": DRAWER, "reset": True}, "both 'instruction' and 'prompt'"),
         ({"instruction": 7, "reset": True}, "must be a sentence or a float text embedding"),
+        ({"instruction": bytes(1000), "reset": True}, "must be a sentence or a float text embedding"),
+        ({"instruction": "open " * 101, "reset": True}, "505 characters; it may have 500"),
         ({"instruction": DRAWER, "reset": 1}, "reset is 1; it must be true or false"),
         ({"instruction": "open the draw", "reset": True}, "did you mean 'open the drawer'"),
         ({"instruction": np.zeros(7, np.float32), "reset": True}, "use the encoder it was trained with"),
@@ -124,8 +130,12 @@ HUGE_JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8)).replace(b"\x00\x08\x00\x0
         ({"instruction": DRAWER, "image": np.zeros((0, 4, 3), np.uint8)}, "it must be uint8 RGB"),
         ({"instruction": DRAWER, "image": np.zeros((99, 4, 4, 3), np.uint8)}, "99 stacked images were sent"),
         ({"instruction": DRAWER, "image": np.zeros((1, 1 << 25, 3), np.uint8)}, "send a smaller one"),
-        ({"instruction": DRAWER, "image": HUGE_JPEG}, "the image is 65535x65535"),
-        ({"instruction": DRAWER, "image": HUGE_JPEG[:8]}, "8 bytes is not a whole JPEG or PNG"),
+        ({"instruction": DRAWER, "image": HUGE_JPEG}, "has 65535x65535 pixels"),
+        (
+            {"instruction": DRAWER, "image": HUGE_JPEG[:8]},
+            "an image of 8 bytes ends within its header; send a whole JPEG or PNG",
+        ),
+        ({"instruction": DRAWER, "image": MANY_SCANS}, "2510 scans"),
         ({"instruction": DRAWER, "image": "file.jpg"}, "the image is a str"),
     ],
 )
@@ -144,16 +154,17 @@ def test_a_refused_observation_leaves_the_episode_as_it_was(policy: Policy, imag
     _check_answer(session.answer({"image": images[1]}), alone[1])
 
 
-def test_only_an_image_that_needs_no_decoding_in_an_episode_that_goes_on_is_quick_to_read(
-    policy: Policy, images: NDArray[np.uint8]
-) -> None:
+def test_the_effort_of_reading_is_known_before(policy: Policy, images: NDArray[np.uint8]) -> None:
     session, image = Answering(policy), images[0]
-    assert not session.is_quick({"image": image, "prompt": DRAWER})  # its first instruction
+    jpeg, large = encode_jpeg(image), encode_jpeg(np.zeros((2049, 2048, 3), np.uint8))
+    assert session.effort({"image": image, "prompt": DRAWER}) is Effort.LARGE  # its first instruction
     session.answer({"image": image, "prompt": DRAWER})
-    assert session.is_quick({"image": image, "prompt": DRAWER})
-    assert session.is_quick({"image": image})
-    for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": encode_jpeg(image)}):
-        assert not session.is_quick(slow)
+    assert session.effort({"image": image, "prompt": DRAWER}) is Effort.NONE
+    assert session.effort({"image": image}) is Effort.NONE
+    assert session.effort({"image": jpeg}) is Effort.SMALL
+    assert session.effort({"image": jpeg[:9]}) is Effort.SMALL
+    for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": large}):
+        assert session.effort(slow) is Effort.LARGE
 
 
 def test_a_large_image_is_shrunk_before_its_step(policy: Policy) -> None:
@@ -161,5 +172,5 @@ def test_a_large_image_is_shrunk_before_its_step(policy: Policy) -> None:
     assert session.read({"image": large, "prompt": DRAWER}).images[0].shape == (17, 16, 3)
     assert session.read({"image": large[None], "prompt": DRAWER}).images[0].shape == (17, 16, 3)
     assert session.read({"image": large[1:]}).images[0].shape == (1024, 1024, 3)
-    assert not session.is_quick({"image": large})
-    assert session.is_quick({"image": large[1:]})
+    assert session.effort({"image": large}) is Effort.LARGE
+    assert session.effort({"image": large[1:]}) is Effort.NONE

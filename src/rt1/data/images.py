@@ -18,6 +18,15 @@ except ImportError:  # only a speed-up of about 15 %; cv2 reads the same files
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDB)))
+"""Markers that have no length, or that no JPEG has before its size."""
+_MOST_SEGMENTS = 1000
+MAX_PIXELS = 1 << 24
+"""Pixels of an image that is decoded; a small file may claim to hold gigabytes."""
+MAX_SCANS = 100
+"""Scans of a JPEG that is decoded; a usual progressive one has 10."""
+MAX_WORK = 1 << 28
+"""Largest :func:`decoding_work` of an image that is decoded, about 0.5 s."""
 _CURE = "record or download the data set again"
 
 
@@ -28,13 +37,29 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
         uint8 RGB (H, W, 3), 0..255. A grey image is repeated over the channels, transparency is dropped.
 
     Raises:
-        DataError: the bytes are neither, or damaged.
+        DataError: the bytes are neither, damaged, or too much work to decode.
     """
+    decoding_work(data)
     if data.startswith(_JPEG):
         return _decode_cv2(data, "JPEG", _JPEG_END) if simplejpeg is None else _decode_simplejpeg(data)
-    if data.startswith(_PNG):
-        return _decode_cv2(data, "PNG", _PNG_END)
-    raise DataError(f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}")
+    return _decode_cv2(data, "PNG", _PNG_END)
+
+
+def decoding_work(data: bytes) -> int:
+    """Return the pixels of a JPEG or PNG times its scans, without decoding; each takes 1 to 3 ns to decode.
+
+    Raises:
+        DataError: the bytes are neither, or beyond the limits of this module.
+    """
+    height, width = image_size(data)
+    # Between markers a JPEG writes the byte ff as ff 00. Metadata may hold a few more ff da.
+    scans = data.count(b"\xff\xda") if data.startswith(_JPEG) else 1
+    if scans > MAX_SCANS or height * width > MAX_PIXELS or scans * height * width > MAX_WORK:
+        raise DataError(
+            f"an image of {len(data)} bytes has {height}x{width} pixels and {scans} scans; at most {MAX_PIXELS} "
+            f"pixels, {MAX_SCANS} scans and {MAX_WORK} pixels times scans are decoded; store it smaller or baseline"
+        )
+    return scans * height * width
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
@@ -59,7 +84,9 @@ def image_size(data: bytes) -> tuple[int, int]:
     """
     try:
         if data.startswith(_PNG):
-            width, height = struct.unpack_from(">II", data, 16)
+            kind, width, height = struct.unpack_from(">4sII", data, 12)
+            if kind != b"IHDR":
+                raise DataError(f"a PNG of {len(data)} bytes does not begin with its header; {_CURE}")
             return height, width
         if data.startswith(_JPEG):
             return _jpeg_size(data)
@@ -70,10 +97,17 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
     position = 2
-    while data[position + 1] not in _SIZE_MARKERS:
-        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    height, width = struct.unpack_from(">HH", data, position + 5)
-    return height, width
+    for _ in range(_MOST_SEGMENTS):
+        marker = data[position + 1]
+        if (
+            data[position] != 0xFF or marker in _BARE_MARKERS
+        ):  # decoders look for the next marker, which may hide another
+            break
+        if marker in _SIZE_MARKERS:
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            return height, width
+        position += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
+    raise DataError(f"a JPEG of {len(data)} bytes has no size where its header must have it; {_CURE}")
 
 
 def _decode_simplejpeg(data: bytes) -> NDArray[np.uint8]:

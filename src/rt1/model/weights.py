@@ -99,7 +99,7 @@ def outline(config: RT1Config) -> RT1:
         backbone = sum(config.efficientnet.blocks(stage.blocks) for stage in config.efficientnet.stages)
     except OverflowError as error:
         raise ValueError(f"its depth of {config.efficientnet.depth} is too large") from error
-    layers = max(config.transformer.layers, backbone, sum(config.maxvit.depths), len(config.heads))
+    layers = max(config.transformer.layers, backbone, sum(config.maxvit.depths), len(config.embodiments))
     limits = {
         "layers": (layers, MAX_LAYERS),
         "tokens of a window": (config.sequence_length, MAX_TOKENS),

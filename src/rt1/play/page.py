@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from functools import cache
 from importlib import resources
@@ -11,6 +12,7 @@ from websockets.http11 import Request, Response
 
 from rt1.report.html import render
 
+_LOG = logging.getLogger(__name__)
 LIVE = "/live"
 """Path of the WebSocket."""
 _FILES = {
@@ -27,6 +29,10 @@ def answer(request: Request) -> Response | None:
     A page of another site may make its visitor's browser ask here: under a name of its own that leads to this machine
     (DNS rebinding: then ``Host`` is that name), or across sites (then ``Origin`` is that site). Both are refused.
     """
+    for name in ("Host", "Origin"):
+        if (count := len(request.headers.get_all(name))) > 1:
+            _LOG.warning("a request with %d %s headers was refused", count, name)
+            return _response(400, "Bad Request", f"the request has {count} {name} headers; send one\n")
     host = request.headers.get("Host", "")
     if not _OWN_HOSTS.fullmatch(host):
         return _response(403, "Forbidden", "open the page under the address that rt1 play printed\n")

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.acting import LONGEST_INSTRUCTION
 from rt1.actions import FloatArray, TokenArray, choose_tokens
 from rt1.evaluate.rollout import Env, Image, check_actions_fit, within_bounds
 from rt1.evaluate.seeds import trial_seed
@@ -19,7 +20,6 @@ from rt1.names import unknown_name
 from rt1.policy import Policy
 
 Phase = Literal["opening", "stopped", "running", "over", "failed"]
-LONGEST_INSTRUCTION = 500
 _LATENCIES = 200
 
 

@@ -19,6 +19,7 @@ from rt1.shutdown import stop_on_signals
 
 HOST = "127.0.0.1"
 _LONGEST_COMMAND = 8192
+_LONGEST_REASON = 123  # bytes, in a WebSocket's close frame
 _POLICY_VIOLATION = 1008
 
 
@@ -90,7 +91,8 @@ class PlayServer:
         except ConnectionClosed:
             pass  # the tab was closed
         except ValueError as error:
-            await connection.close(_POLICY_VIOLATION, str(error)[:100])
+            reason = str(error).encode(errors="replace")[:_LONGEST_REASON].decode(errors="ignore")
+            await connection.close(_POLICY_VIOLATION, reason)
         finally:
             showing.cancel()
 

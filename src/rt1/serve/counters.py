@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Mapping, Sequence
 
 LATENCY_BOUNDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Upper bounds of the histograms of times, seconds."""
 BATCH_BOUNDS = (1, 2, 4, 8, 16, 32, 64, 128)
 """Upper bounds of the histogram of batch sizes, robots."""
+
+
+_RECENT_BEATS = 6000
+"""Beats of the event loop that the quantiles are of: a minute."""
 
 
 class Histogram:
@@ -47,6 +51,10 @@ class Counters:
     def __init__(self) -> None:
         self.sessions = 0
         """Connections now."""
+        self.active_sessions = 0
+        """Connections with a request in the last minute."""
+        self.held_bytes = 0
+        """Bytes that all connections hold."""
         self.sessions_started = 0
         self.refused: Counter[str] = Counter({"key": 0, "full": 0, "busy": 0, "stopping": 0})
         """Connections refused, by the reason."""
@@ -60,6 +68,8 @@ class Counters:
         """Seconds of the network's batches."""
         self.batch_size = Histogram(BATCH_BOUNDS)
         """Robots in each batch."""
+        self.loop_stalls: deque[float] = deque(maxlen=_RECENT_BEATS)
+        """Seconds that the event loop was late for each of the last beats."""
 
     def stepped(self, robots: int, seconds: float) -> None:
         """Count a batch."""
@@ -75,15 +85,28 @@ class Counters:
         ]
         for name, kind, words, value in (
             ("rt1_sessions", "gauge", "Connections now.", self.sessions),
+            ("rt1_active_sessions", "gauge", "Connections with a request in the last minute.", self.active_sessions),
+            ("rt1_held_bytes", "gauge", "Bytes received and not yet answered, or to be sent.", self.held_bytes),
             ("rt1_capacity_sessions", "gauge", "Connections that the machine carries now.", self.capacity),
             ("rt1_sessions_started_total", "counter", "Connections since the start.", self.sessions_started),
         ):
             lines += [f"# HELP {name} {words}", f"# TYPE {name} {kind}", f"{name} {value}"]
         lines += _labelled("rt1_sessions_refused_total", "Connections refused.", "reason", self.refused)
         lines += _labelled("rt1_errors_total", "Requests answered with an error.", "fault", self.errors)
+        lines += _quantiles(
+            "rt1_loop_stall_seconds", "How late the event loop was in the last minute.", self.loop_stalls
+        )
         return "\n".join(lines) + "\n"
 
 
 def _labelled(name: str, words: str, label: str, counts: Mapping[str, int]) -> list[str]:
     head = [f"# HELP {name} {words}", f"# TYPE {name} counter"]
     return head + [f'{name}{{{label}="{value}"}} {count}' for value, count in counts.items()]
+
+
+def _quantiles(name: str, words: str, values: Collection[float]) -> list[str]:
+    ordered = sorted(values) or [0.0]
+    return [f"# HELP {name} {words}", f"# TYPE {name} gauge"] + [
+        f'{name}{{quantile="{quantile:g}"}} {ordered[int(quantile * (len(ordered) - 1))]:.6f}'
+        for quantile in (0.5, 0.99, 1.0)
+    ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -19,10 +18,10 @@ from rt1.errors import ProtocolError
 
 MAX_DEPTH = 8
 """Maps and lists within each other."""
-MAX_ENTRIES = 1024
-"""Entries of one map or list."""
-MAX_CONTAINERS = 4096
-"""Maps and lists in one message: a byte each on the wire, a hundred in memory."""
+MAX_VALUES = 4096
+"""Values and keys in one message: a byte each on the wire, up to a hundred in memory."""
+MAX_TEXT = 1 << 16
+"""Bytes of all text in one message."""
 MAX_DIMENSIONS = 8
 """Dimensions of an array."""
 
@@ -51,38 +50,80 @@ def decode(message: bytes) -> Any:  # noqa: ANN401 (whatever the format holds)
     Raises:
         ProtocolError: damaged, beyond a limit, an unknown type, or an array whose data does not fit its shape.
     """
-    count = _Count()
+    _check_limits(message)
     try:
-        value = msgpack.unpackb(
-            message,
-            object_hook=count,
-            list_hook=count,
-            ext_hook=_refuse_extension,
-            max_array_len=MAX_ENTRIES,
-            max_map_len=MAX_ENTRIES,
-        )
-    except ProtocolError:
-        raise
+        value = msgpack.unpackb(message)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise ProtocolError(f"a message of {len(message)} bytes is not whole, valid msgpack: {error}") from error
-    return _from_plain(value, depth=0)
+    return _from_plain(value)
 
 
-@dataclass
-class _Count:
-    """Counts maps and lists while they are read, before many of them fill the memory."""
-
-    containers: int = field(default=0)
-
-    def __call__(self, container: Any) -> Any:  # noqa: ANN401
-        self.containers += 1
-        if self.containers > MAX_CONTAINERS:
-            raise ProtocolError(f"a message holds more than {MAX_CONTAINERS} maps and lists; send arrays instead")
-        return container
+def shown(value: Any) -> str:  # noqa: ANN401 (it comes from outside)
+    """Return a short text for a value in an error message; the cost does not grow with the value."""
+    if isinstance(value, str | bytes):
+        return repr(value[:40])
+    return f"{value!r:.40}" if isinstance(value, bool | int | float) else f"a {type(value).__name__}"
 
 
-def _refuse_extension(code: int, data: bytes) -> Any:  # noqa: ANN401
-    raise ProtocolError(f"a message holds the msgpack extension {code} of {len(data)} bytes; send plain data")
+def _heads() -> tuple[tuple[int, int, int, bool], ...]:
+    """Return for each first byte of a msgpack value how to measure it.
+
+    Bytes of the number that follows (a length), values for each unit of the length, bytes or values if no number
+    follows, whether it is text.
+    """
+    heads = [(0, 0, 0, False)] * 256
+    heads[0x80:0xC0] = [
+        *((0, 2, entries, False) for entries in range(16)),
+        *((0, 1, entries, False) for entries in range(16)),
+        *((0, 0, size, True) for size in range(32)),
+    ]
+    for first, size in zip(range(0xCA, 0xD4), (4, 8, 1, 2, 4, 8, 1, 2, 4, 8), strict=True):  # numbers
+        heads[first] = (0, 0, size, False)
+    for first, units, is_text in ((0xC4, 0, False), (0xD9, 0, True)):
+        heads[first : first + 3] = [(size, units, 0, is_text) for size in (1, 2, 4)]
+    for first, units in ((0xDC, 1), (0xDE, 2)):
+        heads[first : first + 2] = [(size, units, 0, False) for size in (2, 4)]
+    return tuple(heads)
+
+
+_HEADS = _heads()
+_EXTENSIONS = frozenset((*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
+
+
+def _check_limits(message: bytes) -> None:
+    """Refuse a message beyond a limit before anything in it takes memory or time: walk over the heads of its values.
+
+    A message that ends too early or is no msgpack passes: msgpack says so itself.
+    """
+    position = values = text = 0
+    rest = [1]  # values still to come in each open map or list
+    while rest and position < len(message):
+        rest[-1] -= 1
+        first = message[position]
+        if first in _EXTENSIONS:
+            raise ProtocolError(f"a message holds a msgpack extension (0x{first:x}); send plain data and arrays")
+        number, units, length, is_text = _HEADS[first]
+        position += 1 + number
+        if number:
+            length = int.from_bytes(message[position - number : position])
+        if units:
+            values += units * length
+            rest.append(units * length)
+        else:
+            position += length
+            text += length * is_text
+        _check_totals(values, text, len(rest) - 2)
+        while rest and not rest[-1]:
+            rest.pop()
+
+
+def _check_totals(values: int, text: int, depth: int) -> None:
+    if values > MAX_VALUES:
+        raise ProtocolError(f"a message holds more than {MAX_VALUES} values; send arrays instead")
+    if text > MAX_TEXT:
+        raise ProtocolError(f"a message holds more than {MAX_TEXT} bytes of text; send less")
+    if depth > MAX_DEPTH:
+        raise ProtocolError(f"a message has more than {MAX_DEPTH} maps and lists within each other; make it flatter")
 
 
 def _to_map(value: Any) -> dict[bytes, Any]:  # noqa: ANN401
@@ -95,56 +136,62 @@ def _to_map(value: Any) -> dict[bytes, Any]:  # noqa: ANN401
     raise ProtocolError(f"a {type(value).__name__} cannot be sent; give plain data and numpy arrays")
 
 
-def _from_plain(value: Any, *, depth: int) -> Any:  # noqa: ANN401
-    if depth > MAX_DEPTH:
-        raise ProtocolError(f"a message has more than {MAX_DEPTH} maps and lists within each other; make it flatter")
+def _from_plain(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, list):
-        return [_from_plain(entry, depth=depth + 1) for entry in value]
-    if isinstance(value, dict):
-        if b"__ndarray__" in value:
-            return _array(value)
-        if b"__npgeneric__" in value:
-            return _scalar(value)
-        return {_checked_key(key): _from_plain(entry, depth=depth + 1) for key, entry in value.items()}
-    if value is None or isinstance(value, bool | int | float | str | bytes):
+        return [_from_plain(entry) for entry in value]
+    if not isinstance(value, dict):
         return value
-    raise ProtocolError(f"a message holds a {type(value).__name__}; send plain data and arrays")
+    if b"__ndarray__" in value:
+        return _array(value)
+    if b"__npgeneric__" in value:
+        return _scalar(value)
+    return {_checked_key(key): _from_plain(entry) for key, entry in value.items()}
 
 
 def _checked_key(key: Any) -> str:  # noqa: ANN401
     if not isinstance(key, str):
-        raise ProtocolError(f"a message has the key {key!r:.80}; keys must be strings")
+        raise ProtocolError(f"a message has the key {shown(key)}; keys must be strings")
     return key
 
 
 def _array(value: dict[Any, Any]) -> NDArray[Any]:
     if value.keys() != _ARRAY_KEYS:
-        raise ProtocolError(f"an array has the keys {sorted(map(repr, value))}; it must have data, dtype, shape")
+        raise ProtocolError(f"an array has the keys {_shown_keys(value)}; it must have data, dtype, shape")
     data, shape = value[b"data"], value[b"shape"]
     dtype = np.dtype(_check_dtype(value[b"dtype"]))
     if not isinstance(data, bytes):
         raise ProtocolError(f"the data of an array is a {type(data).__name__}; it must be binary")
     whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not whole or len(shape) > MAX_DIMENSIONS:
-        raise ProtocolError(f"an array has the shape {shape!r:.80}; it must be at most {MAX_DIMENSIONS} whole numbers")
+        sizes = ", ".join(map(shown, shape[: MAX_DIMENSIONS + 1])) if isinstance(shape, list) else shown(shape)
+        raise ProtocolError(f"an array has the shape [{sizes}]; it must be at most {MAX_DIMENSIONS} whole numbers")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise ProtocolError(
             f"an array of shape {tuple(shape)} and dtype {dtype.str} takes {math.prod(shape) * dtype.itemsize} bytes, "
             f"but {len(data)} came; send all of it"
         )
-    return np.frombuffer(data, dtype).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype).reshape(shape)
+    except ValueError as error:  # an empty array with a dimension that numpy does not hold
+        raise ProtocolError(
+            f"an array has the shape {tuple(shape)}; numpy refuses it ({error}); send another"
+        ) from error
+
+
+def _shown_keys(value: dict[Any, Any]) -> str:
+    return ", ".join(sorted(map(shown, value)))[:200]
 
 
 def _scalar(value: dict[Any, Any]) -> Any:  # noqa: ANN401 (a numpy scalar of any type)
     if value.keys() != _SCALAR_KEYS:
-        raise ProtocolError(f"a numpy scalar has the keys {sorted(map(repr, value))}; it must have data and dtype")
+        raise ProtocolError(f"a numpy scalar has the keys {_shown_keys(value)}; it must have data and dtype")
     data, dtype = value[b"data"], np.dtype(_check_dtype(value[b"dtype"]))
     if not isinstance(data, bool | int | float):
         raise ProtocolError(f"the data of a numpy scalar is a {type(data).__name__}; it must be a number")
     try:
         return np.asarray(data, dtype)[()]
     except (OverflowError, ValueError) as error:
-        raise ProtocolError(f"the number {data!r:.40} does not fit dtype {dtype.str}") from error
+        raise ProtocolError(f"the number {shown(data)} does not fit dtype {dtype.str}") from error
 
 
 def _check_dtype(name: Any) -> str:  # noqa: ANN401
@@ -156,5 +203,5 @@ def _check_dtype(name: Any) -> str:  # noqa: ANN401
         except TypeError:
             good = False
     if not good:
-        raise ProtocolError(f"an array has dtype {name!r:.80}; it must be of bool, integers or floats")
+        raise ProtocolError(f"an array has dtype {shown(name)}; it must be of bool, integers or floats")
     return str(name)

@@ -11,14 +11,13 @@ import asyncio
 import hmac
 import logging
 import os
-import ssl
-import threading
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,8 +36,11 @@ from rt1.policy import Policy
 from rt1.serve import protocol
 from rt1.serve.batching import Batcher
 from rt1.serve.capacity import Capacity, measured_times
+from rt1.serve.connections import ACTIVE_SECONDS, CLOSE_SECONDS, Connection, Connections
 from rt1.serve.counters import Counters
-from rt1.serve.session import Session, Turn
+from rt1.serve.credentials import read_key, server_context
+from rt1.serve.heartbeat import beat
+from rt1.serve.session import Effort, Session, Turn
 from rt1.serve.settings import ServerSettings
 from rt1.shutdown import stop_on_signals
 
@@ -46,11 +48,8 @@ _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
 _INTERNAL_ERROR, _GOING_AWAY, _TRY_LATER = 1011, 1001, 1013
 _READERS = min(4, os.cpu_count() or 1)
-_CLOSE_SECONDS = 1.0
-"""A connection that does not say goodbye is cut off after so long."""
 _SHORT = 1 << 20
 """Bytes of a message that is read in well under a millisecond."""
-Result = TypeVar("Result")
 
 
 class PolicyServer:
@@ -71,15 +70,16 @@ class PolicyServer:
         self.settings = settings
         self.counters = Counters()
         self._policy = policy
-        self._key = None if settings.api_key_file is None else _read_key(settings.api_key_file)
-        self._tls = _tls(settings)
+        self._key = None if settings.api_key_file is None else read_key(settings.api_key_file)
+        certificate = settings.certificate
+        self._tls = None if certificate is None else server_context(certificate, settings.private_key)
         self._window = policy.model.config.window
         own = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
         self._metadata = protocol.encode({**(metadata or {}), **own})
+        self._connections = Connections(max_sessions=settings.max_sessions, max_bytes=settings.max_memory_mb * 1e6)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rt1-read")
+        self._slow_reader = ThreadPoolExecutor(1, thread_name_prefix="rt1-read-slow")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rt1-step")
-        self._encoding = threading.Lock()
-        self._idle: set[ServerConnection] = set()
         self._stopping = False
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
@@ -89,28 +89,38 @@ class PolicyServer:
             stop: the order to stop.
             ready: called with the port once connections are taken.
         """
-        settings = self.settings
         await self._get_ready()
-        server = await open_server(
-            self._serve_session,
-            settings.host,
-            settings.port,
-            ssl=self._tls,
-            process_request=self._screen,
-            compression=None,
-            origins=[None],  # no web page in a browser on this machine may drive a robot
-            max_size=int(settings.max_message_mb * 1e6),
-            max_queue=1,
-            close_timeout=_CLOSE_SECONDS,
-            server_header=None,
-        )
-        stepping = asyncio.create_task(self._batcher.run())
+        server = await self._open()
+        tasks = [asyncio.create_task(task) for task in (self._batcher.run(), beat(self.counters.loop_stalls.append))]
         try:
             ready(int(next(iter(server.sockets)).getsockname()[1]))
             await stop.wait()
         finally:
             await self._shut_down(server)
-            stepping.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _open(self) -> Server:
+        settings = self.settings
+        try:
+            return await open_server(
+                self._serve_session,
+                settings.host,
+                settings.port,
+                ssl=self._tls,
+                process_request=self._screen,
+                compression=None,
+                origins=[None],  # no web page in a browser on this machine may drive a robot
+                max_size=int(settings.max_message_mb * 1e6),
+                max_queue=1,
+                close_timeout=CLOSE_SECONDS,
+                create_connection=cast("type[ServerConnection]", partial(Connection, self._connections)),
+                server_header=None,
+            )
+        except (socket.gaierror, UnicodeError) as error:  # neither names the host
+            raise OSError(
+                f"host is {settings.host!r}, which is not found ({error}); give an address or a name"
+            ) from error
 
     @property
     def waiting(self) -> int:
@@ -148,26 +158,35 @@ class PolicyServer:
     async def _shut_down(self, server: Server) -> None:
         self._stopping = True
         server.close(close_connections=False)
-        await asyncio.gather(*(connection.close(_GOING_AWAY, "the server stops") for connection in self._idle))
+        idle = [connection for connection in self._connections.sessions if not connection.is_busy]
+        await asyncio.gather(*(connection.close(_GOING_AWAY, "the server stops") for connection in idle))
         with suppress(TimeoutError):
             async with asyncio.timeout(self.settings.grace_seconds):
                 await server.wait_closed()
         for connection in server.connections:
             connection.transport.abort()
-        for pool in (self._worker, self._readers):
+        for pool in (self._worker, self._readers, self._slow_reader):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and refuse who has no key or comes when the house is full; None lets a client in."""
         if request.path == "/healthz":
             return connection.respond(200, "OK\n")
+        for name in ("Host", "Authorization"):
+            if (count := len(request.headers.get_all(name))) > 1:
+                _LOG.warning("a request with %d %s headers was refused", count, name)
+                return connection.respond(400, f"the request has {count} {name} headers; send one\n")
         if self._key is not None:
-            shown = request.headers.get("Authorization", "").encode()
+            shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not hmac.compare_digest(shown, b"Api-Key " + self._key):
                 self.counters.refused["key"] += 1
                 return connection.respond(401, "the API key is missing or wrong\n")
         if request.path == "/metrics":
-            self.counters.capacity = self.capacity
+            self.counters.capacity, self.counters.held_bytes = self.capacity, self._connections.held
+            self.counters.sessions, self.counters.active_sessions = (
+                len(self._connections.sessions),
+                self._connections.active,
+            )
             headers = Headers({"Content-Type": "text/plain; version=0.0.4", "Connection": "close"})
             body = self.counters.text().encode()
             headers["Content-Length"] = str(len(body))
@@ -177,15 +196,15 @@ class PolicyServer:
 
     def _refusal(self) -> str | None:
         """Return why no further session is taken, and count it; None where one is."""
-        here, most, latency = self.counters.sessions, self.settings.max_sessions, self.settings.max_latency
+        active, most, latency = self._connections.active, self.settings.max_sessions, self.settings.max_latency
         if self._stopping:
             why, words = "stopping", "the server stops"
-        elif here >= most:
+        elif active >= most:
             why, words = "full", f"the server has its {most} sessions; close one, or raise max_sessions"
-        elif here >= (carried := self.capacity) or self._batcher.oldest_wait() > latency:
+        elif active >= (carried := self.capacity) or self._batcher.oldest_wait() > latency:
             why = "busy"
             words = (
-                f"the server is too busy for another session: it has {here} and answers {carried} at once within "
+                f"the server is too busy for another session: it has {active} and answers {carried} at once within "
                 f"{latency:g} s; try again later, use another server, or raise max_latency"
             )
         else:
@@ -194,12 +213,13 @@ class PolicyServer:
         return words
 
     async def _serve_session(self, connection: ServerConnection) -> None:
+        assert isinstance(connection, Connection)
         # Asked again: others may have come in between, while this one shook hands.
         if (refusal := self._refusal()) is not None:
             with suppress(ConnectionClosed):
                 await _refuse(connection, refusal, _TRY_LATER)
             return
-        self.counters.sessions += 1
+        self._connections.start_session(connection)
         self.counters.sessions_started += 1
         try:
             await connection.send(self._metadata)
@@ -207,20 +227,22 @@ class PolicyServer:
         except (ConnectionClosed, GoneError):
             pass  # the robot has gone, whatever the server was doing for it
         finally:
-            self._idle.discard(connection)
-            self.counters.sessions -= 1
+            self._connections.remove(connection)
 
-    async def _converse(self, connection: ServerConnection, session: Session) -> None:
+    async def _converse(self, connection: Connection, session: Session) -> None:
         previous: float | None = None
         while not self._stopping:
-            self._idle.add(connection)
             try:
                 async with asyncio.timeout(self.settings.idle_seconds):
                     message = await connection.recv()
             except TimeoutError:
                 await _refuse(connection, f"no request came for {self.settings.idle_seconds:g} s; connect again")
                 return
-            self._idle.discard(connection)
+            # Idle sessions do not count for the capacity, so the first request after a while needs a place, too.
+            if connection.idle_seconds > ACTIVE_SECONDS and (refusal := self._refusal()) is not None:
+                await _refuse(connection, refusal, _TRY_LATER)
+                return
+            connection.begin()
             start = time.perf_counter()
             try:
                 reply = await self._answer(connection, session, message, previous)
@@ -230,6 +252,7 @@ class PolicyServer:
                 self.counters.errors["request" if _is_of_request(error) else "server"] += 1
                 await _refuse(connection, _reason(error))
                 return
+            connection.end(len(message))
             await connection.send(reply)
             previous = time.perf_counter() - start
             self.counters.latency.add(previous)
@@ -257,20 +280,23 @@ class PolicyServer:
         if isinstance(message, str):
             raise ProtocolError("a text message came; an observation is a binary msgpack message")
 
-        async def in_thread(function: Callable[[Any], Result], argument: Any) -> Result:  # noqa: ANN401
-            return await asyncio.get_running_loop().run_in_executor(self._readers, function, argument)
-
+        loop = asyncio.get_running_loop()
         is_short = len(message) <= _SHORT
-        observation = protocol.decode(message) if is_short else await in_thread(protocol.decode, message)
-        return (
-            session.read(observation) if session.is_quick(observation) else await in_thread(session.read, observation)
+        observation = (
+            protocol.decode(message)
+            if is_short
+            else await loop.run_in_executor(self._readers, protocol.decode, message)
         )
+        effort = session.effort(observation)
+        if effort is Effort.NONE:
+            return session.read(observation)
+        reader = self._readers if effort is Effort.SMALL else self._slow_reader
+        return await loop.run_in_executor(reader, session.read, observation)
 
     def _start(self, instruction: Instruction) -> Memory:
-        """Start an episode; text encoders are not made for several threads."""
+        """Start an episode. Only the one slow reader does it: text encoders are not made for several threads."""
         robot = self._policy.with_own_memory()
-        with self._encoding:
-            robot.reset(instruction)
+        robot.reset(instruction)
         return robot.memory
 
     def _shrink(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -298,30 +324,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ValueError):
         return " ".join(str(error).split())[:_MAX_REASON]
     return "the server failed at this request; its log says why; connect again"
-
-
-def _read_key(file: Path) -> bytes:
-    lines = file.read_text().splitlines()
-    if not lines or not lines[0].strip():
-        raise ValueError(f"{file} has no API key on its first line; write one there")
-    return lines[0].strip().encode()
-
-
-def _tls(settings: ServerSettings) -> ssl.SSLContext | None:
-    if settings.certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    key = settings.private_key or settings.certificate
-    for file in (settings.certificate, key):
-        file.open("rb").close()  # an error that names the file, as the one below does not
-    try:
-        context.load_cert_chain(settings.certificate, key)
-    except ssl.SSLError as error:
-        raise ValueError(
-            f"{settings.certificate} and {key} do not hold a PEM certificate and its private key ({error.reason}); "
-            "give a certificate and a private_key that belong together"
-        ) from error
-    return context
 
 
 def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.acting import Instruction
+from rt1.acting import LONGEST_INSTRUCTION, Instruction
 from rt1.control import Memory
-from rt1.data.images import decode_image, image_size
+from rt1.data.images import MAX_PIXELS, decode_image, decoding_work
 from rt1.errors import DataError, ObservationError
+from rt1.serve.protocol import shown
 
-MAX_PIXELS = 1 << 24
-"""Pixels of one image; a small JPEG may claim to be gigabytes."""
 LARGE_PIXELS = 1 << 20
 """An image of more pixels is shrunk before its step."""
+SMALL_WORK = 1 << 22
+"""An encoded image of no more :func:`~rt1.data.images.decoding_work` decodes in some 10 ms."""
 _IMAGE_KEYS = ("image", "observation/image")
 _INSTRUCTION_KEYS = ("instruction", "prompt")
+
+
+class Effort(Enum):
+    """How long reading an observation takes at most."""
+
+    NONE = auto()
+    """Well under a millisecond: there is no image to decode or shrink, and no episode starts."""
+    SMALL = auto()
+    """Some 10 ms: a small image is decoded, as robots send them all the time."""
+    LARGE = auto()
+    """Longer: a large image, or an episode starts, which encodes a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +85,7 @@ class Session:
             raise ObservationError(f"the observation is a {type(observation).__name__}; it must be a map")
         given, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
-            raise ObservationError(f"reset is {reset!r:.40}; it must be true or false")
+            raise ObservationError(f"reset is {shown(reset)}; it must be true or false")
         instruction = self._instruction if given is None else _checked_instruction(given)
         if instruction is None:
             raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
@@ -88,15 +101,19 @@ class Session:
             self._instruction = instruction
         return Turn(memory=self._memory, images=() if image is None else (self._small(image),))
 
-    def is_quick(self, observation: Any) -> bool:  # noqa: ANN401 (it comes from outside)
-        """Return whether :meth:`read` takes well under a millisecond: no image to decode or shrink, no episode."""
+    def effort(self, observation: Any) -> Effort:  # noqa: ANN401 (it comes from outside)
+        """Return how long :meth:`read` takes at most, without doing any of its work."""
         if not isinstance(observation, dict):
-            return True
+            return Effort.NONE
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
         starts = self._instruction is None or observation.get("reset", False) is not False
         goes_on = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
+        if starts or not goes_on:
+            return Effort.LARGE
+        if isinstance(image, bytes):
+            return Effort.SMALL if _work(image) <= SMALL_WORK else Effort.LARGE
         is_small = isinstance(image, np.ndarray) and image.ndim == 3 and not _is_large(image)
-        return is_small and goes_on and not starts
+        return Effort.NONE if is_small else Effort.LARGE
 
     def remember(self, turn: Turn, memory: Memory) -> None:
         """Keep the episode as a turn has left it."""
@@ -120,10 +137,14 @@ def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa:
 
 def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
     if isinstance(instruction, str):
+        if len(instruction) > LONGEST_INSTRUCTION:
+            raise ObservationError(
+                f"the instruction has {len(instruction)} characters; it may have {LONGEST_INSTRUCTION}; send fewer"
+            )
         return instruction
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind == "f" and instruction.ndim == 1:
         return instruction.astype(np.float32)
-    raise ObservationError(f"the instruction is {instruction!r:.40}; it must be a sentence or a float text embedding")
+    raise ObservationError(f"the instruction is {shown(instruction)}; it must be a sentence or a float text embedding")
 
 
 def _same(one: Instruction, other: Instruction) -> bool:
@@ -148,12 +169,19 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
 
 def _decoded(data: bytes) -> NDArray[np.uint8]:
     try:
-        _check_pixels(*image_size(data))
         return decode_image(data)
     except DataError as error:
+        reason = str(error).rpartition("; ")[0]
         raise ObservationError(
-            f"the image of {len(data)} bytes is not a whole JPEG or PNG; send all of it, or a uint8 array"
+            f"the image does not decode: {reason}; send a whole JPEG or PNG, or a uint8 array"
         ) from error
+
+
+def _work(data: bytes) -> int:
+    try:
+        return decoding_work(data)
+    except DataError:
+        return 0  # it will be refused before it is decoded
 
 
 def _is_large(image: NDArray[Any]) -> bool:

@@ -12,7 +12,7 @@ class ServerSettings:
     """Where a server listens and what it lets happen."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 lets other machines in."""
+    """Address to listen on, which must not be empty; 0.0.0.0 lets other machines in."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     api_key_file: Path | None = None
@@ -29,18 +29,29 @@ class ServerSettings:
     """Robots whose steps the network takes together at most; 1 for no batches."""
     batch_wait: float = 0.002
     """Seconds a step may wait for other robots', so that the network takes them together; one alone never waits."""
-    max_message_mb: float = 64.0
+    max_message_mb: float = 16.0
     """Largest message, megabytes."""
+    max_memory_mb: float = 256.0
+    """Megabytes of messages that all sessions hold together; beyond it the session that holds most is closed."""
     idle_seconds: float = 600.0
     """A connection without a request for so long is closed."""
     grace_seconds: float = 10.0
     """Time for requests under way when the server is told to stop."""
 
     def __post_init__(self) -> None:
-        positive = ("max_sessions", "max_latency", "max_batch", "max_message_mb", "idle_seconds", "grace_seconds")
+        if not self.host.strip():
+            raise ValueError(
+                f"host is {self.host!r}; it must name an address; give 127.0.0.1, or 0.0.0.0 for a network"
+            )
+        positive = ("max_sessions", "max_latency", "max_batch", "idle_seconds", "grace_seconds")
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 < self.max_message_mb <= self.max_memory_mb < math.inf:
+            raise ValueError(
+                f"max_message_mb is {self.max_message_mb} and max_memory_mb {self.max_memory_mb}; both must be finite, "
+                "above 0, and a message not larger than the memory; give other numbers"
+            )
         if not 0 <= self.batch_wait < math.inf:
             raise ValueError(f"batch_wait is {self.batch_wait}; it must be at least 0 seconds")
         if not 0 <= self.port < 1 << 16:

@@ -1,0 +1,173 @@
+"""The connections of a server: which bytes each one holds, and which one gives its place to a newcomer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+
+ACTIVE_SECONDS = 60.0
+"""A session without a request for so long may lose its place to a newcomer."""
+CLOSE_SECONDS = 1.0
+"""A connection that does not close by itself is cut off after so long."""
+MAX_HANDSHAKES = 256
+"""Connections without a session; beyond it the oldest is cut off."""
+MAX_SMALL_FRAMES = 256
+"""Small frames a second that a connection may send between two requests."""
+_SMALL_FRAME = 1024
+_SLICE = 1024
+_POLICY_VIOLATION, _TRY_LATER = 1008, 1013
+_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+_LOG = logging.getLogger(__name__)
+
+
+class Connection(ServerConnection):
+    """A connection that knows how many bytes it holds and when its last request came."""
+
+    def __init__(self, connections: Connections, *args: Any, **choices: Any) -> None:  # noqa: ANN401 (websockets')
+        """Take the server's connections; the rest is as for the base class."""
+        super().__init__(*args, **choices)
+        self.is_busy = False
+        """Whether a request is under way."""
+        self._connections = connections
+        self._last_request: float | None = None
+        self._frames = self._small_frames = 0
+        self._counted_since = 0.0
+        self._unanswered = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes received and not yet answered, and bytes to be sent."""
+        return self._unanswered + len(self.protocol.reader.buffer) + self.transport.get_write_buffer_size()
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since the last request; infinite before the first one."""
+        if self.is_busy:
+            return 0.0
+        return float("inf") if self._last_request is None else self.loop.time() - self._last_request
+
+    def begin(self) -> None:
+        """Note that a request has come."""
+        self.is_busy, self._last_request, self._small_frames = True, self.loop.time(), 0
+
+    def end(self, size: int) -> None:
+        """Note that a request of so many bytes is answered."""
+        self.is_busy = False
+        self._unanswered -= size
+        self._connections.weigh(self)
+
+    def drop(self, code: int, reason: str) -> None:
+        """Close the connection without waiting for the other side."""
+        self._connections.remove(self)
+        self.protocol.fail(code, reason)
+        self.protocol.reader.discard()
+        self.send_data()
+        self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._connections.remove(self)
+
+    def data_received(self, data: bytes) -> None:
+        # Many tiny frames in one read would hold up the event loop; a slice of them is enough to notice.
+        start, size = 0, _SLICE
+        while start < len(data) and self in self._connections:
+            frames = self._frames
+            super().data_received(data[start : start + size])
+            start += size
+            size = 2 * size if self._frames == frames else _SLICE
+        self._connections.weigh(self)
+
+    def process_event(self, event: Request | Frame) -> None:  # type: ignore[override]
+        if isinstance(event, Frame):
+            self._frames += 1
+            if event.opcode in _DATA:
+                self._unanswered += len(event.data)
+            if len(event.data) < _SMALL_FRAME:
+                self._count_small_frame()
+        super().process_event(event)
+
+    def _count_small_frame(self) -> None:
+        if self.loop.time() - self._counted_since > 1.0:
+            self._small_frames, self._counted_since = 0, self.loop.time()
+        self._small_frames += 1
+        if self._small_frames > MAX_SMALL_FRAMES and self in self._connections:
+            self.drop(_POLICY_VIOLATION, f"more than {MAX_SMALL_FRAMES} small frames came without a request")
+
+
+class Connections:
+    """All connections of one server; belongs to its event loop."""
+
+    def __init__(self, *, max_sessions: int, max_bytes: float) -> None:
+        """Start empty.
+
+        Args:
+            max_sessions: sessions at a time.
+            max_bytes: bytes that all connections may hold together.
+        """
+        self._max_sessions, self._max_bytes = max_sessions, max_bytes
+        self._handshakes: dict[Connection, None] = {}
+        self._sessions: dict[Connection, None] = {}
+        self._held: dict[Connection, int] = {}
+
+    def __contains__(self, connection: object) -> bool:
+        return connection in self._held
+
+    @property
+    def sessions(self) -> tuple[Connection, ...]:
+        """Sessions, oldest first."""
+        return tuple(self._sessions)
+
+    @property
+    def active(self) -> int:
+        """Sessions with a request in the last ACTIVE_SECONDS."""
+        return sum(session.idle_seconds < ACTIVE_SECONDS for session in self._sessions)
+
+    @property
+    def held(self) -> int:
+        """Bytes that all connections hold."""
+        return sum(self._held.values())
+
+    def add(self, connection: Connection) -> None:
+        """Add a connection that has no session yet."""
+        self._handshakes[connection] = None
+        self._held[connection] = 0
+        if len(self._handshakes) > MAX_HANDSHAKES:
+            oldest = next(iter(self._handshakes))
+            self.remove(oldest)
+            oldest.transport.abort()
+
+    def start_session(self, connection: Connection) -> None:
+        """Give a place to a connection; if there is none, the session that has been idle for longest loses its own."""
+        self._handshakes.pop(connection, None)
+        if len(self._sessions) >= self._max_sessions:
+            longest = max(self._sessions, key=lambda session: session.idle_seconds)
+            longest.drop(_TRY_LATER, "another robot needs the place of this idle connection; connect again")
+        self._sessions[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self._handshakes.pop(connection, None)
+        self._sessions.pop(connection, None)
+        self._held.pop(connection, None)
+
+    def weigh(self, connection: Connection) -> None:
+        """Note what a connection holds; while all hold too much, drop the one that holds most."""
+        if connection not in self._held:
+            return
+        self._held[connection] = connection.held
+        while self.held > self._max_bytes:
+            largest = max(self._held, key=self._held.__getitem__)
+            _LOG.warning("a connection was closed: all hold %d bytes, it alone %d", self.held, self._held[largest])
+            largest.drop(
+                _TRY_LATER, "all connections hold more than max_memory_mb, this one most; send smaller messages"
+            )
