@@ -97,7 +97,7 @@ def test_saving_again_replaces_the_whole_folder(model: RT1, saved: Path) -> None
 
 def test_a_folder_with_other_files_is_not_replaced(model: RT1, saved: Path) -> None:
     (saved / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"last holds notes.txt, which saving a checkpoint there would remove"):
+    with pytest.raises(SaveError, match=r"last holds notes\.txt, which replacing it would remove"):
         save_checkpoint(saved, model=model, info=_info(model))
     assert (saved / "notes.txt").read_text() == "mine"
 

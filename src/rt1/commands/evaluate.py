@@ -17,10 +17,11 @@ from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
 from rt1.evaluate.made import ReportContext
-from rt1.evaluate.offline_report import PAGE_FILE
+from rt1.evaluate.offline_report import JSON_FILE, PAGE_FILE
 from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
 from rt1.evaluate.plots import percent
 from rt1.evaluate.run import evaluate_checkpoint
+from rt1.folders import check_folder
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 from rt1.tuning import ActingSettings
@@ -69,6 +70,7 @@ class EvaluateCommand:
     def run(self, command: str) -> int:
         """Evaluate."""
         out = self.out or _report_folder(resolve(self.checkpoint))
+        check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         context = ReportContext(command=command)
         wants_trials = self.trials is not None or bool(self.tasks) or self.env is not None
