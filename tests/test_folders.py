@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from rt1.cli import main
 from rt1.errors import LockedError, SaveError
 from rt1.folders import LOCK_FILE, check_folder, locked, replacing_alone, working_in
 
@@ -145,3 +149,50 @@ def test_a_folder_is_replaced_by_one_process_at_a_time_and_the_leftovers_of_a_ki
     assert _names(tmp_path) == [".name.writing-1"]
     _replace(tmp_path / "name")
     assert _names(tmp_path) == ["name"]
+
+
+COMMANDS = {
+    "record": "--tasks faucet-open",
+    "train": "--data DATA --preset debug",
+    "improve": "--data DATA --preset debug",
+    "demo": "",
+    "evaluate": "--checkpoint CHECKPOINT --data DATA --trials 0",
+    "export": "CHECKPOINT --to torch-export",
+    "convert rlds": "DATA --to rlds",
+    "convert lerobot": "DATA --to lerobot --fps 3",
+    "convert tensorflow": "CHECKPOINT",
+    "convert flax": "CHECKPOINT",
+    "convert imagenet": "CHECKPOINT/model.safetensors",
+    "inspect": "DATA",
+    "harvest": "DATA",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_writes_where_something_else_is_or_where_no_name_is_given(
+    command: str,
+    make_source: Callable[..., Any],
+    write_recording: Callable[..., Path],
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, checkpoint = write_recording(tmp_path / "data", make_source(3, 2)), make_checkpoint(tmp_path / "checkpoint")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path / "thesis")
+    words = [*command.split(), *COMMANDS[command].replace("DATA", str(data)).split()]
+    words = [word.replace("CHECKPOINT", str(checkpoint)) for word in words]
+    before = _files(tmp_path)
+    for out in ("", str(data), str(tmp_path / "thesis"), "/"):
+        assert main([*words, "--out", out]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("rt1: ")
+        assert re.search("; give (a|the) (new|name)|current folder|is the file to convert|other settings", line), line
+    assert _files(tmp_path) == before
+
+
+def _files(folder: Path) -> dict[Path, bytes]:
+    """Return what is in all files but a data set's index, which reading makes."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and ".rt1-index" not in path.parts}

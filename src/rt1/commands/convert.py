@@ -75,6 +75,7 @@ class ConvertImageNetCommand:
 
     def run(self, _command: str) -> int:
         """Convert."""
+        check_replaceable(self.out)  # before the weights are read
         if self.out.resolve() == self.path.resolve():
             raise SaveError(f"{self.out} is the file to convert, which must not be replaced; give another file")
         report = convert_imagenet(self.path, self.out)
