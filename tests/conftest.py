@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import signal
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ from rt1.text.encoder import TableEncoder
 
 with suppress(RenderingError):  # the fixture `gl` skips what needs it
     choose_gl()  # before any test imports MuJoCo, which reads it once and for all
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's `&` starts the tests so, and they send Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # a tiny training test takes 1 s with one thread and up to 60 s on a busy machine
 

@@ -95,9 +95,23 @@ def test_saving_again_replaces_the_whole_folder(model: RT1, saved: Path) -> None
         load_training(saved)
 
 
+@pytest.mark.parametrize("name", ["checkpoint.json", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_named_with_the_reason(
+    name: str, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_unless_it_is_locked(path: Path, *words: Any, **more: Any) -> Any:
+        if path.name == name:
+            raise PermissionError(13, "Permission denied")  # root may read everything
+        return open(path, *words, **more)  # noqa: PTH123
+
+    monkeypatch.setattr(Path, "open", open_unless_it_is_locked)
+    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: Permission denied"):
+        load_model(saved)
+
+
 def test_a_folder_with_other_files_is_not_replaced(model: RT1, saved: Path) -> None:
     (saved / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"last holds notes.txt, which saving a checkpoint there would remove"):
+    with pytest.raises(SaveError, match=r"last holds notes\.txt, which replacing it would remove"):
         save_checkpoint(saved, model=model, info=_info(model))
     assert (saved / "notes.txt").read_text() == "mine"
 

@@ -37,6 +37,7 @@ INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
 TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
 EXPORT_FILE = "export.json"
 """What makes a folder an export, see :mod:`rt1.export.manifest`, which acts but is no checkpoint."""
+CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS)
 _CURE = "restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
@@ -116,13 +117,12 @@ def save_checkpoint(
     """Write a checkpoint folder in one go; what was there stays until the new one is complete.
 
     Raises:
-        CheckpointError: the folder holds other files, or the action specs are not the network's.
-        SaveError: the disk is full or read-only.
+        CheckpointError: the action specs are not the network's.
+        SaveError: the folder holds other files, or the disk is full or read-only.
     """
     folder = Path(folder)
     _check_specs(info, model.config)
-    _refuse_foreign_files(folder)
-    with replacing(folder) as beside:
+    with replacing(folder, holding=CHECKPOINT_FILES) as beside:
         beside.mkdir()
         _save_tensors(model.state_dict(), beside / MODEL_FILE)
         if training is not None:
@@ -142,17 +142,6 @@ def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
         raise CheckpointError(
             f"the action spec has {found}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
             "spec the network was built for"
-        )
-
-
-def _refuse_foreign_files(folder: Path) -> None:
-    """A checkpoint takes the place of the whole folder: anything else in it would be lost."""
-    ours = {INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS}
-    foreign = sorted({entry.name for entry in folder.iterdir()} - ours) if folder.is_dir() else []
-    if foreign:
-        raise CheckpointError(
-            f"{folder} holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}, which saving a checkpoint "
-            "there would remove; give a new folder"
         )
 
 
@@ -401,3 +390,7 @@ def _load_tensors(file: Path) -> dict[str, Tensor]:
 def _check_there(file: Path) -> None:
     if not file.is_file():
         raise CheckpointError(f"{file} is missing; a checkpoint needs it; restore it, or use another checkpoint")
+    try:
+        file.open("rb").close()  # safetensors calls a file that may not be read missing
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}; check who may read it") from error

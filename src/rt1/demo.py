@@ -18,6 +18,7 @@ from rt1.evaluate.envs.metaworld import MetaWorldConfig
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.files import write_text
+from rt1.folders import working_in
 from rt1.machine import PeakMemory, commit
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.progress import duration
@@ -27,6 +28,8 @@ from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
 
 T = TypeVar("T")
+
+STATE_FILE = "demo.json"
 
 TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdown", "door-unlock")
 """Tasks that need looking: faucet-open and faucet-close share a scene, the others have low blind floors."""
@@ -70,7 +73,14 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
 
     Raises:
         ValueError: settings that differ from those the folder was begun with.
+        SaveError: the folder holds something else.
+        LockedError: another process works in the folder.
     """
+    with working_in(demo.out, ours=(STATE_FILE,)):
+        return _run_stages(demo, command)
+
+
+def _run_stages(demo: DemoSettings, command: str) -> DemoResult:
     # Everything a user can get wrong shows before the first file is written and not after minutes of work.
     env = EnvSettings(metaworld=MetaWorldConfig(image_size=_image_size(demo), supersample=2))
     tasks = env.check_tasks(demo.tasks)
@@ -121,7 +131,7 @@ class _Stages:
     """The demo's folder: what is done, and how long it took."""
 
     def __init__(self, demo: DemoSettings) -> None:
-        self._file = demo.out / "demo.json"
+        self._file = demo.out / STATE_FILE
         self.data, self.training = demo.out / "data", demo.out / "run"
         wanted = {k: v for k, v in settings.to_json(replace(demo, out=Path())).items() if k not in ("out", "trials")}
         self._state: dict[str, Any] = {"settings": wanted, "seconds": {}, "peak_gb": None, "evaluated": None}
@@ -134,6 +144,7 @@ class _Stages:
                     f"{demo.out} holds a demo with other settings ({self._state['settings']}); give another --out "
                     "or remove it"
                 )
+        self._save()
 
     @property
     def seconds(self) -> dict[str, float]:

@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import socket
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from rt1.errors import SaveError
 
+_HALF_WRITTEN = re.compile(r"\..+\.writing-(?:([0-9a-f]{8})-)?(\d+)")
+_ABANDONED_SECONDS = 24 * 3600
+"""Age at which a half-written file of another machine counts as left behind: nothing takes so long to write."""
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
     """Yield a path beside ``path`` to write a file or folder to; it takes ``path``'s place when the block ends well.
 
-    A file is synced to disk before the rename, a folder with every file in it. When the block fails the half-written
-    file is removed and ``path`` is as before. A full or read-only disk raises :class:`SaveError`.
+    A file is synced to disk before the rename, a folder with every file in it. All files get the mode that the umask
+    gives. When the block fails the half-written file is removed and ``path`` is as before.
+
+    Args:
+        path: a symbolic link stays and its target is replaced.
+        holding: empty for a file; for a folder see :func:`check_replaceable`.
+
+    Raises:
+        SaveError: a full or read-only disk, or something at ``path`` that :func:`check_replaceable` refuses.
     """
-    beside = path.with_name(f".{path.name}.writing-{os.getpid()}")
+    check_replaceable(path, holding)
+    target = _target(path)
+    beside = _beside(target)
     try:
         _remove(beside)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
         yield beside
-        _sync_tree(beside)
-        _swap(beside, path)
-        _sync(path.parent)
+        _settle(beside)
+        check_replaceable(path, holding)
+        _swap(beside, target)
+        _sync(target.parent)
     except OSError as error:
         with suppress(OSError):  # what hinders writing may hinder removing
             _remove(beside)
@@ -38,14 +61,54 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def check_replaceable(path: Path, holding: Sequence[str] = ()) -> None:
+    """Refuse to replace what is not ours.
+
+    A file replaces regular files only. A folder replaces an empty folder or one of its own kind, never the current
+    folder or one above it.
+
+    Args:
+        path: what would be replaced; it may be missing.
+        holding: empty for a file; for a folder the names or patterns of its files. The first one marks the kind of
+            folder: a folder without that file, or with files of other names, is refused.
+
+    Raises:
+        SaveError: it must not be replaced.
+    """
+    target = _target(path)
+    if not target.exists():
+        return
+    if not holding:
+        if not target.is_file():
+            kind = "a folder" if target.is_dir() else "no regular file"
+            raise SaveError(f"{path} is {kind}, which a file must not replace; give the name of a file")
+        return
+    if not target.is_dir():
+        raise SaveError(f"{path} is a file, which a folder must not replace; give a new folder")
+    current = Path.cwd()
+    if target in (current, *current.parents):
+        raise SaveError(f"{path} is the current folder or one above it, which must not be replaced; give a new folder")
+    names = sorted(entry.name for entry in target.iterdir())
+    if holding[0] in names:
+        names = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in holding)]
+    if names:
+        raise SaveError(f"{path} holds {first_names(names)}, which replacing it would remove; give a new folder")
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Return the first three of some names for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
 def recover(path: Path) -> None:
     """Clear up after a process that was killed while it saved the folder ``path``.
 
     Killed between the two renames, it left the old folder under another name: that one comes back. Half-written
     folders are removed. Only for a path that no other process is writing.
     """
-    _put_back(path)
-    for half_written in path.parent.glob(f".{path.name}.writing-*"):
+    target = _target(path)
+    _put_back(target)
+    for half_written in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         _remove(half_written)
 
 
@@ -61,12 +124,75 @@ def write_text(path: Path, text: str) -> None:
 
 
 def user_cache() -> Path:
-    """Return the folder of the user's cache that is ours."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1"
+    """Return the folder of the user's cache that is ours; a user without a home has it in the temporary folder."""
+    if cache_home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache_home) / "rt1"
+    try:
+        return Path.home() / ".cache" / "rt1"
+    except RuntimeError:  # HOME is not set, and the user has no entry in the password file
+        return _temporary_cache()
+
+
+@cache
+def _temporary_cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"rt1-cache-{os.getuid()}"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not folder.is_symlink() and folder.stat().st_uid == os.getuid():
+            return folder
+    return Path(tempfile.mkdtemp(prefix="rt1-cache-"))  # another user has put something there
+
+
+def aside(path: Path) -> Path:
+    """Return where the folder ``path`` stands while a new one takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _target(path: Path) -> Path:
+    """Return the absolute path behind symbolic links; ``.`` has a name then."""
+    return Path(os.path.realpath(path))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.writing-{_machine()}-{os.getpid()}")
+
+
+@cache
+def _machine() -> str:
+    """Return eight digits of this machine and this numbering of processes: containers have numberings of their own."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes that are dead have left half-written in a folder; once per process and folder."""
+    for path in folder.glob(".*.writing-*"):
+        match = _HALF_WRITTEN.fullmatch(path.name)
+        with suppress(OSError):  # another process removes it, too, or it belongs to another user
+            if match is not None and _is_abandoned(path, match[1], int(match[2])):
+                _remove(path)
+
+
+def _is_abandoned(path: Path, machine: str | None, process: int) -> bool:
+    if machine != _machine() or os.name != "posix":
+        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
+    try:
+        os.kill(process, 0)  # asks whether it lives
+    except ProcessLookupError:
+        return True
+    except OSError:  # it does, and is another user's
+        return False
+    return False
 
 
 def _swap(beside: Path, path: Path) -> None:
     """Rename into place; a folder that is already there steps aside first, since rename cannot replace it."""
+    if not beside.is_dir():
+        beside.replace(path)
+        return
     old = aside(path)
     try:
         if path.is_dir():
@@ -84,16 +210,25 @@ def _put_back(path: Path) -> None:
         aside(path).rename(path)
 
 
-def aside(path: Path) -> Path:
-    """Return where the folder ``path`` stands while a new one takes its place."""
-    return path.with_name(f".{path.name}.old")
-
-
-def _sync_tree(path: Path) -> None:
+def _settle(path: Path) -> None:
+    """Sync a file or a whole folder to disk; a file that its writer closed to others gets the mode of the umask."""
     if path.is_dir():
         for child in path.iterdir():
-            _sync_tree(child)
+            _settle(child)
+    elif not path.stat().st_mode & 0o077:  # safetensors makes such files, whatever the umask
+        path.chmod(_usual_mode(path.parent))
     _sync(path)
+
+
+def _usual_mode(folder: Path) -> int:
+    """Return the mode of a new file in a folder: found out by making one, as asking for the umask would change it."""
+    probe = _beside(folder / "mode")
+    descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
+    try:
+        return os.fstat(descriptor).st_mode & 0o777
+    finally:
+        os.close(descriptor)
+        probe.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Signals that ask a server to end, as an event of its loop."""
+"""Signals that ask a process to end, and for servers an event of their loop."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ import signal
 from contextlib import suppress
 
 
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to end: SIGTERM, and Ctrl-C and SIGHUP unless they are ignored.
+
+    ``nohup`` starts a process that ignores SIGHUP, and a script's ``&`` one that ignores SIGINT: they are to go on.
+    """
+    others = [getattr(signal, name) for name in ("SIGINT", "SIGHUP") if hasattr(signal, name)]  # Windows has no SIGHUP
+    return [signal.SIGTERM, *(number for number in others if signal.getsignal(number) is not signal.SIG_IGN)]
+
+
 def stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGTERM and SIGINT set; call it in the main thread, from within the loop that waits."""
+    """Return an event that :func:`stop_signals` set; call it in the main thread, from within the loop that waits."""
     stop = asyncio.Event()
     with suppress(NotImplementedError):  # Windows has no signals for event loops; Ctrl-C still ends it
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
     return stop

@@ -149,7 +149,7 @@ def test_other_settings_and_other_folders_are_refused(tmp_path: Path, lerobot: L
     with pytest.raises(DataError, match="was begun with other settings: fps was 3, now 4"):
         LeRobotWriter(tmp_path / "set", replace(lerobot, fps=4))
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(DataError, match="is not empty and no LeRobot data set begun here"):
+    with pytest.raises(SaveError, match=r"holds set, thesis\.txt and none of"):
         LeRobotWriter(tmp_path, lerobot)
 
 

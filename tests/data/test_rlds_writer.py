@@ -12,7 +12,7 @@ import pytest
 
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
-from rt1.errors import DataError
+from rt1.errors import DataError, SaveError
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -84,9 +84,9 @@ def test_other_settings_are_refused_by_the_setting_that_differs(tmp_path: Path, 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path, settings: RecordingSettings) -> None:
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(DataError, match="is not empty and is no recording"):
+    with pytest.raises(SaveError, match=r"holds thesis\.txt and none of recording\.json"):
         RLDSWriter(tmp_path, settings)
-    with pytest.raises(DataError, match="is not empty and is no recording"):
+    with pytest.raises(SaveError, match=r"thesis\.txt is a file"):
         RLDSWriter(tmp_path / "thesis.txt", settings)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,28 @@ def test_an_error_in_a_worker_comes_back_as_it_was() -> None:
 def test_a_killed_worker_is_one_line_with_the_cure() -> None:
     with pytest.raises(WorkerError, match=r"a worker process died .* run the command again with fewer workers"):
         list(run_jobs(os._exit, [1, 1], workers=2))
+
+
+_PARENT = """
+import functools, time
+from rt1.evaluate.workers import run_jobs
+list(run_jobs(time.sleep, [600, 600], workers=2, prepare=functools.partial(print, "ready", flush=True)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_their_parent_however_it_ends(number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+            process.send_signal(number)
+            process.communicate(timeout=30)  # the pipe ends with the last process that may write to it
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_job_apart_runs_in_another_process_though_it_is_the_only_one_and_leaves_ctrl_c_alone() -> None:

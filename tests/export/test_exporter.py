@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.errors import ExportError
+from rt1.errors import ExportError, SaveError
 from rt1.export.exporter import ExportSettings, export
 from rt1.export.manifest import MANIFEST_FILE, Format, Manifest, read_manifest
 from rt1.export.torch_host import load_exported
@@ -172,9 +172,9 @@ def test_a_sentence_that_cannot_be_encoded_stops_the_export(
 
 def test_a_folder_with_other_files_is_left_alone(torch_export: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"holds notes\.txt, which exporting there would remove; give a new folder"):
+    with pytest.raises(SaveError, match=r"holds notes\.txt, which replacing it would remove"):
         export(torch_export[0], tmp_path, TORCH)
-    with pytest.raises(ExportError, match="is a file, which exporting there would remove"):
+    with pytest.raises(SaveError, match=r"notes\.txt is a file"):
         export(torch_export[0], tmp_path / "notes.txt", TORCH)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -182,7 +182,7 @@ def test_a_folder_with_other_files_is_left_alone(torch_export: tuple[Path, Path]
 def test_a_checkpoint_is_not_taken_for_an_export(torch_export: tuple[Path, Path]) -> None:
     checkpoint, _ = torch_export
     before = sorted(checkpoint.iterdir())
-    with pytest.raises(ExportError, match="which exporting there would remove"):
+    with pytest.raises(SaveError, match="which replacing it would remove"):
         export(checkpoint, checkpoint, TORCH)
     assert sorted(checkpoint.iterdir()) == before
 

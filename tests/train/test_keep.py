@@ -12,10 +12,10 @@ from rt1.train.keep import keep
 def _kept(run: Path, updates: range, *, newest: int, every: int) -> list[str]:
     for update in updates:
         (run / "last").mkdir(parents=True, exist_ok=True)
-        (run / "last" / "file").unlink(missing_ok=True)
-        (run / "last" / "file").write_text(str(update))
+        (run / "last" / "checkpoint.json").unlink(missing_ok=True)
+        (run / "last" / "checkpoint.json").write_text(str(update))
         keep(run / "last", update, newest=newest, every=every)
-    assert all(int((path / "file").read_text()) == int(path.name[7:]) for path in run.glob("update-*"))
+    assert all(int((path / "checkpoint.json").read_text()) == int(path.name[7:]) for path in run.glob("update-*"))
     return sorted(path.name for path in run.glob("update-*"))
 
 
@@ -34,8 +34,8 @@ def test_the_newest_stay_and_every_so_many_for_good(newest: int, every: int, wan
 
 
 def test_other_folders_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "update-mine").mkdir()
-    (tmp_path / "best").mkdir()
-    _kept(tmp_path / "run", range(3), newest=1, every=0)
-    assert (tmp_path / "update-mine").is_dir()
-    assert (tmp_path / "best").is_dir()
+    names = ["best", "last", "update-00000099", "update-mine"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    keep(tmp_path / "last", 5, newest=1, every=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

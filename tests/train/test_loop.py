@@ -19,14 +19,15 @@ from safetensors.torch import load_file, save_file
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import load_info, load_model, load_training
 from rt1.data.augment import AugmentSettings
-from rt1.errors import DataError, SaveError, TrainingError
+from rt1.errors import DataError, LockedError, SaveError, TrainingError
+from rt1.folders import working_in
 from rt1.metrics import METRICS_FILE, read_metrics
 from rt1.text.encoder import TableEncoder
 from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
 from rt1.train.log import LogSettings
-from rt1.train.loop import RunResult, train
+from rt1.train.loop import RUN_FILES, RunResult, train
 from rt1.train.meter import MACHINE
 from rt1.train.optim import OptimizerSettings
 from rt1.train.validation import validate
@@ -108,7 +109,7 @@ def test_a_run_ends_with_its_last_update(whole: tuple[Path, RunResult]) -> None:
     assert load_training(run / "last").progress["update"] == 12
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_run_stopped_by_a_signal_goes_on_with_the_losses_of_an_uninterrupted_one(
     number: signal.Signals,
     make_source: MakeSource,
@@ -116,13 +117,14 @@ def test_a_run_stopped_by_a_signal_goes_on_with_the_losses_of_an_uninterrupted_o
     tmp_path: Path,
     whole: tuple[Path, RunResult],
 ) -> None:
-    handler = signal.getsignal(number)
+    before, handler = signal.getsignal(number), signal.default_int_handler
+    signal.signal(number, handler)
     stopping = make_source(*LENGTHS, before_read=_At(7 * 4, lambda: signal.raise_signal(number)))
     stopped = train(stopping, short(), tmp_path / "run")
     assert not stopped.finished
     assert 0 < stopped.updates < 12
     assert load_training(tmp_path / "run").progress["update"] == stopped.updates  # saved on the way out
-    assert signal.getsignal(number) is handler
+    assert signal.signal(number, before) is handler
     resumed = train(make_source(*LENGTHS), short(), tmp_path / "run")
     assert (resumed.updates, resumed.finished, resumed.best) == (12, True, whole[1].best)
     _assert_same_run(tmp_path / "run", whole[0])
@@ -418,8 +420,35 @@ def test_a_run_folder_that_cannot_be_written_shows_before_the_first_update(
     make_source: MakeSource, short: MakeConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(SaveError, match=r"could not save .*file/run/last"):
+    with pytest.raises(SaveError, match=r"could not save .*file/run"):
         train(make_source(*LENGTHS), short(), tmp_path / "file" / "run")
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:
+    run, refused = tmp_path / "run", []
+
+    def train_too() -> None:
+        with pytest.raises(LockedError, match=r"run is in use by process \d+ on"):
+            train(make_source(*LENGTHS), short(), run)
+        refused.append(read_metrics(run))
+
+    config = short(updates=4)
+    assert train(make_source(*LENGTHS, before_read=_At(3 * 4, train_too)), config, run).finished
+    assert len(refused) == 1
+    assert [record["update"] for record in _records(run)] == [1, 2, 3, 4]
+    with working_in(run, ours=RUN_FILES):  # another one may go on
+        assert (run / "last").is_dir()
+
+
+def test_a_run_is_not_written_into_a_data_set(
+    make_source: MakeSource, short: MakeConfig, write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = make_source(3, 2)
+    data = write_recording(tmp_path / "data", source)
+    before = sorted(data.iterdir())
+    with pytest.raises(SaveError, match=r"data holds dataset_info\.json, .* and none of last, best"):
+        train(source, short(), data)
+    assert sorted(data.iterdir()) == before
 
 
 def test_a_disk_that_fills_up_loses_nothing_already_saved(

@@ -9,9 +9,11 @@ from typing import Literal
 
 import tyro
 
-from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.checkpoint import CHECKPOINT_FILES, CheckpointInfo, save_checkpoint
 from rt1.data.convert import ConvertSettings, convert_source
 from rt1.data.open_data import DataOptions, open_data
+from rt1.errors import SaveError
+from rt1.files import check_replaceable
 from rt1.model.convert import (
     Conversion,
     convert_flax,
@@ -37,6 +39,7 @@ class ConvertTensorFlowCommand:
 
     def run(self, _command: str) -> int:
         """Convert."""
+        check_replaceable(self.out, CHECKPOINT_FILES)  # before the weights are read
         found = convert_tensorflow(self.path, config=self.config, action_order=self.action_order or None)
         return _save(found, self.out)
 
@@ -56,6 +59,7 @@ class ConvertFlaxCommand:
 
     def run(self, _command: str) -> int:
         """Convert."""
+        check_replaceable(self.out, CHECKPOINT_FILES)  # before the weights are read
         found = convert_flax(self.path, config=self.config, action_order=self.action_order or None)
         return _save(found, self.out)
 
@@ -71,6 +75,9 @@ class ConvertImageNetCommand:
 
     def run(self, _command: str) -> int:
         """Convert."""
+        check_replaceable(self.out)  # before the weights are read
+        if self.out.resolve() == self.path.resolve():
+            raise SaveError(f"{self.out} is the file to convert, which must not be replaced; give another file")
         report = convert_imagenet(self.path, self.out)
         print(f"{self.out}: {len(report.used)} tensors of {report.format}")
         _print_skipped(report.skipped, report.notes)

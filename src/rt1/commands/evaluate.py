@@ -16,7 +16,8 @@ from rt1.data.open_mixture import joined, open_mixture
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
-from rt1.report.offline import PAGE_FILE
+from rt1.folders import check_folder
+from rt1.report.offline import JSON_FILE, PAGE_FILE
 from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.report.run_offline import OfflineSettings, evaluate_recorded
@@ -69,6 +70,7 @@ class EvaluateCommand:
     def run(self, command: str) -> int:
         """Evaluate."""
         out = self.out or _report_folder(resolve(self.checkpoint))
+        check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         context = ReportContext(command=command)
         wants_trials = self.trials is not None or bool(self.tasks) or self.env is not None

@@ -8,8 +8,9 @@ from pathlib import Path
 import tyro
 
 from rt1.data.open_data import DataOptions, open_data
-from rt1.export.exporter import ExportSettings, export
+from rt1.export.exporter import EXPORT_FILES, ExportSettings, export
 from rt1.export.manifest import TABLE_FILE, Manifest
+from rt1.files import check_replaceable
 from rt1.text.load import load_text_encoder
 
 
@@ -33,6 +34,7 @@ class ExportCommand:
 
     def run(self, _command: str) -> int:
         """Export."""
+        check_replaceable(self.out, EXPORT_FILES)  # before anything is read
         source = None if self.data is None else open_data(self.data, self.options)
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         manifest = export(

@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from rt1.data.open_data import DataOptions, open_data
+from rt1.files import check_replaceable
 from rt1.harvest import harvest_text_table
 from rt1.text.encoder import USE_LARGE_5
 
@@ -28,6 +29,7 @@ class HarvestCommand:
 
     def run(self, _command: str) -> int:
         """Harvest."""
+        check_replaceable(self.out)  # before the data are read
         source = open_data(self.path, self.data)
         stored = getattr(source, "text_encoder", None)
         name = self.encoder or (USE_LARGE_5.name if stored is None else str(stored["name"]))

@@ -10,7 +10,8 @@ import tyro
 
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_info, save_checkpoint
 from rt1.data.open_data import DataOptions, open_data
-from rt1.improve.loop import Improvement, ImproveSettings, improve, success
+from rt1.folders import check_folder
+from rt1.improve.loop import IMPROVE_FILES, Improvement, ImproveSettings, improve, success
 from rt1.report.self_improvement import write_report
 from rt1.text.load import load_identified, load_text_encoder
 from rt1.train.config import TrainConfig
@@ -40,6 +41,7 @@ class ImproveCommand:
 
     def run(self, command: str) -> int:
         """Improve."""
+        check_folder(self.out, ours=IMPROVE_FILES)
         source = open_data(self.data, DataOptions())
         stored = stored_text_encoder(source)
         if self.text_encoder is not None:

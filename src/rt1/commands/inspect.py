@@ -9,6 +9,7 @@ import tyro
 
 from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
 from rt1.data.open_data import DataOptions, open_data
+from rt1.files import check_replaceable
 from rt1.inspection.survey import show_episode, survey_data
 from rt1.report.dataset import write_page
 from rt1.report.dataset_terminal import checkpoint_text, data_text
@@ -35,6 +36,8 @@ class InspectCommand:
                 raise ValueError(f"{self.path} is a checkpoint, which has no page; leave out --out {self.out}")
             print(checkpoint_text(self.path))
             return 0
+        if self.out is not None:
+            check_replaceable(self.out)  # before the data are read
         source = open_data(self.path, self.data)
         survey = survey_data(source)
         print(data_text(survey))

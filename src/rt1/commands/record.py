@@ -7,8 +7,10 @@ from pathlib import Path
 
 import tyro
 
+from rt1.data.rlds_schema import RECORDING_FILE
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
+from rt1.folders import check_folder
 from rt1.text.load import load_text_encoder
 
 
@@ -27,6 +29,7 @@ class RecordCommand:
 
     def run(self, _command: str) -> int:
         """Record."""
+        check_folder(self.out, ours=(RECORDING_FILE,))  # before anything is loaded
         report = record(self.out, env=self.env, settings=self.record, encoder=load_text_encoder(self.text_encoder))
         rejected = ", ".join(f"{task} {count}" for task, count in report.rejected.items() if count) or "none"
         print(

@@ -13,12 +13,13 @@ import tyro
 from rt1.checkpoint import load_whole_info
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
+from rt1.folders import check_folder
 from rt1.machine import tune_allocator
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.train.config import TrainConfig
-from rt1.train.loop import train
+from rt1.train.loop import RUN_FILES, train
 
 
 def starting_config(name: str, init: str) -> TrainConfig:
@@ -54,6 +55,7 @@ class TrainCommand:
 
     def run(self, _command: str) -> int:
         """Train."""
+        check_folder(self.out, ours=RUN_FILES)  # before the data are read
         tune_allocator(keep=self.config.activations != "recomputed")
         sources = open_mixture(self.data, self.options)
         paraphrases = {} if self.paraphrases is None else load_paraphrases(self.paraphrases)

@@ -21,6 +21,7 @@ from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.errors import DataError
+from rt1.folders import working_in
 from rt1.names import lookup
 from rt1.progress import progress
 
@@ -92,6 +93,8 @@ def convert_data(
 
     Raises:
         DataError: a data set that cannot be read, an episode that cannot be written, ``out`` begun otherwise.
+        SaveError: ``out`` holds something else.
+        LockedError: another process writes to ``out``.
         ValueError: an unknown format, a setting that has no use here.
     """
     folder, out, settings = Path(folder), Path(out), settings or ConvertSettings()
@@ -113,7 +116,8 @@ def convert_source(
     if not len(source.lengths):
         raise DataError(f"{source.name} has no episodes; there is nothing to convert")
     write = lookup("format", to, {"rlds": _write_rlds, "lerobot": _write_lerobot})
-    resumed_at = write(source, out, settings)
+    with working_in(out, ours=(RECORDING_FILE if to == "rlds" else LEROBOT_RECORDING,)):
+        resumed_at = write(source, out, settings)
     episodes = range(len(source.lengths))
     return ConvertReport(
         folder=out,

@@ -36,8 +36,8 @@ from rt1.data.lerobot_schema import (
 from rt1.data.lerobot_video import encode_video, join_videos
 from rt1.data.rlds_schema import read_json
 from rt1.data.rlds_writer import RecordedEpisode, check_episode, refuse_difference
-from rt1.errors import DataError
 from rt1.files import recover, replacing, write_text
+from rt1.folders import check_folder
 from rt1.progress import progress
 
 if TYPE_CHECKING:
@@ -68,16 +68,15 @@ class LeRobotWriter:
         """Begin a data set in ``folder``, or take up one that was begun with the same settings.
 
         Raises:
-            DataError: the folder holds a data set with other settings (the differing ones are named), or files of
-                something else.
+            DataError: the folder holds a data set with other settings; the differing ones are named.
+            SaveError: it holds files of something else.
         """
         self.folder, self.settings = Path(folder), settings
         path = self.folder / RECORDING_FILE
         if path.is_file():
             refuse_difference(path, read_json(path), settings.to_json())
-        elif self.folder.exists() and not _is_empty(self.folder):
-            raise DataError(f"{self.folder} is not empty and no LeRobot data set begun here; write to a new folder")
         else:
+            check_folder(self.folder, ours=(RECORDING_FILE,))
             write_text(path, json.dumps(settings.to_json(), indent=2) + "\n")
 
     def missing_episodes(self) -> range:
@@ -205,7 +204,3 @@ def _open_parquet(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
         f"{settings.image_key}.{leaf}": "none" for leaf in ("bytes", "path")
     }
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=numbers, write_page_checksum=True)
-
-
-def _is_empty(folder: Path) -> bool:
-    return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())

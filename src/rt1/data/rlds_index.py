@@ -334,7 +334,7 @@ def _stamp(path: Path) -> list[str | int]:
 def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
     tables = {"instructions": index.instructions, "tasks": index.tasks, "skipped": index.skipped}
     counts = [len(index.episodes), *index.actions.shape]
-    with replacing(folder) as beside:
+    with replacing(folder, holding=("index.json", "*.npy", "statistics-*.json")) as beside:
         beside.mkdir(parents=True)
         for name in _ARRAYS:
             np.save(beside / f"{name}.npy", getattr(index, name), allow_pickle=False)

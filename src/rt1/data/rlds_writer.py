@@ -18,6 +18,7 @@ from rt1.data.rlds_schema import FEATURES_FILE, INFO_FILE, RECORDING_FILE, RT1_F
 from rt1.data.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
 from rt1.errors import DataError
 from rt1.files import replacing, write_text
+from rt1.folders import check_folder
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PACKAGE = "tensorflow_datasets.core.features"
@@ -111,8 +112,8 @@ class RLDSWriter:
         """Begin a recording in ``folder``, or take up one that was begun with the same settings.
 
         Raises:
-            DataError: the folder holds a recording with other settings (the differing ones are named), or
-                files of something else.
+            DataError: the folder holds a recording with other settings; the differing ones are named.
+            SaveError: it holds files of something else.
         """
         self.folder = Path(folder)
         self.settings = settings
@@ -120,8 +121,7 @@ class RLDSWriter:
         if path.is_file():
             refuse_difference(path, read_json(path), settings.to_json())
             return
-        if self.folder.exists() and not _is_empty(self.folder):
-            raise DataError(f"{self.folder} is not empty and is no recording; record into a new folder")
+        check_folder(self.folder, ours=(RECORDING_FILE,))
         write_text(path, _json(settings.to_json()))
 
     def shard_path(self, shard: int) -> Path:
@@ -178,11 +178,6 @@ class RLDSWriter:
             "splits": [split],
             "version": "1.0.0",
         }
-
-
-def _is_empty(folder: Path) -> bool:
-    """Tell whether a folder has nothing but hidden files, such as a half-written one of a killed program."""
-    return folder.is_dir() and all(entry.name.startswith(".") for entry in folder.iterdir())
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -9,12 +9,14 @@ import numpy as np
 
 from rt1.actions import FloatArray
 from rt1.data.images import encode_jpeg
+from rt1.data.rlds_schema import RECORDING_FILE
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.evaluate.drift import Drift
 from rt1.evaluate.envs.metaworld import MetaWorldEnv
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.seeds import recording_seed
 from rt1.evaluate.workers import run_jobs
+from rt1.folders import working_in
 from rt1.progress import progress
 from rt1.settings import to_json
 from rt1.text.encoder import TextEncoder
@@ -88,7 +90,8 @@ def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder:
     """Record an environment's experts into ``folder``; run again to resume what was interrupted.
 
     Only successful episodes are kept. Raises ``ValueError`` for an unknown task, for a folder that holds a
-    recording made with other settings, and for an expert that never succeeds.
+    recording made with other settings, and for an expert that never succeeds; ``SaveError`` for a folder that holds
+    something else, ``LockedError`` for one that another process records into.
     """
     tasks = env.check_tasks(settings.tasks)
     sentences = sorted({sentence for task in tasks for sentence in env.recorded_sentences(task)})
@@ -98,7 +101,10 @@ def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder:
     total = sum(len(shard.episodes) for shard in shards)
     rejected = dict.fromkeys(tasks, 0)
     done = 0
-    with progress(f"recording into {folder}", total, unit="episodes") as bar:
+    with (
+        working_in(folder, ours=(RECORDING_FILE,)),
+        progress(f"recording into {folder}", total, unit="episodes") as bar,
+    ):
         work = _Work(env, settings, embeddings, writer)
         for index, failures in run_jobs(
             _record_shard, shards, workers=settings.workers, prepare=_prepare, arguments=(work,)

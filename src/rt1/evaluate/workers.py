@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from rt1.errors import WorkerError
+from rt1.shutdown import stop_signals
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -38,7 +40,8 @@ def run_jobs(
         workers: processes; 0 means one per free core, 1 runs in this process unless ``apart``.
         prepare: called once in each process with ``arguments`` before its first job.
         arguments: see ``prepare``.
-        apart: run every job in another process, and leave Ctrl-C to this one: for jobs beside work that goes on.
+        apart: run every job in another process, and leave Ctrl-C and SIGHUP to this one: for jobs beside work that
+            goes on.
 
     Raises:
         ValueError: a negative number of workers.
@@ -55,8 +58,8 @@ def run_jobs(
         return
     # Spawned, not forked: GL contexts and torch threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    initializer, given = (_prepare_apart, (prepare, arguments)) if apart else (prepare, arguments)
-    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=initializer, initargs=given) as pool:
+    given = (apart, prepare, arguments)
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=given) as pool:
         futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):
@@ -69,7 +72,18 @@ def run_jobs(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare_apart(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _prepare(apart: bool, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:  # noqa: FBT001
+    threading.Thread(target=_end_with_parent, daemon=True, name="rt1-parent-watch").start()
+    if apart:
+        for number in set(stop_signals()) - {signal.SIGTERM}:  # by which a broken pool ends its workers
+            signal.signal(number, signal.SIG_IGN)
     if prepare is not None:
         prepare(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, however it comes, and end this process: it would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -29,13 +29,15 @@ from rt1.export.manifest import (
 )
 from rt1.export.reference import save_reference
 from rt1.export.torch_host import load_graphs
-from rt1.files import recover, replacing
+from rt1.folders import replacing_alone
 from rt1.policy import Policy
 from rt1.text.encoder import TableEncoder, TextEncoder
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 """Logit difference that passes where none is given, as a share of the largest logit. Float32 differs by its rounding
 alone; with less of it the agreement of the tokens is what counts."""
+
+EXPORT_FILES = (MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +103,10 @@ def export(
         say: called with one line before each stage.
 
     Raises:
-        ExportError: what was asked for is not possible here, the export differs from the network, or ``out`` holds
-            other files.
+        ExportError: what was asked for is not possible here, or the export differs from the network.
         CheckpointError: the checkpoint cannot be used.
-        SaveError: the disk is full or read-only.
+        SaveError: ``out`` holds other files, or the disk is full or read-only.
+        LockedError: another process exports to ``out``.
     """
     out = Path(out)
     check_possible(settings.to, settings.precision)
@@ -112,9 +114,7 @@ def export(
     settings.steps_for(info.model.window)
     policy = Policy.from_checkpoint(checkpoint, embodiment=settings.embodiment, text_encoder=encoder)
     table = _table(policy, info, encoder, settings.instructions)
-    recover(out)
-    _refuse_foreign_files(out)
-    with replacing(out) as beside:
+    with replacing_alone(out, holding=EXPORT_FILES) as beside:
         beside.mkdir()
         say(f"tracing and writing {settings.to}, {settings.precision}")
         write_graphs(trace(policy.model), beside, to=settings.to, precision=settings.precision)
@@ -150,16 +150,6 @@ def _table(
         vectors[sentence] = policy.memory.text_E.numpy()
     name = "instructions" if info.text_encoder is None else info.text_encoder.name
     return TableEncoder(vectors, name) if vectors else None
-
-
-def _refuse_foreign_files(folder: Path) -> None:
-    """An export takes the place of the whole folder: anything else in it would be lost."""
-    ours = {MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names)}
-    there = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-    foreign = sorted(there if MANIFEST_FILE not in there else there - ours)
-    if foreign or folder.is_file():
-        what = f"holds {', '.join(foreign[:3])}{', ...' if len(foreign) > 3 else ''}" if foreign else "is a file"
-        raise ExportError(f"{folder} {what}, which exporting there would remove; give a new folder")
 
 
 def _describe(folder: Path, info: CheckpointInfo, settings: ExportSettings) -> Manifest:

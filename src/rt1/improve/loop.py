@@ -25,12 +25,15 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.results import Counted
 from rt1.evaluate.rollout import check_actions_fit
 from rt1.files import write_text
+from rt1.folders import working_in
 from rt1.text.encoder import TextEncoder
 from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
 from rt1.train.loop import train
 
 STATE_FILE = "improve.json"
+IMPROVE_FILES = (STATE_FILE, "start")
+"""What makes a folder an improvement's; ``start`` is a policy of one embodiment to begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +154,8 @@ def improve(
 
     Raises:
         ValueError: a folder begun with other settings, or data that do not say their environment.
+        SaveError: the folder holds something else.
+        LockedError: another process works in the folder.
     """
     details = getattr(recorded, "details", {})
     if "env" not in details:
@@ -159,11 +164,12 @@ def improve(
     tasks = env.check_tasks(wanted.tasks or tuple(details["tasks"]))
     _try_environment(env, tasks[0], recorded.action_spec)
     loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), env, encoder)
-    loop.begin(checkpoint)
-    while loop.go_on():
-        loop.next_round(checkpoint)
-        if after_round is not None:
-            after_round(loop.result())
+    with working_in(folder, ours=IMPROVE_FILES):
+        loop.begin(checkpoint)
+        while loop.go_on():
+            loop.next_round(checkpoint)
+            if after_round is not None:
+                after_round(loop.result())
     return loop.result()
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from rt1.checkpoint import CHECKPOINT_FILES, INFO_FILE
 from rt1.files import replacing
 
 _NAME = re.compile(r"update-(\d{8})")
@@ -27,9 +28,11 @@ def keep(last: Path, update: int, *, newest: int, every: int) -> None:
         SaveError: the disk is full or read-only.
     """
     if newest > 1 or _is_for_good(update, every):
-        with replacing(last.parent / f"update-{update:08d}") as beside:
+        with replacing(last.parent / f"update-{update:08d}", holding=CHECKPOINT_FILES) as beside:
             shutil.copytree(last, beside, copy_function=_link)
-    older = sorted(path for path in last.parent.iterdir() if _NAME.fullmatch(path.name))
+    older = sorted(
+        path for path in last.parent.iterdir() if _NAME.fullmatch(path.name) and (path / INFO_FILE).is_file()
+    )
     passing = [path for path in older if not _is_for_good(int(path.name.removeprefix("update-")), every)]
     for path in passing[: max(0, len(passing) - newest)] if newest > 1 else passing:
         shutil.rmtree(path)

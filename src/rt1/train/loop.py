@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from rt1 import settings
+from rt1.checkpoint import RUN_ORDER
 from rt1.data.episode import EpisodeSource
 from rt1.data.loader import Loader
 from rt1.data.open_mixture import WeightedSource
 from rt1.errors import TrainingError
 from rt1.evaluate.workers import free_cores
+from rt1.folders import working_in
+from rt1.metrics import METRICS_FILE
 from rt1.names import unknown_name
 from rt1.progress import Progress, progress
 from rt1.text.encoder import TextEncoder
@@ -22,13 +25,16 @@ from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
 from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
 from rt1.train.info import acting_info
-from rt1.train.log import MetricsLog
+from rt1.train.log import ABOUT_FILE, MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
 from rt1.train.signals import stop_on_signal
 from rt1.train.trials import SUCCESS, ClosedLoop, prepare_closed_loop
 from rt1.train.update import do_update
 from rt1.train.validation import PREFIX, is_better, validate
+
+RUN_FILES = (*RUN_ORDER, METRICS_FILE, ABOUT_FILE)
+"""What makes a folder a run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +79,20 @@ def train(
         TrainingError: a loss or gradient that is not finite, a batch that does not fit into memory, a run folder with
             other settings or data, a rank that is gone.
         DataError: data that cannot be read.
-        SaveError: a checkpoint that could not be written.
+        SaveError: a checkpoint that could not be written, or a folder that holds something else.
+        LockedError: another process trains in the folder.
     """
+    folder = Path(run)
     torch.set_num_threads(config.threads or free_cores())
-    with join_world(config.device) as world, naming_lost_ranks(world):
+    with (
+        join_world(config.device) as world,
+        naming_lost_ranks(world),
+        working_in(folder, ours=RUN_FILES) if world.is_main else nullcontext(),
+    ):
         state = begin(
             data,
             config,
-            Path(run),
+            folder,
             encoder=encoder,
             paraphrases=paraphrases,
             world=world,

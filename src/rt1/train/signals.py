@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the current update."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to stop after the current update."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from rt1.shutdown import stop_signals
 
 
 @contextmanager
@@ -24,7 +26,7 @@ def stop_on_signal() -> Iterator[list[int]]:
         received.append(number)
 
     # Python lets only the main thread handle signals; a run in another thread is stopped by its owner.
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    numbers = stop_signals() if threading.current_thread() is threading.main_thread() else []
     previous = {number: signal.signal(number, note) for number in numbers}
     try:
         yield received
