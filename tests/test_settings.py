@@ -82,7 +82,7 @@ def test_a_wrong_setting_is_refused_by_its_full_name(change: dict[str, Any], mes
 
 
 def test_a_missing_required_setting_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Outer: .*'rate'; give every required setting"):
+    with pytest.raises(ValueError, match=r"Outer lacks .*'rate'.*; give every required setting"):
         from_json(Outer, {})
 
 

@@ -17,8 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.errors import PolicyError
+from rt1.settings import from_json
+
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
+
+_LARGEST = 1e38
+"""Largest bound: the width between two such bounds is finite in float32."""
+_MOST_BINS = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +48,7 @@ class Continuous:
                 "give one of each per dimension, at least one dimension"
             )
         for low, high in zip(self.low, self.high, strict=True):
-            if not (np.isfinite(low) and np.isfinite(high) and np.float32(low) < np.float32(high)):
+            if not (abs(low) <= _LARGEST and abs(high) <= _LARGEST and np.float32(low) < np.float32(high)):
                 raise ValueError(
                     f"action part {self.name!r} has bounds [{low}, {high}]; a bound must be finite and low < high; "
                     "widen the bounds of a constant dimension"
@@ -92,6 +99,21 @@ class Discrete:
 ActionPart = Continuous | Discrete
 
 
+def choose_tokens(logits: FloatArray) -> NDArray[np.int64]:
+    """Return the most likely tokens (..., A) of logits (..., A, V). Every action of a network is taken from here.
+
+    Raises:
+        PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
+            robot would move there.
+    """
+    if not np.isfinite(logits).all():
+        raise PolicyError(
+            f"{np.size(logits) - np.count_nonzero(np.isfinite(logits))} of {np.size(logits)} logits are not finite, so "
+            "there is no action; use another checkpoint, and check the weights (rt1 inspect) and the text embedding"
+        )
+    return logits.argmax(axis=-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
     """The dimensions of an action in token order, and the number of bins they share."""
@@ -106,8 +128,11 @@ class ActionSpec:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"action parts are named {names}; give at least one part and no name twice")
         most = max([2, *(part.choices for part in self.parts if isinstance(part, Discrete))])
-        if self.bins < most:
-            raise ValueError(f"bins is {self.bins}; it must be at least {most} to hold every choice of this action")
+        if not most <= self.bins <= _MOST_BINS:
+            raise ValueError(
+                f"bins is {self.bins}; it must be at least {most} to hold every choice of this action, and at most "
+                f"{_MOST_BINS}"
+            )
 
     @property
     def size(self) -> int:
@@ -235,10 +260,12 @@ class ActionSpec:
     def from_json(data: Mapping[str, Any]) -> ActionSpec:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         try:
-            parts = tuple(_part_from_json(part) for part in data["parts"])
-            return ActionSpec(parts=parts, bins=int(data["bins"]))
+            parts, bins = tuple(_part_from_json(part) for part in data["parts"]), data["bins"]
         except (KeyError, TypeError) as error:
             raise ValueError(f"this is not an action spec: {error!r}; expected {{'bins', 'parts'}}") from error
+        if type(bins) is not int:
+            raise ValueError(f"bins is {bins!r:.80}; it must be a whole number")
+        return ActionSpec(parts=parts, bins=bins)
 
     def _checked(self, action: FloatArray) -> FloatArray:
         action = np.asarray(action, dtype=np.float32)
@@ -272,15 +299,11 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
     return values.argmax(axis=-1, keepdims=True).astype(np.float32)
 
 
-def _part_from_json(data: Mapping[str, Any]) -> ActionPart:
-    if "choices" in data:
-        return Discrete(name=data["name"], choices=int(data["choices"]), invalid=data.get("invalid", "first"))
-    return Continuous(
-        name=data["name"],
-        low=tuple(map(float, data["low"])),
-        high=tuple(map(float, data["high"])),
-        labels=tuple(data.get("labels", ())),
+def _part_from_json(data: Any) -> ActionPart:  # noqa: ANN401 (JSON has no type)
+    kind: type[Discrete] | type[Continuous] = (
+        Discrete if isinstance(data, Mapping) and "choices" in data else Continuous
     )
+    return from_json(kind, data, where="action part")
 
 
 def spec_difference(one: ActionSpec, other: ActionSpec) -> str:

@@ -38,25 +38,26 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
     """
     where = where or kind.__name__
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where} is {data!r}; it must be an object of settings")
+        raise ValueError(f"{where} is {data!r:.200}; it must be an object of settings")
     hints = typing.get_type_hints(kind)
     known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in data:
         if key not in known:
             raise ValueError(unknown_name(f"setting of {where}", str(key), known))
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}; give every required setting") from error
+    required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]  # type: ignore[arg-type]
+    if lacking := [name for name in required if name not in values]:
+        raise ValueError(f"{where} lacks {lacking}; give every required setting")
+    return kind(**values)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast("type[Any]", hint), value, where=where)
-    if origin is tuple:
-        return _convert_tuple(arguments, value, where)
+        own = getattr(hint, "from_json", None)
+        return own(value) if own else from_json(typing.cast("type[Any]", hint), value, where=where)
+    if origin in _CONVERT:
+        return _CONVERT[origin](arguments, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -71,7 +72,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{where} is {value!r}; it must be a list")
+        raise ValueError(f"{where} is {value!r:.200}; it must be a list")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_convert(arguments[0], item, where) for item in value)
     if len(value) != len(arguments):
@@ -79,9 +80,21 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
 
 
+def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r:.200}; it must be an object")
+    return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+
+
+_CONVERT = {tuple: _convert_tuple, Mapping: _convert_mapping}
+
+
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError(f"{where} is too large for a number with a fraction") from error
     if hint in (bool, int, float, str) and type(value) is not hint:
-        raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}")
+        raise ValueError(f"{where} is {value!r:.200}; it must be of type {hint.__name__}")
     return value

@@ -52,9 +52,10 @@ def reading(
     Raises:
         RT1Error: of the class ``error``. An ``RT1Error`` that names the file already passes unchanged.
     """
+    kinds: tuple[type[Exception], ...] = (RT1Error, *DAMAGE, *also)
     try:
         yield
-    except (RT1Error, *DAMAGE, *also) as reason:
+    except kinds as reason:
         text = _one_line(reason)
         if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
             raise

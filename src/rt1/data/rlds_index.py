@@ -295,23 +295,30 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
             for name in _ARRAYS
         }
-        tables = {name: tuple(map(_string, stored[name])) for name in ("instructions", "tasks", "skipped")}
-        index = Index(**arrays, **tables, folder=folder)
+        index = Index(
+            episodes=arrays["episodes"],
+            images=arrays["images"],
+            actions=arrays["actions"],
+            instructions=_texts(stored["instructions"]),
+            tasks=_texts(stored["tasks"]),
+            skipped=_texts(stored["skipped"]),
+            folder=folder,
+        )
         return index if _is_sound(index, [size for _, size, *_ in key["shards"]]) else None
     except DAMAGE:
         return None  # half a file: it is made again from the data
 
 
-def _string(text: object) -> str:
-    if not isinstance(text, str):
-        raise TypeError(f"{text!r} is no text")
-    return text
+def _texts(texts: Sequence[object]) -> tuple[str, ...]:
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("the index holds something else than text")
+    return tuple(map(str, texts))
 
 
 def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
     """Say whether an index points into files of these sizes only: somebody may have made its checksums fit."""
     episodes, images, actions = index.episodes, index.images, index.actions
-    if (episodes.dtype, images.dtype, actions.dtype) != (EPISODE, IMAGE, np.float32):
+    if [array.dtype for array in (episodes, images, actions)] != [EPISODE, IMAGE, np.dtype(np.float32)]:
         return False
     if (episodes.ndim, images.ndim, actions.ndim) != (1, 1, 2) or not len(episodes):
         return False
