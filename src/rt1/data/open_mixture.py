@@ -108,15 +108,15 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
         The data sets in the order named, all with one action spec, or with the names of their embodiments.
 
     Raises:
-        DataError: a folder or file that cannot be read, weights that are given for some only, or data sets whose
-            action specs differ.
-        ValueError: an unknown setting in the mixture file, or a value of another type.
+        DataError: a folder or file that cannot be read, a mixture file with an unknown setting or a value of another
+            type, weights that are given for some only, or data sets whose action specs differ.
     """
     described = _described(words, options)
     weights = _weights(described.parts)
     sources = [open_data(Path(part.data), _options(part)) for part in described.parts]
     if described.bins is not None:
-        specs = [replace(source.action_spec, bins=described.bins) for source in sources]
+        with reading(words[0], cure="mend it there"):
+            specs = [replace(source.action_spec, bins=described.bins) for source in sources]
         sources = [MappedSource(s, spec, _unchanged) for s, spec in zip(sources, specs, strict=True)]
     names = _embodiment_names(described, sources)
     if described.bounds == "widest":
