@@ -171,14 +171,8 @@ def test_an_improvement_resumes_with_its_rounds_or_one_line(
     damage: Callable[..., None], tmp_path: Path, make_source: Callable[..., EpisodeSource]
 ) -> None:
     def begin() -> tuple[Round, ...]:
-        loop = _Loop(
-            make_source(3),
-            preset("debug"),
-            tmp_path,
-            ImproveSettings(),
-            EnvSettings(),
-            TableEncoder({"a": np.ones(2)}, "a"),
-        )
+        encoder = TableEncoder({"a": np.ones(2)}, "a")
+        loop = _Loop(make_source(3), preset("debug"), tmp_path, ImproveSettings(), EnvSettings(), encoder)
         loop.begin(None)
         return loop.result().rounds
 
