@@ -23,6 +23,10 @@ from rt1.settings import from_json
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
 
+_LARGEST = 1e38
+"""Largest bound: the width between two such bounds is finite in float32."""
+_MOST_BINS = 1 << 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class Continuous:
@@ -44,7 +48,7 @@ class Continuous:
                 "give one of each per dimension, at least one dimension"
             )
         for low, high in zip(self.low, self.high, strict=True):
-            if not (np.isfinite(low) and np.isfinite(high) and np.float32(low) < np.float32(high)):
+            if not (abs(low) <= _LARGEST and abs(high) <= _LARGEST and np.float32(low) < np.float32(high)):
                 raise ValueError(
                     f"action part {self.name!r} has bounds [{low}, {high}]; a bound must be finite and low < high; "
                     "widen the bounds of a constant dimension"
@@ -124,8 +128,11 @@ class ActionSpec:
         if not names or len(set(names)) != len(names):
             raise ValueError(f"action parts are named {names}; give at least one part and no name twice")
         most = max([2, *(part.choices for part in self.parts if isinstance(part, Discrete))])
-        if self.bins < most:
-            raise ValueError(f"bins is {self.bins}; it must be at least {most} to hold every choice of this action")
+        if not most <= self.bins <= _MOST_BINS:
+            raise ValueError(
+                f"bins is {self.bins}; it must be at least {most} to hold every choice of this action, and at most "
+                f"{_MOST_BINS}"
+            )
 
     @property
     def size(self) -> int:
@@ -293,7 +300,9 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
 
 
 def _part_from_json(data: Any) -> ActionPart:  # noqa: ANN401 (JSON has no type)
-    kind = Discrete if isinstance(data, Mapping) and "choices" in data else Continuous
+    kind: type[Discrete] | type[Continuous] = (
+        Discrete if isinstance(data, Mapping) and "choices" in data else Continuous
+    )
     return from_json(kind, data, where="action part")
 
 

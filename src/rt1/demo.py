@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rt1 import settings
 from rt1.checkpoint import MODEL_FILE, resolve
+from rt1.data.border import reading
 from rt1.data.rlds import RLDSSource
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.envs.metaworld import MetaWorldConfig
@@ -19,6 +20,7 @@ from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.record import RecordSettings, record
 from rt1.files import write_text
 from rt1.folders import working_in
+from rt1.json_files import read_object
 from rt1.machine import PeakMemory, commit
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.progress import duration
@@ -28,6 +30,8 @@ from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
 
 T = TypeVar("T")
+RESULTS_FILE = "results.json"
+_RUN_AGAIN = "remove it and run the demo again"
 
 STATE_FILE = "demo.json"
 
@@ -124,7 +128,7 @@ def _run_stages(demo: DemoSettings, command: str) -> DemoResult:
             context=context,
         )
         stages.note_evaluated()
-    return DemoResult(report=demo.out / "report.html", results=json.loads((demo.out / "results.json").read_text()))
+    return DemoResult(report=demo.out / "report.html", results=read_object(demo.out / RESULTS_FILE, cure=_RUN_AGAIN))
 
 
 class _Stages:
@@ -138,7 +142,11 @@ class _Stages:
         self._trials = demo.trials
         self._out = demo.out
         if self._file.is_file():
-            self._state = json.loads(self._file.read_text())
+            with reading(self._file, cure="remove it, or give another --out"):
+                state = read_object(self._file)
+                state["seconds"] = {str(name): float(seconds) for name, seconds in state["seconds"].items()}
+                state["peak_gb"] = None if state["peak_gb"] is None else float(state["peak_gb"])
+                self._state = {name: state[name] for name in self._state}
             if self._state["settings"] != json.loads(json.dumps(wanted)):
                 raise ValueError(
                     f"{demo.out} holds a demo with other settings ({self._state['settings']}); give another --out "
@@ -173,7 +181,7 @@ class _Stages:
 
     def is_evaluated(self) -> bool:
         """Return whether this checkpoint was evaluated with these trials by this code."""
-        there = all((self._out / name).is_file() for name in ("results.json", "report.html"))
+        there = all((self._out / name).is_file() for name in (RESULTS_FILE, "report.html"))
         return there and self._state["evaluated"] == self._evaluation()
 
     def note_evaluated(self) -> None:
@@ -197,7 +205,11 @@ def _image_size(demo: DemoSettings) -> int:
 
 def summary(result: DemoResult) -> str:
     """Return the demo's figures as a few lines for the terminal."""
-    figures = result.results
+    with reading(result.report.with_name(RESULTS_FILE), cure=_RUN_AGAIN):
+        return "\n".join(_summary(result.results, result.report))
+
+
+def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
     lines = [f"{'task':26s}{'policy':>8s}{'95 %':>14s}{'expert':>8s}{'blind':>8s}{'random':>8s}"]
     for task in figures["tasks"]:
         low, high = task["interval95"]
@@ -212,8 +224,7 @@ def summary(result: DemoResult) -> str:
     )
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in figures["seconds"].items())
     lines.append(f"{seconds}; peak memory {figures['peak_gb'] or 0:.1f} GB")
-    lines.append(f"report: {result.report}")
-    return "\n".join(lines)
+    return [*lines, f"report: {report}"]
 
 
 def _rate(value: float | None) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from rt1.errors import DataError
+from rt1.json_files import parse
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -52,14 +54,23 @@ def metric(name: str) -> Metric:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics file, oldest first; a half-written last line is left out."""
+    """Return the records of a run's metrics file, oldest first; a half-written last line is left out.
+
+    Raises:
+        DataError: another line that is no record: an object of numbers with an ``update``.
+    """
     file = run / METRICS_FILE
-    if not file.is_file():
-        return []
+    lines = file.read_bytes().split(b"\n") if file.is_file() else []
+    cure = "remove that line"
     records = []
-    for line in file.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break  # the line being written when the process was killed; its update is run again
+    for number, line in enumerate(lines[:-1], 1):
+        record = parse(line, name=f"{file}, line {number}", cure=cure)
+        is_record = isinstance(record, dict) and type(record.get("update")) is int
+        if not is_record or not all(map(_is_number, record.values())):
+            raise DataError(f"{file}, line {number} is {record!r:.200}; it must hold numbers and an update; {cure}")
+        records.append(record)
     return records
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)

@@ -54,9 +54,10 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        return from_json(typing.cast("type[Any]", hint), value, where=where)
-    if origin is tuple:
-        return _convert_tuple(arguments, value, where)
+        own = getattr(hint, "from_json", None)
+        return own(value) if own else from_json(typing.cast("type[Any]", hint), value, where=where)
+    if origin in _CONVERT:
+        return _CONVERT[origin](arguments, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -77,6 +78,15 @@ def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[
     if len(value) != len(arguments):
         raise ValueError(f"{where} has {len(value)} entries; it must have {len(arguments)}")
     return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
+
+
+def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r:.200}; it must be an object")
+    return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+
+
+_CONVERT = {tuple: _convert_tuple, Mapping: _convert_mapping}
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:

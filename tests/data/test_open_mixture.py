@@ -130,7 +130,7 @@ def test_the_widest_bounds_of_other_actions_are_refused(
         ("[[parts]]\ndta = 'one'", "did you mean 'data'"),
         ("[[parts]]\nweight = 1.0", "give every required setting"),
         ("[[parts]]\ndata = 'one'\nweight = 'much'", "weight is 'much'; it must be of type float"),
-        ("[[parts]", r"m\.toml cannot be read as TOML"),
+        ("[[parts]", r"m\.toml is not TOML"),
         ("parts = []", "no data set is named"),
     ],
 )

@@ -226,6 +226,14 @@ def test_a_packed_tensor_that_does_not_unpack_is_refused(tmp_path: Path) -> None
         RLDSSource(folder, layout=LAYOUT)
 
 
+@pytest.mark.parametrize("packed", [zlib.compress(bytes(10**7)), zlib.compress(bytes(8))[:-5]])
+def test_a_compressed_action_of_another_size_than_its_shape_is_refused(tmp_path: Path, packed: bytes) -> None:
+    features = {"action": _tensor(2, encoding="zlib")}
+    folder = _data_set(tmp_path / "kuka", features, [_steps(1, action=[packed])])
+    with pytest.raises(DataError, match="holds more than 8 bytes a step"):
+        RLDSSource(folder, layout=LAYOUT)
+
+
 def test_an_instruction_stored_as_codes_is_read(tmp_path: Path) -> None:
     codes = np.zeros((2, 16), np.int64)
     codes[:, :6] = list("schön".encode())

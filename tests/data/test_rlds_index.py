@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,42 @@ def test_a_touched_shard_makes_the_index_void(tmp_path: Path, shards: Shards, bu
     shards.paths[1].touch()
     with pytest.raises(AssertionError, match="should have been used"):
         load_or_build([tmp_path / "index"], SETTINGS, shards, _never)
+
+
+def test_a_shard_changed_in_place_with_its_size_and_time_kept_makes_the_index_void(
+    tmp_path: Path, shards: Shards, build: Callable[[], Index]
+) -> None:
+    load_or_build([tmp_path / "index"], SETTINGS, shards, build)
+    path, before = shards.paths[1], shards.paths[1].stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(AssertionError, match="should have been used"):
+        load_or_build([tmp_path / "index"], SETTINGS, shards, _never)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("shard", 3), ("steps", -1), ("instruction", 9), ("stride", 8), ("embedding", 10**9)]
+)
+def test_an_index_that_points_out_of_its_files_is_made_again_though_its_checksums_fit(
+    tmp_path: Path, shards: Shards, build: Callable[[], Index], field: str, value: int
+) -> None:
+    forged = build()
+    forged.episodes[field][0] = value
+    load_or_build([tmp_path / "index"], SETTINGS, shards, lambda: forged)
+    again = load_or_build([tmp_path / "index"], SETTINGS, shards, build)
+    np.testing.assert_array_equal(again.episodes, build().episodes)
+
+
+@pytest.mark.parametrize(("field", "value"), [("offset", 2**63 - 1), ("offset", -1), ("length", 2**32 - 1)])
+def test_an_index_of_images_outside_their_files_is_made_again(
+    tmp_path: Path, shards: Shards, build: Callable[[], Index], field: str, value: int
+) -> None:
+    forged = build()
+    forged.images[field][-1] = value
+    load_or_build([tmp_path / "index"], SETTINGS, shards, lambda: forged)
+    again = load_or_build([tmp_path / "index"], SETTINGS, shards, build)
+    np.testing.assert_array_equal(again.images, build().images)
 
 
 @pytest.mark.parametrize("name", ["index.json", "episodes.npy", "images.npy", "actions.npy"])

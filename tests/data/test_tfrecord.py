@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -189,6 +190,29 @@ def test_a_list_that_runs_over_its_end_is_refused(blobs: list[bytes], data: st.D
         with pytest.raises(DataError):
             bytes_spans(message, start, short)
     assert bytes_spans(message, start, stop)
+
+
+def test_a_number_of_more_than_64_bits_is_refused_at_once() -> None:
+    started = time.process_time()
+    with pytest.raises(DataError, match="64 bits at byte 9"):
+        scan_example(b"\xff" * 400_000, 0, 400_000)
+    with pytest.raises(DataError, match="64 bits"):
+        int_values(b"\x08" + b"\xff" * 9 + b"\x7f", 0, 11)
+    assert time.process_time() - started < 1.0
+
+
+def test_the_largest_numbers_are_read() -> None:
+    values = np.array([-1, -(2**63), 2**63 - 1, 0], np.int64)
+    message = encode_example({"i": values})
+    _, start, stop = scan_example(message, 0, len(message))[b"i"]
+    assert int_values(message, start, stop).tolist() == values.tolist()
+
+
+def test_an_image_length_of_2_to_the_63_is_refused() -> None:
+    length = b"\x80" * 9 + b"\x01"
+    element = b"\x0a" + length + b"image"
+    with pytest.raises(DataError, match="over its end"):
+        bytes_spans(element + bytes(4), 0, len(element))
 
 
 def test_another_dtype_is_refused_when_encoding() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Collection
@@ -252,6 +253,21 @@ def test_a_run_does_not_go_on_with_other_settings(
     assert "give the old ones or another folder" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in _tensors(whole[0]).items())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"meter": 3}, {"changes": None}, {"best": "low"}, {"update": [1]}, {"config": []}, {"data": 1}]
+)
+def test_a_run_with_a_mistyped_state_is_refused_by_one_line_that_names_the_file(
+    changes: dict[str, Any], make_source: MakeSource, short: MakeConfig, whole: tuple[Path, RunResult], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(whole[0], tmp_path / "copy"))
+    file = folder / "last" / "training.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(TrainingError) as caught:
+        train(make_source(*LENGTHS), short(), folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_does_not_go_on_with_another_network(

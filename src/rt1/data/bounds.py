@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.data.border import reading
 from rt1.data.episode import EpisodeSource
 from rt1.errors import DataError
 
@@ -53,13 +54,17 @@ class ActionStatistics:
     def from_json(data: Mapping[str, Any]) -> ActionStatistics:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         columns = [f.name for f in fields(ActionStatistics) if f.name != "count"]
-        try:
-            arrays = {name: np.array(data[name], dtype=np.float64) for name in columns}
+        with reading("the action statistics", cure=f"expected count, {', '.join(columns)}"):
+            arrays = {name: finite_row(data[name], like=data["mean"]) for name in columns}
             return ActionStatistics(count=int(data["count"]), **arrays)
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"these are not action statistics: {error!r}; expected count, {', '.join(columns)}"
-            ) from error
+
+
+def finite_row(values: Sequence[float], *, like: Sequence[object]) -> NDArray[np.float64]:
+    """Return a list of a file as float64 (A,); other values, or another length than ``like``, raise ``ValueError``."""
+    row = np.array(values, dtype=np.float64)
+    if row.shape != (len(like),) or not np.isfinite(row).all():
+        raise ValueError(f"{values!r:.100} is not a list of {len(like)} finite numbers")
+    return row
 
 
 def action_statistics(source: EpisodeSource) -> ActionStatistics:

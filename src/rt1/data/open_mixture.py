@@ -11,18 +11,17 @@ where ``cut(lengths, episodes)`` makes the :class:`~rt1.data.windows.Windows` or
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionPart, ActionSpec, Continuous, FloatArray
+from rt1.data.border import reading
 from rt1.data.episode import EpisodeSource
 from rt1.data.joined import JoinedSource, MappedSource
 from rt1.data.mixture import Mixture, Part, mixed
@@ -30,6 +29,7 @@ from rt1.data.open_data import DataOptions, open_data
 from rt1.data.open_x import OPEN_X
 from rt1.data.windows import Clips, Windows, split_episodes
 from rt1.errors import DataError
+from rt1.json_files import read_object
 from rt1.settings import from_json
 
 ENDINGS = (".toml", ".json")
@@ -108,15 +108,15 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
         The data sets in the order named, all with one action spec, or with the names of their embodiments.
 
     Raises:
-        DataError: a folder or file that cannot be read, weights that are given for some only, or data sets whose
-            action specs differ.
-        ValueError: an unknown setting in the mixture file, or a value of another type.
+        DataError: a folder or file that cannot be read, a mixture file with an unknown setting or a value of another
+            type, weights that are given for some only, or data sets whose action specs differ.
     """
     described = _described(words, options)
     weights = _weights(described.parts)
     sources = [open_data(Path(part.data), _options(part)) for part in described.parts]
     if described.bins is not None:
-        specs = [replace(source.action_spec, bins=described.bins) for source in sources]
+        with reading(words[0], cure="mend it there"):
+            specs = [replace(source.action_spec, bins=described.bins) for source in sources]
         sources = [MappedSource(s, spec, _unchanged) for s, spec in zip(sources, specs, strict=True)]
     names = _embodiment_names(described, sources)
     if described.bounds == "widest":
@@ -208,15 +208,15 @@ def _of_word(word: str, options: DataOptions) -> MixturePart:
 
 
 def _read(path: Path) -> MixtureFile:
-    try:
-        text = path.read_text(encoding="utf-8")
-        content: Any = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; give a folder or a mixture file") from error
-    except ValueError as error:
-        raise DataError(f"{path} cannot be read as {path.suffix[1:].upper()}: {error}; mend it there") from error
-    found = from_json(MixtureFile, content, where=str(path))
-    return replace(found, parts=tuple(replace(part, data=str(path.parent / part.data)) for part in found.parts))
+    with reading(path, cure="mend it there"):
+        found = from_json(MixtureFile, read_object(path, cure="mend it there"), where=str(path))
+        return replace(found, parts=tuple(replace(part, data=_folder(path, part.data)) for part in found.parts))
+
+
+def _folder(path: Path, name: str) -> str:
+    folder = path.parent / name
+    folder.exists()  # raises for a name that no file can have
+    return str(folder)
 
 
 def _options(part: MixturePart) -> DataOptions:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.data.border import reading
 from rt1.data.rlds_columns import columns_of, named_parts, spec_of_data
 from rt1.data.rlds_index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds_schema import (
@@ -74,7 +75,8 @@ class RLDSSource:
         shards = find_shards(self.folder, split)
         self.layout = layout or recorded.layout or _refuse_guessing(self.folder, features)
         spec = action_spec or recorded.action_spec
-        columns = columns_of(features, self.layout, spec)
+        with reading(self.folder / FEATURES_FILE, cure="name the keys that it has"):
+            columns = columns_of(features, self.layout, spec)
         settings = {
             "split": split,
             "layout": self.layout.to_json(),
@@ -194,15 +196,13 @@ def _recorded_settings(folder: Path) -> _Recorded:
     data = read_recorder_notes(path)
     if data is None:
         return _Recorded()
-    try:
+    with reading(path, cure="copy it again or record the data set again"):
         return _Recorded(
             layout=RLDSLayout.from_json(data["layout"]),
             action_spec=ActionSpec.from_json(data["action_spec"]),
             text_encoder=data["text_encoder"],
             details=data.get("details", {}),
         )
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}); copy it again or record the data set again") from error
 
 
 def _index_places(folder: Path, split: str, settings: Mapping[str, Any]) -> list[Path]:

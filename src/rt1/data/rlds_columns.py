@@ -60,8 +60,9 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
     if columns.image.kind != "image":
         raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
     for feature in (*actions, columns.embedding):
-        if feature is not None and feature.kind != "tensor":
-            raise DataError(f"RLDS key {feature.key!r} holds a {feature.kind}; numbers are needed there")
+        if feature is not None and (feature.kind != "tensor" or not feature.width):
+            held = f"a {feature.kind}" if feature.kind != "tensor" else f"values of shape {feature.shape}"
+            raise DataError(f"RLDS key {feature.key!r} holds {held}; numbers are needed there")
     return columns
 
 

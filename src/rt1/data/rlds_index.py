@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import warnings
-import zlib
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,27 +17,14 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.checksum import masked_crc32c
+from rt1.data.border import DAMAGE, reading
 from rt1.data.rlds_columns import Columns
-from rt1.data.rlds_schema import FeatureInfo, Shards
-from rt1.data.tfrecord import (
-    BYTES,
-    FLOATS,
-    FRAME_START,
-    INTS,
-    Buffer,
-    Span,
-    bytes_places,
-    bytes_spans,
-    first_bytes,
-    float_layout,
-    float_values,
-    int_values,
-    map_file,
-    scan_example,
-    scan_records,
-)
+from rt1.data.rlds_record import embedding_of, span_of, text_of, values_of
+from rt1.data.rlds_schema import Shards
+from rt1.data.tfrecord import BYTES, FRAME_START, Buffer, bytes_places, map_file, scan_example, scan_records
 from rt1.errors import DataError
 from rt1.files import replacing, user_cache
+from rt1.json_files import read_object
 
 _log = logging.getLogger(__name__)
 
@@ -174,9 +160,10 @@ class _Builder:
             where = f"{path}: episode {count} of this file, at byte {start - FRAME_START}"
             count += 1
             try:
-                records.append(self._record(data, start, stop, where))
+                with reading(where, cure=_CURE):
+                    records.append(self._record(data, start, stop, where))
             except DataError as error:
-                self.note(f"{where}: {error}; {_CURE}")
+                self.note(str(error))
         for message in corrupt or ():
             self.note(message)
         if promised not in (None, count) and not corrupt:
@@ -205,7 +192,8 @@ class _Builder:
             np.concatenate([record.values[i] for record in records]).reshape(-1, feature.width)
             for i, feature in enumerate(self.columns.actions)
         ]
-        actions = self.columns.join(values)
+        with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is not finite below
+            actions = self.columns.join(values)
         if not np.isfinite(actions).all():
             step = int(np.argmin(np.isfinite(actions).all(axis=1)))
             raise DataError(f"the action of step {step} is {actions[step].tolist()}; an action must be finite")
@@ -222,21 +210,21 @@ class _Builder:
     def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
         columns = self.columns
         spans = scan_example(data, start, stop, self.wanted)
-        kind, first, end = _span(spans, columns.image.key)
+        kind, first, end = span_of(spans, columns.image.key)
         images = bytes_places(data, first, end) if kind == BYTES else array("q")
         if not images:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
-        embedding, stride = _embedding(data, spans, columns.embedding)
-        instruction = _text(data, spans, columns.instruction)
+        embedding, stride = embedding_of(data, spans, columns.embedding)
+        instruction = text_of(data, spans, columns.instruction)
         if not instruction.strip():
             raise DataError(f"the instruction ({columns.instruction.key!r}) is empty")
         steps = len(images) // 2
         return _Record(
             steps=steps,
             images=images,
-            values=[_values(data, spans.get(key), f, steps * width) for key, f, width in self.action_columns],
+            values=[values_of(data, spans.get(key), f, steps * width) for key, f, width in self.action_columns],
             instruction=instruction,
-            task=_text(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
+            task=text_of(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
             embedding=embedding,
             stride=stride,
             where=where,
@@ -267,68 +255,9 @@ def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:
     return tuple(text.decode("utf-8", errors="replace") for text in table)
 
 
-def _span(spans: Mapping[bytes, Span], key: str) -> Span:
-    span = spans.get(key.encode())
-    if span is None:
-        raise DataError(f"the record has no {key!r}")
-    return span
-
-
-def _text(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> bytes:
-    """Return the text at the first step; some sets store it as a row of UTF-8 codes padded with zeros."""
-    kind, first, end = _span(spans, feature.key)
-    if kind == INTS:
-        codes = int_values(data, first, end)[: feature.width]
-        return bytes(codes[codes != 0].astype(np.uint8))
-    return first_bytes(data, first, end) if kind == BYTES else b""
-
-
-def _embedding(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo | None) -> tuple[int, int]:
-    if feature is None or feature.key.encode() not in spans:
-        return 0, 0
-    kind, first, end = _span(spans, feature.key)
-    if kind != FLOATS:
-        raise DataError(f"the text embedding {feature.key!r} is not a list of floats")
-    offset, stride, count = float_layout(data, first, end)
-    if count < feature.width:
-        raise DataError(f"the text embedding {feature.key!r} has {count} values; it must have {feature.width}")
-    return offset, stride
-
-
-def _values(data: Buffer, span: Span | None, feature: FeatureInfo, count: int) -> NDArray[Any]:
-    """Return a feature's values of all steps, flat: ``count`` numbers."""
-    if span is None:
-        raise DataError(f"the record has no {feature.key!r}")
-    kind, first, end = span
-    values: NDArray[Any]
-    if kind == FLOATS:
-        values = float_values(data, first, end, count)
-    elif kind == INTS:
-        values = int_values(data, first, end)
-    else:
-        values = _packed_tensors(data, first, end, feature)
-    if values.size != count:
-        steps = count // feature.width
-        raise DataError(
-            f"{feature.key!r} has {values.size} values for {steps} steps; it must have {feature.width} a step"
-        )
-    return values
-
-
-def _packed_tensors(data: Buffer, first: int, end: int, feature: FeatureInfo) -> NDArray[Any]:
-    """Return the values of a feature stored as one byte string per step, zlib-compressed or not."""
-    raw = [data[offset : offset + length] for offset, length in bytes_spans(data, first, end)]
-    try:
-        if feature.encoding == "zlib":
-            raw = [zlib.decompress(element) for element in raw]
-        return np.frombuffer(b"".join(raw), np.dtype(feature.dtype))
-    except (zlib.error, ValueError, TypeError) as error:
-        raise DataError(f"{feature.key!r} does not unpack as {feature.encoding} {feature.dtype}: {error}") from error
-
-
 def _stamp(path: Path) -> list[str | int]:
     status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns]
+    return [path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns]  # only the kernel sets the last one
 
 
 def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
@@ -353,8 +282,10 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
 
     A damaged one is none: all of it is under checksums, since a flipped bit in it would be taken for data.
     """
+    if not (folder / "index.json").is_file():
+        return None
     try:
-        described = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        described = read_object(folder / "index.json")
         stored = described["content"]
         if stored["key"] != key or masked_crc32c(json.dumps(stored).encode()) != described["checksum"]:
             return None
@@ -364,21 +295,45 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
             name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
             for name in _ARRAYS
         }
-        episodes, steps, width = stored["counts"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None  # missing or half a file: it is made again from the data
-    shapes = [array.shape for array in arrays.values()]
-    if shapes != [(episodes,), (steps,), (steps, width)]:
-        return None
-    return Index(
-        episodes=arrays["episodes"],
-        images=arrays["images"],
-        actions=arrays["actions"],
-        instructions=tuple(stored["instructions"]),
-        tasks=tuple(stored["tasks"]),
-        skipped=tuple(stored["skipped"]),
-        folder=folder,
-    )
+        index = Index(
+            episodes=arrays["episodes"],
+            images=arrays["images"],
+            actions=arrays["actions"],
+            instructions=_texts(stored["instructions"]),
+            tasks=_texts(stored["tasks"]),
+            skipped=_texts(stored["skipped"]),
+            folder=folder,
+        )
+        return index if _is_sound(index, [size for _, size, *_ in key["shards"]]) else None
+    except DAMAGE:
+        return None  # half a file: it is made again from the data
+
+
+def _texts(texts: Sequence[object]) -> tuple[str, ...]:
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("the index holds something else than text")
+    return tuple(map(str, texts))
+
+
+def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
+    """Say whether an index points into files of these sizes only: somebody may have made its checksums fit."""
+    episodes, images, actions = index.episodes, index.images, index.actions
+    if [array.dtype for array in (episodes, images, actions)] != [EPISODE, IMAGE, np.dtype(np.float32)]:
+        return False
+    if (episodes.ndim, images.ndim, actions.ndim) != (1, 1, 2) or not len(episodes):
+        return False
+    steps = episodes["steps"].astype(np.int64)
+    if steps.min() < 1 or not steps.sum() == len(images) == len(actions):
+        return False
+    limits = {"shard": len(sizes), "instruction": len(index.instructions), "task": len(index.tasks), "stride": 6}
+    if any(episodes[name].min() < 0 or episodes[name].max() >= limit for name, limit in limits.items()):
+        return False
+    size = np.array(sizes)[episodes["shard"]]
+    offset, limit = images["offset"], np.repeat(size, steps) - images["length"]
+    last = np.cumsum(steps) - 1
+    ordered = offset[last - steps + 1] <= offset[last]
+    embedded = (episodes["embedding"] >= 0) & (episodes["embedding"] <= size)
+    return bool(((offset >= 0) & (offset <= limit)).all() and (ordered & embedded).all())
 
 
 def cache_folder() -> Path:

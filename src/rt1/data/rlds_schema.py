@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rt1.data.border import reading
 from rt1.errors import DataError
 from rt1.json_files import read_object
 from rt1.names import unknown_name
+from rt1.settings import from_json
 
 FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
 RT1_FILE, RECORDING_FILE = "rt1.json", "recording.json"
@@ -51,12 +53,10 @@ class RLDSLayout:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RLDSLayout:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        try:
-            tuples = {"action_keys": tuple(data["action_keys"]), "one_hot_keys": tuple(data.get("one_hot_keys", ()))}
-            return RLDSLayout(**{**data, **tuples})
-        except (KeyError, TypeError) as error:
-            keys = list(asdict(RLDSLayout()))
-            raise ValueError(f"this is not an RLDS layout: {error!r}; its keys are {keys}") from error
+        layout = from_json(RLDSLayout, data, where="the RLDS layout")
+        if "action_keys" not in data:
+            raise ValueError("the RLDS layout has no action_keys; name at least one key that holds the action")
+        return layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,8 @@ def read_recorder_notes(path: Path) -> dict[str, Any] | None:
     data = read_json(path)
     if data.get("format") != 1:
         raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
+    with reading(path, cure="copy it again or record the data set again"):
+        _check_notes(data.get("text_encoder"), data.get("details", {}))
     return data
 
 
@@ -125,10 +127,8 @@ def read_features(folder: Path) -> dict[str, FeatureInfo]:
         hint = f"; did you mean {inner[-1]}?" if inner else f"; {_FOLDER}"
         raise DataError(f"{folder} has no {FEATURES_FILE}{hint}")
     found: dict[str, FeatureInfo] = {}
-    try:
+    with reading(path, cure=_COPY_AGAIN):
         _walk(read_json(path), "", found, nested=False)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not the file TFDS writes ({error!r}); {_COPY_AGAIN}") from error
     return found
 
 
@@ -172,6 +172,17 @@ def find_shards(folder: Path, split: str) -> Shards:
     )
 
 
+def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
+    """Raise ``TypeError`` or ``ValueError`` where the notes are not of the types that their readers expect."""
+    if encoder is not None and [type(encoder[key]) for key in ("name", "sha256", "width")] != [str, str, int]:
+        raise ValueError(f"the text encoder is {encoder!r}; it must have a name, a sha256 and a width")
+    if not isinstance(details, dict) or not isinstance(details.get("env", {}), dict):
+        raise ValueError(f"the details are {details!r}; they must be an object, and env in them as well")
+    rate = details.get("control_rate")
+    if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
+        raise ValueError(f"the control rate is {rate!r}; it must be a number of steps per second")
+
+
 def _unfinished(folder: Path) -> str:
     shards = read_json(folder / RECORDING_FILE).get("shards")
     done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
@@ -184,11 +195,9 @@ def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | No
     path = folder / INFO_FILE
     if not path.is_file():
         return [None] * total
-    try:
+    with reading(path, cure=_COPY_AGAIN):
         promised = {entry["name"]: entry.get("shardLengths", []) for entry in read_json(path).get("splits", [])}
         lengths = [int(length) for length in promised.get(split, [])]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is not the file TFDS writes ({error!r}); {_COPY_AGAIN}") from error
     return lengths if len(lengths) == total else [None] * total
 
 
@@ -196,6 +205,8 @@ def _walk(node: Mapping[str, Any], path: str, found: dict[str, FeatureInfo], *, 
     """Collect the leaves below a node; the first sequence on a path is the steps, a second one is ragged."""
     if "featuresDict" in node:
         for name, child in node["featuresDict"]["features"].items():
+            if not name.isprintable():
+                raise ValueError(f"the feature {name!r} holds a character that cannot be printed")
             _walk(child, f"{path}/{name}" if path else name, found, nested=nested)
     elif "sequence" in node:
         child = node["sequence"]["feature"]

@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.bounds import FAR, ActionStatistics, statistics_of
+from rt1.data.border import reading
+from rt1.data.bounds import FAR, ActionStatistics, finite_row, statistics_of
 from rt1.data.episode import EpisodeSource
 from rt1.errors import DataError, SaveError
 from rt1.files import write_text
+from rt1.json_files import read_object
 
 _EPISODES_IN_KEY = 64
 
@@ -57,14 +59,11 @@ class SourceStatistics:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SourceStatistics:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        try:
-            return SourceStatistics(
-                names=tuple(data["names"]),
-                statistics=ActionStatistics.from_json(data["statistics"]),
-                outside=np.array(data["outside"], dtype=np.float64),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"these are not statistics of a source: {error!r}") from error
+        with reading("the statistics of a source", cure="take them again"):
+            names, statistics = tuple(map(str, data["names"])), ActionStatistics.from_json(data["statistics"])
+            outside = finite_row(data["outside"], like=names)
+            finite_row(statistics.mean.tolist(), like=names)
+            return SourceStatistics(names=names, statistics=statistics, outside=outside)
 
 
 def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> SourceStatistics:
@@ -133,6 +132,6 @@ def _key(source: EpisodeSource) -> str:
 
 def _kept(path: Path) -> SourceStatistics | None:
     try:
-        return SourceStatistics.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return SourceStatistics.from_json(read_object(path))
+    except ValueError:
         return None  # not there, or half a file: it is made again

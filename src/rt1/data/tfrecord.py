@@ -40,6 +40,7 @@ _KIND_OF_TAG = {_FIRST: BYTES, _SECOND: FLOATS, _THIRD: INTS}
 _ONE_INT, _ONE_FLOAT = 0x08, 0x0D  # tags of an int and of a float in a list that is not packed
 _FLOAT = np.dtype("<f4")
 _FIXED_BYTES = {1: 8, 5: 4}  # wire types of fixed size
+_LAST_SHIFT = 63  # of the tenth byte of a number
 
 
 def frame(payload: bytes) -> bytes:
@@ -149,6 +150,7 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
             length, start = low + (middle << 7) - 0x80, start + 3
         else:
             length, start = _varint(data, start + 1)
+            length = min(length, stop + 1 - start)  # more is over the end, by how much does not matter
         note(start)
         note(length)
         start += length
@@ -227,7 +229,7 @@ def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
 @functools.lru_cache(maxsize=4096)
 def _packed_header(size: int) -> bytes:
     """Return what stands before the values of a packed list of ``size`` bytes."""
-    return _delimited(1, bytes(size))[:-size] if size else b""
+    return bytes([_FIRST]) + _encode_varint(size) if size else b""
 
 
 def _note(corrupt: list[str] | None, message: str) -> None:
@@ -331,17 +333,19 @@ def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int
 
 
 def _varint(data: Buffer, position: int) -> tuple[int, int]:
-    """Return the variable-length integer at ``position`` and the position after it."""
+    """Return the variable-length integer at ``position``, of 64 bits at most, and the position after it."""
     try:
         byte = data[position]
         value, shift = byte & 0x7F, 0
-        while byte >= 0x80:
+        while byte >= 0x80 and shift < _LAST_SHIFT:
             position += 1
             shift += 7
             byte = data[position]
             value |= (byte & 0x7F) << shift
     except IndexError:
         raise DataError(f"not a tf.train.Example: the file ends within a number, at byte {position}") from None
+    if byte >= 0x80 or value >= 1 << 64:
+        raise DataError(f"not a tf.train.Example: a number of more than 64 bits at byte {position}; write it again")
     return value, position + 1
 
 

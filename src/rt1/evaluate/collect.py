@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.checkpoint import load_info
+from rt1.data.border import reading
 from rt1.data.images import encode_jpeg
 from rt1.data.rlds_schema import RT1_FILE
 from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
@@ -27,9 +29,10 @@ from rt1.evaluate.seeds import collection_seed
 from rt1.evaluate.trials import TrialPolicy, open_policy
 from rt1.evaluate.workers import run_jobs
 from rt1.files import replacing, write_text
+from rt1.json_files import read_object
 from rt1.policy import Policy
 from rt1.progress import progress
-from rt1.settings import to_json
+from rt1.settings import from_json, to_json
 from rt1.text.encoder import TextEncoder
 
 ATTEMPTS_FILE = "attempts.json"
@@ -262,10 +265,11 @@ def _action_spec(env: EnvSettings, task: str) -> ActionSpec:
 
 
 def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:
-    tensors = load_file(job.file)
-    for attempt in tensors["attempts"].tolist():
-        if f"{attempt}/actions" in tensors:
-            yield attempt, {part: tensors[f"{attempt}/{part}"] for part in ("actions", "jpeg", "sizes")}
+    with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
+        tensors = load_file(job.file)
+        attempts = [attempt for attempt in tensors["attempts"].tolist() if f"{attempt}/actions" in tensors]
+        kept = [{part: tensors[f"{n}/{part}"] for part in ("actions", "jpeg", "sizes")} for n in attempts]
+    yield from zip(attempts, kept, strict=True)
 
 
 def _episode(work: _Work, number: int, job: _Job, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
@@ -289,7 +293,7 @@ def _finished(folder: Path) -> Collection | None:
     file = folder / ATTEMPTS_FILE
     if not file.is_file():
         return None
-    counts = json.loads(file.read_text())
-    found = Collection(folder=folder, **counts)
+    with reading(file, cure=f"remove {folder} to collect again"):
+        found = from_json(Collection, {**read_object(file), "folder": folder})
     assert (folder / RT1_FILE).is_file() or not found.episodes
     return found

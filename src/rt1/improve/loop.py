@@ -15,6 +15,7 @@ from typing import Any
 from rt1 import settings
 from rt1.actions import ActionSpec
 from rt1.checkpoint import resolve
+from rt1.data.border import reading
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.rlds import RLDSSource
@@ -26,6 +27,7 @@ from rt1.evaluate.results import Counted
 from rt1.evaluate.rollout import check_actions_fit
 from rt1.files import write_text
 from rt1.folders import working_in
+from rt1.json_files import read_object
 from rt1.text.encoder import TextEncoder
 from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
@@ -107,9 +109,8 @@ class Round:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Round:
-        """Read what :meth:`to_json` wrote."""
-        counted = {name: tuple(Counted(**c) for c in data[name]) for name in ("improved", "control")}
-        return Round(number=data["number"], attempts=data["attempts"], kept=data["kept"], **counted)
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        return settings.from_json(Round, data, where="a round")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,7 @@ def improve(
     if "env" not in details:
         raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
     env = settings.from_json(EnvSettings, details["env"])
-    tasks = env.check_tasks(wanted.tasks or tuple(details["tasks"]))
+    tasks = env.check_tasks(wanted.tasks or tuple(details.get("tasks", ())))
     _try_environment(env, tasks[0], recorded.action_spec)
     loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), env, encoder)
     with working_in(folder, ours=IMPROVE_FILES):
@@ -206,15 +207,16 @@ class _Loop:
         )
         file = self.folder / STATE_FILE
         if file.is_file():
-            state = json.loads(file.read_text())
-            begun = state["rounds"] or any(self.folder.glob("round-*"))
-            if begun and (changed := differences(_flat(state), _flat(about))):
+            with reading(file, cure="restore it from a copy, or give another --out"):
+                state = read_object(file)
+                self.rounds = [Round.from_json(data) for data in state["rounds"]]
+                self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
+                changed = differences(_flat(state), _flat(about))
+            if changed and (self.rounds or any(self.folder.glob("round-*"))):
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
                     "another --out"
                 )
-            self.rounds = [Round.from_json(data) for data in state["rounds"]]
-            self.cpu_seconds = state["cpu_seconds"]
         self.about = about
         self._save()
 

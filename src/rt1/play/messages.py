@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.images import encode_jpeg
+from rt1.errors import ProtocolError
+from rt1.json_files import parse
 from rt1.names import lookup
 from rt1.play.playground import Decision, Playground, View
 
@@ -43,10 +45,7 @@ def parse_command(message: str | bytes) -> Command:
     Raises:
         ValueError: anything else.
     """
-    try:
-        data = json.loads(message)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"a command is not JSON: {error}") from error
+    data = parse(message, name="a command", error=ProtocolError, cure="send an object of command and value")
     if not isinstance(data, dict) or not data.keys() <= {"command", "value"}:
         raise ValueError("a command must be an object of command and value")
     name, value = str(data.get("command")), data.get("value")

@@ -31,7 +31,8 @@ HARMLESS = {
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``name: value then, value now`` for all that differs and is not harmless."""
     plain_old, plain_new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
-    return [text for text in _differences(plain_old, plain_new, "") if text.split(":")[0] not in HARMLESS]
+    texts = _differences(plain_old, plain_new, "")
+    return [" ".join(text.splitlines()) for text in texts if text.split(":")[0] not in HARMLESS]
 
 
 def _differences(old: object, new: object, name: str) -> list[str]:

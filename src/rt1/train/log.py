@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rt1.errors import DataError
 from rt1.files import write_text
+from rt1.json_files import read_object
 from rt1.machine import commit, describe_machine
 from rt1.metrics import METRICS, METRICS_FILE, read_metrics
 
@@ -85,7 +87,7 @@ class MetricsLog:
 def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
     """Write what the run is and that it starts, or goes on, now; return what was written."""
     file = run / ABOUT_FILE
-    before = json.loads(file.read_text()) if update and file.is_file() else {}
+    starts, wandb_id = _earlier_starts(file) if update and file.is_file() else ([], None)
     start = {
         "update": update,
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
@@ -94,12 +96,23 @@ def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any
     }
     about = {
         "config": config,
-        "starts": [*before.get("starts", []), start],
-        "wandb_id": before.get("wandb_id") or secrets.token_hex(4),
+        "starts": [*starts, start],
+        "wandb_id": wandb_id or secrets.token_hex(4),
         "metrics": {name: metric._asdict() for name, metric in METRICS.items()},
     }
     write_text(file, json.dumps(about, indent=1))
     return about
+
+
+def _earlier_starts(file: Path) -> tuple[list[Any], str | None]:
+    cure = "remove it to resume without the notes on earlier starts"
+    about = read_object(file, cure=cure)
+    starts, wandb_id = about.get("starts", []), about.get("wandb_id")
+    if not isinstance(starts, list) or not isinstance(wandb_id, str | None):
+        raise DataError(
+            f"{file} has starts {starts!r:.100} and wandb_id {wandb_id!r:.100}; they must be a list and text; {cure}"
+        )
+    return starts, wandb_id
 
 
 def _open_board(run: Path, about: Mapping[str, Any], resume_at: int) -> Any:  # noqa: ANN401 (torch has no types for it)

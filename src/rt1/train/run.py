@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rt1 import settings
 from rt1.checkpoint import (
     RUN_ORDER,
+    TRAINING_FILE,
     CheckpointInfo,
     SharedInfo,
     TrainingState,
@@ -28,6 +29,7 @@ from rt1.checkpoint import (
     resolve,
     save_checkpoint,
 )
+from rt1.data.border import reading
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
 from rt1.errors import TrainingError
@@ -262,8 +264,13 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     old, new = training.progress, _progress(run)
     if lacking := sorted(new.keys() - old.keys()):
         raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
-    before = {**old["config"], "model": current_names(old["config"]["model"]), "data": old["data"]}
-    differing = differences(before, {**new["config"], "data": new["data"]})
+    with reading(checkpoint / TRAINING_FILE, error=TrainingError, cure="train into another folder"):
+        before = {**old["config"], "model": current_names(old["config"]["model"]), "data": old["data"]}
+        differing = differences(before, {**new["config"], "data": new["data"]})
+        update, best, changes = int(old["update"]), old["best"], tuple(map(str, old["changes"]))
+        if not isinstance(best, float | int | None):
+            raise TypeError(f"best is {best!r}")
+        run.meter.load_state_dict(old["meter"])
     if differing and not allow_changes:
         raise TrainingError(
             f"{run.folder} holds a run with other settings ({'; '.join(differing)}); give the old ones or another "
@@ -273,9 +280,8 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     if "init" in (provenance := load_whole_info(checkpoint).provenance):
         run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": provenance["init"]})
     _restore_tensors(run, training.tensors)
-    run.update, run.best = int(old["update"]), old["best"]
-    run.changes = (*old["changes"], *(f"from update {run.update}: {text}" for text in differing))
-    run.meter.load_state_dict(old["meter"])
+    run.update, run.best = update, best
+    run.changes = (*changes, *(f"from update {run.update}: {text}" for text in differing))
 
 
 def _restore_tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:

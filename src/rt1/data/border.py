@@ -1,0 +1,73 @@
+"""The border to files from elsewhere: what a parser raises on a damaged one becomes one line that names the file."""
+
+from __future__ import annotations
+
+import struct
+import tokenize
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rt1.errors import DataError, RT1Error
+
+DAMAGE: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,  # numpy, on the header of an array
+    zlib.error,
+)
+"""What parsers and numpy raise on content of another form. The other built-in errors are our own mistakes."""
+
+_LONGEST = 1000
+
+
+@contextmanager
+def reading(
+    name: Path | str,
+    *,
+    error: Callable[[str], RT1Error] = DataError,
+    cure: str = "restore it from a copy",
+    also: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
+    """Raise one line that names the file for what a block that parses its content raises.
+
+    Use it around the code that parses, nowhere else: in other code a ``TypeError`` is our own mistake.
+
+    Args:
+        name: the file, and the record in it where known.
+        error: class of the error to raise.
+        cure: what the user can do, the end of the error's line.
+        also: error classes of a library that are not built in.
+
+    Raises:
+        RT1Error: of the class ``error``. An ``RT1Error`` that names the file already passes unchanged.
+    """
+    kinds: tuple[type[Exception], ...] = (RT1Error, *DAMAGE, *also)
+    try:
+        yield
+    except kinds as reason:
+        text = _one_line(reason)
+        if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
+            raise
+        if isinstance(reason, RT1Error | ValueError) and str(name) in text:
+            raise error(text) from reason
+        if isinstance(reason, RT1Error):
+            raise error(f"{name}: {text}; {cure}") from reason
+        kind = "" if type(reason) is ValueError else f"{type(reason).__name__}: "
+        raise error(f"{name} is damaged or not in the expected form ({kind}{text}); {cure}") from reason
+
+
+def _one_line(reason: Exception) -> str:
+    """Return an exception's text in one line; a value in it that is too long to read is cut."""
+    text = " ".join(str(reason).splitlines())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
