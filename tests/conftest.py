@@ -39,6 +39,13 @@ with suppress(RenderingError):  # the fixture `gl` skips what needs it
 torch.set_num_threads(1)  # a tiny training test takes 1 s with one thread and up to 60 s on a busy machine
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of ``tests/fuzz``: pytest takes options from this folder's ``conftest.py`` alone."""
+    group = parser.getgroup("fuzz")
+    group.addoption("--fuzz-examples", type=int, help="random inputs per fuzzer, other ones at each run")
+    group.addoption("--fuzz-report", help="file for the numbers of inputs and faults of all fuzzers, JSON")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference numbers and real data beside the checkout (``RT1_SHARED`` overrides it)."""
