@@ -93,6 +93,7 @@ def first_look(function: str, path: Path, *arguments: object, library: str) -> S
 
 def _look(function: str, path: Path, size: int, arguments: tuple[object, ...], library: str) -> None:
     limits = time_limits(size)
+    reply, code = None, 0
     for _ in range(2):  # a process that was idle may have ended just now
         child = _child(function)
         if child is None:
