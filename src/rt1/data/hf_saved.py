@@ -30,7 +30,7 @@ def open_saved(folder: Path) -> datasets.Dataset:
     with reading(folder / STATE_FILE, cure=COPY_AGAIN):
         names = [str(file["filename"]) for file in state["_data_files"]]
     for name in names:
-        if PurePath(name).name != name:
+        if PurePath(name).name != name or not name.isprintable():
             raise DataError(f"{folder / STATE_FILE} names the data file {name!r}, must be a file of this folder")
         first_look("rt1.data.hf_saved:look_at_file", folder / name, library="pyarrow")
     with reading(folder, cure=COPY_AGAIN, also=(pa.ArrowException,)):
