@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,9 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
 
+from rt1.data.hf_video import video_images
 from rt1.data.images import encode_jpeg
+from rt1.data.lerobot_video import encode_video
 from rt1.data.open_arrays import ArrayOptions, open_arrays
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")
@@ -62,7 +63,7 @@ def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, ArrayOp
 
 @pytest.mark.parametrize("damaged", ["data-00000-of-00001.arrow", "state.json", "dataset_info.json"])
 def test_a_damaged_folder_gives_episodes_or_one_line(
-    fuzz: Fuzz, saved: tuple[Path, ArrayOptions, dict[str, str]], tmp_path: Path, damaged: str
+    fuzz: Fuzz, saved: tuple[Path, ArrayOptions, dict[str, str]], damaged: str
 ) -> None:
     folder, options, keys = saved
     assert_readable(open_arrays(folder, options, keys))
@@ -76,4 +77,15 @@ def test_a_damaged_folder_gives_episodes_or_one_line(
         assert_readable(open_arrays(folder, options, keys))
 
     fuzz.check_examples(check, names="saved", examples=8, seconds=60)  # of the processes that looked, together
-    shutil.rmtree(tmp_path)
+
+
+def test_a_damaged_video_gives_images_or_one_line(fuzz: Fuzz) -> None:
+    pytest.importorskip("av", reason="videos need av: the extra huggingface")
+    video = encode_video(list(RNG.integers(0, 256, (5, 16, 24, 3), dtype=np.uint8)), fps=5, codec="h264")
+
+    def check(rng: random.Random) -> None:
+        images = video_images("row 3", {"bytes": mutate(video, rng)}, 5, 1, 4)
+        assert len(images) == 3
+        assert all(image.dtype == np.uint8 and image.shape[2] == 3 for image in images)
+
+    fuzz.check_examples(check, names="row 3", examples=20)
