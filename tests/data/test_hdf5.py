@@ -163,3 +163,49 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
 def test_a_folder_without_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"has no file ending in \.hdf5 or \.h5"):
         HDF5Source(tmp_path, layout=LAYOUT)
+
+
+def test_an_array_that_was_never_written_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", {"image": _images(4)})
+    with h5py.File(path, "a") as file:
+        file.create_dataset("action", (4, 2), chunks=(2, 2), dtype=np.float32)[:2] = 1
+    with pytest.raises(DataError, match=r"a\.h5: the file does not hold all 32 bytes of 'action'"):
+        HDF5Source(path, layout=HDF5Layout(instruction="push"))
+
+
+@pytest.mark.parametrize("kind", ["link", "external", "virtual"])
+def test_an_array_in_another_file_is_refused(tmp_path: Path, kind: str) -> None:
+    other = _write(tmp_path / "other.h5", {"action": np.zeros((2, 2), np.float32)})
+    path = _write(tmp_path / "a.h5", {"image": _images(2)})
+    with h5py.File(path, "a") as file:
+        if kind == "link":
+            file["action"] = h5py.ExternalLink(other.name, "action")
+        elif kind == "external":
+            file.create_dataset("action", (2, 2), np.float32, external=[(str(other), 0, 16)])
+        else:
+            layout = h5py.VirtualLayout((2, 2), np.float32)
+            layout[:] = h5py.VirtualSource(str(other), "action", (2, 2))
+            file.create_virtual_dataset("action", layout)
+    with pytest.raises(DataError, match=r"a\.h5: 'action' is stored in another file"):
+        HDF5Source(path, layout=HDF5Layout(instruction="push"))
+
+
+def test_images_of_a_file_that_changed_are_not_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", {"image": _images(2), "action": np.zeros((2, 2))})
+    source = HDF5Source(path, layout=HDF5Layout(instruction="push"))
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"a\.h5 has changed since it was opened"):
+        source.images(0, 0, 1)
+
+
+@pytest.mark.parametrize("instruction", [3.5, b"\xff\xfe"])
+def test_an_instruction_that_is_no_text_is_refused(tmp_path: Path, instruction: object) -> None:
+    path = _write(tmp_path / "a.h5", {"image": _images(2), "action": np.zeros((2, 2)), "text": instruction})
+    with pytest.raises(DataError, match=r"a\.h5"):
+        HDF5Source(path, layout=HDF5Layout(instruction_key="text"))
+
+
+def test_images_of_another_type_are_no_encoded_images(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", {"image": np.zeros((2, 50), np.float32), "action": np.zeros((2, 2))})
+    with pytest.raises(DataError, match=r"a\.h5: the images are float32 \(2, 50\); .* rows of uint8"):
+        HDF5Source(path, layout=HDF5Layout(instruction="push", encoded=True))

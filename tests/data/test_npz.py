@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,7 @@ def test_an_unusable_episode_is_named(tmp_path: Path, change: dict[str, Any], me
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", {**_episode(), "action": np.array([{"a": 1}] * 4, dtype=object)})
-    with pytest.raises(DataError, match=r"'action' cannot be read .*allow_pickle.*without pickled objects"):
+    with pytest.raises(DataError, match=r"'action' is .*pickled objects, which are not read"):
         NpzSource(folder, layout=LAYOUT)
 
 
@@ -138,7 +140,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
     folder = _write(tmp_path / "set", _episode())
     path = folder / "episode_9.npz"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"episode_9\.npz: 'image' cannot be read"):
+    with pytest.raises(DataError, match=r"episode_9\.npz: 'image' is damaged"):
         NpzSource(folder, layout=LAYOUT)
 
 
@@ -149,7 +151,7 @@ def test_a_flipped_bit_in_the_images_is_noticed_when_they_are_read(tmp_path: Pat
     data[5000] ^= 0x10
     path.write_bytes(data)
     source = NpzSource(folder, layout=LAYOUT)
-    with pytest.raises(DataError, match=r"episode_9\.npz: 'image' cannot be read"):
+    with pytest.raises(DataError, match=r"episode_9\.npz: 'image' is damaged"):
         source.images(0, 0, 1)
 
 
@@ -166,3 +168,30 @@ def test_steps_outside_an_episode_are_refused(tmp_path: Path) -> None:
         source.images(0, 1, 5)
     with pytest.raises(IndexError, match=r"it has the episodes 0\.\.0"):
         source.instruction(1)
+
+
+def _write_member(path: Path, name: str, content: bytes) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, old in members.items():
+            archive.writestr(member, content if member == name else old)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 30000000000)])
+@pytest.mark.parametrize("key", ["action", "image"])
+def test_a_header_that_does_not_fit_the_values_is_refused(tmp_path: Path, shape: tuple[int, int], key: str) -> None:
+    path = _write(tmp_path / "set", _episode()) / "episode_9.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    _write_member(path, f"{key}.npy", header.getvalue() + bytes(96))
+    with pytest.raises(DataError, match=rf"episode_9\.npz: '{key}' is .*by its header and holds 96 bytes"):
+        NpzSource(tmp_path / "set", layout=LAYOUT)
+
+
+def test_images_of_a_file_that_changed_are_not_read(tmp_path: Path) -> None:
+    folder = _write(tmp_path / "set", _episode(4))
+    source = NpzSource(folder, layout=LAYOUT)
+    _write(folder, _episode(3, seed=1))
+    with pytest.raises(DataError, match=r"episode_9\.npz has changed since it was opened"):
+        source.images(0, 0, 1)

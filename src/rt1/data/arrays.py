@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.data.border import reading
 from rt1.data.bounds import spec_between
+from rt1.data.first_look import COPY_AGAIN
 from rt1.errors import DataError
 
 Image = NDArray[np.uint8]
@@ -118,7 +120,8 @@ class ArraySource(ABC):
     def images(self, episode: int, start: int, stop: int) -> list[Image]:
         """Return the images of steps ``start..stop-1``, each uint8 RGB (H, W, 3)."""
         self._check(episode, start, stop)
-        return self._read_images(episode, start, stop) if start < stop else []
+        with reading(self._where[episode], cure=COPY_AGAIN):
+            return self._read_images(episode, start, stop) if start < stop else []
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the images as PNG bytes, made on the spot; :meth:`images` saves that work."""
@@ -145,7 +148,7 @@ def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: 
     """Return the number of images in an array of this shape; one that holds none raises ``DataError``."""
     expected = "uint8 (S, 3, H, W)" if layout.channels_first else "uint8 (S, H, W, 3)"
     channel = 1 if layout.channels_first else 3
-    if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3:
+    if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3 or 0 in shape[1:]:
         cure = "set channels_first if the layout is the other one, or store RGB images"
         raise DataError(f"{where}: {layout.image_key!r} is {dtype} {tuple(shape)}; it must be {expected}; {cure}")
     return int(shape[0])
@@ -159,10 +162,18 @@ def unstack(images: NDArray[Any], layout: ArrayLayout) -> list[Image]:
 
 
 def text_of(value: object) -> str:
-    """Return a stored sentence: a string, bytes, or an array of them of which the first is taken."""
+    """Return a stored sentence: a string, bytes, or an array of them of which the first is taken.
+
+    Raises:
+        ValueError: something else, or no Unicode.
+    """
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size else ""
-    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
+    text = value.decode("utf-8") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        raise ValueError(f"the instruction is {type(value).__name__}, must be text")
+    text.encode("utf-8")  # h5py stands half characters in for what is no UTF-8
+    return str(text)
 
 
 def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
@@ -198,7 +209,8 @@ def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
     first = 1 if layout.action_leads_here else 0
     if len(actions) <= first:
         raise DataError(f"{episode.where}: the episode has no steps; leave it out")
-    values = actions.reshape(len(actions), -1).astype(np.float32)[first:]
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        values = actions.reshape(len(actions), -1).astype(np.float32)[first:]
     if not np.isfinite(values).all():
         step = int(np.argmin(np.isfinite(values).all(axis=1)))
         raise DataError(f"{episode.where}: the action of step {step} is {values[step].tolist()}; it must be finite")
@@ -214,12 +226,15 @@ def _checked_instruction(episode: EpisodeArrays) -> str:
 def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
     if episode.embedding is None:
         return None
-    stored = episode.embedding
+    stored = np.asarray(episode.embedding)
     embedding = stored[0] if stored.ndim == 2 and len(stored) else stored
-    if embedding.dtype.kind != "f" or embedding.ndim != 1 or not np.isfinite(embedding).all():
+    if embedding.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):  # refused here
+            embedding = embedding.astype(np.float32)
+    if embedding.dtype != np.float32 or embedding.ndim != 1 or not np.isfinite(embedding).all():
         found = f"{stored.dtype} {stored.shape}"
         raise DataError(f"{episode.where}: the text embedding is {found}; it must be finite floats (E,) or (S, E)")
-    return embedding.astype(np.float32)
+    return embedding
 
 
 def _spec_of(actions: Sequence[FloatArray], key: str) -> ActionSpec:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ from rt1.data.arrays import (
     text_of,
     unstack,
 )
+from rt1.data.border import describe, reading
+from rt1.data.first_look import COPY_AGAIN, check_unchanged, first_look
 from rt1.data.images import decode_image
 from rt1.errors import DataError
 from rt1.names import unknown_name
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".hdf5", ".h5")
 _OPEN_FILES = 64
+_SCANNED_BYTES = 64 * 2**20  # of the images of one array, in the first look
+_MOST_EXPANSION = 1100  # bytes that deflate, the filter in use, can make of one, and a little more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +99,14 @@ class HDF5Source(ArraySource):
             DataError: nothing there, a damaged file, a key that is missing or holds something else.
             ImportError: ``h5py`` is not installed.
         """
+        _require_h5py()
         path = Path(path)
         self._layout = layout
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_open)
         files = [path] if path.is_file() else files_in(path, _ENDINGS)
+        self._stamps = {
+            file: first_look("rt1.data.hdf5:look_at_file", file, asdict(layout), library="h5py") for file in files
+        }
         found = [pair for file in files for pair in _episodes(file, self._open(file), layout)]
         self._places = [place for place, _ in found]
         episodes = [episode for _, episode in found]
@@ -107,7 +117,8 @@ class HDF5Source(ArraySource):
         if not self._layout.encoded:
             return super().encoded_images(episode, start, stop)
         self._check(episode, start, stop)
-        return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in self._rows(episode, start, stop)]
+        with reading(self._where[episode], cure=COPY_AGAIN):
+            return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in self._rows(episode, start, stop)]
 
     def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
         if not self._layout.encoded:
@@ -116,26 +127,54 @@ class HDF5Source(ArraySource):
 
     def _rows(self, episode: int, start: int, stop: int) -> NDArray[Any]:
         place = self._places[episode]
-        try:
-            group = self._open(place.path)[place.group or "/"]
-            return group[self._layout.image_key][place.start + start : place.start + stop]
-        except OSError as error:
-            raise DataError(f"{self._where[episode]}: the images cannot be read ({error}); copy it again") from error
+        check_unchanged(place.path, self._stamps[place.path])
+        group = self._open(place.path)[place.group or "/"]
+        return group[self._layout.image_key][place.start + start : place.start + stop]
+
+
+def look_at_file(path: str, layout: dict[str, Any]) -> None:
+    """Read from a file what :class:`HDF5Source` relies on, and its images, of many a few.
+
+    h5py may crash or hang on a damaged file: this runs in the process of a first look.
+    """
+    read = HDF5Layout(**layout)
+    with _open(Path(path)) as file:
+        for place, episode in _episodes(Path(path), file, read):
+            with reading(episode.where, cure=COPY_AGAIN):
+                images = file[place.group or "/"][read.image_key]
+                for start, stop in _scanned_rows(images, place):
+                    images[start:stop]
+
+
+def _scanned_rows(images: h5py.Dataset, place: _Place) -> Iterator[tuple[int, int]]:
+    """Yield the rows of an episode to read: all of a small array, else the first and the last one."""
+    if images.chunks is not None:
+        images.id.chunk_iter(lambda _: None)  # the whole index of the chunks
+    rows = place.stop - place.start
+    if images.nbytes > _SCANNED_BYTES:
+        yield from ((place.start, place.start + 1), (place.stop - 1, place.stop))
+    elif rows:
+        yield place.start, place.stop
+
+
+def _require_h5py() -> None:
+    try:
+        import h5py  # noqa: F401
+    except ImportError as error:
+        raise ImportError("reading HDF5 episodes needs h5py: pip install h5py") from error
 
 
 def _open(path: Path) -> h5py.File:
-    try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("reading HDF5 episodes needs h5py: pip install h5py") from error
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise DataError(f"{path} is no HDF5 file or damaged ({error}); copy it again") from error
+        raise DataError(f"{path} is no HDF5 file or damaged ({describe(error)}); {COPY_AGAIN}") from error
 
 
 def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Place, EpisodeArrays]]:
-    try:
+    with reading(path, cure=COPY_AGAIN):
         if not layout.group:
             return _rows_of_episodes(path, "", file, layout)
         if layout.group not in file:
@@ -143,8 +182,6 @@ def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Pl
         names = sorted(file[layout.group], key=natural_order)
         groups = [f"{layout.group}/{name}" for name in names]
         return [pair for group in groups for pair in _rows_of_episodes(path, group, file[group], layout)]
-    except OSError as error:
-        raise DataError(f"{path} is damaged ({error}); copy it again") from error
 
 
 def _rows_of_episodes(
@@ -152,7 +189,7 @@ def _rows_of_episodes(
 ) -> list[tuple[_Place, EpisodeArrays]]:
     where = f"{path}:{group}" if group else str(path)
     images, actions = _array(where, content, layout.image_key), _array(where, content, layout.action_key)
-    rows = len(images) if layout.encoded else image_count(where, images.shape, images.dtype, layout)
+    rows = _encoded_count(where, images) if layout.encoded else image_count(where, images.shape, images.dtype, layout)
     if rows != len(actions):
         raise DataError(f"{where}: {rows} images and {len(actions)} actions; store one each a step")
     starts = _starts(where, content, layout)
@@ -170,6 +207,15 @@ def _rows_of_episodes(
     return found
 
 
+def _encoded_count(where: str, images: h5py.Dataset) -> int:
+    import h5py
+
+    listed = images.ndim == 1 and h5py.check_vlen_dtype(images.dtype) == np.uint8
+    if not listed and (images.ndim != 2 or images.dtype != np.uint8):
+        raise DataError(f"{where}: the images are {images.dtype} {images.shape}; encoded ones must be rows of uint8")
+    return len(images)
+
+
 def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
     import h5py
 
@@ -179,7 +225,19 @@ def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
         if isinstance(content, h5py.Group):
             content.visititems(lambda name, item: known.append(name) if isinstance(item, h5py.Dataset) else None)
         raise DataError(f"{where}: {unknown_name('array', key, known)}")
+    if found.file.id != content.file.id or found.is_virtual or found.external:
+        raise DataError(f"{where}: {key!r} is stored in another file, which is not read; copy it into this one")
+    if found.nbytes > _MOST_EXPANSION * content.file.id.get_filesize() or not _is_whole(found):
+        raise DataError(f"{where}: the file does not hold all {found.nbytes} bytes of {key!r}; {COPY_AGAIN}")
     return found
+
+
+def _is_whole(array: h5py.Dataset) -> bool:
+    """Whether every value was written: HDF5 gives zeros in place of those that were not."""
+    if array.chunks is None or not array.size:
+        return array.id.get_storage_size() >= array.nbytes
+    chunks = (-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
+    return array.id.get_num_chunks() == math.prod(chunks)
 
 
 def _starts(where: str, content: h5py.Group, layout: HDF5Layout) -> list[int]:

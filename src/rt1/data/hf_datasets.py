@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
-from rt1.data.arrays import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png
+from rt1.data.arrays import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png, text_of
+from rt1.data.border import reading
+from rt1.data.first_look import COPY_AGAIN, check_unchanged, stamp_of
 from rt1.data.hf_video import video_images
 from rt1.data.images import decode_image
 from rt1.errors import DataError
@@ -69,27 +73,35 @@ class HuggingFaceSource(ArraySource):
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
         self._layout = layout
         plain = dataset.with_format(None)
-        self._images, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
-        if layout.episode_key is None:
-            self._starts = np.arange(len(dataset))
-            episodes = [
-                _row_episode(name, row, values, layout) for row, values in enumerate(plain.select_columns(keys))
-            ]
-        else:
-            self._starts, episodes = _runs(name, plain.select_columns(keys), layout, layout.episode_key)
+        with _reading(name):
+            files = [Path(file["filename"]) for file in dataset.cache_files]
+            self._stamps = {file: stamp_of(file) for file in files}
+            self._images, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
+            if layout.episode_key is None:
+                self._starts = np.arange(len(dataset))
+                episodes = [
+                    _row_episode(name, row, values, layout) for row, values in enumerate(plain.select_columns(keys))
+                ]
+            else:
+                self._starts, episodes = _runs(name, plain.select_columns(keys), layout, layout.episode_key)
         self._counts = [episode.steps for episode in episodes]
         super().__init__(episodes, layout, name=name, action_spec=action_spec)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
         self._check(episode, start, stop)
-        return [data if isinstance(data, bytes) else encode_png(data) for data in self._stored(episode, start, stop)]
+        with _reading(self._where[episode]):
+            stored = self._stored(episode, start, stop)
+        return [data if isinstance(data, bytes) else encode_png(data) for data in stored]
 
     def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        stored = self._stored(episode, start, stop)
+        with _reading(self._where[episode]):
+            stored = self._stored(episode, start, stop)
         return [decode_image(data) if isinstance(data, bytes) else data for data in stored]
 
     def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
+        for file, stamp in self._stamps.items():
+            check_unchanged(file, stamp)
         first = int(self._starts[episode])
         key = self._layout.image_key
         if self._is_video:
@@ -126,6 +138,15 @@ class HuggingFaceSource(ArraySource):
             found = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{where}: the image is {found}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
         return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what datasets and pyarrow raise about the content of a data set into a :class:`DataError`."""
+    import pyarrow as pa
+
+    with reading(where, cure=COPY_AGAIN, also=(pa.ArrowException,)):
+        yield
 
 
 def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) -> tuple[datasets.Dataset, bool]:
@@ -190,11 +211,12 @@ def _sentence(values: dict[str, Any], layout: HuggingFaceLayout) -> str:
     stored = values[layout.instruction_key]
     if isinstance(stored, list):
         stored = stored[0] if stored else ""
-    return str(stored or "")
+    return text_of(stored or "")
 
 
 def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
     try:
-        return np.array(values, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # refused with the other numbers that are not finite
+            return np.array(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.data.border import reading
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def video_images(where: str, value: object, count: int, start: int, stop: int) -
         DataError: no such file, damaged, or another number of images.
         ModuleNotFoundError: PyAV is not installed.
     """
-    with _opened(where, value) as container:
+    with reading(where, cure=_CURE), _opened(where, value) as container:
         stream = container.streams.video[0]
         shown = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
         if len(shown) != count:
@@ -43,7 +44,7 @@ def video_images(where: str, value: object, count: int, start: int, stop: int) -
         wanted = set(shown[start:stop])
         found = {}
         for frame in container.decode(stream):
-            if frame.pts in wanted:
+            if frame.pts in wanted and not frame.is_corrupt:
                 found[frame.pts] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
             if len(found) == len(wanted):
                 break

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.data.border import DAMAGE, describe, reading
 from rt1.data.bounds import spec_between
 from rt1.data.images import decode_image
 from rt1.data.lerobot_embeddings import read_embeddings
@@ -66,6 +67,10 @@ class LeRobotSource:
                 an episode that cannot be used.
         """
         self.folder = Path(folder)
+        with reading(self.folder, cure=COPY_AGAIN):
+            self._open(image_key, action_key, action_spec, name)
+
+    def _open(self, image_key: str | None, action_key: str, action_spec: ActionSpec | None, name: str | None) -> None:
         info = read_info(self.folder)
         recorded = _recorded_settings(self.folder)
         self.image_key = info.image_key(image_key or recorded.image_key)
@@ -82,7 +87,7 @@ class LeRobotSource:
         self.name = name or recorded.name or self.folder.resolve().name
         if changing:
             message = f"{self.name}: {changing} episodes change their instruction; the first one stands for all steps"
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, stacklevel=3)
         self.action_spec = spec or _spec_of_stats(self.folder, info, action_key, size)
         self.lengths: NDArray[np.int64] = episodes.lengths
         self.text_encoder = recorded.text_encoder
@@ -156,7 +161,7 @@ def _recorded_settings(folder: Path) -> _Recorded:
     data = read_recorder_notes(path)
     if data is None:
         return _Recorded()
-    try:
+    with reading(path, cure=COPY_AGAIN):
         return _Recorded(
             name=str(data["name"]),
             image_key=str(data["image_key"]),
@@ -164,8 +169,6 @@ def _recorded_settings(folder: Path) -> _Recorded:
             text_encoder=data["text_encoder"],
             details=dict(data["details"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}); {COPY_AGAIN}") from error
 
 
 def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
@@ -175,9 +178,9 @@ def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
         stats = read_json(path)[key]
         low, high = (np.array(stats[name], dtype=np.float64).reshape(size) for name in ("min", "max"))
         spec = spec_between(low, high, parts={key: size})
-    except (KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         cure = "pass action_spec, see rt1.data.bounds.spec_between"
-        raise DataError(f"{path} has no usable min and max of {key!r} ({error}); {cure}") from error
+        raise DataError(f"{path} has no usable min and max of {key!r} ({describe(error)}); {cure}") from error
     names = info.features[key].get("names")
     if not isinstance(names, list) or len(set(map(str, names))) != size:
         return spec

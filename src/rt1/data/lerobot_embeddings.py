@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
+from rt1.data.border import reading
 from rt1.data.lerobot_schema import COPY_AGAIN
 from rt1.errors import DataError
 from rt1.files import write_bytes
@@ -48,16 +49,21 @@ def read_embeddings(path: Path, *, episodes: int | None = None) -> Embeddings:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    try:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {COPY_AGAIN}")
+    with reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
         tensors = load(path.read_bytes())
         read = Embeddings(vectors=tensors["vectors"], rows=tensors["rows"])
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {COPY_AGAIN}") from error
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged or truncated ({error}); {COPY_AGAIN}") from error
     whole = read.vectors.ndim == 2 and read.rows.ndim == 1 and read.vectors.dtype == np.float32
-    whole = whole and read.rows.dtype == np.int64 and read.rows.min(initial=0) >= 0
+    whole = (
+        whole
+        and bool(np.isfinite(read.vectors).all())
+        and read.rows.dtype == np.int64
+        and read.rows.min(initial=0) >= 0
+    )
     if not whole or read.rows.max(initial=0) >= len(read.vectors) or episodes not in (None, len(read.rows)):
-        shapes = f"vectors {read.vectors.shape}, rows {read.rows.shape}"
-        raise DataError(f"{path} holds {shapes}, which does not fit the episodes ({episodes}); {COPY_AGAIN}")
+        shapes = f"vectors {read.vectors.dtype} {read.vectors.shape}, rows {read.rows.dtype} {read.rows.shape}"
+        raise DataError(
+            f"{path} holds {shapes}, which must be a finite vector for each of {episodes} episodes; {COPY_AGAIN}"
+        )
     return read

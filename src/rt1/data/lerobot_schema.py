@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.data import border
 from rt1.data.rlds_schema import read_json
 from rt1.errors import DataError
 from rt1.names import unknown_name
@@ -27,6 +30,7 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TASK_COLUMN = "rt1/task"
 SENTENCE_COLUMN = "__index_level_0__"  # what pandas calls an index without a name
+TIME = "from_timestamp"
 IMAGE_KINDS = ("image", "video")
 COPY_AGAIN = "copy it again from where the data set came from"
 
@@ -91,13 +95,10 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what pyarrow says about a missing or damaged Parquet file into a :class:`DataError` with the file."""
     import pyarrow as pa
 
-    try:
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {COPY_AGAIN}")
+    with border.reading(path, cure=COPY_AGAIN, also=(pa.ArrowException,)):
         yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {COPY_AGAIN}") from error
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} is damaged or truncated ({line}); {COPY_AGAIN}") from error
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
@@ -113,6 +114,15 @@ def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArra
         if table[column].null_count:
             raise DataError(f"{path}: the column {column!r} has {table[column].null_count} empty places; {COPY_AGAIN}")
     return {column: table[column] for column in columns}
+
+
+def whole_numbers(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return a column of integers; one of another type raises :class:`DataError`."""
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type):
+        raise DataError(f"{path}: the column {name!r} is {column.type}; it must hold whole numbers; {COPY_AGAIN}")
+    return column.to_numpy().astype(np.int64)
 
 
 def read_info(folder: Path) -> Info:
@@ -131,7 +141,7 @@ def read_info(folder: Path) -> Info:
     if (version := data.get("codebase_version")) != VERSION:
         cure = "convert it with lerobot's convert_dataset_v21_to_v30" if str(version) < VERSION else "update rt1"
         raise DataError(f"{path} has codebase_version {version!r}; this version reads {VERSION!r}; {cure}")
-    try:
+    with border.reading(path, cure=COPY_AGAIN):
         info = Info(
             fps=float(data["fps"]),
             features={key: {**feature, "dtype": feature["dtype"]} for key, feature in data["features"].items()},
@@ -139,9 +149,7 @@ def read_info(folder: Path) -> Info:
             video_path=str(data.get("video_path") or ""),
             episodes=int(data["total_episodes"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is not the file LeRobot writes ({error!r}); {COPY_AGAIN}") from error
-    if not 0.0 < info.fps < np.inf or info.episodes < 1:
+    if not 0.0 < info.fps < math.inf or info.episodes < 1:
         raise DataError(f"{path}: fps is {info.fps}, total_episodes {info.episodes}; both must be above 0")
     return info
 
@@ -157,7 +165,8 @@ def read_tasks(folder: Path) -> dict[int, str]:
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in names else "task"
     columns = read_columns(path, ("task_index", sentence))
     with reading(path):
-        tasks = dict(zip(columns["task_index"].to_pylist(), columns[sentence].to_pylist(), strict=True))
+        numbers = whole_numbers(path, "task_index", columns["task_index"]).tolist()
+        tasks = dict(zip(numbers, columns[sentence].to_pylist(), strict=True))
     for index, text in tasks.items():
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{path}: the instruction of task_index {index} is empty ({text!r}); give it a sentence")
@@ -171,20 +180,19 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
         DataError: a missing or damaged file, numbers that are not 0, 1, 2, ..., lengths that do not add up.
     """
     places = ["data/chunk_index", "data/file_index"]
-    video = [f"videos/{video_key}/{part}" for part in ("chunk_index", "file_index", "from_timestamp")]
+    video = [f"videos/{video_key}/{part}" for part in ("chunk_index", "file_index", TIME)]
     numbers = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
     columns = _episode_columns(folder, [*numbers, *places, *(video if video_key else ())])
     order = np.argsort(columns["episode_index"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
-    lengths, first = columns["length"].astype(np.int64), columns["dataset_from_index"].astype(np.int64)
     _check_numbers(folder, info, columns)
     videos = zip(*(columns[name].tolist() for name in video[:2]), strict=True) if video_key else ()
     return Episodes(
-        lengths=lengths,
-        first=first,
+        lengths=columns["length"],
+        first=columns["dataset_from_index"],
         data_files=_paths(folder, info.data_path, zip(*(columns[name].tolist() for name in places), strict=True)),
         video_files=_paths(folder, info.video_path, videos, video_key=video_key),
-        video_starts=columns[video[2]].astype(np.float64) if video_key else np.empty(0),
+        video_starts=columns[video[2]] if video_key else np.empty(0),
         tasks=tuple(columns[TASK_COLUMN].tolist()),
     )
 
@@ -199,10 +207,22 @@ def _episode_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[An
     for path in paths:
         with reading(path):
             own = TASK_COLUMN in pq.read_schema(path).names
-            part = {name: column.to_numpy() for name, column in read_columns(path, names).items()}
+            columns = read_columns(path, names)
+            part: dict[str, NDArray[Any]] = {
+                name: _seconds(path, name, column) if name.endswith(TIME) else whole_numbers(path, name, column)
+                for name, column in columns.items()
+            }
             tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist() if own else [""] * len(part[names[0]])
-        parts.append({**part, TASK_COLUMN: np.array(tasks, dtype=object)})
+            part[TASK_COLUMN] = np.array([str(task) for task in tasks], dtype=object)
+        parts.append(part)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _seconds(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:
+    seconds = column.to_numpy().astype(np.float64)
+    if seconds.ndim != 1 or not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise DataError(f"{path}: the column {name!r} is {column.type}; it must hold times in seconds; {COPY_AGAIN}")
+    return seconds
 
 
 def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -231,12 +251,20 @@ def _paths(
     for place in places:
         if place not in found:
             chunk, file = place
-            try:
-                name = template.format(video_key=video_key, chunk_index=chunk, file_index=file)
-            except (LookupError, ValueError, AttributeError) as error:
-                raise DataError(f"{folder / INFO_FILE}: {template!r} is no path template ({error!r})") from error
-            found[place] = folder / name
+            with border.reading(f"{folder / INFO_FILE}: the path template {template!r}", cure=COPY_AGAIN):
+                found[place] = folder / _path(template, video_key=video_key, chunk_index=chunk, file_index=file)
             if not found[place].is_file():
                 raise DataError(f"{found[place]} is missing; {COPY_AGAIN}")
         out.append(found[place])
     return tuple(out)
+
+
+def _path(template: str, **values: object) -> str:
+    """Return the path that a template gives within the folder; one that could do more raises ``ValueError``."""
+    for _, field, form, _ in string.Formatter().parse(template):
+        if field is not None and (field not in values or len(form or "") > len("03d")):
+            raise ValueError(f"{{{field}:{form}}} is not a field of LeRobot")
+    name = template.format(**values)
+    if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError(f"{name!r} is not a path in the folder")
+    return name

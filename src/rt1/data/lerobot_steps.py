@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.lerobot_schema import COPY_AGAIN, Episodes, read_columns, reading
+from rt1.data.lerobot_schema import COPY_AGAIN, Episodes, read_columns, reading, whole_numbers
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -51,13 +51,14 @@ def read_steps(episodes: Episodes, action_key: str, size: int) -> Steps:
     for path, members in _by_file(episodes).items():
         columns = read_columns(path, ("episode_index", "task_index", action_key))
         lengths = episodes.lengths[members]
-        if not np.array_equal(columns["episode_index"].to_numpy(), np.repeat(members, lengths)):
+        owners = whole_numbers(path, "episode_index", columns["episode_index"])
+        if len(owners) != lengths.sum() or not np.array_equal(owners, np.repeat(members, lengths)):
             raise DataError(
                 f"{path}: its rows are not the {int(lengths.sum())} steps of the episodes {members.min()}.."
                 f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
             )
         values = _vectors(path, action_key, columns[action_key], size)
-        numbers = columns["task_index"].to_numpy()
+        numbers = whole_numbers(path, "task_index", columns["task_index"])
         rows[members] = np.cumsum(lengths) - lengths
         for member, row, length in zip(members, rows[members], lengths, strict=True):
             actions[starts[member] : starts[member + 1]] = values[row : row + length]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.data.border import reading
 from rt1.data.lerobot_schema import COPY_AGAIN, Episodes
 from rt1.errors import DataError
 
@@ -102,6 +103,8 @@ class _Video:
             if shown > times[len(found)] + tolerance:
                 break
             if shown >= times[len(found)] - tolerance:
+                if frame.is_corrupt:
+                    raise DataError(f"{self.path}: the image at second {shown:.3f} is damaged; {COPY_AGAIN}")
                 found.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
             if len(found) == len(times):
                 break
@@ -115,12 +118,13 @@ class _Video:
 def _decoding(path: Path) -> Iterator[None]:
     import av
 
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; it was there when the data set was opened") from error
-    except av.FFmpegError as error:
-        raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
+    with reading(path, cure=COPY_AGAIN):
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing; it was there when the data set was opened") from error
+        except av.FFmpegError as error:
+            raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
 
 
 def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rt1.data.border import reading
 from rt1.data.episode import EpisodeSource
 from rt1.errors import DataError
 
@@ -72,12 +73,12 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
     layout = _layout(path, options, keys)
     try:
         if kind == _HUGGING_FACE:
-            from datasets import load_from_disk
-
             from rt1.data.hf_datasets import HuggingFaceLayout, HuggingFaceSource
+            from rt1.data.hf_saved import open_saved
 
             hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
-            return HuggingFaceSource(load_from_disk(str(path)), layout=hugging_face, name=path.name)
+            with reading(path):  # an error of the source has its name only
+                return HuggingFaceSource(open_saved(path), layout=hugging_face, name=path.name)
         layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
         if kind == _NPZ:
             from rt1.data.arrays import ArrayLayout

@@ -1,0 +1,152 @@
+"""Damaged LeRobot folders: one line that names the folder, or what was written where checksums tell."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.fuzz.conftest import Fuzz
+from tests.fuzz.mutate import mutate, mutate_json
+from tests.fuzz.readable import assert_readable, write_anew
+
+from rt1.actions import ActionSpec, Continuous
+from rt1.data.images import encode_jpeg
+from rt1.data.lerobot import LeRobotSource
+from rt1.data.lerobot_metadata import LeRobotSettings
+from rt1.data.lerobot_writer import LeRobotWriter
+from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
+
+pa = pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
+pq = pytest.importorskip("pyarrow.parquet", reason="LeRobot sets need pyarrow: the extra lerobot")
+
+RNG = np.random.default_rng(0)
+RECORDING = RecordingSettings(
+    name="blocks",
+    image_size=(16, 24),
+    action_spec=ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3),)),
+    episodes=3,
+    episodes_per_shard=2,
+    text_encoder={"name": "table", "sha256": "0" * 64, "width": 4},
+)
+EPISODES = [
+    RecordedEpisode(
+        images=[encode_jpeg(RNG.integers(0, 256, (16, 24, 3), dtype=np.uint8)) for _ in range(steps)],
+        actions=RNG.uniform(-1, 1, (steps, 3)).astype(np.float32),
+        instruction=f"push {steps}",
+        text_embedding=RNG.normal(size=4).astype(np.float32),
+        task="push",
+        success=True,
+        seed=steps,
+        episode_id=steps,
+    )
+    for steps in (2, 3, 4)
+]
+JSON = ("meta/info.json", "meta/stats.json", "meta/rt1.json")
+TABLES = ("meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet")
+VIDEO = "videos/observation.images.image/chunk-000/file-000.mp4"
+
+
+def _write(folder: Path, *, video: bool = False) -> Path:
+    settings = LeRobotSettings(recording=RECORDING, fps=5, video="h264" if video else None)
+    LeRobotWriter(folder, settings).write(lambda number: EPISODES[number])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _write(tmp_path_factory.mktemp("lerobot") / "blocks")
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(written, tmp_path / "blocks"))
+
+
+def _read(folder: Path) -> None:
+    assert_readable(LeRobotSource(folder))
+
+
+def _check_as_written(folder: Path) -> None:
+    source = LeRobotSource(folder)
+    for number, episode in enumerate(EPISODES):
+        steps = len(episode.images)
+        assert source.instruction(number) == episode.instruction
+        assert np.array_equal(source.actions(number, 0, steps), episode.actions)
+        assert source.encoded_images(number, 0, steps) == episode.images
+
+
+def _damage_and_read(
+    folder: Path,
+    name: str,
+    change: Callable[[bytes, random.Random], bytes],
+    read: Callable[[Path], None] = _read,
+) -> Callable[[random.Random], None]:
+    original = (folder / name).read_bytes()
+
+    def check(rng: random.Random) -> None:
+        write_anew(folder / name, change(original, rng))
+        read(folder)
+
+    return check
+
+
+def _other_json(data: bytes, rng: random.Random) -> bytes:
+    return json.dumps(mutate_json(json.loads(data), rng)).encode() if rng.random() < 0.8 else mutate(data, rng)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize("name", JSON)
+def test_a_mistyped_json_file_gives_episodes_or_one_line(fuzz: Fuzz, folder: Path, name: str, noted: bool) -> None:  # noqa: FBT001
+    if not noted and name != JSON[2]:
+        (folder / JSON[2]).unlink()
+        (folder / "meta/rt1_embeddings.safetensors").unlink()
+    _read(folder)
+    fuzz.check_examples(_damage_and_read(folder, name, _other_json), names="blocks", examples=20)
+
+
+@pytest.mark.filterwarnings("ignore:.* change their instruction")
+@pytest.mark.parametrize("name", TABLES)
+def test_a_damaged_table_with_checksums_gives_what_was_written_or_one_line(fuzz: Fuzz, folder: Path, name: str) -> None:
+    check = _damage_and_read(folder, name, mutate, _check_as_written)
+    fuzz.check_examples(check, names="blocks", examples=20)
+
+
+def test_damaged_embeddings_give_episodes_or_one_line(fuzz: Fuzz, folder: Path) -> None:
+    check = _damage_and_read(folder, "meta/rt1_embeddings.safetensors", mutate)
+    fuzz.check_examples(check, names="blocks", examples=20)
+
+
+def _mistyped(data: bytes, rng: random.Random) -> bytes:
+    """Return the table with the values of a column changed, and with the type that follows from them."""
+    table = pq.read_table(pa.BufferReader(data))
+    number = rng.randrange(table.num_columns)
+    values: Any = mutate_json(table.column(number).to_pylist(), rng) if rng.random() < 0.9 else [None] * len(table)
+    if not isinstance(values, list) or len(values) != len(table):
+        values = [values] * len(table)
+    try:
+        column = pa.array(values)
+        table = table.set_column(number, table.column_names[number], column)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        return sink.getvalue().to_pybytes()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return data  # no column can have these values
+
+
+@pytest.mark.filterwarnings("ignore:.* change their instruction")
+@pytest.mark.parametrize("name", TABLES)
+def test_a_mistyped_table_gives_episodes_or_one_line(fuzz: Fuzz, folder: Path, name: str) -> None:
+    fuzz.check_examples(_damage_and_read(folder, name, _mistyped), names="blocks", examples=20)
+
+
+def test_a_damaged_video_gives_images_or_one_line(fuzz: Fuzz, tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="videos need av: the extra lerobot")
+    folder = _write(tmp_path / "blocks", video=True)
+    fuzz.check_examples(_damage_and_read(folder, VIDEO, mutate), names="blocks", examples=20)
