@@ -10,7 +10,7 @@ from rt1.errors import RT1Error, UsageError
 # Before torch and its OpenMP start: idle threads that spin triple the CPU time of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import importlib
+import importlib.util
 import io
 import shlex
 from collections.abc import Sequence
@@ -24,6 +24,9 @@ EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
 
 OUT_OF_MEMORY = ("can't start new thread", "failed to map segment", "can't allocate memory", "Cannot allocate memory", "CUDA out of memory")
 """What an error of Python, torch or the system says where memory, or room for a thread's stack, is short."""
+
+LEAST_ADDRESS_SPACE = 3_000_000_000
+"""Bytes of address space that torch, MuJoCo and the video libraries need. Measured: crashes up to 2 GB."""
 
 EXTRAS = {
     "av": "report",
@@ -116,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(f"rt1 {rt1.__version__}")
         return 0
+    command: Any = None
     try:
         command = parse(words)
         return int(command.run(shlex.join(["rt1", *words])))
@@ -129,6 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = _in_one_line(error)
         if line is None or os.environ.get("RT1_TRACEBACK"):
             raise
+        if command is not None:
+            from rt1.parsing import as_typed, options_of
+
+            line = as_typed(line, options_of(type(command)))
         print(f"rt1: {printable(line)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
@@ -148,9 +156,11 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
     name, words = _command_name(words)
     if name not in COMMANDS:
         raise UsageError(unknown_name("command", name, COMMANDS))
+    _check_address_space()
+    from rt1.parsing import parsed  # with tyro, which a page of commands does not need
+
     module, _, kind_name = COMMANDS[name][0].partition(":")
     kind = getattr(importlib.import_module(module), kind_name)
-    from rt1.parsing import parsed  # with tyro, which a page of commands does not need
 
     choices: dict[str, Any] = {}
     if name in PRESET_COMMANDS:
@@ -162,6 +172,17 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
         config = starting_config(_option(words, "--preset", "demo"), start)
         choices["default"] = kind(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
     return parsed(kind, words, program=f"rt1 {name}", **choices)
+
+
+def _check_address_space() -> None:
+    """Refuse a limit under which libraries crash while they are loaded, which nothing can catch."""
+    if importlib.util.find_spec("resource") is None:  # Windows
+        return
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise MemoryError(f"the address space is limited to {limit / 1e9:.2g} GB; it must be at least 3 GB")
 
 
 def _command_name(words: Sequence[str]) -> tuple[str, list[str]]:
