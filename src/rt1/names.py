@@ -11,6 +11,15 @@ T = TypeVar("T")
 _LONG = 12
 
 
+def printable(text: str) -> str:
+    """Return text in one line for a terminal: line breaks and control characters become escapes.
+
+    >>> print(printable("data" + chr(10) + "set"))
+    data\\nset
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text.strip())
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the one-line message for an unknown name, with "did you mean" where a known one is close.
 

@@ -13,12 +13,27 @@ from rt1.names import unknown_name
 T = TypeVar("T")
 
 
-def check_at_least(settings: Any, least: int, *names: str) -> None:
-    """Raise ``ValueError`` for the first of these fields, a number or a tuple of numbers, that is below ``least``."""
+LARGEST = 2**31 - 1
+"""Largest whole number that a setting takes: every library takes as much, as a seed, too."""
+
+
+def check_at_least(settings: Any, least: float, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields that is below ``least``, see :func:`check_between`."""
+    check_between(settings, least, LARGEST, *names)
+
+
+def check_between(settings: Any, least: float, most: float, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields with a value outside ``least``..``most``.
+
+    A field is a number, a tuple of numbers, or None, which passes.
+    """
     for name in names:
         value = getattr(settings, name)
-        if min(value if isinstance(value, tuple) else (value,), default=least) < least:
+        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+        if not all(number >= least for number in numbers):  # so written, it refuses nan
             raise ValueError(f"{name} is {value}; it must be at least {least}")
+        if max(numbers, default=most) > most:
+            raise ValueError(f"{name} is {value}; it must be at most {most}")
 
 
 def to_json(settings: Any) -> Any:

@@ -237,6 +237,7 @@ def _simulator_and_expert(task: str) -> tuple[Any, Any]:
         raise ModuleNotFoundError("Meta-World is not installed; run: pip install 'rt1[metaworld]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium and Meta-World warn about their own float widths at import
+        _open_renderer(lambda: importlib.import_module("mujoco"))  # which loads the GL library
         from metaworld import policies
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
