@@ -22,7 +22,13 @@ from rt1.names import printable, unknown_name
 EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
 
-OUT_OF_MEMORY = ("can't start new thread", "failed to map segment", "can't allocate memory", "Cannot allocate memory", "CUDA out of memory")
+OUT_OF_MEMORY = (
+    "can't start new thread",
+    "failed to map segment",
+    "can't allocate memory",
+    "Cannot allocate memory",
+    "CUDA out of memory",
+)
 """What an error of Python, torch or the system says where memory, or room for a thread's stack, is short."""
 
 LEAST_ADDRESS_SPACE = 3_000_000_000
