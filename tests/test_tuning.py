@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from rt1 import control
 from rt1.control import SETTINGS, StepSetting
 from rt1.model.kernels import Int8Linear
 from rt1.model.rt1 import RT1
+from rt1.model.step_encoder import FoldedEncoder
 from rt1.policy import Policy
 from rt1.tuning import Tuned, agreement_with, made_up_episodes, measure, setting_for, tuned
 
@@ -166,7 +166,7 @@ def test_a_network_that_cannot_run_at_all_is_an_error(model: RT1, monkeypatch: p
     def refuse(*_: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(control.FoldedEncoder, "__init__", refuse)
+    monkeypatch.setattr(FoldedEncoder, "__init__", refuse)
     with pytest.raises(RuntimeError, match="out of memory"):
         measure(model, steps=2)
 
