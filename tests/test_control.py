@@ -351,8 +351,8 @@ def test_a_step_takes_the_setting_s_threads_and_leaves_torch_s_number(
         seen.append(torch.get_num_threads())
         return prepare(image)
 
-    monkeypatch.setattr(model, "prepare", looking)
     control = ControlStep(model, setting=setting)
+    monkeypatch.setattr(model, "prepare", looking)
     torch.set_num_threads(3)
     try:
         control.step([control.start(_embedding()) for _ in range(robots)], _images(robots))

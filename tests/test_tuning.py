@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from rt1 import tuning
-from rt1.control import SETTINGS, ControlStep, StepSetting
+from rt1.control import SETTINGS, StepSetting
+from rt1.model.kernels import Int8Linear
 from rt1.model.rt1 import RT1
+from rt1.model.step_encoder import FoldedEncoder
 from rt1.policy import Policy
 from rt1.tuning import Tuned, agreement_with, made_up_episodes, measure, setting_for, tuned
 
@@ -142,33 +144,30 @@ def test_a_setting_of_fewer_bits_is_taken_by_name(checkpoint: Path, skip_unless_
     assert Policy.from_checkpoint(checkpoint, setting="int8").control.setting == "int8"
 
 
-def _refusing(setting: str) -> Callable[..., ControlStep]:
-    """Return the class on a processor that refuses a setting."""
-
-    def make(model: RT1, **options: Any) -> ControlStep:
-        if options["setting"] == setting:
-            raise RuntimeError("it needs the cpu support avx512bw\nException raised from somewhere")
-        return ControlStep(model, **options)
-
-    return make
-
-
-def test_a_candidate_that_raises_is_left_out_with_one_line(
+def test_a_candidate_that_cannot_run_is_left_out_with_one_line(
     model: RT1, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tuning, "ControlStep", _refusing("bf16"))
-    monkeypatch.setattr(StepSetting, "obstacle", lambda self: "no VNNI" if self.decoder == "int8" else None)
+    def refuse(*_: object) -> None:
+        raise RuntimeError("it needs the cpu support avx512bw\nException raised from somewhere")
+
+    monkeypatch.setattr(StepSetting, "obstacle", lambda self: "no bfloat16" if self.decoder == "bf16" else None)
+    monkeypatch.setattr(Int8Linear, "__call__", refuse)  # past all trials, at the first step
     found = measure(model, steps=2)
     assert list(found.milliseconds) == ["fp32"]
     assert found.setting == "fp32"
-    lines = [record.getMessage() for record in caplog.records]
-    assert [line.rpartition(": ")[2] for line in lines] == ["it needs the cpu support avx512bw", "no VNNI"]
-    assert all("leaves out" in line and "\n" not in line for line in lines)
+    bf16, int8 = (record.getMessage() for record in caplog.records)
+    assert "auto leaves out" in bf16
+    assert "'bf16' cannot run here: no bfloat16;" in bf16
+    assert re.search("'int8' cannot run here: .*needs the cpu support avx.*; use 'fp32'", int8)
+    assert "\n" not in int8
 
 
 def test_a_network_that_cannot_run_at_all_is_an_error(model: RT1, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "ControlStep", _refusing("fp32"))
-    with pytest.raises(RuntimeError, match="avx512bw"):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(FoldedEncoder, "__init__", refuse)
+    with pytest.raises(RuntimeError, match="out of memory"):
         measure(model, steps=2)
 
 

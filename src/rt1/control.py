@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rt1.acting import check_embedding
 from rt1.actions import FloatArray
 from rt1.model.graphs import Function, Graphs
-from rt1.model.kernels import Numbers, Target, obstacle, threads_at_most
+from rt1.model.kernels import Numbers, Target, first_line, obstacle, threads_at_most
 from rt1.model.rt1 import RT1
 from rt1.model.step_decoder import PlainDecoder, StepDecoder
 from rt1.model.step_encoder import FoldedEncoder, PlainEncoder
@@ -129,24 +129,37 @@ class ControlStep:
             raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's own")
         self._threads = choice.threads if threads is None else threads
         self._device = torch.device(choice.device)
-        folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
         if setting != "fp32" and not packable(model):
             raise ValueError(
                 f"the setting {setting!r} is for EfficientNet with FiLM, action tokens and an unconditioned "
                 "transformer; this network has another part; use 'fp32'"
             )
-        reason = choice.obstacle()
+        reason = choice.obstacle() or self._pack(choice)
         if reason is not None:
             raise ValueError(f"the setting {setting!r} cannot run here: {reason}; use 'fp32', or 'auto'")
+
+    def _pack(self, choice: StepSetting) -> str | None:
+        """Fold and pack the weights and try a step; return in one line why the setting fails here, None if it runs."""
+        model = self.model
         encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
-        # oneDNN lays small products' weights out for a number of threads; with another it does so again at every step.
-        with torch.inference_mode(), threads_at_most(self._threads):
-            encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
-            decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
-        self._text = copy.deepcopy(model.text).to(self._device)
-        self._prepare_condition = encode.prepare
-        self._encode: Function = Graphs(encode) if choice.graphs else encode
-        self._decode: Function = Graphs(decode) if choice.graphs else decode
+        folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
+        try:
+            # oneDNN lays small products' weights out for a number of threads; with another it does so at every step.
+            with torch.inference_mode(), threads_at_most(self._threads):
+                encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
+                decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
+            self._text = copy.deepcopy(model.text).to(self._device)
+            self._prepare_condition = encode.prepare
+            self._encode: Function = Graphs(encode) if choice.graphs else encode
+            self._decode: Function = Graphs(decode) if choice.graphs else decode
+            if self.setting != "fp32":
+                memory = self.start(np.zeros(model.config.text_width, np.float32))
+                self.step([memory], [np.zeros((*model.config.image_size, 3), np.uint8)])
+        except RuntimeError as error:
+            if self.setting == "fp32":
+                raise
+            return first_line(error)
+        return None
 
     @torch.inference_mode()
     def start(self, embedding: FloatArray) -> Memory:

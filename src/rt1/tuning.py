@@ -170,24 +170,18 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
 
 
 def _controls(model: RT1, name: str) -> dict[Choice, ControlStep]:
-    """Return a setting's control steps, each tried for one step; none where the setting cannot run."""
+    """Return a setting's control steps by number of threads; none where the setting cannot run."""
     device_is_there = SETTINGS[name].device == "cpu" or torch.cuda.is_available()
     if name != REFERENCE and not (device_is_there and packable(model)):
         return {}
-    choices = [Choice(setting=name, threads=threads) for threads in _thread_numbers(name)]
-    ((embedding, images),) = made_up_episodes(model.config, steps=1, seed=0)
-    reason = None if name == REFERENCE else SETTINGS[name].obstacle()
     try:
-        controls = {} if reason else {choice: choice.control(model) for choice in choices}
-        for control in controls.values():
-            control.step([control.start(embedding)], images)
-    except RuntimeError as error:
+        choices = [Choice(setting=name, threads=threads) for threads in _thread_numbers(name)]
+        return {choice: choice.control(model) for choice in choices}
+    except ValueError as error:
         if name == REFERENCE:
             raise
-        controls, reason = {}, str(error).partition("\n")[0]
-    if reason:
-        _LOG.warning("auto leaves out the setting %s, which cannot run here: %s", name, reason)
-    return controls
+        _LOG.warning("auto leaves out a setting: %s", error)
+        return {}
 
 
 def _thread_numbers(name: str) -> list[int | None]:

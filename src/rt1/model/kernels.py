@@ -49,13 +49,18 @@ class Target:
         return self.device.type == "cpu" and _packing_runs()
 
 
+def first_line(error: Exception) -> str:
+    """Return the first line of what torch says; behind it stands where in its sources an error was raised."""
+    return str(error).partition("\n")[0].strip() or type(error).__name__
+
+
 @cache
 def obstacle(target: Target) -> str | None:
     """Return in one line why this machine cannot compute for a target; None if it can. It is tried once."""
     try:
         off = _trial_error(target)
     except (RuntimeError, AttributeError, AssertionError) as error:  # a call that torch lacks, or one that it refuses
-        return str(error).partition("\n")[0].strip() or type(error).__name__
+        return first_line(error)
     if off <= _MAX_ERROR:
         return None
     return f"{target.numbers} products are off by {off:.0%}, at most {_MAX_ERROR:.0%} is right; int8 needs VNNI or AMX"
@@ -87,7 +92,7 @@ def _packing_runs() -> bool:
         weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8))  # noqa: SLF001
         torch.ops.mkldnn._linear_pointwise(torch.ones(1, 8), weight, torch.ones(8), "none", [], "")  # noqa: SLF001
     except (RuntimeError, AttributeError) as error:
-        _LOG.warning("oneDNN's packed kernels do not run here, slower ones are used: %s", str(error).partition("\n")[0])
+        _LOG.warning("oneDNN's packed kernels do not run here, slower ones are used: %s", first_line(error))
         return False
     return True
 
