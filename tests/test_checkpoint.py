@@ -274,3 +274,9 @@ def test_a_mistyped_or_hostile_description_is_refused_in_one_line(
 def test_a_description_nested_too_deeply_is_refused(saved: Path) -> None:
     (saved / "checkpoint.json").write_text("[" * 100_000)
     assert "nested too deeply" in _refused(saved)
+
+
+def test_moments_that_are_not_finite_are_refused(saved: Path) -> None:
+    save_file({"step/a": torch.tensor(float("nan"))}, saved / "training.safetensors")
+    with pytest.raises(CheckpointError, match=r"training\.safetensors: step/a holds a value that is not finite"):
+        load_training(saved)

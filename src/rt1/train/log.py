@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rt1.files import write_text
+from rt1.json_files import read_object
 from rt1.machine import commit, describe_machine
 from rt1.metrics import METRICS, METRICS_FILE, read_metrics
 
@@ -85,7 +86,9 @@ class MetricsLog:
 def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
     """Write what the run is and that it starts, or goes on, now; return what was written."""
     file = run / ABOUT_FILE
-    before = json.loads(file.read_text()) if update and file.is_file() else {}
+    before = (
+        read_object(file, cure="remove it: the run goes on without its history") if update and file.is_file() else {}
+    )
     start = {
         "update": update,
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),

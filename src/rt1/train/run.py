@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from rt1 import settings
 from rt1.checkpoint import (
     RUN_ORDER,
+    TRAINING_FILE,
     CheckpointInfo,
     SharedInfo,
     TrainingState,
@@ -29,7 +30,7 @@ from rt1.checkpoint import (
 )
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_mixture import WeightedSource
-from rt1.errors import TrainingError
+from rt1.errors import TrainingError, first_line
 from rt1.files import recover
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1
@@ -258,6 +259,16 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     """Bring a run to where the checkpoint in its folder stands."""
     checkpoint = resolve(run.folder)
     training = load_training(checkpoint)
+    try:
+        _restore(run, checkpoint, training, allow_changes=allow_changes)
+    except (TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise TrainingError(
+            f"{checkpoint / TRAINING_FILE} is damaged ({first_line(error)}); restore it from a copy, or train into "
+            "another folder"
+        ) from error
+
+
+def _restore(run: Run, checkpoint: Path, training: TrainingState, *, allow_changes: bool) -> None:
     old, new = training.progress, _progress(run)
     if lacking := sorted(new.keys() - old.keys()):
         raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
@@ -271,9 +282,15 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     if "init" in (provenance := load_whole_info(checkpoint).provenance):
         run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": provenance["init"]})
     _restore_tensors(run, training.tensors)
-    run.update, run.best = int(old["update"]), old["best"]
+    run.update, run.best = _update(old["update"]), None if old["best"] is None else float(old["best"])
     run.changes = (*old["changes"], *(f"from update {run.update}: {text}" for text in differing))
     run.meter.load_state_dict(old["meter"])
+
+
+def _update(number: object) -> int:
+    if type(number) is not int or number < 0:
+        raise TypeError(f"update is {number!r:.80}; it must be a whole number of at least 0")
+    return number
 
 
 def _restore_tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
