@@ -255,6 +255,8 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
         (lambda data: data["model"].update(window=10**9), "tokens of a window; at most 10000"),
         (lambda data: data["model"].update(token_width=10**18), "its sizes are too large"),
         (lambda data: data["model"]["transformer"].update(dropout=10**400), "too large"),
+        (lambda data: data["model"]["efficientnet"].update(width=1e400), "its sizes are too large"),
+        (lambda data: data["model"]["efficientnet"].update(depth=1e400), "its depth of inf is too large"),
         (lambda data: data["action_spec"].update(bins=15), "the action spec has 3 dimensions of 15 bins"),
         (lambda data: data["action_spec"].update(bins=16.5), "bins is 16.5"),
         (lambda data: data.update(provenance=[]), "provenance is []"),

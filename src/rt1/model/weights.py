@@ -112,5 +112,5 @@ def outline(config: RT1Config) -> RT1:
     try:
         with torch.device("meta"), _NothingDrawn():
             return RT1(config)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"its sizes are too large ({first_line(error)})") from error
