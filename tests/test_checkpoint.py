@@ -250,7 +250,7 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 10000"),
+        (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 500"),
         (lambda data: data["model"].update(window=500), "position_LD has shape"),
         (lambda data: data["model"].update(window=10**9), "tokens of a window; at most 10000"),
         (lambda data: data["model"].update(token_width=10**18), "its sizes are too large"),

@@ -18,7 +18,7 @@ from rt1.model.rt1 import RT1, RT1Config
 
 MAX_WEIGHT = 1e10
 """Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""
-MAX_LAYERS = 10_000
+MAX_LAYERS = 500
 """Most layers of a network: each is made before the shapes of a file's weights can refuse it."""
 MAX_TOKENS, MAX_PARTITION = 10_000, 64
 """Most tokens of a window, and most positions along the side of a MaxViT's partition: masks grow with their squares."""
