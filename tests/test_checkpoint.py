@@ -264,11 +264,13 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 10000"),
+        (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 500"),
         (lambda data: data["model"].update(window=500), "position_LD has shape"),
         (lambda data: data["model"].update(window=10**9), "tokens of a window; at most 10000"),
         (lambda data: data["model"].update(token_width=10**18), "its sizes are too large"),
         (lambda data: data["model"]["transformer"].update(dropout=10**400), "too large"),
+        (lambda data: data["model"]["efficientnet"].update(width=1e400), "its sizes are too large"),
+        (lambda data: data["model"]["efficientnet"].update(depth=1e400), "its depth of inf is too large"),
         (lambda data: data["action_spec"].update(bins=15), "the action spec has 3 dimensions of 15 bins"),
         (lambda data: data["action_spec"].update(bins=16.5), "bins is 16.5"),
         (lambda data: data.update(provenance=[]), "provenance is []"),
@@ -288,3 +290,9 @@ def test_a_mistyped_or_hostile_description_is_refused_in_one_line(
 def test_a_description_nested_too_deeply_is_refused(saved: Path) -> None:
     (saved / "checkpoint.json").write_text("[" * 100_000)
     assert "nested too deeply" in _refused(saved)
+
+
+def test_moments_that_are_not_finite_are_refused(saved: Path) -> None:
+    save_file({"step/a": torch.tensor(float("nan"))}, saved / "training.safetensors")
+    with pytest.raises(CheckpointError, match=r"training\.safetensors: step/a holds a value that is not finite"):
+        load_training(saved)

@@ -28,7 +28,7 @@ from rt1.files import aside, replacing
 from rt1.json_files import read_object
 from rt1.model.heads import single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.weights import first_problem, outline, read_safetensors
+from rt1.model.weights import first_problem, outline, read_safetensors, weight_problem
 from rt1.names import unknown_name
 from rt1.text.encoder import TextEncoderIdentity
 
@@ -302,7 +302,11 @@ def load_training(path: Path | str) -> TrainingState:
     folder = resolve(path)
     _check_there(folder / TRAINING_FILE)
     progress = read_object(folder / TRAINING_FILE, error=CheckpointError, cure=_CURE)
-    return TrainingState(progress=progress, tensors=_load_tensors(folder / TRAINING_TENSORS))
+    tensors = _load_tensors(folder / TRAINING_TENSORS)
+    for name, tensor in tensors.items():  # squares of gradients are of any size
+        if (problem := weight_problem(tensor, tensor.dtype, most=float("inf"))) is not None:
+            raise CheckpointError(f"{folder / TRAINING_TENSORS}: {name} {problem}; {_CURE}")
+    return TrainingState(progress=progress, tensors=tensors)
 
 
 def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:

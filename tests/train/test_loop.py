@@ -332,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_episode
     source, config, run = make_source(*LENGTHS), short(), tmp_path / "run"
     update = train(make_source(*LENGTHS, before_read=_At(5 * 4, _raise_sigint)), config, run).updates
     weights = load_file(run / "last" / "model.safetensors")
-    weights["transformer.output.bias"][3] = math.nan
+    weights["pixel_std"][1] = 0.0  # finite, as weights must be, but nothing that is divided by it is
     save_file(weights, run / "last" / "model.safetensors")
     files = {path: path.read_bytes() for path in sorted((run / "last").iterdir())}
 
@@ -350,8 +350,8 @@ def test_a_run_that_diverges_keeps_its_last_finite_checkpoint(
     wild = OptimizerSettings(learning_rate=1e30, warmup=0)
     with pytest.raises(TrainingError, match=r"is (nan|inf) at update \d+, .*lower the learning rate"):
         train(make_source(*LENGTHS), short(optimizer=wild, save_every=1, held_out=0.0), tmp_path / "run")
-    model = load_model(tmp_path / "run")
-    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    weights = load_file(tmp_path / "run" / "last" / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in weights.values())
 
 
 def test_one_batch_is_learned_by_heart(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,3 +71,16 @@ def test_changes_are_refused_unless_allowed_and_then_remembered(make_source: Any
     result = train(source, short(updates=3), run, allow_changes=True)
     assert (result.updates, result.changes) == (3, ("from update 2: updates: 2 then, 3 now",))
     assert load_info(run).provenance["changes"] == ["from update 2: updates: 2 then, 3 now"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("update", "7"), ("config", []), ("meter", 3), ("changes", None)])
+def test_a_mistyped_progress_is_refused_in_one_line(
+    name: str, value: object, make_source: Any, short: Any, tmp_path: Path
+) -> None:
+    source, run = make_source(6, 5, 1, 7), tmp_path / "run"
+    begin(source, short(), run)
+    file = run / "last" / "training.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    with pytest.raises(TrainingError, match=r"training\.json is damaged .* restore it from a copy") as caught:
+        begin(source, short(), run)
+    assert "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ from rt1.model.rt1 import RT1, RT1Config
 
 MAX_WEIGHT = 1e10
 """Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""
-MAX_LAYERS = 10_000
+MAX_LAYERS = 500
 """Most layers of a network: each is made before the shapes of a file's weights can refuse it."""
 MAX_TOKENS, MAX_PARTITION = 10_000, 64
 """Most tokens of a window, and most positions along the side of a MaxViT's partition: masks grow with their squares."""
@@ -39,10 +39,11 @@ def read_safetensors(file: Path, *, error: ErrorKind, cure: str) -> tuple[dict[s
         raise error(f"{file} is not a whole safetensors file ({first_line(reason)}); {cure}") from reason
 
 
-def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32) -> str | None:
+def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32, *, most: float = MAX_WEIGHT) -> str | None:
     """Return why a tensor cannot be a weight (or buffer) of type ``kind``; None where it can, once converted.
 
-    float16, bfloat16, float32 and float64 are converted to each other, integers to integers, and nothing else.
+    float16, bfloat16, float32 and float64 are converted to each other, integers to integers, and nothing else. Absolute
+    values are at most ``most``.
     """
     allowed = _FLOATS if kind.is_floating_point else _INTEGERS
     if tensor.dtype not in allowed:
@@ -53,7 +54,7 @@ def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32) -> str | N
     size = max(-low, high)
     if not -float("inf") < low <= high < float("inf"):  # a NaN compares as False
         return "holds a value that is not finite"
-    return f"holds a value of size {size:g}; at most {MAX_WEIGHT:g} is sane" if size > MAX_WEIGHT else None
+    return f"holds a value of size {size:g}; at most {most:g} is sane" if size > most else None
 
 
 def _name(kind: torch.dtype) -> str:
@@ -80,8 +81,6 @@ class _NothingDrawn(TorchFunctionMode):
     ) -> Any:  # noqa: ANN401
         if getattr(func, "__name__", "") in ("normal_", "uniform_"):
             return args[0] if args else (kwargs or {})["tensor"]
-        if func is torch.randn:
-            return torch.empty(*args)
         if func is torch.arange:
             return torch.arange(*args, **{**(kwargs or {}), "device": "cpu"})
         return func(*args, **(kwargs or {}))
@@ -113,5 +112,5 @@ def outline(config: RT1Config) -> RT1:
     try:
         with torch.device("meta"), _NothingDrawn():
             return RT1(config)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"its sizes are too large ({first_line(error)})") from error

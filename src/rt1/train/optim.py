@@ -151,6 +151,11 @@ def load_optimizer_tensors(model: nn.Module, optimizer: Adam, tensors: Mapping[s
         # Moments keep the parameter's memory layout, or the fused update would run in another order.
         state: dict[str, Any] = {moment: tensors[f"{moment}/{name}"].clone() for moment in _MOMENTS}
         for moment in ("exp_avg", "exp_avg_sq"):
+            if state[moment].shape != parameter.shape:
+                raise ValueError(
+                    f"the optimizer's state {moment}/{name} has shape {tuple(state[moment].shape)}, the network's "
+                    f"parameter {tuple(parameter.shape)}; use another checkpoint"
+                )
             state[moment] = torch.empty_like(parameter).copy_(state[moment])
         optimizer.state[parameter] = state
 

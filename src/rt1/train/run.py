@@ -267,7 +267,7 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     with reading(checkpoint / TRAINING_FILE, error=TrainingError, cure="train into another folder"):
         before = {**old["config"], "model": current_names(old["config"]["model"]), "data": old["data"]}
         differing = differences(before, {**new["config"], "data": new["data"]})
-        update, best, changes = int(old["update"]), old["best"], tuple(map(str, old["changes"]))
+        update, best, changes = _update(old["update"]), old["best"], tuple(map(str, old["changes"]))
         if not isinstance(best, float | int | None):
             raise TypeError(f"best is {best!r}")
         run.meter.load_state_dict(old["meter"])
@@ -282,6 +282,12 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     _restore_tensors(run, training.tensors)
     run.update, run.best = update, best
     run.changes = (*changes, *(f"from update {run.update}: {text}" for text in differing))
+
+
+def _update(number: object) -> int:
+    if type(number) is not int or number < 0:
+        raise TypeError(f"update is {number!r:.80}; it must be a whole number of at least 0")
+    return number
 
 
 def _restore_tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
