@@ -159,13 +159,15 @@ def test_a_refused_observation_leaves_the_episode_as_it_was(policy: Policy, imag
 def test_the_effort_of_reading_is_known_before(policy: Policy, images: NDArray[np.uint8]) -> None:
     session, image = Answering(policy), images[0]
     jpeg, large = encode_jpeg(image), encode_jpeg(np.zeros((2049, 2048, 3), np.uint8))
-    assert session.effort({"image": image, "prompt": DRAWER}) is Effort.LARGE  # its first instruction
+    assert session.effort({"image": image, "prompt": DRAWER}) is Effort.START  # its first instruction
     session.answer({"image": image, "prompt": DRAWER})
     assert session.effort({"image": image, "prompt": DRAWER}) is Effort.NONE
     assert session.effort({"image": image}) is Effort.NONE
     assert session.effort({"image": jpeg}) is Effort.SMALL
     assert session.effort({"image": jpeg[:9]}) is Effort.SMALL
-    for slow in ({"image": image, "prompt": CLOSE}, {"image": image, "reset": True}, {"image": large}):
+    for start in ({"image": image, "prompt": CLOSE}, {"image": jpeg, "reset": True}, {"reset": 7}):
+        assert session.effort(start) is Effort.START
+    for slow in ({"image": large}, {"image": large, "reset": True}, {"image": images[:2]}):
         assert session.effort(slow) is Effort.LARGE
 
 

@@ -57,6 +57,10 @@ class Capacity:
             return 0.0
         return self.seconds(robots) + self.seconds(1) - self.seconds(robots + 1)
 
+    def carries(self, robots: int) -> bool:
+        """Return whether so many robots get their answers within the latency; one is always carried."""
+        return robots <= 1 or self.seconds(robots) <= self._max_latency
+
     def sessions(self, most: int) -> int:
         """Return how many robots get their answers within the latency, 1..most; one is always carried."""
         return 1 + bisect_right(range(2, most + 1), self._max_latency, key=self.seconds)

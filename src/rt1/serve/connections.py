@@ -18,6 +18,8 @@ MAX_HANDSHAKES = 256
 """Connections without a session; beyond it the oldest is cut off."""
 MAX_SMALL_FRAMES = 256
 """Small frames a second that a connection may send between two requests."""
+READ_SIZE = 1 << 16
+"""Bytes of one connection that are read before the next one's."""
 _SMALL_FRAME = 1024
 _SLICE = 1024
 _POLICY_VIOLATION, _TRY_LATER = 1008, 1013
@@ -71,6 +73,7 @@ class Connection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        transport.max_size = READ_SIZE  # type: ignore[attr-defined]  # asyncio's own; it reads 256 KiB otherwise
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

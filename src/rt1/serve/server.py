@@ -8,13 +8,15 @@ one request under way at most, so a bounded number of robots means a bounded lat
 from __future__ import annotations
 
 import asyncio
+import gc
 import hmac
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
@@ -48,6 +50,8 @@ _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
 _INTERNAL_ERROR, _GOING_AWAY, _TRY_LATER = 1011, 1001, 1013
 _READERS = min(4, os.cpu_count() or 1)
+_BACKLOG = 32
+"""Connections accepted at once."""
 _SHORT = 1 << 20
 """Bytes of a message that is read in well under a millisecond."""
 
@@ -78,8 +82,11 @@ class PolicyServer:
         self._metadata = protocol.encode({**(metadata or {}), **own})
         self._connections = Connections(max_sessions=settings.max_sessions, max_bytes=settings.max_memory_mb * 1e6)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rt1-read")
-        self._slow_reader = ThreadPoolExecutor(1, thread_name_prefix="rt1-read-slow")
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="rt1-start")
+        self._large_reader = ThreadPoolExecutor(1, thread_name_prefix="rt1-read-large")
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rt1-step")
+        self._encoding = threading.Lock()
+        self._shaking_hands = asyncio.Lock()
         self._stopping = False
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
@@ -108,7 +115,8 @@ class PolicyServer:
                 settings.host,
                 settings.port,
                 ssl=self._tls,
-                process_request=self._screen,
+                process_request=self._shake_hands,
+                backlog=_BACKLOG,
                 compression=None,
                 origins=[None],  # no web page in a browser on this machine may drive a robot
                 max_size=int(settings.max_message_mb * 1e6),
@@ -165,8 +173,13 @@ class PolicyServer:
                 await server.wait_closed()
         for connection in server.connections:
             connection.transport.abort()
-        for pool in (self._worker, self._readers, self._slow_reader):
+        for pool in (self._worker, self._readers, self._starter, self._large_reader):
             pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _shake_hands(self, connection: ServerConnection, request: Request) -> Response | None:
+        async with self._shaking_hands:  # one at a time, so that a crowd at the door does not hold up the event loop
+            await asyncio.sleep(0)
+            return self._screen(connection, request)
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer plain HTTP, and refuse who has no key or comes when the house is full; None lets a client in."""
@@ -201,11 +214,11 @@ class PolicyServer:
             why, words = "stopping", "the server stops"
         elif active >= most:
             why, words = "full", f"the server has its {most} sessions; close one, or raise max_sessions"
-        elif active >= (carried := self.capacity) or self._batcher.oldest_wait() > latency:
+        elif not self._capacity.carries(active + 1) or self._batcher.oldest_wait() > latency:
             why = "busy"
             words = (
-                f"the server is too busy for another session: it has {active} and answers {carried} at once within "
-                f"{latency:g} s; try again later, use another server, or raise max_latency"
+                f"the server is too busy for another session: it has {active} and answers {self.capacity} at once "
+                f"within {latency:g} s; try again later, use another server, or raise max_latency"
             )
         else:
             return None
@@ -287,16 +300,23 @@ class PolicyServer:
             if is_short
             else await loop.run_in_executor(self._readers, protocol.decode, message)
         )
-        effort = session.effort(observation)
-        if effort is Effort.NONE:
-            return session.read(observation)
-        reader = self._readers if effort is Effort.SMALL else self._slow_reader
-        return await loop.run_in_executor(reader, session.read, observation)
+        reader = self._reader(session.effort(observation))
+        return (
+            session.read(observation)
+            if reader is None
+            else await loop.run_in_executor(reader, session.read, observation)
+        )
+
+    def _reader(self, effort: Effort) -> Executor | None:
+        """Return the threads for a request. Each kind waits for its own kind only: no robot waits for large images."""
+        readers = {Effort.SMALL: self._readers, Effort.START: self._starter, Effort.LARGE: self._large_reader}
+        return readers.get(effort)
 
     def _start(self, instruction: Instruction) -> Memory:
-        """Start an episode. Only the one slow reader does it: text encoders are not made for several threads."""
+        """Start an episode; text encoders are not made for several threads."""
         robot = self._policy.with_own_memory()
-        robot.reset(instruction)
+        with self._encoding:
+            robot.reset(instruction)
         return robot.memory
 
     def _shrink(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -338,6 +358,7 @@ def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
     """
 
     async def run() -> None:
+        gc.freeze()  # the network's many objects stay; looking through them again and again takes 10 ms each time
         await server.run(stop_on_signals(), ready)
 
     asyncio.run(run())

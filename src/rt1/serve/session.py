@@ -31,8 +31,10 @@ class Effort(Enum):
     """Well under a millisecond: there is no image to decode or shrink, and no episode starts."""
     SMALL = auto()
     """Some 10 ms: a small image is decoded, as robots send them all the time."""
+    START = auto()
+    """An episode starts, which encodes a sentence."""
     LARGE = auto()
-    """Longer: a large image, or an episode starts, which encodes a sentence."""
+    """Longer: large images, or several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +110,13 @@ class Session:
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
         starts = self._instruction is None or observation.get("reset", False) is not False
         goes_on = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
-        if starts or not goes_on:
+        if isinstance(image, bytes) and _work(image) > SMALL_WORK:
             return Effort.LARGE
-        if isinstance(image, bytes):
-            return Effort.SMALL if _work(image) <= SMALL_WORK else Effort.LARGE
-        is_small = isinstance(image, np.ndarray) and image.ndim == 3 and not _is_large(image)
-        return Effort.NONE if is_small else Effort.LARGE
+        if isinstance(image, np.ndarray) and (image.ndim != 3 or _is_large(image)):
+            return Effort.LARGE
+        if starts or not goes_on:
+            return Effort.START
+        return Effort.SMALL if isinstance(image, bytes) else Effort.NONE
 
     def remember(self, turn: Turn, memory: Memory) -> None:
         """Keep the episode as a turn has left it."""

@@ -29,7 +29,7 @@ class ServerSettings:
     """Robots whose steps the network takes together at most; 1 for no batches."""
     batch_wait: float = 0.002
     """Seconds a step may wait for other robots', so that the network takes them together; one alone never waits."""
-    max_message_mb: float = 16.0
+    max_message_mb: float = 8.0
     """Largest message, megabytes."""
     max_memory_mb: float = 256.0
     """Megabytes of messages that all sessions hold together; beyond it the session that holds most is closed."""
