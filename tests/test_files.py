@@ -293,6 +293,10 @@ def test_a_user_without_a_home_has_a_cache_in_the_temporary_folder(
     files._temporary_cache.cache_clear()
     cache = user_cache()
     assert cache == tmp_path / f"rt1-cache-{os.getuid()}"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # where no folder can be made
+    assert user_cache() == cache
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
     cache.rmdir()
     cache.symlink_to(tmp_path)  # another user's trap

@@ -124,13 +124,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def user_cache() -> Path:
-    """Return the folder of the user's cache that is ours; a user without a home has it in the temporary folder."""
-    if cache_home := os.environ.get("XDG_CACHE_HOME"):
-        return Path(cache_home) / "rt1"
+    """Return the folder of the user's cache that is ours, in the temporary folder where the user has no home."""
     try:
-        return Path.home() / ".cache" / "rt1"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rt1"
     except RuntimeError:  # HOME is not set, and the user has no entry in the password file
         return _temporary_cache()
+    return folder if _is_writable(folder) else _temporary_cache()
+
+
+@cache
+def _is_writable(folder: Path) -> bool:
+    """Make a folder where it is missing, and return whether that is possible; containers often have ``/`` as home."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 @cache
@@ -216,7 +223,8 @@ def _settle(path: Path) -> None:
         for child in path.iterdir():
             _settle(child)
     elif not path.stat().st_mode & 0o077:  # safetensors makes such files, whatever the umask
-        path.chmod(_usual_mode(path.parent))
+        with suppress(PermissionError):  # a file system with modes of its own
+            path.chmod(_usual_mode(path.parent))
     _sync(path)
 
 
