@@ -203,3 +203,14 @@ def test_json_that_is_no_spec_is_refused() -> None:
 def test_the_difference_of_two_specs_is_said_in_words(change: dict[str, Any], words: str) -> None:
     spec = ActionSpec(parts=(Continuous(name="move", low=(-1.0,), high=(1.0,)),))
     assert spec_difference(spec, dataclasses.replace(spec, **change)) == words
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1e39, 0.0), (-3e38, 3e38), (0.0, 10**300), (-float("inf"), 0.0)])
+def test_bounds_that_float32_cannot_hold_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="bounds"):
+        Continuous(name="move", low=(low,), high=(high,))
+
+
+def test_more_bins_than_any_network_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="bins is 1000000000000"):
+        rt1_action_spec(bins=10**12)

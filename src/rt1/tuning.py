@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.control import SETTINGS, ControlStep, packable
-from rt1.errors import SaveError
+from rt1.errors import DataError, SaveError
 from rt1.files import user_cache, write_text
+from rt1.json_files import read_object
 from rt1.machine import processor
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.names import lookup
@@ -83,6 +84,8 @@ class Tuned:
     def __post_init__(self) -> None:
         if self.setting not in SETTINGS or SETTINGS[self.setting].obstacle() is not None:
             raise ValueError(f"the setting {self.setting!r} cannot run here; measure again")
+        if not isinstance(self.threads[self.setting], int | None):
+            raise ValueError(f"threads is {self.threads[self.setting]!r}; it must be a number; measure again")
 
 
 def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> Choice:
@@ -120,7 +123,7 @@ def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None =
     if not again and key in remembered:
         try:
             return Tuned(**remembered[key])
-        except (TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             pass  # another version's, or a device that has gone: measured again below
     found = measure(model)
     try:
@@ -226,11 +229,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        warnings.warn(f"{file} cannot be read and is made anew: {error}", stacklevel=3)
+        return read_object(file, cure="it is made anew")
+    except DataError as error:
+        warnings.warn(str(error), stacklevel=3)
         return {}
-    if not isinstance(found, dict):
-        warnings.warn(f"{file} holds {type(found).__name__}, not an object, and is made anew", stacklevel=3)
-        return {}
-    return found
