@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -108,3 +110,12 @@ def test_encoding_refuses_anything_but_uint8_rgb(wrong: NDArray[np.uint8]) -> No
 def test_encoding_refuses_a_quality_outside_its_range(image: NDArray[np.uint8]) -> None:
     with pytest.raises(ValueError, match=r"quality is 0; .*1\.\.100"):
         encode_jpeg(image, quality=0)
+
+
+def test_a_png_with_a_part_that_claims_gigabytes_is_refused_at_once(image: NDArray[np.uint8]) -> None:
+    png = bytearray(_png(image))
+    png[33:37] = (2**31 - 1).to_bytes(4, "big")  # length of the first chunk behind the header
+    started = time.process_time()
+    with pytest.raises(DataError, match="truncated or damaged"):
+        decode_image(bytes(png))
+    assert time.process_time() - started < 0.5
