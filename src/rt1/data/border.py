@@ -62,9 +62,14 @@ def reading(
         if isinstance(reason, RT1Error | ValueError) and str(name) in text:
             raise error(text) from reason
         if isinstance(reason, RT1Error):
-            raise error(f"{name}: {text}; {cure}") from reason
-        kind = "" if type(reason) is ValueError else f"{type(reason).__name__}: "
-        raise error(f"{name} is damaged or not in the expected form ({kind}{text}); {cure}") from reason
+            raise error(f"{name}: {text}") from reason
+        raise error(f"{name} is damaged or not in the expected form ({describe(reason)}); {cure}") from reason
+
+
+def describe(reason: Exception) -> str:
+    """Return an exception in one line: its text, and its class where the text needs it."""
+    text = _one_line(reason)
+    return text if text and type(reason) is ValueError else f"{type(reason).__name__}: {text}".removesuffix(": ")
 
 
 def _one_line(reason: Exception) -> str:
