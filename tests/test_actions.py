@@ -217,3 +217,14 @@ def test_logits_that_are_not_finite_give_no_tokens(value: float) -> None:
 def test_the_most_likely_token_of_each_dimension_is_chosen() -> None:
     tokens = np.array([[4, 0, 2], [1, 3, 3]])
     np.testing.assert_array_equal(choose_tokens(np.eye(5, dtype=np.float32)[tokens]), tokens)
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1e39, 0.0), (-3e38, 3e38), (0.0, 10**300), (-float("inf"), 0.0)])
+def test_bounds_that_float32_cannot_hold_are_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="bounds"):
+        Continuous(name="move", low=(low,), high=(high,))
+
+
+def test_more_bins_than_any_network_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="bins is 1000000000000"):
+        rt1_action_spec(bins=10**12)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from rt1.errors import DataError
 from rt1.metrics import METRICS, METRICS_FILE, metric, read_metrics
 
 
@@ -22,6 +24,17 @@ def test_a_metric_of_one_part_means_what_the_metric_means() -> None:
     assert metric("heldout_accuracy/hand_x") == metric("heldout_accuracy") == METRICS["heldout_accuracy"]
     with pytest.raises(KeyError):
         metric("heldout")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"update": 1, "loss"', "[1]", '{"loss": 1.0}', '{"update": true}', '{"update": 1, "a": ""}', "[" * 5000],
+)
+def test_a_line_that_is_no_record_is_refused_with_its_file_and_number(tmp_path: Path, line: str) -> None:
+    file = tmp_path / METRICS_FILE
+    file.write_text(f'{{"update": 1}}\n{line}\n{{"update": 2}}\n')
+    with pytest.raises(DataError, match=re.escape(f"{file}, line 2")):
+        read_metrics(tmp_path)
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_what_a_parser_raises_becomes_one_line_that_names_the_file(reason: Excep
 def test_an_error_of_ours_gets_the_file_where_it_lacks_it_and_keeps_its_cause() -> None:
     with pytest.raises(DataError) as caught, reading(PATH):
         raise DataError("no feature at byte 3")
-    assert str(caught.value) == f"{PATH}: no feature at byte 3; restore it from a copy"
+    assert str(caught.value) == f"{PATH}: no feature at byte 3"
     complete = ExportError(f"{PATH} has format 3")
     with pytest.raises(ExportError) as same, reading(PATH):
         raise complete

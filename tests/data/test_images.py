@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -170,3 +172,12 @@ def test_a_marker_may_be_filled_up(image: NDArray[np.uint8]) -> None:
 def test_a_png_that_does_not_begin_with_its_header_is_refused(image: NDArray[np.uint8]) -> None:
     with pytest.raises(DataError, match="does not begin with its header"):
         decode_image(_png(image).replace(b"IHDR", b"tEXt"))
+
+
+def test_a_png_with_a_part_that_claims_gigabytes_is_refused_at_once(image: NDArray[np.uint8]) -> None:
+    png = bytearray(_png(image))
+    png[33:37] = (2**31 - 1).to_bytes(4, "big")  # length of the first chunk behind the header
+    started = time.process_time()
+    with pytest.raises(DataError, match="truncated or damaged"):
+        decode_image(bytes(png))
+    assert time.process_time() - started < 0.5

@@ -132,6 +132,8 @@ def test_the_widest_bounds_of_other_actions_are_refused(
         ("[[parts]]\ndata = 'one'\nweight = 'much'", "weight is 'much'; it must be of type float"),
         ("[[parts]", r"m\.toml is not TOML"),
         ("parts = []", "no data set is named"),
+        ("a = " + "[" * 5000, "nested too deeply"),
+        ("[[parts]]\ndata = '" + "x" * 300 + "'", "File name too long"),
     ],
 )
 def test_a_wrong_mixture_file_says_what_is_wrong_in_one_line(tmp_path: Path, content: str, message: str) -> None:

@@ -212,6 +212,9 @@ def test_a_spec_of_another_width_is_refused(folder: Path) -> None:
         ({"format": 2}, "has format 2; this version reads format 1"),
         ({"format": 1}, "is damaged"),
         ({"format": 1, "layout": {}}, "is damaged"),
+        ({"format": 1, "text_encoder": 3}, "is damaged"),
+        ({"format": 1, "details": []}, "the details are"),
+        ({"format": 1, "details": {"control_rate": "3"}}, "the control rate is '3'"),
     ],
 )
 def test_a_foreign_rt1_json_is_refused(folder: Path, content: dict[str, Any], message: str) -> None:

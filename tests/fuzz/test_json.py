@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import any_json, mutate, mutate_json
 
+from rt1 import tuning
 from rt1.data.episode import EpisodeSource
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
@@ -20,18 +22,20 @@ from rt1.data.statistics import SourceStatistics, source_statistics
 from rt1.demo import DemoResult, DemoSettings, _Stages, summary
 from rt1.evaluate.collect import ATTEMPTS_FILE, _finished
 from rt1.evaluate.envs.open import EnvSettings
-from rt1.export.manifest import MANIFEST_FILE, read_manifest, sha256
+from rt1.export.manifest import FORMAT, MANIFEST_FILE, read_manifest, sha256
 from rt1.improve.loop import STATE_FILE, ImproveSettings, Round, _Loop
 from rt1.json_files import MAX_DEPTH, read_value
 from rt1.metrics import METRICS_FILE, read_metrics
+from rt1.model.rt1 import RT1
 from rt1.play.messages import parse_command
 from rt1.presets import preset
 from rt1.text.encoder import TableEncoder
 from rt1.train.log import ABOUT_FILE, LogSettings, MetricsLog
+from rt1.tuning import Tuned, tuned
 
 
 @pytest.fixture
-def damage(fuzz: Fuzz) -> Callable[..., None]:
+def check_damaged(fuzz: Fuzz) -> Callable[..., None]:
     """Check a reader with mutations of a JSON file: of its values, or of its bytes."""
 
     def check_reader(file: Path, content: Any, read: Callable[[], object], *, names: Path | None = None) -> None:
@@ -71,7 +75,7 @@ def _depth(value: Any) -> int:
 
 
 def test_a_mixture_file_opens_sound_sources_or_is_one_line(
-    damage: Callable[..., None],
+    check_damaged: Callable[..., None],
     tmp_path: Path,
     make_source: Callable[..., EpisodeSource],
     write_recording: Callable[..., Path],
@@ -86,7 +90,7 @@ def test_a_mixture_file_opens_sound_sources_or_is_one_line(
             assert 0 < opened.weight < np.inf
             assert opened.source.actions(0, 0, 2).shape == (2, opened.source.action_spec.size)
 
-    damage(file, {"parts": parts, "bounds": "widest", "heads": "one", "bins": 16}, read, names=tmp_path)
+    check_damaged(file, {"parts": parts, "bounds": "widest", "heads": "one", "bins": 16}, read, names=tmp_path)
 
 
 def test_statistics_of_a_source_are_finite_and_of_one_shape_or_one_line(
@@ -103,12 +107,12 @@ def test_statistics_of_a_source_are_finite_and_of_one_shape_or_one_line(
 
 
 def test_damaged_kept_statistics_are_sound_or_taken_again(
-    damage: Callable[..., None], tmp_path: Path, make_source: Callable[..., EpisodeSource]
+    check_damaged: Callable[..., None], tmp_path: Path, make_source: Callable[..., EpisodeSource]
 ) -> None:
     source = make_source(3, 2)
     content = source_statistics(source, cache=tmp_path).to_json()
     (file,) = tmp_path.glob("statistics-*.json")
-    damage(file, content, lambda: source_statistics(source, cache=tmp_path).remarks())
+    check_damaged(file, content, lambda: source_statistics(source, cache=tmp_path).remarks())
 
 
 def test_metrics_are_records_of_numbers_or_one_line(fuzz: Fuzz, tmp_path: Path) -> None:
@@ -126,15 +130,15 @@ def test_metrics_are_records_of_numbers_or_one_line(fuzz: Fuzz, tmp_path: Path) 
     fuzz.check_examples(check, names=file)
 
 
-def test_a_run_resumes_with_its_notes_or_one_line(damage: Callable[..., None], tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_notes_or_one_line(check_damaged: Callable[..., None], tmp_path: Path) -> None:
     quiet = LogSettings(tensorboard=False)
     MetricsLog(tmp_path, settings=quiet, config={"batch_size": 4}).close()
     file = tmp_path / ABOUT_FILE
     content = json.loads(file.read_text())
-    damage(file, content, lambda: MetricsLog(tmp_path, resume_at=3, settings=quiet).close())
+    check_damaged(file, content, lambda: MetricsLog(tmp_path, resume_at=3, settings=quiet).close())
 
 
-def test_the_demo_resumes_with_its_state_or_one_line(damage: Callable[..., None], tmp_path: Path) -> None:
+def test_the_demo_resumes_with_its_state_or_one_line(check_damaged: Callable[..., None], tmp_path: Path) -> None:
     demo = DemoSettings(out=tmp_path)
     stages = _Stages(demo)
     assert stages.run("train", lambda: 3) == 3
@@ -145,7 +149,7 @@ def test_the_demo_resumes_with_its_state_or_one_line(damage: Callable[..., None]
         assert stages.run("record", lambda: 3) == 3
         assert all(isinstance(seconds, float) for seconds in stages.seconds.values())
 
-    damage(file, json.loads(file.read_text()), read, names=tmp_path)
+    check_damaged(file, json.loads(file.read_text()), read, names=tmp_path)
 
 
 def test_the_results_of_a_demo_are_told_or_one_line(fuzz: Fuzz, tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_the_results_of_a_demo_are_told_or_one_line(fuzz: Fuzz, tmp_path: Path) 
 
 
 def test_an_improvement_resumes_with_its_rounds_or_one_line(
-    damage: Callable[..., None], tmp_path: Path, make_source: Callable[..., EpisodeSource]
+    check_damaged: Callable[..., None], tmp_path: Path, make_source: Callable[..., EpisodeSource]
 ) -> None:
     def begin() -> tuple[Round, ...]:
         encoder = TableEncoder({"a": np.ones(2)}, "a")
@@ -188,10 +192,10 @@ def test_an_improvement_resumes_with_its_rounds_or_one_line(
     def read() -> None:
         assert all(0 <= trials.success <= 1 for found in begin() for trials in found.improved)
 
-    damage(file, content, read, names=tmp_path)
+    check_damaged(file, content, read, names=tmp_path)
 
 
-def test_a_collection_is_counts_by_task_or_one_line(damage: Callable[..., None], tmp_path: Path) -> None:
+def test_a_collection_is_counts_by_task_or_one_line(check_damaged: Callable[..., None], tmp_path: Path) -> None:
     file = tmp_path / ATTEMPTS_FILE
     (tmp_path / "rt1.json").touch()
 
@@ -200,19 +204,19 @@ def test_a_collection_is_counts_by_task_or_one_line(damage: Callable[..., None],
         assert collection is not None
         assert isinstance(collection.episodes, int)
 
-    damage(file, {"attempts": {"faucet": 5}, "successes": {"faucet": 2}}, read)
+    check_damaged(file, {"attempts": {"faucet": 5}, "successes": {"faucet": 2}}, read)
 
 
-def test_an_export_says_sound_sizes_or_is_one_line(damage: Callable[..., None], tmp_path: Path) -> None:
-    graphs = ("tokenizer.onnx", "decoder.onnx")
-    for name in graphs:
+def test_an_export_says_sound_sizes_or_is_one_line(check_damaged: Callable[..., None], tmp_path: Path) -> None:
+    files = ("tokenizer.onnx", "decoder.onnx", "reference.safetensors")
+    for name in files:
         (tmp_path / name).write_bytes(name.encode())
     part = {"name": "move", "low": [-1.0, -1.0], "high": [1.0, 1.0], "labels": []}
     sizes = {"window": 3, "image_size": [32, 48], "text_width": 8, "image_tokens": 8, "token_width": 16}
     comparison = {"images": "recorded", "steps": 4, "logit_difference": 1e-5, "largest_logit": 3.0, "tokens": 12}
     agreement = {"tokens_agreeing": 12, "clear_tokens": 10, "clear_tokens_agreeing": 10, "tolerance": 1e-4}
     content = {
-        "format": 1,
+        "format": FORMAT,
         "kind": "onnx",
         "precision": "fp32",
         "sizes": {**sizes, "decoder_text": False},
@@ -221,7 +225,7 @@ def test_an_export_says_sound_sizes_or_is_one_line(damage: Callable[..., None], 
         "control_rate": 3.0,
         "comparison": {**comparison, **agreement},
         "versions": {"torch": "2"},
-        "files": {name: sha256(tmp_path / name) for name in graphs},
+        "files": {name: sha256(tmp_path / name) for name in files},
         "provenance": {"preset": "debug"},
     }
 
@@ -231,7 +235,26 @@ def test_an_export_says_sound_sizes_or_is_one_line(damage: Callable[..., None], 
         assert np.isfinite(manifest.action_spec.high - manifest.action_spec.low).all()
         assert manifest.control_rate is None or manifest.control_rate > 0
 
-    damage(tmp_path / MANIFEST_FILE, content, read, names=tmp_path)
+    check_damaged(tmp_path / MANIFEST_FILE, content, read, names=tmp_path)
+
+
+def test_a_damaged_measurement_of_the_settings_is_made_again(
+    fuzz: Fuzz, tmp_path: Path, make_network: Callable[..., RT1], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: dict[str, Any] = {"setting": "fp32", "milliseconds": {"fp32": 2.5}, "agreement": {"fp32": 1.0}}
+    monkeypatch.setattr(tuning, "measure", lambda _: Tuned(**measured, threads={"fp32": 1}))
+    file, network = tmp_path / "settings.json", make_network()
+    assert tuned(network, identity="a", file=file).setting == "fp32"
+    content = json.loads(file.read_text())
+
+    def check(rng: random.Random) -> None:
+        file.write_text(json.dumps(mutate_json(content, rng)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = tuned(network, identity="a", file=file)
+        assert isinstance(found.threads[found.setting], int | None)
+
+    fuzz.check_examples(check, names=file)
 
 
 def test_a_command_of_the_page_is_known_or_one_line(fuzz: Fuzz) -> None:

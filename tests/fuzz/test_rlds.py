@@ -16,9 +16,11 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 
 from rt1.checksum import masked_crc32c
+from rt1.data.open_x import OpenXDataset, open_x_source
+from rt1.data.open_x_actions import bridge_dataset
 from rt1.data.rlds import RLDSSource
 from rt1.data.rlds_schema import RLDSLayout
-from rt1.data.tfrecord import frame, map_file, scan_records
+from rt1.data.tfrecord import FRAME_START, frame, map_file, scan_example, scan_records
 
 Episode = tuple[str, str, list[bytes], list[list[float]], list[float] | None]
 
@@ -75,6 +77,35 @@ def test_a_hostile_record_gives_sound_episodes_or_one_line(fuzz: Fuzz, folder: P
         shard.write_bytes(b"".join(map(frame, records)))
         _forget_index(folder)
         assert _episodes(folder, skip_corrupt=rng.random() < 0.5)
+
+    fuzz.check_examples(check, names=folder)
+
+
+def test_a_hostile_record_of_an_open_x_set_gives_sound_actions_or_one_line(
+    fuzz: Fuzz, tmp_path: Path, make_source: Callable[..., Any], write_recording: Callable[..., Path]
+) -> None:
+    folder = write_recording(tmp_path / "data", make_source(3, dimensions=7, size=(8, 8)), size=(8, 8))
+    dataset = OpenXDataset(
+        name="own",
+        action_keys=("action", "is_terminal"),
+        to_rt1=bridge_dataset,
+        control_rate=5.0,
+        instruction_key="language_instruction",
+        embedding_key=None,
+    )
+    (shard,) = folder.glob("*.tfrecord-*")
+    content = shard.read_bytes()[FRAME_START:-4]
+    _, first, stop = scan_example(content, 0, len(content))[b"steps/action"]
+
+    def check(rng: random.Random) -> None:
+        record = bytearray(content)
+        for _ in range(rng.randrange(4)):  # extreme numbers in a record of the right form
+            record[rng.randrange(first + 3, stop)] = rng.choice((0x7F, 0x80, 0xFF))
+        shard.write_bytes(frame(bytes(record) if rng.random() < 0.5 else mutate(bytes(record), rng)))
+        _forget_index(folder)
+        source = open_x_source(folder, dataset=dataset)
+        for episode, steps in enumerate(source.lengths.tolist()):
+            assert np.isfinite(source.actions(episode, 0, steps)).all()
 
     fuzz.check_examples(check, names=folder)
 

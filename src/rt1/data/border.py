@@ -62,19 +62,17 @@ def reading(
         if isinstance(reason, RT1Error | ValueError) and str(name) in text:
             raise error(text) from reason
         if isinstance(reason, RT1Error):
-            raise error(f"{name}: {text}; {cure}") from reason
+            raise error(f"{name}: {text}") from reason
         raise error(f"{name} is damaged or not in the expected form ({describe(reason)}); {cure}") from reason
+
+
+def describe(reason: BaseException) -> str:
+    """Return an exception in one line: its text, and its class where the text needs it."""
+    text = _one_line(reason)
+    return text if text and type(reason) is ValueError else f"{type(reason).__name__}: {text}".removesuffix(": ")
 
 
 def _one_line(reason: BaseException) -> str:
     """Return an exception's text in one line; a value in it that is too long to read is cut."""
     text = " ".join(str(reason).splitlines())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-
-
-def describe(reason: BaseException) -> str:
-    """Return an exception in one line: its text, and its class where the text needs it."""
-    text = _one_line(reason)
-    if type(reason) is ValueError and text:
-        return text
-    return f"{type(reason).__name__}: {text}" if text else type(reason).__name__

@@ -121,8 +121,17 @@ def _decode_cv2(data: bytes, kind: str, end: bytes) -> NDArray[np.uint8]:
     # cv2 fills the missing part of a truncated image with grey instead of refusing it, and unless told
     # otherwise turns images by EXIF, which no other reader of robot data does.
     image = None
-    if end in data[-64:]:
+    if end in data[-64:] and (kind != "PNG" or _is_whole_png(data)):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"a {kind} of {len(data)} bytes is truncated or damaged; {_CURE}")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Say whether every chunk ends within the data: cv2 first reserves the memory that a chunk claims, up to 2 GB."""
+    position, kind = len(_PNG), b""
+    while kind != _PNG_END and position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        position += 12 + length
+    return kind == _PNG_END and position <= len(data)

@@ -119,11 +119,12 @@ class OpenXSource:
         """Return RT-1's action, float32 (stop - start, 11), of steps ``start..stop-1`` (not clipped)."""
         first = self._first(episode, start, stop)
         stored = self.raw.actions(episode, first, int(self.raw.lengths[episode]))
-        mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite below
+            mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
         expected = (len(stored), self.action_spec.size)
         if mapped.dtype != np.float32 or mapped.shape != expected or not np.isfinite(mapped).all():
             raise DataError(
-                f"{self.name}, episode {episode}: to_rt1 returned {mapped.dtype} {mapped.shape}; "
+                f"{self.raw.folder}, episode {episode}: to_rt1 returned {mapped.dtype} {mapped.shape}; "
                 f"it must return finite float32 {expected}"
             )
         return mapped[start:stop].copy()

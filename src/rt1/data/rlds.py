@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.data.border import reading
-from rt1.data.rlds_columns import columns_of, named_parts, spec_of_data
+from rt1.data.rlds_columns import Columns, columns_of, named_parts, spec_of_data
 from rt1.data.rlds_index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds_schema import (
     FEATURES_FILE,
@@ -75,8 +75,7 @@ class RLDSSource:
         shards = find_shards(self.folder, split)
         self.layout = layout or recorded.layout or _refuse_guessing(self.folder, features)
         spec = action_spec or recorded.action_spec
-        with reading(self.folder / FEATURES_FILE, cure="name the keys that it has"):
-            columns = columns_of(features, self.layout, spec)
+        columns = _columns(self.folder, features, self.layout, spec)
         settings = {
             "split": split,
             "layout": self.layout.to_json(),
@@ -203,6 +202,11 @@ def _recorded_settings(folder: Path) -> _Recorded:
             text_encoder=data["text_encoder"],
             details=data.get("details", {}),
         )
+
+
+def _columns(folder: Path, features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: ActionSpec | None) -> Columns:
+    with reading(folder / FEATURES_FILE, cure="name the keys that it has"):
+        return columns_of(features, layout, spec)
 
 
 def _index_places(folder: Path, split: str, settings: Mapping[str, Any]) -> list[Path]:

@@ -160,10 +160,10 @@ class _Builder:
             where = f"{path}: episode {count} of this file, at byte {start - FRAME_START}"
             count += 1
             try:
-                with reading(where, cure=_CURE):
+                with reading(where, cure="write the record again"):
                     records.append(self._record(data, start, stop, where))
             except DataError as error:
-                self.note(str(error))
+                self.note(f"{error}; {_CURE}")
         for message in corrupt or ():
             self.note(message)
         if promised not in (None, count) and not corrupt:

@@ -12,17 +12,16 @@ The names of the files follow from the format, never from the description.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rt1 import settings
 from rt1.actions import ActionSpec
-from rt1.data.border import reading
 from rt1.errors import ExportError
 from rt1.json_files import read_object
+from rt1.names import lookup
 from rt1.text.encoder import TextEncoderIdentity
 
 FORMAT = 2
@@ -59,8 +58,7 @@ class Sizes:
     """Whether the decoder takes the text embedding, too."""
 
     def __post_init__(self) -> None:
-        names = ("window", "image_size", "text_width", "image_tokens", "token_width")
-        settings.check_at_least(self, 1, *names)
+        settings.check_at_least(self, 1, "window", "image_size", "text_width", "image_tokens", "token_width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +116,12 @@ class Manifest:
     """Where the weights come from, as the checkpoint says."""
 
     def __post_init__(self) -> None:
-        if self.control_rate is not None and not 0 < self.control_rate < math.inf:
-            raise ExportError(f"the control rate is {self.control_rate}; it must be a number of steps per second")
+        rate = self.control_rate
+        if rate is not None and (type(rate) not in (int, float) or not 0 < rate < float("inf")):
+            raise ValueError(f"the control rate is {rate!r:.80}; it must be a number of steps per second")
+        texts: tuple[object, ...] = (*self.files, *self.files.values(), *self.versions.values())
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise ValueError("the files and versions hold something else than printable text")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back."""
@@ -144,8 +146,21 @@ class Manifest:
             raise ExportError(
                 f"its format is {data.get('format')!r}; this version of rt1 reads format {FORMAT}; export again"
             )
-        plain = {key: value for key, value in data.items() if key != "format"}
-        return settings.from_json(Manifest, plain, where="the description")
+        lookup("export format", str(data["kind"]), GRAPH_FILES)
+        lookup("precision", str(data["precision"]), dict.fromkeys(get_args(Precision)))
+        encoder = data["text_encoder"]
+        return Manifest(
+            kind=data["kind"],
+            precision=data["precision"],
+            sizes=settings.from_json(Sizes, data["sizes"], where="sizes"),
+            action_spec=ActionSpec.from_json(data["action_spec"]),
+            text_encoder=None if encoder is None else TextEncoderIdentity.from_json(encoder),
+            control_rate=data["control_rate"],
+            comparison=settings.from_json(Comparison, data["comparison"], where="comparison"),
+            versions=dict(data["versions"]),
+            files=dict(data["files"]),
+            provenance=dict(data["provenance"]),
+        )
 
 
 def graph_files(kind: Format, folder: Path) -> tuple[Path, Path]:
@@ -163,8 +178,11 @@ def read_manifest(folder: Path) -> Manifest:
     file = folder / MANIFEST_FILE
     if not file.is_file():
         raise ExportError(f"{folder} holds no {MANIFEST_FILE}; give a folder that rt1 export has written")
-    with reading(file, error=ExportError, cure=_CURE):
-        manifest = Manifest.from_json(read_object(file, error=ExportError, cure=_CURE))
+    data = read_object(file, error=ExportError, cure=_CURE)
+    try:
+        manifest = Manifest.from_json(data)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ExportError(f"{file} cannot be used: {error}; {_CURE}") from error
     for name in sorted({*GRAPH_FILES[manifest.kind], REFERENCE_FILE, *manifest.files}):
         path = folder / Path(name).name
         if name not in manifest.files or not path.is_file() or sha256(path) != manifest.files[name]:
