@@ -115,7 +115,9 @@ def _distinct(faults: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def fuzz(request: pytest.FixtureRequest) -> Fuzz:
+def fuzz(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fuzz:
+    """The fuzzer of one test; files are not synced to the disk, which takes longer than all the rest."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     examples = request.config.getoption("--fuzz-examples")
     counts = request.config.stash.setdefault(_COUNTS, Counts())
     return Fuzz(examples=examples or DEFAULT_EXAMPLES, chosen=examples is not None, counts=counts)

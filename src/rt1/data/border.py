@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,11 +23,12 @@ DAMAGE: tuple[type[Exception], ...] = (
     TypeError,
     ValueError,
     struct.error,
+    tokenize.TokenError,  # numpy, on the header of an array
     zlib.error,
 )
 """What parsers and numpy raise on content of another form. The other built-in errors are our own mistakes."""
 
-_LONGEST = 300
+_LONGEST = 1000
 
 
 @contextmanager
@@ -48,21 +50,29 @@ def reading(
         also: error classes of a library that are not built in.
 
     Raises:
-        RT1Error: of the class ``error``. An ``RT1Error`` of the block that names the file already passes unchanged.
+        RT1Error: of the class ``error``. An ``RT1Error`` that names the file already passes unchanged.
     """
+    kinds: tuple[type[Exception], ...] = (RT1Error, *DAMAGE, *also)
     try:
         yield
-    except RT1Error as reason:
-        if str(name) in str(reason):
+    except kinds as reason:
+        text = _one_line(reason)
+        if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
             raise
-        raise error(f"{name}: {reason}") from reason
-    except (*DAMAGE, *also) as reason:
+        if isinstance(reason, RT1Error | ValueError) and str(name) in text:
+            raise error(text) from reason
+        if isinstance(reason, RT1Error):
+            raise error(f"{name}: {text}") from reason
         raise error(f"{name} is damaged or not in the expected form ({describe(reason)}); {cure}") from reason
 
 
-def describe(reason: BaseException) -> str:
-    """Return an exception in one line: its text cut to a readable length, and its class where the text needs it."""
-    text = " ".join(str(reason).split())[:_LONGEST]
-    if type(reason) is ValueError and text:
-        return text
-    return f"{type(reason).__name__}: {text}" if text else type(reason).__name__
+def describe(reason: Exception) -> str:
+    """Return an exception in one line: its text, and its class where the text needs it."""
+    text = _one_line(reason)
+    return text if text and type(reason) is ValueError else f"{type(reason).__name__}: {text}".removesuffix(": ")
+
+
+def _one_line(reason: Exception) -> str:
+    """Return an exception's text in one line; a value in it that is too long to read is cut."""
+    text = " ".join(str(reason).splitlines())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
