@@ -265,3 +265,55 @@ def test_a_flipped_byte_in_the_tasks_is_noticed_or_harmless(damaged: Path) -> No
         path.write_bytes(bytes(flipped))
         with suppress(DataError):  # anything else fails the test
             assert len(LeRobotSource(damaged).lengths) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "values"),
+    [
+        (DATA, "task_index", ["0", "0", "1"]),
+        (DATA, "episode_index", [[0], [1], [1]]),
+        (EPISODES, "length", [{"a": 1}, {"a": 2}]),
+        (EPISODES, "data/chunk_index", [0.5, 0.5]),
+        (EPISODES, "length", [2**62, 2]),
+        ("meta/tasks.parquet", "task_index", [[0], [1]]),
+    ],
+)
+def test_a_mistyped_column_is_one_line_that_names_the_folder(
+    damaged: Path, name: str, column: str, values: list[Any]
+) -> None:
+    table = pq.read_table(damaged / name)
+    table = table.set_column(table.column_names.index(column), column, pa.array(values))
+    pq.write_table(table, damaged / name)
+    with pytest.raises(DataError, match=str(damaged)) as caught:
+        LeRobotSource(damaged)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("meta/info.json", lambda c: c.update(fps={})),
+        ("meta/info.json", lambda c: c.update(total_episodes=float("inf"))),
+        ("meta/info.json", lambda c: c["features"]["action"].update(shape=3)),
+        ("meta/info.json", lambda c: c.update(data_path="../{chunk_index}/{file_index}.parquet")),
+        ("meta/info.json", lambda c: c.update(data_path="{chunk_index:999999999d}")),
+        ("meta/info.json", lambda c: c.update(data_path="{chunk_index.__class__}")),
+        ("meta/rt1.json", lambda c: c["action_spec"].update(bins=float("inf"))),
+        ("meta/rt1.json", lambda c: c.update(details=3)),
+    ],
+)
+def test_a_mistyped_json_file_is_one_line_that_names_it(
+    damaged: Path, name: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    _edit(damaged, name, change)
+    with pytest.raises(DataError, match=str(damaged)) as caught:
+        LeRobotSource(damaged)
+    assert "\n" not in str(caught.value)
+
+
+def test_embeddings_that_are_not_finite_are_refused(damaged: Path) -> None:
+    path = damaged / "meta/rt1_embeddings.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[: -5 * 8 - 4] + b"\xff" * 4 + content[-5 * 8 :])
+    with pytest.raises(DataError, match=r"rt1_embeddings\.safetensors .*finite"):
+        LeRobotSource(damaged)

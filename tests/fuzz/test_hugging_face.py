@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ OF_EPISODES = {"image_key": "image", "instruction_key": "instruction"}
 KEYS = {**OF_EPISODES, "embedding_key": "vector"}
 
 
-def _steps(*, encoded: bool) -> datasets.Dataset:
+def _steps(*, encoded: bool) -> Any:
     """Two episodes of 2 and 3 steps, a row a step."""
     jpegs = [{"bytes": encode_jpeg(image), "path": None} for image in PIXELS]
     table = {
@@ -40,7 +41,7 @@ def _steps(*, encoded: bool) -> datasets.Dataset:
     return datasets.Dataset.from_dict(table).cast_column("image", kind)
 
 
-def _episodes() -> datasets.Dataset:
+def _episodes() -> Any:
     """Two episodes, a row each."""
     cells = [{"bytes": encode_jpeg(image), "path": None} for image in PIXELS]
     table = {

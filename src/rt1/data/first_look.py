@@ -64,7 +64,8 @@ def time_limits(size: int) -> tuple[float, float]:
 
     The wall time has room for slow disks and busy machines: a hang in a library burns CPU time.
     """
-    return 1.0 + size / 20e6, 20.0 + size / 2e6
+    cpu = 1.0 + size / 5e6
+    return cpu, 20.0 + 10.0 * cpu
 
 
 def first_look(function: str, path: Path, *arguments: object, library: str) -> Stamp:

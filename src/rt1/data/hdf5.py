@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".hdf5", ".h5")
 _OPEN_FILES = 64
-_SCANNED_BYTES = 64 * 2**20  # of the images of one array, in the first look
+_SCANNED_BYTES = 2**20  # of the images of a file, in the first look; after these, the first and last of an episode
 _MOST_EXPANSION = 1100  # bytes that deflate, the filter in use, can make of one, and a little more
 
 
@@ -133,28 +132,21 @@ class HDF5Source(ArraySource):
 
 
 def look_at_file(path: str, layout: dict[str, Any]) -> None:
-    """Read from a file what :class:`HDF5Source` relies on, and its images, of many a few.
+    """Read from a file what :class:`HDF5Source` relies on, and its images, a few of them where there are many.
 
     h5py may crash or hang on a damaged file: this runs in the process of a first look.
     """
     read = HDF5Layout(**layout)
+    left = _SCANNED_BYTES
     with _open(Path(path)) as file:
         for place, episode in _episodes(Path(path), file, read):
             with reading(episode.where, cure=COPY_AGAIN):
                 images = file[place.group or "/"][read.image_key]
-                for start, stop in _scanned_rows(images, place):
-                    images[start:stop]
-
-
-def _scanned_rows(images: h5py.Dataset, place: _Place) -> Iterator[tuple[int, int]]:
-    """Yield the rows of an episode to read: all of a small array, else the first and the last one."""
-    if images.chunks is not None:
-        images.id.chunk_iter(lambda _: None)  # the whole index of the chunks
-    rows = place.stop - place.start
-    if images.nbytes > _SCANNED_BYTES:
-        yield from ((place.start, place.start + 1), (place.stop - 1, place.stop))
-    elif rows:
-        yield place.start, place.stop
+                if images.chunks is not None and place.start == 0:
+                    images.id.chunk_iter(lambda _: None)  # the whole index of the chunks
+                for row in range(place.start, place.stop):
+                    if left > 0 or row in (place.start, place.stop - 1):
+                        left -= np.asarray(images[row]).nbytes
 
 
 def _require_h5py() -> None:
