@@ -21,6 +21,7 @@ from rt1.evaluate.offline_report import PAGE_FILE
 from rt1.evaluate.offline_run import OfflineSettings, evaluate_recorded
 from rt1.evaluate.plots import percent
 from rt1.evaluate.run import evaluate_checkpoint
+from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 from rt1.tuning import ActingSettings
@@ -65,6 +66,13 @@ class EvaluateCommand:
     """Run each task again under a sentence that no recording uses; a text table may not hold it."""
     workers: int = 0
     """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, MOST_EPISODES, "trials", "plots")
+        check_at_least(self, 0, "seed")
+        check_between(self, 0, MOST_PROCESSES, "workers")
+        if isinstance(self.episodes, int):
+            check_at_least(self, 1, "episodes")
 
     def run(self, command: str) -> int:
         """Evaluate."""
