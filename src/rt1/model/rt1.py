@@ -110,7 +110,7 @@ class RT1Config:
         if self.sequence_length > LONGEST:
             raise ValueError(
                 f"window is {self.window}, image_tokens {self.image_tokens}, action_tokens {self.action_tokens}: a "
-                f"window has {self.sequence_length} tokens; it must have at most {LONGEST}, since the memory of attention "
+                f"window has {self.sequence_length} tokens; at most {LONGEST} fit, since the memory of attention "
                 "grows with their square; give smaller ones"
             )
         outputs = self.transformer.width * self.bins * (sum(self.heads) or self.action_tokens)
