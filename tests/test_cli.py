@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import io
 import json
+import math
 import re
 import runpy
 import shutil
@@ -10,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,14 +22,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+import rt1
 from rt1.checkpoint import load_info
 from rt1.cli import COMMANDS, main, parse
 from rt1.commands import train as train_command
+from rt1.commands.inspect import InspectCommand
 from rt1.data.rlds import RLDSSource
 from rt1.errors import ClientError
 from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
 from rt1.serve.client import Client
+from rt1.serve.settings import ServerSettings
 from rt1.train.loop import train
 
 FAUCET = [
@@ -85,8 +92,10 @@ def test_the_command_alone_lists_its_commands_with_what_they_do(
 ) -> None:
     assert main(words) == 0
     page = capsys.readouterr().out
-    for name, kind in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(str(kind.__doc__))}$", page, re.MULTILINE)
+    for name, (place, explanation) in COMMANDS.items():
+        module, _, kind = place.partition(":")
+        assert getattr(importlib.import_module(module), kind).__doc__ == explanation
+        assert re.search(rf"^  {name} +{re.escape(explanation)}$", page, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -147,17 +156,17 @@ def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
         (["record", "--out", "o", "--tasks", "reach", "--env", "metawrld"], "did you mean 'metaworld'"),
         (["record", "--out", "o", "--tasks", "reach", "--camera", "corner22"], "did you mean 'corner2'"),
         (["record", "--out", "o", "--tasks", "reach", "--episodes", "many"], "'many'"),
-        (["record", "--out", "o", "--tasks", "reach", "--episodes", "0"], "episodes 0"),
+        (["record", "--out", "o", "--tasks", "reach", "--episodes", "0"], "--episodes is 0"),
         (["record", "--tasks", "reach"], "--out"),
         (["train", "--data", "d", "--out", "o", "--precision", "fp16"], "--precision is 'fp16'; it must be one of"),
         (
             ["train", "--data", "d", "--out", "o", "--model.backbone", "maxvit", "--model.image-size", "100", "100"],
-            "image_size is (100, 100); this MaxViT takes multiples of 224 (its partition 7, doubled for the stem and",
+            "--model.image-size is (100, 100); this MaxViT takes multiples of 224",
         ),
         (["train", "--data", "d", "--out", "o", "--model.image-size", "2", "2"], "use a larger image"),
         (["train", "--data", "d", "--out", "o", "--model.backbone", "maxvitt"], "did you mean 'maxvit'?"),
-        (["serve", "d", "--port", "70000"], "port is 70000; it must lie in 0..65535"),
-        (["improve", "--data", "d", "--out", "o", "--own-share", "1"], "own_share is 1.0; it must lie between 0 and 1"),
+        (["serve", "d", "--port", "70000"], "--port is 70000"),
+        (["improve", "--data", "d", "--out", "o", "--own-share", "1"], "--own-share is 1.0"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(
@@ -166,6 +175,170 @@ def test_a_value_that_cannot_be_is_named(
     monkeypatch.chdir(tmp_path)
     assert message in refused(*words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train --data d --out o --threads 100000", "--threads is 100000; it must be at most 512"),
+        ("train --data d --out o --held-out inf", "--held-out is inf; it must be a finite number"),
+        ("train --data d --out o --model.window 1000000000", "--model.window is 1000000000, --model.image-tokens"),
+        (
+            "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 900",
+            "about 8.3e+10 weights",
+        ),
+        ("improve --data d --out o --train.model.bins 60000 --train.model.transformer.width 60000", "weights"),
+        ("record --out o --tasks reach --seed 100000000000000000000000", "--seed is 100000000000000000000000; it must"),
+        ("record --out o --tasks reach --workers 100000", "--workers is 100000; it must be at most 512"),
+        ("serve c --max-message-mb 1e400", "--max-message-mb is 1e400; it must be a finite number"),
+        ("serve c --port -1", "--port is -1"),
+        ("evaluate --checkpoint c --seed -1", "--seed is -1; it must be at least 0"),
+        ("evaluate --checkpoint c --episodes 1e400", "--episodes is '1e400'; it must be one of"),
+        ("evaluate --checkpoint c --cond-scale nan", "--cond-scale is nan; it must be a finite number"),
+        ("demo --episodes 0", "--episodes is 0; it must be at least 1"),
+        ("play c --seed -1", "--seed is -1; it must be at least 0"),
+        ("inspect d --episode -1", "--episode is -1; it must be at least 0"),
+        ("convert lerobot d --out o --to lerobot --fps 0", "--fps is 0; it must be at least 1"),
+        ("export c --out o --to onnx --steps -5", "--steps is -5; it must be at least 1"),
+        ("train --data d --out=", "--out is empty; give a path"),
+    ],
+)
+def test_a_number_out_of_bounds_is_one_line_with_its_option(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert re.fullmatch("rt1: [^\n]*\n", err)
+    assert list(tmp_path.iterdir()) == []
+
+
+SMALLEST_CALL = {
+    "record": "--out o --tasks reach",
+    "train": "--data d --out o",
+    "evaluate": "--checkpoint c",
+    "improve": "--data d --out o",
+    "inspect": "d",
+    "harvest": "d --out o",
+    "serve": "c",
+    "play": "c",
+    "export": "c --out o --to onnx",
+    "convert tensorflow": "c --out o",
+    "convert flax": "c --out o",
+    "convert imagenet": "c --out o",
+    "convert rlds": "d --out o --to lerobot",
+    "convert lerobot": "d --out o --to rlds",
+}
+
+
+def _settings_in(value: Any) -> Iterator[Any]:
+    """Yield every dataclass of a command's settings."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _settings_in(item)
+    if dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from _settings_in(getattr(value, field.name))
+
+
+def _hostile(settings: Any, name: str) -> Iterator[Any]:
+    """Yield values that no number of these settings may have, in the field's own form."""
+    hint = str(type(settings).__dataclass_fields__[name].type)
+    value = getattr(settings, name)
+    for number in (math.inf, -math.inf, math.nan, -1, -0.5, 10**23, -(10**23)):
+        if type(number) is int or "float" in hint:
+            yield (number,) * max(1, len(value or ())) if "tuple" in hint else number
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_number_of_a_command_may_be_negative_infinite_or_nan(command: str) -> None:
+    for settings in _settings_in(parse([*command.split(), *SMALLEST_CALL.get(command, "").split()])):
+        if isinstance(settings, ServerSettings):  # its own tests
+            continue
+        for field in dataclasses.fields(settings):
+            if not re.search(r"\b(int|float|EpisodeChoice)\b", str(field.type)):
+                continue
+            for value in _hostile(settings, field.name):
+                with pytest.raises(ValueError, match=" ") as refused:
+                    dataclasses.replace(settings, **{field.name: value})
+                assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["recrod"], ["convert"]])
+def test_what_needs_no_command_imports_no_library(words: list[str]) -> None:
+    code = f"import sys; from rt1.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0
+    assert not {"torch", "numpy", "tyro"} & set(ended.stderr.split())
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rt1 {rt1.__version__}\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize("words", [["inspect", "\u00e4\u2713"], ["\u00e4\u2713"], ["--help"], ["train", "--help"]])
+def test_a_terminal_without_unicode_gets_escapes(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, words: list[str]
+) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    assert _status(*words) in (0, 1, 2)
+    for stream in streams:
+        stream.flush()
+    printed = b"".join(bytes(stream.buffer.getvalue()) for stream in streams)  # type: ignore[attr-defined]
+    assert printed.decode(encoding).count("\\u2713") == (0 if "--help" in words else 1)
+
+
+def test_a_line_break_in_a_path_is_escaped(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert f"{tmp_path}/two\\nlines\\x1b is not" in refused("inspect", tmp_path / "two\nlines\x1b")
+
+
+def test_a_setting_is_named_as_its_option(refused: Callable[..., str], data: Path, tmp_path: Path) -> None:
+    shard = data / "memory-train.tfrecord-00001-of-00002"
+    shard.write_bytes(shard.read_bytes()[:-50])
+    for words in (["train", "--data", data, "--out", tmp_path / "run", "--preset", "debug"], ["inspect", data]):
+        line = refused(*words)
+        assert "--skip-corrupt" in line
+        assert "skip_corrupt" not in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("can't start new thread"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def run(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(InspectCommand, "run", run)
+    assert refused("inspect", "d").startswith("rt1: memory is short (")
+
+
+def test_an_address_space_in_which_libraries_crash_is_refused() -> None:
+    resource = pytest.importorskip("resource", reason="only Unix can limit the address space")
+    limit = 1_000_000 * 1024
+    ended = subprocess.run(
+        [sys.executable, "-m", "rt1", "serve", "c"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert ended.returncode == 1
+    assert re.fullmatch("rt1: memory is short .*\n", ended.stderr)
 
 
 def test_an_unknown_environment_or_task_of_an_evaluation_is_named(

@@ -262,7 +262,7 @@ def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str
 def _known(path: Path | str, info: SharedInfo, name: str | None) -> str:
     names = ", ".join(info.embodiments)
     if name is None:
-        raise CheckpointError(f"{path} has several embodiments: {names}; name one with --embodiment (embodiment=...)")
+        raise CheckpointError(f"{path} has several embodiments: {names}; name one with embodiment=...")
     if name not in info.embodiments:
         raise CheckpointError(f"{path}: {unknown_name('embodiment', name, info.embodiments)}")
     return name

@@ -116,14 +116,9 @@ PRESET_COMMANDS = {"train": "--init", "improve": "--checkpoint"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors a user can mend are one line on stderr and exit status 1, or 2 for words amiss."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks becomes an escape
-            stream.reconfigure(errors="backslashreplace")
-    if not words or words[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if words == ["--version"]:
-        print(f"rt1 {rt1.__version__}")
+    _escape_what_cannot_be_printed()
+    if answer := _answer(words):
+        print(answer)
         return 0
     command: Any = None
     try:
@@ -136,25 +131,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("rt1: interrupted; run the same command to go on", file=sys.stderr)
         return 130
     except Exception as error:
-        line = _in_one_line(error)
+        line = _in_one_line(error, command)
         if line is None or os.environ.get("RT1_TRACEBACK"):
             raise
-        if command is not None:
-            from rt1.parsing import as_typed, options_of
-
-            line = as_typed(line, options_of(type(command)))
         print(f"rt1: {printable(line)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
-def _in_one_line(error: Exception) -> str | None:
+def _escape_what_cannot_be_printed() -> None:
+    """Let a character that the terminal's encoding lacks become an escape, not an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _answer(words: Sequence[str]) -> str | None:
+    """Return what is printed without a command."""
+    if not words or words[0] in ("-h", "--help"):
+        return _usage()
+    return f"rt1 {rt1.__version__}" if words[0] == "--version" else None
+
+
+def _in_one_line(error: Exception, command: Any) -> str | None:  # noqa: ANN401 (one of the command classes)
     """Return what a user needs to know of an error; None for our own mistakes."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package in EXTRAS:
         return f"{package} is not installed; run: pip install 'rt1[{EXTRAS[package]}]'"
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
         return f"memory is short ({str(error) or type(error).__name__}); free some, raise `ulimit -v`, or ask for less"
-    return str(error) if isinstance(error, EXPECTED) else None
+    if not isinstance(error, EXPECTED):
+        return None
+    if command is None:
+        return str(error)
+    from rt1.parsing import as_typed, options_of
+
+    return as_typed(str(error), options_of(type(command)))
 
 
 def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command classes)

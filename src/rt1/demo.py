@@ -26,6 +26,7 @@ from rt1.presets import TEXT_ENCODERS, preset
 from rt1.progress import duration
 from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
+from rt1.settings import MOST_EPISODES, check_at_least, check_between
 from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
 
@@ -60,6 +61,11 @@ class DemoSettings:
     """Preset of the training run."""
     seed: int = 0
     """Seed of recording, training and trials."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 1, MOST_EPISODES, "episodes", "trials")
+        check_at_least(self, 1, "updates")
+        check_at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)

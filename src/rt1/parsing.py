@@ -31,7 +31,7 @@ _IN_WORDS = (
     (r"Unrecognized options: (.+)", r"nothing is known of \1"),
 )
 """What tyro says, and how we do."""
-_SETTING = re.compile(r"(?<![\w./'\"=-])([a-z]\w*(?:\.[a-z]\w*)*)(=[^\s;,)]+)?(?![\w/'\"(])")
+_SETTING = re.compile(r"(?<![\w./'\"=(-])([a-z]\w*(?:\.[a-z]\w*)*)(=[^\s;,)]+)?(?![\w/'\"(])")
 """A setting as the library names it, with the value it is to get."""
 
 

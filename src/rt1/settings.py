@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from rt1.names import unknown_name
@@ -14,26 +15,51 @@ T = TypeVar("T")
 
 
 LARGEST = 2**31 - 1
-"""Largest whole number that a setting takes: every library takes as much, as a seed, too."""
+"""Largest number that a setting takes: every library takes as much, as a seed, too."""
+MOST_THREADS = MOST_PROCESSES = 512
+"""Most threads, and most processes, that a setting asks for: the hardware threads of a large machine. OpenMP crashes
+when it cannot start as many as it is told to."""
+MOST_EPISODES = 1_000_000
+"""Most episodes or trials that one command makes."""
+MOST_PORT = 65535
+WIDEST = 1 << 16
+"""Widest layer of a network."""
+MOST_WEIGHTS = 4_000_000_000
+"""Most weights of a network, 16 GB: more are a slip of the keyboard. RT-1 has 35 million."""
 
 
 def check_at_least(settings: Any, least: float, *names: str) -> None:
-    """Raise ``ValueError`` for the first of these fields that is below ``least``, see :func:`check_between`."""
+    """Raise ``ValueError`` for the first of these fields that is below ``least``, as :func:`check_between`."""
     check_between(settings, least, LARGEST, *names)
 
 
 def check_between(settings: Any, least: float, most: float, *names: str) -> None:
-    """Raise ``ValueError`` for the first of these fields with a value outside ``least``..``most``.
+    """Raise ``ValueError`` for the first of these fields that lies outside ``least..most``.
 
-    A field is a number, a tuple of numbers, or None, which passes.
+    A field is a number, a tuple of numbers, or None, which passes; nan does not.
     """
     for name in names:
-        value = getattr(settings, name)
-        numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-        if not all(number >= least for number in numbers):  # so written, it refuses nan
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
-        if max(numbers, default=most) > most:
-            raise ValueError(f"{name} is {value}; it must be at most {most}")
+        _check(settings, name, lambda number: number >= least, f"at least {least}")
+        _check(settings, name, lambda number: number <= most, f"at most {most}")
+
+
+def check_above(settings: Any, bound: float, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields that is not above ``bound``, or not finite."""
+    for name in names:
+        _check(settings, name, lambda number: bound < number < math.inf, f"above {bound}, and finite")
+
+
+def check_fraction(settings: Any, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields that is below 0, or not below 1."""
+    for name in names:
+        _check(settings, name, lambda number: 0 <= number < 1, "at least 0 and below 1")
+
+
+def _check(settings: Any, name: str, holds: Callable[[float], bool], rule: str) -> None:
+    value = getattr(settings, name)
+    numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+    if not all(holds(number) for number in numbers):
+        raise ValueError(f"{name} is {value}; it must be {rule}")
 
 
 def to_json(settings: Any) -> Any:

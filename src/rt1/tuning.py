@@ -26,6 +26,7 @@ from rt1.json_files import read_object
 from rt1.machine import processor
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.names import lookup
+from rt1.settings import check_between
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = "fp32"
@@ -49,6 +50,9 @@ class ActingSettings:
     """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
     cond_scale: float = 1.0
     """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, 1000, "cond_scale")
 
     @property
     def wanted(self) -> str:

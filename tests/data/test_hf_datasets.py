@@ -125,7 +125,7 @@ def test_images_of_another_kind_are_refused() -> None:
         rows.images(0, 0, 1)
     video = datasets.Dataset.from_dict(_columns(image=["a.mp4"] * 5)).cast_column("image", datasets.Video())
     with pytest.raises(
-        DataError, match="'image' is a video, which holds a whole episode, not a step; set episode_key=None"
+        DataError, match="'image' is a video, which holds a whole episode, not a step; leave out episode_key"
     ):
         HuggingFaceSource(video)
     numbers = datasets.Dataset.from_dict(_columns(image=[1.5] * 5))

@@ -34,5 +34,5 @@ def test_google_s_encoder_is_not_here_and_the_message_says_how_to_get_its_vector
         ValueError, match=r"Universal Sentence Encoder \(large/5\) vectors, .*; give the 512-d"
     ) as caught:
         load_text_encoder(USE_LARGE_5.name)
-    assert "TableEncoder.load(FILE)" in str(caught.value)
+    assert "TableEncoder" in str(caught.value)
     assert "\n" not in str(caught.value)

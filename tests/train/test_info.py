@@ -122,7 +122,7 @@ def test_a_checkpoint_of_several_embodiments_names_them_and_gives_the_network_of
         assert load_model(folder, embodiment=name).config == own.model
     assert "embodiment hand: action, 16 bins" in checkpoint_text(folder)
     for load in (load_info, load_model, Policy.from_checkpoint):
-        with pytest.raises(CheckpointError, match="has several embodiments: arm, hand; name one with --embodiment"):
+        with pytest.raises(CheckpointError, match="has several embodiments: arm, hand; name one with embodiment"):
             load(folder)
         with pytest.raises(CheckpointError, match="unknown embodiment 'hands'; did you mean 'hand'"):
             load(folder, embodiment="hands")

@@ -129,11 +129,16 @@ class ConvertDataCommand:
     robot_type: str | None = None
     """To LeRobot: name of the robot."""
 
+    def __post_init__(self) -> None:
+        self._settings()
+
+    def _settings(self) -> ConvertSettings:
+        return ConvertSettings(name=self.name, fps=self.fps, video=self.video, robot_type=self.robot_type)
+
     def run(self, _command: str) -> int:
         """Convert."""
         source = open_data(self.path, self.data)
-        wanted = ConvertSettings(name=self.name, fps=self.fps, video=self.video, robot_type=self.robot_type)
-        report = convert_source(source, self.out, to=self.to, settings=wanted)
+        report = convert_source(source, self.out, to=self.to, settings=self._settings())
         print(
             f"{report.folder}: {report.episodes} episodes, {report.steps} steps, {report.instructions} instructions, "
             f"{report.megabytes:.1f} MB of {report.format}"

@@ -22,6 +22,7 @@ from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.report.run_offline import OfflineSettings, evaluate_recorded
 from rt1.report.svg import percent
+from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 from rt1.tuning import ActingSettings
@@ -66,6 +67,13 @@ class EvaluateCommand:
     """Run each task again under a sentence that no recording uses; a text table may not hold it."""
     workers: int = 0
     """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, MOST_EPISODES, "trials", "plots")
+        check_at_least(self, 0, "seed")
+        check_between(self, 0, MOST_PROCESSES, "workers")
+        if isinstance(self.episodes, int):
+            check_at_least(self, 1, "episodes")
 
     def run(self, command: str) -> int:
         """Evaluate."""

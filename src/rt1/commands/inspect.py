@@ -13,6 +13,7 @@ from rt1.files import check_replaceable
 from rt1.inspection.survey import show_episode, survey_data
 from rt1.report.dataset import write_page
 from rt1.report.dataset_terminal import checkpoint_text, data_text
+from rt1.settings import check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class InspectCommand:
     """Episode the page shows; one of median length if not given."""
     data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
     """How to read a data set."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "episode")
 
     def run(self, command: str) -> int:
         """Inspect."""

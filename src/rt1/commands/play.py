@@ -11,6 +11,7 @@ from rt1.checkpoint import load_info
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.play.playground import Playground
 from rt1.policy import Policy
+from rt1.settings import MOST_PORT, check_at_least, check_between
 from rt1.text.load import load_text_encoder
 from rt1.tuning import ActingSettings
 
@@ -35,6 +36,10 @@ class PlayCommand:
     """How the network acts."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, MOST_PORT, "port")
+        check_at_least(self, 0, "seed")
 
     def run(self, _command: str) -> int:
         """Play."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.preprocess import crop_margins, shifted
+from rt1.settings import check_between
 
 # Rec. 601: red, green and blue to luma and the two axes of colour, I and Q.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -39,11 +40,9 @@ class AugmentSettings:
     """Hues are turned by up to this share of the colour circle, either way."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.crop_share <= 2.0:
-            raise ValueError(f"crop_share is {self.crop_share}; it must be 0..2")
-        for name, most in {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5}.items():
-            if not 0.0 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0..{most:g}")
+        check_between(self, 0, 2, "crop_share")
+        check_between(self, 0, 1, "brightness", "contrast", "saturation")
+        check_between(self, 0, 0.5, "hue")
 
     @property
     def changes_colours(self) -> bool:

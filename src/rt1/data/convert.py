@@ -24,6 +24,7 @@ from rt1.errors import DataError
 from rt1.folders import working_in
 from rt1.names import lookup
 from rt1.progress import progress
+from rt1.settings import check_between
 
 Format = Literal["rlds", "lerobot"]
 _EPISODES_PER_FILE = {"rlds": 32, "lerobot": 10_000}  # a LeRobot file is ended by its size long before
@@ -53,6 +54,9 @@ class ConvertSettings:
     """To LeRobot: re-encode the images as video, which loses detail."""
     robot_type: str | None = None
     """To LeRobot: name of the robot."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 1, 1000, "fps")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,7 @@ def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) 
     feature = dataset.features[key]
     if isinstance(feature, datasets.Video):
         if layout.episode_key is not None:
-            cure = "set episode_key=None, with a list of actions in each row"
+            cure = "leave out episode_key, and store a list of actions in each row"
             raise DataError(f"{name}: {key!r} is a video, which holds a whole episode, not a step; {cure}")
         return dataset.cast_column(key, datasets.Video(decode=False)), True
     inner = getattr(feature, "feature", None)

@@ -85,7 +85,7 @@ class OpenXSource:
             episode = int(np.argmin(self.lengths))
             raise DataError(
                 f"{raw.folder}: episode {episode} has {raw.lengths[episode]} steps, and the first {dataset.first_step} "
-                "are left out; set first_step=0 to use them"
+                "are left out; remove it, or open the data set in Python with first_step 0"
             )
         ends = np.cumsum(list(raw.action_widths.values())).tolist()
         self._columns = {

@@ -217,6 +217,6 @@ def _index_places(folder: Path, split: str, settings: Mapping[str, Any]) -> list
 
 
 def _refuse_guessing(folder: Path, features: Mapping[str, FeatureInfo]) -> RLDSLayout:
-    cure = "RLDSSource(folder, layout=RLDSLayout(image_key=..., instruction_key=..., action_keys=(...,)))"
+    cure = "RLDSLayout with image_key=..., instruction_key=... and action_keys=..."
     keys = ", ".join(layout_keys(features))
     raise DataError(f"{folder} has no {RT1_FILE}, so name the keys to read: {cure}; it has {keys}")

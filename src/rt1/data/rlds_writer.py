@@ -19,6 +19,7 @@ from rt1.data.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
 from rt1.errors import DataError
 from rt1.files import replacing, write_text
 from rt1.folders import check_folder
+from rt1.settings import check_at_least
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PACKAGE = "tensorflow_datasets.core.features"
@@ -68,9 +69,7 @@ class RecordingSettings:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"data set name {self.name!r}; use lower case letters, digits and underscores")
-        if self.episodes < 1 or self.episodes_per_shard < 1:
-            sizes = f"episodes is {self.episodes}, episodes_per_shard {self.episodes_per_shard}"
-            raise ValueError(f"{sizes}; each must be at least 1")
+        check_at_least(self, 1, "episodes", "episodes_per_shard")
 
     @property
     def shards(self) -> int:

@@ -16,6 +16,7 @@ from rt1.evaluate.rollout import check_actions_fit
 from rt1.evaluate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.evaluate.video import encode_video
 from rt1.progress import progress
+from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 from rt1.tuning import ActingSettings
@@ -49,8 +50,9 @@ class TrialSettings:
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
-        if self.trials < 1 or self.seed < 0:
-            raise ValueError(f"trials is {self.trials}, seed {self.seed}; they must be at least 1 and at least 0")
+        check_between(self, 1, MOST_EPISODES, "trials")
+        check_at_least(self, 0, "seed")
+        check_between(self, 0, MOST_PROCESSES, "workers")
 
 
 @dataclass(frozen=True, kw_only=True)

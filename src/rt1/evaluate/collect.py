@@ -32,7 +32,7 @@ from rt1.files import replacing, write_text
 from rt1.json_files import read_object
 from rt1.policy import Policy
 from rt1.progress import progress
-from rt1.settings import from_json, to_json
+from rt1.settings import check_at_least, check_between, from_json, to_json
 from rt1.text.encoder import TextEncoder
 
 ATTEMPTS_FILE = "attempts.json"
@@ -62,12 +62,9 @@ class CollectSettings:
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
-        counts = (self.attempts, self.tries, 1 if self.max_steps is None else self.max_steps)
-        if min(counts) < 1 or not 0.0 <= self.noise <= 2.0 or not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(
-                f"attempts {self.attempts}, tries {self.tries}, max_steps {self.max_steps}, noise {self.noise}, "
-                f"jpeg_quality {self.jpeg_quality}: at least 1 the first three, within 0..2 and 1..100 the others"
-            )
+        check_at_least(self, 1, "attempts", "tries", "max_steps")
+        check_between(self, 0, 2, "noise")
+        check_between(self, 1, 100, "jpeg_quality")
 
 
 @dataclass(frozen=True, kw_only=True)

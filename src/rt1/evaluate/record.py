@@ -18,7 +18,7 @@ from rt1.evaluate.seeds import recording_seed
 from rt1.evaluate.workers import run_jobs
 from rt1.folders import working_in
 from rt1.progress import progress
-from rt1.settings import to_json
+from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between, to_json
 from rt1.text.encoder import TextEncoder
 
 MOST_ATTEMPTS = 50
@@ -48,11 +48,11 @@ class RecordSettings:
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
-        if self.episodes < 1 or self.seed < 0 or not 0.0 <= self.noise <= 2.0 or not 1 <= self.jpeg_quality <= 100:
-            raise ValueError(
-                f"episodes {self.episodes}, seed {self.seed}, noise {self.noise}, jpeg_quality {self.jpeg_quality}: "
-                "they must be at least 1, at least 0, within 0..2 and within 1..100"
-            )
+        check_between(self, 1, MOST_EPISODES, "episodes", "episodes_per_shard")
+        check_at_least(self, 0, "seed")
+        check_between(self, 0, 2, "noise")
+        check_between(self, 1, 100, "jpeg_quality")
+        check_between(self, 0, MOST_PROCESSES, "workers")
 
 
 @dataclass(frozen=True, kw_only=True)

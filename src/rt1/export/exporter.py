@@ -31,6 +31,7 @@ from rt1.export.reference import save_reference
 from rt1.export.torch_host import load_graphs
 from rt1.folders import replacing_alone
 from rt1.policy import Policy
+from rt1.settings import check_at_least, check_between
 from rt1.text.encoder import TableEncoder, TextEncoder
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
@@ -65,12 +66,10 @@ class ExportSettings:
     """Seed of generated images and embeddings."""
 
     def __post_init__(self) -> None:
-        if self.tolerance is not None and not self.tolerance >= 0.0:
-            raise ValueError(f"tolerance is {self.tolerance}; it must be at least 0")
-        if not 0.0 <= self.agreement <= 1.0:
-            raise ValueError(f"agreement is {self.agreement}; it must lie in [0, 1]")
-        if self.episodes < 2:
-            raise ValueError(f"episodes is {self.episodes}; it must be at least 2, for a reset between them")
+        check_between(self, 0, 1, "agreement")
+        check_at_least(self, 0, "tolerance", "seed")
+        check_at_least(self, 1, "steps")
+        check_at_least(self, 2, "episodes")  # for a reset between them
 
     def steps_for(self, window: int) -> int:
         """Return the steps of each episode for a network with this window."""

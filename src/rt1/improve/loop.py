@@ -28,6 +28,7 @@ from rt1.evaluate.rollout import check_actions_fit
 from rt1.files import write_text
 from rt1.folders import working_in
 from rt1.json_files import read_object
+from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.text.encoder import TextEncoder
 from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
@@ -72,14 +73,12 @@ class ImproveSettings:
     """Processes; 0 means one per core."""
 
     def __post_init__(self) -> None:
-        counts = (self.rounds, self.attempts, self.tries, self.first_updates, self.updates, self.trials)
-        if min(counts) < 1 or self.seed < 0 or self.cpu_minutes < 0:
-            raise ValueError(
-                f"rounds, attempts, tries, first_updates, updates and trials are {counts}, seed {self.seed}, "
-                f"cpu_minutes {self.cpu_minutes}; the first must be at least 1, the others at least 0"
-            )
-        if not self.patience >= 1.0:
-            raise ValueError(f"patience is {self.patience}; it must be at least 1: an expert's steps are needed")
+        check_between(self, 1, MOST_EPISODES, "rounds", "attempts", "tries", "trials")
+        check_at_least(self, 1, "first_updates", "updates")
+        check_between(self, 1, 1000, "patience")
+        check_at_least(self, 0, "seed", "cpu_minutes")
+        check_between(self, 0, 2, "noise")
+        check_between(self, 0, MOST_PROCESSES, "workers")
         if not 0.0 < self.own_share < 1.0:
             raise ValueError(f"own_share is {self.own_share}; it must lie between 0 and 1")
 

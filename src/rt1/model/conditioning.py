@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.settings import check_at_least
+from rt1.settings import WIDEST, check_between, check_fraction
 
 Conditioning = Literal["film", "cross_attention"]
 
@@ -37,10 +37,10 @@ class TextConfig:
     """Probability, per sample in training, that a learned null takes the place of the text: what guidance needs."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "tokens", "table_width")
-        check_at_least(self, 0, "vocabulary", "projection")
-        if not 0.0 <= self.drop < 1.0:
-            raise ValueError(f"drop is {self.drop}; it must lie in [0, 1)")
+        check_between(self, 1, WIDEST, "tokens", "table_width")
+        check_between(self, 0, 1 << 20, "vocabulary")
+        check_between(self, 0, WIDEST, "projection")
+        check_fraction(self, "drop")
 
     def token_width(self, text_width: int) -> int:
         """Return the entries of one vector of a text embedding with ``text_width`` entries."""

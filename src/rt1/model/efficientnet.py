@@ -22,7 +22,7 @@ from rt1.model.pieces import DepthwiseShape
 from rt1.model.recompute import recomputed
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
-from rt1.settings import check_at_least
+from rt1.settings import WIDEST, check_above, check_between, check_fraction
 
 Padding = Literal["rt1", "same"]
 
@@ -41,6 +41,14 @@ class Stage:
     """Output channels before width scaling."""
     blocks: int
     """Blocks before depth scaling."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 1, 31, "kernel", "expand")
+        check_between(self, 1, 2, "stride")
+        check_between(self, 1, 4096, "channels")
+        check_between(self, 1, 100, "blocks")
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel is {self.kernel}; it must be odd; use {self.kernel + 1}")
 
 
 B0_STAGES = (
@@ -97,13 +105,14 @@ class EfficientNetConfig:
     """TensorFlow and torch update the moving variance with the unbiased one, flax with the biased one."""
 
     def __post_init__(self) -> None:
-        if not self.stages or any(s.kernel % 2 == 0 or s.stride not in (1, 2) or s.blocks < 1 for s in self.stages):
-            raise ValueError(f"stages {self.stages} need odd kernels, strides 1 or 2 and at least one block each")
-        if not min(self.width, self.depth) > 0.0:
-            raise ValueError(f"width is {self.width} and depth {self.depth}; both multiply sizes and must be above 0")
-        check_at_least(self, 1, "stem_channels", *(["pool"] if self.pool else []))
-        if not 0.0 <= self.drop_connect < 1.0:
-            raise ValueError(f"drop_connect is {self.drop_connect}; it must lie in [0, 1)")
+        if not self.stages:
+            raise ValueError("stages is empty; give at least one")
+        check_above(self, 0, "width", "depth")
+        check_between(self, 0, 8, "width", "depth")  # EfficientNet-B7 has 2.0 and 3.1
+        check_between(self, 1, WIDEST, "stem_channels", "top_channels", "pool")
+        check_fraction(self, "drop_connect")
+        check_above(self, 0, "batch_norm_eps")
+        check_between(self, 0, 1, "batch_norm_eps", "batch_norm_momentum")
 
     def channels(self, base: int) -> int:
         """Scale a channel count by the width, to a multiple of 8, never losing more than 10 %."""

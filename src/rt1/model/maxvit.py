@@ -21,7 +21,7 @@ from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
-from rt1.settings import check_at_least
+from rt1.settings import MOST_WEIGHTS, WIDEST, check_between, check_fraction
 
 Grouping = Literal["block", "grid"]
 
@@ -48,13 +48,18 @@ class MaxViTConfig:
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.depths) or not self.channels or min(self.depths) < 1:
             raise ValueError(
-                f"channels {self.channels} and depths {self.depths} must name the same stages, one or more"
+                f"channels is {self.channels}, depths {self.depths}; each stage must have an entry in both"
             )
-        check_at_least(self, 1, "partition", "head_width", "expand", "stem_channels", "channels")
+        check_between(self, 1, WIDEST, "partition", "head_width", "expand", "stem_channels", "channels", "depths")
+        weights = sum(d * c * c for d, c in zip(self.depths, self.channels, strict=True)) * 2 * (self.expand + 4)
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"channels is {self.channels}, depths {self.depths}, about {weights:.1e} weights; at most "
+                f"{MOST_WEIGHTS:.0e} are made; give smaller ones"
+            )
         if any(width % self.head_width for width in self.channels):
             raise ValueError(f"channels {self.channels} must be multiples of head_width {self.head_width}")
-        if not 0.0 <= self.drop_connect < 1.0:
-            raise ValueError(f"drop_connect is {self.drop_connect}; it must lie in [0, 1)")
+        check_fraction(self, "drop_connect")
 
     @property
     def divisor(self) -> int:

@@ -31,10 +31,12 @@ from rt1.model.transformer import (
 )
 from rt1.names import unknown_name
 from rt1.preprocess import resize, to_float
-from rt1.settings import check_at_least
+from rt1.settings import MOST_WEIGHTS, WIDEST, check_at_least, check_between
 
 Readout = Literal["action_tokens", "last_token", "mean_token"]
 
+LONGEST = 8192
+"""Most tokens of a window: one layer's attention takes 2 GB for each sample with 8 heads."""
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
 
@@ -84,9 +86,12 @@ class RT1Config:
     """The decoder."""
 
     def __post_init__(self) -> None:
-        sizes = ("window", "image_size", "text_width", "token_width", "image_tokens", "token_learner_hidden")
-        check_at_least(self, 1, *sizes, "action_tokens")
-        check_at_least(self, 2, "bins")
+        check_at_least(self, 1, "window", "image_tokens", "action_tokens")
+        check_between(self, 1, 4096, "image_size", "token_learner_hidden")
+        check_between(self, 1, WIDEST, "token_width")
+        check_between(self, 1, 1 << 20, "text_width")
+        check_between(self, 2, WIDEST, "bins")
+        self._check_memory()
         if self.embodiments and (min(self.embodiments) < 1 or max(self.embodiments) != self.action_tokens):
             raise ValueError(
                 f"embodiments is {self.embodiments}, action_tokens {self.action_tokens}; each has at least 1 "
@@ -100,6 +105,20 @@ class RT1Config:
                 "transformer's layers are conditioned as the backbone is, or not at all"
             )
         self.text.width(self.text_width)
+
+    def _check_memory(self) -> None:
+        if self.sequence_length > LONGEST:
+            raise ValueError(
+                f"window is {self.window}, image_tokens {self.image_tokens}, action_tokens {self.action_tokens}: a "
+                f"window has {self.sequence_length} tokens; at most {LONGEST} fit, since the memory of attention "
+                "grows with their square; give smaller ones"
+            )
+        outputs = self.transformer.width * self.bins * (sum(self.heads) or self.action_tokens)
+        if outputs > MOST_WEIGHTS:
+            raise ValueError(
+                f"bins is {self.bins}, action_tokens {self.action_tokens}, about {outputs:.1e} weights; at most "
+                f"{MOST_WEIGHTS:.0e} are made; give smaller ones"
+            )
 
     @property
     def step_tokens(self) -> int:

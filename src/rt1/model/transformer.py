@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rt1.model.conditioning import Conditioning, CrossAttention, FiLM, conditioner
 from rt1.model.rows import Dropout
-from rt1.settings import check_at_least
+from rt1.settings import MOST_WEIGHTS, WIDEST, check_between, check_fraction
 
 FeedForward = Literal["linear", "linear_no_bias", "swiglu", "gelu"]
 MaskKind = Literal["rt1", "rt1x", "step"]
@@ -43,9 +43,16 @@ class TransformerConfig:
     """Probability, on attention weights and after the feed-forward."""
 
     def __post_init__(self) -> None:
-        check_at_least(self, 1, "layers", "width", "heads", "head_width", "hidden")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+        check_between(self, 1, 1_000, "layers")
+        check_between(self, 1, WIDEST, "width", "heads", "head_width", "hidden")
+        weights = self.layers * self.width * (4 * self.heads * self.head_width + 2 * self.hidden)
+        if weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"width is {self.width}, layers {self.layers}, heads {self.heads}, head_width {self.head_width}, "
+                f"hidden {self.hidden}, about {weights:.1e} weights; at most {MOST_WEIGHTS:.0e} are made; give smaller "
+                "ones"
+            )
+        check_fraction(self, "dropout")
 
 
 def dense(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:

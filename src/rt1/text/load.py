@@ -25,9 +25,8 @@ _LONGEST = 32
 
 _USE_IS_NOT_HERE = (
     "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder; "
-    f"give the {USE_LARGE_5.width}-d embedding itself, or load the policy with text_encoder=TableEncoder.load(FILE), "
-    "a table harvested from a data set that carries them (e.g. fractal), or with text_encoder=UseOnnx(FILE), "
-    "an ONNX file of USE"
+    f"give the {USE_LARGE_5.width}-d embedding itself, or a text encoder with text_encoder=...: a table (TableEncoder) "
+    "harvested from a data set that carries them (e.g. fractal), or an ONNX file of USE (UseOnnx)"
 )
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rt1.settings import check_fraction
+
 
 @dataclass(frozen=True, kw_only=True)
 class AverageSettings:
@@ -21,8 +23,7 @@ class AverageSettings:
     """Keep less at first, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.decay < 1.0:
-            raise ValueError(f"decay is {self.decay}; it must be at least 0 (no average) and below 1")
+        check_fraction(self, "decay")
 
     def decay_at(self, updates: int) -> float:
         """Return the share that is kept when the weights of update ``updates``, counted from 1, are added."""

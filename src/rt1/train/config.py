@@ -8,6 +8,7 @@ from typing import Literal
 from rt1.data.augment import AugmentSettings
 from rt1.model.loss import LossForm
 from rt1.model.rt1 import RT1Config
+from rt1.settings import MOST_THREADS, check_at_least, check_between, check_fraction
 from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings
@@ -104,17 +105,12 @@ class TrainConfig:
         self.rows(1)
 
     def _check_ranges(self) -> None:
-        for name in ("updates", "batch_size", "accumulation", "log_every", "validate_every", "save_every",
-                     "loader_threads", "keep_last"):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("seed", "clip", "keep_every", "threads"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
-        if self.target_spread < 0.0:
-            raise ValueError(f"target_spread is {self.target_spread}; it must be at least 0 bins")
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"label_smoothing is {self.label_smoothing}; it must be at least 0 and below 1")
+        check_at_least(self, 1, "updates", "log_every", "validate_every", "save_every", "keep_last")
+        check_between(self, 1, 1 << 20, "batch_size", "accumulation")
+        check_between(self, 1, MOST_THREADS, "loader_threads")
+        check_between(self, 0, MOST_THREADS, "threads")
+        check_at_least(self, 0, "seed", "clip", "keep_every", "target_spread")
+        check_fraction(self, "held_out", "label_smoothing")
 
     def rows(self, ranks: int) -> int:
         """Return how many windows, or clips, a rank draws for an update.

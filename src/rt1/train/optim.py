@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rt1.settings import check_above, check_at_least, check_between, check_fraction
 from rt1.train.adam import Adam
 from rt1.train.parts import factors, is_frozen, split_factor
 
@@ -47,13 +48,11 @@ class OptimizerSettings:
     """Components, or beginnings of parameters' names, that do not learn. Their BatchNorm stays in evaluation mode."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0 or self.warmup < 0 or self.clip_norm < 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"learning_rate {self.learning_rate} must be above 0, warmup {self.warmup}, clip_norm "
-                f"{self.clip_norm} and weight_decay {self.weight_decay} at least 0"
-            )
-        if self.eps <= 0 or not all(0.0 <= beta < 1.0 for beta in self.betas):
-            raise ValueError(f"eps {self.eps} must be above 0, betas {self.betas} at least 0 and below 1")
+        check_above(self, 0, "learning_rate", "eps")
+        check_between(self, 0, 1000, "learning_rate", "eps")
+        check_at_least(self, 0, "warmup", "clip_norm", "weight_decay")
+        check_between(self, 0, 1, "final_fraction")
+        check_fraction(self, "betas")
         for text in self.scale:
             split_factor(text)
 

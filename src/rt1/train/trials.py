@@ -14,6 +14,7 @@ from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
 from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
 from rt1.progress import progress
+from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.text.encoder import TextEncoder
 
 SUCCESS = "success"
@@ -36,11 +37,9 @@ class ClosedLoopSettings:
     """Processes; 0 means one per core."""
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.trials < 1 or self.seed < 0 or self.workers < 0:
-            raise ValueError(
-                f"every is {self.every}, trials {self.trials}, seed {self.seed}, workers {self.workers}; trials must "
-                "be at least 1, the others at least 0"
-            )
+        check_between(self, 1, MOST_EPISODES, "trials")
+        check_at_least(self, 0, "every", "seed")
+        check_between(self, 0, MOST_PROCESSES, "workers")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from rt1.errors import RenderingError
 from rt1.evaluate.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
 from rt1.evaluate.rollout import Image, Observation, StepResult
 from rt1.names import lookup, unknown_name
+from rt1.settings import check_between
 
 NATIVE_RATE = 80.0
 NATIVE_STEPS = 500
@@ -43,12 +44,9 @@ class MetaWorldConfig:
     def __post_init__(self) -> None:
         if self.camera not in CAMERAS:
             raise ValueError(unknown_name("camera", self.camera, CAMERAS))
-        if not 8 <= self.image_size <= 2048:
-            raise ValueError(f"image_size is {self.image_size}; it must be 8..2048 pixels")
-        if not 1 <= self.supersample <= 4:
-            raise ValueError(f"supersample is {self.supersample}; it must be 1..4")
-        if not 1.0 <= self.control_rate <= NATIVE_RATE:
-            raise ValueError(f"control_rate is {self.control_rate} Hz; it must be 1..{NATIVE_RATE:.0f} Hz")
+        check_between(self, 8, 2048, "image_size")
+        check_between(self, 1, 4, "supersample")
+        check_between(self, 1, NATIVE_RATE, "control_rate")
 
     @property
     def hold(self) -> int:
