@@ -291,7 +291,7 @@ def test_a_terminal_without_unicode_gets_escapes(
     assert _status(*words) in (0, 1, 2)
     for stream in streams:
         stream.flush()
-    printed = b"".join(bytes(stream.buffer.getvalue()) for stream in streams)  # type: ignore[attr-defined]
+    printed = b"".join(bytes(stream.buffer.getvalue()) for stream in streams)
     assert printed.decode(encoding).count("\\u2713") == (0 if "--help" in words else 1)
 
 

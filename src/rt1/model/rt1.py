@@ -113,7 +113,7 @@ class RT1Config:
                 f"window has {self.sequence_length} tokens; at most {LONGEST} fit, since the memory of attention "
                 "grows with their square; give smaller ones"
             )
-        outputs = self.transformer.width * self.bins * (sum(self.heads) or self.action_tokens)
+        outputs = self.transformer.width * self.bins * (sum(self.embodiments) or self.action_tokens)
         if outputs > MOST_WEIGHTS:
             raise ValueError(
                 f"bins is {self.bins}, action_tokens {self.action_tokens}, about {outputs:.1e} weights; at most "
