@@ -38,9 +38,9 @@ from server import RATE, SENTENCES, checkpoint, made_up_images
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
-from rt1.data.images import encode_jpeg
+from rt1.common.system import commit, describe_machine
+from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ClientError
-from rt1.machine import commit, describe_machine
 from rt1.serve.client import Client
 from rt1.serve.protocol import encode
 from rt1.serve.robot import Rate

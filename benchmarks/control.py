@@ -27,17 +27,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rt1.actions import FloatArray
-from rt1.control import SETTINGS, ControlStep
-from rt1.data.images import decode_image
+from rt1.common.system import describe_machine, tree_memory
 from rt1.data.open_data import DataOptions, open_data
-from rt1.machine import describe_machine, tree_memory
+from rt1.data.sources.images import decode_image
 from rt1.model.efficientnet import FiLMEfficientNet
-from rt1.model.kernels import Target
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.step_decoder import StepDecoder
-from rt1.model.step_encoder import FoldedEncoder
+from rt1.policy.autotune import LEAST_AGREEMENT, agreement_with, made_up_episodes
+from rt1.policy.packed.decoder import StepDecoder
+from rt1.policy.packed.encoder import FoldedEncoder
+from rt1.policy.packed.layers import Target
+from rt1.policy.stepper import SETTINGS, ControlStep
 from rt1.presets import preset
-from rt1.tuning import LEAST_AGREEMENT, agreement_with, made_up_episodes
 
 Images = Sequence[NDArray[np.uint8]]
 Episodes = list[tuple[FloatArray, Images]]

@@ -24,13 +24,13 @@ import cv2
 import numpy as np
 from fractal import NAME, FractalSize, write_fractal
 
-from rt1.data.episode import EpisodeSource
-from rt1.data.images import decode_image
-from rt1.data.loader import Loader
-from rt1.data.mixture import Mixture, SampleOrder
-from rt1.data.open_x import OPEN_X, OpenXSource, open_x_source
-from rt1.data.rlds import RLDSSource
-from rt1.data.windows import Windows
+from rt1.data.pipeline.loader import Loader
+from rt1.data.pipeline.mixture import Mixture, SampleOrder
+from rt1.data.pipeline.windows import Windows
+from rt1.data.rlds.open_x import OPEN_X, OpenXSource, open_x_source
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.images import decode_image
 
 WINDOW = 6
 IMAGE_SIZE = (300, 300)

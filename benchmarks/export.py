@@ -21,19 +21,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rt1.acting import Acting
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, load_info, save_checkpoint
-from rt1.control import SETTINGS, ControlStep
+from rt1.common.system import describe_machine
 from rt1.errors import ExportError
 from rt1.export.compare import TrialSize, compare, generated_trials
 from rt1.export.exporter import ExportSettings, export
 from rt1.export.formats import PRECISIONS, check_possible
-from rt1.export.manifest import Comparison
-from rt1.export.torch_host import load_exported
-from rt1.machine import describe_machine
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.policy import Policy
+from rt1.policy.base import Acting
+from rt1.policy.exported_manifest import Comparison
+from rt1.policy.exported_torch import load_exported
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import SETTINGS, ControlStep
 
 MATRIX = 2048
 Images = Sequence[NDArray[np.uint8]]

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.images import encode_jpeg
-from rt1.data.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
+from rt1.data.rlds.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
+from rt1.data.sources.images import encode_jpeg
 
 NAME = "fractal20220817_data"
 

@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray, rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.common.system import commit, describe_machine
 from rt1.errors import ClientError
-from rt1.machine import commit, describe_machine
 from rt1.model.rt1 import RT1
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
 from rt1.presets import preset
 from rt1.serve.client import Client
 from rt1.serve.robot import Rate

@@ -27,9 +27,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from fractal import NAME, FractalSize, write_fractal
 
-from rt1.data.loader import Batch
-from rt1.data.open_x import open_x_source
-from rt1.machine import peak_memory, tune_allocator
+from rt1.common.system import peak_memory, tune_allocator
+from rt1.data.pipeline.loader import Batch
+from rt1.data.rlds.open_x import open_x_source
 from rt1.presets import preset
 from rt1.train.run import Run, begin
 from rt1.train.update import do_update

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.data.images import encode_jpeg
+from rt1.data.sources.images import encode_jpeg
 from rt1.presets import preset
 from rt1.testing import check_source
 from rt1.train.loop import train

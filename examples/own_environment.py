@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.evaluate.controllers import RandomActions
-from rt1.evaluate.rollout import Observation, StepResult, rollout
+from rt1.envs.base import Observation, StepResult
+from rt1.simulate.controllers import RandomActions
+from rt1.simulate.rollout import rollout
 from rt1.testing import check_env
 
 

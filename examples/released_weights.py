@@ -13,7 +13,7 @@ import numpy as np
 
 from rt1 import Policy
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
-from rt1.model.convert import convert_flax, convert_tensorflow
+from rt1.pretrained.convert import convert_flax, convert_tensorflow
 from rt1.text.encoder import USE_LARGE_5
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     save_checkpoint(arguments.out, model=converted.model, info=info)
 
     # A stand-in of the right width and length. For sentences, give from_checkpoint a text_encoder: a table of
-    # rt1.harvest (TableEncoder.load), or Universal Sentence Encoder as an ONNX file (rt1.text.use.UseOnnx).
+    # rt1.data.text_table (TableEncoder.load), or Universal Sentence Encoder as an ONNX file (rt1.text.use.UseOnnx).
     embedding = np.random.default_rng(0).normal(size=USE_LARGE_5.width).astype(np.float32)
     image = np.full((256, 320, 3), 128, dtype=np.uint8)  # what the camera of Google's robots gives: RGB, 256x320
 

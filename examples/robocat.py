@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from rt1 import Policy, load_model
-from rt1.data.hf_datasets import HuggingFaceSource
+from rt1.data.arrays.huggingface import HuggingFaceSource
 from rt1.model.maxvit import MaxViTConfig
 from rt1.presets import preset
 from rt1.text.load import load_text_encoder

@@ -21,17 +21,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rt1 import settings
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
-from rt1.control import SETTINGS
-from rt1.data.images import encode_jpeg
-from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.common import json_config
+from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.data.sources.images import encode_jpeg
+from rt1.envs.base import Image, Observation, StepResult
+from rt1.envs.metaworld import MetaWorldConfig, choose_gl
+from rt1.envs.registry import EnvSettings
 from rt1.errors import RenderingError
-from rt1.evaluate.envs.metaworld import MetaWorldConfig, choose_gl
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.rollout import Image, Observation, StepResult
 from rt1.model.rt1 import RT1
+from rt1.policy.stepper import SETTINGS
 from rt1.presets import preset
 from rt1.text.encoder import TableEncoder
 
@@ -258,7 +258,11 @@ def make_checkpoint(table: TableEncoder, small_world: EnvSettings) -> Callable[.
         torch.manual_seed(7)
         sizes: dict[str, Any] = {"action_tokens": spec.size, "bins": spec.bins, "text_width": table.identity.width}
         model = RT1(dataclasses.replace(preset("debug").model, **sizes))
-        provenance = {"tasks": ["faucet-open-v3", "faucet-close-v3"], "env": settings.to_json(small_world), "update": 7}
+        provenance = {
+            "tasks": ["faucet-open-v3", "faucet-close-v3"],
+            "env": json_config.to_json(small_world),
+            "update": 7,
+        }
         info = CheckpointInfo(
             model=model.config,
             action_spec=spec,

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, TrainingState, load_info, load_model, load_training, resolve, save_checkpoint
 from rt1.errors import CheckpointError, SaveError
-from rt1.export.manifest import MANIFEST_FILE
 from rt1.model.rt1 import RT1
+from rt1.policy.exported_manifest import MANIFEST_FILE
 from rt1.text.encoder import TextEncoderIdentity
 from rt1.train.run import channels_last
 
@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_there_or_holds_no_checkpoint_is_refused(tmp_path: 
     assert "nowhere is not there; give a checkpoint folder or the output folder" in _refused(tmp_path / "nowhere")
     assert "holds no checkpoint.json, last/ or best/; give a checkpoint folder" in _refused(tmp_path)
     (tmp_path / MANIFEST_FILE).write_text("{}")
-    assert "is an export, which acts by itself: rt1.export.host.load_exported; give the check" in _refused(tmp_path)
+    assert "is an export, which acts by itself: rt1.policy.exported.load_exported; give the check" in _refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])

@@ -27,9 +27,9 @@ from rt1.checkpoint import load_info
 from rt1.cli import COMMANDS, main, parse
 from rt1.commands import train as train_command
 from rt1.commands.inspect import InspectCommand
-from rt1.data.rlds import RLDSSource
+from rt1.data.rlds.reader import RLDSSource
+from rt1.envs import metaworld
 from rt1.errors import ClientError
-from rt1.evaluate.envs import metaworld
 from rt1.presets import PRESETS, preset
 from rt1.serve.client import Client
 from rt1.serve.settings import ServerSettings
@@ -267,7 +267,7 @@ def test_no_number_of_a_command_may_be_negative_infinite_or_nan(command: str) ->
                 assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["recrod"], ["convert"]])
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["rekord"], ["convert"]])
 def test_what_needs_no_command_imports_no_library(words: list[str]) -> None:
     code = f"import sys; from rt1.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

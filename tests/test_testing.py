@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.data.images import encode_jpeg
-from rt1.data.rlds import RLDSSource
-from rt1.evaluate.rollout import Observation, StepResult
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.sources.images import encode_jpeg
+from rt1.envs.base import Observation, StepResult
 from rt1.testing import check_env, check_source
 
 Change = Callable[[Any], None]

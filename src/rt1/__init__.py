@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rt1.errors import CheckpointError, RT1Error
     from rt1.model.loss import action_loss
     from rt1.model.rt1 import RT1, RT1Config
-    from rt1.policy import Policy
+    from rt1.policy.policy import Policy
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _HOMES = {
     "rt1.errors": ("CheckpointError", "RT1Error"),
     "rt1.model.loss": ("action_loss",),
     "rt1.model.rt1": ("RT1", "RT1Config"),
-    "rt1.policy": ("Policy",),
+    "rt1.policy.policy": ("Policy",),
 }
 
 

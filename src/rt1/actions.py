@@ -3,7 +3,7 @@
 An action is a float32 vector ``(A,)`` in physical units, one entry per dimension and per action token.
 A discrete dimension (RT-1's ``terminate_episode``) holds the index of its choice. Files and robots often
 name the parts instead; :meth:`ActionSpec.to_dict` and :meth:`ActionSpec.from_dict` go between the two.
-The arithmetic is Google's, operation by operation in float32 (spec section 7): another order of the same
+The arithmetic is Google's, operation by operation in float32 (docs/network.md): another order of the same
 operations gives other tokens at the bin edges.
 """
 
@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.common.json_config import from_json
 from rt1.errors import PolicyError
-from rt1.settings import from_json
 
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
@@ -320,7 +320,7 @@ def spec_difference(one: ActionSpec, other: ActionSpec) -> str:
 def rt1_action_spec(
     *, bins: int = 256, world_bound: float = 1.0, invalid: Literal["first", "none"] = "first"
 ) -> ActionSpec:
-    """Return the 11-dimensional action of RT-1 (spec section 7); RT-1-X has 512 bins and ``world_bound`` 2."""
+    """Return the 11-dimensional action of RT-1 (docs/network.md); RT-1-X has 512 bins and ``world_bound`` 2."""
     half_pi, pi = float(np.float32(np.pi / 2)), float(np.float32(np.pi))
     return ActionSpec(
         bins=bins,

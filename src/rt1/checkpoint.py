@@ -20,23 +20,23 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rt1 import settings
 from rt1.actions import ActionSpec
+from rt1.common import json_config
+from rt1.common.files import aside, replacing
+from rt1.common.json_files import read_object
+from rt1.common.suggest import unknown_name
 from rt1.data.statistics import SourceStatistics
 from rt1.errors import CheckpointError
-from rt1.files import aside, replacing
-from rt1.json_files import read_object
 from rt1.model.heads import single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.weights import first_problem, outline, read_safetensors, weight_problem
-from rt1.names import unknown_name
 from rt1.text.encoder import TextEncoderIdentity
 
 FORMAT = 1
 INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
 TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
 EXPORT_FILE = "export.json"
-"""What makes a folder an export, see :mod:`rt1.export.manifest`, which acts but is no checkpoint."""
+"""What makes a folder an export, see :mod:`rt1.policy.exported_manifest`, which acts but is no checkpoint."""
 CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS)
 _CURE = "restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
@@ -155,7 +155,7 @@ def resolve(path: Path | str) -> Path:
             return candidate
     if (path / EXPORT_FILE).is_file():
         raise CheckpointError(
-            f"{path} is an export, which acts by itself: rt1.export.host.load_exported; give the checkpoint it is of"
+            f"{path} is an export, which acts by itself (rt1.policy.exported.load_exported); give its checkpoint"
         )
     what = "is not there" if not path.exists() else f"holds no {INFO_FILE}, last/ or best/"
     raise CheckpointError(f"{path} {what}; give a checkpoint folder or the output folder of a training run")
@@ -312,7 +312,7 @@ def load_training(path: Path | str) -> TrainingState:
 def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "model": settings.to_json(info.model),
+        "model": json_config.to_json(info.model),
         **({"embodiments": _embodiments_to_json(info)} if isinstance(info, SharedInfo) else _robot_to_json(info)),
         "text_encoder": None if info.text_encoder is None else info.text_encoder.to_json(),
         "provenance": dict(info.provenance),
@@ -361,7 +361,7 @@ def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
 
 
 def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
-    model = settings.from_json(RT1Config, current_names(data["model"]), where="model")
+    model = json_config.from_json(RT1Config, current_names(data["model"]), where="model")
     encoder = None if (found := data["text_encoder"]) is None else TextEncoderIdentity.from_json(found)
     if "embodiments" in data:
         listed = [_object(robot, "an embodiment") for robot in data["embodiments"]]

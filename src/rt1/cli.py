@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import rt1
-from rt1.names import printable, unknown_name
+from rt1.common.suggest import printable, unknown_name
 
 EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
@@ -163,7 +163,7 @@ def _in_one_line(error: Exception, command: Any) -> str | None:  # noqa: ANN401 
         return None
     if command is None:
         return str(error)
-    from rt1.parsing import as_typed, options_of
+    from rt1.commands.parsing import as_typed, options_of
 
     return as_typed(str(error), options_of(type(command)))
 
@@ -174,7 +174,7 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
     if name not in COMMANDS:
         raise UsageError(unknown_name("command", name, COMMANDS))
     _check_address_space()
-    from rt1.parsing import parsed  # with tyro, which a page of commands does not need
+    from rt1.commands.parsing import parsed  # with tyro, which a page of commands does not need
 
     module, _, kind_name = COMMANDS[name][0].partition(":")
     kind = getattr(importlib.import_module(module), kind_name)

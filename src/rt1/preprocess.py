@@ -1,4 +1,4 @@
-"""Image preparation, the one path for training, evaluation and robot (spec section 2)."""
+"""Image preparation, the one path for training, evaluation and robot (docs/network.md)."""
 
 from __future__ import annotations
 

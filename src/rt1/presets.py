@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rt1.data.augment import AugmentSettings
+from rt1.common.suggest import lookup
+from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.conditioning import TextConfig
 from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
-from rt1.names import lookup
 from rt1.train.config import TrainConfig
 from rt1.train.optim import OptimizerSettings
 

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.data.episode import EpisodeSource
-from rt1.data.images import decode_image
-from rt1.evaluate.rollout import Env, Image, Observation, StepResult
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.images import decode_image
+from rt1.envs.base import Env, Image, Observation, StepResult
 
 _ENV_VALUES, _ENV_METHODS = ("action_spec", "instruction", "control_rate", "max_steps"), ("reset", "step", "close")
 _SOURCE_VALUES = ("name", "action_spec", "lengths")
@@ -21,7 +21,7 @@ _SOURCE_METHODS = ("instruction", "text_embedding", "task", "encoded_images", "a
 
 
 def check_env(make_env: Callable[[], Env], *, seed: int = 0) -> None:
-    """Check an environment against :class:`rt1.evaluate.rollout.Env`; it is opened twice, one after the other.
+    """Check an environment against :class:`rt1.envs.base.Env`; it is opened twice, one after the other.
 
     Checked are the members and their types, a step before the first reset, images (uint8 RGB, one size, each an array
     of its own), actions outside the bounds, the end of an episode, and that an episode depends on its seed alone.
@@ -45,7 +45,7 @@ def check_env(make_env: Callable[[], Env], *, seed: int = 0) -> None:
 
 
 def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
-    """Check a source of episodes against :class:`rt1.data.episode.EpisodeSource`.
+    """Check a source of episodes against :class:`rt1.data.sources.base.EpisodeSource`.
 
     Checked are the members and their types, the lengths, and of some episodes the sentence, the text embedding, the
     actions, that every image decodes to one size, and that reading single steps in any order and from several threads
@@ -160,7 +160,7 @@ def _run_episode(env: Env, seed: int) -> list[tuple[Image, bool, bool]]:
 
 def _checked_image(observation: object, where: str) -> Image:
     if not isinstance(observation, Observation):
-        _refuse(f"{where} returned {type(observation).__name__}; it must return an rt1.evaluate.rollout.Observation")
+        _refuse(f"{where} returned {type(observation).__name__}; it must return an rt1.envs.base.Observation")
     image = _plain(observation.image)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -172,7 +172,7 @@ def _checked_image(observation: object, where: str) -> Image:
 
 def _checked_result(result: object, step: int) -> tuple[bool, bool]:
     if not isinstance(result, StepResult):
-        _refuse(f"step {step} returned {type(result).__name__}; it must return an rt1.evaluate.rollout.StepResult")
+        _refuse(f"step {step} returned {type(result).__name__}; it must return an rt1.envs.base.StepResult")
     for name in ("success", "done"):
         if not isinstance(getattr(result, name), bool | np.bool_):
             _refuse(f"{name} of step {step} is {getattr(result, name)!r}; it must be True or False")

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from rt1 import Policy, load_model
 from rt1.checkpoint import load_info
 from rt1.cli import main
-from rt1.data.episode import EpisodeSource
-from rt1.data.rlds import RLDSSource
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.text.encoder import USE_LARGE_5
 
 TF_SMALL = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rt1.cli import main
-from rt1.export.torch_host import load_exported
+from rt1.policy.exported_torch import load_exported
 
 
 def _export(*words: object) -> int:

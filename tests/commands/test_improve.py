@@ -12,9 +12,9 @@ import pytest
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import Embodiment, SharedInfo, load_info, save_checkpoint
 from rt1.cli import main
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.record import RecordSettings, record
+from rt1.envs.registry import EnvSettings
 from rt1.model.rt1 import RT1
+from rt1.simulate.record import RecordSettings, record
 from rt1.text.encoder import TableEncoder
 
 LITTLE = "--preset debug --rounds 1 --attempts 1 --updates 1 --trials 1 --workers 1 --train.batch-size 2 --no-control"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.data.images import encode_jpeg
-from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.data.sources.images import encode_jpeg
 
 HEIGHT, WIDTH, EMBEDDING = 24, 32, 8
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rt1.data.bounds import ActionStatistics, action_statistics, bounds_spec, spec_between, statistics_of
-from rt1.data.rlds import RLDSSource
-from rt1.data.rlds_writer import RecordedEpisode
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.rlds.writer import RecordedEpisode
 from rt1.errors import DataError
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from rt1.actions import ActionSpec
 from rt1.data.convert import ConvertReport, ConvertSettings, Format, convert_data, convert_source
-from rt1.data.episode import EpisodeSource
-from rt1.data.lerobot import LeRobotSource
-from rt1.data.rlds import RLDSSource
-from rt1.data.rlds_schema import RLDSLayout
+from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.rlds.schema import RLDSLayout
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 
 pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from rt1.data.embodiments import embodiments_of
-from rt1.data.joined import JoinedSource
-from rt1.data.loader import Loader
-from rt1.data.mixture import Part, mixed
-from rt1.data.windows import Windows
+from rt1.data.pipeline.loader import Loader
+from rt1.data.pipeline.mixture import Part, mixed
+from rt1.data.pipeline.windows import Windows
+from rt1.data.sources.concat import JoinedSource
 from rt1.errors import DataError
 
 MakeSource = Callable[..., Any]

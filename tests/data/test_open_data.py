@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rt1.data.open_data import DataOptions, open_data
-from rt1.data.rlds_schema import RT1_FILE
+from rt1.data.rlds.schema import RT1_FILE
 from rt1.errors import DataError
 
 

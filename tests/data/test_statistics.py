@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rt1.actions import Continuous
-from rt1.data.rlds import RLDSSource
+from rt1.data.rlds.reader import RLDSSource
 from rt1.data.statistics import SourceStatistics, source_statistics
 from rt1.errors import DataError
 

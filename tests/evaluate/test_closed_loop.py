@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
-from rt1.evaluate.envs.open import EnvSettings
+from rt1.policy.autotune import ActingSettings
 from rt1.text.encoder import TableEncoder
-from rt1.tuning import ActingSettings
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
 pytest.importorskip("av", reason="PyAV, which writes the videos, is not installed")

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.control import ControlStep
-from rt1.data.images import decode_image
+from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
 from rt1.evaluate.offline import Agreement, OfflineResult, evaluate_offline
@@ -23,7 +22,8 @@ from rt1.evaluate.scores import ActionScores
 from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
 from rt1.model.transformer import TransformerConfig
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import ControlStep
 
 STORED = Words(stored=True, origin="stored")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rt1.data.images import decode_image
+from rt1.data.sources.images import decode_image
 from rt1.evaluate.windowed import GROUP, WindowBlock, window_blocks
 from rt1.model.rt1 import RT1
 

@@ -16,10 +16,10 @@ from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.export.exporter import ExportSettings, export
 from rt1.export.formats import EXTRA, PACKAGES
-from rt1.export.manifest import Format
 from rt1.model.conditioning import TextConfig
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.policy.exported_manifest import Format
 from rt1.presets import preset
 from rt1.text.encoder import TableEncoder
 

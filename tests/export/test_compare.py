@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.acting import Acting, Instruction
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.data.images import decode_image
+from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
-from rt1.export.manifest import Comparison
+from rt1.policy.base import Acting, Instruction
+from rt1.policy.exported_manifest import Comparison
 
 SIZE = TrialSize(episodes=2, steps=5, text_width=8)
 

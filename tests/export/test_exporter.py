@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.errors import ExportError, SaveError
 from rt1.export.exporter import ExportSettings, export
-from rt1.export.manifest import MANIFEST_FILE, Format, Manifest, read_manifest
-from rt1.export.torch_host import load_exported
-from rt1.policy import Policy
+from rt1.policy.exported_manifest import MANIFEST_FILE, Format, Manifest, read_manifest
+from rt1.policy.exported_torch import load_exported
+from rt1.policy.policy import Policy
 from rt1.text.encoder import TableEncoder
 
 TORCH = ExportSettings(to="torch-export")

@@ -12,7 +12,7 @@ import torch
 from rt1.errors import ExportError
 from rt1.export.formats import PRECISIONS, check_possible, versions, write_graphs
 from rt1.export.graphs import Programs
-from rt1.export.manifest import Format, Precision
+from rt1.policy.exported_manifest import Format, Precision
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rt1.data.decoding import decoded_images
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.decoding import decoded_images
 
 
 def assert_readable(source: EpisodeSource) -> None:

@@ -14,8 +14,8 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate
 from tests.fuzz.readable import assert_readable, write_anew
 
-from rt1.data.hdf5 import HDF5Layout, HDF5Source
-from rt1.data.images import encode_jpeg
+from rt1.data.arrays.hdf5 import HDF5Layout, HDF5Source
+from rt1.data.sources.images import encode_jpeg
 
 h5py = pytest.importorskip("h5py", reason="HDF5 episodes need h5py")
 

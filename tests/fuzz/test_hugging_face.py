@@ -13,10 +13,10 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
 
-from rt1.data.hf_video import video_images
-from rt1.data.images import encode_jpeg
-from rt1.data.lerobot_video import encode_video
+from rt1.data.arrays.video import video_images
+from rt1.data.lerobot.video import encode_video
 from rt1.data.open_arrays import ArrayOptions, open_arrays
+from rt1.data.sources.images import encode_jpeg
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")
 

@@ -10,7 +10,7 @@ import pytest
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate
 
-from rt1.data.images import decode_image, encode_jpeg
+from rt1.data.sources.images import decode_image, encode_jpeg
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
 

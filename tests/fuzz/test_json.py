@@ -14,24 +14,24 @@ import pytest
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import any_json, mutate, mutate_json
 
-from rt1 import tuning
-from rt1.data.episode import EpisodeSource
+from rt1.commands.demo_pipeline import DemoResult, DemoSettings, _Stages, summary
+from rt1.common.json_files import MAX_DEPTH, read_value
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
+from rt1.data.sources.base import EpisodeSource
 from rt1.data.statistics import SourceStatistics, source_statistics
-from rt1.demo import DemoResult, DemoSettings, _Stages, summary
-from rt1.evaluate.collect import ATTEMPTS_FILE, _finished
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.export.manifest import FORMAT, MANIFEST_FILE, read_manifest, sha256
-from rt1.improve.loop import STATE_FILE, ImproveSettings, Round, _Loop
-from rt1.json_files import MAX_DEPTH, read_value
-from rt1.metrics import METRICS_FILE, read_metrics
+from rt1.envs.registry import EnvSettings
+from rt1.evaluate.metrics import METRICS_FILE, read_metrics
 from rt1.model.rt1 import RT1
 from rt1.play.messages import parse_command
+from rt1.policy import autotune
+from rt1.policy.autotune import Tuned, tuned
+from rt1.policy.exported_manifest import FORMAT, MANIFEST_FILE, read_manifest, sha256
 from rt1.presets import preset
+from rt1.simulate.collect import ATTEMPTS_FILE, _finished
 from rt1.text.encoder import TableEncoder
 from rt1.train.log import ABOUT_FILE, LogSettings, MetricsLog
-from rt1.tuning import Tuned, tuned
+from rt1.train.self_improvement import STATE_FILE, ImproveSettings, Round, _Loop
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_a_damaged_measurement_of_the_settings_is_made_again(
     fuzz: Fuzz, tmp_path: Path, make_network: Callable[..., RT1], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: dict[str, Any] = {"setting": "fp32", "milliseconds": {"fp32": 2.5}, "agreement": {"fp32": 1.0}}
-    monkeypatch.setattr(tuning, "measure", lambda _: Tuned(**measured, threads={"fp32": 1}))
+    monkeypatch.setattr(autotune, "measure", lambda _: Tuned(**measured, threads={"fp32": 1}))
     file, network = tmp_path / "settings.json", make_network()
     assert tuned(network, identity="a", file=file).setting == "fp32"
     content = json.loads(file.read_text())

@@ -16,11 +16,11 @@ from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.data.images import encode_jpeg
-from rt1.data.lerobot import LeRobotSource
-from rt1.data.lerobot_metadata import LeRobotSettings
-from rt1.data.lerobot_writer import LeRobotWriter
-from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings
+from rt1.data.lerobot.metadata import LeRobotSettings
+from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.lerobot.writer import LeRobotWriter
+from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
+from rt1.data.sources.images import encode_jpeg
 
 pa = pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
 pq = pytest.importorskip("pyarrow.parquet", reason="LeRobot sets need pyarrow: the extra lerobot")

@@ -14,8 +14,8 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate
 from tests.fuzz.readable import assert_readable, write_anew
 
-from rt1.data.arrays import ArrayLayout
-from rt1.data.npz import NpzSource
+from rt1.data.arrays.base import ArrayLayout
+from rt1.data.arrays.npz import NpzSource
 
 STEPS = 4
 RNG = np.random.default_rng(0)

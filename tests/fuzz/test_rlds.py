@@ -15,12 +15,12 @@ import pytest
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 
-from rt1.checksum import masked_crc32c
-from rt1.data.open_x import OpenXDataset, open_x_source
-from rt1.data.open_x_actions import bridge_dataset
-from rt1.data.rlds import RLDSSource
-from rt1.data.rlds_schema import RLDSLayout
-from rt1.data.tfrecord import FRAME_START, frame, map_file, scan_example, scan_records
+from rt1.common.crc32c import masked_crc32c
+from rt1.data.rlds.open_x import OpenXDataset, open_x_source
+from rt1.data.rlds.open_x_actions import bridge_dataset
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.rlds.schema import RLDSLayout
+from rt1.data.rlds.tfrecord import FRAME_START, frame, map_file, scan_example, scan_records
 
 Episode = tuple[str, str, list[bytes], list[list[float]], list[float] | None]
 

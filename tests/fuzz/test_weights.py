@@ -26,16 +26,16 @@ from safetensors.torch import save
 
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, TrainingState, load_info, load_model, load_training, save_checkpoint
-from rt1.checksum import masked_crc32c
+from rt1.common.crc32c import masked_crc32c
+from rt1.common.json_config import to_json
 from rt1.errors import RT1Error
-from rt1.model.convert import convert_imagenet, load_imagenet
-from rt1.model.convert.flax_file import read_arrays
-from rt1.model.convert.snappy import decompress
-from rt1.model.convert.tf_bundle import TABLE_MAGIC, TensorBundle
-from rt1.model.released import load_configuration, rt1main
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
-from rt1.settings import to_json
+from rt1.pretrained.convert import convert_imagenet, load_imagenet
+from rt1.pretrained.flax_file import read_arrays
+from rt1.pretrained.released import load_configuration, rt1main
+from rt1.pretrained.snappy import decompress
+from rt1.pretrained.tf_bundle import TABLE_MAGIC, TensorBundle
 from rt1.text.encoder import TableEncoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.text.word_pieces import WordPieces

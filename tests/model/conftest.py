@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec
-from rt1.model.convert import Conversion, convert_flax, convert_tensorflow
-from rt1.model.convert.layout import CONV_AXES, Weight, source_shape
 from rt1.model.rt1 import RT1Config
+from rt1.pretrained.convert import Conversion, convert_flax, convert_tensorflow
+from rt1.pretrained.layout import CONV_AXES, Weight, source_shape
 
 HALF_PI = 1.5707963705062866
 

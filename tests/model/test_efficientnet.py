@@ -9,10 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import FiLM
-from rt1.model.convert.imagenet_names import keras_names
-from rt1.model.convert.layout import Weight, pixel_mean, pixel_std, to_torch
 from rt1.model.efficientnet import (
     SCALING,
     EfficientNetConfig,
@@ -20,6 +17,9 @@ from rt1.model.efficientnet import (
     MBConv,
     Stage,
 )
+from rt1.model.layers import BatchNorm
+from rt1.pretrained.imagenet_names import keras_names
+from rt1.pretrained.layout import Weight, pixel_mean, pixel_std, to_torch
 
 TINY = EfficientNetConfig(
     width=1.0,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rt1.model import pieces
-from rt1.model.batch_norm import BatchNorm
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet, Stage
+from rt1.model.layers import BatchNorm
 
 # Kernels of 3 and 5, both strides, with and without an expansion, and one input wide enough to keep the expansion.
 CONFIG = EfficientNetConfig(

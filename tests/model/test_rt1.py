@@ -16,17 +16,17 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import TextConfig
-from rt1.model.convert import Conversion
-from rt1.model.convert.layout import Weight, pixel_mean, pixel_std
-from rt1.model.convert.tensorflow import CKPT_PREFIX, NET, SUFFIX, variables
-from rt1.model.convert.tf_bundle import TensorBundle
 from rt1.model.efficientnet import EfficientNetConfig, Stage
+from rt1.model.layers import BatchNorm
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import TransformerConfig
 from rt1.preprocess import crop_margins, resize, shifted, to_float
+from rt1.pretrained.convert import Conversion
+from rt1.pretrained.layout import Weight, pixel_mean, pixel_std
+from rt1.pretrained.tensorflow import CKPT_PREFIX, NET, SUFFIX, variables
+from rt1.pretrained.tf_bundle import TensorBundle
 
 ToSource = Callable[[Tensor, Weight, RT1Config], NDArray[Any]]
 Reference = dict[str, NDArray[Any]]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rt1.model.batch_norm import BatchNorm
+from rt1.model.layers import BatchNorm
 from rt1.model.pieces import rows
 from rt1.model.statistics import Expansion, over_all, sums
 

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from rt1.model.convert.layout import Weight, fill
-from rt1.model.convert.tensorflow import TRANSFORMER, variables
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import (
     Attention,
@@ -22,6 +20,8 @@ from rt1.model.transformer import (
     TransformerConfig,
     attention_mask,
 )
+from rt1.pretrained.layout import Weight, fill
+from rt1.pretrained.tensorflow import TRANSFORMER, variables
 
 SHAPES = [(6, 8, 11), (3, 8, 8), (2, 3, 2), (1, 8, 11)]
 

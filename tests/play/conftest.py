@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from rt1.actions import ActionSpec, Continuous
+from rt1.common.suggest import unknown_name
 from rt1.model.rt1 import RT1
-from rt1.names import unknown_name
 from rt1.play.playground import Playground
 from rt1.play.server import PlayServer
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
 from rt1.text.encoder import TableEncoder
 
 SENTENCES = {

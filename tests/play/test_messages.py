@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.images import decode_image
+from rt1.data.sources.images import decode_image
 from rt1.play.messages import Command, describe, encode_view, parse_command
 from rt1.play.playground import Playground
 

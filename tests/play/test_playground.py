@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from rt1.actions import FloatArray
-from rt1.evaluate.controllers import PolicyController
-from rt1.evaluate.rollout import Image, rollout
-from rt1.evaluate.seeds import trial_seed
+from rt1.envs.base import Image
 from rt1.play.playground import Playground
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
+from rt1.simulate.controllers import PolicyController
+from rt1.simulate.rollout import rollout
+from rt1.simulate.seeds import trial_seed
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from rt1.actions import FloatArray
-from rt1.evaluate.rollout import Observation, StepResult
+from rt1.envs.base import Observation, StepResult
 from rt1.play.playground import Playground
 from rt1.play.server import PlayServer
 

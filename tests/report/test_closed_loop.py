@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.evaluate.episode_plot import EpisodePlot
+from rt1.evaluate.episode_trace import EpisodePlot
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.report.closed_loop import Report, results_json, write_report
 

@@ -13,8 +13,8 @@ import pytest
 
 from rt1 import cli
 from rt1.actions import ActionSpec, Continuous
-from rt1.data.images import encode_jpeg
-from rt1.inspection.survey import show_episode, survey_data
+from rt1.data.sources.images import encode_jpeg
+from rt1.data.survey import show_episode, survey_data
 from rt1.report.dataset import write_page
 
 pytest.importorskip("matplotlib")

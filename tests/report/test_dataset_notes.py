@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.data.images import encode_jpeg
-from rt1.data.rlds import RLDSSource
-from rt1.data.rlds_schema import RLDSLayout
-from rt1.inspection.survey import SurveyLimits, survey_data
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.rlds.schema import RLDSLayout
+from rt1.data.sources.images import encode_jpeg
+from rt1.data.survey import SurveyLimits, survey_data
 from rt1.report.dataset_notes import notes, sampling, sizes
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.control import ControlStep
-from rt1.data.images import decode_image
 from rt1.data.open_data import DataOptions, open_data
-from rt1.data.rlds_schema import RT1_FILE
-from rt1.evaluate.rollout import Image
+from rt1.data.rlds.schema import RT1_FILE
+from rt1.data.sources.images import decode_image
+from rt1.envs.base import Image
 from rt1.model.rt1 import RT1
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import ControlStep
 from rt1.report.dry_run import dry_run, replay, write_dry_run
 from rt1.serve.robot import ActionLimits
 from rt1.text.encoder import TableEncoder

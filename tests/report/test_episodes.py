@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rt1.evaluate.episode_plot import AttentionView, EpisodePlot
+from rt1.evaluate.episode_trace import AttentionView, EpisodePlot
 from rt1.report.episodes import attention_card, episode_card
 
 pytest.importorskip("matplotlib")

@@ -14,7 +14,7 @@ from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.evaluate.episode_choice import Words, choose_episodes
 from rt1.evaluate.offline import evaluate_offline
 from rt1.model.rt1 import RT1
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
 from rt1.report.offline import OfflineReport, offline_json, write_offline_report
 
 pytest.importorskip("matplotlib")

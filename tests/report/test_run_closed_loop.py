@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from rt1.envs.registry import EnvSettings
 from rt1.errors import CheckpointError, DataError, SaveError
 from rt1.evaluate.closed_loop import TrialSettings
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.metrics import METRICS_FILE
+from rt1.evaluate.metrics import METRICS_FILE
 from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.text.encoder import TableEncoder

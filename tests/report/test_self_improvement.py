@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rt1.evaluate.results import Counted
-from rt1.improve.loop import Improvement, Round
 from rt1.report.self_improvement import write_report
+from rt1.train.self_improvement import Improvement, Round
 
 pytest.importorskip("matplotlib")
 

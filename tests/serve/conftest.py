@@ -15,9 +15,9 @@ import trustme
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.control import ControlStep, Memory
 from rt1.model.rt1 import RT1
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import ControlStep, Memory
 from rt1.serve.server import PolicyServer
 from rt1.serve.settings import ServerSettings
 from rt1.text.encoder import TableEncoder

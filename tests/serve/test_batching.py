@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.control import Memory
 from rt1.errors import GoneError, PolicyError
+from rt1.policy.stepper import Memory
 from rt1.serve.batching import Batcher, Stepped
 from rt1.serve.capacity import Capacity
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rt1.control import ControlStep
 from rt1.model.rt1 import RT1
+from rt1.policy.stepper import ControlStep
 from rt1.serve.capacity import Capacity, measured_times
 
 GPU_LIKE = {1: 0.010, 2: 0.011, 4: 0.012, 8: 0.014}

@@ -28,10 +28,10 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
 from rt1.actions import FloatArray
-from rt1.control import ControlStep
-from rt1.data.images import encode_jpeg
+from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ClientError
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import ControlStep
 from rt1.serve.client import Client
 from rt1.serve.protocol import decode, encode
 from rt1.serve.server import PolicyServer

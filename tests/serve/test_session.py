@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.acting import Instruction
-from rt1.control import Memory
-from rt1.data.images import decode_image, encode_jpeg
+from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.errors import ObservationError
-from rt1.policy import Policy
+from rt1.policy.base import Instruction
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import Memory
 from rt1.serve.session import Effort, Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rt1 import settings
+from rt1.common import json_config
 from rt1.presets import preset
 from rt1.train.config import TrainConfig
 from rt1.train.optim import OptimizerSettings
@@ -44,4 +44,4 @@ def test_an_optimizer_setting_out_of_range_is_refused_by_name(changes: dict[str,
 @pytest.mark.parametrize("name", ["paper", "demo", "debug"])
 def test_settings_survive_json(name: str) -> None:
     config = preset(name)
-    assert settings.from_json(TrainConfig, json.loads(json.dumps(settings.to_json(config)))) == config
+    assert json_config.from_json(TrainConfig, json.loads(json.dumps(json_config.to_json(config)))) == config

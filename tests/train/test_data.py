@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 from rt1.text.encoder import TableEncoder, TextEncoderIdentity
 from rt1.train.config import TrainConfig

@@ -18,7 +18,7 @@ from torch import nn
 
 from rt1.checkpoint import load_training, resolve
 from rt1.errors import TrainingError
-from rt1.metrics import read_metrics
+from rt1.evaluate.metrics import read_metrics
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rt1.data.episode import EpisodeSource
-from rt1.data.loader import Batch, Loader
-from rt1.data.windows import Clips, Padding, Windows
+from rt1.data.pipeline.loader import Batch, Loader
+from rt1.data.pipeline.windows import Clips, Padding, Windows
+from rt1.data.sources.base import EpisodeSource
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1
 from rt1.train.data import text_embeddings

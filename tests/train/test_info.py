@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from rt1.checkpoint import SharedInfo, load_info, load_model, load_whole_info, load_whole_model
-from rt1.data.augment import AugmentSettings
-from rt1.data.images import decode_image
 from rt1.data.open_mixture import WeightedSource
+from rt1.data.pipeline.augment import AugmentSettings
+from rt1.data.sources.images import decode_image
 from rt1.errors import CheckpointError
-from rt1.metrics import read_metrics
-from rt1.policy import Policy
+from rt1.evaluate.metrics import read_metrics
+from rt1.policy.policy import Policy
 from rt1.report.dataset_terminal import checkpoint_text
 from rt1.train.config import TrainConfig
 from rt1.train.loop import train

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import TrainingError
-from rt1.metrics import read_metrics
-from rt1.model.convert.imagenet import METADATA_KEY
+from rt1.evaluate.metrics import read_metrics
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.presets import preset
+from rt1.pretrained.imagenet import METADATA_KEY
 from rt1.text.encoder import TextEncoderIdentity
 from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig

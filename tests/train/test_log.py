@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rt1.data.episode import EpisodeSource
-from rt1.machine import commit
-from rt1.metrics import METRICS_FILE, metric, read_metrics
+from rt1.common.system import commit
+from rt1.data.sources.base import EpisodeSource
+from rt1.evaluate.metrics import METRICS_FILE, metric, read_metrics
 from rt1.train.config import TrainConfig
 from rt1.train.log import ABOUT_FILE, LogSettings, MetricsLog
 from rt1.train.loop import train

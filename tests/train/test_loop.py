@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import load_info, load_model, load_training
-from rt1.data.augment import AugmentSettings
+from rt1.common.folders import working_in
+from rt1.data.pipeline.augment import AugmentSettings
 from rt1.errors import DataError, LockedError, SaveError, TrainingError
-from rt1.folders import working_in
-from rt1.metrics import METRICS_FILE, read_metrics
+from rt1.evaluate.metrics import METRICS_FILE, read_metrics
 from rt1.text.encoder import TableEncoder
 from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig

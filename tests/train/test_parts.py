@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from rt1.model.batch_norm import BatchNorm
 from rt1.model.conditioning import TextConfig
+from rt1.model.layers import BatchNorm
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1
 from rt1.presets import preset

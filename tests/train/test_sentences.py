@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError, TrainingError
-from rt1.metrics import read_metrics
+from rt1.evaluate.metrics import read_metrics
 from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from rt1 import settings
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info
-from rt1.evaluate.envs.metaworld import MetaWorldConfig
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.seeds import trial_seed
-from rt1.metrics import read_metrics
+from rt1.common import json_config
+from rt1.envs.metaworld import MetaWorldConfig
+from rt1.envs.registry import EnvSettings
+from rt1.evaluate.metrics import read_metrics
+from rt1.simulate.seeds import trial_seed
 from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
 from rt1.train.loop import train
@@ -98,7 +98,7 @@ def test_a_run_tries_its_policy_and_keeps_the_one_that_succeeds_most(
     spec = ActionSpec(parts=(Continuous(name="all", low=(-1.0,) * 4, high=(1.0,) * 4, labels=moves),), bins=16)
     source.action_spec, source.moves = spec, [np.pad(move, ((0, 0), (0, 1))) for move in source.moves]
     world = EnvSettings(metaworld=MetaWorldConfig(image_size=48, control_rate=4.0))
-    source.details = {"env": settings.to_json(world)}
+    source.details = {"env": json_config.to_json(world)}
     trials = ClosedLoopSettings(every=3, trials=1, workers=1, tasks=("faucet-open",))
     config = short(updates=3, closed_loop=trials, best_metric="success", held_out=0.0)
     result = train(source, config, tmp_path / "run", encoder=table)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rt1.data.augment import AugmentSettings
-from rt1.data.episode import EpisodeSource
+from rt1.data.pipeline.augment import AugmentSettings
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import TrainingError
 from rt1.train.config import TrainConfig
 from rt1.train.optim import OptimizerSettings

@@ -10,17 +10,17 @@ from typing import Literal
 import tyro
 
 from rt1.checkpoint import CHECKPOINT_FILES, CheckpointInfo, save_checkpoint
+from rt1.common.files import check_replaceable
 from rt1.data.convert import ConvertSettings, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.errors import SaveError
-from rt1.files import check_replaceable
-from rt1.model.convert import (
+from rt1.model.parameters import parameter_counts
+from rt1.pretrained.convert import (
     Conversion,
     convert_flax,
     convert_imagenet,
     convert_tensorflow,
 )
-from rt1.model.parameters import parameter_counts
 from rt1.text.encoder import USE_LARGE_5
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from rt1.demo import DemoSettings, run_demo, summary
+from rt1.commands.demo_pipeline import DemoSettings, run_demo, summary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,23 +9,23 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
+from rt1.common.folders import check_folder
+from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.data.embodiments import embodiments_of
-from rt1.data.episode import EpisodeSource
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
+from rt1.data.sources.base import EpisodeSource
+from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import TrialSettings
-from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
-from rt1.folders import check_folder
+from rt1.policy.autotune import ActingSettings
 from rt1.report.offline import JSON_FILE, PAGE_FILE
 from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.report.run_offline import OfflineSettings, evaluate_recorded
 from rt1.report.svg import percent
-from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
-from rt1.tuning import ActingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import tyro
 
+from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
-from rt1.files import check_replaceable
-from rt1.harvest import harvest_text_table
+from rt1.data.text_table import harvest_text_table
 from rt1.text.encoder import USE_LARGE_5
 
 

@@ -9,13 +9,13 @@ from typing import Annotated
 import tyro
 
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_info, save_checkpoint
+from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions, open_data
-from rt1.folders import check_folder
-from rt1.improve.loop import IMPROVE_FILES, Improvement, ImproveSettings, improve, success
 from rt1.report.self_improvement import write_report
 from rt1.text.load import load_identified, load_text_encoder
 from rt1.train.config import TrainConfig
 from rt1.train.data import stored_text_encoder
+from rt1.train.self_improvement import IMPROVE_FILES, Improvement, ImproveSettings, improve, success
 
 
 @dataclass(frozen=True, kw_only=True)

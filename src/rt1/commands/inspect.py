@@ -8,12 +8,12 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
+from rt1.common.files import check_replaceable
+from rt1.common.json_config import check_at_least
 from rt1.data.open_data import DataOptions, open_data
-from rt1.files import check_replaceable
-from rt1.inspection.survey import show_episode, survey_data
+from rt1.data.survey import show_episode, survey_data
 from rt1.report.dataset import write_page
 from rt1.report.dataset_terminal import checkpoint_text, data_text
-from rt1.settings import check_at_least
 
 
 @dataclass(frozen=True, kw_only=True)

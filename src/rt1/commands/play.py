@@ -8,12 +8,12 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import load_info
-from rt1.evaluate.envs.open import EnvSettings
+from rt1.common.json_config import MOST_PORT, check_at_least, check_between
+from rt1.envs.registry import EnvSettings
 from rt1.play.playground import Playground
-from rt1.policy import Policy
-from rt1.settings import MOST_PORT, check_at_least, check_between
+from rt1.policy.autotune import ActingSettings
+from rt1.policy.policy import Policy
 from rt1.text.load import load_text_encoder
-from rt1.tuning import ActingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from rt1.data.rlds_schema import RECORDING_FILE
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.record import RecordSettings, record
-from rt1.folders import check_folder
+from rt1.common.folders import check_folder
+from rt1.data.rlds.schema import RECORDING_FILE
+from rt1.envs.registry import EnvSettings
+from rt1.simulate.record import RecordSettings, record
 from rt1.text.load import load_text_encoder
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import tyro
 
 from rt1.checkpoint import CheckpointInfo, load_info
-from rt1.policy import Policy
+from rt1.policy.autotune import ActingSettings
+from rt1.policy.policy import Policy
 from rt1.serve.settings import ServerSettings
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_identified, load_text_encoder
-from rt1.tuning import ActingSettings
 
 if TYPE_CHECKING:
     from rt1.serve.server import PolicyServer

@@ -11,10 +11,10 @@ from typing import Annotated
 import tyro
 
 from rt1.checkpoint import load_whole_info
+from rt1.common.folders import check_folder
+from rt1.common.system import tune_allocator
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
-from rt1.folders import check_folder
-from rt1.machine import tune_allocator
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases

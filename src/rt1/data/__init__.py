@@ -1,1 +1,1 @@
-"""Episodes in, batches out: start at episode.py."""
+"""Episodes in, batches out: start at sources/base.py."""

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.data.border import reading
-from rt1.data.episode import EpisodeSource
+from rt1.common.border import reading
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 
 FAR = 5.0

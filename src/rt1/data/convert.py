@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rt1.actions import ActionSpec
-from rt1.data.episode import EpisodeSource
-from rt1.data.images import image_size
-from rt1.data.lerobot import LeRobotSource
-from rt1.data.lerobot_metadata import LeRobotSettings
-from rt1.data.lerobot_schema import INFO_FILE
-from rt1.data.lerobot_schema import RECORDING_FILE as LEROBOT_RECORDING
-from rt1.data.lerobot_video import Codec
-from rt1.data.lerobot_writer import LeRobotWriter
-from rt1.data.rlds import RLDSSource
-from rt1.data.rlds_schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
-from rt1.data.rlds_writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.common.folders import working_in
+from rt1.common.json_config import check_between
+from rt1.common.progress import progress
+from rt1.common.suggest import lookup
+from rt1.data.lerobot.metadata import LeRobotSettings
+from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.lerobot.schema import INFO_FILE
+from rt1.data.lerobot.schema import RECORDING_FILE as LEROBOT_RECORDING
+from rt1.data.lerobot.video import Codec
+from rt1.data.lerobot.writer import LeRobotWriter
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.rlds.schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
+from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.images import image_size
 from rt1.errors import DataError
-from rt1.folders import working_in
-from rt1.names import lookup
-from rt1.progress import progress
-from rt1.settings import check_between
 
 Format = Literal["rlds", "lerobot"]
 _EPISODES_PER_FILE = {"rlds": 32, "lerobot": 10_000}  # a LeRobot file is ended by its size long before
@@ -86,7 +86,7 @@ def convert_data(
 
     Kept are the bytes of every image (the images of a video become PNG), the actions exactly, instructions, task
     names, text embeddings with the identity of their encoder, and the details a recorder noted. Not kept, since no
-    :class:`~rt1.data.episode.EpisodeSource` tells them: other observations, seeds, and success, which an RLDS data
+    :class:`~rt1.data.sources.base.EpisodeSource` tells them: other observations, seeds, and success, which an RLDS data
     set then holds as false with reward 0. Run again after an interruption, it goes on at the first file not complete.
 
     Args:

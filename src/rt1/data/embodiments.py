@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
-from rt1.data.episode import EpisodeSource
-from rt1.data.joined import JoinedSource
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import JoinedSource
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

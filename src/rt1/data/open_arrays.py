@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from rt1.data.border import reading
-from rt1.data.episode import EpisodeSource
+from rt1.common.border import reading
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 
 HUGGING_FACE_FILE = "state.json"
@@ -30,7 +30,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayOptions:
-    """What arrays do not say of themselves; see :class:`rt1.data.arrays.ArrayLayout`."""
+    """What arrays do not say of themselves; see :class:`rt1.data.arrays.base.ArrayLayout`."""
 
     instruction: str = ""
     """Of npz, HDF5 and Hugging Face: the sentence of all episodes, where they carry none."""
@@ -73,19 +73,19 @@ def open_arrays(path: Path, options: ArrayOptions, keys: dict[str, Any]) -> Epis
     layout = _layout(path, options, keys)
     try:
         if kind == _HUGGING_FACE:
-            from rt1.data.hf_datasets import HuggingFaceLayout, HuggingFaceSource
-            from rt1.data.hf_saved import open_saved
+            from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
+            from rt1.data.arrays.huggingface_saved import open_saved
 
             hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
             with reading(path):  # an error of the source has its name only
                 return HuggingFaceSource(open_saved(path), layout=hugging_face, name=path.name)
         layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
         if kind == _NPZ:
-            from rt1.data.arrays import ArrayLayout
-            from rt1.data.npz import NpzSource
+            from rt1.data.arrays.base import ArrayLayout
+            from rt1.data.arrays.npz import NpzSource
 
             return NpzSource(path, layout=ArrayLayout(**layout))
-        from rt1.data.hdf5 import HDF5Layout, HDF5Source
+        from rt1.data.arrays.hdf5 import HDF5Layout, HDF5Source
 
         return HDF5Source(path, layout=HDF5Layout(**layout, group=options.group, start_key=options.start_key))
     except DataError:

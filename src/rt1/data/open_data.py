@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rt1.data import lerobot_schema
-from rt1.data.episode import EpisodeSource
-from rt1.data.lerobot import LeRobotSource
+from rt1.data.lerobot import schema
+from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.open_arrays import ArrayOptions, is_arrays, open_arrays, refuse_others
-from rt1.data.open_x import open_x_source
-from rt1.data.rlds import RLDSSource
-from rt1.data.rlds_schema import RT1_FILE, RLDSLayout, layout_keys, read_features
+from rt1.data.rlds.open_x import open_x_source
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.rlds.schema import RT1_FILE, RLDSLayout, layout_keys, read_features
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 
 
@@ -43,14 +43,14 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """
     keys = {name: getattr(options, name) for name in ("image_key", "instruction_key", "embedding_key", "action_keys")}
     given = {name: value for name, value in keys.items() if value}
-    if is_arrays(folder) and not (folder / lerobot_schema.INFO_FILE).is_file():
+    if is_arrays(folder) and not (folder / schema.INFO_FILE).is_file():
         return open_arrays(folder, options, given)
     known = {f.name for f in fields(options)}
     others = {f.name for f in fields(ArrayOptions)}
     refuse_others(
         options, known - others, f"{folder} is no folder of npz or HDF5 episodes and no Hugging Face data set"
     )
-    if (folder / lerobot_schema.INFO_FILE).is_file():
+    if (folder / schema.INFO_FILE).is_file():
         return _open_lerobot(folder, options)
     if options.open_x is not None:
         refuse_others(options, known - keys.keys(), "--open-x names the keys itself")

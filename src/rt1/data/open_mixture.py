@@ -6,7 +6,7 @@ Two calls lead from the words to what a loader takes::
     data = split_sources(sources, cut=cut, held_out=0.05, seed=0)        # data.source, data.train, data.held_out
     loader = Loader(data.source, data.train, text=text, batch_size=256, seed=0)
 
-where ``cut(lengths, episodes)`` makes the :class:`~rt1.data.windows.Windows` or :class:`~rt1.data.windows.Clips`.
+where ``cut(lengths, episodes)`` makes the windows or the clips of :mod:`rt1.data.pipeline.windows`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionPart, ActionSpec, Continuous, FloatArray
-from rt1.data.border import reading
-from rt1.data.episode import EpisodeSource
-from rt1.data.joined import JoinedSource, MappedSource
-from rt1.data.mixture import Mixture, Part, mixed
+from rt1.common.border import reading
+from rt1.common.json_config import from_json
+from rt1.common.json_files import read_object
 from rt1.data.open_data import DataOptions, open_data
-from rt1.data.open_x import OPEN_X
-from rt1.data.windows import Clips, Windows, split_episodes
+from rt1.data.pipeline.mixture import Mixture, Part, mixed
+from rt1.data.pipeline.windows import Clips, Windows, split_episodes
+from rt1.data.rlds.open_x import OPEN_X
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import JoinedSource, MappedSource
 from rt1.errors import DataError
-from rt1.json_files import read_object
-from rt1.settings import from_json
 
 ENDINGS = (".toml", ".json")
 """What the name of a mixture file ends in."""
@@ -77,7 +77,7 @@ class WeightedSource:
     weight: float = 1.0
     """Its share of the samples, relative to the others' weights."""
     embodiment: str | None = None
-    """Name of its embodiment, where they have several; see :class:`rt1.data.joined.JoinedSource`."""
+    """Name of its embodiment, where they have several; see :class:`rt1.data.sources.concat.JoinedSource`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -154,7 +154,7 @@ def split_sources(
         sources: the data sets.
         cut: makes the samples of the training episodes of one source.
         held_out: share of each source's episodes that is held out, in [0, 1).
-        seed: seed of the choice; see :func:`rt1.data.windows.split_episodes`.
+        seed: seed of the choice; see :func:`rt1.data.pipeline.windows.split_episodes`.
         cut_held_out: makes the samples of the held-out episodes; None: as ``cut``.
 
     Raises:

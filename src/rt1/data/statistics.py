@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.border import reading
+from rt1.common.border import reading
+from rt1.common.files import write_text
+from rt1.common.json_files import read_object
 from rt1.data.bounds import FAR, ActionStatistics, finite_row, statistics_of
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError, SaveError
-from rt1.files import write_text
-from rt1.json_files import read_object
 
 _EPISODES_IN_KEY = 64
 

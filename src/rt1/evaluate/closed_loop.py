@@ -10,16 +10,16 @@ import numpy as np
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, resolve
-from rt1.evaluate.envs.open import EnvSettings
+from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
+from rt1.common.progress import progress
+from rt1.envs.registry import EnvSettings
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
-from rt1.evaluate.rollout import check_actions_fit
-from rt1.evaluate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
-from rt1.evaluate.video import encode_video
-from rt1.progress import progress
-from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
+from rt1.policy.autotune import ActingSettings
+from rt1.simulate.rollout import check_actions_fit
+from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
+from rt1.simulate.video import encode_video
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
-from rt1.tuning import ActingSettings
 
 BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity, check_same_encoder
 

@@ -1,8 +1,8 @@
 """Offline evaluation: recorded episodes through the network, as the robot runs it and as training saw it.
 
-*Streaming*: a :class:`rt1.policy.Policy` takes the images of an episode one after another from an empty memory, and
-every step counts. *Windows*: the loader's windows of T steps go through the network at once, as in validation; their
-last steps are counted, and all of their steps. Where a window holds what the policy has in its memory
+*Streaming*: a :class:`~rt1.policy.policy.Policy` takes the images of an episode one after another from an empty
+memory, and every step counts. *Windows*: the loader's windows of T steps go through the network at once, as in
+validation. Their last steps are counted, and all of their steps. Where a window holds what the policy has in its memory
 (:attr:`rt1.evaluate.windowed.WindowBlock.as_streamed`) both must give the same logits up to float32 rounding, and
 that covers every step of every episode: the comparison is part of every evaluation.
 
@@ -18,15 +18,15 @@ import numpy as np
 import torch
 
 from rt1.actions import FloatArray, spec_difference
-from rt1.data.episode import EpisodeSource
+from rt1.common.progress import progress
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words
-from rt1.evaluate.episode_plot import EpisodePlot, EpisodeWatch, named, stream_episode
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, named, stream_episode
 from rt1.evaluate.scores import ActionScores
 from rt1.evaluate.token_counts import TokenCounts
 from rt1.evaluate.windowed import WindowBlock, window_blocks
-from rt1.policy import Policy
-from rt1.progress import progress
+from rt1.policy.policy import Policy
 
 TOLERANCE = 1e-4
 """Largest difference of logits between streaming and windows that is rounding, as a share of the largest logit."""
@@ -149,7 +149,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
         raise DataError(
             f"the actions of {source.name} are not those of the checkpoint "
             f"({spec_difference(source.action_spec, policy.action_spec)}); evaluate it on data with its own action "
-            "spec, or map the data to it (rt1.data.joined.MappedSource)"
+            "spec, or map the data to it (rt1.data.sources.concat.MappedSource)"
         )
 
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.actions import FloatArray
-from rt1.control import guided
-from rt1.data.episode import EpisodeSource
-from rt1.data.loader import Loader
-from rt1.data.windows import Clips, Windows
+from rt1.data.pipeline.loader import Loader
+from rt1.data.pipeline.windows import Clips, Windows
+from rt1.data.sources.base import EpisodeSource
 from rt1.model.rt1 import RT1
+from rt1.policy.stepper import guided
 
 GROUP = 16
 """Windows cut from a clip: the images they share are encoded once."""
@@ -70,7 +70,7 @@ def window_blocks(
         source: recorded episodes.
         episode: the number of one.
         text_E: its text embedding, float32 (E,).
-        cond_scale: guidance, see :class:`rt1.control.ControlStep`.
+        cond_scale: guidance, see :class:`rt1.policy.stepper.ControlStep`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)

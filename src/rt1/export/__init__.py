@@ -1,1 +1,1 @@
-"""A policy as two graphs that other runtimes run: start at exporter.py (writing) and host.py (acting)."""
+"""The network as two graphs that other runtimes run: start at exporter.py. `rt1.policy.exported` acts with them."""

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.acting import Acting
 from rt1.actions import FloatArray
-from rt1.data.episode import EpisodeSource
-from rt1.data.images import decode_image
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
-from rt1.export.manifest import Comparison
-from rt1.export.reference import clear_tokens
+from rt1.policy.base import Acting
+from rt1.policy.exported_manifest import Comparison
+from rt1.policy.exported_reference import clear_tokens
 
 PATCH = 32
 """Pixels of a patch of a generated image; in noise all pixels average out, and all images look alike."""

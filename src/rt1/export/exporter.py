@@ -9,13 +9,15 @@ from pathlib import Path
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info
-from rt1.data.episode import EpisodeSource
+from rt1.common.folders import replacing_alone
+from rt1.common.json_config import check_at_least, check_between
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import ExportError
 from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
 from rt1.export.formats import check_possible, versions, write_graphs
 from rt1.export.graphs import trace
-from rt1.export.host import ExportedPolicy
-from rt1.export.manifest import (
+from rt1.policy.exported import ExportedPolicy
+from rt1.policy.exported_manifest import (
     GRAPH_FILES,
     MANIFEST_FILE,
     REFERENCE_FILE,
@@ -27,11 +29,9 @@ from rt1.export.manifest import (
     Sizes,
     sha256,
 )
-from rt1.export.reference import save_reference
-from rt1.export.torch_host import load_graphs
-from rt1.folders import replacing_alone
-from rt1.policy import Policy
-from rt1.settings import check_at_least, check_between
+from rt1.policy.exported_reference import save_reference
+from rt1.policy.exported_torch import load_graphs
+from rt1.policy.policy import Policy
 from rt1.text.encoder import TableEncoder, TextEncoder
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}

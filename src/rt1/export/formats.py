@@ -18,9 +18,9 @@ import torch
 import rt1
 from rt1.errors import ExportError
 from rt1.export.graphs import Programs
-from rt1.export.host import import_openvino
-from rt1.export.manifest import Format, Precision
-from rt1.export.torch_host import instruction_set
+from rt1.policy.exported import import_openvino
+from rt1.policy.exported_manifest import Format, Precision
+from rt1.policy.exported_torch import instruction_set
 
 PACKAGES: Mapping[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -62,7 +62,7 @@ def check_possible(to: Format, precision: Precision) -> None:
 
 
 def write_graphs(programs: Programs, folder: Path, *, to: Format, precision: Precision) -> None:
-    """Write both graphs into a folder, named as :data:`rt1.export.manifest.GRAPH_FILES` says."""
+    """Write both graphs into a folder, named as :data:`rt1.policy.exported_manifest.GRAPH_FILES` says."""
     if to == "onnx":
         _write_onnx(programs, folder)
         if precision == "int8":

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.settings import WIDEST, check_between, check_fraction
+from rt1.common.json_config import WIDEST, check_between, check_fraction
 
 Conditioning = Literal["film", "cross_attention"]
 

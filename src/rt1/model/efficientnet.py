@@ -1,4 +1,4 @@
-"""FiLM-conditioned EfficientNet: an image and a text embedding to a grid of positions (spec section 3).
+"""FiLM-conditioned EfficientNet: an image and a text embedding to a grid of positions (docs/network.md).
 
 Shape letters: X images, C channels, H height, W width, E text, P positions, D width of a position.
 """
@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.model.batch_norm import BatchNorm, repeats
+from rt1.common.json_config import WIDEST, check_above, check_between, check_fraction
 from rt1.model.conditioning import Conditioning, conditioner
+from rt1.model.layers import BatchNorm, repeats
 from rt1.model.lean import Block
 from rt1.model.pieces import DepthwiseShape
 from rt1.model.recompute import recomputed
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
-from rt1.settings import WIDEST, check_above, check_between, check_fraction
 
 Padding = Literal["rt1", "same"]
 

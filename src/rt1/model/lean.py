@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rt1.model.batch_norm import BatchNorm
 from rt1.model.depthwise import add_weight_gradient, depthwise, input_gradient
+from rt1.model.layers import BatchNorm
 from rt1.model.pieces import DepthwiseShape, Piece, images, pieces, rows, share_out
 from rt1.model.statistics import Expansion, Statistics, over_all, sums, through_norm
 

@@ -26,7 +26,7 @@ def action_loss(
     spread_A: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the scalar cross-entropy of action tokens (spec section 8).
+    """Return the scalar cross-entropy of action tokens (docs/network.md).
 
     Args:
         logits_BTAV: float (B, T, A, V).

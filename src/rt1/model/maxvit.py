@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.model.batch_norm import BatchNorm
+from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction
 from rt1.model.conditioning import Conditioning, conditioner
+from rt1.model.layers import BatchNorm
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
-from rt1.settings import MOST_WEIGHTS, WIDEST, check_between, check_fraction
 
 Grouping = Literal["block", "grid"]
 

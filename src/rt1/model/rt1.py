@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.model.backbone import TIMM, Backbone, TimmBackbone, timm_grid
+from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_at_least, check_between
+from rt1.common.suggest import unknown_name
 from rt1.model.conditioning import Conditioning, TextConfig, TextInput
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
+from rt1.model.timm import TIMM, Backbone, TimmBackbone, timm_grid
 from rt1.model.token_learner import TokenLearner, Weights
 from rt1.model.transformer import (
     MaskKind,
@@ -29,9 +31,7 @@ from rt1.model.transformer import (
     at_least_float32,
     attention_mask,
 )
-from rt1.names import unknown_name
 from rt1.preprocess import resize, to_float
-from rt1.settings import MOST_WEIGHTS, WIDEST, check_at_least, check_between
 
 Readout = Literal["action_tokens", "last_token", "mean_token"]
 
@@ -154,7 +154,7 @@ class SharedImages(NamedTuple):
 
 
 class RT1(nn.Module):
-    """The Robotics Transformer. Stateless: :class:`rt1.policy.Policy` keeps the memory."""
+    """The Robotics Transformer. Stateless: :class:`rt1.policy.policy.Policy` keeps the memory."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -317,7 +317,7 @@ class RT1(nn.Module):
             raise ValueError(f"{window} steps were given; this network has a window of {self.config.window}")
         if self.config.transformer.condition is not None and condition_B is None:
             raise ValueError("this network's transformer is conditioned on the text; give decode() the condition")
-        # Action tokens are zero vectors in training and inference: RT-1 has no action history (spec section 5).
+        # Action tokens are zero vectors in training and inference: RT-1 has no action history (docs/network.md).
         empty = self.config.step_tokens - self.config.image_tokens
         action = token_BTKE.new_zeros(batch, window, empty, self.config.token_width)
         sequence_BLE = torch.cat([token_BTKE, action], dim=2).flatten(1, 2)

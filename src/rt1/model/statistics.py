@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rt1.model.batch_norm import BatchNorm, Reduce
+from rt1.model.layers import BatchNorm, Reduce
 from rt1.model.pieces import rows
 
 

@@ -1,4 +1,4 @@
-"""TokenLearner v1.1: many positions to a few tokens, each a weighted mean of positions (spec section 4)."""
+"""TokenLearner v1.1: many positions to a few tokens, each a weighted mean of positions (docs/network.md)."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction
 from rt1.model.conditioning import Conditioning, CrossAttention, FiLM, conditioner
 from rt1.model.rows import Dropout
-from rt1.settings import MOST_WEIGHTS, WIDEST, check_between, check_fraction
 
 FeedForward = Literal["linear", "linear_no_bias", "swiglu", "gelu"]
 MaskKind = Literal["rt1", "rt1x", "step"]

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from rt1.common.json_files import ErrorKind
 from rt1.errors import first_line
-from rt1.json_files import ErrorKind
-from rt1.model.backbone import TIMM
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.timm import TIMM
 
 MAX_WEIGHT = 1e10
 """Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.images import encode_jpeg
+from rt1.common.json_files import parse
+from rt1.common.suggest import lookup
+from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ProtocolError
-from rt1.json_files import parse
-from rt1.names import lookup
 from rt1.play.playground import Decision, Playground, View
 
 _ARGUMENTS: dict[str, type | None] = {

@@ -12,19 +12,20 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.acting import LONGEST_INSTRUCTION
 from rt1.actions import FloatArray, TokenArray, choose_tokens
-from rt1.evaluate.rollout import Env, Image, check_actions_fit, within_bounds
-from rt1.evaluate.seeds import trial_seed
-from rt1.names import unknown_name
-from rt1.policy import Policy
+from rt1.common.suggest import unknown_name
+from rt1.envs.base import Env, Image
+from rt1.policy.base import LONGEST_INSTRUCTION
+from rt1.policy.policy import Policy
+from rt1.simulate.rollout import check_actions_fit, within_bounds
+from rt1.simulate.seeds import trial_seed
 
 Phase = Literal["opening", "stopped", "running", "over", "failed"]
 _LATENCIES = 200
 
 
 class World(Protocol):
-    """Where to play: tasks by name. :class:`rt1.evaluate.envs.open.EnvSettings` is one."""
+    """Where to play: tasks by name. :class:`rt1.envs.registry.EnvSettings` is one."""
 
     def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""

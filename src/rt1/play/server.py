@@ -11,11 +11,11 @@ from websockets.asyncio.server import serve as open_server
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
+from rt1.common.signals import stop_on_signals
 from rt1.play import page
 from rt1.play.messages import describe, parse_command
 from rt1.play.playground import Playground
 from rt1.play.worker import Worker
-from rt1.shutdown import stop_on_signals
 
 HOST = "127.0.0.1"
 _LONGEST_COMMAND = 8192

@@ -10,9 +10,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from rt1.evaluate.episode_plot import EpisodePlot
+from rt1.common.files import write_text
+from rt1.evaluate.episode_trace import EpisodePlot
 from rt1.evaluate.results import Counted, ParaphraseResult, SwappedResult, TaskResult, mean
-from rt1.files import write_text
 from rt1.report.episodes import episode_card
 from rt1.report.html import render
 from rt1.report.provenance import Provenance, provenance_json

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from rt1.files import write_text
-from rt1.inspection.survey import ActionSurvey, DataSurvey, ShownEpisode
+from rt1.common.files import write_text
+from rt1.data.survey import ActionSurvey, DataSurvey, ShownEpisode
 from rt1.report import dataset_figures
 from rt1.report.dataset_notes import BGR_MARGIN, BGR_SHARE, notes, sampling
 from rt1.report.html import render, thumbnail

@@ -10,10 +10,10 @@ from rich.console import Console, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from rt1 import settings
 from rt1.actions import ActionSpec, Discrete
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_outline, load_whole_info, resolve
-from rt1.inspection.survey import ActionSurvey, DataSurvey
+from rt1.common import json_config
+from rt1.data.survey import ActionSurvey, DataSurvey
 from rt1.model.parameters import parameter_counts
 from rt1.report.dataset_notes import notes, sampling, sizes
 from rt1.report.svg import percent
@@ -33,7 +33,7 @@ def checkpoint_text(path: Path | str) -> str:
         "text encoder": "not known" if info.text_encoder is None else str(info.text_encoder),
         **({"control rate": _rate(info)} if isinstance(info, CheckpointInfo) else {}),
         **_provenance(info),
-        "network": json.dumps(settings.to_json(info.model)),
+        "network": json.dumps(json_config.to_json(info.model)),
     }
     if isinstance(info, CheckpointInfo):
         return _text(counts, _spec_table(info.action_spec), _facts("facts", facts))

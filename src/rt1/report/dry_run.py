@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
-from rt1.data.decoding import each_image
-from rt1.data.episode import EpisodeSource
+from rt1.common.files import write_text
 from rt1.data.open_data import DataOptions, open_data
-from rt1.evaluate.episode_plot import EpisodePlot, named
-from rt1.files import write_text
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.decoding import each_image
+from rt1.evaluate.episode_trace import EpisodePlot, named
 from rt1.report.episodes import episode_card
 from rt1.report.html import render
 from rt1.serve.client import Client

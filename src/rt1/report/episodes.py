@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from rt1.evaluate.episode_plot import AttentionView, EpisodePlot
+from rt1.evaluate.episode_trace import AttentionView, EpisodePlot
 from rt1.report.html import thumbnail
 from rt1.report.offline_figures import attention_overlay
 from rt1.report.svg import action_plots, percent

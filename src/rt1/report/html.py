@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rt1.data.images import encode_jpeg
-from rt1.evaluate.rollout import Image
-from rt1.progress import duration
+from rt1.common.progress import duration
+from rt1.data.sources.images import encode_jpeg
+from rt1.envs.base import Image
 from rt1.report.svg import percent
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.common.files import write_text
 from rt1.evaluate.offline import TOLERANCE, OfflineResult
-from rt1.files import write_text
 from rt1.model.rt1 import RT1Config
 from rt1.report import offline_figures
 from rt1.report.episodes import attention_card, episode_card

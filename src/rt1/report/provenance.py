@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rt1.checkpoint import load_info, resolve
-from rt1.machine import PeakMemory, commit, describe_machine
+from rt1.common.system import PeakMemory, commit, describe_machine
 from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
 

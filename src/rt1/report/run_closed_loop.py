@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from rt1.checkpoint import CheckpointInfo
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
+from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
-from rt1.evaluate.envs.open import EnvSettings
 from rt1.evaluate.episode_choice import choose_episodes, choose_words
-from rt1.evaluate.episode_plot import EpisodePlot, episode_plots
-from rt1.metrics import read_metrics
-from rt1.policy import Policy
+from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
+from rt1.evaluate.metrics import read_metrics
+from rt1.policy.policy import Policy
 from rt1.report.closed_loop import Report, write_report
 from rt1.report.provenance import ProvenanceRecorder, ReportContext
 from rt1.text.encoder import TextEncoder

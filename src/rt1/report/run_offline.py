@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, choose_words
 from rt1.evaluate.offline import evaluate_offline
-from rt1.policy import Policy
+from rt1.policy.policy import Policy
 from rt1.report.offline import OfflineReport, write_offline_report
 from rt1.report.provenance import ProvenanceRecorder, ReportContext
 from rt1.text.encoder import TextEncoder
@@ -30,7 +30,7 @@ class OfflineSettings:
     embodiment: str | None = None
     """Which one acts, where the network has several."""
     cond_scale: float = 1.0
-    """Guidance, see :class:`rt1.control.ControlStep`."""
+    """Guidance, see :class:`rt1.policy.stepper.ControlStep`."""
 
 
 def evaluate_recorded(

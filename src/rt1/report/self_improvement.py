@@ -10,12 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from rt1.common.files import write_text
+from rt1.common.system import commit, describe_machine
 from rt1.evaluate.results import Counted
-from rt1.files import write_text
-from rt1.improve.loop import Improvement, Round, success
-from rt1.machine import commit, describe_machine
 from rt1.report.html import render
 from rt1.report.svg import INKS, panel, percent
+from rt1.train.self_improvement import Improvement, Round, success
 
 
 def write_report(improvement: Improvement, *, command: str = "") -> Path:

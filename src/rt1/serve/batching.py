@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray, choose_tokens
-from rt1.control import ControlStep, Memory
 from rt1.errors import GoneError, PolicyError
+from rt1.policy.stepper import ControlStep, Memory
 from rt1.serve.capacity import Capacity
 
 _ACTIVE_SECONDS = 1.0
@@ -85,7 +85,7 @@ class Batcher:
         Args:
             robot: tells robots apart.
             memory: its episode so far, which stays as it is.
-            image: as for :meth:`rt1.control.ControlStep.step`.
+            image: as for :meth:`rt1.policy.stepper.ControlStep.step`.
             is_wanted: asked once before the step; False leaves it out.
 
         Raises:

@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from rt1.control import ControlStep
+from rt1.policy.stepper import ControlStep
 
 _RECENT = 64
 _REPEATS = 3

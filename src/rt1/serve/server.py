@@ -31,10 +31,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from rt1.acting import Instruction
-from rt1.control import Memory
+from rt1.common.signals import stop_on_signals
 from rt1.errors import GoneError, PolicyError, ProtocolError
-from rt1.policy import Policy
+from rt1.policy.base import Instruction
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import Memory
 from rt1.serve import protocol
 from rt1.serve.batching import Batcher
 from rt1.serve.capacity import Capacity, measured_times
@@ -44,7 +45,6 @@ from rt1.serve.credentials import read_key, server_context
 from rt1.serve.heartbeat import beat
 from rt1.serve.session import Effort, Session, Turn
 from rt1.serve.settings import ServerSettings
-from rt1.shutdown import stop_on_signals
 
 _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500

@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.acting import LONGEST_INSTRUCTION, Instruction
-from rt1.control import Memory
-from rt1.data.images import MAX_PIXELS, decode_image, decoding_work
+from rt1.data.sources.images import MAX_PIXELS, decode_image, decoding_work
 from rt1.errors import DataError, ObservationError
+from rt1.policy.base import LONGEST_INSTRUCTION, Instruction
+from rt1.policy.stepper import Memory
 from rt1.serve.protocol import shown
 
 LARGE_PIXELS = 1 << 20
 """An image of more pixels is shrunk before its step."""
 SMALL_WORK = 1 << 22
-"""An encoded image of no more :func:`~rt1.data.images.decoding_work` decodes in some 10 ms."""
+"""An encoded image of no more :func:`~rt1.data.sources.images.decoding_work` decodes in some 10 ms."""
 _IMAGE_KEYS = ("image", "observation/image")
 _INSTRUCTION_KEYS = ("instruction", "prompt")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.files import replacing, user_cache
+from rt1.common.files import replacing, user_cache
 from rt1.text.encoder import TextEncoder, check_instructions
 
 

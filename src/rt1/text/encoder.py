@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rt1.common.files import replacing
+from rt1.common.json_config import check_at_least, from_json
+from rt1.common.json_files import parse
+from rt1.common.suggest import unknown_name
 from rt1.errors import DataError, first_line
-from rt1.files import replacing
-from rt1.json_files import parse
-from rt1.names import unknown_name
-from rt1.settings import check_at_least, from_json
 
 WORD_PIECES = "word-pieces"
 """Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
@@ -171,7 +171,7 @@ class TableEncoder:
     def save(self, path: Path) -> None:
         """Write a safetensors file: ``vectors`` float32 (N, E), name and sentences as JSON in its metadata.
 
-        A file already there is replaced only once the new one is complete; see :func:`rt1.files.replacing`.
+        A file already there is replaced only once the new one is complete; see :func:`rt1.common.files.replacing`.
         """
         about = json.dumps({"name": self.identity.name, "sentences": self.sentences})
         with replacing(path) as beside:

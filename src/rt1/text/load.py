@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rt1.names import unknown_name
+from rt1.common.suggest import unknown_name
 from rt1.text.cache import CachedEncoder
 from rt1.text.encoder import (
     HUGGING_FACE,

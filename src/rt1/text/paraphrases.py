@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rt1.common.json_files import read_value
 from rt1.errors import DataError
-from rt1.json_files import read_value
 from rt1.text.encoder import check_instructions
 
 Paraphrases = Mapping[str, tuple[str, ...]]

@@ -13,8 +13,8 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
+from rt1.common.json_files import parse
 from rt1.errors import DataError
-from rt1.json_files import parse
 from rt1.text.encoder import WORD_PIECES, TextEncoderIdentity, check_instructions
 
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"

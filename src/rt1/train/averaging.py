@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from rt1.settings import check_fraction
+from rt1.common.json_config import check_fraction
 
 
 @dataclass(frozen=True, kw_only=True)

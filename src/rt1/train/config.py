@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rt1.data.augment import AugmentSettings
+from rt1.common.json_config import MOST_THREADS, check_at_least, check_between, check_fraction
+from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.loss import LossForm
 from rt1.model.rt1 import RT1Config
-from rt1.settings import MOST_THREADS, check_at_least, check_between, check_fraction
 from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.embodiments import Embodiments
-from rt1.data.episode import EpisodeSource
-from rt1.data.loader import Loader
 from rt1.data.open_mixture import Samples, WeightedSource, split_sources
-from rt1.data.sentences import Sentences
-from rt1.data.windows import Clips, Windows
+from rt1.data.pipeline.loader import Loader
+from rt1.data.pipeline.sentences import Sentences
+from rt1.data.pipeline.windows import Clips, Windows
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from rt1.errors import TrainingError
-from rt1.model.batch_norm import BatchNorm
+from rt1.model.layers import BatchNorm
 
 Device = Literal["auto", "cpu", "cuda"]
 BatchNormKind = Literal["local", "sync", "frozen"]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rt1.data.loader import Batch
+from rt1.data.pipeline.loader import Batch
 from rt1.model.rt1 import RT1, SharedImages
 from rt1.preprocess import resize, to_float
 from rt1.train.config import Precision

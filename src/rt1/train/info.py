@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo
-from rt1.data.episode import EpisodeSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.data.statistics import source_statistics
 from rt1.model.rt1 import RT1Config
 from rt1.train.config import TrainConfig

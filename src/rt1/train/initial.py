@@ -11,12 +11,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rt1 import settings
 from rt1.actions import ActionSpec
 from rt1.checkpoint import CheckpointInfo, SharedInfo, load_whole_info, load_whole_model
-from rt1.model.convert import load_imagenet
+from rt1.common import json_config
 from rt1.model.heads import OUTPUT, POSITIONS
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.pretrained.convert import load_imagenet
 from rt1.text.encoder import TextEncoderIdentity, check_same_encoder
 from rt1.train.changes import differences
 from rt1.train.parts import component
@@ -200,5 +200,5 @@ def _positions_notes(was: RT1Config, now: RT1Config) -> Iterable[str]:
 
 def _other_settings(was: RT1Config, now: RT1Config) -> list[str]:
     """Return ``name: value then, value now`` for settings that differ, except those told about on their own."""
-    found = differences(settings.to_json(was), settings.to_json(now))
+    found = differences(json_config.to_json(was), json_config.to_json(now))
     return [text for text in found if text.partition(":")[0] not in _TOLD_ELSEWHERE]

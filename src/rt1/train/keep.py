@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from rt1.checkpoint import CHECKPOINT_FILES, INFO_FILE
-from rt1.files import replacing
+from rt1.common.files import replacing
 
 _NAME = re.compile(r"update-(\d{8})")
 

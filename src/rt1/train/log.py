@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from rt1.common.files import write_text
+from rt1.common.json_files import read_object
+from rt1.common.system import commit, describe_machine
 from rt1.errors import DataError
-from rt1.files import write_text
-from rt1.json_files import read_object
-from rt1.machine import commit, describe_machine
-from rt1.metrics import METRICS, METRICS_FILE, read_metrics
+from rt1.evaluate.metrics import METRICS, METRICS_FILE, read_metrics
 
 ABOUT_FILE = "run.json"
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from rt1 import settings
 from rt1.checkpoint import RUN_ORDER
-from rt1.data.episode import EpisodeSource
-from rt1.data.loader import Loader
+from rt1.common import json_config
+from rt1.common.folders import working_in
+from rt1.common.processes import free_cores
+from rt1.common.progress import Progress, progress
+from rt1.common.suggest import unknown_name
 from rt1.data.open_mixture import WeightedSource
+from rt1.data.pipeline.loader import Loader
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import TrainingError
-from rt1.evaluate.workers import free_cores
-from rt1.folders import working_in
-from rt1.metrics import METRICS_FILE
-from rt1.names import unknown_name
-from rt1.progress import Progress, progress
+from rt1.evaluate.metrics import METRICS_FILE
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
@@ -131,7 +131,7 @@ def _go_on(run: Run, encoder: TextEncoder | None) -> None:
 
 
 def _open_log(run: Run) -> MetricsLog:
-    config = settings.to_json(run.config)
+    config = json_config.to_json(run.config)
     return MetricsLog(run.folder, resume_at=run.update, settings=run.config.log, config=config)
 
 

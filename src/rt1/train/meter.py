@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from rt1.machine import peak_memory
+from rt1.common.system import peak_memory
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rt1.settings import check_above, check_at_least, check_between, check_fraction
+from rt1.common.json_config import check_above, check_at_least, check_between, check_fraction
 from rt1.train.adam import Adam
 from rt1.train.parts import factors, is_frozen, split_factor
 
@@ -120,7 +120,7 @@ def epsilon(settings: OptimizerSettings, update: int) -> float:
     """Return the epsilon with which torch's Adam makes update ``update`` (0-based) as the settings say.
 
     Keras' change is ``m c / (sqrt(v) + eps)`` and torch's ``m c / (sqrt(v) + eps r)`` with the same ``c`` and with
-    ``r = sqrt(1 - beta2^t)``, t counted from 1 (spec section 8): torch with ``eps / r`` is Keras.
+    ``r = sqrt(1 - beta2^t)``, t counted from 1 (docs/network.md): torch with ``eps / r`` is Keras.
     """
     if settings.eps_form == "torch":
         return settings.eps

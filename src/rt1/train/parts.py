@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from rt1.names import unknown_name
+from rt1.common.suggest import unknown_name
 
 COMPONENTS = ("backbone", "text", "projection", "token_learner", "transformer", "head")
 """``backbone`` is what ImageNet weights fill; ``text`` wherever the text comes in, by FiLM or by attention to it, in

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rt1 import settings
 from rt1.checkpoint import (
     RUN_ORDER,
     TRAINING_FILE,
@@ -29,14 +28,15 @@ from rt1.checkpoint import (
     resolve,
     save_checkpoint,
 )
-from rt1.data.border import reading
-from rt1.data.episode import EpisodeSource
+from rt1.common import json_config
+from rt1.common.border import reading
+from rt1.common.files import recover
+from rt1.common.progress import say
 from rt1.data.open_mixture import WeightedSource
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import TrainingError
-from rt1.files import recover
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1
-from rt1.progress import say
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.adam import Adam
@@ -244,7 +244,7 @@ def _progress(run: Run) -> dict[str, Any]:
         "best": run.best,
         "meter": run.meter.state_dict(),
         "changes": list(run.changes),
-        "config": settings.to_json(run.config),
+        "config": json_config.to_json(run.config),
         "data": {
             "source": source.name,
             "episodes": len(source.lengths),

@@ -8,10 +8,10 @@ import warnings
 
 import numpy as np
 
-from rt1.data.episode import EpisodeSource
-from rt1.data.sentences import Sentences
+from rt1.common.suggest import unknown_name
+from rt1.data.pipeline.sentences import Sentences
+from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
-from rt1.names import unknown_name
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 

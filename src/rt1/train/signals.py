@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rt1.shutdown import stop_signals
+from rt1.common.signals import stop_signals
 
 
 @contextmanager

@@ -10,11 +10,11 @@ import numpy as np
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
+from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
+from rt1.common.progress import progress
+from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
-from rt1.evaluate.envs.open import EnvSettings
-from rt1.evaluate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
-from rt1.progress import progress
-from rt1.settings import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
+from rt1.simulate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
 from rt1.text.encoder import TextEncoder
 
 SUCCESS = "success"

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from rt1.data.augment import augment
-from rt1.data.loader import Batch
+from rt1.data.pipeline.augment import augment
+from rt1.data.pipeline.loader import Batch
 from rt1.errors import TrainingError
 from rt1.model.loss import action_loss
 from rt1.model.rows import Rows, set_rows

@@ -7,7 +7,7 @@ from contextlib import closing
 import torch
 from torch import nn
 
-from rt1.data.loader import Loader
+from rt1.data.pipeline.loader import Loader
 from rt1.evaluate.scores import ActionScores, values_of_all
 from rt1.model.rt1 import RT1
 from rt1.train.config import Precision

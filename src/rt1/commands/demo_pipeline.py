@@ -1,0 +1,237 @@
+"""The main job, end to end: record experts, train one policy, run it closed loop, write the report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rt1.checkpoint import MODEL_FILE, resolve
+from rt1.common import json_config
+from rt1.common.border import reading
+from rt1.common.files import write_text
+from rt1.common.folders import working_in
+from rt1.common.json_config import MOST_EPISODES, check_at_least, check_between
+from rt1.common.json_files import read_object
+from rt1.common.progress import duration
+from rt1.common.system import PeakMemory, commit
+from rt1.data.rlds.reader import RLDSSource
+from rt1.envs.metaworld import MetaWorldConfig
+from rt1.envs.registry import EnvSettings
+from rt1.evaluate.closed_loop import TrialSettings
+from rt1.presets import TEXT_ENCODERS, preset
+from rt1.report.provenance import ReportContext
+from rt1.report.run_closed_loop import evaluate_checkpoint
+from rt1.simulate.record import RecordSettings, record
+from rt1.text.load import load_text_encoder
+from rt1.train.loop import train
+
+T = TypeVar("T")
+RESULTS_FILE = "results.json"
+_RUN_AGAIN = "remove it and run the demo again"
+
+STATE_FILE = "demo.json"
+
+TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdown", "door-unlock")
+"""Tasks that need looking: faucet-open and faucet-close share a scene, the others have low blind floors."""
+
+NOISE = 0.8
+"""Recording noise; the experts of these tasks recover from it, and the policy learns to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What the demo does; the defaults are the published result."""
+
+    out: Path = Path("outputs/demo")
+    """Folder of the recording, the run and the report."""
+    tasks: tuple[str, ...] = TASKS
+    """Meta-World tasks, one policy for all."""
+    episodes: int = 100
+    """Recorded expert episodes per task."""
+    trials: int = 20
+    """Trials per task."""
+    updates: int | None = None
+    """Optimizer updates; None takes the preset's."""
+    preset: str = "demo"
+    """Preset of the training run."""
+    seed: int = 0
+    """Seed of recording, training and trials."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 1, MOST_EPISODES, "episodes", "trials")
+        check_at_least(self, 1, "updates")
+        check_at_least(self, 0, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoResult:
+    """Where the demo left things."""
+
+    report: Path
+    """The page."""
+    results: dict[str, Any]
+    """The figures of ``results.json``."""
+
+
+def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
+    """Run all stages; a stage that is done is reused, one that was interrupted goes on.
+
+    Raises:
+        ValueError: settings that differ from those the folder was begun with.
+        SaveError: the folder holds something else.
+        LockedError: another process works in the folder.
+    """
+    with working_in(demo.out, ours=(STATE_FILE,)):
+        return _run_stages(demo, command)
+
+
+def _run_stages(demo: DemoSettings, command: str) -> DemoResult:
+    # Everything a user can get wrong shows before the first file is written and not after minutes of work.
+    env = EnvSettings(metaworld=MetaWorldConfig(image_size=_image_size(demo), supersample=2))
+    tasks = env.check_tasks(demo.tasks)
+    recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
+    trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
+    config = replace(preset(demo.preset), seed=demo.seed)
+    if demo.updates is not None:
+        config = replace(config, updates=demo.updates)
+    encoder = load_text_encoder("minilm")
+    own = TEXT_ENCODERS.get(demo.preset)  # None: the network learns from the embeddings stored with the recording
+    trained = None if own is None else load_text_encoder(own)
+    stages = _Stages(demo)
+    stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
+    source = RLDSSource(stages.data)
+    result = stages.run("train", lambda: train(source, config, stages.training, encoder=trained))
+    if not result.finished:
+        raise KeyboardInterrupt
+    context = ReportContext(
+        title="RT-1 on Meta-World: the demo",
+        command=command,
+        seconds=stages.seconds,
+        peak_gb=stages.peak_gb,
+        settings={
+            "episodes per task": str(demo.episodes),
+            "recording noise": f"0..{NOISE:g} of the bounds",
+            "updates": str(config.updates),
+            "batch size": str(config.batch_size),
+            "targets in training": f"spread over neighbouring bins, standard deviation {config.target_spread:g} bins; "
+            "the held-out loss is on one-hot targets",
+            "training seed": str(config.seed),
+        },
+    )
+    if not stages.is_evaluated():
+        evaluate_checkpoint(
+            stages.training,
+            demo.out,
+            env=env,
+            settings=trials,
+            source=source,
+            encoder=trained or encoder,
+            context=context,
+        )
+        stages.note_evaluated()
+    return DemoResult(report=demo.out / "report.html", results=read_object(demo.out / RESULTS_FILE, cure=_RUN_AGAIN))
+
+
+class _Stages:
+    """The demo's folder: what is done, and how long it took."""
+
+    def __init__(self, demo: DemoSettings) -> None:
+        self._file = demo.out / STATE_FILE
+        self.data, self.training = demo.out / "data", demo.out / "run"
+        wanted = {k: v for k, v in json_config.to_json(replace(demo, out=Path())).items() if k not in ("out", "trials")}
+        self._state: dict[str, Any] = {"settings": wanted, "seconds": {}, "peak_gb": None, "evaluated": None}
+        self._trials = demo.trials
+        self._out = demo.out
+        if self._file.is_file():
+            with reading(self._file, cure="remove it, or give another --out"):
+                state = read_object(self._file)
+                state["seconds"] = {str(name): float(seconds) for name, seconds in state["seconds"].items()}
+                state["peak_gb"] = None if state["peak_gb"] is None else float(state["peak_gb"])
+                self._state = {name: state[name] for name in self._state}
+            if self._state["settings"] != json.loads(json.dumps(wanted)):
+                raise ValueError(
+                    f"{demo.out} holds a demo with other settings ({self._state['settings']}); give another --out "
+                    "or remove it"
+                )
+        self._save()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds each stage took, interruptions included."""
+        return dict(self._state["seconds"])
+
+    @property
+    def peak_gb(self) -> float | None:
+        """Peak memory of the stages so far, GB."""
+        peak: float | None = self._state["peak_gb"]
+        return peak
+
+    def run(self, name: str, work: Callable[[], T]) -> T:
+        """Run a stage and note its seconds and its memory; a stage that finds itself done adds nothing."""
+        started = time.monotonic()
+        try:
+            with PeakMemory() as memory:
+                return work()
+        finally:
+            seconds = time.monotonic() - started
+            before = self._state["seconds"].get(name, 0.0)
+            if not self.is_evaluated():
+                self._state["seconds"][name] = before + seconds
+                self._state["peak_gb"] = max(self.peak_gb or 0.0, memory.gigabytes or 0.0) or None
+                self._save()
+
+    def is_evaluated(self) -> bool:
+        """Return whether this checkpoint was evaluated with these trials by this code."""
+        there = all((self._out / name).is_file() for name in (RESULTS_FILE, "report.html"))
+        return there and self._state["evaluated"] == self._evaluation()
+
+    def note_evaluated(self) -> None:
+        """Note that the evaluation is done."""
+        self._state["evaluated"] = self._evaluation()
+        self._save()
+
+    def _evaluation(self) -> list[Any]:
+        if not (self.training / "last").is_dir():
+            return []
+        weights = (resolve(self.training) / MODEL_FILE).read_bytes()
+        return [self._trials, hashlib.sha256(weights).hexdigest(), commit()]
+
+    def _save(self) -> None:
+        write_text(self._file, json.dumps(self._state, indent=1))
+
+
+def _image_size(demo: DemoSettings) -> int:
+    return preset(demo.preset).model.image_size[0]
+
+
+def summary(result: DemoResult) -> str:
+    """Return the demo's figures as a few lines for the terminal."""
+    with reading(result.report.with_name(RESULTS_FILE), cure=_RUN_AGAIN):
+        return "\n".join(_summary(result.results, result.report))
+
+
+def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
+    lines = [f"{'task':26s}{'policy':>8s}{'95 %':>14s}{'expert':>8s}{'blind':>8s}{'random':>8s}"]
+    for task in figures["tasks"]:
+        low, high = task["interval95"]
+        lines.append(
+            f"{task['task']:26s}{task['success']:8.0%}{f'{low:.0%}..{high:.0%}':>14s}"
+            + "".join(f"{_rate(task[name]):>8s}" for name in ("expert", "blind", "random"))
+        )
+    lines.append(f"{'mean':26s}{figures['mean_success']:8.0%}{'':22s}{_rate(figures['mean_blind']):>8s}")
+    lines.append(
+        f"under the other task's instruction {_rate(figures['swapped_success'])}, under an unread paraphrase "
+        f"{_rate(figures['paraphrase_success'])}"
+    )
+    seconds = ", ".join(f"{name} {duration(value)}" for name, value in figures["seconds"].items())
+    lines.append(f"{seconds}; peak memory {figures['peak_gb'] or 0:.1f} GB")
+    return [*lines, f"report: {report}"]
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"

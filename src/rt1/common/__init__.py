@@ -1,0 +1,1 @@
+"""What every room uses: files, progress, signals, the machine, JSON, names."""

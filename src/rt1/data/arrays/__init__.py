@@ -1,0 +1,1 @@
+"""Episodes in npz, HDF5 and Hugging Face files."""

@@ -1,0 +1,243 @@
+"""Episodes stored as plain arrays: what the adapters for npz, HDF5 and Hugging Face data sets share."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.common.border import reading
+from rt1.common.first_look import COPY_AGAIN
+from rt1.data.bounds import spec_between
+from rt1.errors import DataError
+
+Image = NDArray[np.uint8]
+"""uint8 RGB (H, W, 3)."""
+_FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayLayout:
+    """Which array of an episode holds what; rows are steps."""
+
+    image_key: str = "image"
+    """uint8 RGB images (S, H, W, 3)."""
+    action_key: str = "action"
+    """Actions (S, A), numbers."""
+    instruction_key: str | None = None
+    """Instruction, one for the episode or one a step, of which the first is taken; None where there is none."""
+    instruction: str = ""
+    """Sentence of every episode where there is no ``instruction_key``."""
+    embedding_key: str | None = None
+    """Text embedding (E,), or (S, E), of which the first is taken; None where there is none."""
+    channels_first: bool = False
+    """Whether the images are (S, 3, H, W)."""
+    action_leads_here: bool = False
+    """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it, the first being
+    a dummy: the image of a row then goes with the action of the next row, and the last image is left out."""
+
+    def __post_init__(self) -> None:
+        if (self.instruction_key is None) == (not self.instruction.strip()):
+            raise ValueError(
+                f"instruction_key is {self.instruction_key!r}, instruction {self.instruction!r}; "
+                "give the key of the instruction, or one sentence for all episodes"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeArrays:
+    """One episode without its images."""
+
+    where: str
+    """File and place, for errors."""
+    steps: int
+    """Number of images."""
+    actions: NDArray[Any]
+    """(S, A) or (S,)."""
+    instruction: str
+    """The sentence."""
+    embedding: NDArray[Any] | None
+    """(E,) or (S, E)."""
+
+
+class ArraySource(ABC):
+    """Episodes whose images are read by a subclass; an :class:`~rt1.data.sources.base.EpisodeSource`.
+
+    Actions, instructions and text embeddings are held in memory, images are not.
+    """
+
+    def __init__(
+        self, episodes: Sequence[EpisodeArrays], layout: ArrayLayout, *, name: str, action_spec: ActionSpec | None
+    ) -> None:
+        """Check the episodes and keep their actions.
+
+        Raises:
+            DataError: no episode, one that cannot be used, actions of several widths or not those of ``action_spec``.
+        """
+        if not episodes:
+            raise DataError(f"{name} holds no episode; point to the folder or data set that holds them")
+        self.name = name
+        self._actions = [_checked_actions(episode, layout) for episode in episodes]
+        widths = {actions.shape[1] for actions in self._actions}
+        if len(widths) > 1 or (action_spec and {action_spec.size} != widths):
+            asked = f"; the action spec has {action_spec.size}" if action_spec else ""
+            raise DataError(f"{name}: the actions have {sorted(widths)} dimensions{asked}; all must be alike")
+        self.action_spec = action_spec or _spec_of(self._actions, layout.action_key)
+        self.lengths: NDArray[np.int64] = np.array([len(actions) for actions in self._actions], dtype=np.int64)
+        self._where = [episode.where for episode in episodes]
+        self._instructions = [_checked_instruction(episode) for episode in episodes]
+        self._embeddings = [_checked_embedding(episode) for episode in episodes]
+
+    def instruction(self, episode: int) -> str:
+        """Return the sentence of an episode."""
+        self._check(episode)
+        return self._instructions[episode]
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        """Return the text embedding stored with an episode, float32 (E,), or None where there is none."""
+        self._check(episode)
+        embedding = self._embeddings[episode]
+        return None if embedding is None else embedding.copy()
+
+    def task(self, episode: int) -> str:
+        """Return an empty string: these sets have no names of tasks."""
+        self._check(episode)
+        return ""
+
+    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
+        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
+        self._check(episode, start, stop)
+        return self._actions[episode][start:stop].copy()
+
+    def images(self, episode: int, start: int, stop: int) -> list[Image]:
+        """Return the images of steps ``start..stop-1``, each uint8 RGB (H, W, 3)."""
+        self._check(episode, start, stop)
+        with reading(self._where[episode], cure=COPY_AGAIN):
+            return self._read_images(episode, start, stop) if start < stop else []
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the images as PNG bytes, made on the spot; :meth:`images` saves that work."""
+        return [encode_png(image) for image in self.images(episode, start, stop)]
+
+    @abstractmethod
+    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+        """Return the images of at least one step."""
+
+    def _check(self, episode: int, start: int = 0, stop: int = 0) -> None:
+        if not 0 <= episode < len(self.lengths):
+            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+        if not 0 <= start <= stop <= self.lengths[episode]:
+            steps = f"which has {self.lengths[episode]} steps"
+            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, {steps}")
+
+
+def encode_png(image: Image) -> bytes:
+    """Return the PNG of a uint8 RGB (H, W, 3) image, without loss."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _FAST_PNG)[1].tobytes()
+
+
+def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:
+    """Return the number of images in an array of this shape; one that holds none raises ``DataError``."""
+    expected = "uint8 (S, 3, H, W)" if layout.channels_first else "uint8 (S, H, W, 3)"
+    channel = 1 if layout.channels_first else 3
+    if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3 or 0 in shape[1:]:
+        cure = "set channels_first if the layout is the other one, or store RGB images"
+        raise DataError(f"{where}: {layout.image_key!r} is {dtype} {tuple(shape)}; it must be {expected}; {cure}")
+    return int(shape[0])
+
+
+def unstack(images: NDArray[Any], layout: ArrayLayout) -> list[Image]:
+    """Return an array of images, in the order of the layout, as separate uint8 RGB (H, W, 3) images."""
+    if layout.channels_first:
+        images = images.transpose(0, 2, 3, 1)
+    return list(np.ascontiguousarray(images, dtype=np.uint8))
+
+
+def text_of(value: object) -> str:
+    """Return a stored sentence: a string, bytes, or an array of them of which the first is taken.
+
+    Raises:
+        ValueError: something else, or no Unicode.
+    """
+    if isinstance(value, np.ndarray):
+        value = value.reshape(-1)[0] if value.size else ""
+    text = value.decode("utf-8") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        raise ValueError(f"the instruction is {type(value).__name__}, must be text")
+    text.encode("utf-8")  # h5py stands half characters in for what is no UTF-8
+    return str(text)
+
+
+def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
+    """Return the files of a folder with one of these endings, numbers in names counted (2 before 10).
+
+    Raises:
+        DataError: no such folder, or none such in it.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path} is not a folder; point to the folder that holds the episodes")
+    found = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]
+    if not found:
+        raise DataError(f"{path} has no file ending in {' or '.join(endings)}; point to the folder of the episodes")
+    return sorted(found, key=lambda file: natural_order(file.name))
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Return a sorting key under which ``demo_2`` comes before ``demo_10``.
+
+    >>> sorted(["demo_10", "demo_2"], key=natural_order)
+    ['demo_2', 'demo_10']
+    """
+    return [(int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name)]
+
+
+def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
+    actions = episode.actions
+    if actions.dtype.kind not in "fiu" or actions.ndim not in (1, 2):
+        key = f"{layout.action_key!r} is {actions.dtype} {actions.shape}"
+        raise DataError(f"{episode.where}: {key}; it must hold numbers (S, A)")
+    if len(actions) != episode.steps:
+        raise DataError(f"{episode.where}: {episode.steps} images and {len(actions)} actions; store one each a step")
+    first = 1 if layout.action_leads_here else 0
+    if len(actions) <= first:
+        raise DataError(f"{episode.where}: the episode has no steps; leave it out")
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        values = actions.reshape(len(actions), -1).astype(np.float32)[first:]
+    if not np.isfinite(values).all():
+        step = int(np.argmin(np.isfinite(values).all(axis=1)))
+        raise DataError(f"{episode.where}: the action of step {step} is {values[step].tolist()}; it must be finite")
+    return values
+
+
+def _checked_instruction(episode: EpisodeArrays) -> str:
+    if not episode.instruction.strip():
+        raise DataError(f"{episode.where}: the instruction is empty; store the sentence, or leave the episode out")
+    return episode.instruction
+
+
+def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
+    if episode.embedding is None:
+        return None
+    stored = np.asarray(episode.embedding)
+    embedding = stored[0] if stored.ndim == 2 and len(stored) else stored
+    if embedding.dtype.kind == "f":
+        with np.errstate(over="ignore", invalid="ignore"):  # refused here
+            embedding = embedding.astype(np.float32)
+    if embedding.dtype != np.float32 or embedding.ndim != 1 or not np.isfinite(embedding).all():
+        found = f"{stored.dtype} {stored.shape}"
+        raise DataError(f"{episode.where}: the text embedding is {found}; it must be finite floats (E,) or (S, E)")
+    return embedding
+
+
+def _spec_of(actions: Sequence[FloatArray], key: str) -> ActionSpec:
+    low, high = (np.stack([bound(a, axis=0) for a in actions]) for bound in (np.min, np.max))
+    part = key.rsplit("/", 1)[-1]
+    return spec_between(low.min(axis=0), high.max(axis=0), parts={part: actions[0].shape[1]})

@@ -1,0 +1,222 @@
+"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec
+from rt1.common.border import reading
+from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
+from rt1.common.suggest import unknown_name
+from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png, text_of
+from rt1.data.arrays.video import video_images
+from rt1.data.sources.images import decode_image
+from rt1.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
+
+_ROWS = 4096  # rows of the low-dimensional columns read at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceLayout(ArrayLayout):
+    """Which columns hold what. Images are ``datasets.Image``, or pixels, uint8 (H, W, 3).
+
+    Where a row is an episode they may be one ``datasets.Video`` with an image for each action; that needs PyAV.
+    """
+
+    instruction_key: str | None = "instruction"
+    """Column of the instruction; None where there is none."""
+    episode_key: str | None = "episode_index"
+    """Column that tells the episode of a row, the rows of an episode one after the other; None where a row is an
+    episode, with lists of images and actions."""
+
+
+class HuggingFaceSource(ArraySource):
+    """Episodes of a ``datasets.Dataset``; an :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``.
+
+    Encoded images are handed on as they are stored.
+    """
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        *,
+        layout: HuggingFaceLayout | None = None,
+        action_spec: ActionSpec | None = None,
+        name: str = "hugging-face",
+    ) -> None:
+        """Take over a loaded data set, one split of it; images are not read.
+
+        Args:
+            dataset: e.g. ``datasets.load_dataset(..., split="train")``.
+            layout: which columns hold what, default those of :class:`HuggingFaceLayout`.
+            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
+            name: name for tables and errors.
+
+        Raises:
+            DataError: a column that is missing or holds something else, an episode in pieces.
+        """
+        layout = layout or HuggingFaceLayout()
+        low = [layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key]
+        keys = [key for key in low if key is not None]
+        for key in (layout.image_key, *keys):
+            if key not in dataset.column_names:
+                raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
+        self._layout = layout
+        plain = dataset.with_format(None)
+        with _reading(name):
+            files = [Path(file["filename"]) for file in dataset.cache_files]
+            self._stamps = {file: stamp_of(file) for file in files}
+            self._images, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
+            if layout.episode_key is None:
+                self._starts = np.arange(len(dataset))
+                episodes = [
+                    _row_episode(name, row, values, layout) for row, values in enumerate(plain.select_columns(keys))
+                ]
+            else:
+                self._starts, episodes = _runs(name, plain.select_columns(keys), layout, layout.episode_key)
+        self._counts = [episode.steps for episode in episodes]
+        super().__init__(episodes, layout, name=name, action_spec=action_spec)
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
+        self._check(episode, start, stop)
+        with _reading(self._where[episode]):
+            stored = self._stored(episode, start, stop)
+        return [data if isinstance(data, bytes) else encode_png(data) for data in stored]
+
+    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+        with _reading(self._where[episode]):
+            stored = self._stored(episode, start, stop)
+        return [decode_image(data) if isinstance(data, bytes) else data for data in stored]
+
+    def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
+        for file, stamp in self._stamps.items():
+            check_unchanged(file, stamp)
+        first = int(self._starts[episode])
+        key = self._layout.image_key
+        if self._is_video:
+            return [*video_images(self._where[episode], self._images[first][key], self._counts[episode], start, stop)]
+        if self._layout.episode_key is None:
+            row = self._images[first][key]
+            if not isinstance(row, list) or len(row) != self._counts[episode]:
+                held = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
+                wanted = f"a list of {self._counts[episode]} images, one for each action"
+                raise DataError(
+                    f"{self._where[episode]}: {key!r} holds {held}; without episode_key it must be {wanted}"
+                )
+            found = row[start:stop]
+        else:
+            found = self._images[first + start : first + stop][key]
+        return [self._image(episode, start + place, value) for place, value in enumerate(found)]
+
+    def _image(self, episode: int, step: int, value: object) -> bytes | Image:
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+            return value["bytes"]
+        where = f"{self.name}, episode {episode}, step {step}"
+        if isinstance(value, dict) and value.get("path"):
+            try:
+                return Path(value["path"]).read_bytes()
+            except OSError as error:
+                raise DataError(
+                    f"{where}: {value['path']}: {error.strerror or error}; the image is kept there"
+                ) from error
+        pixels = np.asarray(value)
+        if self._layout.channels_first and pixels.ndim == 3:
+            pixels = pixels.transpose(1, 2, 0)
+        whole = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
+        if pixels.ndim != 3 or pixels.shape[2] != 3 or not whole:
+            found = f"{pixels.dtype} {pixels.shape}"
+            raise DataError(f"{where}: the image is {found}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
+        return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what datasets and pyarrow raise about the content of a data set into a :class:`DataError`."""
+    import pyarrow as pa
+
+    with reading(where, cure=COPY_AGAIN, also=(pa.ArrowException,)):
+        yield
+
+
+def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) -> tuple[datasets.Dataset, bool]:
+    """Return the data set with images handed out as stored bytes instead of being decoded; and if they are videos."""
+    import datasets
+
+    key = layout.image_key
+    feature = dataset.features[key]
+    if isinstance(feature, datasets.Video):
+        if layout.episode_key is not None:
+            cure = "leave out episode_key, and store a list of actions in each row"
+            raise DataError(f"{name}: {key!r} is a video, which holds a whole episode, not a step; {cure}")
+        return dataset.cast_column(key, datasets.Video(decode=False)), True
+    inner = getattr(feature, "feature", None)
+    if isinstance(feature, datasets.Image):
+        return dataset.cast_column(key, datasets.Image(decode=False)), False
+    if isinstance(inner, datasets.Image):
+        return dataset.cast_column(key, type(feature)(datasets.Image(decode=False))), False
+    return dataset, False
+
+
+def _row_episode(name: str, row: int, values: dict[str, Any], layout: HuggingFaceLayout) -> EpisodeArrays:
+    where = f"{name}, row {row}"
+    return _arrays(where, values, values[layout.action_key], layout)
+
+
+def _runs(
+    name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout, episode_key: str
+) -> tuple[NDArray[np.int64], list[EpisodeArrays]]:
+    """Return the first row of each episode, and the episodes, of a data set whose rows are steps."""
+    each_step = dataset.select_columns([episode_key, layout.action_key])
+    pieces = [each_step[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
+    numbers = np.array([number for piece in pieces for number in piece[episode_key]])
+    rows = [row for piece in pieces for row in piece[layout.action_key]]
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
+    firsts, counts = np.unique(numbers[starts], return_counts=True)
+    if (counts > 1).any():
+        broken = firsts[counts > 1][0]
+        raise DataError(f"{name}: episode {broken} lies in several pieces; sort the data set by {episode_key!r}")
+    episodes = [
+        _arrays(f"{name}, episode {numbers[start]}", dataset[int(start)], rows[start:stop], layout)
+        for start, stop in zip(starts, np.append(starts, len(numbers))[1:], strict=True)
+    ]
+    return starts, episodes
+
+
+def _arrays(where: str, first: dict[str, Any], actions: list[Any], layout: HuggingFaceLayout) -> EpisodeArrays:
+    """Return an episode from the values of its first row and the actions of its steps."""
+    key = layout.embedding_key
+    return EpisodeArrays(
+        where=where,
+        steps=len(actions),
+        actions=_numbers(where, actions, layout.action_key),
+        instruction=_sentence(first, layout),
+        embedding=_numbers(where, first[key], key) if key else None,
+    )
+
+
+def _sentence(values: dict[str, Any], layout: HuggingFaceLayout) -> str:
+    if layout.instruction_key is None:
+        return layout.instruction
+    stored = values[layout.instruction_key]
+    if isinstance(stored, list):
+        stored = stored[0] if stored else ""
+    return text_of(stored or "")
+
+
+def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
+    try:
+        with np.errstate(over="ignore"):  # refused with the other numbers that are not finite
+            return np.array(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error

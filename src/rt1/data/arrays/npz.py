@@ -1,0 +1,141 @@
+"""A folder of npz files, one episode each, as an episode source; V-D4RL's 64-pixel episodes among them."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec
+from rt1.common.border import reading
+from rt1.common.first_look import check_unchanged, stamp_of
+from rt1.common.suggest import unknown_name
+from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, files_in, image_count, text_of, unstack
+from rt1.errors import DataError
+
+_UNPACKED = 4  # episodes kept unpacked: an npz file is unpacked whole, whatever is asked of it
+_CURE = "write it again with numpy, without pickled objects"
+_MOST_EXPANSION = 1100  # bytes that deflate can make of one, and a little more
+_HEADER = re.compile(
+    rb"{'descr': '([<>|=][biufcOSUV?]\d*)', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), *}\s*"
+)
+"""What numpy writes for an array of plain values. Its own parser takes any Python literal."""
+
+
+def v_d4rl_layout(instruction: str) -> ArrayLayout:
+    """Return the layout of V-D4RL's 64-pixel npz episodes, which have no instruction: give the sentence."""
+    return ArrayLayout(instruction=instruction, action_leads_here=True)
+
+
+class NpzSource(ArraySource):
+    """Episodes of a folder of npz files, in the order of their names; an :class:`~rt1.data.sources.base.EpisodeSource`.
+
+    Images of an npz file can only be unpacked all at once: for training on more than a few hundred episodes, convert
+    the set to RLDS.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        layout: ArrayLayout,
+        action_spec: ActionSpec | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Open a folder; of the images only the headers are read.
+
+        Args:
+            folder: holds ``*.npz``, one episode each.
+            layout: which arrays hold what.
+            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
+            name: name for tables and errors, default the folder's.
+
+        Raises:
+            DataError: nothing there, a damaged file, an array that is missing, pickled or of another form.
+        """
+        folder = Path(folder)
+        self._layout = layout
+        self._files = files_in(folder, (".npz",))
+        self._stamps = [stamp_of(path) for path in self._files]
+        self._images = functools.lru_cache(maxsize=_UNPACKED)(self._unpack)
+        episodes = [_episode(path, layout) for path in self._files]
+        super().__init__(episodes, layout, name=name or folder.resolve().name, action_spec=action_spec)
+
+    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+        check_unchanged(self._files[episode], self._stamps[episode])
+        return unstack(self._images(episode)[start:stop], self._layout)
+
+    def _unpack(self, episode: int) -> NDArray[Any]:
+        return _array(self._files[episode], self._layout.image_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: Literal["C", "F"]
+
+
+def _episode(path: Path, layout: ArrayLayout) -> EpisodeArrays:
+    images = _header(path, layout.image_key)
+    key = layout.instruction_key
+    with reading(path, cure=_CURE):
+        return EpisodeArrays(
+            where=str(path),
+            steps=image_count(str(path), images.shape, images.dtype, layout),
+            actions=_array(path, layout.action_key),
+            instruction=text_of(_array(path, key)) if key else layout.instruction,
+            embedding=_array(path, layout.embedding_key) if layout.embedding_key else None,
+        )
+
+
+def _array(path: Path, key: str) -> NDArray[Any]:
+    with _opened(path, key) as (archive, member), archive.open(member) as file:
+        header = _read_header(file, member)
+        content = file.read(member.file_size)  # all of it: only then its checksum is compared
+        return np.frombuffer(content, header.dtype).reshape(header.shape, order=header.order).copy()
+
+
+def _header(path: Path, key: str) -> _Header:
+    """Return the header of an array without unpacking its values."""
+    with _opened(path, key) as (archive, member), archive.open(member) as file:
+        return _read_header(file, member)
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
+    """Yield the archive and the member that holds an array; what is wrong with them raises :class:`DataError`."""
+    with reading(f"{path}: {key!r}", cure=_CURE, also=(zipfile.BadZipFile,)), zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        if key not in members:
+            raise DataError(f"{path}: {unknown_name('array', key, members)}")
+        if members[key].file_size > _MOST_EXPANSION * path.stat().st_size:
+            raise DataError(f"{path}: {key!r} claims {members[key].file_size} bytes, more than the file can hold")
+        yield archive, members[key]
+
+
+def _read_header(file: IO[bytes], member: zipfile.ZipInfo) -> _Header:
+    """Return the header of an array, of which the member must hold all values and nothing else."""
+    major, _ = np.lib.format.read_magic(file)
+    size = 2 if major == 1 else 4
+    text = file.read(int.from_bytes(file.read(size), "little"))
+    match = _HEADER.fullmatch(text)
+    if match is None:
+        raise ValueError(f"its header is {text[:100]!r}")
+    shape = tuple(int(length.rstrip(b"L")) for length in match[3].replace(b" ", b"").split(b",") if length)
+    dtype = np.dtype(match[1].decode())
+    if dtype.hasobject:
+        raise ValueError("it holds pickled objects, which are not read")
+    held = member.file_size - len(np.lib.format.magic(1, 0)) - size - len(text)
+    if math.prod(shape) * dtype.itemsize != held:
+        raise ValueError(f"it is {dtype} {shape} by its header and holds {held} bytes")
+    return _Header(shape=shape, dtype=dtype, order="F" if match[2] == b"True" else "C")

@@ -1,0 +1,263 @@
+"""What a LeRobot v3.0 folder holds: the tables of steps and episodes, the tasks, statistics and descriptions."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.common.files import replacing, write_text
+from rt1.data.lerobot.schema import (
+    DATA_PATH,
+    EPISODES_PATH,
+    INFO_FILE,
+    RT1_FILE,
+    SENTENCE_COLUMN,
+    STATS_FILE,
+    TASK_COLUMN,
+    TASKS_FILE,
+    VERSION,
+    VIDEO_PATH,
+    reading,
+)
+from rt1.data.lerobot.statistics import STATISTICS, Stats, image_stats, merged, vector_stats
+from rt1.data.lerobot.video import PIXEL_FORMAT, Codec
+from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
+from rt1.data.sources.images import decode_image
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ACTION_KEY = "action"
+CHUNK_FILES = 1000
+"""Files in a folder, as LeRobot has it."""
+SAMPLED_IMAGES = 8
+"""Images of an episode that its statistics are taken from."""
+_COUNTERS = ("frame_index", "episode_index", "index", "task_index")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeRobotSettings:
+    """What a LeRobot data set consists of, fixed before its first episode."""
+
+    recording: RecordingSettings
+    """Name, image size, action spec, number of episodes; a file ends after ``episodes_per_shard`` at the latest."""
+    fps: int
+    """Steps per second; LeRobot knows whole numbers only."""
+    image_key: str = "observation.images.image"
+    """Key of the images."""
+    robot_type: str = "unknown"
+    """Name of the robot."""
+    file_megabytes: int = 100
+    """A file ends with the episode that reaches this size; what is lost at most when writing is interrupted."""
+    video: Codec | None = None
+    """Re-encode the images as video, which loses detail; None keeps their JPEG or PNG bytes unchanged."""
+
+    def __post_init__(self) -> None:
+        if self.fps < 1 or self.file_megabytes < 1:
+            raise ValueError(f"fps is {self.fps}, file_megabytes {self.file_megabytes}; both must be at least 1")
+        if not self.image_key or "/" in self.image_key:
+            raise ValueError(f"image_key is {self.image_key!r}; LeRobot wants a name without a slash")
+        height, width = self.recording.image_size
+        if self.video is not None and (height % 2 or width % 2):
+            raise ValueError(f"the images are {height} x {width}; a video needs even sizes; write them as images")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``."""
+        own = {name: getattr(self, name) for name in ("fps", "image_key", "robot_type", "file_megabytes", "video")}
+        return {**self.recording.to_json(), **own}
+
+
+def place_of(template: str, file: int, **names: str) -> str:
+    """Return the path of a file by its number in the whole data set, e.g. ``data/chunk-000/file-007.parquet``."""
+    return template.format(chunk_index=file // CHUNK_FILES, file_index=file % CHUNK_FILES, **names)
+
+
+def features_of(settings: LeRobotSettings) -> dict[str, Any]:
+    """Return the ``features`` of ``info.json``."""
+    height, width = settings.recording.image_size
+    image: dict[str, Any] = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
+    if settings.video is not None:
+        described: dict[str, Any] = {"height": height, "width": width, "codec": settings.video, "pix_fmt": PIXEL_FORMAT}
+        described |= {"is_depth_map": False, "fps": settings.fps, "channels": 3}
+        video = {f"video.{name}": value for name, value in described.items()}
+        image |= {"dtype": "video", "info": {**video, "has_audio": False}}
+    spec = settings.recording.action_spec
+    return {
+        settings.image_key: image,
+        ACTION_KEY: {"dtype": "float32", "shape": [spec.size], "names": list(spec.dimension_names)},
+        "timestamp": {"dtype": "float32", "shape": [1], "names": None},
+        **{name: {"dtype": "int64", "shape": [1], "names": None} for name in _COUNTERS},
+    }
+
+
+def step_schema(settings: LeRobotSettings) -> pa.Schema:
+    """Return the pyarrow schema of a data file."""
+    import pyarrow as pa
+
+    size = settings.recording.action_spec.size
+    image = pa.field(settings.image_key, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    fields = [
+        (ACTION_KEY, pa.list_(pa.float32(), size) if size > 1 else pa.float32()),  # LeRobot: one entry is no list
+        ("timestamp", pa.float32()),
+        *((name, pa.int64()) for name in _COUNTERS),
+    ]
+    return pa.schema([*([] if settings.video else [image]), *fields])
+
+
+def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, task: int) -> dict[str, NDArray[Any]]:
+    """Return the numbers of an episode's steps; ``step`` is the number of its first one in the data set."""
+    steps = len(episode.images)
+    within = np.arange(steps, dtype=np.int64)
+    return {
+        ACTION_KEY: episode.actions,
+        "timestamp": (within / fps).astype(np.float32),
+        "frame_index": within,
+        "episode_index": np.full(steps, number, dtype=np.int64),
+        "index": step + within,
+        "task_index": np.full(steps, task, dtype=np.int64),
+    }
+
+
+def step_table(images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings) -> pa.Table:
+    """Return the rows of an episode as a pyarrow table of :func:`step_schema`."""
+    import pyarrow as pa
+
+    schema, size = step_schema(settings), settings.recording.action_spec.size
+    arrays: dict[str, Any] = {name: pa.array(values) for name, values in columns.items() if name != ACTION_KEY}
+    flat = pa.array(columns[ACTION_KEY].reshape(-1))
+    arrays[ACTION_KEY] = pa.FixedSizeListArray.from_arrays(flat, size) if size > 1 else flat
+    if settings.video is None:
+        stored = [pa.array(images, pa.binary()), pa.nulls(len(images), pa.string())]
+        arrays[settings.image_key] = pa.StructArray.from_arrays(stored, names=["bytes", "path"])
+    return pa.table([arrays[name] for name in schema.names], schema=schema)
+
+
+def episode_stats(
+    images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings
+) -> dict[str, Stats]:
+    """Return the statistics of each feature; those of the images from a few spread over the episode."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLED_IMAGES).round().astype(int))
+    return {
+        settings.image_key: image_stats([decode_image(images[at]) for at in chosen]),
+        **{name: vector_stats(values.reshape(len(values), -1)) for name, values in columns.items()},
+    }
+
+
+def episode_row(
+    episode: RecordedEpisode, columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings, *, file: int, base: int
+) -> dict[str, Any]:
+    """Return the row of an episode in its episodes file.
+
+    Args:
+        episode: the episode.
+        columns: its :func:`step_columns`.
+        settings: of the data set.
+        file: number of the data file, and of the video file, which go together.
+        base: number of the first step of that file.
+    """
+    first, steps = int(columns["index"][0]), len(episode.images)
+    chunk, within = divmod(file, CHUNK_FILES)
+    row: dict[str, Any] = {
+        "episode_index": int(columns["episode_index"][0]),
+        "tasks": [episode.instruction],
+        "length": steps,
+        "data/chunk_index": chunk,
+        "data/file_index": within,
+        "dataset_from_index": first,
+        "dataset_to_index": first + steps,
+        "meta/episodes/chunk_index": chunk,
+        "meta/episodes/file_index": within,
+        TASK_COLUMN: episode.task,
+    }
+    if settings.video is not None:
+        times = {"from_timestamp": (first - base) / settings.fps, "to_timestamp": (first - base + steps) / settings.fps}
+        places = {"chunk_index": chunk, "file_index": within, **times}
+        row |= {f"videos/{settings.image_key}/{name}": value for name, value in places.items()}
+    for feature, stats in episode_stats(episode.images, columns, settings).items():
+        row |= {f"stats/{feature}/{name}": stats[name].tolist() for name in STATISTICS}
+    return row
+
+
+def write_episodes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write an episodes file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with replacing(path) as beside:
+        pq.write_table(pa.Table.from_pylist(list(rows)), beside, write_page_checksum=True)
+
+
+def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str], *, files: int, steps: int) -> None:
+    """Write everything that describes the whole data set, ``info.json`` last: with it the folder can be read."""
+    stats = _total_stats([folder / place_of(EPISODES_PATH, file) for file in range(files)], list(features_of(settings)))
+    plain = {feature: {name: values.tolist() for name, values in each.items()} for feature, each in stats.items()}
+    write_text(folder / STATS_FILE, _json(plain))
+    _write_tasks(folder / TASKS_FILE, tasks)
+    described = {key: settings.recording.to_json()[key] for key in ("name", "action_spec", "text_encoder", "details")}
+    write_text(folder / RT1_FILE, _json({"format": 1, "image_key": settings.image_key, **described}))
+    episodes = settings.recording.episodes
+    info = {
+        "codebase_version": VERSION,
+        "robot_type": settings.robot_type,
+        "total_episodes": episodes,
+        "total_frames": steps,
+        "total_tasks": len(tasks),
+        "chunks_size": CHUNK_FILES,
+        "data_files_size_in_mb": settings.file_megabytes,
+        "video_files_size_in_mb": settings.file_megabytes,
+        "fps": settings.fps,
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": None if settings.video is None else VIDEO_PATH,
+        "features": features_of(settings),
+    }
+    write_text(folder / INFO_FILE, _json(info))
+
+
+def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, Stats]:
+    import pyarrow.parquet as pq
+
+    totals: dict[str, Stats] = {}
+    names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]
+    for path in paths:
+        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+            rows = file.read(columns=names).to_pylist()
+        for feature in features:
+            each = [{name: np.array(row[f"stats/{feature}/{name}"]) for name in STATISTICS} for row in rows]
+            totals[feature] = functools.reduce(merged, each, *([totals[feature]] if feature in totals else []))
+    return totals
+
+
+def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
+    """Write the instructions as pandas writes a data frame that has them as its index; LeRobot reads it with pandas."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def described(name: str, field: str | None, kind: str, numpy_kind: str) -> dict[str, Any]:
+        return {"name": field, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
+
+    pandas = {
+        "index_columns": [SENTENCE_COLUMN],
+        "column_indexes": [],
+        "columns": [
+            described("task_index", "task_index", "int64", "int64"),
+            described(SENTENCE_COLUMN, None, "unicode", "object"),
+        ],
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.2.0",
+    }
+    columns = {"task_index": pa.array(range(len(tasks)), pa.int64()), SENTENCE_COLUMN: pa.array(tasks, pa.string())}
+    table = pa.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
+    with replacing(path) as beside:
+        pq.write_table(table, beside, write_page_checksum=True)
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2) + "\n"

@@ -1,0 +1,194 @@
+"""LeRobot v3.0 data sets as an episode source, read in place without lerobot."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.common.border import DAMAGE, describe, reading
+from rt1.data.bounds import spec_between
+from rt1.data.lerobot.embeddings import read_embeddings
+from rt1.data.lerobot.schema import (
+    COPY_AGAIN,
+    EMBEDDINGS_FILE,
+    RT1_FILE,
+    STATS_FILE,
+    Info,
+    read_episodes,
+    read_info,
+    read_tasks,
+)
+from rt1.data.lerobot.steps import StoredImages, first_of_each, read_steps, sentences
+from rt1.data.lerobot.video import VideoImages
+from rt1.data.rlds.schema import read_json, read_recorder_notes
+from rt1.data.sources.images import decode_image
+from rt1.errors import DataError
+
+
+class LeRobotSource:
+    """Episodes of a LeRobot v3.0 folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
+
+    Opening reads the tables and the actions of all steps into memory, 4 A + 8 bytes a step. Images stay in the files:
+    in image mode a request reads the row group the steps lie in (with LeRobot's recorder and ours, one episode) and a
+    few row groups are kept; in video mode it seeks and decodes. The files need the packages pyarrow and, for videos,
+    av: the extra ``lerobot``.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        image_key: str | None = None,
+        action_key: str = "action",
+        action_spec: ActionSpec | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Open a data set.
+
+        Args:
+            folder: the folder that holds ``meta/info.json``.
+            image_key: feature with the images; None: the one our writer noted, or the only one there is.
+            action_key: feature with the action, a float vector.
+            action_spec: dimensions and bounds of the action. None: what our writer noted, else one continuous part
+                spanning the minima and maxima of ``meta/stats.json``.
+            name: name for tables and errors, default the one our writer noted, else the folder's.
+
+        Raises:
+            DataError: nothing there, another version of the format, an unknown feature, a missing or damaged file,
+                an episode that cannot be used.
+        """
+        self.folder = Path(folder)
+        with reading(self.folder, cure=COPY_AGAIN):
+            self._open(image_key, action_key, action_spec, name)
+
+    def _open(self, image_key: str | None, action_key: str, action_spec: ActionSpec | None, name: str | None) -> None:
+        info = read_info(self.folder)
+        recorded = _recorded_settings(self.folder)
+        self.image_key = info.image_key(image_key or recorded.image_key)
+        size = info.action_size(action_key)
+        spec = action_spec or recorded.action_spec
+        if spec is not None and spec.size != size:
+            names = ", ".join(spec.dimension_names)
+            raise DataError(f"{action_key!r} has {size} entries, the action spec {spec.size} dimensions ({names})")
+        in_video = info.features[self.image_key]["dtype"] == "video"
+        tasks = read_tasks(self.folder)
+        episodes = read_episodes(self.folder, info, self.image_key if in_video else None)
+        steps = read_steps(episodes, action_key, size)
+        numbers, changing = first_of_each(steps, episodes.lengths)
+        self.name = name or recorded.name or self.folder.resolve().name
+        if changing:
+            message = f"{self.name}: {changing} episodes change their instruction; the first one stands for all steps"
+            warnings.warn(message, stacklevel=3)
+        self.action_spec = spec or _spec_of_stats(self.folder, info, action_key, size)
+        self.lengths: NDArray[np.int64] = episodes.lengths
+        self.text_encoder = recorded.text_encoder
+        """Identity of the encoder that made the stored text embeddings (name, sha256, width), or None."""
+        self.details: dict[str, Any] = {"control_rate": info.fps, **recorded.details}
+        """What was noted of the making; ``control_rate`` is the steps per second."""
+        self._instructions = sentences(tasks, numbers)
+        self._tasks = episodes.tasks
+        self._starts = np.cumsum(episodes.lengths) - episodes.lengths
+        self._actions = steps.actions
+        self._embeddings = None
+        if (self.folder / EMBEDDINGS_FILE).is_file() or recorded.text_encoder is not None:
+            self._embeddings = read_embeddings(self.folder / EMBEDDINGS_FILE, episodes=len(self.lengths))
+        self._video = VideoImages(episodes, info.fps) if in_video else None
+        self._stored = None if in_video else StoredImages(episodes, steps.rows, self.image_key)
+
+    def instruction(self, episode: int) -> str:
+        """Return the sentence of an episode."""
+        return self._instructions[self._checked(episode)]
+
+    def task(self, episode: int) -> str:
+        """Return the task name our writer noted, else an empty string."""
+        return self._tasks[self._checked(episode)]
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        """Return the text embedding our writer kept beside the data set, float32 (E,), else None."""
+        self._checked(episode)
+        return None if self._embeddings is None else self._embeddings.vectors[self._embeddings.rows[episode]].copy()
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the JPEG or PNG bytes of steps ``start..stop-1``; images of a video become quickly written PNGs."""
+        self._checked(episode, start, stop)
+        if self._stored is not None:
+            return self._stored.read(episode, start, stop)
+        return [_png(image) for image in self.images(episode, start, stop)]
+
+    def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+        """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255; saves a detour where images lie in a video."""
+        self._checked(episode, start, stop)
+        if self._video is not None:
+            return self._video.read(episode, start, stop)
+        return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
+
+    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
+        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
+        first = int(self._starts[self._checked(episode, start, stop)])
+        return self._actions[first + start : first + stop].copy()
+
+    def _checked(self, episode: int, start: int = 0, stop: int = 0) -> int:
+        if not 0 <= episode < len(self.lengths):
+            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+        if not 0 <= start <= stop <= self.lengths[episode]:
+            length = self.lengths[episode]
+            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
+        return episode
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recorded:
+    """What our writer noted in ``meta/rt1.json``; all empty elsewhere."""
+
+    name: str | None = None
+    image_key: str | None = None
+    action_spec: ActionSpec | None = None
+    text_encoder: dict[str, object] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _recorded_settings(folder: Path) -> _Recorded:
+    path = folder / RT1_FILE
+    data = read_recorder_notes(path)
+    if data is None:
+        return _Recorded()
+    with reading(path, cure=COPY_AGAIN):
+        return _Recorded(
+            name=str(data["name"]),
+            image_key=str(data["image_key"]),
+            action_spec=ActionSpec.from_json(data["action_spec"]),
+            text_encoder=data["text_encoder"],
+            details=dict(data["details"]),
+        )
+
+
+def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
+    """Return a spec of one part with the bounds of ``stats.json``, its dimensions named as ``info.json`` does."""
+    path = folder / STATS_FILE
+    try:
+        stats = read_json(path)[key]
+        low, high = (np.array(stats[name], dtype=np.float64).reshape(size) for name in ("min", "max"))
+        spec = spec_between(low, high, parts={key: size})
+    except DAMAGE as error:
+        cure = "pass action_spec, see rt1.data.bounds.spec_between"
+        raise DataError(f"{path} has no usable min and max of {key!r} ({describe(error)}); {cure}") from error
+    names = info.features[key].get("names")
+    if not isinstance(names, list) or len(set(map(str, names))) != size:
+        return spec
+    part = spec.parts[0]
+    assert isinstance(part, Continuous)
+    return dataclasses.replace(spec, parts=(dataclasses.replace(part, labels=tuple(map(str, names))),))
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

@@ -1,0 +1,270 @@
+"""What a LeRobot v3.0 folder says about itself: features, tasks, episodes, and where their steps lie."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.common import border
+from rt1.common.suggest import unknown_name
+from rt1.data.rlds.schema import read_json
+from rt1.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = "v3.0"
+INFO_FILE, STATS_FILE, TASKS_FILE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
+RECORDING_FILE, RT1_FILE, EMBEDDINGS_FILE = "meta/recording.json", "meta/rt1.json", "meta/rt1_embeddings.safetensors"
+EPISODE_FILES = "meta/episodes/chunk-*/file-*.parquet"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+TASK_COLUMN = "rt1/task"
+SENTENCE_COLUMN = "__index_level_0__"  # what pandas calls an index without a name
+TIME = "from_timestamp"
+IMAGE_KINDS = ("image", "video")
+COPY_AGAIN = "copy it again from where the data set came from"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """``meta/info.json``, as far as it is read."""
+
+    fps: float
+    """Steps per second."""
+    features: Mapping[str, Mapping[str, Any]]
+    """Description of each feature by key: ``dtype``, ``shape``, ``names``."""
+    data_path: str
+    """Template of the paths of the data files."""
+    video_path: str
+    """Template of the paths of the video files, empty where there are none."""
+    episodes: int
+    """Number of episodes."""
+
+    def image_key(self, wanted: str | None) -> str:
+        """Return the key of the images to read: the one named, or the only one there is."""
+        keys = [key for key, feature in self.features.items() if feature["dtype"] in IMAGE_KINDS]
+        if wanted is not None:
+            if wanted not in keys:
+                raise DataError(unknown_name("image key", wanted, keys))
+            return wanted
+        if len(keys) != 1:
+            raise DataError(f"the data set has {len(keys)} image keys ({', '.join(keys)}); name one with image_key")
+        return keys[0]
+
+    def action_size(self, key: str) -> int:
+        """Return A, the number of entries of the feature that holds the action."""
+        vectors = {name: f for name, f in self.features.items() if str(f["dtype"]).startswith("float")}
+        if key not in vectors:
+            raise DataError(unknown_name("action key", key, vectors))
+        shape = list(vectors[key]["shape"])
+        if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
+            raise DataError(f"the feature {key!r} has shape {shape}; the action must be a vector [A]")
+        return shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """The episodes of a data set in order; every array has one entry per episode."""
+
+    lengths: NDArray[np.int64]
+    """Number of steps."""
+    first: NDArray[np.int64]
+    """Number of the first step in the whole data set."""
+    data_files: tuple[Path, ...]
+    """File with the low-dimensional values, and the images of an image-mode set."""
+    video_files: tuple[Path, ...]
+    """File with the images of a video-mode set; empty in image mode."""
+    video_starts: NDArray[np.float64]
+    """Time of the first image in the video file, seconds; empty in image mode."""
+    tasks: tuple[str, ...]
+    """Task names written by this package, empty strings elsewhere."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow says about a missing or damaged Parquet file into a :class:`DataError` with the file."""
+    import pyarrow as pa
+
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {COPY_AGAIN}")
+    with border.reading(path, cure=COPY_AGAIN, also=(pa.ArrowException,)):
+        yield
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
+    """Return columns of a Parquet file as pyarrow arrays; what is missing or empty raises :class:`DataError`."""
+    import pyarrow.parquet as pq
+
+    with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
+        present = set(file.schema_arrow.names)
+        if missing := [column for column in columns if column not in present]:
+            raise DataError(f"{path} has no column {missing[0]!r}; {COPY_AGAIN}")
+        table = file.read(columns=list(columns))
+    for column in columns:
+        if table[column].null_count:
+            raise DataError(f"{path}: the column {column!r} has {table[column].null_count} empty places; {COPY_AGAIN}")
+    return {column: table[column] for column in columns}
+
+
+def whole_numbers(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return a column of integers; one of another type raises :class:`DataError`."""
+    import pyarrow as pa
+
+    if not pa.types.is_integer(column.type):
+        raise DataError(f"{path}: the column {name!r} is {column.type}; it must hold whole numbers; {COPY_AGAIN}")
+    return column.to_numpy().astype(np.int64)
+
+
+def read_info(folder: Path) -> Info:
+    """Return what ``meta/info.json`` says.
+
+    Raises:
+        DataError: no folder, an unfinished recording, no such file, another version of the format.
+    """
+    path = folder / INFO_FILE
+    if not path.is_file():
+        if (folder / RECORDING_FILE).is_file():
+            done = len(list(folder.glob(EPISODE_FILES)))
+            raise DataError(f"{folder}: not finished, {done} files are written; run the same command again to resume")
+        raise DataError(f"{folder} has no {INFO_FILE}; point to the folder of a LeRobot data set")
+    data = read_json(path)
+    if (version := data.get("codebase_version")) != VERSION:
+        cure = "convert it with lerobot's convert_dataset_v21_to_v30" if str(version) < VERSION else "update rt1"
+        raise DataError(f"{path} has codebase_version {version!r}; this version reads {VERSION!r}; {cure}")
+    with border.reading(path, cure=COPY_AGAIN):
+        info = Info(
+            fps=float(data["fps"]),
+            features={key: {**feature, "dtype": feature["dtype"]} for key, feature in data["features"].items()},
+            data_path=str(data["data_path"]),
+            video_path=str(data.get("video_path") or ""),
+            episodes=int(data["total_episodes"]),
+        )
+    if not 0.0 < info.fps < math.inf or info.episodes < 1:
+        raise DataError(f"{path}: fps is {info.fps}, total_episodes {info.episodes}; both must be above 0")
+    return info
+
+
+def read_tasks(folder: Path) -> dict[int, str]:
+    """Return the instructions by ``task_index``; an empty one raises :class:`DataError`."""
+    import pyarrow.parquet as pq
+
+    path = folder / TASKS_FILE
+    with reading(path):
+        names = pq.read_schema(path).names
+    # A data frame whose index was given a name has a column of that name instead.
+    sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in names else "task"
+    columns = read_columns(path, ("task_index", sentence))
+    with reading(path):
+        numbers = whole_numbers(path, "task_index", columns["task_index"]).tolist()
+        tasks = dict(zip(numbers, columns[sentence].to_pylist(), strict=True))
+    for index, text in tasks.items():
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{path}: the instruction of task_index {index} is empty ({text!r}); give it a sentence")
+    return tasks
+
+
+def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
+    """Return all episodes; ``video_key`` names the images of a video-mode set.
+
+    Raises:
+        DataError: a missing or damaged file, numbers that are not 0, 1, 2, ..., lengths that do not add up.
+    """
+    places = ["data/chunk_index", "data/file_index"]
+    video = [f"videos/{video_key}/{part}" for part in ("chunk_index", "file_index", TIME)]
+    numbers = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
+    columns = _episode_columns(folder, [*numbers, *places, *(video if video_key else ())])
+    order = np.argsort(columns["episode_index"], kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
+    _check_numbers(folder, info, columns)
+    videos = zip(*(columns[name].tolist() for name in video[:2]), strict=True) if video_key else ()
+    return Episodes(
+        lengths=columns["length"],
+        first=columns["dataset_from_index"],
+        data_files=_paths(folder, info.data_path, zip(*(columns[name].tolist() for name in places), strict=True)),
+        video_files=_paths(folder, info.video_path, videos, video_key=video_key),
+        video_starts=columns[video[2]] if video_key else np.empty(0),
+        tasks=tuple(columns[TASK_COLUMN].tolist()),
+    )
+
+
+def _episode_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    import pyarrow.parquet as pq
+
+    paths = sorted(folder.glob(EPISODE_FILES))
+    if not paths:
+        raise DataError(f"{folder} has no {EPISODE_FILES}; {COPY_AGAIN}")
+    parts = []
+    for path in paths:
+        with reading(path):
+            own = TASK_COLUMN in pq.read_schema(path).names
+            columns = read_columns(path, names)
+            part: dict[str, NDArray[Any]] = {
+                name: _seconds(path, name, column) if name.endswith(TIME) else whole_numbers(path, name, column)
+                for name, column in columns.items()
+            }
+            tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist() if own else [""] * len(part[names[0]])
+            part[TASK_COLUMN] = np.array([str(task) for task in tasks], dtype=object)
+        parts.append(part)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _seconds(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:
+    seconds = column.to_numpy().astype(np.float64)
+    if seconds.ndim != 1 or not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise DataError(f"{path}: the column {name!r} is {column.type}; it must hold times in seconds; {COPY_AGAIN}")
+    return seconds
+
+
+def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]) -> None:
+    numbers, lengths = columns["episode_index"], columns["length"]
+    if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
+        found = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
+        raise DataError(
+            f"{folder}: {INFO_FILE} promises the episodes 0..{info.episodes - 1}, found {found}; {COPY_AGAIN}"
+        )
+    wrong = (lengths < 1) | (columns["dataset_to_index"] - columns["dataset_from_index"] != lengths)
+    if wrong.any():
+        episode = int(np.argmax(wrong))
+        span = f"{columns['dataset_from_index'][episode]}..{columns['dataset_to_index'][episode]}"
+        raise DataError(
+            f"{folder}: episode {episode} has length {lengths[episode]} and the steps {span}; it needs at least one "
+            f"step, and the two must agree; {COPY_AGAIN}"
+        )
+
+
+def _paths(
+    folder: Path, template: str, places: Iterable[tuple[int, int]], *, video_key: str | None = None
+) -> tuple[Path, ...]:
+    """Return the file of each episode from (chunk, file) pairs; each file is looked for once."""
+    found: dict[tuple[int, int], Path] = {}
+    out = []
+    for place in places:
+        if place not in found:
+            chunk, file = place
+            with border.reading(f"{folder / INFO_FILE}: the path template {template!r}", cure=COPY_AGAIN):
+                found[place] = folder / _path(template, video_key=video_key, chunk_index=chunk, file_index=file)
+            if not found[place].is_file():
+                raise DataError(f"{found[place]} is missing; {COPY_AGAIN}")
+        out.append(found[place])
+    return tuple(out)
+
+
+def _path(template: str, **values: object) -> str:
+    """Return the path that a template gives within the folder; one that could do more raises ``ValueError``."""
+    for _, field, form, _ in string.Formatter().parse(template):
+        if field is not None and (field not in values or len(form or "") > len("03d")):
+            raise ValueError(f"{{{field}:{form}}} is not a field of LeRobot")
+    name = template.format(**values)
+    if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise ValueError(f"{name!r} is not a path in the folder")
+    return name

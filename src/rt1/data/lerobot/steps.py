@@ -1,0 +1,193 @@
+"""The steps of a LeRobot data set: actions and task numbers of all episodes, image bytes as they are asked for."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, read_columns, reading, whole_numbers
+from rt1.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+CACHE_BYTES = 128 << 20
+"""Most bytes of decoded row groups kept in memory; one group is kept whatever its size."""
+_KNOWN_FOOTERS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """The low-dimensional values of a whole data set, steps in the order of the episodes."""
+
+    actions: FloatArray
+    """float32 (steps, A)."""
+    tasks: NDArray[np.int64]
+    """(steps,) ``task_index``."""
+    rows: NDArray[np.int64]
+    """(E,) row of each episode's first step within its data file."""
+
+
+def read_steps(episodes: Episodes, action_key: str, size: int) -> Steps:
+    """Read the actions and task numbers of every step; 4 A + 8 bytes of memory per step.
+
+    Raises:
+        DataError: a damaged file, rows that do not belong to the episodes promised, an action that is not finite.
+    """
+    starts = np.concatenate([[0], np.cumsum(episodes.lengths)])
+    actions = np.empty((starts[-1], size), dtype=np.float32)
+    tasks = np.empty(starts[-1], dtype=np.int64)
+    rows = np.empty(len(episodes.lengths), dtype=np.int64)
+    for path, members in _by_file(episodes).items():
+        columns = read_columns(path, ("episode_index", "task_index", action_key))
+        lengths = episodes.lengths[members]
+        owners = whole_numbers(path, "episode_index", columns["episode_index"])
+        if len(owners) != lengths.sum() or not np.array_equal(owners, np.repeat(members, lengths)):
+            raise DataError(
+                f"{path}: its rows are not the {int(lengths.sum())} steps of the episodes {members.min()}.."
+                f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
+            )
+        values = _vectors(path, action_key, columns[action_key], size)
+        numbers = whole_numbers(path, "task_index", columns["task_index"])
+        rows[members] = np.cumsum(lengths) - lengths
+        for member, row, length in zip(members, rows[members], lengths, strict=True):
+            actions[starts[member] : starts[member + 1]] = values[row : row + length]
+            tasks[starts[member] : starts[member + 1]] = numbers[row : row + length]
+    _refuse_infinite(actions, starts, action_key)
+    return Steps(actions=actions, tasks=tasks, rows=rows)
+
+
+def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
+    """Return the episodes of each data file in the order of their rows."""
+    members: dict[Path, list[int]] = {}
+    for episode in np.argsort(episodes.first, kind="stable").tolist():
+        members.setdefault(episodes.data_files[episode], []).append(episode)
+    return {path: np.array(numbers, dtype=np.int64) for path, numbers in members.items()}
+
+
+def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatArray:
+    """Return a column of float lists (or of floats, as LeRobot stores vectors of one entry) as (rows, size)."""
+    flat = column
+    if hasattr(column.type, "value_type"):
+        flat = column.combine_chunks().flatten()
+    if flat.null_count or len(flat) != len(column) * size or str(flat.type) not in ("float", "double"):
+        found = f"{column.type} with {len(flat)} values in {len(column)} rows, {flat.null_count} empty"
+        raise DataError(f"{path}: the column {key!r} is {found}; it must hold {size} floats a row; {COPY_AGAIN}")
+    return flat.to_numpy().astype(np.float32).reshape(len(column), size)
+
+
+def _refuse_infinite(actions: FloatArray, starts: NDArray[np.int64], key: str) -> None:
+    finite = np.isfinite(actions).all(axis=1)
+    if not finite.all():
+        step = int(np.argmin(finite))
+        episode = int(np.searchsorted(starts, step, side="right")) - 1
+        raise DataError(
+            f"episode {episode}, step {step - int(starts[episode])}: {key!r} is {actions[step].tolist()}; "
+            "an action must be finite; correct or drop that episode"
+        )
+
+
+class StoredImages:
+    """The JPEG or PNG bytes in the data files of an image-mode set; safe to use from several threads."""
+
+    def __init__(self, episodes: Episodes, rows: NDArray[np.int64], key: str) -> None:
+        self._files, self._rows, self._key = episodes.data_files, rows, key
+        self._footer = functools.lru_cache(maxsize=_KNOWN_FOOTERS)(_read_footer)
+        self._groups: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
+        self._lock = threading.Lock()
+        self._check_type(episodes.data_files[0])
+
+    def read(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the bytes of steps ``start..stop-1``; a missing image raises :class:`DataError`."""
+        path = self._files[episode]
+        first, last = int(self._rows[episode]) + start, int(self._rows[episode]) + stop
+        with reading(path):
+            footer = self._footer(path)
+        bounds = footer.bounds
+        images: list[bytes] = []
+        group = int(np.searchsorted(bounds, first, side="right")) - 1
+        while first < last:
+            end = min(last, int(bounds[group + 1]))
+            images += self._column(path, group, footer.metadata)[
+                first - int(bounds[group]) : end - int(bounds[group])
+            ].to_pylist()
+            first, group = end, group + 1
+        if None in images:
+            step = start + images.index(None)  # type: ignore[arg-type]
+            raise DataError(f"{path}: step {step} of episode {episode} has no image bytes; {COPY_AGAIN}")
+        return images
+
+    def _column(self, path: Path, group: int, metadata: pq.FileMetaData) -> pa.ChunkedArray:
+        """Return the images of one row group as a pyarrow column of bytes, from the cache where possible."""
+        place = (path, group)
+        with self._lock:
+            if place in self._groups:
+                self._groups.move_to_end(place)
+                return self._groups[place]
+        column = _read_group(path, group, self._key, metadata)
+        with self._lock:
+            self._groups[place] = column
+            while len(self._groups) > 1 and sum(kept.nbytes for kept in self._groups.values()) > CACHE_BYTES:
+                self._groups.popitem(last=False)
+        return column
+
+    def _check_type(self, path: Path) -> None:
+        import pyarrow.parquet as pq
+
+        with reading(path):
+            schema = pq.read_schema(path)
+        if self._key not in schema.names or not str(schema.field(self._key).type).startswith("struct<bytes: binary"):
+            raise DataError(f"{path} has no images in a column {self._key!r}: struct<bytes, path>; {COPY_AGAIN}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Footer:
+    metadata: pq.FileMetaData
+    """What pyarrow read at the end of the file."""
+    bounds: NDArray[np.int64]
+    """(groups + 1,) first row of each row group, and the number of rows."""
+
+
+def _read_footer(path: Path) -> _Footer:
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(path)
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    return _Footer(metadata=metadata, bounds=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64))
+
+
+def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> pa.ChunkedArray:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    # The loader's threads already keep the cores busy.
+    with reading(path), pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True) as file:
+        table = file.read_row_group(group, columns=[f"{key}.bytes"], use_threads=False)
+    return pc.struct_field(table[key], "bytes")
+
+
+def first_of_each(steps: Steps, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    """Return (E,) the ``task_index`` each episode starts with, and how many episodes change it on the way."""
+    starts = np.cumsum(lengths) - lengths
+    first = steps.tasks[starts]
+    changed = np.add.reduceat(steps.tasks != np.repeat(first, lengths), starts) > 0
+    return first, int(changed.sum())
+
+
+def sentences(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
+    """Return the instruction of each episode; an unknown number raises :class:`DataError`."""
+    unknown = sorted(set(numbers.tolist()) - set(tasks))
+    if unknown:
+        episode = int(np.argmax(numbers == unknown[0]))
+        raise DataError(f"episode {episode} has task_index {unknown[0]}; meta/tasks.parquet has {sorted(tasks)[:12]}")
+    return tuple(tasks[number] for number in numbers.tolist())

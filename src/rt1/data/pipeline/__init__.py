@@ -1,0 +1,1 @@
+"""Windows, their order, augmentation and batches."""

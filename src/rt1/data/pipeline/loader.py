@@ -1,0 +1,380 @@
+"""Samples to batches: images decoded by threads into arrays, ahead of the training loop, in an order that resumes."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray, TokenArray
+from rt1.data.embodiments import Embodiments, embodiments_of
+from rt1.data.pipeline.buffers import ImageBuffers
+from rt1.data.pipeline.mixture import Mixture, SampleOrder, common_size
+from rt1.data.pipeline.sentences import Sentences
+from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import origin
+from rt1.data.sources.decoding import each_image
+from rt1.errors import DataError
+
+BATCHES_AHEAD = 2
+"""Batches that are decoded while the training loop works on one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
+
+    image_BTHWC: NDArray[np.uint8]
+    """uint8 RGB; black where padded at the end, the episode's first image where padded at the start."""
+    text_BE: FloatArray
+    """float32 text embeddings."""
+    token_BTA: TokenArray
+    """int32 action tokens; 0 where padded, -1 in dimensions that the sample's embodiment does not have."""
+    action_BTA: FloatArray
+    """float32 actions as recorded, physical units; 0 where padded and where there is no such dimension."""
+    valid_BT: NDArray[np.bool_]
+    """True for real steps, False for padding."""
+    episodes: tuple[int, ...]
+    """The B episodes, for messages."""
+    clipped: int
+    """Action values outside the bounds, clipped by encoding."""
+    cuts: Cuts | None = None
+    """The windows of each clip; None where the samples are windows."""
+    embodiment_B: NDArray[np.int64] | None = None
+    """Number of each sample's embodiment; None where there is one."""
+
+    def rows(self, first: int, last: int) -> Batch:
+        """Return samples ``first..last-1`` as a batch, with the same memory; ``clipped`` counts for the first rows."""
+        cut = slice(first, last)
+        return Batch(
+            image_BTHWC=self.image_BTHWC[cut],
+            text_BE=self.text_BE[cut],
+            token_BTA=self.token_BTA[cut],
+            action_BTA=self.action_BTA[cut],
+            valid_BT=self.valid_BT[cut],
+            episodes=self.episodes[cut],
+            clipped=self.clipped if first == 0 else 0,
+            cuts=None if self.cuts is None else Cuts(self.cuts.place_BGT[cut], self.cuts.valid_BGT[cut]),
+            embodiment_B=None if self.embodiment_B is None else self.embodiment_B[cut],
+        )
+
+
+class Loader:
+    """Batches by update number: ``batch(n)`` is a pure function of the seed and ``n``.
+
+    The images of a batch may be kept; their memory is used again when nothing refers to them.
+    """
+
+    def __init__(
+        self,
+        source: EpisodeSource,
+        windows: Windows | Clips | Mixture,
+        *,
+        text: NDArray[np.float32] | Sentences,
+        batch_size: int,
+        seed: int,
+        threads: int = 2,
+        image_size: tuple[int, int] | None = None,
+    ) -> None:
+        """Prepare a loader; :func:`~rt1.data.pipeline.mixture.mixed` joins several sources and windows.
+
+        Args:
+            source: where the episodes are.
+            windows: which windows or clips of it.
+            text: float32 (number of episodes, E), the text embedding of each episode of the source; or several of
+                each, of which every sample of the stream is given one, a function of the seed and its number.
+            batch_size: B, over all ranks.
+            seed: seed of the order.
+            threads: threads that read and decode.
+            image_size: (height, width) to stretch every image to: bilinear, half-pixel centres, no antialias, as
+                :func:`rt1.preprocess.resize` but on uint8 and so rounded (by cv2, within 1 of 255). None: as stored;
+                then all must have one size.
+
+        Raises:
+            DataError: the first image of a source does not decode, or they differ in size.
+        """
+        if batch_size < 1 or threads < 1:
+            raise ValueError(f"batch_size is {batch_size}, threads {threads}; both must be at least 1")
+        if image_size is not None and min(image_size) < 1:
+            raise ValueError(f"image_size is {image_size}; height and width must be at least 1")
+        self._source, self._windows = source, windows
+        self.embodiments: Embodiments = embodiments_of(source)
+        """What the action tokens mean."""
+        self._text = text if isinstance(text, Sentences) else Sentences.one_each(text)
+        self._batch_size, self._seed, self._threads = batch_size, seed, threads
+        self._is_resized = image_size is not None
+        self._height, self._width = image_size or common_size(source, windows)
+        self._order = SampleOrder(windows, seed=seed)
+        self._buffers = ImageBuffers()
+        self._next = 0
+
+    def batch(self, number: int, *, rank: int = 0, world: int = 1) -> Batch:
+        """Return batch ``number``, counted from 0, of the shuffled endless stream.
+
+        Args:
+            number: number of the batch.
+            rank: of ``world`` processes, which one asks: it gets its rows of the batch. The rows of all ranks in order
+                are the batch of one process.
+            world: number of processes; the batch size must be a multiple of it.
+        """
+        return self._take(self._samples(number, rank, world))
+
+    def stream(self, first: int | None = None, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
+        """Yield batches from number ``first`` on, without end, decoded ahead by the threads.
+
+        Args:
+            first: number of the first batch; None: the one after the last that was yielded, see :meth:`state_dict`.
+            rank: as in :meth:`batch`.
+            world: as in :meth:`batch`.
+        """
+        number = self._next if first is None else first
+        coming = (self._samples(own, rank, world) for own in itertools.count(number))
+        with closing(self._ahead(coming, threads="rt1-loader")) as batches:
+            for ready in batches:
+                number += 1
+                self._next = number
+                yield ready
+                del ready  # held no longer than the consumer holds it
+
+    def in_order(self, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
+        """Yield every sample once, in order, decoded ahead by the threads; the last batch may be smaller.
+
+        Args:
+            rank: of ``world`` processes, which one asks: it gets every ``world``-th batch, from its own number on.
+            world: number of processes.
+        """
+        starts = range(rank * self._batch_size, len(self._windows), world * self._batch_size)
+        numbers = (np.arange(start, min(start + self._batch_size, len(self._windows))) for start in starts)
+        yield from self._ahead(map(self._items, numbers), threads="rt1-in-order")
+
+    def take(self, numbers: NDArray[np.int64]) -> Batch:
+        """Return the batch of these samples.
+
+        Raises:
+            DataError: an image does not decode or has another size than the first of the source; an action that
+                cannot be encoded, a NaN for one. Source, episode and step are named.
+        """
+        return self._take(self._items(numbers))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return, as plain data, where the stream stands and what decides its order; the number of ranks does not."""
+        return {"next_batch": self._next, "order": self._settings()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next ``stream()`` go on where the state was taken.
+
+        Raises:
+            DataError: the state is of a loader with another order; what differs is named.
+        """
+        try:
+            following, order = int(state["next_batch"]), dict(state["order"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"this is not the state of a loader: {error!r}; give what state_dict() returned") from error
+        own = self._settings()
+        if different := [f"{key} was {order.get(key)!r}, is {own[key]!r}" for key in own if order.get(key) != own[key]]:
+            raise DataError(f"the state is of another order of samples: {'; '.join(different)}; use the same settings")
+        self._next = following
+
+    def _settings(self) -> dict[str, Any]:
+        return {"batch_size": self._batch_size, "seed": self._seed, "samples": self._windows.describe()}
+
+    def _items(self, numbers: NDArray[np.int64]) -> _Samples:
+        places = self._windows.places(numbers)
+        return _Samples(numbers, places, self._text.instructions(places.episodes))
+
+    def _samples(self, number: int, rank: int, world: int) -> _Samples:
+        """Return a rank's samples of a batch."""
+        if not 0 <= rank < world or self._batch_size % world:
+            raise ValueError(
+                f"rank {rank} of {world} with a batch size of {self._batch_size}; the rank must be 0..{world - 1}, and "
+                "the batch size, which is that of all ranks together, a multiple of their number"
+            )
+        share = self._batch_size // world
+        first = number * self._batch_size + rank * share
+        numbers, places = self._order.samples(first, share)
+        text_BE = self._text.drawn(places.episodes, np.arange(first, first + share), seed=self._seed)
+        return _Samples(numbers, places, text_BE)
+
+    def _take(self, samples: _Samples) -> Batch:
+        arrays = self._prepare(samples)
+        self._fill_images(arrays, 0, len(samples.numbers))
+        return arrays.batch(clipped=self._fill_tokens(arrays))
+
+    def _submit(self, pool: ThreadPoolExecutor, samples: _Samples) -> _Pending:
+        arrays = self._prepare(samples)
+        # A few pieces per thread: the last ones of a batch are not waited for by one thread alone.
+        pieces = (
+            np.linspace(0, len(samples.numbers), min(len(samples.numbers), 4 * self._threads) + 1).astype(int).tolist()
+        )
+        tokens = pool.submit(self._fill_tokens, arrays)
+        return _Pending(
+            arrays, tokens, [pool.submit(self._fill_images, arrays, start, stop) for start, stop in pairwise(pieces)]
+        )
+
+    def _ahead(self, samples: Iterator[_Samples], *, threads: str) -> Generator[Batch, None, None]:
+        """Yield the batches of these samples while threads of this name decode the next ones."""
+        with ThreadPoolExecutor(self._threads, thread_name_prefix=threads) as pool:
+            waiting: deque[_Pending] = deque()
+            try:
+                while True:
+                    for chosen in itertools.islice(samples, BATCHES_AHEAD + 1 - len(waiting)):
+                        waiting.append(self._submit(pool, chosen))
+                    if not waiting:
+                        return
+                    yield waiting.popleft().result()
+            finally:
+                for pending in waiting:
+                    pending.cancel()
+
+    def _prepare(self, samples: _Samples) -> _Arrays:
+        numbers, places, text_BE = samples
+        rows, steps, dimensions = len(numbers), self._windows.steps, self.embodiments.size
+        step_BT = places.starts[:, None] + np.arange(steps)
+        return _Arrays(
+            image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
+            token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
+            action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
+            valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
+            text_BE=text_BE,
+            places=places,
+            cuts=self._windows.cuts(numbers),
+            embodiment_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
+        )
+
+    def _fill_images(self, arrays: _Arrays, first: int, last: int) -> None:
+        """Read the images of rows ``first..last-1`` into the arrays."""
+        for row in range(first, last):
+            episode, start, stop = arrays.real_steps(row)
+            own, number = origin(self._source, episode)
+            image_THWC = arrays.image_BTHWC[row]
+            begin = start - int(arrays.places.starts[row])  # above 0 where padded at the start
+            end = begin + stop - start
+            try:
+                self._read_images(own, number, start, stop, image_THWC[begin:end])
+            except Exception as error:
+                error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
+                raise
+            if begin > 0 or end < len(image_THWC):
+                image_THWC[:begin] = image_THWC[begin]
+                image_THWC[end:] = 0
+
+    def _fill_tokens(self, arrays: _Arrays) -> int:
+        """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
+        embodiment_B = np.zeros(len(arrays.valid_BT)) if arrays.embodiment_B is None else arrays.embodiment_B
+        chosen = [(embodiment_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
+        return sum(self._fill_tokens_of(arrays, chosen_B, spec) for chosen_B, spec in chosen if chosen_B.any())
+
+    def _fill_tokens_of(self, arrays: _Arrays, chosen_B: NDArray[np.bool_], spec: ActionSpec) -> int:
+        """Encode the actions of the chosen rows at once; row by row only to name the one that cannot be."""
+        rows = np.flatnonzero(chosen_B).tolist()
+        try:
+            actions = np.concatenate([self._source.actions(*arrays.real_steps(row)) for row in rows])
+            here_BT = arrays.valid_BT & chosen_B[:, None]
+            arrays.token_BTA[here_BT, : spec.size] = spec.encode(actions)
+            arrays.token_BTA[chosen_B, :, spec.size :] = -1
+            arrays.action_BTA[here_BT, : spec.size] = actions
+            return int(spec.out_of_bounds(actions).sum())
+        except ValueError:
+            for row in rows:
+                with self._named(arrays, row):
+                    spec.encode(self._source.actions(*arrays.real_steps(row)))
+            raise
+
+    @contextmanager
+    def _named(self, arrays: _Arrays, row: int) -> Iterator[None]:
+        """Put the source, its episode and the steps of a row before the message of an error."""
+        try:
+            yield
+        except ValueError as error:
+            episode, start, stop = arrays.real_steps(row)
+            own, number = origin(self._source, episode)
+            raise DataError(f"{own.name}, episode {number}, steps {start}..{stop - 1}: {error}") from error
+
+    def _read_images(
+        self, source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]
+    ) -> None:
+        # One after the other: an image is still in the processor's cache when it is stretched or copied.
+        shape, size = out_THWC.shape[1:], (self._width, self._height)
+        for place, image in enumerate(each_image(source, episode, start, stop)):
+            if image.shape == shape:
+                out_THWC[place] = image
+            elif self._is_resized:
+                cv2.resize(image, size, dst=out_THWC[place], interpolation=cv2.INTER_LINEAR)
+            else:
+                raise DataError(
+                    f"{source.name}, episode {episode}, step {start + place}: the image has shape {image.shape}, the "
+                    f"source's first one {shape}; all images of a source must have one size; "
+                    "convert the set, or give the loader an image_size"
+                )
+
+
+class _Samples(NamedTuple):
+    """Samples about to be read: which items, where they lie, what their text is."""
+
+    numbers: NDArray[np.int64]
+    places: Places
+    text_BE: FloatArray
+
+
+class _Arrays(NamedTuple):
+    """A batch being filled."""
+
+    image_BTHWC: NDArray[np.uint8]
+    token_BTA: TokenArray
+    action_BTA: FloatArray
+    valid_BT: NDArray[np.bool_]
+    text_BE: FloatArray
+    places: Places
+    cuts: Cuts | None
+    embodiment_B: NDArray[np.int64] | None
+
+    def real_steps(self, row: int) -> tuple[int, int, int]:
+        """Return episode, first step and one past the last step of a row, without padding."""
+        episode, start, stop = (int(column[row]) for column in self.places)
+        return episode, max(0, start), stop
+
+    def batch(self, *, clipped: int) -> Batch:
+        return Batch(
+            image_BTHWC=self.image_BTHWC,
+            text_BE=self.text_BE,
+            token_BTA=self.token_BTA,
+            action_BTA=self.action_BTA,
+            valid_BT=self.valid_BT,
+            episodes=tuple(self.places.episodes.tolist()),
+            clipped=clipped,
+            cuts=self.cuts,
+            embodiment_B=self.embodiment_B,
+        )
+
+
+class _Pending(NamedTuple):
+    """A batch that threads are filling, piece by piece."""
+
+    arrays: _Arrays
+    tokens: Future[int]
+    images: list[Future[None]]
+
+    def result(self) -> Batch:
+        try:
+            clipped = self.tokens.result()
+            for piece in self.images:
+                piece.result()
+            return self.arrays.batch(clipped=clipped)
+        except BaseException:
+            self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        self.tokens.cancel()
+        for piece in self.images:
+            piece.cancel()

@@ -1,0 +1,292 @@
+"""The order of samples: a pure function of (seed, sample number), the same for any number of workers and ranks."""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import JoinedSource, origin
+from rt1.data.sources.decoding import decoded_images
+from rt1.errors import DataError
+
+_BLOCK = 8192  # samples whose order is worked out at once
+
+LONGEST_PERIOD = 100_000
+"""Samples after which the turns of a mixture's sources repeat, at most: one period is held in memory."""
+
+_ROUNDS = np.arange(1, 7, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step; overflow wraps
+_NEXT_SEED = 0x9E3779B1  # seeds of a mixture's sources lie this far apart, modulo 2^32
+
+
+def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.int64]:
+    """Map global sample numbers to items of a set of ``size``, in an order shuffled anew at every pass.
+
+    Args:
+        samples: int64 (n,), global sample numbers counted from 0; pass ``p`` covers ``p*size .. (p+1)*size - 1``.
+        size: items in the set.
+        seed: seed of the order.
+
+    Returns:
+        int64 (n,) items 0..size-1; within one pass each item occurs exactly once.
+    """
+    if size < 1:
+        raise ValueError(f"the set has {size} items; it must have at least one; check the data and the held-out share")
+    passes, places = np.divmod(np.asarray(samples, dtype=np.int64), size)
+    # A Feistel network permutes 0..2**bits - 1; walking on from values beyond the size stays a permutation.
+    half = max(1, (int(size - 1).bit_length() + 1) // 2)
+    values = places.astype(np.uint64)
+    keys = scrambled(np.uint64(seed & 0xFFFFFFFF) + (passes.astype(np.uint64) << np.uint64(32)))
+    values = _feistel(values, keys, half)
+    outside = values >= size
+    while outside.any():
+        values[outside] = _feistel(values[outside], keys[outside], half)
+        outside = values >= size
+    return values.astype(np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One source of a mixture."""
+
+    source: EpisodeSource
+    """The episodes."""
+    windows: Windows | Clips
+    """Which samples of it; episodes in the source's own numbers."""
+    weight: float = 1.0
+    """Its share of the samples, relative to the other parts' weights."""
+    embodiment: str | None = None
+    """Name of its embodiment, where they have several; see :class:`rt1.data.sources.concat.JoinedSource`."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """Samples of several sources, taken in turns: after any n samples each has its share of them, within 1.
+
+    Sample numbers go to parts by a fixed schedule, and within a part through its samples in the order of
+    :func:`shuffled`. Items 0..len-1 are the samples of the first part, then those of the second, and so on.
+    """
+
+    parts: tuple[Windows | Clips, ...]
+    """Samples of each source, episodes in the numbers of the joined source."""
+    weights: tuple[float, ...]
+    """One weight per part, above 0."""
+
+    def __post_init__(self) -> None:
+        if len(self.parts) != len(self.weights) or not self.parts:
+            raise ValueError(f"a mixture of {len(self.parts)} parts has {len(self.weights)} weights; give one for each")
+        kinds = {(type(part).__name__, part.window, part.steps) for part in self.parts}
+        if len(kinds) > 1:
+            raise ValueError(f"the parts are {sorted(kinds)} (kind, window, steps); all must be of one kind and size")
+        if empty := [number for number, part in enumerate(self.parts) if not len(part)]:
+            raise ValueError(f"parts {empty} of the mixture have no samples; give them episodes or leave them out")
+        _shares(self.weights)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    @property
+    def window(self) -> int:
+        """T: steps of a window."""
+        return self.parts[0].window
+
+    @property
+    def steps(self) -> int:
+        """Steps of a sample."""
+        return self.parts[0].steps
+
+    def turns(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the part of each global sample number, and its number among that part's samples; int64 (n,)."""
+        part_of_turn, rank_of_turn, shares = self._schedule
+        periods, turns = np.divmod(np.asarray(samples, dtype=np.int64), len(part_of_turn))
+        parts = part_of_turn[turns]
+        return parts, periods * shares[parts] + rank_of_turn[turns]
+
+    def order(self, samples: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+        """Return the item of each global sample number, int64 (n,)."""
+        parts, numbers = self.turns(samples)
+        items = np.empty_like(numbers)
+        for part in np.unique(parts).tolist():
+            here = parts == part
+            own = shuffled(numbers[here], len(self.parts[part]), seed=seed + part * _NEXT_SEED)
+            items[here] = own + self._ends[part] - len(self.parts[part])
+        return items
+
+    def places(self, numbers: NDArray[np.int64]) -> Places:
+        """Return where items lie."""
+        return Places(*self._gather([part.places for part in self.parts], numbers))
+
+    def cuts(self, numbers: NDArray[np.int64]) -> Cuts | None:
+        """Return how the windows of clips are cut, or None where the samples are windows."""
+        clips = [part for part in self.parts if isinstance(part, Clips)]
+        return Cuts(*self._gather([clip.cuts for clip in clips], numbers)) if clips else None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what decides the order as plain data, to compare with."""
+        return {"parts": [part.describe() for part in self.parts], "shares": list(_shares(self.weights))}
+
+    def _gather(
+        self, functions: Sequence[Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]], numbers: NDArray[np.int64]
+    ) -> list[NDArray[Any]]:
+        """Ask the function of each item's part, and put the rows it answers back in order."""
+        parts = np.searchsorted(self._ends, numbers, side="right")
+        rows = [np.flatnonzero(parts == part) for part in np.unique(parts)]
+        answers = [
+            functions[(part := parts[here[0]])](numbers[here] - self._ends[part] + len(self.parts[part]))
+            for here in rows
+        ]
+        back = np.argsort(np.concatenate(rows))
+        return [np.concatenate(column)[back] for column in zip(*answers, strict=True)]
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.cumsum([len(part) for part in self.parts])
+
+    @cached_property
+    def _schedule(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return, for each turn of a period, its part and how many turns that part had before; and all its turns."""
+        shares = _shares(self.weights)
+        parts = _turns(shares)
+        ranks = np.empty_like(parts)
+        for part, share in enumerate(shares):
+            ranks[parts == part] = np.arange(share)
+        return parts, ranks, np.array(shares)
+
+
+def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
+    """Join sources into one and mix their windows or clips by weight; a loader takes both.
+
+    Raises:
+        DataError: sources with different action specs (map one with :class:`~rt1.data.sources.concat.MappedSource`, or
+            name their embodiments).
+        ValueError: weights that are not above 0 or repeat too late, parts without samples or of different sizes.
+    """
+    joined = JoinedSource([part.source for part in parts], embodiments=[part.embodiment for part in parts])
+    shifted: list[Windows | Clips] = []
+    for part, first in zip(parts, joined.firsts.tolist(), strict=True):
+        if isinstance(part.windows, Clips):
+            windows = _shifted(part.windows.windows, joined.lengths, first)
+            shifted.append(replace(part.windows, windows=windows))
+        else:
+            shifted.append(_shifted(part.windows, joined.lengths, first))
+    return joined, Mixture(parts=tuple(shifted), weights=tuple(part.weight for part in parts))
+
+
+def common_size(source: EpisodeSource, samples: Windows | Clips | Mixture) -> tuple[int, int]:
+    """Return height and width of the first image of each part; other than one size raises ``DataError``."""
+    sizes: dict[tuple[int, int], str] = {}
+    for part in samples.parts if isinstance(samples, Mixture) else (samples,):
+        chosen = part.windows.episodes if isinstance(part, Clips) else part.episodes
+        own, episode = origin(source, int(chosen[0]))
+        height, width, _ = decoded_images(own, episode, 0, 1)[0].shape
+        sizes.setdefault((height, width), own.name)
+    if len(sizes) > 1:
+        found = ", ".join(f"{height}x{width} ({name})" for (height, width), name in sizes.items())
+        raise DataError(f"the images of the sources have different sizes: {found}; give the loader one image_size")
+    return next(iter(sizes))
+
+
+class SampleOrder:
+    """The endless shuffled stream of one source or a mixture: which item comes when, and where it lies.
+
+    A pure function of the seed and the sample number. It is worked out for a block of samples at once, since numpy
+    takes as long for the 32 samples of a batch as for a thousand.
+    """
+
+    def __init__(self, items: Windows | Clips | Mixture, *, seed: int) -> None:
+        """Prepare the order of ``items``."""
+        self._items, self._seed = items, seed
+        self._block = functools.lru_cache(maxsize=2)(self._new_block)
+
+    def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], Places]:
+        """Return the items of samples ``first..first+count-1``, int64 (count,), and where they lie."""
+        begin, end = first // _BLOCK, (first + count - 1) // _BLOCK
+        cut = slice(first - begin * _BLOCK, first - begin * _BLOCK + count)
+        block = self._block(begin)
+        if begin != end:
+            block = np.concatenate([self._block(number) for number in range(begin, end + 1)], axis=1)
+        items, *places = block[:, cut]
+        return items, Places(*places)
+
+    def _new_block(self, number: int) -> NDArray[np.int64]:
+        """Return (4, block): items, and the columns of their places."""
+        samples = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
+        if isinstance(self._items, Mixture):
+            items = self._items.order(samples, seed=self._seed)
+        else:
+            items = shuffled(samples, len(self._items), seed=self._seed)
+        return np.stack([items, *self._items.places(items)])
+
+
+def _shifted(windows: Windows, lengths: NDArray[np.int64], first: int) -> Windows:
+    """Return the same windows with episodes counted through all sources."""
+    count = len(windows.lengths)
+    if not np.array_equal(windows.lengths, lengths[first : first + count]):
+        raise DataError("the windows were made of another source's lengths; make them of their own source's")
+    return replace(windows, lengths=lengths, episodes=windows.episodes + first)
+
+
+def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """Return the smallest whole numbers in proportion to the weights, which are taken as the decimals they show."""
+    if not all(0.0 < weight < math.inf for weight in weights):
+        raise ValueError(f"the weights are {weights}; each must be a number above 0; leave a source of weight 0 out")
+    exact = [Fraction(str(weight)) for weight in weights]
+    whole = [int(weight * math.lcm(*(weight.denominator for weight in exact))) for weight in exact]
+    shares = tuple(number // math.gcd(*whole) for number in whole)
+    if sum(shares) > LONGEST_PERIOD:
+        rounded = [max(1, round(1000 * weight / sum(exact))) for weight in exact]
+        raise ValueError(
+            f"the weights {weights} repeat after {sum(shares):,} samples; the most is {LONGEST_PERIOD:,}; "
+            f"round them, for instance to {rounded}"
+        )
+    return shares
+
+
+def _turns(shares: Sequence[int]) -> NDArray[np.int64]:
+    """Return the part of each of ``sum(shares)`` turns, each part's count within 1 of its share at every turn.
+
+    The j-th turn of a part with share c of n has to fall in floor(j*n/c) .. ceil((j+1)*n/c) - 1 for that; taking the
+    one that is due first of those that may come always meets it (Tijdeman's chairman assignment).
+    """
+    total = sum(shares)
+    taken = [0] * len(shares)
+    waiting = [(0, part) for part in range(len(shares))]
+    ready: list[tuple[int, int]] = []
+    turns = np.empty(total, dtype=np.int64)
+    for turn in range(total):
+        while waiting and waiting[0][0] <= turn:
+            part = heapq.heappop(waiting)[1]
+            due = -(-(taken[part] + 1) * total // shares[part]) - 1
+            heapq.heappush(ready, (due, part))
+        part = heapq.heappop(ready)[1]
+        turns[turn] = part
+        taken[part] += 1
+        if taken[part] < shares[part]:
+            heapq.heappush(waiting, (taken[part] * total // shares[part], part))
+    return turns
+
+
+def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half: int) -> NDArray[np.uint64]:
+    bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
+    left, right = values >> bits, values & mask
+    for number in _ROUNDS:
+        # A key of its own for each round: with keys that are neighbours, items favour their own place.
+        left, right = right, left ^ (scrambled(right + scrambled(keys + number)) & mask)
+    return (left << bits) | right
+
+
+def scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return 64-bit values scrambled (the finalizer of splitmix64), each by itself; overflow wraps, as intended."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))

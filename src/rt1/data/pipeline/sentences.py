@@ -1,0 +1,58 @@
+"""Which sentence a sample is given: the text embeddings of every episode's sentences, and the draw among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.data.pipeline.mixture import scrambled
+
+_STREAM = np.uint64(0x5E47E9CE5)  # apart from the order of samples, which is drawn from the same seed
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sentences:
+    """Text embeddings of all sentences; of each episode, which of them it may be given."""
+
+    vector_RE: NDArray[np.float32]
+    """float32 (R, E), a row for each different sentence."""
+    rows: NDArray[np.int64]
+    """(n,) rows of the episodes' sentences, one episode after the other, its instruction first."""
+    counts: NDArray[np.int64]
+    """(episodes,) number of sentences of each episode, at least 1."""
+
+    def __post_init__(self) -> None:
+        if self.counts.min(initial=1) < 1 or self.counts.sum() != len(self.rows):
+            raise ValueError(
+                f"{len(self.rows)} rows for episodes of {self.counts.sum()} sentences, the fewest "
+                f"{self.counts.min(initial=1)}; give one row per sentence, at least one per episode"
+            )
+
+    @staticmethod
+    def one_each(text: NDArray[np.float32]) -> Sentences:
+        """Return the sentences of episodes that have one each; ``text`` is float32 (episodes, E)."""
+        numbers = np.arange(len(text))
+        return Sentences(vector_RE=text, rows=numbers, counts=np.ones_like(numbers))
+
+    def instructions(self, episodes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return (B, E), the text embeddings of the episodes' instructions."""
+        return self.vector_RE[self.rows[self._firsts[episodes]]]
+
+    def drawn(self, episodes: NDArray[np.int64], samples: NDArray[np.int64], *, seed: int) -> NDArray[np.float32]:
+        """Return (B, E): for each sample one of its episode's sentences, all equally likely.
+
+        Args:
+            episodes: int64 (B,).
+            samples: int64 (B,), global sample numbers: with the seed they alone decide the draw.
+            seed: seed of the run.
+        """
+        key = scrambled(np.array([seed & 0xFFFFFFFF], dtype=np.uint64) ^ _STREAM)
+        draws = scrambled(key + samples.astype(np.uint64)) % self.counts[episodes].astype(np.uint64)
+        return self.vector_RE[self.rows[self._firsts[episodes] + draws.astype(np.int64)]]
+
+    @cached_property
+    def _firsts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.counts) - self.counts

@@ -1,0 +1,1 @@
+"""RLDS data sets, read in place and written; Open X-Embodiment."""

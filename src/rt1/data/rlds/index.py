@@ -1,0 +1,341 @@
+"""The index of an RLDS split: one pass over the shards, so that any step is a single disk read later."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import warnings
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.common.border import DAMAGE, reading
+from rt1.common.crc32c import masked_crc32c
+from rt1.common.files import replacing, user_cache
+from rt1.common.json_files import read_object
+from rt1.data.rlds.columns import Columns
+from rt1.data.rlds.record import embedding_of, span_of, text_of, values_of
+from rt1.data.rlds.schema import Shards
+from rt1.data.rlds.tfrecord import BYTES, FRAME_START, Buffer, bytes_places, map_file, scan_example, scan_records
+from rt1.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+FORMAT = 1
+_CURE = "record it again, or pass skip_corrupt=True to leave such episodes out"
+IMAGE = np.dtype([("offset", "<i8"), ("length", "<u4")])
+_ARRAYS = ("episodes", "images", "actions")
+EPISODE = np.dtype(
+    [(name, "<i4") for name in ("shard", "steps", "instruction", "task", "stride")] + [("embedding", "<i8")]
+)
+"""``embedding``: file offset of the text embedding; ``stride``: its bytes per value, 0 if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Where everything of a split lies; arrays are memory-mapped when read back."""
+
+    episodes: NDArray[Any]
+    """(E,) of dtype ``EPISODE``."""
+    images: NDArray[Any]
+    """(all steps,) of dtype ``IMAGE``: file offset and length of each encoded image."""
+    actions: FloatArray
+    """(all steps, A)."""
+    instructions: tuple[str, ...]
+    """Table of the distinct instructions."""
+    tasks: tuple[str, ...]
+    """Table of the distinct task names."""
+    skipped: tuple[str, ...]
+    """One message per record that was passed over."""
+    folder: Path | None = None
+    """Where it is stored; what else is made of the same data may be kept there. None where nothing can be kept."""
+
+
+def load_or_build(
+    folders: Sequence[Path], settings: Mapping[str, Any], shards: Shards, build: Callable[[], Index]
+) -> Index:
+    """Return the stored index, or build it and store it in the first of ``folders`` that can be written.
+
+    Args:
+        folders: places to look for it and to store it, in order. If none can be written, a warning says so.
+        settings: everything the index depends on but the shards; a stored one made with others is not used.
+        shards: the files; one with another size or time of change makes the stored index void.
+        build: makes the index.
+    """
+    key = {"format": FORMAT, **settings, "shards": [_stamp(path) for path in shards.paths]}
+    for folder in folders:
+        stored = _load(folder, key)
+        if stored is not None:
+            return stored
+    index = build()
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            _save(index, folder, key)
+        except OSError as error:  # a read-only folder, or another process storing the same index just now
+            problems.append(str(error))
+        else:
+            return replace(index, folder=folder)
+    warnings.warn(f"the index cannot be kept and is made at every start: {'; '.join(problems)}", stacklevel=2)
+    return index
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Return 12 hexadecimal digits that name a set of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
+    """Read every record once, checksums verified; images are only located, actions are copied.
+
+    Raises:
+        DataError: a damaged or missing file, an episode without steps, instruction or actions, a NaN or
+            infinite action; with ``skip`` such a record is passed over and noted in ``Index.skipped``.
+    """
+    _log.info("indexing %d files of %s, which is done once", len(shards.paths), shards.paths[0].parent)
+    builder = _Builder(columns, skipped=[] if skip else None)
+    builder.note_missing(shards)
+    for number, (path, promised) in enumerate(zip(shards.paths, shards.lengths, strict=True)):
+        builder.add_shard(number, path, promised)
+    return builder.finish(shards)
+
+
+class _Record(NamedTuple):
+    """One episode as found in a record.
+
+    ``images`` are offset, length, offset, length, ...; ``values`` holds each action key's values, flat.
+    """
+
+    steps: int
+    images: array[int]
+    values: list[NDArray[Any]]
+    instruction: bytes
+    task: bytes
+    embedding: int
+    stride: int
+    where: str
+
+
+class _Builder:
+    """Collects columns shard by shard."""
+
+    def __init__(self, columns: Columns, *, skipped: list[str] | None) -> None:
+        self.columns = columns
+        self.skipped = skipped
+        features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
+        self.wanted = frozenset(feature.key.encode() for feature in features if feature)
+        self.action_columns = [(feature.key.encode(), feature, feature.width) for feature in columns.actions]
+        self.instructions: dict[bytes, int] = {}
+        self.tasks: dict[bytes, int] = {}
+        self.episodes: list[tuple[int, ...]] = []
+        self.images: list[NDArray[Any]] = []
+        self.actions: list[FloatArray] = []
+
+    def note_missing(self, shards: Shards) -> None:
+        if shards.missing:
+            total = len(shards.missing) + len(shards.paths)
+            self.note(
+                f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first "
+                f"is {shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
+            )
+
+    def note(self, message: str) -> None:
+        if self.skipped is None:
+            raise DataError(message)
+        self.skipped.append(message)
+
+    def add_shard(self, number: int, path: Path, promised: int | None) -> None:
+        data = map_file(path)
+        records: list[_Record] = []
+        corrupt: list[str] | None = None if self.skipped is None else []
+        count = 0
+        for start, stop in scan_records(path, data, corrupt=corrupt):
+            where = f"{path}: episode {count} of this file, at byte {start - FRAME_START}"
+            count += 1
+            try:
+                with reading(where, cure="write the record again"):
+                    records.append(self._record(data, start, stop, where))
+            except DataError as error:
+                self.note(f"{error}; {_CURE}")
+        for message in corrupt or ():
+            self.note(message)
+        if promised not in (None, count) and not corrupt:
+            self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again")
+        kept, actions = self._join(records)
+        if kept:
+            self._append(number, kept, actions)
+
+    def _join(self, records: list[_Record]) -> tuple[list[_Record], list[FloatArray]]:
+        """Return the records with good actions, and these: a shard in one go, one by one to find a fault."""
+        try:
+            return records, [self._actions(records)] if records else []
+        except DataError:
+            kept: list[_Record] = []
+            actions: list[FloatArray] = []
+            for record in records:
+                try:
+                    actions.append(self._actions([record]))
+                    kept.append(record)
+                except DataError as error:
+                    self.note(f"{record.where}: {error}; {_CURE}")
+            return kept, actions
+
+    def _actions(self, records: list[_Record]) -> FloatArray:
+        values = [
+            np.concatenate([record.values[i] for record in records]).reshape(-1, feature.width)
+            for i, feature in enumerate(self.columns.actions)
+        ]
+        with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is not finite below
+            actions = self.columns.join(values)
+        if not np.isfinite(actions).all():
+            step = int(np.argmin(np.isfinite(actions).all(axis=1)))
+            raise DataError(f"the action of step {step} is {actions[step].tolist()}; an action must be finite")
+        return actions
+
+    def _append(self, shard: int, records: list[_Record], actions: list[FloatArray]) -> None:
+        for r in records:
+            instruction = self.instructions.setdefault(r.instruction, len(self.instructions))
+            task = self.tasks.setdefault(r.task, len(self.tasks))
+            self.episodes.append((shard, r.steps, instruction, task, r.stride, r.embedding))
+        self.images.append(_image_table([r.images for r in records]))
+        self.actions.extend(actions)
+
+    def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
+        columns = self.columns
+        spans = scan_example(data, start, stop, self.wanted)
+        kind, first, end = span_of(spans, columns.image.key)
+        images = bytes_places(data, first, end) if kind == BYTES else array("q")
+        if not images:
+            raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
+        embedding, stride = embedding_of(data, spans, columns.embedding)
+        instruction = text_of(data, spans, columns.instruction)
+        if not instruction.strip():
+            raise DataError(f"the instruction ({columns.instruction.key!r}) is empty")
+        steps = len(images) // 2
+        return _Record(
+            steps=steps,
+            images=images,
+            values=[values_of(data, spans.get(key), f, steps * width) for key, f, width in self.action_columns],
+            instruction=instruction,
+            task=text_of(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
+            embedding=embedding,
+            stride=stride,
+            where=where,
+        )
+
+    def finish(self, shards: Shards) -> Index:
+        if not self.episodes:
+            reason = f"; {len(self.skipped)} skipped, the first: {self.skipped[0]}" if self.skipped else ""
+            raise DataError(f"{shards.paths[0].parent} holds no readable episode{reason}")
+        return Index(
+            episodes=np.array(self.episodes, dtype=EPISODE),
+            images=np.concatenate(self.images),
+            actions=np.concatenate(self.actions),
+            instructions=_decoded(self.instructions),
+            tasks=_decoded(self.tasks),
+            skipped=tuple(self.skipped or ()),
+        )
+
+
+def _image_table(places: Sequence[array[int]]) -> NDArray[Any]:
+    flat = np.concatenate([np.frombuffer(place, np.int64) for place in places]).reshape(-1, 2)
+    table = np.empty(len(flat), dtype=IMAGE)
+    table["offset"], table["length"] = flat[:, 0], flat[:, 1]
+    return table
+
+
+def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:
+    return tuple(text.decode("utf-8", errors="replace") for text in table)
+
+
+def _stamp(path: Path) -> list[str | int]:
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns]  # only the kernel sets the last one
+
+
+def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
+    tables = {"instructions": index.instructions, "tasks": index.tasks, "skipped": index.skipped}
+    counts = [len(index.episodes), *index.actions.shape]
+    with replacing(folder, holding=("index.json", "*.npy", "statistics-*.json")) as beside:
+        beside.mkdir(parents=True)
+        for name in _ARRAYS:
+            np.save(beside / f"{name}.npy", getattr(index, name), allow_pickle=False)
+        checksums = {name: _file_checksum(beside / f"{name}.npy") for name in _ARRAYS}
+        content = {"key": key, "counts": counts, "checksums": checksums, **tables}
+        described = {"content": content, "checksum": masked_crc32c(json.dumps(content).encode())}
+        (beside / "index.json").write_text(json.dumps(described), encoding="utf-8")
+
+
+def _file_checksum(path: Path) -> int:
+    return masked_crc32c(memoryview(map_file(path)))
+
+
+def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
+    """Return the stored index, or None where there is none made of the same files with the same settings.
+
+    A damaged one is none: all of it is under checksums, since a flipped bit in it would be taken for data.
+    """
+    if not (folder / "index.json").is_file():
+        return None
+    try:
+        described = read_object(folder / "index.json")
+        stored = described["content"]
+        if stored["key"] != key or masked_crc32c(json.dumps(stored).encode()) != described["checksum"]:
+            return None
+        if any(_file_checksum(folder / f"{name}.npy") != stored["checksums"][name] for name in _ARRAYS):
+            return None
+        arrays = {  # plain views: numpy's memmap runs Python code at every look
+            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            for name in _ARRAYS
+        }
+        index = Index(
+            episodes=arrays["episodes"],
+            images=arrays["images"],
+            actions=arrays["actions"],
+            instructions=_texts(stored["instructions"]),
+            tasks=_texts(stored["tasks"]),
+            skipped=_texts(stored["skipped"]),
+            folder=folder,
+        )
+        return index if _is_sound(index, [size for _, size, *_ in key["shards"]]) else None
+    except DAMAGE:
+        return None  # half a file: it is made again from the data
+
+
+def _texts(texts: Sequence[object]) -> tuple[str, ...]:
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("the index holds something else than text")
+    return tuple(map(str, texts))
+
+
+def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
+    """Say whether an index points into files of these sizes only: somebody may have made its checksums fit."""
+    episodes, images, actions = index.episodes, index.images, index.actions
+    if [array.dtype for array in (episodes, images, actions)] != [EPISODE, IMAGE, np.dtype(np.float32)]:
+        return False
+    if (episodes.ndim, images.ndim, actions.ndim) != (1, 1, 2) or not len(episodes):
+        return False
+    steps = episodes["steps"].astype(np.int64)
+    if steps.min() < 1 or not steps.sum() == len(images) == len(actions):
+        return False
+    limits = {"shard": len(sizes), "instruction": len(index.instructions), "task": len(index.tasks), "stride": 6}
+    if any(episodes[name].min() < 0 or episodes[name].max() >= limit for name, limit in limits.items()):
+        return False
+    size = np.array(sizes)[episodes["shard"]]
+    offset, limit = images["offset"], np.repeat(size, steps) - images["length"]
+    last = np.cumsum(steps) - 1
+    ordered = offset[last - steps + 1] <= offset[last]
+    embedded = (episodes["embedding"] >= 0) & (episodes["embedding"] <= size)
+    return bool(((offset >= 0) & (offset <= limit)).all() and (ordered & embedded).all())
+
+
+def cache_folder() -> Path:
+    """Return where indexes go whose data folder cannot be written: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return user_cache() / "index"

@@ -1,0 +1,234 @@
+"""What a TFDS folder says about itself: its features, its shards, and which keys hold what."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rt1.common.border import reading
+from rt1.common.json_config import from_json
+from rt1.common.json_files import read_object
+from rt1.common.suggest import unknown_name
+from rt1.errors import DataError
+
+FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
+RT1_FILE, RECORDING_FILE = "rt1.json", "recording.json"
+_FOLDER = "point to the folder of one version of a TFDS data set (features.json and *.tfrecord-* files)"
+_COPY_AGAIN = "copy it again from where the data set came from"
+_SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d{5,})-of-(?P<total>\d{5,})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLDSLayout:
+    """Which keys of an RLDS data set hold what. A key is looked up in a step first, then in the episode."""
+
+    image_key: str = "observation/image"
+    """JPEG or PNG image of a step."""
+    instruction_key: str = "language_instruction"
+    """Instruction; read at the first step where it is stored with every step."""
+    embedding_key: str | None = None
+    """Text embedding of the instruction, read at the first step; None where the set has none."""
+    action_keys: tuple[str, ...] = ("action",)
+    """Parts of the action in the order they are joined into a vector."""
+    one_hot_keys: tuple[str, ...] = ()
+    """Those of the action keys that hold a one-hot vector: joined as the number of the choice, -1 for a row of zeros.
+    Not needed where an action spec names the parts."""
+    task_key: str | None = None
+    """Name of the episode's task, e.g. ``episode_metadata/task``; None where the set has none."""
+
+    def __post_init__(self) -> None:
+        if not self.action_keys:
+            raise ValueError("action_keys is empty; name at least one key that holds the action")
+        if strange := set(self.one_hot_keys) - set(self.action_keys):
+            raise ValueError(f"one_hot_keys names {sorted(strange)}; it may only name action keys: {self.action_keys}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``; :meth:`from_json` reads it back."""
+        return {**asdict(self), "action_keys": list(self.action_keys), "one_hot_keys": list(self.one_hot_keys)}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> RLDSLayout:
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        layout = from_json(RLDSLayout, data, where="the RLDS layout")
+        if "action_keys" not in data:
+            raise ValueError("the RLDS layout has no action_keys; name at least one key that holds the action")
+        return layout
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureInfo:
+    """One feature as ``features.json`` describes it."""
+
+    key: str
+    """Name in a record: the path joined by ``/``, e.g. ``steps/observation/image``."""
+    kind: str
+    """``image``, ``text``, ``tensor``, or ``nested`` for a list of unknown length within a step."""
+    dtype: str
+    """numpy name of the values, ``bytes`` for images and text."""
+    shape: tuple[int, ...]
+    """Shape of one step's value (or the episode's), () for a scalar."""
+    encoding: str
+    """``none``: values lie in a float or int list; ``bytes`` or ``zlib``: one byte string per value."""
+
+    @property
+    def width(self) -> int:
+        """Number of values of one step."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shards:
+    """The files of a split."""
+
+    name: str
+    """Name of the data set."""
+    paths: tuple[Path, ...]
+    """Files in order, without the missing ones."""
+    missing: tuple[str, ...]
+    """Names of the shards that are not there."""
+    lengths: tuple[int | None, ...]
+    """Promised number of episodes of each file; None where ``dataset_info.json`` does not tell."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; a missing or damaged file raises :class:`DataError`."""
+    return read_object(path, cure=_COPY_AGAIN if path.is_file() else _FOLDER)
+
+
+def read_recorder_notes(path: Path) -> dict[str, Any] | None:
+    """Return what our recorder noted beside a data set, or None where it wrote nothing; another format is refused."""
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    if data.get("format") != 1:
+        raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
+    with reading(path, cure="copy it again or record the data set again"):
+        _check_notes(data.get("text_encoder"), data.get("details", {}))
+    return data
+
+
+def read_features(folder: Path) -> dict[str, FeatureInfo]:
+    """Return the features of a TFDS folder by record key.
+
+    Raises:
+        DataError: no folder, an unfinished recording, no ``features.json``, or one of an unknown form.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; {_FOLDER}")
+    if (folder / RECORDING_FILE).is_file() and not (folder / RT1_FILE).is_file():
+        raise DataError(_unfinished(folder))
+    path = folder / FEATURES_FILE
+    if not path.is_file():
+        inner = sorted(str(found.parent) for found in folder.glob(f"*/{FEATURES_FILE}"))
+        hint = f"; did you mean {inner[-1]}?" if inner else f"; {_FOLDER}"
+        raise DataError(f"{folder} has no {FEATURES_FILE}{hint}")
+    found: dict[str, FeatureInfo] = {}
+    with reading(path, cure=_COPY_AGAIN):
+        _walk(read_json(path), "", found, nested=False)
+    return found
+
+
+def find_feature(features: Mapping[str, FeatureInfo], key: str) -> FeatureInfo:
+    """Return the feature of a layout's key; an unknown one raises :class:`DataError` with a suggestion."""
+    for candidate in (f"steps/{key}", key):
+        if candidate in features:
+            return features[candidate]
+    raise DataError(unknown_name("RLDS key", key, layout_keys(features)))
+
+
+def layout_keys(features: Mapping[str, FeatureInfo]) -> list[str]:
+    """Return the keys a layout can name."""
+    return sorted(key.removeprefix("steps/") for key in features)
+
+
+def find_shards(folder: Path, split: str) -> Shards:
+    """Return the shards of a split.
+
+    Raises:
+        DataError: no shards at all, an unknown split, or shards of two recordings in one folder.
+    """
+    matches = [m for entry in folder.iterdir() if entry.is_file() and (m := _SHARD.fullmatch(entry.name))]
+    if not matches:
+        raise DataError(f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N); {_COPY_AGAIN}")
+    mine = {int(m["number"]): m for m in matches if m["split"] == split}
+    if not mine:
+        raise DataError(f"{folder}: {unknown_name('split', split, {m['split'] for m in matches})}")
+    families = sorted({f"{m['name']}, {int(m['total'])} files" for m in matches if m["split"] == split})
+    name, total = mine[min(mine)]["name"], int(mine[min(mine)]["total"])
+    if len(families) > 1 or max(mine) >= total:
+        raise DataError(f"{folder} mixes shards of {families}; keep the files of one data set in a folder")
+    lengths = _promised_lengths(folder, split, total)
+    return Shards(
+        name=name,
+        paths=tuple(folder / mine[number].string for number in sorted(mine)),
+        missing=tuple(
+            f"{name}-{split}.tfrecord-{number:05d}-of-{total:05d}" for number in range(total) if number not in mine
+        ),
+        lengths=tuple(lengths[number] for number in sorted(mine)),
+    )
+
+
+def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
+    """Raise ``TypeError`` or ``ValueError`` where the notes are not of the types that their readers expect."""
+    if encoder is not None and [type(encoder[key]) for key in ("name", "sha256", "width")] != [str, str, int]:
+        raise ValueError(f"the text encoder is {encoder!r}; it must have a name, a sha256 and a width")
+    if not isinstance(details, dict) or not isinstance(details.get("env", {}), dict):
+        raise ValueError(f"the details are {details!r}; they must be an object, and env in them as well")
+    rate = details.get("control_rate")
+    if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
+        raise ValueError(f"the control rate is {rate!r}; it must be a number of steps per second")
+
+
+def _unfinished(folder: Path) -> str:
+    shards = read_json(folder / RECORDING_FILE).get("shards")
+    done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
+    progress = f"{done} of {shards} shards"
+    return f"{folder}: recording not finished: {progress}; run the same record command again to resume"
+
+
+def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | None]:
+    """Return the episodes per shard, so that a file cut exactly between two records is noticed."""
+    path = folder / INFO_FILE
+    if not path.is_file():
+        return [None] * total
+    with reading(path, cure=_COPY_AGAIN):
+        promised = {entry["name"]: entry.get("shardLengths", []) for entry in read_json(path).get("splits", [])}
+        lengths = [int(length) for length in promised.get(split, [])]
+    return lengths if len(lengths) == total else [None] * total
+
+
+def _walk(node: Mapping[str, Any], path: str, found: dict[str, FeatureInfo], *, nested: bool) -> None:
+    """Collect the leaves below a node; the first sequence on a path is the steps, a second one is ragged."""
+    if "featuresDict" in node:
+        for name, child in node["featuresDict"]["features"].items():
+            if not name.isprintable():
+                raise ValueError(f"the feature {name!r} holds a character that cannot be printed")
+            _walk(child, f"{path}/{name}" if path else name, found, nested=nested)
+    elif "sequence" in node:
+        child = node["sequence"]["feature"]
+        if nested or "featuresDict" not in child:
+            found[path] = FeatureInfo(key=path, kind="nested", dtype="", shape=(), encoding="none")
+        else:
+            _walk(child, path, found, nested=True)
+    else:
+        found[path] = _leaf(node, path)
+
+
+def _leaf(node: Mapping[str, Any], path: str) -> FeatureInfo:
+    if "image" in node:
+        return FeatureInfo(key=path, kind="image", dtype="bytes", shape=_shape(node["image"]), encoding="bytes")
+    tensor = node.get("tensor", {})
+    dtype = str(tensor.get("dtype", "bytes" if "text" in node else "int64"))
+    if "text" in node or dtype in ("object", "string", "bytes"):
+        return FeatureInfo(key=path, kind="text", dtype="bytes", shape=(), encoding="bytes")
+    shape = _shape(tensor)
+    kind = "nested" if any(size < 0 for size in shape) else "tensor"  # -1: differs from step to step
+    return FeatureInfo(key=path, kind=kind, dtype=dtype, shape=shape, encoding=str(tensor.get("encoding", "none")))
+
+
+def _shape(node: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(int(size) for size in node.get("shape", {}).get("dimensions", []))

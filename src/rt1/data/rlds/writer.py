@@ -1,0 +1,304 @@
+"""Episodes to an RLDS data set that this package and TFDS read; recording may be interrupted at any time."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.common.files import replacing, write_text
+from rt1.common.folders import check_folder
+from rt1.common.json_config import check_at_least
+from rt1.data.rlds.schema import FEATURES_FILE, INFO_FILE, RECORDING_FILE, RT1_FILE, RLDSLayout, read_json
+from rt1.data.rlds.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
+from rt1.data.sources.images import image_size
+from rt1.errors import DataError
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_PACKAGE = "tensorflow_datasets.core.features"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedEpisode:
+    """One episode to be written."""
+
+    images: Sequence[bytes]
+    """JPEG bytes of each step, see :func:`rt1.data.sources.images.encode_jpeg`."""
+    actions: FloatArray
+    """float32 (steps, A), physical units."""
+    instruction: str
+    """The sentence."""
+    text_embedding: FloatArray | None
+    """float32 (E,), None where the data set has none."""
+    task: str
+    """Name of the task."""
+    success: bool
+    """Whether the task was solved."""
+    seed: int
+    """Seed the environment was reset with."""
+    episode_id: int
+    """Number of the episode within the recording."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingSettings:
+    """What a recording consists of, fixed before its first episode."""
+
+    name: str
+    """Name of the data set: lower case letters, digits, underscores."""
+    image_size: tuple[int, int]
+    """(H, W) of every image."""
+    action_spec: ActionSpec
+    """Dimensions and bounds of the actions."""
+    episodes: int
+    """Number of episodes of the whole recording."""
+    episodes_per_shard: int = 32
+    """Episodes per file; what is lost at most when a recording is interrupted."""
+    text_encoder: Mapping[str, object] | None = None
+    """Identity of the encoder of the text embeddings: name, sha256, width; None records no embeddings."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Plain data that decides or describes the episodes (environment, seed, noise), kept with the data set."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"data set name {self.name!r}; use lower case letters, digits and underscores")
+        check_at_least(self, 1, "episodes", "episodes_per_shard")
+
+    @property
+    def shards(self) -> int:
+        """Number of files."""
+        return math.ceil(self.episodes / self.episodes_per_shard)
+
+    @property
+    def embedding_width(self) -> int | None:
+        """E: entries of a text embedding, None where there is none."""
+        return None if self.text_encoder is None else int(str(self.text_encoder["width"]))
+
+    def shard_episodes(self, shard: int) -> range:
+        """Return the numbers of the episodes of a shard."""
+        first = shard * self.episodes_per_shard
+        return range(first, min(first + self.episodes_per_shard, self.episodes))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``."""
+        return {
+            "name": self.name,
+            "image_size": list(self.image_size),
+            "action_spec": self.action_spec.to_json(),
+            "episodes": self.episodes,
+            "episodes_per_shard": self.episodes_per_shard,
+            "shards": self.shards,
+            "text_encoder": None if self.text_encoder is None else dict(self.text_encoder),
+            "details": dict(self.details),
+        }
+
+
+class RLDSWriter:
+    """Writes one recording, shard by shard, in any order and over several runs of the program.
+
+    A shard appears under its name only when complete; the metadata is written last, by :meth:`finish`; until
+    then :class:`~rt1.data.rlds.reader.RLDSSource` refuses the folder. Equal episodes give equal bytes.
+    """
+
+    def __init__(self, folder: Path | str, settings: RecordingSettings) -> None:
+        """Begin a recording in ``folder``, or take up one that was begun with the same settings.
+
+        Raises:
+            DataError: the folder holds a recording with other settings; the differing ones are named.
+            SaveError: it holds files of something else.
+        """
+        self.folder = Path(folder)
+        self.settings = settings
+        path = self.folder / RECORDING_FILE
+        if path.is_file():
+            refuse_difference(path, read_json(path), settings.to_json())
+            return
+        check_folder(self.folder, ours=(RECORDING_FILE,))
+        write_text(path, _json(settings.to_json()))
+
+    def shard_path(self, shard: int) -> Path:
+        """Return the file of a shard."""
+        return self.folder / f"{self.settings.name}-train.tfrecord-{shard:05d}-of-{self.settings.shards:05d}"
+
+    def missing_shards(self) -> list[int]:
+        """Return the numbers of the shards still to be written."""
+        return [shard for shard in range(self.settings.shards) if not self.shard_path(shard).is_file()]
+
+    def write_shard(self, shard: int, episodes: Sequence[RecordedEpisode]) -> None:
+        """Write all episodes of a shard, ``settings.shard_episodes(shard)`` in that order.
+
+        Raises:
+            DataError: another number of episodes, or one that does not fit the settings.
+        """
+        expected = len(self.settings.shard_episodes(shard))
+        if len(episodes) != expected:
+            raise DataError(f"shard {shard} of {self.folder} takes {expected} episodes, got {len(episodes)}")
+        with replacing(self.shard_path(shard)) as beside, beside.open("wb") as file:
+            for episode in episodes:
+                check_episode(episode, self.settings)
+                file.write(frame(encode_example(_features(episode))))
+
+    def finish(self) -> None:
+        """Write the metadata, after which the folder can be read; a missing shard raises ``DataError``."""
+        missing = self.missing_shards()
+        if missing:
+            raise DataError(f"{self.folder}: shards {missing} are not written yet; write them before finishing")
+        write_text(self.folder / INFO_FILE, _json(self._dataset_info()))
+        write_text(self.folder / FEATURES_FILE, _json(_feature_description(self.settings)))
+        layout = RLDSLayout(
+            embedding_key=None if self.settings.text_encoder is None else "language_embedding",
+            task_key="episode_metadata/task",
+        )
+        described = {key: self.settings.to_json()[key] for key in ("action_spec", "text_encoder", "details")}
+        write_text(self.folder / RT1_FILE, _json({"format": 1, "layout": layout.to_json(), **described}))
+
+    def _dataset_info(self) -> dict[str, Any]:
+        settings = self.settings
+        size = sum(self.shard_path(shard).stat().st_size for shard in range(settings.shards))
+        lengths = [str(len(settings.shard_episodes(shard))) for shard in range(settings.shards)]
+        split = {
+            "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+            "name": "train",
+            "numBytes": str(size - FRAME_BYTES * settings.episodes),
+            "shardLengths": lengths,
+        }
+        return {
+            "description": f"{settings.episodes} recorded episodes.",
+            "fileFormat": "tfrecord",
+            "name": settings.name,
+            "releaseNotes": {"1.0.0": "Recorded."},
+            "splits": [split],
+            "version": "1.0.0",
+        }
+
+
+def _json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2) + "\n"
+
+
+def refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    different = [f"{key} was {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
+    if different:
+        raise DataError(
+            f"{path.parent} was begun with other settings: {'; '.join(different)}; use them or a new folder"
+        )
+
+
+def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None:
+    problem = _image_problem(episode, settings) or _action_problem(episode, settings)
+    problem = problem or _text_problem(episode, settings)
+    if problem:
+        raise DataError(f"episode {episode.episode_id} cannot be recorded: {problem}")
+
+
+def _image_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
+    if not episode.images:
+        return "it has no steps; record at least one"
+    for step, image in enumerate(episode.images):
+        if (size := image_size(image)) != tuple(settings.image_size):
+            return f"the image of step {step} has size {size}; the recording has {tuple(settings.image_size)}"
+    return ""
+
+
+def _action_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
+    shape = (len(episode.images), settings.action_spec.size)
+    if episode.actions.shape != shape or episode.actions.dtype != np.float32:
+        return f"its actions are {episode.actions.dtype} {episode.actions.shape}; they must be float32 {shape}"
+    if not np.isfinite(episode.actions).all():
+        step = int(np.argmin(np.isfinite(episode.actions).all(axis=1)))
+        return f"the action of step {step} is {episode.actions[step].tolist()}; it must be finite"
+    return ""
+
+
+def _text_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
+    if not episode.instruction.strip():
+        return "its instruction is empty; give the sentence"
+    width, embedding = settings.embedding_width, episode.text_embedding
+    if embedding is None:
+        return "" if width is None else f"it has no text embedding; the recording has {width} entries each"
+    if embedding.dtype != np.float32 or embedding.shape != (width,) or not np.isfinite(embedding).all():
+        return f"its text embedding is {embedding.dtype} {embedding.shape}; it must be finite float32 ({width},)"
+    return ""
+
+
+def _features(episode: RecordedEpisode) -> dict[str, FeatureValue]:
+    steps = len(episode.images)
+    first, last = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
+    first[0] = last[-1] = 1
+    features: dict[str, FeatureValue] = {
+        "steps/observation/image": episode.images,
+        "steps/action": episode.actions.reshape(-1),
+        "steps/language_instruction": [episode.instruction.encode()] * steps,
+        "steps/is_first": first,
+        "steps/is_last": last,
+        "steps/is_terminal": last if episode.success else np.zeros(steps, np.int64),
+        "steps/reward": last.astype(np.float32) * np.float32(episode.success),
+        "steps/discount": np.ones(steps, np.float32),
+        "episode_metadata/task": [episode.task.encode()],
+        "episode_metadata/success": np.array([episode.success], np.int64),
+        "episode_metadata/seed": np.array([episode.seed], np.int64),
+        "episode_metadata/episode_id": np.array([episode.episode_id], np.int64),
+    }
+    if episode.text_embedding is not None:
+        features["steps/language_embedding"] = np.tile(episode.text_embedding, steps)
+    return features
+
+
+def _feature_description(settings: RecordingSettings) -> dict[str, Any]:
+    """Return ``features.json`` as TFDS writes it."""
+    height, width = settings.image_size
+    image = {
+        "pythonClassName": f"{_PACKAGE}.image_feature.Image",
+        "image": {"shape": _dimensions(height, width, 3), "dtype": "uint8", "encodingFormat": "jpeg"},
+    }
+    text = {"pythonClassName": f"{_PACKAGE}.text_feature.Text", "text": {}}
+    steps: dict[str, Any] = {
+        "observation": _dictionary({"image": image}),
+        "action": _tensor("float32", settings.action_spec.size),
+        "language_instruction": text,
+        **{flag: _tensor("bool") for flag in ("is_first", "is_last", "is_terminal")},
+        "reward": _tensor("float32"),
+        "discount": _tensor("float32"),
+    }
+    if settings.embedding_width is not None:
+        steps["language_embedding"] = _tensor("float32", settings.embedding_width)
+    metadata = {
+        "task": text,
+        "success": _tensor("bool"),
+        "seed": _tensor("int64"),
+        "episode_id": _tensor("int64"),
+    }
+    sequence = {
+        "pythonClassName": f"{_PACKAGE}.dataset_feature.Dataset",
+        "sequence": {
+            "feature": _dictionary(steps),
+            "length": "-1",
+        },  # without the length TFDS cannot read it back
+    }
+    return _dictionary({"steps": sequence, "episode_metadata": _dictionary(metadata)})
+
+
+def _dictionary(features: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict",
+        "featuresDict": {"features": dict(features)},
+    }
+
+
+def _tensor(dtype: str, *sizes: int) -> dict[str, Any]:
+    kind = "tensor_feature.Tensor" if sizes else "scalar.Scalar"
+    return {
+        "pythonClassName": f"{_PACKAGE}.{kind}",
+        "tensor": {"shape": _dimensions(*sizes), "dtype": dtype, "encoding": "none"},
+    }
+
+
+def _dimensions(*sizes: int) -> dict[str, Any]:
+    return {"dimensions": [str(size) for size in sizes]} if sizes else {}

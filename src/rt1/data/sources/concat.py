@@ -1,0 +1,186 @@
+"""Sources made of other sources: several as one, and one with another action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray, spec_difference
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.decoding import decoded_images
+from rt1.errors import DataError
+
+MapActions = Callable[[FloatArray], FloatArray]
+"""Pure function of consecutive actions, float32 (S, A), to those of another spec, float32 (S, A'), step by step."""
+
+
+class JoinedSource:
+    """The episodes of several sources counted through; an :class:`~rt1.data.sources.base.EpisodeSource`."""
+
+    def __init__(self, sources: Sequence[EpisodeSource], *, embodiments: Sequence[str | None] = ()) -> None:
+        """Join sources.
+
+        Args:
+            sources: the sources.
+            embodiments: names, one per source, for sources with different action specs: those of one name have one
+                spec, and share a head of the network. None among them: the source's name. Empty, or None only: all
+                have one spec.
+
+        Raises:
+            DataError: no source; sources with different action specs, or under one name; different numbers of bins.
+        """
+        if not sources:
+            raise DataError("there are no sources to join; give at least one")
+        self.sources = tuple(sources)
+        self.name = "+".join(source.name for source in sources)
+        self.embodiments = _embodiment_names(self.sources, embodiments)
+        """Name of each source's embodiment; empty where they all have one action spec."""
+        self._specs = _specs(self.sources, self.embodiments)
+        self.lengths: NDArray[np.int64] = np.concatenate([source.lengths for source in sources])
+        self.firsts: NDArray[np.int64] = np.cumsum([0, *(len(source.lengths) for source in sources[:-1])])
+        """(sources,) number of each source's first episode."""
+        encoders = [getattr(source, "text_encoder", None) for source in sources]
+        self.text_encoder = encoders[0] if all(encoder == encoders[0] for encoder in encoders) else None
+        """Identity of the encoder of the stored text embeddings; None where not known, or not the same for all."""
+        self._one_encoder = all(encoder == encoders[0] for encoder in encoders)
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """Dimensions and bounds of the actions.
+
+        Raises:
+            DataError: there are several embodiments, each with its own; see :mod:`rt1.data.embodiments`.
+        """
+        if len(self._specs) > 1:
+            raise DataError(
+                f"{self.name} has the embodiments {', '.join(self._specs)}, each with an action spec of its own; give "
+                "the data of one of them"
+            )
+        return next(iter(self._specs.values()))
+
+    def part(self, episode: int) -> tuple[EpisodeSource, int]:
+        """Return the source of an episode and the episode's number there."""
+        if not 0 <= episode < len(self.lengths):
+            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+        number = int(np.searchsorted(self.firsts, episode, side="right")) - 1
+        return self.sources[number], episode - int(self.firsts[number])
+
+    def instruction(self, episode: int) -> str:
+        """Return the sentence of an episode."""
+        source, own = self.part(episode)
+        return source.instruction(own)
+
+    def task(self, episode: int) -> str:
+        """Return the name of the episode's task, or an empty string."""
+        source, own = self.part(episode)
+        return source.task(own)
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        """Return the text embedding stored with an episode; refused where the sources used different encoders."""
+        if not self._one_encoder:
+            raise DataError(
+                f"the text embeddings of {self.name} come from different encoders; name one for all instructions"
+            )
+        source, own = self.part(episode)
+        return source.text_embedding(own)
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the JPEG or PNG bytes as the episode's source has them; :meth:`images` knows which are BGR."""
+        source, own = self.part(episode)
+        return source.encoded_images(own, start, stop)
+
+    def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3)."""
+        return decoded_images(*origin(self, episode), start, stop)
+
+    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
+        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
+        source, own = self.part(episode)
+        return source.actions(own, start, stop)
+
+
+class MappedSource:
+    """A source with its actions turned into those of another spec, so that it can be joined with others."""
+
+    def __init__(self, source: EpisodeSource, action_spec: ActionSpec, map_actions: MapActions) -> None:
+        """Put a mapping on top of a source; it is tried on the first step."""
+        self.source, self.action_spec, self._map = source, action_spec, map_actions
+        self.name = source.name
+        self.lengths = source.lengths
+        self.text_encoder = getattr(source, "text_encoder", None)
+        self.details = dict(getattr(source, "details", {}))
+        """What the source knows of its recording, its control rate for one."""
+        self.actions(0, 0, 1)
+
+    def instruction(self, episode: int) -> str:
+        """Return the sentence of an episode."""
+        return self.source.instruction(episode)
+
+    def task(self, episode: int) -> str:
+        """Return the name of the episode's task, or an empty string."""
+        return self.source.task(episode)
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        """Return the text embedding stored with an episode."""
+        return self.source.text_embedding(episode)
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the JPEG or PNG bytes as the source has them; :meth:`images` knows which are BGR."""
+        return self.source.encoded_images(episode, start, stop)
+
+    def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3)."""
+        return decoded_images(*origin(self, episode), start, stop)
+
+    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
+        """Return the mapped actions, float32 (stop - start, A)."""
+        mapped = self._map(self.source.actions(episode, start, stop))
+        if mapped.dtype != np.float32 or mapped.shape != (stop - start, self.action_spec.size):
+            raise DataError(
+                f"{self.name}, episode {episode}: the mapping returned {mapped.dtype} {mapped.shape}; "
+                f"it must return float32 ({stop - start}, {self.action_spec.size})"
+            )
+        return mapped
+
+
+def origin(source: EpisodeSource, episode: int) -> tuple[EpisodeSource, int]:
+    """Return the source that holds an episode's images, below joining and mapping, and its number there."""
+    while isinstance(source, JoinedSource | MappedSource):
+        source, episode = source.part(episode) if isinstance(source, JoinedSource) else (source.source, episode)
+    return source, episode
+
+
+def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | None]) -> tuple[str, ...]:
+    if all(name is None for name in names):
+        return ()
+    if any(name == "" for name in names):
+        raise DataError("the name of an embodiment is empty; give it a name, or leave it out for the data set's")
+    return tuple(source.name if name is None else name for source, name in zip(sources, names, strict=True))
+
+
+def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, ActionSpec]:
+    """Return the action spec of each embodiment, in the order of their first source; of all, under no name."""
+    firsts: dict[str, EpisodeSource] = {}
+    for source, name in zip(sources, names or [""] * len(sources), strict=True):
+        first = firsts.setdefault(name, source)
+        if first.action_spec != source.action_spec:
+            difference = spec_difference(first.action_spec, source.action_spec)
+            cure = "map one to the other's: MappedSource(source, action_spec, function)"
+            if names:
+                raise DataError(
+                    f"{first.name} and {source.name} are both the embodiment {name!r} and have different action specs "
+                    f"({difference}); name another embodiment for one of them, or {cure}"
+                )
+            raise DataError(
+                f"{first.name} and {source.name} have different action specs ({difference}); {cure}; or give each a "
+                'head of its own, in a mixture file with heads = "separate"'
+            )
+    if len({source.action_spec.bins for source in firsts.values()}) > 1:
+        found = ", ".join(f"{name} {source.action_spec.bins}" for name, source in firsts.items())
+        raise DataError(
+            f"the embodiments have different numbers of bins: {found}; the heads of a network share theirs; set "
+            "bins in the mixture file"
+        )
+    return {name: source.action_spec for name, source in firsts.items()}

@@ -1,0 +1,271 @@
+"""What is in a data set: counted once for the terminal and the page, with a bounded number of steps and images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.data.bounds import ActionStatistics, statistics_of
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.decoding import decoded_images
+from rt1.envs.base import Image
+from rt1.errors import DataError
+
+Place = tuple[int, int]
+"""Episode and step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyLimits:
+    """How much of a large data set is read; what is chosen is spread evenly over it."""
+
+    instructions: int = 200_000
+    """Episodes whose instruction is counted."""
+    steps: int = 1_000_000
+    """About this many steps, in whole episodes, have their action read."""
+    embeddings: int = 20_000
+    """Episodes whose text embedding is compared with others of the same instruction."""
+    images: int = 64
+    """Images that are decoded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionSurvey:
+    """The recorded actions against the bounds of the action spec."""
+
+    spec: ActionSpec
+    """Dimensions, bounds and bins."""
+    episodes: int
+    """Number of episodes that were read."""
+    steps: int
+    """Number of steps that were read."""
+    values: FloatArray
+    """(S, A) the actions read that are finite, physical units."""
+    statistics: ActionStatistics
+    """Of ``values``."""
+    outside: NDArray[np.float64]
+    """(A,) share of the values outside the bounds, 0..1: clipped when encoded, or no choice of a discrete dimension."""
+    bins_used: NDArray[np.int64]
+    """(A,) number of bins between the 1 % and the 99 % value."""
+    outliers: NDArray[np.int64]
+    """(A,) number of values farther from the 1 %..99 % range than that range is wide; 0 for discrete dimensions."""
+    farthest: tuple[Place | None, ...]
+    """Where the farthest outlier of each dimension is; None where there is none."""
+    not_finite: int
+    """Number of steps whose action has a NaN or an infinity."""
+    first_not_finite: Place | None
+    """The first of them."""
+
+    @property
+    def constant(self) -> tuple[str, ...]:
+        """Names of the dimensions that never change."""
+        return self.statistics.constant_dimensions(self.spec.dimension_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSurvey:
+    """The sampled images."""
+
+    sizes: Mapping[tuple[int, int], int]
+    """Number of images by (height, width), most frequent first."""
+    blue_minus_red: NDArray[np.float64]
+    """(number of images,) mean of blue less mean of red, -255..255, channels as the source declares them."""
+    declared_bgr: bool
+    """Whether the source says that its images are stored blue, green, red."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSurvey:
+    """What is in a data set."""
+
+    name: str
+    """Name of the source."""
+    lengths: NDArray[np.int64]
+    """(E,) number of steps of each episode."""
+    instructions: tuple[tuple[str, int], ...]
+    """Each instruction and the number of its episodes, most frequent first."""
+    instruction_episodes: int
+    """Number of episodes whose instruction was read."""
+    empty_instructions: tuple[int, ...]
+    """Those of them whose instruction is empty."""
+    embedding_width: int | None
+    """Entries of the text embedding stored with the first episode; None where there is none."""
+    conflicting_texts: tuple[str, ...]
+    """Instructions that come with more than one text embedding."""
+    actions: ActionSurvey
+    """The recorded actions."""
+    images: ImageSurvey
+    """The sampled images."""
+    skipped: tuple[str, ...]
+    """One message for each record the source left out."""
+
+    @property
+    def steps(self) -> int:
+        """Number of steps."""
+        return int(self.lengths.sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownEpisode:
+    """One episode to look at."""
+
+    episode: int
+    """Its number in the source."""
+    instruction: str
+    """Its sentence."""
+    steps: tuple[int, ...]
+    """The steps of ``images``."""
+    images: tuple[Image, ...]
+    """Images spread over the episode, first and last included."""
+    actions: FloatArray
+    """(S, A) all its actions, physical units."""
+
+
+def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> DataSurvey:
+    """Look through a data set.
+
+    Raises:
+        DataError: no episode, no finite action, or an image that does not decode.
+    """
+    limits = limits or SurveyLimits()
+    if not len(source.lengths):
+        raise DataError(f"{source.name} has no episodes; point to a data set that has some")
+    sentences = {int(e): source.instruction(int(e)) for e in _spread(len(source.lengths), limits.instructions)}
+    embedding = source.text_embedding(0)
+    return DataSurvey(
+        name=source.name,
+        lengths=source.lengths,
+        instructions=tuple(Counter(sentences.values()).most_common()),
+        instruction_episodes=len(sentences),
+        empty_instructions=tuple(episode for episode, sentence in sentences.items() if not sentence.strip()),
+        embedding_width=None if embedding is None else len(embedding),
+        conflicting_texts=() if embedding is None else _conflicting_texts(source, limits.embeddings),
+        actions=_survey_actions(source, limits.steps),
+        images=_survey_images(source, limits.images),
+        skipped=tuple(getattr(getattr(source, "raw", source), "skipped", ())),
+    )
+
+
+def show_episode(source: EpisodeSource, episode: int | None = None, *, images: int = 12) -> ShownEpisode:
+    """Return one episode to look at; None chooses one of median length.
+
+    Raises:
+        DataError: no such episode, or an image that does not decode.
+    """
+    count = len(source.lengths)
+    if episode is None:
+        episode = int(np.argsort(source.lengths, kind="stable")[count // 2])
+    if not 0 <= episode < count:
+        raise DataError(f"there is no episode {episode}; {source.name} has the episodes 0..{count - 1}")
+    length = int(source.lengths[episode])
+    steps = tuple(_spread(length, images).tolist())
+    return ShownEpisode(
+        episode=episode,
+        instruction=source.instruction(episode),
+        steps=steps,
+        images=tuple(_image(source, episode, step) for step in steps),
+        actions=source.actions(episode, 0, length),
+    )
+
+
+def _conflicting_texts(source: EpisodeSource, limit: int) -> tuple[str, ...]:
+    """Return the instructions for which two episodes carry different text embeddings."""
+    first: dict[str, FloatArray | None] = {}
+    conflicting: dict[str, None] = {}  # in the order found
+    for episode in _spread(len(source.lengths), limit).tolist():
+        sentence, vector = source.instruction(episode), source.text_embedding(episode)
+        known = first.setdefault(sentence, vector)
+        same = known is vector if known is None or vector is None else np.array_equal(known, vector)
+        if not same:
+            conflicting[sentence] = None
+    return tuple(conflicting)
+
+
+def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
+    spec, total = source.action_spec, int(source.lengths.sum())
+    count = len(source.lengths)
+    episodes = _spread(count, count if total <= limit else max(1, count * limit // total))
+    lengths = source.lengths[episodes]
+    read = np.concatenate([source.actions(int(e), 0, int(n)) for e, n in zip(episodes, lengths, strict=True)])
+    finite = np.isfinite(read).all(axis=1)
+    if not finite.any():
+        raise DataError(f"{source.name}: no step of {len(read)} has a finite action; record the data set again")
+    rows, ends = np.flatnonzero(finite), np.cumsum(lengths)
+
+    def place(row: int) -> Place:
+        number = int(np.searchsorted(ends, row, side="right"))
+        return int(episodes[number]), row - int(ends[number] - lengths[number])
+
+    values = read[finite]
+    statistics = statistics_of(values)
+    beyond = _beyond(values, statistics, spec)
+    outliers = (beyond > 0).sum(axis=0)
+    return ActionSurvey(
+        spec=spec,
+        episodes=len(episodes),
+        steps=len(read),
+        values=values,
+        statistics=statistics,
+        outside=_outside(values, spec).mean(axis=0),
+        bins_used=_bins_used(statistics, spec),
+        outliers=outliers,
+        farthest=tuple(
+            place(int(rows[row])) if some else None for row, some in zip(beyond.argmax(axis=0), outliers, strict=True)
+        ),
+        not_finite=int((~finite).sum()),
+        first_not_finite=None if finite.all() else place(int(np.argmin(finite))),
+    )
+
+
+def _beyond(values: FloatArray, statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.float64]:
+    """Return (S, A) how far each value is from being no outlier; above 0 it is one."""
+    width = statistics.q99 - statistics.q01
+    beyond = np.maximum(values - statistics.q99, statistics.q01 - values) - width
+    return np.where(spec.discrete_choices > 0, -1.0, beyond)
+
+
+def _outside(values: FloatArray, spec: ActionSpec) -> NDArray[np.bool_]:
+    fraction = (spec.discrete_choices > 0) & (values != np.floor(values))
+    return spec.out_of_bounds(values) | fraction
+
+
+def _bins_used(statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.int64]:
+    low, high = (np.clip(quantile, spec.low, spec.high) for quantile in (statistics.q01, statistics.q99))
+    bins = np.where(spec.discrete_choices > 0, spec.discrete_choices, spec.bins) - 1
+    first, last = (np.floor((edge - spec.low) / (spec.high - spec.low) * bins) for edge in (low, high))
+    return (last - first + 1).astype(np.int64)
+
+
+def _survey_images(source: EpisodeSource, limit: int) -> ImageSurvey:
+    ends = np.cumsum(source.lengths)
+    sizes: Counter[tuple[int, int]] = Counter()
+    differences = []
+    for step in _spread(int(ends[-1]), limit):
+        episode = int(np.searchsorted(ends, step, side="right"))
+        image = _image(source, episode, int(step - (ends[episode] - source.lengths[episode])))
+        sizes[image.shape[0], image.shape[1]] += 1
+        red, _, blue = image.mean(axis=(0, 1))
+        differences.append(blue - red)
+    return ImageSurvey(
+        sizes=dict(sizes.most_common()), blue_minus_red=np.array(differences), declared_bgr=_declared_bgr(source)
+    )
+
+
+def _image(source: EpisodeSource, episode: int, step: int) -> Image:
+    """Return the image of a step with red first, as the source declares its channels."""
+    (image,) = decoded_images(source, episode, step, step + 1)
+    return image
+
+
+def _declared_bgr(source: EpisodeSource) -> bool:
+    return bool(getattr(source, "bgr", False))  # of the sources, only Open X data sets may declare it
+
+
+def _spread(total: int, limit: int) -> NDArray[np.int64]:
+    """Return at most ``limit`` numbers of 0..total-1, evenly spread, first and last included."""
+    return np.unique(np.linspace(0, total - 1, min(total, limit)).round().astype(np.int64))

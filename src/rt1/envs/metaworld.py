@@ -1,0 +1,255 @@
+"""Meta-World (MuJoCo) as an environment: 50 tasks with instructions, rendered headless in software."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from ctypes.util import find_library
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.common.json_config import check_between
+from rt1.common.suggest import lookup, unknown_name
+from rt1.envs.base import Image, Observation, StepResult
+from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
+from rt1.errors import RenderingError
+
+NATIVE_RATE = 80.0
+NATIVE_STEPS = 500
+CAMERAS = ("corner2", "topview", "corner", "corner3", "corner4", "behindGripper", "gripperPOV")
+_CORNER2_POSITION = (0.75, 0.075, 0.7)  # LeRobot's closer view of the table
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaWorldConfig:
+    """How Meta-World is shown and driven."""
+
+    image_size: int = 96
+    """Height and width of the image, pixels."""
+    supersample: int = 1
+    """Render this many times larger in each direction and average: smooth edges, for small images."""
+    control_rate: float = 20.0
+    """Decisions per second, Hz; each action is held for round(80 / control_rate) native steps."""
+    camera: str = "corner2"
+    """Camera name; corner2 is placed as LeRobot places it, upright."""
+    fast_render: bool = True
+    """Render without shadows, reflections and multisampling (13 times faster); off gives Meta-World's own look."""
+
+    def __post_init__(self) -> None:
+        if self.camera not in CAMERAS:
+            raise ValueError(unknown_name("camera", self.camera, CAMERAS))
+        check_between(self, 8, 2048, "image_size")
+        check_between(self, 1, 4, "supersample")
+        check_between(self, 1, NATIVE_RATE, "control_rate")
+
+    @property
+    def hold(self) -> int:
+        """Native 80 Hz steps per decision."""
+        return max(1, round(NATIVE_RATE / self.control_rate))
+
+
+def action_spec(*, bins: int = 256) -> ActionSpec:
+    """Meta-World's action: hand displacement (1 = 1 cm per native step) and gripper effort (1 = close)."""
+    return ActionSpec(
+        bins=bins,
+        parts=(
+            Continuous(name="hand", low=(-1.0,) * 3, high=(1.0,) * 3, labels=("hand_x", "hand_y", "hand_z")),
+            Continuous(name="gripper", low=(-1.0,), high=(1.0,)),
+        ),
+    )
+
+
+def check_task(task: str) -> str:
+    """Return the task's name with its version suffix; an unknown one raises ``ValueError`` with a suggestion."""
+    name = task.removesuffix("-v3")
+    lookup("Meta-World task", name, INSTRUCTIONS)
+    return f"{name}-v3"
+
+
+@dataclass(kw_only=True)
+class MetaWorldEnv:
+    """One Meta-World task. Satisfies :class:`rt1.envs.base.Env`.
+
+    The goal marker (a coloured dot) is hidden in tasks that share their scene with another one, where it would
+    tell the task apart without the instruction; elsewhere it is part of the scene.
+    """
+
+    task: str
+    """Task name, with or without ``-v3``."""
+    config: MetaWorldConfig = field(default_factory=MetaWorldConfig)
+    """Image and control settings."""
+    render: bool = True
+    """False gives black images and needs no GL library: physics and experts alone."""
+
+    def __post_init__(self) -> None:
+        self.task = check_task(self.task)
+        self.instruction = INSTRUCTIONS[self.task.removesuffix("-v3")][0]
+        self.action_spec = action_spec()
+        self.control_rate = NATIVE_RATE / self.config.hold
+        self.max_steps = NATIVE_STEPS // self.config.hold
+        _choose_gl_early(required=self.render)
+        self._sim, self._expert = _simulator_and_expert(self.task)
+        if self.config.camera == "corner2":
+            self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
+        if self.task.removesuffix("-v3") in SHARED_SCENES:
+            self._sim.model.site_group[:] = 5  # a group that MuJoCo does not draw
+        self._renderer = _Renderer(self._sim.model, self.config) if self.render else None
+        self._rest = _model_state(self._sim.model)
+        self._state: NDArray[np.float64] | None = None
+        self._steps = 0
+
+    def reset(self, seed: int) -> Observation:
+        """Start an episode with the goal and object positions of ``seed`` (any int >= 0)."""
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        # A body moved by an earlier episode stays moved in the compiled model: put everything back, so that an
+        # episode depends on its seed alone and not on what this process ran before.
+        for name, value in self._rest.items():
+            getattr(self._sim.model, name)[:] = value
+        self._sim._freeze_rand_vec = False  # noqa: SLF001 (Meta-World has no public switch for seeded goals)
+        self._sim.seeded_rand_vec = True
+        self._sim.seed(seed)
+        self._state, _ = self._sim.reset()
+        self._steps = 0
+        return self._observe()
+
+    def step(self, action: FloatArray) -> StepResult:
+        """Hold one action (4,) in [-1, 1] for one control period; done at success or after ``max_steps``."""
+        if self._state is None:
+            raise RuntimeError("step() was called before reset(); call reset(seed) first")
+        if self.action_spec.out_of_bounds(action).any():
+            raise ValueError(f"action {np.asarray(action).tolist()} lies outside [-1, 1]; clip it first")
+        success = False
+        for _ in range(self.config.hold):
+            self._state, _, _, truncated, info = self._sim.step(np.asarray(action, dtype=np.float32))
+            success = success or bool(info["success"])
+            if success or truncated:
+                break
+        self._steps += 1
+        return StepResult(observation=self._observe(), success=success, done=success or self._steps >= self.max_steps)
+
+    def expert_action(self) -> FloatArray:
+        """Return the scripted expert's action (4,) for the current state, clipped to [-1, 1]. For recording only."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # experts write out-of-range efforts and say so each time
+            action = self._expert.get_action(self._state)
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+    def close(self) -> None:
+        """Free the renderer; without this EGL prints tracebacks at exit."""
+        if self._renderer is not None:
+            self._renderer.close()
+        self._sim.close()
+
+    def _observe(self) -> Observation:
+        if self._renderer is None:
+            size = self.config.image_size
+            return Observation(image=np.zeros((size, size, 3), dtype=np.uint8))
+        return Observation(image=self._renderer.image(self._sim.data))
+
+
+class _Renderer:
+    """A MuJoCo renderer with fast flags; images upright."""
+
+    def __init__(self, model: Any, config: MetaWorldConfig) -> None:
+        import mujoco
+
+        if config.fast_render:
+            model.vis.quality.offsamples = 0
+        self._config = config
+        size = config.image_size * config.supersample
+        self._renderer = _open_renderer(lambda: mujoco.Renderer(model, size, size))
+        if config.fast_render:
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
+            self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+
+    def image(self, data: Any) -> Image:
+        self._renderer.update_scene(data, camera=self._config.camera)
+        image = self._renderer.render()
+        if self._config.camera == "corner2":  # Meta-World's corner2 hangs upside down
+            image = image[::-1, ::-1]
+        return _averaged(image, self._config.supersample)
+
+    def close(self) -> None:
+        self._renderer.close()
+
+
+def _averaged(image: Image, factor: int) -> Image:
+    """Return the mean of each ``factor`` x ``factor`` square of pixels, rounded."""
+    if factor == 1:
+        return np.ascontiguousarray(image)
+    height, width, channels = image.shape
+    blocks = image.reshape(height // factor, factor, width // factor, factor, channels)
+    total = blocks.sum(axis=(1, 3), dtype=np.uint32)
+    return ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+
+
+def choose_gl() -> str:
+    """Set ``MUJOCO_GL`` to the software GL found on this machine, unless the user set it; return the choice.
+
+    Raises:
+        RenderingError: neither OSMesa nor EGL (with libGL) is installed.
+    """
+    if os.environ.get("MUJOCO_GL"):
+        return os.environ["MUJOCO_GL"]
+    if find_library("OSMesa"):
+        choice = "osmesa"
+    elif find_library("EGL") and find_library("GL"):
+        choice = "egl"
+    else:
+        raise RenderingError(
+            "no GL library for headless rendering: neither OSMesa nor EGL with libGL is installed; "
+            "on Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6"
+        )
+    os.environ["MUJOCO_GL"] = choice
+    return choice
+
+
+def _open_renderer(make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Exception as error:  # MuJoCo's GL back ends fail with whatever they met first
+        raise RenderingError(
+            f"MuJoCo could not open a renderer with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "
+            "on Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6, and unset MUJOCO_GL"
+        ) from error
+
+
+def _choose_gl_early(*, required: bool) -> None:
+    """Choose the GL back end before the first import of MuJoCo, which reads it once and for all."""
+    try:
+        choose_gl()
+    except RenderingError:
+        if required:
+            raise
+
+
+def _simulator_and_expert(task: str) -> tuple[Any, Any]:
+    if importlib.util.find_spec("metaworld") is None:
+        raise ModuleNotFoundError("Meta-World is not installed; run: pip install 'rt1[metaworld]'")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # gymnasium and Meta-World warn about their own float widths at import
+        _open_renderer(lambda: importlib.import_module("mujoco"))  # which loads the GL library
+        from metaworld import policies
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+        sim = ALL_V3_ENVIRONMENTS[task]()
+    sim._set_task_called = True  # noqa: SLF001 (goals come from the seed instead of a stored task)
+    # The expert must see the goal. Meta-World hides it unless a stored task says otherwise, and keeps the space.
+    sim._partially_observable = False  # noqa: SLF001
+    sim.__dict__.pop("sawyer_observation_space", None)
+    words = task.removesuffix("-v3").split("-")
+    name = "Sawyer" + "".join(word.capitalize() for word in words) + "V3Policy"
+    # One expert's class is named after its older task name.
+    name = {"SawyerPegInsertSideV3Policy": "SawyerPegInsertionSideV3Policy"}.get(name, name)
+    return sim, getattr(policies, name)()
+
+
+def _model_state(model: Any) -> dict[str, NDArray[np.float64]]:
+    return {name: np.array(getattr(model, name)) for name in ("body_pos", "body_quat", "site_pos", "geom_pos")}

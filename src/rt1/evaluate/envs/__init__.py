@@ -1,1 +1,0 @@
-"""Environments, one optional extra each: start at open.py."""

@@ -1,0 +1,140 @@
+"""One recorded episode and what a policy would have done at its images: collected while it runs, for a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from rt1.actions import FloatArray, choose_tokens
+from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.decoding import each_image
+from rt1.envs.base import Image
+from rt1.evaluate.episode_choice import ChosenEpisodes, Words
+from rt1.policy.policy import Policy
+
+_READ_AHEAD = 32  # images read in one go
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionView:
+    """Where TokenLearner looked in one image."""
+
+    step: int
+    """Step of the image."""
+    image: Image
+    """uint8 RGB (H, W, 3)."""
+    map_KRC: FloatArray
+    """float32 (K, rows, columns), of each image token the weights on the positions of the image; their sum is 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodePlot:
+    """One episode: what was recorded and what the policy predicts at the same images."""
+
+    title: str
+    """Which episode it is."""
+    dimension_names: Sequence[str]
+    """A names."""
+    recorded: FloatArray
+    """(S, A) recorded actions, physical units."""
+    predicted: FloatArray
+    """(S, A) predicted actions, physical units."""
+    steps: Sequence[int]
+    """Steps of the images shown."""
+    images: Sequence[Image] = field(repr=False)
+    """The images shown, in order, uint8 RGB (H, W, 3); at least one."""
+    attention: Sequence[AttentionView] = field(default=(), repr=False)
+    """TokenLearner's maps at some of the steps shown."""
+
+    def __post_init__(self) -> None:
+        width = len(self.dimension_names)
+        shapes = self.recorded.shape, self.predicted.shape
+        if shapes[0] != shapes[1] or shapes[0][1:] != (width,) or not self.images:
+            raise ValueError(
+                f"episode plot {self.title!r}: recorded {shapes[0]} and predicted {shapes[1]} must both be "
+                f"(S, {width}), one column per dimension name, with at least 1 image (got {len(self.images)})"
+            )
+        if len(self.steps) != len(self.images):
+            raise ValueError(f"episode plot {self.title!r}: {len(self.steps)} steps for {len(self.images)} images")
+
+
+class EpisodeWatch:
+    """Collects an :class:`EpisodePlot` while a policy runs over an episode; of its images it keeps those shown."""
+
+    def __init__(self, policy: Policy, source: EpisodeSource, episode: int, *, title: str, images: int = 8) -> None:
+        """Begin before the first step; ``images`` is how many are shown, first and last included."""
+        self._policy, self._title = policy, title
+        steps = int(source.lengths[episode])
+        self._recorded = source.actions(episode, 0, steps)
+        self._shown = np.unique(np.linspace(0, steps - 1, images).round().astype(int)).tolist()
+        last = len(self._shown) - 1
+        self._looked_at = {self._shown[place] for place in (last // 6, (last + 1) // 2, last - last // 6)}
+        self._predicted: list[FloatArray] = []
+        self._images: list[Image] = []
+        self._attention: list[AttentionView] = []
+
+    def see(self, image: Image, logits_AV: FloatArray) -> None:
+        """Take the next step, right after the policy did: its image and the policy's logits (A, V)."""
+        step = len(self._predicted)
+        self._predicted.append(self._policy.action_spec.decode(choose_tokens(logits_AV)))
+        if step in self._shown:
+            self._images.append(image.copy())
+        if step in self._looked_at:
+            maps = self._policy.attention_maps()
+            self._attention.append(AttentionView(step=step, image=image.copy(), map_KRC=maps))
+
+    def plot(self) -> EpisodePlot:
+        """Return the plot, when every step was seen."""
+        return EpisodePlot(
+            title=self._title,
+            dimension_names=self._policy.action_spec.dimension_names,
+            recorded=self._recorded,
+            predicted=np.stack(self._predicted),
+            steps=self._shown,
+            images=self._images,
+            attention=self._attention,
+        )
+
+
+def stream_episode(policy: Policy, source: EpisodeSource, episode: int) -> Iterator[tuple[Image, FloatArray]]:
+    """Run a policy over a recorded episode as on the robot, one image after another.
+
+    Args:
+        policy: just reset with the episode's instruction: its memory is empty.
+        source: recorded episodes.
+        episode: its number.
+
+    Yields:
+        Of each step the image, uint8 RGB (H, W, 3), and the policy's logits, float32 (A, V).
+    """
+    steps = int(source.lengths[episode])
+    for start, stop in pairwise([*range(0, steps, _READ_AHEAD), steps]):
+        for image in each_image(source, episode, start, stop):
+            yield image, policy.logits(image)
+
+
+def episode_plots(
+    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, most: int = 12
+) -> list[EpisodePlot]:
+    """Return plots of the first episode of each task, of ``most`` tasks; one without an instruction has none."""
+    kind = "held-out episode" if chosen.held_out else "episode"
+    plots: dict[str, EpisodePlot] = {}
+    for episode in chosen.numbers.tolist():
+        told, task = words.of(source, episode), source.task(episode) or source.instruction(episode)
+        if told is None or task in plots or len(plots) == most:
+            continue
+        policy.reset(told)
+        title = f"{task}, {kind} {episode}: {source.instruction(episode)!r}"
+        watch = EpisodeWatch(policy, source, episode, title=title)
+        for image, logits_AV in stream_episode(policy, source, episode):
+            watch.see(image, logits_AV)
+        plots[task] = watch.plot()
+    return list(plots.values())
+
+
+def named(source: EpisodeSource, episode: int) -> str:
+    """Return an episode's number and instruction, as a page names it."""
+    return f"Episode {episode}: {source.instruction(episode)!r}"

@@ -1,1 +1,0 @@
-"""What is in a data set: start at survey.py."""

@@ -1,0 +1,252 @@
+"""Which setting of the control step is the fastest here and still acts as fp32 does: measured, remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import MODEL_FILE, resolve
+from rt1.common.files import user_cache, write_text
+from rt1.common.json_config import check_between
+from rt1.common.json_files import read_object
+from rt1.common.suggest import lookup
+from rt1.common.system import processor
+from rt1.errors import DataError, SaveError
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.policy.stepper import SETTINGS, ControlStep, packable
+
+_LOG = logging.getLogger(__name__)
+REFERENCE = "fp32"
+CLEAR_GAP = 0.05
+"""A token counts where fp32 prefers it to the next one by more than this, in logits; below it is a toss-up."""
+LEAST_AGREEMENT = 0.99
+"""Share of the clear tokens that a setting must choose as fp32 does."""
+NEARLY = 1.05
+"""More threads must save more than this share of a step's time: what they cost, other work on the machine misses."""
+AUTO, TUNE = "auto", "tune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActingSettings:
+    """How a trained network acts."""
+
+    setting: str = "fp32"
+    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
+    as fp32 does, as measured once on this machine."""
+    tune: bool = False
+    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
+    cond_scale: float = 1.0
+    """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, 1000, "cond_scale")
+
+    @property
+    def wanted(self) -> str:
+        """The setting as :func:`setting_for` takes it."""
+        return TUNE if self.tune else self.setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """How a network is to be run."""
+
+    setting: str
+    """One of :data:`rt1.policy.stepper.SETTINGS`."""
+    threads: int | None = None
+    """Threads for each robot; None: as the setting says."""
+
+    def control(self, model: RT1, *, cond_scale: float = 1.0) -> ControlStep:
+        """Return the control step of a network, run so; see there."""
+        return ControlStep(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuned:
+    """What a measurement found."""
+
+    setting: str
+    """The setting chosen."""
+    milliseconds: Mapping[str, float]
+    """Median time of a step by setting."""
+    agreement: Mapping[str, float]
+    """Share of the clear tokens chosen as by fp32, by setting."""
+    threads: Mapping[str, int | None]
+    """Threads for each robot, by setting: as few as give the time above; None where the processor does not compute."""
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS or SETTINGS[self.setting].obstacle() is not None:
+            raise ValueError(f"the setting {self.setting!r} cannot run here; measure again")
+        if not isinstance(self.threads[self.setting], int | None):
+            raise ValueError(f"threads is {self.threads[self.setting]!r}; it must be a number; measure again")
+
+
+def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> Choice:
+    """Return a setting that can run here, and its number of threads.
+
+    Args:
+        checkpoint: the folder that the network was loaded from.
+        model: the network.
+        setting: one of :data:`rt1.policy.stepper.SETTINGS`; ``auto`` for the fastest that agrees with fp32, as
+            remembered or else measured now, in seconds; ``tune`` to measure it again.
+
+    Raises:
+        ValueError: an unknown setting.
+    """
+    if setting not in (AUTO, TUNE):
+        lookup("setting", setting, {**SETTINGS, AUTO: None, TUNE: None})
+        return Choice(setting=setting)
+    found = tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE)
+    return Choice(setting=found.setting, threads=found.threads[found.setting])
+
+
+def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None = None) -> Tuned:
+    """Return the measurement remembered for these weights, this machine, torch and number of threads, or measure.
+
+    Args:
+        model: the network.
+        identity: what stands for its weights.
+        again: measure even if there is one.
+        file: where it is remembered; a file of the user's cache if None. One that is damaged is left out with a
+            warning, and so is one that cannot be written.
+    """
+    file = user_cache() / "settings.json" if file is None else file
+    key = f"{identity} on {_machine()}"
+    remembered = _read(file)
+    if not again and key in remembered:
+        try:
+            return Tuned(**remembered[key])
+        except (KeyError, TypeError, ValueError):
+            pass  # another version's, or a device that has gone: measured again below
+    found = measure(model)
+    try:
+        write_text(file, json.dumps({**_read(file), key: asdict(found)}, indent=1))
+    except SaveError as error:
+        warnings.warn(f"the setting is measured again next time: {error}", stacklevel=2)
+    return found
+
+
+def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
+    """Take the same steps in every setting that can run here, in turns, and choose.
+
+    A setting that cannot run here is left out, with one line in the log that says why.
+
+    Args:
+        model: the network.
+        steps: steps in each setting, over made-up scenes and instructions.
+        seed: seed of the scenes.
+    """
+    controls = {choice: control for name in SETTINGS for choice, control in _controls(model, name).items()}
+    names = list(dict.fromkeys(choice.setting for choice in controls))
+    seconds: dict[Choice, list[float]] = {choice: [] for choice in controls}
+    logits: dict[Choice, list[FloatArray]] = {choice: [] for choice in controls}
+    for embedding, images in made_up_episodes(model.config, steps=steps, seed=seed):
+        memories = {choice: control.start(embedding) for choice, control in controls.items()}
+        for image in images:
+            for choice, control in controls.items():
+                start = time.perf_counter()
+                logits[choice].append(control.step([memories[choice]], [image])[0])
+                seconds[choice].append(time.perf_counter() - start)
+    medians = {choice: 1e3 * float(np.median(found)) for choice, found in seconds.items()}
+    best = {name: _fewest_threads({c: m for c, m in medians.items() if c.setting == name}) for name in names}
+    reference = np.stack(logits[best[REFERENCE]])
+    agreement = {name: agreement_with(reference, np.stack(logits[choice])) for name, choice in best.items()}
+    eligible = [name for name in names if name == REFERENCE or agreement[name] >= LEAST_AGREEMENT]
+    return Tuned(
+        setting=min(eligible, key=lambda name: medians[best[name]]),
+        milliseconds={name: medians[choice] for name, choice in best.items()},
+        agreement=agreement,
+        threads={name: choice.threads for name, choice in best.items()},
+    )
+
+
+def _controls(model: RT1, name: str) -> dict[Choice, ControlStep]:
+    """Return a setting's control steps by number of threads; none where the setting cannot run."""
+    device_is_there = SETTINGS[name].device == "cpu" or torch.cuda.is_available()
+    if name != REFERENCE and not (device_is_there and packable(model)):
+        return {}
+    try:
+        choices = [Choice(setting=name, threads=threads) for threads in _thread_numbers(name)]
+        return {choice: choice.control(model) for choice in choices}
+    except ValueError as error:
+        if name == REFERENCE:
+            raise
+        _LOG.warning("auto leaves out a setting: %s", error)
+        return {}
+
+
+def _thread_numbers(name: str) -> list[int | None]:
+    """Return the numbers of threads to try: 1, 4, 16 and so on, and all that torch has."""
+    if SETTINGS[name].device != "cpu":
+        return [None]
+    most = torch.get_num_threads()
+    return [*(4**power for power in range(most.bit_length()) if 4**power < most), most]
+
+
+def _fewest_threads(milliseconds: Mapping[Choice, float]) -> Choice:
+    """Return, of the choices that take hardly longer than the fastest, the one with the fewest threads."""
+    least = min(milliseconds.values())
+    return min((c for c, found in milliseconds.items() if found <= NEARLY * least), key=lambda c: c.threads or 0)
+
+
+def agreement_with(reference_XAV: FloatArray, logits_XAV: FloatArray) -> float:
+    """Return the share of the reference's clear tokens that the other logits choose too; 0 where none is clear."""
+    top_XA2 = np.sort(reference_XAV, axis=-1)[..., -2:]
+    clear_XA = top_XA2[..., 1] - top_XA2[..., 0] > CLEAR_GAP
+    same_XA = reference_XAV.argmax(-1) == logits_XAV.argmax(-1)
+    return float(same_XA[clear_XA].mean()) if clear_XA.any() else 0.0
+
+
+def made_up_episodes(
+    config: RT1Config, *, steps: int, seed: int
+) -> Iterator[tuple[FloatArray, Sequence[NDArray[np.uint8]]]]:
+    """Yield episodes of a text embedding and images: soft-edged blobs of colour that drift, a little noise on top."""
+    rng = np.random.default_rng(seed)
+    length = config.window + 2
+    for first in range(0, steps, length):
+        scene = rng.uniform(0, 255, (6, 8, 3)).astype(np.float32)
+        drift = rng.normal(0, 12, scene.shape).astype(np.float32)
+        images = []
+        for step in range(min(length, steps - first)):
+            image = cv2.resize(scene + step * drift, (320, 256), interpolation=cv2.INTER_CUBIC)
+            images.append(np.clip(image + rng.normal(0, 4, image.shape), 0, 255).astype(np.uint8))
+        if config.text.vocabulary:
+            text = rng.integers(1, config.text.vocabulary, config.text_width).astype(np.float32)
+        else:
+            text = rng.normal(size=config.text_width).astype(np.float32)
+            text /= np.linalg.norm(text)
+        yield text, images
+
+
+def weights_hash(checkpoint: Path | str) -> str:
+    """Return what stands for a checkpoint's weights."""
+    with (resolve(checkpoint) / MODEL_FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _machine() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{processor()}, {device}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        return read_object(file, cure="it is made anew")
+    except DataError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return {}

@@ -1,0 +1,196 @@
+"""What an exported folder holds and says of itself. No torch.
+
+    export.json            this description
+    tokenizer.*            graph: prepared image and text embedding to image tokens
+    decoder.*              graph: the window's image tokens to the logits of one step
+    reference.safetensors       reference steps and their logits, checked at every load
+    instructions.safetensors    text embeddings by sentence, where some were given
+
+The names of the files follow from the format, never from the description.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rt1.actions import ActionSpec
+from rt1.common import json_config
+from rt1.common.json_files import read_object
+from rt1.common.suggest import lookup
+from rt1.errors import ExportError
+from rt1.text.encoder import TextEncoderIdentity
+
+FORMAT = 2
+MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE = "export.json", "reference.safetensors", "instructions.safetensors"
+_CURE = "restore it from a copy, or export again"
+
+Format = Literal["onnx", "openvino", "torch-export", "aoti"]
+Precision = Literal["fp32", "bf16", "int8"]
+
+GRAPH_FILES: Mapping[str, tuple[str, ...]] = {
+    "onnx": ("tokenizer.onnx", "decoder.onnx"),
+    "openvino": ("tokenizer.xml", "decoder.xml", "tokenizer.bin", "decoder.bin"),
+    "torch-export": ("tokenizer.pt2", "decoder.pt2"),
+    "aoti": ("tokenizer.pt2", "decoder.pt2"),
+}
+"""Format -> files of the tokenizer and the decoder, in this order, then what belongs to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What the host must know of the network."""
+
+    window: int
+    """T: images the policy looks at, newest last."""
+    image_size: tuple[int, int]
+    """Height and width the image is stretched to, pixels."""
+    text_width: int
+    """E: entries of the text embedding."""
+    image_tokens: int
+    """K: tokens per image."""
+    token_width: int
+    """Entries of an image token."""
+    decoder_text: bool
+    """Whether the decoder takes the text embedding, too."""
+
+    def __post_init__(self) -> None:
+        json_config.check_at_least(self, 1, "window", "image_size", "text_width", "image_tokens", "token_width")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How the exported policy and the network it was made from differ on the same images."""
+
+    images: Literal["recorded", "generated"]
+    """Where the images come from."""
+    steps: int
+    """Steps compared, of several episodes."""
+    logit_difference: float
+    """Largest absolute difference of a logit."""
+    largest_logit: float
+    """Largest absolute logit of the network."""
+    tokens: int
+    """Action tokens compared."""
+    tokens_agreeing: int
+    """Those that are the same."""
+    clear_tokens: int
+    """Action tokens whose first and second logit are more than 0.05 apart."""
+    clear_tokens_agreeing: int
+    """Those of them that are the same."""
+    tolerance: float
+    """Largest logit difference that was let pass, as a share of the largest logit."""
+
+    @property
+    def clear_agreement(self) -> float:
+        """Share of the clear tokens that agree; 1 where there are none."""
+        return self.clear_tokens_agreeing / self.clear_tokens if self.clear_tokens else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an exported folder says of itself."""
+
+    kind: Format
+    """Format of the graphs."""
+    precision: Precision
+    """Numbers the graphs compute in."""
+    sizes: Sizes
+    """Sizes of the network."""
+    action_spec: ActionSpec
+    """Dimensions, bounds and bins of its actions."""
+    text_encoder: TextEncoderIdentity | None
+    """The encoder its text embeddings come from; None where it is not known."""
+    control_rate: float | None
+    """Steps per second it was trained at, Hz; None where it is not known."""
+    comparison: Comparison | None
+    """How it differs from the network it was made from; None only until both have been compared."""
+    versions: Mapping[str, str]
+    """Package -> version it was made with; ``cpu`` is the instruction set."""
+    files: Mapping[str, str]
+    """File name -> SHA-256 of its content."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """Where the weights come from, as the checkpoint says."""
+
+    def __post_init__(self) -> None:
+        rate = self.control_rate
+        if rate is not None and (type(rate) not in (int, float) or not 0 < rate < float("inf")):
+            raise ValueError(f"the control rate is {rate!r:.80}; it must be a number of steps per second")
+        texts: tuple[object, ...] = (*self.files, *self.files.values(), *self.versions.values())
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            raise ValueError("the files and versions hold something else than printable text")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``; :meth:`from_json` reads it back."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "precision": self.precision,
+            "sizes": json_config.to_json(self.sizes),
+            "action_spec": self.action_spec.to_json(),
+            "text_encoder": None if self.text_encoder is None else self.text_encoder.to_json(),
+            "control_rate": self.control_rate,
+            "comparison": json_config.to_json(self.comparison),
+            "versions": dict(self.versions),
+            "files": dict(self.files),
+            "provenance": dict(self.provenance),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Manifest:
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        if data.get("format") != FORMAT:
+            raise ExportError(
+                f"its format is {data.get('format')!r}; this version of rt1 reads format {FORMAT}; export again"
+            )
+        lookup("export format", str(data["kind"]), GRAPH_FILES)
+        lookup("precision", str(data["precision"]), dict.fromkeys(get_args(Precision)))
+        encoder = data["text_encoder"]
+        return Manifest(
+            kind=data["kind"],
+            precision=data["precision"],
+            sizes=json_config.from_json(Sizes, data["sizes"], where="sizes"),
+            action_spec=ActionSpec.from_json(data["action_spec"]),
+            text_encoder=None if encoder is None else TextEncoderIdentity.from_json(encoder),
+            control_rate=data["control_rate"],
+            comparison=json_config.from_json(Comparison, data["comparison"], where="comparison"),
+            versions=dict(data["versions"]),
+            files=dict(data["files"]),
+            provenance=dict(data["provenance"]),
+        )
+
+
+def graph_files(kind: Format, folder: Path) -> tuple[Path, Path]:
+    """Return the files that the tokenizer and the decoder of a format are loaded from."""
+    tokenizer, decoder = GRAPH_FILES[kind][:2]
+    return folder / tokenizer, folder / decoder
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read an exported folder's description and hold its files against it.
+
+    Raises:
+        ExportError: no export, another format, a missing or changed file.
+    """
+    file = folder / MANIFEST_FILE
+    if not file.is_file():
+        raise ExportError(f"{folder} holds no {MANIFEST_FILE}; give a folder that rt1 export has written")
+    data = read_object(file, error=ExportError, cure=_CURE)
+    try:
+        manifest = Manifest.from_json(data)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ExportError(f"{file} cannot be used: {error}; {_CURE}") from error
+    for name in sorted({*GRAPH_FILES[manifest.kind], REFERENCE_FILE, *manifest.files}):
+        path = folder / Path(name).name
+        if name not in manifest.files or not path.is_file() or sha256(path) != manifest.files[name]:
+            raise ExportError(f"{path} is missing or not the file that was exported; {_CURE}")
+    return manifest
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,102 @@
+"""Reference steps: an export proves on each machine that it acts as where it was made. No torch.
+
+A runtime chooses its kernels by processor, and a kernel can be wrong without an error: int8 sums can saturate.
+
+Shape letters: N steps, E text embedding, A action dimensions, V bins, X any.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from rt1.actions import FloatArray
+from rt1.errors import ExportError
+from rt1.policy.base import Acting
+from rt1.policy.exported_image import prepare_image
+from rt1.policy.exported_manifest import REFERENCE_FILE, Manifest
+
+CLEAR_GAP = 0.05
+"""A token is clear where its logit is more than this above the next one, at the least."""
+LEAST_AGREEMENT = 0.99
+"""Share of the clear tokens of the reference steps that must be chosen."""
+
+
+def clear_tokens(expected_XAV: FloatArray, logits_XAV: FloatArray, gap: float = CLEAR_GAP) -> tuple[int, int]:
+    """Return the number of clear tokens of the expected logits, and how many of them the other logits choose."""
+    second_XA, first_XA = np.moveaxis(np.partition(expected_XAV, -2, axis=-1)[..., -2:], -1, 0)
+    clear_XA = first_XA - second_XA > gap
+    agrees_XA = (expected_XAV.argmax(-1) == logits_XAV.argmax(-1)) & np.isfinite(logits_XAV).all(-1)
+    return int(clear_XA.sum()), int((clear_XA & agrees_XA).sum())
+
+
+def save_reference(
+    policy: Acting, folder: Path, manifest: Manifest, *, embedding: FloatArray, images: Sequence[NDArray[Any]]
+) -> None:
+    """Take the reference steps and write them with their logits.
+
+    Args:
+        policy: the export, which was compared with its network on this machine.
+        folder: the folder of the export.
+        manifest: the export's description.
+        embedding: text embedding, float32 (E,).
+        images: RGB images of an episode; one more than the window holds is stored, at the network's size.
+    """
+    images = images[: manifest.sizes.window + 1]
+    unit_NHWC = np.stack([prepare_image(image, manifest.sizes.image_size) for image in images])
+    image_NHWC = np.rint(255.0 * unit_NHWC).astype(np.uint8)
+    arrays = {"embedding": embedding, "images": image_NHWC, "logits": _logits(policy, embedding, image_NHWC)}
+    save_file(arrays, folder / REFERENCE_FILE)
+
+
+def check_reference(policy: Acting, folder: Path, manifest: Manifest) -> None:
+    """Take the reference steps of an export on this machine; warn where they have no clear token.
+
+    In int8 another number of threads moves the logits as much as the precision itself does. So a token is clear here
+    only where its gap is above twice the difference that the comparison found.
+
+    Raises:
+        ExportError: fewer than 99 % of their clear tokens are chosen, or they cannot be read.
+    """
+    embedding_E, image_NHWC, expected_NAV = _read(folder / REFERENCE_FILE, manifest)
+    difference = 0.0 if manifest.comparison is None else manifest.comparison.logit_difference
+    gap = max(CLEAR_GAP, 2.0 * difference)
+    clear, agreeing = clear_tokens(expected_NAV, _logits(policy, embedding_E, image_NHWC), gap)
+    if not clear:
+        warnings.warn(
+            f"{folder} has no clear token in its reference steps, so this machine is not checked; export with --data",
+            stacklevel=4,
+        )
+    if agreeing < LEAST_AGREEMENT * clear:
+        raise ExportError(
+            f"{folder} chooses {agreeing / clear:.1%} of the {clear} clear tokens of its reference steps on this "
+            f"machine, at least {LEAST_AGREEMENT:.0%} must agree; export again on this machine, or in fp32"
+        )
+
+
+def _logits(policy: Acting, embedding_E: FloatArray, image_NHWC: NDArray[np.uint8]) -> FloatArray:
+    policy.reset(embedding_E)
+    return np.stack([policy.logits(image) for image in image_NHWC])
+
+
+def _read(file: Path, manifest: Manifest) -> tuple[FloatArray, NDArray[np.uint8], FloatArray]:
+    sizes, spec, steps = manifest.sizes, manifest.action_spec, manifest.sizes.window + 1
+    expected = {
+        "embedding": (np.float32, (sizes.text_width,)),
+        "images": (np.uint8, (steps, *sizes.image_size, 3)),
+        "logits": (np.float32, (steps, spec.size, spec.bins)),
+    }
+    try:
+        arrays = load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ExportError(f"{file} cannot be read: {error}; restore it from a copy, or export again") from error
+    if {name: (array.dtype.type, array.shape) for name, array in arrays.items()} != expected:
+        raise ExportError(f"{file} holds other reference steps than {file.parent} takes; export again")
+    return arrays["embedding"], arrays["images"], arrays["logits"]

@@ -1,0 +1,1 @@
+"""The network in packed weights, for one step on a CPU."""

@@ -1,0 +1,136 @@
+"""A policy: the network, its memory of the last images, and the decoding of its tokens. It acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.checkpoint import CheckpointInfo, load_info, load_model
+from rt1.model.rt1 import RT1
+from rt1.policy.autotune import setting_for
+from rt1.policy.base import Acting, Instruction
+from rt1.policy.stepper import ControlStep, Memory
+from rt1.text.encoder import TextEncoder, check_same_encoder
+from rt1.text.load import load_identified
+
+
+class Policy(Acting):
+    """RT-1 with its memory, for one robot: a control step and a memory of :mod:`rt1.policy.stepper`.
+
+    Not thread-safe; use one policy per robot. Policies made by :meth:`with_own_memory` share one control step, which
+    can also take a step of several robots at once:
+    ``control.step([policy.memory for policy in policies], images)``.
+    """
+
+    def __init__(
+        self,
+        model: RT1 | ControlStep,
+        action_spec: ActionSpec,
+        *,
+        encode_text: Callable[[str], NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            model: the network, which is put into evaluation mode, or a control step to share.
+            action_spec: dimensions and bins it was trained with.
+            encode_text: instruction to float32 (E,); without it only embeddings can be given to :meth:`reset`.
+        """
+        self.control = model if isinstance(model, ControlStep) else ControlStep(model)
+        self.action_spec = action_spec
+        self._encode_text = encode_text
+        self._memory: Memory | None = None
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: Path | str,
+        *,
+        embodiment: str | None = None,
+        text_encoder: TextEncoder | None = None,
+        cond_scale: float = 1.0,
+        setting: str = "fp32",
+    ) -> Policy:
+        """Load a policy from a checkpoint or run folder.
+
+        Args:
+            path: the folder.
+            embodiment: which one it is to act as, where the network has several.
+            text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
+            cond_scale: guidance, see :class:`rt1.policy.stepper.ControlStep`; 1 is the network as it is.
+            setting: how the network is run, as for :func:`rt1.policy.autotune.setting_for`.
+
+        Raises:
+            CheckpointError: the folder cannot be used.
+            ValueError: ``text_encoder`` is not the one the network was trained with, ``cond_scale`` is not 1 and it was
+                not trained for guidance, or the setting cannot run here.
+        """
+        info = load_info(path, embodiment=embodiment)
+        model = load_model(path, embodiment=embodiment)
+        control = setting_for(path, model, setting).control(model, cond_scale=cond_scale)
+        return cls(control, info.action_spec, encode_text=_text_function(info, text_encoder))
+
+    @property
+    def model(self) -> RT1:
+        """The network."""
+        return self.control.model
+
+    @property
+    def memory(self) -> Memory:
+        """The episode so far.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if self._memory is None:
+            raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
+        return self._memory
+
+    def with_own_memory(self) -> Policy:
+        """Return a policy for another robot: the same network and text encoder, an empty memory."""
+        return Policy(self.control, self.action_spec, encode_text=self._encode_text)
+
+    def reset(self, instruction: Instruction) -> None:
+        """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,)."""
+        self._memory = self.control.start(self._embed(instruction))
+
+    def logits(self, image: NDArray[Any]) -> FloatArray:
+        """Take a new image into the memory and return float32 logits (A, V)."""
+        return self.control.step([self.memory], [image])[0]
+
+    def attention_maps(self) -> FloatArray:
+        """Return where TokenLearner looked in the last image, float32 (K, rows, columns), each map's sum 1."""
+        return self.control.attention_maps(self.memory)
+
+    def _embed(self, instruction: Instruction) -> NDArray[np.float32]:
+        if not isinstance(instruction, str):
+            return np.asarray(instruction)
+        if self._encode_text is None:
+            raise ValueError(
+                f"no text encoder is at hand for the instruction {instruction!r}; give its text embedding, or a text "
+                "encoder when loading the policy"
+            )
+        return self._encode_text(instruction)
+
+
+def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callable[[str], NDArray[np.float32]] | None:
+    """Return instruction -> vector with the checkpoint's encoder, loaded at its first use."""
+    wanted = info.text_encoder
+    if encoder is not None and wanted is not None:
+        check_same_encoder(wanted, encoder.identity)
+    if encoder is None and wanted is None:
+        return None
+    loaded: list[TextEncoder] = [] if encoder is None else [encoder]
+
+    def encode(instruction: str) -> NDArray[np.float32]:
+        if not loaded:
+            assert wanted is not None
+            loaded.append(load_identified(wanted))
+        return loaded[0].encode([instruction])[0]
+
+    return encode

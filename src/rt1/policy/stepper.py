@@ -1,0 +1,256 @@
+"""The control step: one new image per robot in, one action's logits per robot out, for any number of robots at once.
+
+Shape letters: S robots in one call, T images remembered, K tokens per image, E text or token width, F entries
+of a condition, P positions, A action dimensions, V bins.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rt1.actions import FloatArray
+from rt1.common.suggest import lookup
+from rt1.model.rt1 import RT1
+from rt1.policy.base import check_embedding
+from rt1.policy.packed.cuda_graphs import Function, Graphs
+from rt1.policy.packed.decoder import PlainDecoder, StepDecoder
+from rt1.policy.packed.encoder import FoldedEncoder, PlainEncoder
+from rt1.policy.packed.layers import Numbers, Target, first_line, obstacle, threads_at_most
+
+
+@dataclass(eq=False, kw_only=True)
+class Memory:
+    """One robot's episode so far; made by :meth:`ControlStep.start`, changed only by :meth:`ControlStep.step`."""
+
+    text_E: Tensor
+    """Text embedding of the instruction."""
+    condition: Tensor
+    """What the network's text input makes of it, or of no instruction: (W,), or tokens (S, W)."""
+    condition_F: Tensor
+    """What the image encoder makes of that, computed once."""
+    token_TKE: Tensor
+    """Image tokens of the last images, oldest first; T grows from 0 to the network's window."""
+    map_KP: Tensor | None = None
+    """TokenLearner's weights on the last image; None before the first one."""
+    null: Memory | None = None
+    """The same episode without the instruction, where guidance compares with it."""
+
+    def copy(self) -> Memory:
+        """Return the same episode so far, which goes on apart from this one."""
+        return replace(self, null=None if self.null is None else self.null.copy())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSetting:
+    """How a network is run: one of :data:`SETTINGS`."""
+
+    encoder: Numbers
+    """Numbers of the image encoder."""
+    decoder: Numbers
+    """Numbers of the transformer's linear layers."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Kind of device."""
+    graphs: bool = False
+    """Record the step as CUDA graphs and replay them: no time is lost between the kernels."""
+    threads: int | None = None
+    """Threads for each robot of a step, never more than torch has; None: torch's number. Products of fewer bits are
+    soon done: shared out, they cost more time of the processor, and the action comes no earlier."""
+
+    def obstacle(self) -> str | None:
+        """Return in one line why this machine cannot run it; None if it can. It is tried once."""
+        if self.device == "cuda" and not torch.cuda.is_available():
+            return "no CUDA device is there"
+        targets = [Target(device=torch.device(self.device), numbers=n) for n in (self.encoder, self.decoder)]
+        return next((reason for reason in map(obstacle, targets) if reason is not None), None)
+
+
+SETTINGS: Mapping[str, StepSetting] = {
+    "fp32": StepSetting(encoder="fp32", decoder="fp32"),
+    "bf16": StepSetting(encoder="bf16", decoder="bf16", threads=1),
+    "int8": StepSetting(encoder="bf16", decoder="int8", threads=1),
+    "cuda-fp32": StepSetting(encoder="fp32", decoder="fp32", device="cuda"),
+    "cuda-bf16": StepSetting(encoder="bf16", decoder="bf16", device="cuda"),
+    "cuda-graphs-fp32": StepSetting(encoder="fp32", decoder="fp32", device="cuda", graphs=True),
+    "cuda-graphs-bf16": StepSetting(encoder="bf16", decoder="bf16", device="cuda", graphs=True),
+}
+"""Ways to run a network, by name; ``fp32`` is the one that the others are compared with."""
+
+
+def packable(model: RT1) -> bool:
+    """Say whether all of a network's parts can be packed; others run in ``fp32`` only, as they are."""
+    return FoldedEncoder.fits(model) and StepDecoder.fits(model)
+
+
+class ControlStep:
+    """A network ready to act. It holds no episode; each robot has its :class:`Memory`. Not thread-safe.
+
+    Each step encodes the one new image, reuses the image tokens of the images before it, and runs the transformer once
+    (docs/network.md). An episode starts empty: the first image stands at the first place of the window.
+    """
+
+    def __init__(
+        self, model: RT1, *, setting: str = "fp32", cond_scale: float = 1.0, threads: int | None = None
+    ) -> None:
+        """Fold and pack a network's weights as they are now.
+
+        Args:
+            model: the network; it is put into evaluation mode and stays where it is.
+            setting: one of :data:`SETTINGS`.
+            cond_scale: s of classifier-free guidance: logits are ``null + s * (cond - null)``, both computed as one
+                batch. 1 is the network as it is, at the cost of one; above 1 the instruction counts for more; 0 leaves
+                it out.
+            threads: threads of the processor for each robot of a step, at least 1; the setting's own if None.
+
+        Raises:
+            ValueError: an unknown setting, one that this machine lacks something for, or one for another network; no
+                thread; a scale that is negative, or not 1 for a network that has not learned to act without the
+                instruction.
+        """
+        if model.config.embodiments:
+            raise ValueError(
+                f"this network has {len(model.config.embodiments)} embodiments; load the network of one: "
+                "load_model(checkpoint, embodiment=NAME)"
+            )
+        self.model = model.eval()
+        self.cond_scale = _checked_scale(cond_scale, model)
+        self.setting = setting
+        choice = lookup("setting", setting, SETTINGS)
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's own")
+        self._threads = choice.threads if threads is None else threads
+        self._device = torch.device(choice.device)
+        if setting != "fp32" and not packable(model):
+            raise ValueError(
+                f"the setting {setting!r} is for EfficientNet with FiLM, action tokens and an unconditioned "
+                "transformer; this network has another part; use 'fp32'"
+            )
+        reason = choice.obstacle() or self._pack(choice)
+        if reason is not None:
+            raise ValueError(f"the setting {setting!r} cannot run here: {reason}; use 'fp32', or 'auto'")
+
+    def _pack(self, choice: StepSetting) -> str | None:
+        """Fold and pack the weights and try a step; return in one line why the setting fails here, None if it runs."""
+        model = self.model
+        encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
+        folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
+        try:
+            # oneDNN lays small products' weights out for a number of threads; with another it does so at every step.
+            with torch.inference_mode(), threads_at_most(self._threads):
+                encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
+                decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
+            self._text = copy.deepcopy(model.text).to(self._device)
+            self._prepare_condition = encode.prepare
+            self._encode: Function = Graphs(encode) if choice.graphs else encode
+            self._decode: Function = Graphs(decode) if choice.graphs else decode
+            if self.setting != "fp32":
+                memory = self.start(np.zeros(model.config.text_width, np.float32))
+                self.step([memory], [np.zeros((*model.config.image_size, 3), np.uint8)])
+        except RuntimeError as error:
+            if self.setting == "fp32":
+                raise
+            return first_line(error)
+        return None
+
+    @torch.inference_mode()
+    def start(self, embedding: FloatArray) -> Memory:
+        """Return the memory of a new episode.
+
+        Args:
+            embedding: text embedding of the instruction, float32 (E,); it is copied.
+
+        Raises:
+            ValueError: another shape than the network takes, or values that are not finite or not sane.
+        """
+        check_embedding(embedding, self.model.config.text_width, vocabulary=self.model.config.text.vocabulary)
+        text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
+        memory = self._memory(text_E, None)
+        if self.cond_scale != 1.0:
+            memory.null = self._memory(text_E, torch.ones(1, dtype=torch.bool, device=self._device))
+        return memory
+
+    def _memory(self, text_E: Tensor, dropped_1: Tensor | None) -> Memory:
+        config = self.model.config
+        condition = self._text(text_E[None], dropped_1)
+        return Memory(
+            text_E=text_E,
+            condition=condition[0],
+            condition_F=self._prepare_condition(condition)[0],
+            token_TKE=torch.zeros(0, config.image_tokens, config.token_width, device=self._device),
+        )
+
+    @torch.inference_mode()
+    def step(self, memories: Sequence[Memory], images: Sequence[NDArray[Any]]) -> FloatArray:
+        """Take one new image into each memory and return float32 logits (S, A, V).
+
+        Each robot's logits are those it would get alone, up to the rounding of float32. When an image is refused no
+        memory has changed.
+
+        Args:
+            memories: S memories, each once; their episodes may be of any length.
+            images: S images, RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], each of any size.
+
+        Raises:
+            ValueError: something that is no image, a memory given twice, or unequal numbers of both.
+        """
+        if len(memories) != len(images) or not memories:
+            raise ValueError(f"{len(memories)} memories and {len(images)} images; give one image for each robot")
+        if len(set(map(id, memories))) != len(memories):
+            raise ValueError("the same memory was given twice; a robot takes one image per step")
+        with threads_at_most(None if self._threads is None else self._threads * len(memories)):
+            image_SCHW = torch.cat([self._prepare(image) for image in images])
+            nulls = [memory.null for memory in memories if memory.null is not None]
+            if not nulls:
+                return self._logits(memories, image_SCHW).cpu().numpy()
+            both_SAV = self._logits([*memories, *nulls], torch.cat([image_SCHW, image_SCHW]))
+            cond_SAV, null_SAV = both_SAV.chunk(2)
+            return guided(cond_SAV, null_SAV, self.cond_scale).cpu().numpy()
+
+    def _logits(self, memories: Sequence[Memory], image_SCHW: Tensor) -> Tensor:
+        """Take prepared images into the memories and return logits (S, A, V)."""
+        token_SKE, map_SKP = self._encode(image_SCHW, torch.stack([memory.condition_F for memory in memories]))
+        for memory, token_KE, map_KP in zip(memories, token_SKE, map_SKP, strict=True):
+            earlier_TKE = memory.token_TKE[max(0, len(memory.token_TKE) + 1 - self.model.config.window) :]
+            memory.token_TKE = torch.cat([earlier_TKE, token_KE[None]])
+            memory.map_KP = map_KP.clone()  # not a view, which would keep all robots' maps
+        # Zeros behind the shorter episodes: later steps are causally invisible.
+        token_STKE = pad_sequence([memory.token_TKE for memory in memories], batch_first=True)
+        step_S = torch.tensor([len(memory.token_TKE) - 1 for memory in memories], device=self._device)
+        return self._decode(token_STKE, step_S, torch.stack([memory.condition for memory in memories]))
+
+    def attention_maps(self, memory: Memory) -> FloatArray:
+        """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
+        if memory.map_KP is None:
+            raise ValueError("there are no attention maps before the first image; take a step first")
+        return memory.map_KP.float().unflatten(1, self.model.config.grid).cpu().numpy()
+
+    def _prepare(self, image: NDArray[Any]) -> Tensor:
+        if image.ndim != 3:
+            raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
+        image_1HWC = torch.from_numpy(np.array(image, order="C"))[None].to(self._device)
+        return self.model.prepare(image_1HWC).float()
+
+
+def guided(cond: Tensor, null: Tensor, scale: float) -> Tensor:
+    """Return logits moved from those without the instruction to those with it, and beyond for a scale above 1."""
+    return null + scale * (cond - null)
+
+
+def _checked_scale(scale: float, model: RT1) -> float:
+    if not (math.isfinite(scale) and scale >= 0.0):
+        raise ValueError(f"cond_scale is {scale}; it must be a number of at least 0; 1 is the network as it is")
+    if scale != 1.0 and model.config.text.drop == 0.0:
+        raise ValueError(
+            f"cond_scale is {scale}, but this network was trained with the text in every sample (text.drop is 0) and "
+            "knows no action without it; use 1, or train with --model.text.drop 0.1"
+        )
+    return scale

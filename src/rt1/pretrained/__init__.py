@@ -1,0 +1,1 @@
+"""Google's and ImageNet's weights, converted."""

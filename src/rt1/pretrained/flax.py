@@ -1,0 +1,230 @@
+"""RT-1-X, Google's JAX weights (a flax msgpack file), to our network; no JAX needed.
+
+The names are those flax gives to the modules of the Open X-Embodiment code: a class name and a running number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from rt1.errors import FlaxFileError
+from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.parameters import parameter_counts
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.transformer import FeedForward, TransformerConfig
+from rt1.model.weights import outline
+from rt1.pretrained.flax_file import find_file, read_arrays
+from rt1.pretrained.layout import (
+    ConversionReport,
+    Kind,
+    Skipped,
+    Weight,
+    block_names,
+    check_shapes,
+    fill,
+    grouped,
+)
+from rt1.pretrained.released import Configuration, load_configuration, released_like, rt1x
+
+Shape = tuple[int, ...]
+
+NET = "image_tokenizer/EfficientNetWithFilm_0/"
+TRANSFORMER = "Transformer_0/"
+COLLECTIONS = ("params", "batch_stats")
+
+
+def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
+    """Read a flax checkpoint into a new network.
+
+    Args:
+        path: the msgpack file, or the folder with one.
+        configuration: name of a released configuration or a JSON file; None takes the released one with these shapes.
+
+    Raises:
+        FlaxFileError: the file cannot be read.
+        ValueError: the arrays are not those of the configuration, or of no released one if none is given.
+    """
+    file = find_file(Path(path))
+    arrays, passed = read_arrays(file, COLLECTIONS)
+    _check_collections(file, arrays, passed)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    chosen = infer(shapes) if configuration is None else load_configuration(configuration)
+    plan = outline(chosen.model)
+    weights = list(variables(chosen.model))
+    check_shapes(weights, plan, shapes, configuration=chosen.name)
+    more = sorted(arrays.keys() - {weight.name for weight in weights})
+    if more:
+        raise ValueError(
+            f"{file} has {len(more)} arrays that the configuration {chosen.name} does not have, such as {more[0]!r}; "
+            "convert with the configuration it was trained with"
+        )
+    model = RT1(chosen.model)
+    fill(model, weights, lambda name: arrays[name])
+    report = ConversionReport(
+        source=file.name,
+        format="flax checkpoint",
+        configuration=chosen.name,
+        used=tuple(weight.name for weight in weights),
+        skipped=grouped([Skipped(name=name, reason="not of the network") for name in passed]),
+        parameters=parameter_counts(model),
+    )
+    return model.eval(), chosen, report
+
+
+def variables(config: RT1Config) -> Iterator[Weight]:
+    """Yield every array of the JAX network, its collection in front of its name."""
+    yield from _net(config.efficientnet)
+    yield Weight(name="params/image_tokenizer/Conv_0/kernel", key="backbone.output.weight", kind="conv")
+    yield from _film("image_tokenizer/FilmConditioning_0", "backbone.output_film")
+    learner = "image_tokenizer/TokenLearnerModuleV11_0/"
+    yield from _norm(f"{learner}LayerNorm_0", "token_learner.norm")
+    yield from _dense(f"{learner}token_masking/Dense_0", "token_learner.hidden")
+    yield from _dense(f"{learner}token_masking/Dense_1", "token_learner.maps")
+    yield from _dense(f"{TRANSFORMER}Dense_0", "transformer.embed")
+    yield Weight(name=f"params/{TRANSFORMER}Dense_1/kernel", key="transformer.position_LD")
+    yield Weight(name=f"params/{TRANSFORMER}Dense_1/bias", key="transformer.position_bias_D")
+    yield from _dense(f"{TRANSFORMER}Dense_2", "transformer.output")
+    for index in range(config.transformer.layers):
+        yield from _layer(
+            f"{TRANSFORMER}TransformerBlock_{index}/",
+            f"transformer.layers.{index}.",
+            config.transformer.feed_forward,
+        )
+
+
+def _net(config: EfficientNetConfig) -> Iterator[Weight]:
+    yield from _conv(f"{NET}Stem_0/conv2d", "backbone.stem")
+    yield from _batch_norm(f"{NET}Stem_0/batch_normalization", "backbone.stem_norm")
+    for index, _, expands in block_names(config):
+        name, key = f"{NET}MBConvBlock_{index}/", f"backbone.blocks.{index}."
+        norms = iter(f"{name}batch_normalization_{number}" for number in range(3))
+        if expands:
+            yield from _conv(f"{name}expand_conv2d_0", f"{key}expand")
+            yield from _batch_norm(next(norms), f"{key}expand_norm")
+        yield Weight(
+            name=f"params/{name}depthwise_conv2d/depthwise_kernel",
+            key=f"{key}depthwise.weight",
+            kind="depthwise",
+        )
+        yield from _batch_norm(next(norms), f"{key}depthwise_norm")
+        yield from _dense(f"{name}SqueezeExcite_0/reduce_conv2d_0", f"{key}squeeze.reduce", "dense_1x1")
+        yield from _dense(f"{name}SqueezeExcite_0/expand_conv2d_0", f"{key}squeeze.expand", "dense_1x1")
+        yield from _conv(f"{name}project_conv2d_0", f"{key}project")
+        yield from _batch_norm(next(norms), f"{key}project_norm")
+        yield from _film(f"{NET}FilmConditioning_{index}", f"{key}film")
+    if config.top_channels is not None:
+        yield from _conv(f"{NET}Head_0/conv2d", "backbone.top")
+        yield from _batch_norm(f"{NET}Head_0/batch_normalization", "backbone.top_norm")
+
+
+def _layer(name: str, key: str, feed_forward: FeedForward) -> Iterator[Weight]:
+    yield from _norm(f"{name}LayerNorm_0", f"{key}attention_norm")
+    attention = f"params/{name}MultiHeadDotProductAttention_0/"
+    for third, part in enumerate(("query", "key", "value")):
+        stacked = f"{key}attention.query_key_value"
+        yield Weight(name=f"{attention}{part}/kernel", key=f"{stacked}.weight", kind="heads_in", third=third)
+        yield Weight(name=f"{attention}{part}/bias", key=f"{stacked}.bias", kind="heads_bias", third=third)
+    yield Weight(name=f"{attention}out/kernel", key=f"{key}attention.output.weight", kind="heads_out")
+    yield Weight(name=f"{attention}out/bias", key=f"{key}attention.output.bias")
+    yield from _norm(f"{name}LayerNorm_1", f"{key}feed_forward_norm")
+    if feed_forward == "swiglu":
+        for number, part in enumerate(("w1", "gate", "w2")):
+            yield Weight(
+                name=f"params/{name}Dense_{number}/kernel",
+                key=f"{key}feed_forward.{part}.weight",
+                kind="dense",
+            )
+        return
+    yield Weight(name=f"params/{name}Dense_0/kernel", key=f"{key}feed_forward.weight", kind="dense")
+    if feed_forward == "linear":
+        yield Weight(name=f"params/{name}Dense_0/bias", key=f"{key}feed_forward.bias")
+
+
+def _conv(name: str, key: str) -> Iterator[Weight]:
+    yield Weight(name=f"params/{name}/kernel", key=f"{key}.weight", kind="conv")
+
+
+def _dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
+    yield Weight(name=f"params/{name}/kernel", key=f"{key}.weight", kind=kind)
+    yield Weight(name=f"params/{name}/bias", key=f"{key}.bias")
+
+
+def _film(name: str, key: str) -> Iterator[Weight]:
+    yield from _dense(f"{name}/Dense_0", f"{key}.add")
+    yield from _dense(f"{name}/Dense_1", f"{key}.multiply")
+
+
+def _norm(name: str, key: str) -> Iterator[Weight]:
+    yield Weight(name=f"params/{name}/scale", key=f"{key}.weight")
+    yield Weight(name=f"params/{name}/bias", key=f"{key}.bias")
+
+
+def _batch_norm(name: str, key: str) -> Iterator[Weight]:
+    yield from _norm(name, key)
+    yield Weight(name=f"batch_stats/{name}/mean", key=f"{key}.running_mean")
+    yield Weight(name=f"batch_stats/{name}/var", key=f"{key}.running_var")
+
+
+def infer(shapes: Mapping[str, Shape]) -> Configuration:
+    """Return the released configuration that has these shapes.
+
+    Raises:
+        ValueError: none has; the message gives the sizes that were found.
+    """
+    blocks = {name.split("/")[2] for name in shapes if name.startswith(f"params/{TRANSFORMER}TransformerBlock_")}
+    first = f"params/{TRANSFORMER}TransformerBlock_0/"
+    try:
+        token_width, width = shapes[f"params/{TRANSFORMER}Dense_0/kernel"]
+        length, bins = (
+            shapes[f"params/{TRANSFORMER}Dense_1/kernel"][0],
+            shapes[f"params/{TRANSFORMER}Dense_2/bias"][0],
+        )
+        _, heads, head_width = shapes[f"{first}MultiHeadDotProductAttention_0/query/kernel"]
+        learner = "params/image_tokenizer/TokenLearnerModuleV11_0/token_masking/Dense_1/kernel"
+        token_learner_hidden, image_tokens = shapes[learner]
+        text_width = shapes["params/image_tokenizer/FilmConditioning_0/Dense_0/kernel"][0]
+        hidden = shapes[f"{first}Dense_0/kernel"][1]
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"the file lacks an array of RT-1-X or has it in another form ({error}); give --config"
+        ) from error
+    base = rt1x().model
+    swiglu = f"{first}Dense_2/kernel" in shapes
+    window, rest = divmod(length, image_tokens + base.action_tokens)
+    if not rest and swiglu:
+        found = replace(
+            base,
+            window=window,
+            text_width=text_width,
+            token_width=token_width,
+            image_tokens=image_tokens,
+            token_learner_hidden=token_learner_hidden,
+            bins=bins,
+            transformer=TransformerConfig(
+                layers=len(blocks),
+                width=width,
+                heads=heads,
+                head_width=head_width,
+                feed_forward="swiglu",
+                hidden=hidden,
+            ),
+        )
+        if (released := released_like(found)) is not None:
+            return released
+    raise ValueError(
+        f"no released configuration has {len(blocks)} layers of width {width}, {heads} heads of {head_width}, "
+        f"{'a swiglu' if swiglu else 'a linear'} feed-forward, {image_tokens} image tokens, sequence {length} and "
+        f"{bins} bins; give --config with a JSON file that says what it is"
+    )
+
+
+def _check_collections(file: Path, arrays: Mapping[str, object], passed: list[str]) -> None:
+    found = {name.split("/")[0] for name in arrays}
+    missing = [name for name in COLLECTIONS if name not in found]
+    if missing:
+        raise FlaxFileError(
+            f"{file} has no {missing}; its entries are {sorted({*found, *passed})!r:.200}; "
+            f"RT-1-X needs {list(COLLECTIONS)} at the top of the file"
+        )

@@ -1,0 +1,259 @@
+"""EfficientNet-B3 (Keras, timm, torchvision) and MaxViT (timm) trained on ImageNet to our backbone.
+
+RT-1 starts from Keras' weights. Two things differ between the sources and RT-1's network, and the weights load
+all the same: these networks turn a 300x300 image into a 10x10 map (SAME padding in Keras at a fixed size and in timm's
+``tf_`` models, symmetric padding in torchvision and timm's others) where RT-1's padding gives 9x9; and torchvision and
+timm's models without ``tf_`` were trained with a BatchNorm eps of 1e-5 where RT-1 has 1e-3. Weights of Keras and of
+timm's ``tf_efficientnet_b3`` are therefore the closest. With ``EfficientNetConfig(padding="same")`` these give the
+features they gave on ImageNet. A MaxViT of timm's ``maxvit_*_tf_*``, Google's weights, gives them as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rt1.common.files import replacing
+from rt1.common.json_config import to_json
+from rt1.common.json_files import parse
+from rt1.errors import CheckpointError, first_line
+from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
+from rt1.model.maxvit import MaxViT, MaxViTConfig
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.weights import first_problem, read_safetensors, weight_problem
+from rt1.pretrained.imagenet_names import Naming, recognise
+from rt1.pretrained.layout import ConversionReport, Skipped, Weight, grouped, source_shape, to_torch
+
+METADATA_KEY = "rt1_imagenet"
+COUNTER = "num_batches_tracked"
+CLASSIFIER = "classifier of ImageNet"
+MAX_RATIO = 100
+"""Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress; a header can claim more."""
+_WRITE = "write it with `rt1 convert imagenet`"
+
+_ADDED = {"film", "condition", "output", "output_film", "output_condition"}
+"""Our layers that ImageNet's networks do not have."""
+
+
+def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
+    """Write the weights of a file as our backbone, a ``.safetensors`` file.
+
+    Args:
+        path: EfficientNet-B3 as Keras ``.h5``, or of timm or torchvision as ``.safetensors`` / ``.pth`` / ``.pt`` /
+            ``.bin``; or a MaxViT of timm (``maxvit_*_tf_*``) of any size, which is read off its shapes.
+        out: file to write; :func:`load_imagenet` reads it.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is no network of a known naming.
+        SaveError: the file cannot be written.
+    """
+    path, out = Path(path), Path(out)
+    tensors = _read(path)
+    naming = _recognise(path, tensors)
+    network = _title(naming.config)
+    kind = f"{network.partition(':')[0]} of {naming.layout}"
+    lacking = [weight.name for weight in naming.weights if weight.name not in tensors]
+    if lacking:  # before a network is made of the sizes that the names tell
+        raise CheckpointError(f"{path} has no {lacking[0]!r}, which {kind} has")
+    wanted = _wanted(_empty(naming.config))
+    converted: dict[str, Tensor] = {}
+    for weight in naming.weights:
+        if (problem := weight_problem(tensors[weight.name])) is not None:
+            raise CheckpointError(f"{path}: {weight.name!r} {problem}; get the file again")
+        tensor = _to_ours(tensors[weight.name], weight, tuple(wanted[weight.key].shape))
+        if tensor is None:
+            cure = "; give B3 weights" if isinstance(naming.config, EfficientNetConfig) else ""
+            raise CheckpointError(
+                f"{path}: {weight.name!r} has shape {list(tensors[weight.name].shape)}, which does not fit "
+                f"{list(wanted[weight.key].shape)} of {network}{cure}"
+            )
+        converted[weight.key] = tensor
+    assert converted.keys() == wanted.keys()
+    used = tuple(weight.name for weight in naming.weights)
+    report = ConversionReport(
+        source=path.name,
+        format=kind,
+        configuration=network,
+        used=used,
+        skipped=grouped([Skipped(name=name, reason=_why(name)) for name in sorted(tensors.keys() - set(used))]),
+        parameters={_kind(naming.config): sum(t.numel() for k, t in converted.items() if "running_" not in k)},
+        notes=(_note(naming),),
+    )
+    with replacing(out) as beside:
+        save_file(converted, beside, metadata={METADATA_KEY: json.dumps(report.to_json())})
+    return report
+
+
+def load_imagenet(model: RT1, path: Path | str) -> None:
+    """Fill a network's backbone with what :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
+
+    Raises:
+        CheckpointError: the file is not one of these, or the network's backbone is another one.
+    """
+    path = Path(path)
+    tensors, metadata = read_safetensors(path, error=CheckpointError, cure=_WRITE)
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path} was not written by `rt1 convert imagenet`; convert the weights first")
+    about = parse(metadata[METADATA_KEY], name=f"the description in {path}", error=CheckpointError, cure=_WRITE)
+    network = about.get("configuration") if isinstance(about, dict) else None
+    if not isinstance(model.backbone, FiLMEfficientNet | MaxViT):
+        raise CheckpointError(f"{path} holds {network}; this network's backbone is {model.config.backbone}")
+    wanted = _wanted(model.backbone)
+    if isinstance(model.backbone, FiLMEfficientNet) and model.backbone.top is None:
+        tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(("top.", "top_norm."))}
+    bad = sorted(
+        k
+        for k in wanted.keys() | tensors.keys()
+        if k not in wanted or k not in tensors or wanted[k].shape != tensors[k].shape
+    )
+    if bad:
+        raise CheckpointError(
+            f"{path} holds {network}; this network's backbone is another one, {model.config.backbone}: they differ in "
+            f"{len(bad)} tensors, such as {bad[0]!r}; give the network that backbone, or leave the ImageNet weights out"
+        )
+    if (problem := first_problem(tensors, wanted)) is not None:
+        raise CheckpointError(f"{path}: {problem}; {_WRITE}")
+    model.backbone.load_state_dict(tensors, strict=False)
+
+
+def _recognise(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
+    try:
+        naming = recognise(tensors)
+    except (ValueError, LookupError, ArithmeticError) as error:
+        raise CheckpointError(f"{path}: its sizes cannot be told ({error}); give another file") from error
+    if naming is None:
+        raise CheckpointError(
+            f"{path} names its weights in a way that is not known: {sorted(tensors)[:3]!r:.200}; "
+            "Keras' .h5, timm's and torchvision's EfficientNet-B3 and timm's MaxViT are"
+        )
+    return naming
+
+
+def _empty(config: EfficientNetConfig | MaxViTConfig) -> nn.Module:
+    """Return a backbone of this size without memory for its weights."""
+    with torch.device("meta"):
+        if isinstance(config, EfficientNetConfig):
+            return FiLMEfficientNet(config, text_width=1, output_width=1)
+        return MaxViT(config, text_width=1, output_width=1)
+
+
+def _kind(config: EfficientNetConfig | MaxViTConfig) -> str:
+    return "efficientnet" if isinstance(config, EfficientNetConfig) else "maxvit"
+
+
+def _title(config: EfficientNetConfig | MaxViTConfig) -> str:
+    """Return a network's name and, for a MaxViT, the options of ``rt1 train`` that give it its sizes."""
+    if isinstance(config, EfficientNetConfig):
+        return "EfficientNet-B3"
+    words = ["MaxViT: --model.backbone maxvit"]
+    standard = to_json(MaxViTConfig())
+    for name, value in to_json(config).items():
+        if value != standard[name]:
+            numbers = " ".join(map(str, value)) if isinstance(value, list) else value
+            words.append(f"--model.maxvit.{name.replace('_', '-')} {numbers}")
+    return " ".join(words)
+
+
+def _note(naming: Naming) -> str:
+    if isinstance(naming.config, EfficientNetConfig):
+        maps = "gives a 10x10 map from 300x300 pixels, RT-1's padding a 9x9 map"
+        return f"{naming.layout} {maps}; the weights load all the same"
+    return f"they fill {_title(naming.config)}; images are multiples of {naming.config.divisor} pixels"
+
+
+def _wanted(backbone: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a backbone that ImageNet weights fill: all but those of its :data:`_ADDED` layers."""
+    return {
+        key: tensor
+        for key, tensor in backbone.state_dict().items()
+        if not key.endswith(COUNTER) and not _ADDED & set(_layers(key))
+    }
+
+
+def _layers(key: str) -> list[str]:
+    """Return the names by which layers are told apart: the first, and that of a layer of a block."""
+    words = key.split(".")
+    return words[2:3] if words[0] == "blocks" else words[:1]
+
+
+def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor | None:
+    """Bring a tensor to our layout; None if it has another shape than the layout says."""
+    expected = source_shape(weight, target, RT1Config())
+    # PyTorch's squeeze-excite layers are 1x1 convolutions, ours are linear.
+    allowed = {expected, (*expected, 1, 1)} if weight.kind == "copy" and len(target) == 2 else {expected}
+    return to_torch(tensor.float().numpy(), weight.kind, target) if tuple(tensor.shape) in allowed else None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not there; give a .h5, .safetensors or .pth file")
+    if path.suffix in (".h5", ".hdf5"):
+        return _read_keras(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, error=CheckpointError, cure="get the whole file again")[0]
+    return _read_torch(path)
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch's advice on old formats, for their writers
+            tensors: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Not in torch's words: they advise to load the file with the code in it, or are the number of an opcode.
+        what = (
+            "holds objects other than tensors, or is damaged; it is not loaded, since loading could run code; save "
+            "model.state_dict() alone"
+            if type(error).__name__ == "UnpicklingError"
+            else "is not a whole file of torch.save; get the whole file again"
+        )
+        raise CheckpointError(f"{path} {what}") from error
+    named = isinstance(tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
+        for name, value in tensors.items()
+    )
+    if not (isinstance(tensors, Mapping) and named):
+        raise CheckpointError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
+    if sum(tensor.numel() for tensor in tensors.values()) > path.stat().st_size:  # by strides of 0
+        raise CheckpointError(f"{path} claims larger tensors than it holds; get another file")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _read_keras(path: Path) -> dict[str, Tensor]:
+    """Read every array of a Keras weight file as ``layer/variable``."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("reading .h5 needs h5py: pip install h5py") from error
+    tensors: dict[str, Tensor] = {}
+    left = MAX_RATIO * path.stat().st_size
+
+    def visit(name: str, item: object) -> None:
+        nonlocal left
+        if isinstance(item, h5py.Dataset):
+            left -= item.nbytes
+            if left < 0:
+                raise ValueError("its header claims far larger arrays than it holds")
+            layer, variable = ["", *name.split("/")][-2:]
+            tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.array(item))
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(visit)
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as HDF5 ({first_line(error)}); get the whole file again"
+        ) from error
+    return tensors
+
+
+def _why(name: str) -> str:
+    if name.endswith(COUNTER):
+        return "counter"
+    return "input normalisation, which RT-1 has of its own" if name.startswith("normalization") else CLASSIFIER

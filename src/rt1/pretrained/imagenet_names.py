@@ -1,0 +1,194 @@
+"""What Keras, timm and torchvision call the weights of their ImageNet networks, and where each goes in ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from torch import Tensor
+
+from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.maxvit import MaxViTConfig
+from rt1.pretrained.layout import Kind, Weight, block_names
+
+Names = Iterator[Weight]
+
+_BIAS_TABLE = "attn_block.attn.rel_pos.relative_position_bias_table"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Naming:
+    """How a file calls what, and which network it is of."""
+
+    layout: str
+    """Whose names these are."""
+    config: EfficientNetConfig | MaxViTConfig
+    """Sizes of the network."""
+    weights: tuple[Weight, ...]
+    """The tensors that fill our backbone."""
+
+
+def recognise(tensors: Mapping[str, Tensor]) -> Naming | None:
+    """Return the naming of a file by a tensor that every one of its kind has; None if it is of no known kind.
+
+    Raises:
+        ValueError: a MaxViT whose sizes cannot be told, or of another kind than the released ones.
+    """
+    b3 = EfficientNetConfig()
+    if "stem_conv/kernel" in tensors:
+        return Naming(layout="Keras", config=b3, weights=tuple(keras_names(b3)))
+    if "conv_stem.weight" in tensors:
+        return Naming(layout="timm", config=b3, weights=tuple(_timm(b3)))
+    if "features.0.0.weight" in tensors:
+        return Naming(layout="torchvision", config=b3, weights=tuple(_torchvision(b3)))
+    if "stem.conv1.weight" in tensors and "stages.0.blocks.0.attn_grid.attn.qkv.weight" in tensors:
+        sizes = _maxvit_config(tensors)
+        return Naming(layout="timm", config=sizes, weights=tuple(_maxvit(sizes)))
+    return None
+
+
+def keras_names(config: EfficientNetConfig) -> Names:
+    yield _one("stem_conv/kernel", "stem", "conv")
+    yield from _keras_norm("stem_bn", "stem_norm")
+    for index, name, expands in block_names(config):
+        keras, ours = f"block{name}_", f"blocks.{index}."
+        if expands:
+            yield _one(f"{keras}expand_conv/kernel", f"{ours}expand", "conv")
+            yield from _keras_norm(f"{keras}expand_bn", f"{ours}expand_norm")
+        yield _one(f"{keras}dwconv/depthwise_kernel", f"{ours}depthwise", "depthwise")
+        yield from _keras_norm(f"{keras}bn", f"{ours}depthwise_norm")
+        for part in ("reduce", "expand"):
+            yield _one(f"{keras}se_{part}/kernel", f"{ours}squeeze.{part}", "dense_1x1")
+            yield Weight(name=f"{keras}se_{part}/bias", key=f"{ours}squeeze.{part}.bias")
+        yield _one(f"{keras}project_conv/kernel", f"{ours}project", "conv")
+        yield from _keras_norm(f"{keras}project_bn", f"{ours}project_norm")
+    yield _one("top_conv/kernel", "top", "conv")
+    yield from _keras_norm("top_bn", "top_norm")
+
+
+def _timm(config: EfficientNetConfig) -> Names:
+    yield from _conv_and_norm("conv_stem", "bn1", "stem")
+    for index, name, expands in block_names(config):
+        theirs, ours = f"blocks.{int(name[0]) - 1}.{ord(name[1]) - ord('a')}.", f"blocks.{index}."
+        # Without an expansion timm counts its convolutions and norms from the depthwise one on.
+        parts = (
+            (("conv_pw", "bn1", "expand"), ("conv_dw", "bn2", "depthwise"), ("conv_pwl", "bn3", "project"))
+            if expands
+            else (("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "project"))
+        )
+        for conv, norm, part in parts:
+            yield from _conv_and_norm(f"{theirs}{conv}", f"{theirs}{norm}", f"{ours}{part}")
+        for part in ("reduce", "expand"):
+            yield from _weight_and_bias(f"{theirs}se.conv_{part}", f"{ours}squeeze.{part}")
+    yield from _conv_and_norm("conv_head", "bn2", "top")
+
+
+def _torchvision(config: EfficientNetConfig) -> Names:
+    yield from _conv_and_norm("features.0.0", "features.0.1", "stem")
+    for index, name, expands in block_names(config):
+        theirs, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
+        parts = ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
+        for place, part in enumerate(parts):
+            if part == "squeeze":
+                yield from _weight_and_bias(f"{theirs}{place}.fc1", f"{ours}squeeze.reduce")
+                yield from _weight_and_bias(f"{theirs}{place}.fc2", f"{ours}squeeze.expand")
+            else:
+                yield from _conv_and_norm(f"{theirs}{place}.0", f"{theirs}{place}.1", f"{ours}{part}")
+    last = len(config.stages) + 1
+    yield from _conv_and_norm(f"features.{last}.0", f"features.{last}.1", "top")
+
+
+def _maxvit_config(tensors: Mapping[str, Tensor]) -> MaxViTConfig:
+    """Return the sizes of a MaxViT of timm, all read off its shapes."""
+    blocks = sorted(
+        {(int(m[1]), int(m[2])) for m in (re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", n) for n in tensors) if m}
+    )
+    stages = sorted({stage for stage, _ in blocks})
+    channels = tuple(_shape(tensors, f"stages.{stage}.blocks.0.conv.conv3_1x1.weight")[0] for stage in stages)
+    table = _shape(tensors, f"stages.0.blocks.0.{_BIAS_TABLE}", " (maxvit_*_tf_*, of Google's weights, have it)")
+    if len(table) != 3:
+        raise ValueError(
+            f"this MaxViT's {_BIAS_TABLE} has shape {list(table)}, that of timm's own variants, whose attention lays "
+            "its heads out differently; give a maxvit_*_tf_*, of Google's weights"
+        )
+    return MaxViTConfig(
+        stem_channels=_shape(tensors, "stem.conv2.weight")[0],
+        channels=channels,
+        depths=tuple(sum(stage == own for own, _ in blocks) for stage in stages),
+        partition=(table[1] + 1) // 2,
+        head_width=channels[0] // table[0],
+        expand=_shape(tensors, "stages.0.blocks.0.attn_block.mlp.fc1.weight")[0] // channels[0],
+    )
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str, more: str = "") -> tuple[int, ...]:
+    if name not in tensors:
+        raise ValueError(f"there is no {name!r}, which a MaxViT of Google's kind has{more}")
+    return tuple(tensors[name].shape)
+
+
+def _maxvit(config: MaxViTConfig) -> Names:
+    yield from _weight_and_bias("stem.conv1", "stem")
+    yield from _norm("stem.norm1", "stem_norm")
+    yield from _weight_and_bias("stem.conv2", "stem_2")
+    inputs = (config.stem_channels, *config.channels)
+    places = chain.from_iterable(
+        ((stage, block) for block in range(depth)) for stage, depth in enumerate(config.depths)
+    )
+    for index, (stage, block) in enumerate(places):
+        theirs, ours = f"stages.{stage}.blocks.{block}.", f"blocks.{index}."
+        if block == 0 and inputs[stage] != inputs[stage + 1]:
+            yield from _weight_and_bias(f"{theirs}conv.shortcut.expand", f"{ours}convolution.shortcut")
+        yield from _norm(f"{theirs}conv.pre_norm", f"{ours}convolution.pre_norm")
+        yield from _conv_and_norm(f"{theirs}conv.conv1_1x1", f"{theirs}conv.norm1", f"{ours}convolution.expand")
+        yield from _conv_and_norm(f"{theirs}conv.conv2_kxk", f"{theirs}conv.norm2", f"{ours}convolution.depthwise")
+        yield from _weight_and_bias(f"{theirs}conv.se.fc1", f"{ours}convolution.squeeze.reduce")
+        yield from _weight_and_bias(f"{theirs}conv.se.fc2", f"{ours}convolution.squeeze.expand")
+        yield from _weight_and_bias(f"{theirs}conv.conv3_1x1", f"{ours}convolution.project")
+        for grouping in ("block", "grid"):
+            yield from _attention(f"{theirs}attn_{grouping}.", f"{ours}{grouping}_attention.")
+
+
+def _attention(theirs: str, ours: str) -> Names:
+    for name, key in (
+        ("norm1", "norm"),
+        ("attn.qkv", "query_key_value"),
+        ("attn.proj", "output"),
+        ("norm2", "feed_forward_norm"),
+        ("mlp.fc1", "feed_forward_in"),
+        ("mlp.fc2", "feed_forward_out"),
+    ):
+        yield from _weight_and_bias(f"{theirs}{name}", f"{ours}{key}")
+    yield Weight(name=f"{theirs}attn.rel_pos.relative_position_bias_table", key=f"{ours}bias_NRR")
+
+
+def _one(name: str, key: str, kind: Kind) -> Weight:
+    return Weight(name=name, key=f"{key}.weight", kind=kind)
+
+
+def _weight_and_bias(name: str, key: str) -> Names:
+    for part in ("weight", "bias"):
+        yield Weight(name=f"{name}.{part}", key=f"{key}.{part}")
+
+
+def _conv_and_norm(conv: str, norm: str, key: str) -> Names:
+    yield Weight(name=f"{conv}.weight", key=f"{key}.weight")
+    yield from _norm(norm, f"{key}_norm")
+
+
+def _norm(name: str, key: str) -> Names:
+    for part in ("weight", "bias", "running_mean", "running_var"):
+        yield Weight(name=f"{name}.{part}", key=f"{key}.{part}")
+
+
+def _keras_norm(name: str, key: str) -> Names:
+    parts = {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    }
+    for theirs, ours in parts.items():
+        yield Weight(name=f"{name}/{theirs}", key=f"{key}.{ours}")

@@ -1,0 +1,273 @@
+"""Google's TensorFlow checkpoints of RT-1, a ``ckpt-NNN`` or a SavedModel, to our network; no TensorFlow needed.
+
+The names follow from how Keras numbers layers: ``net/layer_with_weights-N`` counts the EfficientNet's layers that have
+weights, in order, the FiLM layers among them. A SavedModel keeps the same variables as ``model_variables/1 ...`` in
+the order of :func:`variables`; that order was proven on the released files by equal checksums (docs/network.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rt1.errors import BundleError
+from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.parameters import parameter_counts
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.transformer import TransformerConfig
+from rt1.model.weights import outline
+from rt1.pretrained.layout import (
+    ConversionReport,
+    Kind,
+    Skipped,
+    Variable,
+    Weight,
+    block_names,
+    check_shapes,
+    fill,
+    grouped,
+)
+from rt1.pretrained.released import Configuration, load_configuration, released_like
+from rt1.pretrained.tf_bundle import TensorBundle
+
+Shape = tuple[int, ...]
+
+CKPT_PREFIX = "agent/_actor_network/"
+SAVED_MODEL_PREFIX = "model_variables/"
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+IMAGE, NET, TRANSFORMER = "_image_tokenizer/_tokenizer/", "_image_tokenizer/_tokenizer/net/", "_transformer/"
+
+ORDER_NOTE = "TensorFlow files do not tell the order of the action's parts; docs/weights.md says how to verify it"
+CKPT_NOTE = (
+    "prefer the SavedModel of the same network if there is one: rt1main's has other BatchNorm statistics than its "
+    "ckpt-424760, and it is what others run"
+)
+ZEROED = "unused: the network sets action tokens to zero"
+OTHER_REASONS = {
+    "agent/_actor_optimizer/": "optimizer state",
+    "_CHECKPOINTABLE_OBJECT_GRAPH": "object graph of TensorFlow",
+    "global_step": "counter",
+    "train_step": "counter",
+    "save_counter": "counter",
+}
+"""Why variables outside the network are left out, by how their names start."""
+
+
+def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
+    """Read a checkpoint into a new network.
+
+    Args:
+        path: what :class:`rt1.pretrained.tf_bundle.TensorBundle` takes.
+        configuration: name of a released configuration or a JSON file; None takes the released one with these shapes.
+
+    Raises:
+        BundleError: the files cannot be read.
+        ValueError: the variables are not those of the configuration, or of no released one if none is given.
+    """
+    bundle = TensorBundle(path)
+    saved_model = any(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
+    chosen = _infer(bundle, saved_model=saved_model) if configuration is None else load_configuration(configuration)
+    plan = outline(chosen.model)
+    keys = network_keys(chosen.model, saved_model=saved_model)
+    shapes = _shapes(bundle, keys)
+    _refuse_more(bundle, keys, configuration=chosen.name)
+    listed = list(variables(chosen.model))
+    weights = [variable for variable in listed if isinstance(variable, Weight)]
+    check_shapes(weights, plan, shapes, configuration=chosen.name)
+    model = RT1(chosen.model)
+    fill(model, weights, lambda name: bundle.read(keys[name]))
+    skipped = [variable for variable in listed if isinstance(variable, Skipped) and variable.name in shapes]
+    report = ConversionReport(
+        source=bundle.prefix.name,
+        format="TensorFlow SavedModel" if saved_model else "TensorFlow checkpoint",
+        configuration=chosen.name,
+        used=tuple(weight.name for weight in weights),
+        skipped=grouped([*skipped, *other_variables(bundle, set(keys.values()))]),
+        parameters=parameter_counts(model),
+        notes=(ORDER_NOTE,) if saved_model else (ORDER_NOTE, CKPT_NOTE),
+    )
+    return model.eval(), chosen, report
+
+
+def variables(config: RT1Config) -> Iterator[Variable]:
+    """Yield every variable of the official network in the order in which a SavedModel numbers them, from 1."""
+    yield Skipped(name="_action_token_emb/kernel", reason=ZEROED)
+    yield Skipped(name="_action_token_emb/bias", reason=ZEROED)
+    yield Weight(name=f"{IMAGE}conv1x1/kernel", key="backbone.output.weight", kind="conv")
+    yield from _net(config.efficientnet)
+    yield from _film(f"{IMAGE}film_layer", "backbone.output_film")
+    learner = "_image_tokenizer/_token_learner/"
+    yield from _dense(f"{learner}mlp/_hidden_layer", "token_learner.hidden")
+    yield from _dense(f"{learner}mlp/_output_layer", "token_learner.maps")
+    yield from _norm(f"{learner}layernorm", "token_learner.norm")
+    for index in range(config.transformer.layers):
+        yield from _layer(f"{TRANSFORMER}_layers/{index}/", f"transformer.layers.{index}.")
+    yield from _dense(f"{TRANSFORMER}_output_tokens", "transformer.output")
+    # Dense(one_hot(position)): row p of the kernel is the vector of position p.
+    yield Weight(name=f"{TRANSFORMER}_position_emb/kernel", key="transformer.position_LD")
+    yield Weight(name=f"{TRANSFORMER}_position_emb/bias", key="transformer.position_bias_D")
+    yield from _dense(f"{TRANSFORMER}_token_emb", "transformer.embed")
+
+
+def _net(config: EfficientNetConfig) -> Iterator[Variable]:
+    counter = iter(range(10_000))
+
+    def layer() -> str:
+        return f"{NET}layer_with_weights-{next(counter)}"
+
+    normalisation = layer()
+    yield Weight(name=f"{normalisation}/mean", key="pixel_mean", kind="pixel_mean")
+    yield Weight(name=f"{normalisation}/variance", key="pixel_std", kind="pixel_variance")
+    yield Skipped(name=f"{normalisation}/count", reason="counter")
+    yield Weight(name=f"{layer()}/kernel", key="backbone.stem.weight", kind="conv")
+    yield from _batch_norm(layer(), "backbone.stem_norm")
+    for index, _, expands in block_names(config):
+        block = f"backbone.blocks.{index}."
+        if expands:
+            yield Weight(name=f"{layer()}/kernel", key=f"{block}expand.weight", kind="conv")
+            yield from _batch_norm(layer(), f"{block}expand_norm")
+        yield Weight(name=f"{layer()}/depthwise_kernel", key=f"{block}depthwise.weight", kind="depthwise")
+        yield from _batch_norm(layer(), f"{block}depthwise_norm")
+        yield from _dense(layer(), f"{block}squeeze.reduce", "dense_1x1")
+        yield from _dense(layer(), f"{block}squeeze.expand", "dense_1x1")
+        yield Weight(name=f"{layer()}/kernel", key=f"{block}project.weight", kind="conv")
+        yield from _batch_norm(layer(), f"{block}project_norm")
+        yield from _film(layer(), f"{block}film")
+    if config.top_channels is not None:
+        yield Weight(name=f"{layer()}/kernel", key="backbone.top.weight", kind="conv")
+        yield from _batch_norm(layer(), "backbone.top_norm")
+
+
+def _layer(name: str, key: str) -> Iterator[Weight]:
+    yield from _norm(f"{name}layernorm1", f"{key}attention_norm")
+    thirds = {"query": 0, "key": 1, "value": 2}
+    for part in ("key", "output", "query", "value"):
+        dense = f"{name}mha1/_{part}_dense"
+        if part == "output":
+            yield from _dense(dense, f"{key}attention.output", "heads_out")
+            continue
+        stacked = f"{key}attention.query_key_value"
+        yield Weight(name=f"{dense}/kernel", key=f"{stacked}.weight", kind="heads_in", third=thirds[part])
+        yield Weight(name=f"{dense}/bias", key=f"{stacked}.bias", kind="heads_bias", third=thirds[part])
+    yield from _dense(f"{name}ff", f"{key}feed_forward")
+    yield from _norm(f"{name}layernorm2", f"{key}feed_forward_norm")
+
+
+def _dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
+    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind)
+    yield Weight(name=f"{name}/bias", key=f"{key}.bias")
+
+
+def _film(name: str, key: str) -> Iterator[Weight]:
+    yield from _dense(f"{name}/_projection_add", f"{key}.add")
+    yield from _dense(f"{name}/_projection_mult", f"{key}.multiply")
+
+
+def _norm(name: str, key: str) -> Iterator[Weight]:
+    yield Weight(name=f"{name}/gamma", key=f"{key}.weight")
+    yield Weight(name=f"{name}/beta", key=f"{key}.bias")
+
+
+def _batch_norm(name: str, key: str) -> Iterator[Weight]:
+    yield Weight(name=f"{name}/moving_mean", key=f"{key}.running_mean")
+    yield Weight(name=f"{name}/moving_variance", key=f"{key}.running_var")
+    yield from _norm(name, key)
+
+
+def network_keys(config: RT1Config, *, saved_model: bool) -> dict[str, str]:
+    """Return the file's key of every variable of the network, by name."""
+    names = [variable.name for variable in variables(config)]
+    if saved_model:
+        return {name: f"{SAVED_MODEL_PREFIX}{number}{SUFFIX}" for number, name in enumerate(names, start=1)}
+    return {name: f"{CKPT_PREFIX}{name}{SUFFIX}" for name in names}
+
+
+def _shapes(bundle: TensorBundle, keys: Mapping[str, str]) -> dict[str, Shape]:
+    return {name: bundle.entries[key].shape for name, key in keys.items() if key in bundle.entries}
+
+
+def _refuse_more(bundle: TensorBundle, keys: Mapping[str, str], *, configuration: str) -> None:
+    """Raise ``ValueError`` where the file holds network variables that the configuration has no place for."""
+    known = set(keys.values())
+    more = [key for key in bundle.entries if key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) and key not in known]
+    if more:
+        raise ValueError(
+            f"{bundle.prefix} has {len(more)} network variables that the configuration {configuration} does not have, "
+            f"such as {min(more).removesuffix(SUFFIX)!r}; convert with the configuration it was trained with"
+        )
+
+
+def _infer(bundle: TensorBundle, *, saved_model: bool) -> Configuration:
+    layers = _count_layers(bundle, saved_model=saved_model)
+    config = RT1Config(transformer=TransformerConfig(layers=layers))
+    return infer(_shapes(bundle, network_keys(config, saved_model=saved_model)), layers)
+
+
+def _count_layers(bundle: TensorBundle, *, saved_model: bool) -> int:
+    """Count the transformer's layers: from the names, or, in a SavedModel, from the number of variables."""
+    if not saved_model:
+        start = f"{CKPT_PREFIX}{TRANSFORMER}_layers/"
+        layers = len({key.removeprefix(start).split("/")[0] for key in bundle.entries if key.startswith(start)})
+        if not layers:
+            raise BundleError(
+                f"{bundle.prefix} has no variables {start}*; it is not a checkpoint of Google's RT-1 code; "
+                f"it starts with {sorted(bundle.entries)[:3]}"
+            )
+        return layers
+    found = sum(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
+    one, two = (sum(1 for _ in variables(RT1Config(transformer=TransformerConfig(layers=layers)))) for layers in (1, 2))
+    more, rest = divmod(found - one, two - one)
+    if rest or more < 0:
+        raise BundleError(
+            f"{bundle.prefix} has {found} model variables; RT-1 has {one} with one transformer layer and {two - one} "
+            "more for each further one; this is another network"
+        )
+    return more + 1
+
+
+def infer(shapes: Mapping[str, Shape], layers: int) -> Configuration:
+    """Return the released configuration that has these shapes.
+
+    Raises:
+        ValueError: none has; the message gives the sizes that were found.
+    """
+    try:
+        text_width = shapes[f"{IMAGE}film_layer/_projection_add/kernel"][0]
+        token_width, width = shapes[f"{TRANSFORMER}_token_emb/kernel"]
+        _, heads, head_width = shapes[f"{TRANSFORMER}_layers/0/mha1/_query_dense/kernel"]
+        length, bins = (
+            shapes[f"{TRANSFORMER}_position_emb/kernel"][0],
+            shapes[f"{TRANSFORMER}_output_tokens/bias"][0],
+        )
+        hidden, image_tokens = shapes["_image_tokenizer/_token_learner/mlp/_output_layer/kernel"]
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"the file lacks a variable of RT-1 or has it in another form ({error}); give --config"
+        ) from error
+    default = RT1Config()
+    window, rest = divmod(length, image_tokens + default.action_tokens)
+    if not rest:
+        found = RT1Config(
+            window=window,
+            text_width=text_width,
+            token_width=token_width,
+            image_tokens=image_tokens,
+            token_learner_hidden=hidden,
+            bins=bins,
+            transformer=TransformerConfig(layers=layers, width=width, heads=heads, head_width=head_width),
+        )
+        if (released := released_like(found)) is not None:
+            return released
+    raise ValueError(
+        f"no released configuration has {layers} layers of width {width}, {heads} heads of {head_width}, "
+        f"{image_tokens} image tokens, sequence {length} and {bins} bins; give --config with a JSON file that says "
+        "what it is"
+    )
+
+
+def other_variables(bundle: TensorBundle, network: set[str]) -> Iterator[Skipped]:
+    """Yield the file's tensors that are not among the ``network``'s keys, each with the reason to leave it out."""
+    for key in bundle.entries:
+        if key not in network:
+            reason = next((why for start, why in OTHER_REASONS.items() if key.startswith(start)), "not of the network")
+            yield Skipped(name=key.removesuffix(SUFFIX), reason=reason)

@@ -1,0 +1,303 @@
+"""TensorFlow checkpoints read without TensorFlow: an index of tensors (an SSTable) beside files of raw data.
+
+``PREFIX.index`` lists every tensor's type, shape, place and checksum; ``PREFIX.data-00000-of-00001`` (one file per
+shard) holds the bytes. The index is read whole, tensors one by one, so those that nobody asks for are never loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.common.crc32c import masked_crc32c
+from rt1.errors import BundleError, first_line
+from rt1.pretrained.snappy import decompress, read_varint
+
+TABLE_MAGIC = 0xDB4775248B80FB57
+FOOTER_SIZE = 48
+BLOCK_TRAILER_SIZE = 5
+MAX_KEY = 1024
+"""Longest name of a tensor, bytes. Names share their beginnings: a small block could give any amount of them."""
+MAX_TENSORS = 100_000
+"""Most tensors of a checkpoint; Google's have about 1,500."""
+GIT_LFS_START = b"version https://git-lfs"
+
+DTYPES = {
+    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 9: "int64", 10: "bool", 14: "bfloat16",
+    17: "uint16", 19: "float16", 22: "uint32", 23: "uint64",
+}  # fmt: skip
+"""TensorFlow's DataType numbers of the types that can be read; strings and others are only listed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorEntry:
+    """Where a tensor lies and what it is, as the index has it."""
+
+    name: str
+    """Key in the checkpoint."""
+    dtype: str
+    """numpy's name of the type (``bfloat16`` aside), or ``type N`` for one that cannot be read."""
+    shape: tuple[int, ...]
+    """Dimensions."""
+    shard: int
+    """Number of the data file."""
+    offset: int
+    """First byte in the data file."""
+    size: int
+    """Bytes."""
+    checksum: int
+    """Masked crc32c of the bytes."""
+    sliced: bool
+    """Whether the tensor is stored in slices, which this reader does not join."""
+
+
+class TensorBundle:
+    """An opened checkpoint: :attr:`entries` by name, and :meth:`read` for one tensor."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Read the index and check that every data file is there and long enough.
+
+        Args:
+            path: ``.../ckpt-123`` (the prefix), one of its files, or a folder with one checkpoint: a SavedModel, its
+                ``variables`` folder, or the folder of the files.
+
+        Raises:
+            BundleError: no checkpoint or several, a git-lfs pointer, a damaged index, or a truncated data file.
+        """
+        self.prefix = find_prefix(Path(path))
+        self.index_file = self.prefix.with_name(self.prefix.name + ".index")
+        table = dict(_read_table(self.index_file))
+        if b"" not in table:
+            raise BundleError(f"{self.index_file} has no header entry; it is not a TensorFlow checkpoint's index")
+        try:
+            self.shards = _check_header(_fields(table.pop(b"")), self.index_file)
+            self.entries: Mapping[str, TensorEntry] = {
+                key.decode(): _entry(key.decode(), _fields(value)) for key, value in table.items()
+            }
+        except (LookupError, ValueError) as error:
+            if isinstance(error, BundleError):
+                raise
+            raise BundleError(
+                f"{self.index_file} holds an entry that cannot be read ({first_line(error)}); get the file again"
+            ) from error
+        self._check_data_files()
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one tensor as a new array; bfloat16 comes back as float32.
+
+        Raises:
+            BundleError: no such tensor, a type that cannot be read, or bytes that do not match their checksum.
+        """
+        if name not in self.entries:
+            raise BundleError(f"{self.index_file} has no tensor {name!r}; is this a checkpoint of another network?")
+        entry = self.entries[name]
+        width = 2 if entry.dtype == "bfloat16" else _itemsize(entry.dtype)
+        if entry.sliced or width is None or entry.size != width * math.prod(entry.shape):
+            raise BundleError(
+                f"{self.index_file}: {name!r} ({entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes"
+                f"{', in slices' if entry.sliced else ''}) cannot be read; only whole numeric tensors can"
+            )
+        file = self.data_file(entry.shard)
+        with file.open("rb") as stream:
+            stream.seek(entry.offset)
+            data = stream.read(entry.size)
+        if len(data) != entry.size or masked_crc32c(data) != entry.checksum:
+            raise BundleError(
+                f"{file}: the bytes of {name!r} at offset {entry.offset} do not match their checksum; "
+                "the file is damaged; get it again"
+            )
+        if entry.dtype == "bfloat16":
+            bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+            return bits.view(np.float32).reshape(entry.shape)
+        return np.frombuffer(data, np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape).astype(entry.dtype)
+
+    def data_file(self, shard: int) -> Path:
+        """Return the path of a data file."""
+        return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
+
+    def _check_data_files(self) -> None:
+        strays = [entry.name for entry in self.entries.values() if entry.shard >= self.shards]
+        if strays:
+            raise BundleError(
+                f"{self.index_file}: {strays[0]!r} lies in a data file beyond the {self.shards} there are; get it again"
+            )
+        for shard in range(self.shards):
+            entries = [entry for entry in self.entries.values() if entry.shard == shard]
+            file = self.data_file(shard)
+            if not file.is_file():
+                raise BundleError(
+                    f"{file} is missing; it holds {len(entries)} tensors of {self.index_file.name}; get it"
+                )
+            _refuse_git_lfs(file)
+            expected = max((entry.offset + entry.size for entry in entries), default=0)
+            actual = file.stat().st_size
+            if actual < expected:
+                raise BundleError(
+                    f"{file} is truncated: it has {actual} bytes, its index needs {expected}; get the whole file, "
+                    "or use the SavedModel of the same network if there is one"
+                )
+
+
+def find_prefix(path: Path) -> Path:
+    """Return the checkpoint prefix that ``path`` means; see :class:`TensorBundle`."""
+    if path.with_name(path.name + ".index").is_file():
+        return path
+    if path.is_file() and path.suffix == ".index":
+        return path.with_suffix("")
+    if path.is_file() and ".data-" in path.name:
+        return path.with_name(path.name.partition(".data-")[0])
+    for folder in (path / "variables", path):
+        found = sorted(folder.glob("*.index"))
+        if len(found) == 1:
+            return found[0].with_suffix("")
+        if found:
+            raise BundleError(
+                f"{folder} holds {len(found)} checkpoints ({', '.join(f.stem for f in found)}); "
+                f"name one: {found[0].with_suffix('')}"
+            )
+    raise BundleError(
+        f"{path} is no TensorFlow checkpoint: there is no {path.name}.index and no folder with one; give the prefix "
+        "(.../ckpt-123) or a SavedModel folder"
+    )
+
+
+def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of an SSTable in order."""
+    _refuse_git_lfs(file)
+    data = file.read_bytes()
+    if len(data) < FOOTER_SIZE or int.from_bytes(data[-8:], "little") != TABLE_MAGIC:
+        raise BundleError(
+            f"{file} does not end with the magic number of a TensorFlow index; it is truncated ({len(data)} bytes) "
+            "or not an index; get it again"
+        )
+    try:
+        at = len(data) - FOOTER_SIZE
+        for _ in range(2):  # skips the handle of the meta block
+            _, at = read_varint(data, at)
+        last, count = None, 0
+        for _, handle in _read_block(data, at, file):
+            for key, value in _read_block(handle, 0, file, data):
+                count += 1
+                if (last is not None and key <= last) or count > MAX_TENSORS:
+                    raise BundleError(
+                        f"{file} is damaged: its names are not in order, or more than {MAX_TENSORS}; get it again"
+                    )
+                last = key
+                yield key, value
+    except (LookupError, ValueError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(f"{file} is damaged: {error}; get it again") from error
+
+
+def _read_block(handle: bytes, at: int, file: Path, data: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of the block that the handle at ``handle[at:]`` points to."""
+    data = handle if data is None else data
+    start, at = read_varint(handle, at)
+    size, _ = read_varint(handle, at)
+    trailer = data[start + size : start + size + BLOCK_TRAILER_SIZE]
+    if len(trailer) != BLOCK_TRAILER_SIZE:
+        raise BundleError(f"{file} is damaged: a block ends at byte {start + size} of {len(data)}; get it again")
+    if masked_crc32c(data[start : start + size] + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
+        raise BundleError(f"{file}: the block at byte {start} does not match its checksum; get the file again")
+    block = data[start : start + size]
+    if trailer[0] == 1:
+        block = decompress(block)
+    elif trailer[0] != 0:
+        raise BundleError(f"{file}: the block at byte {start} has compression {trailer[0]}; only snappy (1) is known")
+    yield from _block_entries(block)
+
+
+def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    # The block ends with its restart points, which only a search needs.
+    end = len(block) - 4 - 4 * int.from_bytes(block[-4:], "little")
+    if end < 0:
+        raise ValueError(f"a block of {len(block)} bytes has no end")
+    key, at = b"", 0
+    while at < end:
+        shared, at = read_varint(block, at)
+        unshared, at = read_varint(block, at)
+        length, at = read_varint(block, at)
+        if shared > len(key) or shared + unshared > MAX_KEY or at + unshared + length > end:
+            raise ValueError(f"an entry of {shared} + {unshared} + {length} bytes does not fit its block")
+        key = key[:shared] + block[at : at + unshared]
+        at += unshared
+        yield key, block[at : at + length]
+        at += length
+
+
+def _fields(message: bytes) -> dict[int, list[int | bytes]]:
+    """Split a protocol buffer message into its fields: integers, or bytes for nested messages."""
+    fields: dict[int, list[int | bytes]] = {}
+    at = 0
+    while at < len(message):
+        tag, at = read_varint(message, at)
+        value: int | bytes
+        if tag & 7 == 0:
+            value, at = read_varint(message, at)
+        elif tag & 7 == 2:
+            size, at = read_varint(message, at)
+            value, at = message[at : at + size], at + size
+        else:
+            width = {1: 8, 5: 4}[tag & 7]
+            value, at = int.from_bytes(message[at : at + width], "little"), at + width
+        if at > len(message):
+            raise ValueError("a field ends behind its message")
+        fields.setdefault(tag >> 3, []).append(value)
+    return fields
+
+
+def _integer(fields: Mapping[int, list[int | bytes]], number: int, default: int = 0) -> int:
+    value = fields.get(number, [default])[0]
+    if not isinstance(value, int):
+        raise ValueError(f"field {number} is no integer")
+    return value
+
+
+def _message(value: int | bytes) -> dict[int, list[int | bytes]]:
+    if not isinstance(value, bytes):
+        raise ValueError("a field that must be a message is an integer")
+    return _fields(value)
+
+
+def _check_header(header: dict[int, list[int | bytes]], file: Path) -> int:
+    """Return the number of shards of a BundleHeaderProto."""
+    if _integer(header, 2) != 0:
+        raise BundleError(f"{file} was written on a big-endian machine; convert it there")
+    return _integer(header, 1, 1)
+
+
+def _entry(name: str, fields: dict[int, list[int | bytes]]) -> TensorEntry:
+    """Read a BundleEntryProto."""
+    number = _integer(fields, 1)
+    shape = _message(fields[2][0]).get(2, []) if 2 in fields else []
+    return TensorEntry(
+        name=name,
+        dtype=DTYPES.get(number, f"type {number}"),
+        shape=tuple(_integer(_message(dimension), 1) for dimension in shape),
+        shard=_integer(fields, 3),
+        offset=_integer(fields, 4),
+        size=_integer(fields, 5),
+        checksum=_integer(fields, 6),
+        sliced=7 in fields,
+    )
+
+
+def _itemsize(dtype: str) -> int | None:
+    return np.dtype(dtype).itemsize if dtype in DTYPES.values() else None
+
+
+def _refuse_git_lfs(file: Path) -> None:
+    with file.open("rb") as stream:
+        start = stream.read(200)
+    if start.startswith(GIT_LFS_START):
+        raise BundleError(
+            f"{file} is a git-lfs pointer, not the file itself ({file.stat().st_size} bytes); "
+            "fetch the file with `git lfs pull` in its repository"
+        )

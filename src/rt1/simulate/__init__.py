@@ -1,0 +1,1 @@
+"""Policies and experts in an environment: rollouts, recording, trials."""

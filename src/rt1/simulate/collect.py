@@ -1,0 +1,297 @@
+"""A policy's own successful episodes as an RLDS data set: what it can learn from next."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.checkpoint import load_info
+from rt1.common.border import reading
+from rt1.common.files import replacing, write_text
+from rt1.common.json_config import check_at_least, check_between, from_json, to_json
+from rt1.common.json_files import read_object
+from rt1.common.processes import run_jobs
+from rt1.common.progress import progress
+from rt1.data.rlds.schema import RT1_FILE
+from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.data.sources.images import encode_jpeg
+from rt1.envs.base import Observation
+from rt1.envs.metaworld import MetaWorldEnv
+from rt1.envs.registry import EnvSettings
+from rt1.policy.policy import Policy
+from rt1.simulate.controllers import PolicyController
+from rt1.simulate.noise import Drift
+from rt1.simulate.rollout import Controller, Rollout, rollout
+from rt1.simulate.seeds import collection_seed
+from rt1.simulate.trials import TrialPolicy, open_policy
+from rt1.text.encoder import TextEncoder
+
+ATTEMPTS_FILE = "attempts.json"
+_PER_JOB = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectSettings:
+    """How a policy collects episodes."""
+
+    tasks: tuple[str, ...]
+    """Task names."""
+    attempts: int = 50
+    """Starts attempted per task; what succeeds is kept."""
+    tries: int = 3
+    """How often a start is tried until it succeeds, with other noise each time."""
+    noise: float = 0.5
+    """Largest noise added to the policy's actions, as when recording experts. Here the noisy actions are stored: they
+    reached the goal, perhaps where the policy's own would not have."""
+    max_steps: int | None = None
+    """Steps after which a try has failed; the environment's own limit if None."""
+    jpeg_quality: int = 95
+    """JPEG quality, 1..100."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
+        check_at_least(self, 1, "attempts", "tries", "max_steps")
+        check_between(self, 0, 2, "noise")
+        check_between(self, 1, 100, "jpeg_quality")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """What a policy collected."""
+
+    folder: Path
+    """The data set; no data set was written where nothing succeeded."""
+    attempts: Mapping[str, int]
+    """Starts attempted, by task."""
+    successes: Mapping[str, int]
+    """Episodes kept, by task."""
+
+    @property
+    def episodes(self) -> int:
+        """Episodes kept."""
+        return sum(self.successes.values())
+
+
+@dataclass(frozen=True)
+class _Job:
+    task: str
+    attempts: tuple[int, ...]
+    file: Path
+
+
+@dataclass(frozen=True)
+class _Work:
+    env: EnvSettings
+    settings: CollectSettings
+    checkpoint: Path
+    embeddings: dict[str, FloatArray]
+    seed: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Worker:
+    work: _Work
+    policy: Policy
+
+
+_worker: list[_Worker] = []
+
+
+def collect(
+    folder: Path,
+    checkpoint: Path,
+    *,
+    env: EnvSettings,
+    settings: CollectSettings,
+    encoder: TextEncoder,
+    seed: tuple[int, int] = (0, 0),
+) -> Collection:
+    """Run a policy and write its successful episodes; run again to resume what was interrupted.
+
+    Args:
+        folder: data set to write; its details say which policy made it, from what seeds, in how many attempts.
+        checkpoint: checkpoint folder of the policy.
+        env: where it acts.
+        settings: tasks, attempts, tries, noise.
+        encoder: the checkpoint's text encoder.
+        seed: seed and number of the round.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    tasks = env.check_tasks(settings.tasks)
+    if (kept := _finished(folder)) is not None:
+        return kept
+    sentences = sorted({sentence for task in tasks for sentence in env.recorded_sentences(task)})
+    embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
+    work = _Work(env, settings, checkpoint, embeddings, seed)
+    jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
+    missing = [job for job in jobs if not job.file.is_file()]
+    total, left = (sum(len(job.attempts) for job in some) for some in (jobs, missing))
+    with progress(f"collecting into {folder}", total, unit="attempts", done=total - left) as bar:
+        for index, _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
+            left -= len(missing[index].attempts)
+            bar.update(total - left)
+    return _write(folder, jobs, work, encoder)
+
+
+def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
+    starts = range(0, attempts, _PER_JOB)
+    return [
+        _Job(task, tuple(range(first, min(first + _PER_JOB, attempts))), scratch / f"{task}-{first:05d}.safetensors")
+        for task in tasks
+        for first in starts
+    ]
+
+
+def _prepare(work: _Work) -> None:
+    torch.set_num_threads(1)  # the processes share the cores
+    _worker[:] = [_Worker(work, open_policy(TrialPolicy(checkpoint=work.checkpoint), work.embeddings))]
+
+
+def _run(job: _Job) -> None:
+    """Run a job's attempts and keep what succeeded in its file."""
+    (worker,) = _worker
+    env = worker.work.env.open(job.task)
+    tensors: dict[str, Any] = {"attempts": np.array(job.attempts)}
+    try:
+        for attempt in job.attempts:
+            tensors |= _attempt(worker, env, attempt)
+    finally:
+        env.close()
+    with replacing(job.file) as beside:
+        save_file(tensors, beside)
+
+
+def _attempt(worker: _Worker, env: MetaWorldEnv, attempt: int) -> dict[str, Any]:
+    settings = worker.work.settings
+    seed = collection_seed(*worker.work.seed, attempt)
+    instruction = _instruction(worker.work.env, env.task, attempt)
+    for number in range(settings.tries):
+        drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed + number)
+        controller = _Disturbed(PolicyController(worker.policy), drift)
+        found = rollout(
+            env, controller, seed=seed, instruction=instruction, keep_images=True, max_steps=settings.max_steps
+        )
+        if found.success:
+            return _tensors(attempt, found, settings.jpeg_quality)
+    return {}
+
+
+def _tensors(attempt: int, found: Rollout, quality: int) -> dict[str, Any]:
+    images = [encode_jpeg(image, quality) for image in found.images[:-1]]  # the last one has no action
+    return {
+        f"{attempt}/actions": found.actions,
+        f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
+        f"{attempt}/sizes": np.array([len(image) for image in images]),
+    }
+
+
+def _instruction(env: EnvSettings, task: str, attempt: int) -> str:
+    sentences = env.recorded_sentences(task)
+    return sentences[attempt % len(sentences)]
+
+
+@dataclass(frozen=True)
+class _Disturbed:
+    """A controller whose actions are disturbed on their way."""
+
+    controller: Controller
+    drift: Drift
+
+    def reset(self, instruction: str) -> None:
+        """Start the episode."""
+        self.controller.reset(instruction)
+
+    def act(self, observation: Observation) -> FloatArray:
+        """Return the disturbed action."""
+        return self.drift.disturb(self.controller.act(observation))
+
+
+def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder) -> Collection:
+    kept = [(job, attempt, tensors) for job in jobs for attempt, tensors in _successes(job)]
+    names = dict.fromkeys(job.task for job in jobs)
+    attempts = {task: sum(len(job.attempts) for job in jobs if job.task == task) for task in names}
+    successes = {task: sum(job.task == task for job, _, _ in kept) for task in names}
+    if kept:
+        size, info = work.env.metaworld.image_size, load_info(work.checkpoint)
+        recording = RecordingSettings(
+            name=f"{work.env.env}_own",
+            image_size=(size, size),
+            action_spec=_action_spec(work.env, jobs[0].task),  # as recordings of its experts have it
+            episodes=len(kept),
+            text_encoder=encoder.identity.to_json(),
+            details={
+                "env": to_json(work.env),
+                "control_rate": work.env.metaworld.control_rate,
+                "tasks": list(names),
+                "made_by": {"policy": str(work.checkpoint), **dict(info.provenance)},
+                "seed": list(work.seed),
+                "noise": work.settings.noise,
+                "tries": work.settings.tries,
+                "attempts": attempts,
+                "successes": successes,
+            },
+        )
+        writer = RLDSWriter(folder, recording)
+        for shard in writer.missing_shards():
+            chosen = recording.shard_episodes(shard)
+            writer.write_shard(shard, [_episode(work, number, *kept[number]) for number in chosen])
+        writer.finish()
+    write_text(folder / ATTEMPTS_FILE, json.dumps({"attempts": attempts, "successes": successes}))
+    shutil.rmtree(jobs[0].file.parent)
+    return Collection(folder=folder, attempts=attempts, successes=successes)
+
+
+def _action_spec(env: EnvSettings, task: str) -> ActionSpec:
+    opened = env.open(task, render=False)
+    opened.close()
+    return opened.action_spec
+
+
+def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:
+    with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
+        tensors = load_file(job.file)
+        attempts = [attempt for attempt in tensors["attempts"].tolist() if f"{attempt}/actions" in tensors]
+        kept = [{part: tensors[f"{n}/{part}"] for part in ("actions", "jpeg", "sizes")} for n in attempts]
+    yield from zip(attempts, kept, strict=True)
+
+
+def _episode(work: _Work, number: int, job: _Job, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
+    ends = np.cumsum(tensors["sizes"]).tolist()
+    data = tensors["jpeg"].tobytes()
+    instruction = _instruction(work.env, job.task, attempt)
+    return RecordedEpisode(
+        images=[data[start:end] for start, end in zip([0, *ends], ends, strict=False)],
+        actions=tensors["actions"],
+        instruction=instruction,
+        text_embedding=work.embeddings[instruction],
+        task=job.task,
+        success=True,
+        seed=collection_seed(*work.seed, attempt),
+        episode_id=number,
+    )
+
+
+def _finished(folder: Path) -> Collection | None:
+    """Return what an earlier call collected, if it came to its end."""
+    file = folder / ATTEMPTS_FILE
+    if not file.is_file():
+        return None
+    with reading(file, cure=f"remove {folder} to collect again"):
+        found = from_json(Collection, {**read_object(file), "folder": folder})
+    assert (folder / RT1_FILE).is_file() or not found.episodes
+    return found

@@ -1,0 +1,100 @@
+"""The closed loop: one controller in one environment for one episode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from rt1.actions import ActionSpec, FloatArray
+from rt1.envs.base import Env, Image, Observation
+
+
+class Controller(Protocol):
+    """Anything that acts from observations: a policy, a replay, random actions."""
+
+    def reset(self, instruction: str) -> None:
+        """Forget the last episode and take the instruction of the next."""
+        ...
+
+    def act(self, observation: Observation) -> FloatArray:
+        """Return the action for this observation, float32 (A,) in physical units."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """One finished trial."""
+
+    success: bool
+    """Whether the goal was reached."""
+    steps: int
+    """Actions taken."""
+    actions: FloatArray
+    """(S, A) actions as executed."""
+    clipped: int
+    """Number of action values that lay outside the bounds and were clipped."""
+    images: tuple[Image, ...] = field(default=(), repr=False)
+    """The S+1 images seen, first to last, when they were asked for."""
+
+
+def rollout(
+    env: Env,
+    controller: Controller,
+    *,
+    seed: int,
+    instruction: str | None = None,
+    keep_images: bool = False,
+    max_steps: int | None = None,
+) -> Rollout:
+    """Run one controller in one environment for one episode.
+
+    Args:
+        env: where to act.
+        controller: what acts; it gets the image and the instruction only.
+        seed: seed of the episode's start.
+        instruction: sentence given to the controller instead of the environment's own.
+        keep_images: keep every image, for a video.
+        max_steps: steps after which it is broken off, if the environment has not ended it before.
+
+    Returns:
+        The trial's result. A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
+    """
+    observation = env.reset(seed)
+    controller.reset(env.instruction if instruction is None else instruction)
+    images = [observation.image] if keep_images else []
+    actions: list[FloatArray] = []
+    clipped = 0
+    while True:
+        wanted = controller.act(observation)
+        clipped += int(env.action_spec.out_of_bounds(wanted).sum())
+        action = within_bounds(env.action_spec, wanted)
+        result = env.step(action)
+        observation = result.observation
+        actions.append(action)
+        if keep_images:
+            images.append(observation.image)
+        if result.done or len(actions) == max_steps:
+            break
+    return Rollout(
+        success=result.success, steps=len(actions), actions=np.stack(actions), clipped=clipped, images=tuple(images)
+    )
+
+
+def within_bounds(spec: ActionSpec, action: FloatArray) -> FloatArray:
+    """Return an action (A,) clipped to an environment's bounds, float32."""
+    return np.clip(action, spec.low, spec.high).astype(np.float32)
+
+
+def check_actions_fit(policy: ActionSpec, env: ActionSpec) -> None:
+    """Refuse a policy whose action has other dimensions than the environment takes.
+
+    Raises:
+        ValueError: their names differ.
+    """
+    if policy.dimension_names != env.dimension_names:
+        raise ValueError(
+            f"the policy acts in {', '.join(policy.dimension_names)}, the environment takes "
+            f"{', '.join(env.dimension_names)}; use the environment it was trained for"
+        )

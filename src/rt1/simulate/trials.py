@@ -1,0 +1,185 @@
+"""Many trials in parallel processes: the policy's, and those of the baselines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from rt1.actions import FloatArray
+from rt1.checkpoint import load_info, load_model
+from rt1.common.processes import run_jobs
+from rt1.envs.metaworld import MetaWorldEnv
+from rt1.envs.registry import EnvSettings
+from rt1.policy.autotune import ActingSettings, setting_for
+from rt1.policy.policy import Policy
+from rt1.simulate.controllers import Expert, PolicyController, RandomActions, Replay
+from rt1.simulate.record import MOST_ATTEMPTS
+from rt1.simulate.rollout import Controller, Rollout, rollout
+from rt1.simulate.seeds import recording_seed, trial_seed
+
+Kind = Literal["policy", "swapped", "paraphrase", "expert", "blind", "random"]
+_CHUNK = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPlan:
+    """Some trials of one kind on one task."""
+
+    kind: Kind
+    """What acts, and what it is told."""
+    task: str
+    """The task whose goal counts."""
+    instruction: str
+    """The sentence given."""
+    trials: tuple[int, ...]
+    """Numbers of the trials; equal numbers start alike whatever the kind."""
+    seed: int
+    """Seed of the evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """One counted trial."""
+
+    plan: TrialPlan
+    """The plan it belongs to."""
+    trial: int
+    """Its number."""
+    rollout: Rollout
+    """What happened; images are kept for the first success and the first failure of a plan."""
+
+
+def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
+    """Cut trials into plans small enough to spread over processes."""
+    return [
+        TrialPlan(
+            kind=kind,
+            task=task,
+            instruction=instruction,
+            trials=tuple(range(first, min(first + _CHUNK, trials))),
+            seed=seed,
+        )
+        for first in range(0, trials, _CHUNK)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialPolicy:
+    """The policy that trials are run with."""
+
+    checkpoint: Path
+    """Its folder."""
+    embodiment: str | None = None
+    """Which one acts, where the network has several."""
+    acting: ActingSettings = field(default_factory=ActingSettings)
+    """How it acts."""
+
+
+def run_trials(
+    plans: Sequence[TrialPlan],
+    *,
+    env: EnvSettings,
+    policy: TrialPolicy | None,
+    embeddings: Mapping[str, FloatArray],
+    workers: int = 0,
+    apart: bool = False,
+) -> Iterator[list[TrialResult]]:
+    """Run plans in parallel processes and yield each one's results when it is done.
+
+    Args:
+        plans: what to run.
+        env: the environment.
+        policy: the policy; None if no plan needs one.
+        embeddings: text embedding, float32 (E,), of every sentence that the policy is given.
+        workers: processes; 0 means one per core.
+        apart: let none of them be this one; see :func:`rt1.common.processes.run_jobs`.
+    """
+    for _, results in run_jobs(
+        _run_plan,
+        plans,
+        workers=workers,
+        prepare=_prepare,
+        arguments=(env, policy, dict(embeddings)),
+        apart=apart,
+    ):
+        yield results
+
+
+@dataclass(frozen=True)
+class _Worker:
+    env: EnvSettings
+    policy: Policy | None
+
+
+_worker: list[_Worker] = []
+
+
+def _prepare(env: EnvSettings, chosen: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
+    torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
+    _worker[:] = [_Worker(env, None if chosen is None else open_policy(chosen, embeddings))]
+
+
+def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
+    """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
+    info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
+    model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
+    choice = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
+    control = choice.control(model, cond_scale=chosen.acting.cond_scale)
+    return Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
+
+
+def _run_plan(plan: TrialPlan) -> list[TrialResult]:
+    (worker,) = _worker
+    looks = plan.kind in ("policy", "swapped", "paraphrase")
+    env = worker.env.open(plan.task, render=looks)
+    try:
+        return _without_spare_images([_run_trial(worker, env, plan, trial) for trial in plan.trials])
+    finally:
+        env.close()
+
+
+def _without_spare_images(results: list[TrialResult]) -> list[TrialResult]:
+    """Keep the images of the first success and the first failure only: enough for two videos, little to send."""
+    shown: set[bool] = set()
+    kept = []
+    for result in results:
+        spare = result.rollout.success in shown
+        kept.append(replace(result, rollout=replace(result.rollout, images=())) if spare else result)
+        shown.add(result.rollout.success)
+    return kept
+
+
+def _run_trial(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int) -> TrialResult:
+    controller = _controller(worker, env, plan, trial)
+    result = rollout(
+        env,
+        controller,
+        seed=trial_seed(plan.seed, trial),
+        instruction=plan.instruction,
+        keep_images=plan.kind == "policy",
+    )
+    return TrialResult(plan=plan, trial=trial, rollout=result)
+
+
+def _controller(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int) -> Controller:
+    if plan.kind == "expert":
+        return Expert(env.expert_action)
+    if plan.kind == "random":
+        return RandomActions(env.action_spec, trial_seed(plan.seed, trial))
+    if plan.kind == "blind":
+        return Replay(_another_episode(env, seed=plan.seed, trial=trial))
+    assert worker.policy is not None
+    return PolicyController(worker.policy)
+
+
+def _another_episode(env: MetaWorldEnv, *, seed: int, trial: int) -> FloatArray:
+    """Return the actions of a successful noise-free expert episode with another start than any trial's."""
+    for attempt in range(MOST_ATTEMPTS):
+        episode = rollout(env, Expert(env.expert_action), seed=recording_seed(seed, trial, attempt))
+        if episode.success:
+            return episode.actions
+    raise ValueError(f"the expert of {env.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")

@@ -1,0 +1,350 @@
+"""Rounds of acting, keeping what succeeded, and learning from it, beside a policy that learns without (RoboCat)."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rt1.actions import ActionSpec
+from rt1.checkpoint import resolve
+from rt1.common import json_config
+from rt1.common.border import reading
+from rt1.common.files import write_text
+from rt1.common.folders import working_in
+from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
+from rt1.common.json_files import read_object
+from rt1.data.open_mixture import WeightedSource
+from rt1.data.rlds.reader import RLDSSource
+from rt1.data.sources.base import EpisodeSource
+from rt1.envs.registry import EnvSettings
+from rt1.errors import DataError
+from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
+from rt1.evaluate.results import Counted
+from rt1.simulate.collect import Collection, CollectSettings, collect
+from rt1.simulate.rollout import check_actions_fit
+from rt1.text.encoder import TextEncoder
+from rt1.train.changes import differences
+from rt1.train.config import TrainConfig
+from rt1.train.loop import train
+
+STATE_FILE = "improve.json"
+IMPROVE_FILES = (STATE_FILE, "start")
+"""What makes a folder an improvement's; ``start`` is a policy of one embodiment to begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImproveSettings:
+    """What is repeated, and how often."""
+
+    tasks: tuple[str, ...] = ()
+    """Tasks to get better at; those of the recorded data if not given."""
+    rounds: int = 3
+    """Rounds of collecting, training and trials."""
+    attempts: int = 50
+    """Starts attempted per task and round; what succeeds is kept."""
+    tries: int = 3
+    """How often a start is tried until it succeeds, with other noise each time."""
+    noise: float = 0.5
+    """Largest noise on the actions while collecting, as a fraction of half the action range."""
+    patience: float = 1.5
+    """A try has failed after so many times the steps of the longest recorded episode."""
+    first_updates: int = 3000
+    """Updates on the recorded data alone before the first round, where no checkpoint is given."""
+    updates: int = 1000
+    """Updates per round."""
+    own_share: float = 0.5
+    """Share of the samples that comes from the policy's own episodes, of all rounds so far, 0..1."""
+    trials: int = 50
+    """Trials per task, after every round, from the same starts each time."""
+    control: bool = True
+    """Train a second policy for the same updates on the recorded data alone, to compare with."""
+    seed: int = 0
+    """Seed of everything."""
+    cpu_minutes: float = 0.0
+    """Budget: no further stage begins once so much CPU time is spent; 0 means none."""
+    workers: int = 0
+    """Processes; 0 means one per core."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 1, MOST_EPISODES, "rounds", "attempts", "tries", "trials")
+        check_at_least(self, 1, "first_updates", "updates")
+        check_between(self, 1, 1000, "patience")
+        check_at_least(self, 0, "seed", "cpu_minutes")
+        check_between(self, 0, 2, "noise")
+        check_between(self, 0, MOST_PROCESSES, "workers")
+        if not 0.0 < self.own_share < 1.0:
+            raise ValueError(f"own_share is {self.own_share}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What one round came to; round 0 is the start."""
+
+    number: int
+    """0 before anything was collected."""
+    attempts: Mapping[str, int]
+    """Starts attempted, by task."""
+    kept: Mapping[str, int]
+    """Episodes that succeeded and are learned from, by task."""
+    improved: tuple[Counted, ...]
+    """Trials of the policy that learns from its own episodes, too."""
+    control: tuple[Counted, ...]
+    """Trials of the policy that does not; empty where there is none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for ``json``; :meth:`from_json` reads it back."""
+        counted = {
+            name: [{"task": c.task, "trials": c.trials, "successes": c.successes} for c in getattr(self, name)]
+            for name in ("improved", "control")
+        }
+        return {"number": self.number, "attempts": dict(self.attempts), "kept": dict(self.kept), **counted}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Round:
+        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        return json_config.from_json(Round, data, where="a round")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Improvement:
+    """All rounds so far."""
+
+    folder: Path
+    """Where everything is."""
+    rounds: tuple[Round, ...]
+    """Round 0 and those after it."""
+    cpu_seconds: Mapping[str, float]
+    """CPU time by kind of stage."""
+    finished: bool
+    """False if the budget ended it; with a larger one the same call goes on."""
+
+
+def success(trials: Sequence[Counted]) -> float | None:
+    """Return the mean success rate over tasks, 0..1; None where there were no trials."""
+    return sum(c.success for c in trials) / len(trials) if trials else None
+
+
+def improve(
+    recorded: EpisodeSource,
+    config: TrainConfig,
+    folder: Path,
+    *,
+    wanted: ImproveSettings,
+    encoder: TextEncoder,
+    checkpoint: Path | None = None,
+    after_round: Callable[[Improvement], object] | None = None,
+) -> Improvement:
+    """Improve a policy by its own successes; run again to resume.
+
+    Args:
+        recorded: recorded episodes of an environment, as ``rt1 record`` writes them.
+        config: network and training; ``updates`` and ``seed`` are those of ``wanted``.
+        folder: where every round's data, runs and trials go.
+        wanted: tasks, rounds, budget.
+        encoder: the text encoder of the recorded data.
+        checkpoint: policy to begin with; None trains one on the recorded data.
+        after_round: called with all rounds so far after each of them, to write a report.
+
+    Raises:
+        ValueError: a folder begun with other settings, or data that do not say their environment.
+        SaveError: the folder holds something else.
+        LockedError: another process works in the folder.
+    """
+    details = getattr(recorded, "details", {})
+    if "env" not in details:
+        raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
+    env = json_config.from_json(EnvSettings, details["env"])
+    tasks = env.check_tasks(wanted.tasks or tuple(details.get("tasks", ())))
+    _try_environment(env, tasks[0], recorded.action_spec)
+    loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), env, encoder)
+    with working_in(folder, ours=IMPROVE_FILES):
+        loop.begin(checkpoint)
+        while loop.go_on():
+            loop.next_round(checkpoint)
+            if after_round is not None:
+                after_round(loop.result())
+    return loop.result()
+
+
+class _Loop:
+    """The state of an improvement: what is done stands in its folder."""
+
+    def __init__(
+        self,
+        recorded: EpisodeSource,
+        config: TrainConfig,
+        folder: Path,
+        wanted: ImproveSettings,
+        env: EnvSettings,
+        encoder: TextEncoder,
+    ) -> None:
+        self.recorded, self.config, self.folder, self.wanted = recorded, config, folder, wanted
+        self.env, self.encoder = env, encoder
+        self.rounds: list[Round] = []
+        self.cpu_seconds: dict[str, float] = {}
+
+    def begin(self, checkpoint: Path | None) -> None:
+        """Find what is done; refuse a folder that was begun otherwise."""
+        free = ("rounds", "cpu_minutes", "workers")
+        own = {name: value for name, value in json_config.to_json(self.wanted).items() if name not in free}
+        about = json.loads(
+            json.dumps(
+                {
+                    "settings": own,
+                    "config": json_config.to_json(self.config),
+                    "data": [self.recorded.name, int(self.recorded.lengths.sum())],
+                    "checkpoint": None if checkpoint is None else str(resolve(checkpoint)),
+                }
+            )
+        )
+        file = self.folder / STATE_FILE
+        if file.is_file():
+            with reading(file, cure="restore it from a copy, or give another --out"):
+                state = read_object(file)
+                self.rounds = [Round.from_json(data) for data in state["rounds"]]
+                self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
+                changed = differences(_flat(state), _flat(about))
+            if changed and (self.rounds or any(self.folder.glob("round-*"))):
+                raise ValueError(
+                    f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
+                    "another --out"
+                )
+        self.about = about
+        self._save()
+
+    def result(self) -> Improvement:
+        """Return all rounds so far."""
+        return Improvement(
+            folder=self.folder,
+            rounds=tuple(self.rounds),
+            cpu_seconds=dict(self.cpu_seconds),
+            finished=len(self.rounds) > self.wanted.rounds,
+        )
+
+    def go_on(self) -> bool:
+        """Return whether a round is left and the budget allows it."""
+        spent = sum(self.cpu_seconds.values()) / 60
+        return len(self.rounds) <= self.wanted.rounds and not 0 < self.wanted.cpu_minutes <= spent
+
+    def next_round(self, checkpoint: Path | None) -> None:
+        """Do the next round; round 0 trains on the recorded data and counts."""
+        number = len(self.rounds)
+        if number == 0:
+            first = checkpoint or self._train("improved", 0, [], self.wanted.first_updates, None)
+            trials = self._try(first)
+            found = Round(
+                number=0, attempts={}, kept={}, improved=trials, control=trials if self.wanted.control else ()
+            )
+        else:
+            found = self._round(number, checkpoint)
+        self.rounds.append(found)
+        self._save()
+
+    def _round(self, number: int, checkpoint: Path | None) -> Round:
+        before = self._policy("improved", number - 1, checkpoint)
+        own = self._collect(number, before)
+        kept = {**{found.number: found.kept for found in self.rounds}, number: own.successes}
+        sources = [RLDSSource(self._own(n)) for n, counts in kept.items() if sum(counts.values())]
+        improved = self._train("improved", number, sources, self.wanted.updates, before)
+        control: tuple[Counted, ...] = ()
+        if self.wanted.control:
+            earlier = self._policy("control" if number > 1 else "improved", number - 1, checkpoint)
+            control = self._try(self._train("control", number, [], self.wanted.updates, earlier))
+        return Round(
+            number=number, attempts=own.attempts, kept=own.successes, improved=self._try(improved), control=control
+        )
+
+    def _policy(self, arm: str, number: int, checkpoint: Path | None) -> Path:
+        return checkpoint if number == 0 and checkpoint is not None else self.folder / f"round-{number}" / arm
+
+    def _collect(self, number: int, policy: Path) -> Collection:
+        """Collect the episodes of a round, or find them where an interrupted call left them."""
+        how = CollectSettings(
+            tasks=self.wanted.tasks,
+            attempts=self.wanted.attempts,
+            tries=self.wanted.tries,
+            noise=self.wanted.noise,
+            max_steps=math.ceil(self.wanted.patience * int(self.recorded.lengths.max())),
+            workers=self.wanted.workers,
+        )
+        seed = (self.wanted.seed, number)
+        with self._timed("collect"):
+            return collect(
+                self._own(number), resolve(policy), env=self.env, settings=how, encoder=self.encoder, seed=seed
+            )
+
+    def _own(self, number: int) -> Path:
+        """Return where the policy's own episodes of a round are."""
+        return self.folder / f"round-{number}" / "own"
+
+    def _train(self, arm: str, number: int, own: Sequence[EpisodeSource], updates: int, start: Path | None) -> Path:
+        run = self.folder / f"round-{number}" / arm
+        # In thousandths, which an order of samples repeats after few turns.
+        share = round(1000 * self.wanted.own_share)
+        data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(own)))]
+        data += [WeightedSource(source=source, weight=share) for source in own]
+        init = self.config.init if start is None else str(start)
+        config = replace(self.config, updates=updates, seed=self.wanted.seed + number, init=init)
+        with self._timed("train"):
+            result = train(data, config, run)
+        if not result.finished:
+            raise KeyboardInterrupt
+        return run
+
+    def _try(self, policy: Path) -> tuple[Counted, ...]:
+        trials = TrialSettings(
+            tasks=self.wanted.tasks,
+            trials=self.wanted.trials,
+            seed=self.wanted.seed,
+            baselines=False,
+            swapped=False,
+            paraphrases=False,
+            workers=self.wanted.workers,
+        )
+        with self._timed("trials"):
+            result = evaluate_closed_loop(policy, env=self.env, settings=trials, encoder=self.encoder)
+        return tuple(Counted(task=task.task, trials=task.trials, successes=task.successes) for task in result.tasks)
+
+    @contextmanager
+    def _timed(self, kind: str) -> Iterator[None]:
+        """Add the CPU time of a stage, worker processes included, to its kind, also when it is interrupted."""
+        before = _cpu_seconds()
+        try:
+            yield
+        finally:
+            self.cpu_seconds[kind] = self.cpu_seconds.get(kind, 0.0) + _cpu_seconds() - before
+            self._save()
+
+    def _save(self) -> None:
+        state = {
+            **self.about,
+            "rounds": [found.to_json() for found in self.rounds],
+            "cpu_seconds": self.cpu_seconds,
+        }
+        write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
+
+
+def _try_environment(env: EnvSettings, task: str, spec: ActionSpec) -> None:
+    """Open and close the environment: what is missing for it should not show after a long training."""
+    opened = env.open(task)
+    try:
+        check_actions_fit(spec, opened.action_spec)
+    finally:
+        opened.close()
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an improvement was begun with, each setting by the name it has on the command line."""
+    return {**about["config"], **about["settings"], "data": about["data"], "checkpoint": about["checkpoint"]}
+
+
+def _cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

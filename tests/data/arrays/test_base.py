@@ -1,0 +1,31 @@
+"""What the adapters of plain arrays share: order of names, PNG without loss, sentences in every form."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rt1.data.arrays.base import ArrayLayout, encode_png, natural_order, text_of
+from rt1.data.sources.images import decode_image
+
+
+def test_a_png_gives_back_every_pixel_in_rgb() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_image(encode_png(image)), image)
+
+
+@pytest.mark.parametrize(
+    "value", ["pick", b"pick", np.array("pick"), np.array([b"pick", b"no"]), np.array(["pick"], dtype=object)]
+)
+def test_a_sentence_is_read_in_every_form_it_is_stored(value: object) -> None:
+    assert text_of(value) == "pick"
+
+
+def test_numbers_in_names_count() -> None:
+    assert sorted(["10", "a2", "9", "a10", "a"], key=natural_order) == ["9", "10", "a", "a2", "a10"]
+
+
+@pytest.mark.parametrize(("key", "sentence"), [(None, ""), (None, " "), ("text", "pick")])
+def test_a_layout_names_a_key_or_one_sentence(key: str | None, sentence: str) -> None:
+    with pytest.raises(ValueError, match="give the key of the instruction, or one sentence for all episodes"):
+        ArrayLayout(instruction_key=key, instruction=sentence)

@@ -1,0 +1,155 @@
+"""Hugging Face data sets: a row a step, a row an episode, stored bytes passed on, pixels, and bad columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rt1.data.arrays.base import encode_png
+from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
+from rt1.data.sources.images import encode_jpeg
+from rt1.errors import DataError
+from rt1.testing import check_source
+
+datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")
+
+RNG = np.random.default_rng(0)
+JPEGS = [encode_jpeg(RNG.integers(0, 256, (8, 10, 3), dtype=np.uint8)) for _ in range(5)]
+ACTIONS = RNG.uniform(-1, 1, (5, 3)).astype(np.float32)
+
+
+def _columns(**more: Any) -> dict[str, Any]:
+    """Two episodes of 2 and 3 steps, a row a step."""
+    return {
+        "image": [{"bytes": jpeg, "path": None} for jpeg in JPEGS],
+        "action": ACTIONS.tolist(),
+        "instruction": ["push"] * 2 + ["pull"] * 3,
+        "episode_index": [4, 4, 7, 7, 7],
+        **more,
+    }
+
+
+def _steps(**more: Any) -> Any:
+    return datasets.Dataset.from_dict(_columns(**more)).cast_column("image", datasets.Image())
+
+
+def test_a_row_a_step_is_read_and_its_jpegs_are_passed_on() -> None:
+    source = HuggingFaceSource(_steps(vector=[[1.0, 2.0]] * 5), layout=HuggingFaceLayout(embedding_key="vector"))
+    check_source(source)
+    assert source.lengths.tolist() == [2, 3]
+    assert [source.instruction(episode) for episode in range(2)] == ["push", "pull"]
+    assert source.encoded_images(1, 1, 3) == JPEGS[3:]
+    np.testing.assert_array_equal(source.actions(1, 0, 3), ACTIONS[2:])
+    embedding = source.text_embedding(1)
+    assert embedding is not None
+    assert embedding.tolist() == [1, 2]
+    assert source.images(1, 0, 1)[0].shape == (8, 10, 3)
+
+
+def test_a_row_an_episode_holds_lists_of_images_and_actions() -> None:
+    cells = [{"bytes": jpeg, "path": None} for jpeg in JPEGS]
+    table = {"video": [cells[:2], cells[2:]], "moves": [ACTIONS[:2].tolist(), ACTIONS[2:].tolist()]}
+    plain = datasets.Dataset.from_dict({**table, "instruction": ["push", "pull"]})
+    dataset = plain.cast_column("video", datasets.List(datasets.Image()))
+    layout = HuggingFaceLayout(image_key="video", action_key="moves", episode_key=None)
+    source = HuggingFaceSource(dataset, layout=layout, name="older notes")
+    check_source(source)
+    assert source.name == "older notes"
+    assert source.lengths.tolist() == [2, 3]
+    assert source.encoded_images(1, 1, 3) == JPEGS[3:]
+    np.testing.assert_array_equal(source.actions(0, 0, 2), ACTIONS[:2])
+    assert source.instruction(1) == "pull"
+
+
+@pytest.mark.parametrize("channels_first", [False, True])
+def test_pixels_are_read_in_either_order(channels_first: bool) -> None:  # noqa: FBT001
+    pixels = RNG.integers(0, 256, (5, 8, 10, 3), dtype=np.uint8)
+    stored = pixels.transpose(0, 3, 1, 2) if channels_first else pixels
+    table = datasets.Dataset.from_dict(_columns(image=stored.tolist()))
+    shape = stored.shape[1:]
+    dataset = table.cast_column("image", datasets.Array3D(shape, "uint8"))
+    source = HuggingFaceSource(dataset, layout=HuggingFaceLayout(channels_first=channels_first))
+    check_source(source)
+    np.testing.assert_array_equal(source.images(1, 0, 3), pixels[2:])
+    assert source.encoded_images(0, 0, 1) == [encode_png(pixels[0])]
+
+
+def test_an_image_kept_as_a_path_is_read_from_there(tmp_path: Path) -> None:
+    for number, jpeg in enumerate(JPEGS):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg)
+    paths = [{"bytes": None, "path": str(tmp_path / f"{number}.jpg")} for number in range(5)]
+    source = HuggingFaceSource(_steps(image=paths))
+    assert source.encoded_images(0, 0, 2) == JPEGS[:2]
+    (tmp_path / "1.jpg").unlink()
+    with pytest.raises(DataError, match=r"episode 0, step 1: .*1\.jpg: No such file"):
+        source.encoded_images(0, 0, 2)
+
+
+def test_one_sentence_may_stand_for_all_episodes() -> None:
+    layout = HuggingFaceLayout(instruction_key=None, instruction="do it")
+    assert HuggingFaceSource(_steps(), layout=layout).instruction(1) == "do it"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"episode_index": [4, 7, 4, 7, 7]}, "episode 4 lies in several pieces; sort the data set by 'episode_index'"),
+        ({"action": [[0.0, float("nan")]] * 5}, "episode 4: the action of step 0 is .*finite"),
+        (
+            {"action": [[0.0], [0.0, 1.0], [0.0], [0.0], [0.0]]},
+            "episode 4: 'action' does not hold numbers of one shape",
+        ),
+        ({"instruction": ["", "", "a", "a", "a"]}, "episode 4: the instruction is empty"),
+        ({"instruction": [None, "a", "a", "a", "a"]}, "episode 4: the instruction is empty"),
+    ],
+)
+def test_an_unusable_episode_is_named(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        HuggingFaceSource(_steps(**change))
+
+
+def test_an_unknown_column_is_answered_with_the_closest() -> None:
+    with pytest.raises(DataError, match="unknown column 'actions'; did you mean 'action'"):
+        HuggingFaceSource(_steps(), layout=HuggingFaceLayout(action_key="actions"))
+
+
+def test_images_of_another_kind_are_refused() -> None:
+    single = datasets.Dataset.from_dict(_columns())
+    rows = HuggingFaceSource(single, layout=HuggingFaceLayout(episode_key=None))
+    with pytest.raises(
+        DataError, match="row 0: 'image' holds a dict; without episode_key it must be a list of 3 images"
+    ):
+        rows.images(0, 0, 1)
+    video = datasets.Dataset.from_dict(_columns(image=["a.mp4"] * 5)).cast_column("image", datasets.Video())
+    with pytest.raises(
+        DataError, match="'image' is a video, which holds a whole episode, not a step; leave out episode_key"
+    ):
+        HuggingFaceSource(video)
+    numbers = datasets.Dataset.from_dict(_columns(image=[1.5] * 5))
+    with pytest.raises(DataError, match=r"episode 0, step 0: the image is float64 \(\); it must be"):
+        HuggingFaceSource(numbers).images(0, 0, 1)
+
+
+def test_an_empty_data_set_is_refused() -> None:
+    with pytest.raises(DataError, match="hugging-face holds no episode"):
+        HuggingFaceSource(_steps().select([]))
+
+
+def test_a_row_with_fewer_images_than_actions_is_refused_when_read() -> None:
+    cells = [{"bytes": jpeg, "path": None} for jpeg in JPEGS[:2]]
+    table = {"image": [cells], "action": [ACTIONS[:3].tolist()], "instruction": ["push"]}
+    dataset = datasets.Dataset.from_dict(table).cast_column("image", datasets.List(datasets.Image()))
+    source = HuggingFaceSource(dataset, layout=HuggingFaceLayout(episode_key=None))
+    with pytest.raises(DataError, match=r"row 0: 'image' holds 2 images; .* a list of 3 images, one for each action"):
+        source.images(0, 0, 1)
+
+
+def test_other_columns_are_left_alone_and_a_format_of_the_user_does_not_matter() -> None:
+    broken = [{"bytes": b"no image", "path": None}] * 5
+    dataset = _steps(other=broken).cast_column("other", datasets.Image()).with_format("numpy")
+    source = HuggingFaceSource(dataset)
+    assert source.instruction(0) == "push"
+    assert source.encoded_images(0, 0, 2) == JPEGS[:2]

@@ -1,0 +1,138 @@
+"""What a TFDS folder says about itself, and what is said where it says nothing useful."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rt1.data.rlds.schema import RLDSLayout, find_feature, find_shards, layout_keys, read_features, read_json
+from rt1.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, record: Callable[[Path], Path]) -> Path:
+    return record(tmp_path / "1.0.0")
+
+
+def test_features_are_found_by_key_with_their_shape(folder: Path) -> None:
+    features = read_features(folder)
+    image, action = features["steps/observation/image"], features["steps/action"]
+    assert (image.kind, image.shape) == ("image", (24, 32, 3))
+    assert (action.kind, action.dtype, action.width) == ("tensor", "float32", 3)
+    assert features["episode_metadata/task"].kind == "text"
+    assert features["steps/reward"].width == 1
+
+
+def test_a_key_is_looked_up_in_the_step_then_in_the_episode(folder: Path) -> None:
+    features = read_features(folder)
+    assert find_feature(features, "action").key == "steps/action"
+    assert find_feature(features, "episode_metadata/seed").key == "episode_metadata/seed"
+    assert "observation/image" in layout_keys(features)
+
+
+def test_an_unknown_key_is_answered_with_the_nearest(folder: Path) -> None:
+    with pytest.raises(DataError, match="unknown RLDS key 'observation/img'; did you mean 'observation/image'"):
+        find_feature(read_features(folder), "observation/img")
+
+
+def test_a_list_within_a_step_is_marked_as_nested(tmp_path: Path) -> None:
+    tensor = {"tensor": {"shape": {}, "dtype": "int64", "encoding": "none"}}
+    step = {"featuresDict": {"features": {"words": {"sequence": {"feature": tensor, "length": "-1"}}}}}
+    top = {"featuresDict": {"features": {"steps": {"sequence": {"feature": step, "length": "-1"}}}}}
+    (tmp_path / "features.json").write_text(json.dumps(top))
+    assert read_features(tmp_path)["steps/words"].kind == "nested"
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere is not a folder; point to the folder of one version"):
+        read_features(tmp_path / "nowhere")
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has no features\.json; point to the folder of one version"):
+        read_features(tmp_path)
+
+
+def test_the_folder_above_the_version_is_answered_with_the_version(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"has no features\.json; did you mean .*1\.0\.0\?"):
+        read_features(folder.parent)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"featuresDict": {}}', '{"featuresDict": {"features": [1]}}'])
+def test_a_damaged_features_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "features.json").write_text(text)
+    with pytest.raises(DataError, match=r"features\.json .*copy it again"):
+        read_features(tmp_path)
+
+
+def test_a_missing_json_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rt1\.json: No such file"):
+        read_json(tmp_path / "rt1.json")
+
+
+def test_shards_come_in_order_with_their_promised_lengths(folder: Path) -> None:
+    shards = find_shards(folder, "train")
+    assert [path.name[-14:] for path in shards.paths] == [
+        "00000-of-00003",
+        "00001-of-00003",
+        "00002-of-00003",
+    ]
+    assert shards.lengths == (2, 2, 1)
+    assert shards.missing == ()
+    assert shards.name == "push_blocks"
+
+
+def test_lengths_are_unknown_without_dataset_info(folder: Path) -> None:
+    (folder / "dataset_info.json").unlink()
+    assert find_shards(folder, "train").lengths == (None, None, None)
+
+
+def test_a_damaged_dataset_info_is_refused(folder: Path) -> None:
+    (folder / "dataset_info.json").write_text('{"splits": [3]}')
+    with pytest.raises(DataError, match=r"dataset_info\.json is damaged"):
+        find_shards(folder, "train")
+
+
+def test_no_shards_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no shard files"):
+        find_shards(tmp_path, "train")
+
+
+def test_an_unknown_split_is_answered_with_the_known_ones(folder: Path) -> None:
+    with pytest.raises(DataError, match="unknown split 'trian'; did you mean 'train'"):
+        find_shards(folder, "trian")
+
+
+@pytest.mark.parametrize("name", ["other-train.tfrecord-00000-of-00003", "push_blocks-train.tfrecord-00003-of-00003"])
+def test_shards_of_two_recordings_in_one_folder_are_refused(folder: Path, name: str) -> None:
+    (folder / name).touch()
+    with pytest.raises(DataError, match="mixes shards of"):
+        find_shards(folder, "train")
+
+
+def test_a_layout_comes_back_from_json() -> None:
+    layout = RLDSLayout(image_key="observation/front", action_keys=("action/a", "action/b"), task_key="task")
+    layout = dataclasses.replace(layout, one_hot_keys=("action/b",))
+    assert RLDSLayout.from_json(json.loads(json.dumps(layout.to_json()))) == layout
+
+
+def test_a_layout_written_before_one_hot_keys_has_none() -> None:
+    stored = RLDSLayout().to_json()
+    del stored["one_hot_keys"]
+    assert RLDSLayout.from_json(stored) == RLDSLayout()
+
+
+def test_other_json_is_no_layout() -> None:
+    with pytest.raises(ValueError, match=r"unknown setting .* 'image'"):
+        RLDSLayout.from_json({"image": "x", "action_keys": ["a"]})
+
+
+def test_a_layout_needs_an_action() -> None:
+    with pytest.raises(ValueError, match="action_keys is empty"):
+        RLDSLayout(action_keys=())
+    with pytest.raises(ValueError, match=r"one_hot_keys names \['mode'\]; it may only name action keys"):
+        RLDSLayout(one_hot_keys=("mode",))

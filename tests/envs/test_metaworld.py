@@ -1,0 +1,246 @@
+"""Meta-World: physics everywhere, pictures where there is a GL library."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rt1.envs import metaworld
+from rt1.envs.base import Image
+from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, check_task, choose_gl
+from rt1.envs.metaworld_tasks import INSTRUCTIONS
+from rt1.errors import RenderingError
+from rt1.simulate.controllers import Expert, Replay
+from rt1.simulate.rollout import rollout
+from rt1.testing import check_env
+
+pytest.importorskip("metaworld", reason="Meta-World is not installed")
+
+STILL = np.zeros((1, 4), dtype=np.float32)
+SMALL = MetaWorldConfig(image_size=16, control_rate=4.0)
+
+
+@pytest.fixture
+def reach() -> Iterator[MetaWorldEnv]:
+    env = MetaWorldEnv(task="reach", render=False)
+    yield env
+    env.close()
+
+
+def _first_image(task: str, seed: int, config: MetaWorldConfig = SMALL) -> Image:
+    env = MetaWorldEnv(task=task, config=config)
+    try:
+        return env.reset(seed).image
+    finally:
+        env.close()
+
+
+def test_it_keeps_the_promises_of_an_environment() -> None:
+    check_env(lambda: MetaWorldEnv(task="reach", config=SMALL, render=False))
+
+
+def test_it_keeps_them_with_pictures(gl: str) -> None:
+    assert gl
+    check_env(lambda: MetaWorldEnv(task="faucet-open", config=SMALL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", INSTRUCTIONS)
+def test_every_task_opens_with_its_expert_and_instruction(task: str) -> None:
+    env = MetaWorldEnv(task=task, render=False)
+    try:
+        assert env.instruction == INSTRUCTIONS[task][0]
+        env.reset(1)
+        action = env.expert_action()
+        assert not env.action_spec.out_of_bounds(action).any()
+        assert not env.step(action).done
+    finally:
+        env.close()
+
+
+def test_the_expert_solves_its_task(reach: MetaWorldEnv) -> None:
+    trials = [rollout(reach, Expert(reach.expert_action), seed=seed) for seed in range(5)]
+    assert sum(trial.success for trial in trials) >= 4
+    assert all(trial.steps < reach.max_steps for trial in trials if trial.success)
+
+
+def test_standing_still_ends_at_the_step_limit_without_success(reach: MetaWorldEnv) -> None:
+    result = rollout(reach, Replay(STILL), seed=0)
+    assert (result.success, result.steps, result.steps / reach.control_rate) == (False, 125, 500 / 80)
+
+
+def test_an_episode_depends_on_its_seed_alone() -> None:
+    # Meta-World leaves bodies where an earlier episode moved them; this task's goal hangs on such a body.
+    fresh = MetaWorldEnv(task="door-unlock", render=False)
+    alone = rollout(fresh, Expert(fresh.expert_action), seed=7)
+    used = MetaWorldEnv(task="door-unlock", render=False)
+    for seed in (1, 2):
+        rollout(used, Expert(used.expert_action), seed=seed)
+    np.testing.assert_array_equal(rollout(used, Expert(used.expert_action), seed=7).actions, alone.actions)
+
+
+def test_seeds_place_the_goal(reach: MetaWorldEnv) -> None:
+    actions = []
+    for seed in (0, 1, 2**40):
+        reach.reset(seed)
+        actions.append(reach.expert_action().tolist())
+    assert actions[0] != actions[1] != actions[2]
+
+
+@pytest.mark.parametrize(("rate", "hold", "steps"), [(80.0, 1, 500), (20.0, 4, 125), (16.0, 5, 100), (1.0, 80, 6)])
+def test_the_control_rate_decides_how_long_an_action_is_held(rate: float, hold: int, steps: int) -> None:
+    env = MetaWorldEnv(task="reach", config=MetaWorldConfig(control_rate=rate), render=False)
+    assert (env.config.hold, env.max_steps, env.control_rate) == (hold, steps, 80 / hold)
+    assert rollout(env, Replay(STILL), seed=0).steps == steps
+
+
+def test_a_step_before_the_reset_says_what_to_call(reach: MetaWorldEnv) -> None:
+    with pytest.raises(RuntimeError, match=r"call reset\(seed\) first"):
+        reach.step(STILL[0])
+
+
+def test_an_action_outside_the_bounds_is_refused(reach: MetaWorldEnv) -> None:
+    reach.reset(0)
+    with pytest.raises(ValueError, match=r"action \[0.0, 1.5, 0.0, 0.0\] lies outside \[-1, 1\]; clip it first"):
+        reach.step(np.array([0.0, 1.5, 0.0, 0.0], np.float32))
+
+
+def test_a_negative_seed_is_refused(reach: MetaWorldEnv) -> None:
+    with pytest.raises(ValueError, match="seed is -1; it must be 0 or more"):
+        reach.reset(-1)
+
+
+def test_an_unknown_task_is_refused_with_the_one_that_was_meant() -> None:
+    assert check_task("faucet-open-v3") == check_task("faucet-open") == "faucet-open-v3"
+    with pytest.raises(ValueError, match="unknown Meta-World task 'faucet-opne'; did you mean 'faucet-open'"):
+        MetaWorldEnv(task="faucet-opne", render=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"camera": "corner22"}, "unknown camera 'corner22'; did you mean 'corner2'"),
+        ({"image_size": 4}, "image_size is 4; it must be 8..2048 pixels"),
+        ({"supersample": 5}, "supersample is 5; it must be 1..4"),
+        ({"control_rate": 100.0}, "control_rate is 100.0 Hz; it must be 1..80 Hz"),
+        ({"control_rate": float("nan")}, "control_rate is nan Hz"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MetaWorldConfig(**change)
+
+
+def test_pictures_follow_from_the_seed(gl: str) -> None:
+    assert gl
+    config = dataclasses.replace(SMALL, image_size=48)
+    one, again, other = (_first_image("door-unlock", seed, config) for seed in (0, 0, 1))
+    assert one.shape == (48, 48, 3)
+    assert one.dtype == np.uint8
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("task", "shown"), [("faucet-open", False), ("faucet-close", False), ("reach", True)])
+def test_the_goal_marker_is_hidden_where_it_would_tell_two_tasks_apart(gl: str, task: str, *, shown: bool) -> None:
+    assert gl
+    env = MetaWorldEnv(task=task, config=dataclasses.replace(SMALL, image_size=64))
+    try:
+        before = env.reset(3).image
+        env._sim.data.site_xpos[:] = 10.0  # out of sight
+        assert env._renderer is not None
+        assert np.array_equal(env._renderer.image(env._sim.data), before) != shown
+    finally:
+        env.close()
+
+
+def test_the_picture_stands_upright(gl: str) -> None:
+    assert gl
+    image = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=64)).astype(float)
+    table = image[-8:].mean(axis=(0, 1))
+    wall = image[:8].mean(axis=(0, 1))
+    assert table[0] > table[2] + 20  # the wooden table lies below, and is brown
+    assert abs(wall[0] - wall[2]) < 20
+
+
+@pytest.mark.parametrize("camera", ["topview", "gripperPOV"])
+def test_each_camera_shows_something_else(gl: str, camera: str) -> None:
+    assert gl
+    config = dataclasses.replace(SMALL, image_size=32)
+    assert camera in CAMERAS
+    usual, other = (_first_image("reach", 0, dataclasses.replace(config, camera=name)) for name in ("corner2", camera))
+    assert other.std() > 0
+    assert not np.array_equal(usual, other)
+
+
+def test_supersampling_averages_squares_of_a_larger_picture(gl: str) -> None:
+    assert gl
+    smooth = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=24, supersample=2))
+    large = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=48))
+    means = large.reshape(24, 2, 24, 2, 3).mean(axis=(1, 3))
+    assert smooth.dtype == np.uint8
+    np.testing.assert_array_equal(smooth, np.floor(means + 0.5))
+
+
+def test_metaworlds_own_look_differs_from_the_fast_one(gl: str) -> None:
+    assert gl
+    config = dataclasses.replace(SMALL, image_size=48)
+    fast, slow = (_first_image("reach", 0, dataclasses.replace(config, fast_render=fast)) for fast in (True, False))
+    assert not np.array_equal(fast, slow)
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Pretend that this machine has these GL libraries and no others, and that the user chose none."""
+
+    def have(*names: str) -> None:
+        monkeypatch.setattr(metaworld, "find_library", lambda name: f"lib{name}.so" if name in names else None)
+
+    monkeypatch.setenv("MUJOCO_GL", "kept by the fixture for its end")
+    monkeypatch.delenv("MUJOCO_GL")
+    return have
+
+
+@pytest.mark.parametrize(
+    ("names", "choice"), [(("OSMesa", "EGL", "GL"), "osmesa"), (("OSMesa",), "osmesa"), (("EGL", "GL"), "egl")]
+)
+def test_the_software_gl_that_is_there_is_chosen(
+    libraries: Callable[..., None], names: tuple[str, ...], choice: str
+) -> None:
+    libraries(*names)
+    assert choose_gl() == choice
+    assert os.environ["MUJOCO_GL"] == choice
+
+
+@pytest.mark.parametrize("names", [(), ("EGL",), ("GL",)])
+def test_without_a_gl_library_the_message_says_what_to_install(
+    libraries: Callable[..., None], names: tuple[str, ...]
+) -> None:
+    libraries(*names)
+    with pytest.raises(RenderingError, match=r"no GL library .* apt-get install .* libosmesa6"):
+        MetaWorldEnv(task="reach")
+    assert "MUJOCO_GL" not in os.environ
+
+
+def test_physics_and_experts_need_no_gl_library(libraries: Callable[..., None]) -> None:
+    libraries()
+    env = MetaWorldEnv(task="reach", config=SMALL, render=False)
+    assert rollout(env, Expert(env.expert_action), seed=0).steps > 0
+
+
+def test_the_users_choice_of_gl_stands(libraries: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    libraries("OSMesa")
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    assert choose_gl() == "glfw"
+
+
+def test_a_missing_metaworld_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "metaworld", None)
+    with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed; run: pip install 'rt1\[metaworld\]'"):
+        MetaWorldEnv(task="reach", render=False)

@@ -1,0 +1,124 @@
+"""What an exported folder says of itself, and that it is held against its files."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rt1.errors import ExportError
+from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest
+
+SIZES = {
+    "window": 3,
+    "image_size": [48, 48],
+    "text_width": 8,
+    "image_tokens": 4,
+    "token_width": 16,
+    "decoder_text": False,
+}
+
+
+@pytest.fixture
+def folder(torch_export: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of an export."""
+    return Path(shutil.copytree(torch_export[1], tmp_path / "copy"))
+
+
+@pytest.fixture
+def rewrite(folder: Path) -> Callable[..., None]:
+    """Change entries of the copy's description."""
+
+    def change(**entries: Any) -> None:
+        data = json.loads((folder / MANIFEST_FILE).read_text())
+        (folder / MANIFEST_FILE).write_text(json.dumps({**data, **entries}))
+
+    return change
+
+
+def test_the_description_survives_json(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_the_description_tells_what_was_exported_and_how_well(folder: Path) -> None:
+    manifest = read_manifest(folder)
+    assert (manifest.kind, manifest.precision, manifest.control_rate) == ("torch-export", "fp32", 3.0)
+    assert (manifest.sizes.window, manifest.sizes.image_size) == (3, (48, 48))
+    assert manifest.versions["torch"]
+    assert manifest.text_encoder is not None
+    assert manifest.comparison is not None
+    assert manifest.comparison.steps == 14
+    assert sorted(manifest.files) == ["decoder.pt2", "reference.safetensors", "tokenizer.pt2"]
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"holds no export\.json; give a folder that rt1 export has written"):
+        read_manifest(tmp_path)
+
+
+def test_a_changed_or_missing_file_is_noticed(folder: Path) -> None:
+    graph = folder / "decoder.pt2"
+    content = graph.read_bytes()
+    graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ExportError, match=r"decoder\.pt2 is missing or not the file that was exported"):
+        read_manifest(folder)
+    graph.unlink()
+    with pytest.raises(ExportError, match=r"decoder\.pt2 is missing"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["decoder.pt2", "reference.safetensors"])
+def test_a_file_that_the_description_does_not_know_is_refused(
+    name: str, folder: Path, rewrite: Callable[..., None]
+) -> None:
+    rewrite(files={key: value for key, value in read_manifest(folder).files.items() if key != name})
+    with pytest.raises(ExportError, match=f"{name} is missing or not the file"):
+        read_manifest(folder)
+
+
+def test_a_description_cannot_point_outside_its_folder(folder: Path, rewrite: Callable[..., None]) -> None:
+    files = read_manifest(folder).files
+    (folder.parent / "secret").write_text("secret")
+    rewrite(files={**files, "../secret": "0"})
+    with pytest.raises(ExportError, match=r"copy/secret is missing"):
+        read_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"format": 99}, "its format is 99; this version of rt1 reads format 2; export again"),
+        ({"kind": "onx"}, "unknown export format 'onx'; did you mean 'onnx'"),
+        ({"format": 1}, "its format is 1; .*; export again"),
+        ({"precision": "int9"}, "unknown precision 'int9'; did you mean 'int8'"),
+        ({"sizes": {**SIZES, "window": 0}}, "window is 0; it must be at least 1"),
+        ({"sizes": {"window": "six"}}, "sizes.window is 'six'; it must be of type int"),
+        ({"action_spec": None}, "cannot be used"),
+        ({"files": 3}, "cannot be used"),
+    ],
+)
+def test_a_description_that_makes_no_sense_is_refused(
+    folder: Path, rewrite: Callable[..., None], entries: dict[str, Any], message: str
+) -> None:
+    rewrite(**entries)
+    with pytest.raises(ExportError, match=message):
+        read_manifest(folder)
+
+
+def test_text_that_is_not_json_is_refused(folder: Path) -> None:
+    (folder / MANIFEST_FILE).write_text("{")
+    with pytest.raises(ExportError, match="is not JSON"):
+        read_manifest(folder)
+
+
+def test_no_clear_token_counts_as_agreement(folder: Path) -> None:
+    comparison = read_manifest(folder).comparison
+    assert comparison is not None
+    assert replace(comparison, clear_tokens=0, clear_tokens_agreeing=0).clear_agreement == 1.0
+    assert replace(comparison, clear_tokens=4, clear_tokens_agreeing=3).clear_agreement == 0.75

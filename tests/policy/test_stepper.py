@@ -1,0 +1,409 @@
+"""The control step: several robots at once get what each would get alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from rt1.actions import FloatArray
+from rt1.model.conditioning import TextConfig
+from rt1.model.rt1 import RT1
+from rt1.model.transformer import FeedForward, MaskKind
+from rt1.policy.packed import layers
+from rt1.policy.stepper import SETTINGS, ControlStep, Memory, StepSetting
+from rt1.presets import preset
+
+WINDOW = 3
+Images = list[NDArray[np.uint8]]
+
+
+@pytest.fixture
+def model(make_network: Callable[..., RT1]) -> RT1:
+    return make_network(window=WINDOW)
+
+
+@pytest.fixture
+def control(model: RT1) -> ControlStep:
+    return ControlStep(model)
+
+
+def _embedding(seed: int = 3) -> FloatArray:
+    return np.random.default_rng(seed).normal(size=8).astype(np.float32)
+
+
+def _images(count: int, *, seed: int = 2, size: tuple[int, int] = (40, 56)) -> Images:
+    """Return images of coarse patches: in noise all pixels average out, and all images look alike."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, size[0] // 8, size[1] // 8, 3), dtype=np.uint8)
+    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
+
+
+def _alone(control: ControlStep, images: Images, embedding: FloatArray) -> list[FloatArray]:
+    memory = control.start(embedding)
+    return [control.step([memory], [image])[0] for image in images]
+
+
+def test_robots_in_one_batch_get_what_each_gets_alone(control: ControlStep) -> None:
+    # Three robots with instructions, image sizes and starting times of their own.
+    sizes, starts = ((40, 56), (48, 48), (64, 80)), (0, 1, 4)
+    episodes = [_images(7, seed=seed, size=size) for seed, size in enumerate(sizes)]
+    embeddings = [_embedding(seed) for seed in range(3)]
+    alone = [_alone(control, *pair) for pair in zip(episodes, embeddings, strict=True)]
+    memories = [control.start(embedding) for embedding in embeddings]
+    for step in range(7):
+        present = [robot for robot in range(3) if step >= starts[robot]]
+        images = [episodes[robot][step - starts[robot]] for robot in present]
+        together = control.step([memories[robot] for robot in present], images)
+        for robot, logits in zip(present, together, strict=True):
+            np.testing.assert_allclose(logits, alone[robot][step - starts[robot]], atol=1e-4)
+
+
+def test_the_order_of_the_robots_changes_nothing(control: ControlStep) -> None:
+    images = [*_images(1, seed=0), *_images(1, seed=1)]
+    first = control.step([control.start(_embedding(0)), control.start(_embedding(1))], images)
+    second = control.step([control.start(_embedding(1)), control.start(_embedding(0))], images[::-1])
+    np.testing.assert_allclose(first, second[::-1], atol=1e-5)
+    assert np.abs(first[0] - first[1]).max() > 0.01
+
+
+def test_no_images_before_the_window_are_kept(control: ControlStep) -> None:
+    memory = control.start(_embedding())
+    kept = []
+    for image in _images(2 * WINDOW):
+        control.step([memory], [image])
+        kept.append(len(memory.token_TKE))
+    assert kept == [1, 2, 3, 3, 3, 3]
+
+
+@pytest.mark.parametrize("bad", [np.zeros((40, 56), np.uint8), np.zeros((40, 56, 4), np.uint8)])
+def test_a_refused_image_changes_no_memory(bad: NDArray[np.uint8], control: ControlStep) -> None:
+    first, second = _images(2)
+    memories = [control.start(_embedding()) for _ in range(2)]
+    control.step(memories, [first, first])
+    with pytest.raises(ValueError, match="shape"):
+        control.step(memories, [second, bad])
+    assert [len(memory.token_TKE) for memory in memories] == [1, 1]
+    expected = _alone(control, [first, second], _embedding())[1]
+    np.testing.assert_allclose(control.step(memories, [second, second]), [expected] * 2, atol=1e-4)
+
+
+def test_a_memory_given_twice_is_refused(control: ControlStep) -> None:
+    memory, image = control.start(_embedding()), _images(1)[0]
+    with pytest.raises(ValueError, match="the same memory was given twice; a robot takes one image per step"):
+        control.step([memory, memory], [image, image])
+
+
+@pytest.mark.parametrize(("robots", "images"), [(0, 0), (1, 2), (2, 1)])
+def test_each_robot_needs_one_image(robots: int, images: int, control: ControlStep) -> None:
+    memories: list[Memory] = [control.start(_embedding()) for _ in range(robots)]
+    with pytest.raises(ValueError, match=f"{robots} memories and {images} images; give one image for each robot"):
+        control.step(memories, _images(images))
+
+
+def test_the_attention_maps_are_those_of_the_last_image(control: ControlStep, model: RT1) -> None:
+    memory, images = control.start(_embedding()), _images(2)
+    with pytest.raises(ValueError, match="no attention maps before the first image; take a step first"):
+        control.attention_maps(memory)
+    for image in images:
+        control.step([memory], [image])
+    maps = control.attention_maps(memory)
+    with torch.no_grad():
+        condition = model.text(torch.from_numpy(_embedding())[None])
+        positions = model.positions(model.prepare(torch.from_numpy(images[-1])[None]), condition)
+        expected = model.token_learner.attention(positions)[0]
+    assert maps.shape == (4, *model.config.efficientnet.grid(model.config.image_size))
+    np.testing.assert_allclose(maps.reshape(4, -1), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(maps.sum((1, 2)), 1.0, rtol=1e-5)
+
+
+# ---- guidance ----
+
+
+def _guided_model(conditioning: Any = "film", **changed: Any) -> RT1:
+    """A small network that has learned a null, as far as random weights have learned anything."""
+    torch.manual_seed(3)
+    config = dataclasses.replace(
+        preset("debug").model,
+        text_width=8,
+        conditioning=conditioning,
+        text=TextConfig(drop=0.2, tokens=2),
+        action_tokens=3,
+        bins=16,
+        **changed,
+    )
+    model = RT1(config).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def _three_steps(model: RT1, scale: float) -> NDArray[np.float32]:
+    control = ControlStep(model, cond_scale=scale)
+    memory = control.start(np.arange(1, 9, dtype=np.float32))
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(3)]
+    return np.stack([control.step([memory], [image])[0] for image in images])
+
+
+@pytest.mark.parametrize("conditioning", ["film", "cross_attention"])
+def test_guidance_moves_from_the_null_to_the_instruction_and_beyond(conditioning: Any) -> None:
+    model = _guided_model(conditioning)
+    null, plain, twice = (_three_steps(model, scale) for scale in (0.0, 1.0, 2.0))
+    assert np.abs(plain - null).max() > 1e-3
+    np.testing.assert_allclose(twice, null + 2 * (plain - null), atol=1e-4)
+
+
+def test_without_the_instruction_no_instruction_matters() -> None:
+    control = ControlStep(_guided_model(), cond_scale=0.0)
+    image = np.zeros((48, 48, 3), dtype=np.uint8)
+    memories = [control.start(np.full(8, value, dtype=np.float32)) for value in (0.3, -2.0)]
+    first, second = control.step(memories, [image, image])
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_guidance_reaches_a_conditioned_transformer_too() -> None:
+    transformer = dataclasses.replace(preset("debug").model.transformer, condition="film")
+    model = _guided_model(transformer=transformer)
+    null, plain, twice = (_three_steps(model, scale) for scale in (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(twice, null + 2 * (plain - null), atol=1e-4)
+
+
+def test_guided_robots_get_what_each_gets_alone() -> None:
+    control = ControlStep(_guided_model(), cond_scale=1.5)
+    random = np.random.default_rng(1)
+    texts = random.normal(size=(2, 8)).astype(np.float32)
+    images = random.integers(0, 256, (2, 3, 48, 48, 3), dtype=np.uint8)
+    together = [control.start(text) for text in texts]
+    both = np.stack([control.step(together, list(images[:, t])) for t in range(3)], axis=1)
+    for robot in range(2):
+        alone = control.start(texts[robot])
+        own = np.stack([control.step([alone], [image])[0] for image in images[robot]])
+        np.testing.assert_allclose(both[robot], own, atol=1e-5)
+
+
+def test_a_copied_memory_goes_on_apart_from_the_first_one() -> None:
+    control = ControlStep(_guided_model(), cond_scale=2.0)
+    image = np.full((48, 48, 3), 90, dtype=np.uint8)
+    first = control.start(np.ones(8, dtype=np.float32))
+    control.step([first], [image])
+    copies = [first.copy(), first.copy()]
+    logits = control.step(copies, [image, image])
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
+    assert first.null is not None
+    assert (len(first.token_TKE), len(first.null.token_TKE)) == (1, 1)
+    np.testing.assert_allclose(control.step([first], [image])[0], logits[0], atol=1e-5)
+
+
+def test_one_pass_is_made_where_guidance_changes_nothing() -> None:
+    assert ControlStep(_guided_model(), cond_scale=1.0).start(np.ones(8, np.float32)).null is None
+
+
+@pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
+def test_an_impossible_scale_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="must be a number of at least 0"):
+        ControlStep(_guided_model(), cond_scale=scale)
+
+
+def test_guidance_is_refused_for_a_network_that_never_did_without_the_text() -> None:
+    model = RT1(preset("debug").model)
+    with pytest.raises(ValueError, match=r"cond_scale is 1\.5, but .*text\.drop is 0.*--model\.text\.drop"):
+        ControlStep(model, cond_scale=1.5)
+
+
+# ---- settings ----
+
+
+def _through_the_network(model: RT1, images: Images, embedding: FloatArray) -> FloatArray:
+    """Return the newest step's logits of a window, computed whole."""
+    with torch.no_grad():
+        logits = model.predict(torch.from_numpy(np.stack(images))[None], torch.from_numpy(embedding)[None])
+    return logits[0, -1].numpy()
+
+
+def _error(make: Callable[[], RT1], setting: str) -> float:
+    """Return the error of a setting, as a share of the spread of the logits, over more steps than the window holds."""
+    model = make()
+    found = np.stack(_alone(ControlStep(model, setting=setting), _images(3 * WINDOW), _embedding()))
+    images = _images(3 * WINDOW)
+    expected = np.stack(
+        [_through_the_network(model, images[max(0, n - WINDOW + 1) : n + 1], _embedding()) for n in range(len(images))]
+    )
+    return float(np.abs(found - expected).max() / expected.std())
+
+
+def test_fp32_is_the_network_itself_at_every_step(model: RT1) -> None:
+    assert _error(lambda: model, "fp32") < 1e-4
+
+
+@pytest.mark.parametrize(("setting", "most"), [("bf16", 0.1), ("int8", 0.2)])
+def test_a_setting_of_fewer_bits_is_the_network_nearly(
+    setting: str, most: float, model: RT1, skip_unless_it_runs: Callable[[str], None]
+) -> None:
+    skip_unless_it_runs(setting)
+    assert 1e-4 < _error(lambda: model, setting) < most
+
+
+@pytest.mark.parametrize("mask", ["rt1", "rt1x", "step"])
+@pytest.mark.parametrize("feed_forward", ["linear", "linear_no_bias", "swiglu", "gelu"])
+def test_every_kind_of_transformer_is_the_network_itself(mask: MaskKind, feed_forward: FeedForward, model: RT1) -> None:
+    transformer = dataclasses.replace(model.config.transformer, feed_forward=feed_forward, layers=3)
+    config = dataclasses.replace(model.config, mask=mask, transformer=transformer)
+    torch.manual_seed(1)
+    assert _error(lambda: RT1(config).eval(), "fp32") < 1e-4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"readout": "last_token"},
+        {"conditioning": "cross_attention"},
+        {"image_size": (45, 51)},
+        {"action_tokens": 1},
+        {"image_tokens": 1},
+    ],
+)
+def test_other_networks_are_themselves_too(changes: dict[str, object], model: RT1) -> None:
+    config = dataclasses.replace(model.config, **changes)  # type: ignore[arg-type]
+    torch.manual_seed(1)
+    assert _error(lambda: RT1(config).eval(), "fp32") < 1e-4
+
+
+def test_tensorflow_s_same_padding_is_kept(model: RT1) -> None:
+    for size in ((48, 48), (45, 51)):
+        efficientnet = dataclasses.replace(model.config.efficientnet, padding="same")
+        config = dataclasses.replace(model.config, efficientnet=efficientnet, image_size=size)
+        assert _error(lambda config=config: RT1(config).eval(), "fp32") < 1e-4  # type: ignore[misc]
+
+
+def test_the_weights_are_those_of_the_moment(model: RT1) -> None:
+    control, image = ControlStep(model), _images(1)
+    before = _alone(control, image, _embedding())[0]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+    np.testing.assert_array_equal(_alone(control, image, _embedding())[0], before)
+
+
+@pytest.mark.parametrize("setting", ["bf16", "int8"])
+def test_robots_in_one_batch_get_nearly_what_each_gets_alone_in_every_setting(
+    setting: str, model: RT1, skip_unless_it_runs: Callable[[str], None]
+) -> None:
+    skip_unless_it_runs(setting)
+    control = ControlStep(model, setting=setting)
+    episodes = [_images(4, seed=seed) for seed in range(3)]
+    alone = np.stack([_alone(control, images, _embedding(seed)) for seed, images in enumerate(episodes)])
+    memories = [control.start(_embedding(seed)) for seed in range(3)]
+    for step in range(4):
+        together = control.step(memories, [images[step] for images in episodes])
+        assert np.abs(together - alone[:, step]).max() < 0.1 * alone.std()
+
+
+def test_an_unknown_setting_is_refused_with_a_suggestion(model: RT1) -> None:
+    with pytest.raises(ValueError, match="unknown setting 'int9'; did you mean 'int8'"):
+        ControlStep(model, setting="int9")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
+@pytest.mark.parametrize("setting", ["cuda-fp32", "cuda-graphs-bf16"])
+def test_a_gpu_s_setting_is_refused_where_there_is_none(setting: str, model: RT1) -> None:
+    with pytest.raises(ValueError, match=r"cannot run here: no CUDA device is there; use 'fp32', or 'auto'"):
+        ControlStep(model, setting=setting)
+
+
+def test_fewer_bits_are_refused_for_a_network_with_parts_that_cannot_be_packed(model: RT1) -> None:
+    with pytest.raises(ValueError, match="this network has another part; use 'fp32'"):
+        ControlStep(RT1(dataclasses.replace(model.config, readout="mean_token")), setting="bf16")
+
+
+def test_what_keeps_a_setting_from_running_is_one_line() -> None:
+    assert StepSetting(encoder="fp32", decoder="fp32").obstacle() is None
+    assert all("\n" not in (setting.obstacle() or "") for setting in SETTINGS.values())
+
+
+def test_without_onednn_s_packed_kernels_fp32_is_the_network_itself(
+    model: RT1, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_packing_runs", lambda: False)
+    assert _error(lambda: model, "fp32") < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("setting", "robots", "expected"), [("fp32", 1, 3), ("bf16", 1, 1), ("int8", 2, 2), ("bf16", 4, 3)]
+)
+def test_a_step_takes_the_setting_s_threads_and_leaves_torch_s_number(
+    setting: str,
+    robots: int,
+    expected: int,
+    model: RT1,
+    monkeypatch: pytest.MonkeyPatch,
+    skip_unless_it_runs: Callable[[str], None],
+) -> None:
+    skip_unless_it_runs(setting)
+    before, seen = torch.get_num_threads(), []
+    prepare = model.prepare
+
+    def looking(image: torch.Tensor) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return prepare(image)
+
+    control = ControlStep(model, setting=setting)
+    monkeypatch.setattr(model, "prepare", looking)
+    torch.set_num_threads(3)
+    try:
+        control.step([control.start(_embedding()) for _ in range(robots)], _images(robots))
+        assert seen == [expected] * robots
+        assert torch.get_num_threads() == 3
+        with pytest.raises(ValueError, match="shape"):
+            control.step([control.start(_embedding())], [np.zeros((40, 56), np.uint8)])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_step_without_threads_is_refused(model: RT1) -> None:
+    with pytest.raises(ValueError, match="threads is 0; it must be at least 1"):
+        ControlStep(model, threads=0)
+
+
+def test_an_episode_holds_no_more_after_many_steps_than_after_a_few(control: ControlStep) -> None:
+    memory, (image,) = control.start(_embedding()), _images(1)
+
+    def held() -> int:
+        return sum(
+            tensor.untyped_storage().nbytes()
+            for tensor in (memory.text_E, memory.condition, memory.condition_F, memory.token_TKE, memory.map_KP)
+            if tensor is not None
+        )
+
+    sizes = []
+    for _ in range(60):
+        control.step([memory], [image])
+        sizes.append(held())
+    assert sizes[WINDOW - 1] == sizes[-1] == max(sizes)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("setting", "most"),
+    [("cuda-fp32", 1e-2), ("cuda-graphs-fp32", 1e-2), ("cuda-bf16", 0.1), ("cuda-graphs-bf16", 0.1)],
+)
+def test_a_gpu_gives_what_the_processor_gives(setting: str, most: float, model: RT1) -> None:
+    assert _error(lambda: model, setting) < most
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replayed_graphs_keep_no_robot_s_results(model: RT1) -> None:
+    control = ControlStep(model, setting="cuda-graphs-fp32")
+    memories = [control.start(_embedding(seed)) for seed in range(2)]
+    first = control.step(memories[:1], _images(1))
+    kept = first.copy(), memories[0].token_TKE.clone()
+    control.step(memories[1:], _images(1, seed=9))
+    np.testing.assert_array_equal(first, kept[0])
+    assert torch.equal(memories[0].token_TKE, kept[1])

@@ -1,0 +1,124 @@
+"""A policy's own successes as a data set."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rt1.data.rlds.reader import RLDSSource
+from rt1.envs.registry import EnvSettings
+from rt1.simulate import collect as collector
+from rt1.simulate.collect import CollectSettings, collect
+from rt1.simulate.seeds import collection_seed, trial_seed
+from rt1.text.encoder import TableEncoder
+
+HANDLE, FAUCET = "handle-press-v3", "faucet-open-v3"
+DOWN = (0.0, 0.0, -1.0, 0.0)
+"""What the policy of the fixture ``steady`` does."""
+
+SETTINGS = CollectSettings(tasks=(HANDLE, FAUCET), attempts=5, tries=1, noise=0.2, workers=1)
+
+
+def _collect(folder: Path, checkpoint: Path, env: EnvSettings, encoder: TableEncoder) -> collector.Collection:
+    return collect(folder, checkpoint, env=env, settings=SETTINGS, encoder=encoder, seed=(3, 1))
+
+
+def test_successes_are_kept_with_what_was_executed_and_where_they_come_from(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _collect(tmp_path / "own", steady, small_world, table)
+    assert found.attempts == {HANDLE: 5, FAUCET: 5}
+    assert found.successes[FAUCET] == 0
+    assert found.episodes == found.successes[HANDLE] >= 1
+    source = RLDSSource(tmp_path / "own")
+    assert len(source.lengths) == found.episodes
+    executed = source.actions(0, 0, int(source.lengths[0]))
+    assert (executed[:, :3].std(0) > 0).all()  # the noise that led there is learned
+    assert (executed[:, 3] == executed[0, 3]).all()  # the gripper has none
+    assert executed[:, 2].mean() < -0.5
+    assert source.task(0) == HANDLE
+    assert source.instruction(0) in small_world.recorded_sentences(HANDLE)
+    details = source.details
+    assert details["made_by"]["policy"] == str(steady)
+    assert (details["attempts"], details["successes"]) == (dict(found.attempts), dict(found.successes))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(collector, "run_jobs", never)
+    assert _collect(tmp_path / "own", steady, small_world, table) == found  # and is not collected again
+
+
+def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = replace(SETTINGS, tasks=(HANDLE,), attempts=4)
+    monkeypatch.setattr(collector, "_PER_JOB", 2)
+
+    def own(name: str) -> collector.Collection:
+        return collect(tmp_path / name, steady, env=small_world, settings=handle, encoder=table)
+
+    whole = own("whole")
+    run = collector._run
+    done: list[collector._Job] = []
+
+    def interrupted(job: collector._Job) -> None:
+        if done:
+            raise KeyboardInterrupt
+        run(job)
+        done.append(job)
+
+    monkeypatch.setattr(collector, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        own("again")
+    monkeypatch.setattr(collector, "_run", run)
+    resumed = own("again")
+    assert resumed.successes == whole.successes
+    shards = [sorted((tmp_path / name).glob("*.tfrecord*"))[0].read_bytes() for name in ("whole", "again")]
+    assert shards[0] == shards[1]
+
+
+def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_given(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+) -> None:
+    def own(name: str, **changed: object) -> tuple[int, RLDSSource]:
+        settings = replace(SETTINGS, tasks=(HANDLE,), attempts=6, noise=1.0, **changed)  # type: ignore[arg-type]
+        found = collect(tmp_path / name, steady, env=small_world, settings=settings, encoder=table)
+        return found.episodes, RLDSSource(tmp_path / name)
+
+    once, first = own("once")
+    often, all_ = own("often", tries=4)
+    assert 1 <= once < often <= 6
+    assert np.isin(first.lengths, all_.lengths).all()  # the first try is the same
+    shortest = int(all_.lengths.min())
+    short, found = own("short", tries=4, max_steps=shortest)
+    assert 1 <= short < often
+    assert found.lengths.max() == shortest
+
+
+def test_a_policy_that_never_succeeds_collects_nothing_and_says_so(
+    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+) -> None:
+    only = replace(SETTINGS, tasks=(FAUCET,), attempts=2)
+    found = collect(tmp_path / "own", steady, env=small_world, settings=only, encoder=table)
+    assert (found.episodes, found.attempts) == (0, {FAUCET: 2})
+    again = collect(tmp_path / "own", steady, env=small_world, settings=only, encoder=table)
+    assert again == found
+
+
+def test_collected_episodes_never_start_as_trials_do() -> None:
+    trials = {trial_seed(0, trial) for trial in range(1000)}
+    assert trials.isdisjoint(collection_seed(0, number, attempt) for number in range(3) for attempt in range(500))
+    assert len({collection_seed(0, 1, attempt) for attempt in range(500)}) == 500
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tasks": ()}, {"attempts": 0}, {"tries": 0}, {"max_steps": 0}, {"noise": 3.0}, {"jpeg_quality": 0}]
+)
+def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"give at least one|at least 1 the first"):
+        CollectSettings(**{"tasks": (HANDLE,), **wrong})  # type: ignore[arg-type]

@@ -1,0 +1,69 @@
+"""Videos decode to what was put in and are small."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from rt1.envs.base import Image
+from rt1.simulate.video import encode_video
+
+av = pytest.importorskip("av")
+
+
+def _moving_square(count: int, height: int = 96, width: int = 96) -> list[Image]:
+    """A textured scene, as a simulator's, in which one square moves."""
+    scene = np.random.default_rng(0).integers(90, 120, (height, width, 3), dtype=np.uint8)
+    images = [scene.copy() for _ in range(count)]
+    for index, image in enumerate(images):
+        image[20:40, index : index + 20] = (200, 30, 40)
+    return images
+
+
+def test_the_video_has_one_picture_per_image_at_the_asked_size_and_rate() -> None:
+    video = encode_video(_moving_square(40), fps=20)
+    with av.open(io.BytesIO(video)) as container:
+        stream = container.streams.video[0]
+        pictures = list(container.decode(video=0))
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 20
+    assert len(pictures) == 40
+    assert {(p.width, p.height) for p in pictures} == {(288, 288)}
+
+
+def test_the_index_comes_first_and_forty_images_are_small() -> None:
+    video = encode_video(_moving_square(40), fps=20)
+    assert 0 < video.index(b"moov") < video.index(b"mdat")
+    assert len(video) < 60_000
+
+
+def test_a_wide_image_keeps_its_shape_with_even_sides() -> None:
+    video = encode_video(_moving_square(2, height=51, width=100), fps=12.5, scale_to=101)
+    with av.open(io.BytesIO(video)) as container:
+        picture = next(container.decode(video=0))
+    assert (picture.width, picture.height) == (100, 52)
+
+
+def test_colours_survive() -> None:
+    colour = (200, 40, 60)
+    video = encode_video([np.full((48, 48, 3), colour, dtype=np.uint8)] * 2, fps=10)
+    with av.open(io.BytesIO(video)) as container:
+        picture = next(container.decode(video=0)).reformat(format="rgb24", src_colorspace="ITU709")
+    np.testing.assert_allclose(picture.to_ndarray()[100, 100], colour, atol=4)
+
+
+@pytest.mark.parametrize(
+    ("images", "fps", "message"),
+    [
+        ([], 10, "0 images"),
+        ([np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], 10, r"image 1 .*\(8, 9, 3\)"),
+        ([np.zeros((8, 8, 3), np.float32)], 10, "float32"),
+        ([np.zeros((8, 8, 4), np.uint8)], 10, r"\(8, 8, 4\)"),
+        ([np.zeros((8, 8, 3), np.uint8)], 0, "fps 0"),
+    ],
+)
+def test_images_that_make_no_video_are_refused(images: list[Image], fps: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encode_video(images, fps=fps)
