@@ -16,7 +16,7 @@ from torch import Tensor
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
 from rt1.data.sources.base import EpisodeSource
-from rt1.errors import TrainingError
+from rt1.errors import CheckpointError, TrainingError
 from rt1.evaluate.metrics import read_metrics
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.presets import preset
@@ -266,3 +266,18 @@ def test_frozen_parts_keep_what_they_started_from(
     same = {name for name in before if before[name].equal(after[name])}
     assert {name for name in before if component(name) in ("backbone", "text")} <= same
     assert "transformer.output.weight" not in same
+
+
+def test_a_network_with_weights_that_are_not_finite_is_no_start(tmp_path: Path) -> None:
+    broken = _network(1)
+    broken.transformer.output.bias.data[2] = float("nan")
+    old = _saved(tmp_path / "old", broken)
+    with pytest.raises(CheckpointError, match=r"transformer\.output\.bias holds a value that is not finite"):
+        start_from(_network(2), old, action_spec=_spec(), text_encoder=ENCODER)
+    backbone = tmp_path / "backbone.safetensors"
+    tensors = {name.removeprefix("backbone."): t for name, t in broken.state_dict().items() if "backbone." in name}
+    tensors = {name: t for name, t in tensors.items() if "film" not in name and "output" not in name and t.ndim}
+    tensors["stem.weight"] = tensors["stem.weight"].fill_(float("inf"))
+    save_file(tensors, backbone, metadata={METADATA_KEY: json.dumps({"configuration": "EfficientNet-B3"})})
+    with pytest.raises(CheckpointError, match=r"stem\.weight holds a value that is not finite"):
+        start_from(_network(2), backbone, action_spec=_spec(), text_encoder=None)
