@@ -47,6 +47,7 @@ from rt1.serve.robot import Rate
 from rt1.text.encoder import TableEncoder
 
 LATE = 1 / RATE  # seconds
+PAUSE = 0.2  # seconds until an attacker whom the server has closed comes again
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = np.zeros((64, 64, 3), np.uint8)
 
@@ -152,7 +153,7 @@ def attack(name: str, url: str) -> None:
         while True:
             with suppress(OSError, WebSocketException, EOFError):
                 act(url)
-            time.sleep(0.05)
+            time.sleep(PAUSE)
 
     for _ in range(attackers):
         threading.Thread(target=repeat, daemon=True).start()

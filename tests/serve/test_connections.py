@@ -145,3 +145,13 @@ def test_an_answered_request_is_held_no_longer(start: Start, images: Images) -> 
         for image in images:
             robot.act_vector(image)
         assert _metric(running.port, "rt1_held_bytes") == 0
+
+
+def test_a_refused_client_that_sends_on_is_cut_off(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "CLOSE_SECONDS", 0.05)
+    running = start(max_message_mb=1.0)
+    with ExitStack() as stack:
+        stubborn = _silent(stack, running.url)
+        stubborn.socket.settimeout(20)
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            stubborn.socket.sendall(bytes([0x82, 0xFF]) + (10**9).to_bytes(8, "big") + bytes(1 << 28))

@@ -81,6 +81,10 @@ class Connection(ServerConnection):
         self._connections.remove(self)
 
     def data_received(self, data: bytes) -> None:
+        if self.protocol.eof_sent:  # it was refused, and sends on
+            self.transport.pause_reading()
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
+            return
         # Many tiny frames in one read would hold up the event loop; a slice of them is enough to notice.
         start, size = 0, _SLICE
         while start < len(data) and self in self._connections:

@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -50,8 +51,11 @@ _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
 _INTERNAL_ERROR, _GOING_AWAY, _TRY_LATER = 1011, 1001, 1013
 _READERS = min(4, os.cpu_count() or 1)
-_BACKLOG = 32
-"""Connections accepted at once."""
+_ACCEPTED_AT_ONCE = 8
+_BACKLOG = 128
+"""Connections that wait to be accepted."""
+_SWITCH_SECONDS = 0.0005
+"""The event loop waits for Python code in other threads at most so long; 5 ms unless set."""
 _SHORT = 1 << 20
 """Bytes of a message that is read in well under a millisecond."""
 
@@ -98,6 +102,9 @@ class PolicyServer:
         """
         await self._get_ready()
         server = await self._open()
+        for listener in server.sockets:
+            with listener.dup() as socket_:
+                socket_.listen(_BACKLOG)
         tasks = [asyncio.create_task(task) for task in (self._batcher.run(), beat(self.counters.loop_stalls.append))]
         try:
             ready(int(next(iter(server.sockets)).getsockname()[1]))
@@ -116,7 +123,7 @@ class PolicyServer:
                 settings.port,
                 ssl=self._tls,
                 process_request=self._shake_hands,
-                backlog=_BACKLOG,
+                backlog=_ACCEPTED_AT_ONCE,
                 compression=None,
                 origins=[None],  # no web page in a browser on this machine may drive a robot
                 max_size=int(settings.max_message_mb * 1e6),
@@ -359,6 +366,7 @@ def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
 
     async def run() -> None:
         gc.freeze()  # the network's many objects stay; looking through them again and again takes 10 ms each time
+        sys.setswitchinterval(_SWITCH_SECONDS)
         await server.run(stop_on_signals(), ready)
 
     asyncio.run(run())
