@@ -115,3 +115,12 @@ def test_a_data_set_goes_to_lerobot_and_back_with_its_bytes(
         assert one.encoded_images(episode, 0, length) == other.encoded_images(episode, 0, length)
         np.testing.assert_array_equal(one.actions(episode, 0, length), other.actions(episode, 0, length))
         assert one.instruction(episode) == other.instruction(episode)
+
+
+def test_weights_are_not_converted_onto_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "b3.h5"
+    file.write_bytes(b"weights")
+    (tmp_path / "link").symlink_to(file)
+    assert main(["convert", "imagenet", str(file), "--out", str(tmp_path / "link")]) == 1
+    assert "link is the file to convert, which must not be replaced" in capsys.readouterr().err
+    assert file.read_bytes() == b"weights"

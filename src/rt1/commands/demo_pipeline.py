@@ -14,7 +14,7 @@ from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.common import json_config
 from rt1.common.border import reading
 from rt1.common.files import write_text
-from rt1.common.folders import working_in
+from rt1.common.folders import check_folder, working_in
 from rt1.common.json_config import MOST_EPISODES, check_at_least, check_between
 from rt1.common.json_files import read_object
 from rt1.common.progress import duration
@@ -86,11 +86,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
         SaveError: the folder holds something else.
         LockedError: another process works in the folder.
     """
-    with working_in(demo.out, ours=(STATE_FILE,)):
-        return _run_stages(demo, command)
-
-
-def _run_stages(demo: DemoSettings, command: str) -> DemoResult:
+    check_folder(demo.out, ours=(STATE_FILE,))
     # Everything a user can get wrong shows before the first file is written and not after minutes of work.
     env = EnvSettings(metaworld=MetaWorldConfig(image_size=_image_size(demo), supersample=2))
     tasks = env.check_tasks(demo.tasks)
@@ -102,39 +98,42 @@ def _run_stages(demo: DemoSettings, command: str) -> DemoResult:
     encoder = load_text_encoder("minilm")
     own = TEXT_ENCODERS.get(demo.preset)  # None: the network learns from the embeddings stored with the recording
     trained = None if own is None else load_text_encoder(own)
-    stages = _Stages(demo)
-    stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
-    source = RLDSSource(stages.data)
-    result = stages.run("train", lambda: train(source, config, stages.training, encoder=trained))
-    if not result.finished:
-        raise KeyboardInterrupt
-    context = ReportContext(
-        title="RT-1 on Meta-World: the demo",
-        command=command,
-        seconds=stages.seconds,
-        peak_gb=stages.peak_gb,
-        settings={
-            "episodes per task": str(demo.episodes),
-            "recording noise": f"0..{NOISE:g} of the bounds",
-            "updates": str(config.updates),
-            "batch size": str(config.batch_size),
-            "targets in training": f"spread over neighbouring bins, standard deviation {config.target_spread:g} bins; "
-            "the held-out loss is on one-hot targets",
-            "training seed": str(config.seed),
-        },
-    )
-    if not stages.is_evaluated():
-        evaluate_checkpoint(
-            stages.training,
-            demo.out,
-            env=env,
-            settings=trials,
-            source=source,
-            encoder=trained or encoder,
-            context=context,
+    with working_in(demo.out, ours=(STATE_FILE,)):
+        stages = _Stages(demo)
+        stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
+        source = RLDSSource(stages.data)
+        result = stages.run("train", lambda: train(source, config, stages.training, encoder=trained))
+        if not result.finished:
+            raise KeyboardInterrupt
+        context = ReportContext(
+            title="RT-1 on Meta-World: the demo",
+            command=command,
+            seconds=stages.seconds,
+            peak_gb=stages.peak_gb,
+            settings={
+                "episodes per task": str(demo.episodes),
+                "recording noise": f"0..{NOISE:g} of the bounds",
+                "updates": str(config.updates),
+                "batch size": str(config.batch_size),
+                "targets in training": f"spread over neighbouring bins, standard deviation {config.target_spread:g} "
+                "bins; the held-out loss is on one-hot targets",
+                "training seed": str(config.seed),
+            },
         )
-        stages.note_evaluated()
-    return DemoResult(report=demo.out / "report.html", results=read_object(demo.out / RESULTS_FILE, cure=_RUN_AGAIN))
+        if not stages.is_evaluated():
+            evaluate_checkpoint(
+                stages.training,
+                demo.out,
+                env=env,
+                settings=trials,
+                source=source,
+                encoder=trained or encoder,
+                context=context,
+            )
+            stages.note_evaluated()
+        return DemoResult(
+            report=demo.out / "report.html", results=read_object(demo.out / RESULTS_FILE, cure=_RUN_AGAIN)
+        )
 
 
 class _Stages:
