@@ -133,8 +133,8 @@ def save_checkpoint(
         _save_tensors(model.state_dict(), beside / MODEL_FILE)
         if training is not None:
             _save_tensors(training.tensors, beside / TRAINING_TENSORS)
-            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1))
-        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1))
+            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
+        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
     return folder
 
 
@@ -340,7 +340,7 @@ def _load_tensors(file: Path) -> dict[str, Tensor]:
 def _read_json(file: Path) -> dict[str, Any]:
     _check_there(file)
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{file} is not JSON ({error}); restore it from a copy") from error
     if not isinstance(data, dict):

@@ -120,7 +120,9 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
             context=context,
         )
         stages.note_evaluated()
-    return DemoResult(report=demo.out / "report.html", results=json.loads((demo.out / "results.json").read_text()))
+    return DemoResult(
+        report=demo.out / "report.html", results=json.loads((demo.out / "results.json").read_text(encoding="utf-8"))
+    )
 
 
 class _Stages:
@@ -134,7 +136,7 @@ class _Stages:
         self._trials = demo.trials
         self._out = demo.out
         if self._file.is_file():
-            self._state = json.loads(self._file.read_text())
+            self._state = json.loads(self._file.read_text(encoding="utf-8"))
             if self._state["settings"] != json.loads(json.dumps(wanted)):
                 raise ValueError(
                     f"{demo.out} holds a demo with other settings ({self._state['settings']}); give another --out "

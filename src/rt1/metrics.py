@@ -57,7 +57,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     if not file.is_file():
         return []
     records = []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         try:
             records.append(json.loads(line))
         except ValueError:

@@ -230,7 +230,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         warnings.warn(f"{file} cannot be read and is made anew: {error}", stacklevel=3)
         return {}

@@ -286,7 +286,7 @@ def _finished(folder: Path) -> Collection | None:
     file = folder / ATTEMPTS_FILE
     if not file.is_file():
         return None
-    counts = json.loads(file.read_text())
+    counts = json.loads(file.read_text(encoding="utf-8"))
     found = Collection(folder=folder, **counts)
     assert (folder / RT1_FILE).is_file() or not found.episodes
     return found

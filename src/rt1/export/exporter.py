@@ -129,7 +129,7 @@ def export(
         )
         _check(comparison, settings)
         manifest = replace(manifest, comparison=comparison)
-        (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1))
+        (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
     return manifest
 
 

@@ -165,7 +165,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not file.is_file():
         raise ExportError(f"{folder} holds no {MANIFEST_FILE}; give a folder that rt1 export has written")
     try:
-        manifest = Manifest.from_json(json.loads(file.read_text()))
+        manifest = Manifest.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ExportError(f"{file} cannot be used: {error}; restore it from a copy, or export again") from error
     for name in sorted({*GRAPH_FILES[manifest.kind], *manifest.files}):

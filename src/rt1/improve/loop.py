@@ -199,7 +199,7 @@ class _Loop:
         )
         file = self.folder / STATE_FILE
         if file.is_file():
-            state = json.loads(file.read_text())
+            state = json.loads(file.read_text(encoding="utf-8"))
             begun = state["rounds"] or any(self.folder.glob("round-*"))
             if begun and (changed := differences(_flat(state), _flat(about))):
                 raise ValueError(

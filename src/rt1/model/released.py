@@ -101,7 +101,7 @@ def load_configuration(name: str | Path) -> Configuration:
         return lookup("configuration", str(name), RELEASED)()
     file = Path(name)
     try:
-        data: Any = json.loads(file.read_text())
+        data: Any = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"the configuration {file} cannot be read: {error}; give a JSON file") from error
     if not isinstance(data, dict) or data.keys() != {"model", "action"}:

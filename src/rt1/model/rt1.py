@@ -31,7 +31,7 @@ from rt1.model.transformer import (
 )
 from rt1.names import unknown_name
 from rt1.preprocess import resize, to_float
-from rt1.settings import MOST_WEIGHTS, WIDEST, check_at_least, check_between
+from rt1.settings import MOST_WEIGHTS, WIDEST, check_at_least, check_between, check_total
 
 Readout = Literal["action_tokens", "last_token", "mean_token"]
 
@@ -91,7 +91,9 @@ class RT1Config:
         check_between(self, 1, WIDEST, "token_width")
         check_between(self, 1, 1 << 20, "text_width")
         check_between(self, 2, WIDEST, "bins")
-        self._check_memory()
+        check_total(self, self.sequence_length, LONGEST, "tokens", "window", "image_tokens", "action_tokens")
+        outputs = self.transformer.width * self.bins * (sum(self.heads) or self.action_tokens)
+        check_total(self, outputs, MOST_WEIGHTS, "weights", "bins", "action_tokens")
         if self.heads and (min(self.heads) < 1 or max(self.heads) != self.action_tokens):
             raise ValueError(
                 f"heads is {self.heads}, action_tokens {self.action_tokens}; each head has at least 1 dimension, and "
@@ -105,20 +107,6 @@ class RT1Config:
                 "transformer's layers are conditioned as the backbone is, or not at all"
             )
         self.text.width(self.text_width)
-
-    def _check_memory(self) -> None:
-        if self.sequence_length > LONGEST:
-            raise ValueError(
-                f"window is {self.window}, image_tokens {self.image_tokens}, action_tokens {self.action_tokens}: a "
-                f"window has {self.sequence_length} tokens; at most {LONGEST} fit, since the memory of attention "
-                "grows with their square; give smaller ones"
-            )
-        outputs = self.transformer.width * self.bins * (sum(self.heads) or self.action_tokens)
-        if outputs > MOST_WEIGHTS:
-            raise ValueError(
-                f"bins is {self.bins}, action_tokens {self.action_tokens}, about {outputs:.1e} weights; at most "
-                f"{MOST_WEIGHTS:.0e} are made; give smaller ones"
-            )
 
     @property
     def step_tokens(self) -> int:

@@ -296,7 +296,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_key(file: Path) -> bytes:
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     if not lines or not lines[0].strip():
         raise ValueError(f"{file} has no API key on its first line; write one there")
     return lines[0].strip().encode()

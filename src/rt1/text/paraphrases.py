@@ -25,7 +25,7 @@ def load_paraphrases(path: Path | str) -> Paraphrases:
     if path.suffix not in readers or not path.is_file():
         raise ValueError(f"{path} is no file of paraphrases; give a .json or .toml file of instructions with sentences")
     try:
-        data = readers[path.suffix](path.read_text())
+        data = readers[path.suffix](path.read_text(encoding="utf-8"))
         return check_paraphrases(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -59,7 +59,7 @@ class MetricsLog:
         kept = [record for record in read_metrics(run) if record["update"] <= resume_at]
         write_text(run / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept))
         about = _note_start(run, dict(config or {}), resume_at)
-        self._file = (run / METRICS_FILE).open("a")
+        self._file = (run / METRICS_FILE).open("a", encoding="utf-8")
         self._board = _open_board(run, about, resume_at) if settings.tensorboard else None
         self._wandb = None if settings.wandb == "off" else _open_wandb(run, about, settings)
 
@@ -85,7 +85,7 @@ class MetricsLog:
 def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
     """Write what the run is and that it starts, or goes on, now; return what was written."""
     file = run / ABOUT_FILE
-    before = json.loads(file.read_text()) if update and file.is_file() else {}
+    before = json.loads(file.read_text(encoding="utf-8")) if update and file.is_file() else {}
     start = {
         "update": update,
         "date": datetime.datetime.now(tz=datetime.UTC).isoformat(timespec="seconds"),
