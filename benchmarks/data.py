@@ -215,7 +215,7 @@ def measure_memory(folder: Path, source: OpenXSource, amounts: Amounts) -> float
 
 
 def _resident() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return float(pages * resource.getpagesize())
 
 

@@ -68,7 +68,7 @@ def write_fractal(folder: Path, size: FractalSize) -> Path:
     """Write the data set, or leave one of the same size as it is, and return its folder."""
     described = json.dumps(asdict(size))
     done = folder / "generated.json"
-    if done.is_file() and done.read_text() == described:
+    if done.is_file() and done.read_text(encoding="utf-8") == described:
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(size.seed)
@@ -87,9 +87,9 @@ def write_fractal(folder: Path, size: FractalSize) -> Path:
                 file.write(record)
             _read_from_disk(file)
         lengths.append(count)
-    (folder / "features.json").write_text(json.dumps(_features(size)))
-    (folder / "dataset_info.json").write_text(json.dumps(_info(lengths, payload)))
-    done.write_text(described)
+    (folder / "features.json").write_text(json.dumps(_features(size)), encoding="utf-8")
+    (folder / "dataset_info.json").write_text(json.dumps(_info(lengths, payload)), encoding="utf-8")
+    done.write_text(described, encoding="utf-8")
     return folder
 
 

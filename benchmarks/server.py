@@ -103,7 +103,7 @@ def made_up_images() -> NDArray[np.uint8]:
 def served(folder: Path, table: Path, *options: str) -> Iterator[str]:
     """Run `rt1 serve` and yield its address."""
     command = [sys.executable, "-m", "rt1", "serve", str(folder), "--port", "0", "--text-encoder", str(table), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

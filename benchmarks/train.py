@@ -138,7 +138,7 @@ def matmul(size: int = 2048) -> float:
 def peak(folder: Path, activations: str) -> float:
     """Return the peak memory, GB, of a process that does updates of two windows."""
     words = [sys.executable, __file__, "--peak", activations, "--folder", str(folder)]
-    return float(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))  # noqa: S603 (our own words)
+    return float(json.loads(subprocess.run(words, check=True, capture_output=True, text=True, encoding="utf-8").stdout))  # noqa: S603 (our own words)
 
 
 def measure_peak(folder: Path, activations: str) -> float:
@@ -165,7 +165,7 @@ def compare_ranks(folder: Path) -> float:
         out = folder / f"ranks-{ranks}"
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         subprocess.run([sys.executable, *launcher, *words, "--out", str(out)], check=True, capture_output=True)  # noqa: S603
-        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        records = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         losses.append([record["loss"] for record in records])
     assert len(losses[0]) == len(losses[1]) == 20
     return max(abs(one - two) for one, two in zip(*losses, strict=True))

@@ -185,7 +185,7 @@ def test_a_value_that_cannot_be_is_named(
         ("train --data d --out o --model.window 1000000000", "--model.window is 1000000000, --model.image-tokens"),
         (
             "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 900",
-            "about 8.3e+10 weights",
+            "together 82,944,000,000 weights",
         ),
         ("improve --data d --out o --train.model.bins 60000 --train.model.transformer.width 60000", "weights"),
         ("record --out o --tasks reach --seed 100000000000000000000000", "--seed is 100000000000000000000000; it must"),
@@ -600,7 +600,7 @@ def test_the_module_runs_as_the_command_does(
     monkeypatch.setattr(sys, "argv", ["rt1", "recordd"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_module("rt1", run_name="__main__")
-    assert stop.value.code == 1
+    assert stop.value.code == 2
     assert "did you mean 'record'" in capsys.readouterr().err
 
 

@@ -199,6 +199,31 @@ def test_nothing_loaded_can_run_code() -> None:
     assert not unsafe, "\n".join(unsafe)
 
 
+def _reads_as_the_locale_says(call: ast.Call) -> bool:
+    """Whether a call opens a text file, or the output of a process, without naming an encoding."""
+    keywords = {keyword.arg for keyword in call.keywords}
+    package, _, name = _dotted(call.func).rpartition(".")
+    mode = next((a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)), "r")
+    is_text = mode in ("a", "w", "x", "r+") or (mode == "r" and isinstance(call.func, ast.Name))
+    opens = name == "open" and package != "av" and is_text
+    text = isinstance(call.func, ast.Attribute) and (
+        (name == "read_text" and not call.args) or (name == "write_text" and len(call.args) == 1)
+    )
+    return (opens or text or _says_true(call, "text")) and "encoding" not in keywords
+
+
+def test_no_text_is_read_or_written_in_the_encoding_of_the_locale() -> None:
+    folders = [folder for name in ("src", "benchmarks", "examples") if (folder := ROOT / name).is_dir()]
+    unnamed = [
+        _where(path, call)
+        for folder in folders
+        for path in _python_files(folder)
+        for call in _calls(path)
+        if _reads_as_the_locale_says(call)
+    ]
+    assert not unnamed, "\n".join(unnamed)
+
+
 def _repository_files() -> list[Path]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:

@@ -127,8 +127,8 @@ def save_checkpoint(
         _save_tensors(model.state_dict(), beside / MODEL_FILE)
         if training is not None:
             _save_tensors(training.tensors, beside / TRAINING_TENSORS)
-            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1))
-        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1))
+            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
+        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
     return folder
 
 

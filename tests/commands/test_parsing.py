@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 import tyro
 
-from rt1.commands.parsing import parsed
+from rt1.commands.parsing import as_typed, parsed
 from rt1.errors import UsageError
 
 
@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 @pytest.mark.parametrize("columns", [None, "60"])
-def test_a_rule_of_the_settings_comes_through_as_it_was_written(
+def test_a_rule_of_the_settings_comes_through_whole_with_the_name_of_its_option(
     monkeypatch: pytest.MonkeyPatch, columns: str | None
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -96,8 +96,54 @@ def test_a_rule_of_the_settings_comes_through_as_it_was_written(
         Inner(size=(2, 8))
     with pytest.raises(UsageError) as refused:
         _parse(["data", "--out", "o", "--inner.size", "2", "8"])
-    assert str(refused.value) == str(rule.value)
+    assert str(refused.value) == f"--inner.{rule.value}"
     assert os.environ.get("COLUMNS") == columns
+
+
+@pytest.mark.parametrize("word", ["inf", "-inf", "nan", "1e400", "many", "", "9" * 5000])
+def test_a_number_must_be_finite(word: str) -> None:
+    for option in ("--share", "--count"):
+        with pytest.raises(UsageError, match=f"^{option} is .*; it must be a"):
+            _parse(["data", "--out", "o", option, word])
+
+
+@pytest.mark.parametrize("word", [str(10**23), str(-(10**23)), "2147483648"])
+def test_a_whole_number_must_fit_into_31_bits(word: str) -> None:
+    for words in (["--count", word], ["--episodes", word], ["--several", "1", word], ["--inner.size", word, "9"]):
+        with pytest.raises(UsageError, match=f"^{words[0]} .*{word}"):
+            _parse(["data", "--out", "o", *words])
+    assert _parse(["data", "--out", "o", "--count", "2147483647"]).count == 2**31 - 1
+
+
+def test_a_path_must_not_be_empty() -> None:
+    with pytest.raises(UsageError, match=r"^--out is empty"):
+        _parse(["data", "--out="])
+
+
+@pytest.mark.parametrize(
+    ("message", "typed"),
+    [
+        ("batch_wait is 3; it must be", "--batch-wait is 3; it must be"),
+        ("record it again, or pass skip_corrupt=True to read", "record it again, or pass --skip-corrupt to read"),
+        ("name one with seed=..., or none", "name one with --seed ..., or none"),
+        ("seed is -1", "--seed is -1"),
+        ("closed_loop.every is 0", "--closed-loop.every is 0"),
+        ("warmup is -1", "--optimizer.warmup is -1"),
+        ("the seed is 3, and optimizer too", "the seed is 3, and optimizer too"),
+        ("d/batch_wait is no folder, 'batch_wait' neither", "d/batch_wait is no folder, 'batch_wait' neither"),
+        ("other_thing=3 is unknown", "other_thing=3 is unknown"),
+    ],
+)
+def test_a_message_names_settings_as_options(message: str, typed: str) -> None:
+    known = {"--batch-wait", "--skip-corrupt", "--seed", "--closed-loop.every", "--optimizer.warmup"}
+    assert as_typed(message, known) == typed
+
+
+def test_of_two_settings_with_one_name_the_nearer_one_is_named() -> None:
+    known = {"--seed", "--closed-loop.seed", "--train.closed-loop.every"}
+    assert as_typed("seed is -1", known, path="config.closed_loop") == "--closed-loop.seed is -1"
+    assert as_typed("seed is -1", known, path="config") == "--seed is -1"
+    assert as_typed("every is -1", known, path="config.closed_loop") == "--train.closed-loop.every is -1"
 
 
 def test_help_is_a_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import cv2
 import msgpack
 import numpy as np
-from rt1.acting import Instruction
-from rt1.data.images import encode_jpeg
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 
+from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ObservationError, ProtocolError
+from rt1.policy.base import Instruction
 from rt1.serve.protocol import decode, encode
 from rt1.serve.session import Session
 

@@ -168,6 +168,7 @@ def as_typed(message: str, known: Collection[str], *, path: str = "") -> str:
     >>> as_typed("max_batch is 0, or pass skip=True", {"--max-batch", "--skip"})
     '--max-batch is 0, or pass --skip'
     """
+    owner = path.rpartition(".")[2].replace("_", "-")
 
     def option(match: re.Match[str]) -> str:
         name, value = match[1].replace("_", "-"), (match[2] or "").replace("=", " ", 1)
@@ -175,7 +176,7 @@ def as_typed(message: str, known: Collection[str], *, path: str = "") -> str:
         if plain and (match.start() or not message[match.end() :].startswith(" is ")):
             return match[0]
         fits = [known_one for known_one in known if f".{known_one[2:]}".endswith(f".{name}")]
-        near = [fit for fit in fits if fit.split(".")[-2:-1] == [path.rpartition(".")[2]]]
-        return min(near or fits, key=len, default=match[1]) + value.removesuffix(" True") if fits else match[0]
+        near = [fit for fit in fits if f".{fit[2:]}".endswith(f".{owner}.{name}")]
+        return min(near or fits, key=len) + value.removesuffix(" True") if fits else match[0]
 
     return _SETTING.sub(option, message)

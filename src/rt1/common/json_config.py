@@ -55,6 +55,16 @@ def check_fraction(settings: Any, *names: str) -> None:
         _check(settings, name, lambda number: 0 <= number < 1, "at least 0 and below 1")
 
 
+def check_total(settings: Any, total: int, most: int, what: str, *names: str) -> None:
+    """Raise ``ValueError`` where a total is above ``most``; ``names`` are the fields that it comes from."""
+    if total > most:
+        sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in names[1:])
+        raise ValueError(
+            f"{names[0]} is {getattr(settings, names[0])}, {sizes}: together {total:,} {what}; must be at most {most:,}, "
+            "to fit into memory; give smaller ones"
+        )
+
+
 def _check(settings: Any, name: str, holds: Callable[[float], bool], rule: str) -> None:
     value = getattr(settings, name)
     numbers = value if isinstance(value, tuple) else () if value is None else (value,)

@@ -17,7 +17,7 @@ def describe_machine() -> str:
     """Return processor, cores and memory in words."""
     memory = ""
     if _PROC.is_dir():
-        total = int((_PROC / "meminfo").read_text().split()[1])
+        total = int((_PROC / "meminfo").read_text(encoding="utf-8").split()[1])
         memory = f", {total / 2**20:.0f} GB memory"
     return f"{processor()}, {os.cpu_count()} cores{memory}, {platform.system()}, Python {platform.python_version()}"
 
@@ -25,7 +25,7 @@ def describe_machine() -> str:
 def processor() -> str:
     """Return the processor's name."""
     if _PROC.is_dir():
-        for line in (_PROC / "cpuinfo").read_text().splitlines():
+        for line in (_PROC / "cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -38,7 +38,7 @@ def commit() -> str:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         # The words are ours; nothing a user typed reaches the command.
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True).stdout.strip()  # noqa: S603
 
     try:
         git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in another repository
@@ -77,7 +77,7 @@ class PeakMemory:
 def peak_memory() -> int | None:
     """Return the most bytes that this process has held so far; None where the system does not say."""
     if _PROC.is_dir():  # not getrusage: its figure begins with that of the process that started this one
-        status = (_PROC / "self" / "status").read_text().splitlines()
+        status = (_PROC / "self" / "status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     if sys.platform == "win32":
         return None
@@ -116,7 +116,7 @@ def tree_memory(root: int | None = None) -> int | None:
         if entry.name.isdigit():
             try:
                 # The command name stands in brackets and may hold anything; the parent is the second word after it.
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                parent = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
             except (OSError, IndexError, ValueError):
                 continue  # it ended meanwhile
             children.setdefault(parent, []).append(int(entry.name))
@@ -130,7 +130,7 @@ def tree_memory(root: int | None = None) -> int | None:
 
 def _proportional_size(process: int) -> int:
     try:
-        for line in (_PROC / str(process) / "smaps_rollup").read_text().splitlines():
+        for line in (_PROC / str(process) / "smaps_rollup").read_text(encoding="utf-8").splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     except OSError:

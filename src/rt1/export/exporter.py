@@ -134,7 +134,7 @@ def export(
         save_reference(exported, beside, manifest, embedding=trials[0].embedding, images=trials[0].images)
         files = {**manifest.files, REFERENCE_FILE: sha256(beside / REFERENCE_FILE)}
         manifest = replace(manifest, comparison=comparison, files=files)
-        (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1))
+        (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
     return manifest
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction
+from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.layers import BatchNorm
 from rt1.model.rows import ResidualBlock
@@ -52,11 +52,7 @@ class MaxViTConfig:
             )
         check_between(self, 1, WIDEST, "partition", "head_width", "expand", "stem_channels", "channels", "depths")
         weights = sum(d * c * c for d, c in zip(self.depths, self.channels, strict=True)) * 2 * (self.expand + 4)
-        if weights > MOST_WEIGHTS:
-            raise ValueError(
-                f"channels is {self.channels}, depths {self.depths}, about {weights:.1e} weights; at most "
-                f"{MOST_WEIGHTS:.0e} are made; give smaller ones"
-            )
+        check_total(self, weights, MOST_WEIGHTS, "weights", "channels", "depths", "expand")
         if any(width % self.head_width for width in self.channels):
             raise ValueError(f"channels {self.channels} must be multiples of head_width {self.head_width}")
         check_fraction(self, "drop_connect")

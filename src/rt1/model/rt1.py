@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_at_least, check_between
+from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_at_least, check_between, check_total
 from rt1.common.suggest import unknown_name
 from rt1.model.conditioning import Conditioning, TextConfig, TextInput
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
@@ -91,7 +91,9 @@ class RT1Config:
         check_between(self, 1, WIDEST, "token_width")
         check_between(self, 1, 1 << 20, "text_width")
         check_between(self, 2, WIDEST, "bins")
-        self._check_memory()
+        check_total(self, self.sequence_length, LONGEST, "tokens", "window", "image_tokens", "action_tokens")
+        outputs = self.transformer.width * self.bins * (sum(self.embodiments) or self.action_tokens)
+        check_total(self, outputs, MOST_WEIGHTS, "weights", "bins", "action_tokens")
         if self.embodiments and (min(self.embodiments) < 1 or max(self.embodiments) != self.action_tokens):
             raise ValueError(
                 f"embodiments is {self.embodiments}, action_tokens {self.action_tokens}; each has at least 1 "
@@ -105,20 +107,6 @@ class RT1Config:
                 "transformer's layers are conditioned as the backbone is, or not at all"
             )
         self.text.width(self.text_width)
-
-    def _check_memory(self) -> None:
-        if self.sequence_length > LONGEST:
-            raise ValueError(
-                f"window is {self.window}, image_tokens {self.image_tokens}, action_tokens {self.action_tokens}: a "
-                f"window has {self.sequence_length} tokens; at most {LONGEST} fit, since the memory of attention "
-                "grows with their square; give smaller ones"
-            )
-        outputs = self.transformer.width * self.bins * (sum(self.embodiments) or self.action_tokens)
-        if outputs > MOST_WEIGHTS:
-            raise ValueError(
-                f"bins is {self.bins}, action_tokens {self.action_tokens}, about {outputs:.1e} weights; at most "
-                f"{MOST_WEIGHTS:.0e} are made; give smaller ones"
-            )
 
     @property
     def step_tokens(self) -> int:

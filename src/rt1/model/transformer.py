@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction
+from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, CrossAttention, FiLM, conditioner
 from rt1.model.rows import Dropout
 
@@ -46,12 +46,8 @@ class TransformerConfig:
         check_between(self, 1, 1_000, "layers")
         check_between(self, 1, WIDEST, "width", "heads", "head_width", "hidden")
         weights = self.layers * self.width * (4 * self.heads * self.head_width + 2 * self.hidden)
-        if weights > MOST_WEIGHTS:
-            raise ValueError(
-                f"width is {self.width}, layers {self.layers}, heads {self.heads}, head_width {self.head_width}, "
-                f"hidden {self.hidden}, about {weights:.1e} weights; at most {MOST_WEIGHTS:.0e} are made; give smaller "
-                "ones"
-            )
+        sizes = ("width", "layers", "heads", "head_width", "hidden")
+        check_total(self, weights, MOST_WEIGHTS, "weights", *sizes)
         check_fraction(self, "dropout")
 
 

@@ -61,7 +61,7 @@ class MetricsLog:
         kept = [record for record in read_metrics(run) if record["update"] <= resume_at]
         write_text(run / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept))
         about = _note_start(run, dict(config or {}), resume_at)
-        self._file = (run / METRICS_FILE).open("a")
+        self._file = (run / METRICS_FILE).open("a", encoding="utf-8")
         self._board = _open_board(run, about, resume_at) if settings.tensorboard else None
         self._wandb = None if settings.wandb == "off" else _open_wandb(run, about, settings)
 
