@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rt1.errors import SaveError
 
-_HALF_WRITTEN = re.compile(r"\..+\.writing-(?:([0-9a-f]{8})-)?(\d+)")
+_HALF_WRITTEN = re.compile(r"\..+\.writing-(?:([0-9a-f]{8})-)?(\d{1,9})")
 _ABANDONED_SECONDS = 24 * 3600
 """Age at which a half-written file of another machine counts as left behind: nothing takes so long to write."""
 
