@@ -21,6 +21,10 @@ def note_process(_: str, notes: str, *__: str) -> None:
         file.write(f"{os.getpid()}\n")
 
 
+def read(path: str) -> None:
+    Path(path).read_bytes()
+
+
 def print_much(_: str) -> None:
     os.write(1, b"printed\n" * 1000)
 
@@ -98,6 +102,12 @@ def test_a_process_that_ended_while_idle_is_started_again(path: Path, tmp_path: 
     time.sleep(0.1)
     _look(path, "note_process", str(notes), "again")
     assert len(set(notes.read_text().split())) == 2
+
+
+def test_a_relative_path_is_that_of_this_process(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _look(path, "note_process", str(tmp_path / "notes"), "start it elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert _look(Path(path.name), "read") == stamp_of(path)
 
 
 def test_processes_end_with_this_one(path: Path, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def _look(function: str, path: Path, size: int, arguments: tuple[object, ...], l
             with reading(path, cure=COPY_AGAIN):
                 _function(function)(str(path), *arguments)
             return
-        reply = child.ask({"arguments": [str(path), *arguments], "limits": limits})
+        reply = child.ask({"folder": str(Path.cwd()), "arguments": [str(path), *arguments], "limits": limits})
         code = child.end() if reply is None else 0
         if reply is not None or code:
             break
@@ -219,6 +219,7 @@ def serve(function: str) -> None:
     os.write(replies, b"{}\n")
     while select.select([0], [], [], _IDLE_SECONDS)[0] and (line := sys.stdin.buffer.readline()):
         request = json.loads(line)
+        os.chdir(request["folder"])  # the path may be relative
         _set_timers(*request["limits"])
         reply: dict[str, str] = {}
         try:

@@ -317,3 +317,19 @@ def test_embeddings_that_are_not_finite_are_refused(damaged: Path) -> None:
     path.write_bytes(content[: -5 * 8 - 4] + b"\xff" * 4 + content[-5 * 8 :])
     with pytest.raises(DataError, match=r"rt1_embeddings\.safetensors .*finite"):
         LeRobotSource(damaged)
+
+
+def test_an_action_beyond_the_range_of_float32_is_refused_as_not_finite(damaged: Path) -> None:
+    table = pq.read_table(damaged / DATA)
+    values = pa.array([[1e300, 0.0, 0.0]] * len(table), pa.list_(pa.float64(), 3))
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", values), damaged / DATA)
+    with pytest.raises(DataError, match=r"episode 0, step 0: 'action' is .*finite"):
+        LeRobotSource(damaged)
+
+
+def test_actions_of_unequal_lengths_are_refused(damaged: Path) -> None:
+    table = pq.read_table(damaged / DATA)
+    values = pa.array([[0.0] * 2, [0.0] * 4, [0.0] * 3], pa.list_(pa.float32()))
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", values), damaged / DATA)
+    with pytest.raises(DataError, match=r"file-000\.parquet: the column 'action' is list.*3 floats a row"):
+        LeRobotSource(damaged)

@@ -77,13 +77,16 @@ def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
 
 def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatArray:
     """Return a column of float lists (or of floats, as LeRobot stores vectors of one entry) as (rows, size)."""
-    flat = column
+    import pyarrow.compute as pc
+
+    flat, sizes = column, np.ones(len(column))
     if hasattr(column.type, "value_type"):
-        flat = column.combine_chunks().flatten()
-    if flat.null_count or len(flat) != len(column) * size or str(flat.type) not in ("float", "double"):
+        flat, sizes = column.combine_chunks().flatten(), pc.list_value_length(column).to_numpy()
+    if flat.null_count or (sizes != size).any() or str(flat.type) not in ("float", "double"):
         found = f"{column.type} with {len(flat)} values in {len(column)} rows, {flat.null_count} empty"
         raise DataError(f"{path}: the column {key!r} is {found}; it must hold {size} floats a row; {COPY_AGAIN}")
-    return flat.to_numpy().astype(np.float32).reshape(len(column), size)
+    with np.errstate(over="ignore"):  # refused with the other values that are not finite
+        return flat.to_numpy().astype(np.float32).reshape(len(column), size)
 
 
 def _refuse_infinite(actions: FloatArray, starts: NDArray[np.int64], key: str) -> None:
@@ -122,6 +125,8 @@ class StoredImages:
                 first - int(bounds[group]) : end - int(bounds[group])
             ].to_pylist()
             first, group = end, group + 1
+        if len(images) != stop - start:
+            raise DataError(f"{path} has {len(images)} images for {stop - start} steps of an episode; {COPY_AGAIN}")
         if None in images:
             step = start + images.index(None)  # type: ignore[arg-type]
             raise DataError(f"{path}: step {step} of episode {episode} has no image bytes; {COPY_AGAIN}")
