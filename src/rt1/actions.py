@@ -300,10 +300,9 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
 
 
 def _part_from_json(data: Any) -> ActionPart:  # noqa: ANN401 (JSON has no type)
-    kind: type[Discrete] | type[Continuous] = (
-        Discrete if isinstance(data, Mapping) and "choices" in data else Continuous
-    )
-    return from_json(kind, data, where="action part")
+    if isinstance(data, Mapping) and "choices" in data:
+        return from_json(Discrete, data, where="action part")
+    return from_json(Continuous, data, where="action part")
 
 
 def spec_difference(one: ActionSpec, other: ActionSpec) -> str:
