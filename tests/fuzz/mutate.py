@@ -9,7 +9,7 @@ from typing import Any
 
 _EXTREMES = (0, 1, 2**7, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**53, 2**63 - 1, 2**63, 2**64 - 1)
 _NUMBERS = (*_EXTREMES, -1, -(2**31), -(2**63), 10**30, 0.5, -0.0, 1e308, math.nan, math.inf, -math.inf)
-_TEXTS = ("", " ", "\n", "a\nb", "\0", "../../x", "/", "nan", "é" * 9, "x" * 300, "\U0001f600", "1", "none", "\ud800")
+_TEXTS = ("", " ", "\n", "a\nb", "\0", "../../x", "a/b", "nan", "é" * 9, "x" * 300, "\U0001f600", "1", "none", "\ud800")
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

@@ -32,10 +32,14 @@ def folder(tmp_path: Path, make_source: Callable[..., Any], write_recording: Cal
 
 def _episodes(folder: Path, **options: Any) -> list[Episode]:
     """Read all of a folder; what is read must be of the right shapes and finite."""
+    source = _open(folder, **options)
+    return [_episode(source, episode) for episode in range(len(source.lengths))]
+
+
+def _open(folder: Path, **options: Any) -> RLDSSource:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".* left out, the first")
-        source = RLDSSource(folder, **options)
-    return [_episode(source, episode) for episode in range(len(source.lengths))]
+        return RLDSSource(folder, **options)
 
 
 def _episode(source: RLDSSource, episode: int) -> Episode:
@@ -165,7 +169,7 @@ def test_an_index_made_by_somebody_else_gives_sound_episodes(fuzz: Fuzz, folder:
             changed["checksums"] = {name: masked_crc32c((index / f"{name}.npy").read_bytes()) for name in arrays}
         described = {"content": changed, "checksum": masked_crc32c(json.dumps(changed).encode())}
         (index / "index.json").write_text(json.dumps(described), encoding="utf-8")
-        source = RLDSSource(folder)
+        source = _open(folder)
         for episode, steps in enumerate(source.lengths.tolist()):
             assert len(source.encoded_images(episode, 0, steps)) == steps
             assert len(source.actions(episode, 0, steps)) == steps

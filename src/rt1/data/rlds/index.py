@@ -325,14 +325,14 @@ def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
     steps = episodes["steps"].astype(np.int64)
     if steps.min() < 1 or not steps.sum() == len(images) == len(actions):
         return False
-    limits = {"shard": len(sizes), "instruction": len(index.instructions), "task": len(index.tasks), "stride": 6}
+    limits = {"shard": len(sizes), "instruction": len(index.instructions), "task": len(index.tasks)}
     if any(episodes[name].min() < 0 or episodes[name].max() >= limit for name, limit in limits.items()):
         return False
     size = np.array(sizes)[episodes["shard"]]
     offset, limit = images["offset"], np.repeat(size, steps) - images["length"]
     last = np.cumsum(steps) - 1
     ordered = offset[last - steps + 1] <= offset[last]
-    embedded = (episodes["embedding"] >= 0) & (episodes["embedding"] <= size)
+    embedded = (episodes["embedding"] >= 0) & (episodes["embedding"] <= size) & np.isin(episodes["stride"], (0, 4, 5))
     return bool(((offset >= 0) & (offset <= limit)).all() and (ordered & embedded).all())
 
 
