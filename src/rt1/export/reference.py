@@ -52,6 +52,7 @@ def save_reference(
     images = images[: manifest.sizes.window + 1]
     unit_NHWC = np.stack([prepare_image(image, manifest.sizes.image_size) for image in images])
     image_NHWC = np.rint(255.0 * unit_NHWC).astype(np.uint8)
+    embedding = np.ascontiguousarray(embedding, dtype=np.float32)
     arrays = {"embedding": embedding, "images": image_NHWC, "logits": _logits(policy, embedding, image_NHWC)}
     save_file(arrays, folder / REFERENCE_FILE)
 
