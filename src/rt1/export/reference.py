@@ -38,7 +38,7 @@ def clear_tokens(expected_XAV: FloatArray, logits_XAV: FloatArray, gap: float = 
 
 
 def save_reference(
-    policy: Acting, folder: Path, manifest: Manifest, *, embedding: FloatArray, images: Sequence[NDArray[Any]]
+    policy: Acting, folder: Path, manifest: Manifest, *, embedding: NDArray[Any], images: Sequence[NDArray[Any]]
 ) -> None:
     """Take the reference steps and write them with their logits.
 
@@ -46,7 +46,7 @@ def save_reference(
         policy: the export, which was compared with its network on this machine.
         folder: the folder of the export.
         manifest: the export's description.
-        embedding: text embedding, float32 (E,).
+        embedding: text embedding (E,), stored as float32.
         images: RGB images of an episode; one more than the window holds is stored, at the network's size.
     """
     images = images[: manifest.sizes.window + 1]
