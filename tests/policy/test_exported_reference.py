@@ -51,7 +51,7 @@ def manifest(torch_export: tuple[Path, Path]) -> Manifest:
 def folder(manifest: Manifest, images: list[NDArray[np.uint8]], tmp_path: Path) -> Path:
     """A folder with the reference steps of :class:`Seeing`."""
     policy = ExportedPolicy(manifest, Seeing())
-    save_reference(policy, tmp_path, manifest, embedding=np.zeros(8, np.float32), images=images)
+    save_reference(policy, tmp_path, manifest, embedding=np.zeros(16)[::2], images=images)
     return tmp_path
 
 

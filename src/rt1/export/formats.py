@@ -97,10 +97,11 @@ def _write_onnx(programs: Programs, folder: Path) -> None:
 
 
 def _quantize(file: Path) -> None:
-    """Weights of the matrix products to int8, activations as they come; the convolutions stay float32.
+    """Weights of the matrix products to 8 bits, activations as they come; the convolutions stay float32.
 
-    Weights take 7 bits, -64 to 64: without VNNI, kernels add two products of uint8 and int8 in 16 bits, which hold
-    2 * 255 * 64 and saturate at 2 * 255 * 127.
+    Weights have no sign, as the activations: without VNNI, kernels add two products of uint8 and int8 in 16 bits, which
+    saturate; those of uint8 and uint8 widen first. Signed weights of 7 bits do not saturate either, but err by a third
+    more.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -112,8 +113,7 @@ def _quantize(file: Path) -> None:
                 quantized,
                 op_types_to_quantize=["MatMul", "Gemm"],
                 per_channel=True,
-                reduce_range=True,
-                weight_type=QuantType.QInt8,
+                weight_type=QuantType.QUInt8,
             )
         shutil.copyfile(quantized, file)
 

@@ -38,7 +38,7 @@ def clear_tokens(expected_XAV: FloatArray, logits_XAV: FloatArray, gap: float = 
 
 
 def save_reference(
-    policy: Acting, folder: Path, manifest: Manifest, *, embedding: FloatArray, images: Sequence[NDArray[Any]]
+    policy: Acting, folder: Path, manifest: Manifest, *, embedding: NDArray[Any], images: Sequence[NDArray[Any]]
 ) -> None:
     """Take the reference steps and write them with their logits.
 
@@ -46,12 +46,13 @@ def save_reference(
         policy: the export, which was compared with its network on this machine.
         folder: the folder of the export.
         manifest: the export's description.
-        embedding: text embedding, float32 (E,).
+        embedding: text embedding (E,), stored as float32.
         images: RGB images of an episode; one more than the window holds is stored, at the network's size.
     """
     images = images[: manifest.sizes.window + 1]
     unit_NHWC = np.stack([prepare_image(image, manifest.sizes.image_size) for image in images])
     image_NHWC = np.rint(255.0 * unit_NHWC).astype(np.uint8)
+    embedding = np.ascontiguousarray(embedding, dtype=np.float32)
     arrays = {"embedding": embedding, "images": image_NHWC, "logits": _logits(policy, embedding, image_NHWC)}
     save_file(arrays, folder / REFERENCE_FILE)
 
