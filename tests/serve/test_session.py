@@ -125,6 +125,7 @@ MANY_SCANS = PROGRESSIVE[:-2] + 2500 * PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda
         ({"instruction": DRAWER, "reset": 1}, "reset is 1; it must be true or false"),
         ({"instruction": "open the draw", "reset": True}, "did you mean 'open the drawer'"),
         ({"instruction": np.zeros(7, np.float32), "reset": True}, "use the encoder it was trained with"),
+        ({"instruction": np.full(8, 1e300), "reset": True}, "not finite"),
         ({"instruction": DRAWER, "image": np.zeros((4, 4), np.uint8)}, "it must be uint8 RGB"),
         ({"instruction": DRAWER, "image": np.zeros((4, 4, 3), np.float32)}, "the image is float32"),
         ({"instruction": DRAWER, "image": np.zeros((0, 4, 3), np.uint8)}, "it must be uint8 RGB"),

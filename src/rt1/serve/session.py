@@ -146,7 +146,8 @@ def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
             )
         return instruction
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind == "f" and instruction.ndim == 1:
-        return instruction.astype(np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused where the episode starts
+            return instruction.astype(np.float32)
     raise ObservationError(f"the instruction is {shown(instruction)}; it must be a sentence or a float text embedding")
 
 
