@@ -191,7 +191,6 @@ def overload(url: str, images: NDArray[np.uint8], robots: int, seconds: float) -
     def ask(client: Client) -> list[float]:
         times = []
         with client:
-            client.reset(SENTENCES[0])
             while not end.is_set():
                 start = time.perf_counter()
                 client.act_vector(images[0])
@@ -203,7 +202,9 @@ def overload(url: str, images: NDArray[np.uint8], robots: int, seconds: float) -
         asking = []
         for _ in range(robots):
             try:
-                asking.append(pool.submit(ask, Client(url)))
+                client = Client(url)
+                client.reset(SENTENCES[0])
+                asking.append(pool.submit(ask, client))
             except ClientError as error:
                 refusals.append(str(error))
         all_here.set()

@@ -26,6 +26,7 @@ MESSAGES = [
     encode({"observation/image": np.stack([IMAGE] * 3), "prompt": SENTENCE, "reset": np.True_}),
     encode({"image": encode_jpeg(IMAGE), "reset": True, "state": np.zeros(7, np.float32), "step": np.int64(3)}),
     encode({"image": PNG, "instruction": np.ones(8, np.float16), "reset": False}),
+    msgpack.packb({"image": {b"__npgeneric__": True, b"data": 1e300, b"dtype": "<f8"}, "step": 2**40}),
     encode({"image": PROGRESSIVE, "other": [[1, 2.5, None], {"a": ["b", b"c"]}]}),
 ]
 PLAIN: dict[str, Any] = {

@@ -28,7 +28,9 @@ def test_robots_beyond_the_largest_batch_take_further_rounds() -> None:
 def test_as_many_are_carried_as_get_their_answers_in_time(
     times: dict[int, float], latency: float, carried: int
 ) -> None:
-    assert Capacity(times, max_latency=latency).sessions(64) == carried
+    capacity = Capacity(times, max_latency=latency)
+    assert capacity.sessions(64) == carried
+    assert [capacity.carries(robots) for robots in (carried, carried + 1)] == [True, carried == 64]
 
 
 def test_a_machine_that_has_become_slower_carries_fewer_and_one_slow_step_changes_nothing() -> None:

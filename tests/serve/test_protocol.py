@@ -117,6 +117,7 @@ def test_an_array_that_is_none_is_refused(changes: dict[str, Any], message: str)
         (_array(shape=[0, 2**62, 2**62], data=b""), "numpy refuses it"),
         (msgpack.packb({b"image": 1}), "keys must be strings"),
         (msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}), "does not fit dtype"),
+        (msgpack.packb({b"__npgeneric__": True, b"data": 1e300, b"dtype": "<f2"}), "1e+300 does not fit dtype"),
         (msgpack.packb({b"__npgeneric__": True, b"data": "x", b"dtype": "|u1"}), "must be a number"),
     ],
 )

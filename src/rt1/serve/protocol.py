@@ -189,8 +189,9 @@ def _scalar(value: dict[Any, Any]) -> Any:  # noqa: ANN401 (a numpy scalar of an
     if not isinstance(data, bool | int | float):
         raise ProtocolError(f"the data of a numpy scalar is a {type(data).__name__}; it must be a number")
     try:
-        return np.asarray(data, dtype)[()]
-    except (OverflowError, ValueError) as error:
+        with np.errstate(all="raise"):
+            return np.asarray(data, dtype)[()]
+    except (ArithmeticError, ValueError) as error:
         raise ProtocolError(f"the number {shown(data)} does not fit dtype {dtype.str}") from error
 
 
