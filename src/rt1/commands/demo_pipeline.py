@@ -154,7 +154,7 @@ class _Stages:
                 self._state = {name: state[name] for name in self._state}
             if self._state["settings"] != json.loads(json.dumps(wanted)):
                 raise ValueError(
-                    f"{demo.out} holds a demo with other settings ({self._state['settings']}); give another --out "
+                    f"{demo.out} holds a demo with other settings ({self._state['settings']!r}); give another --out "
                     "or remove it"
                 )
         self._save()

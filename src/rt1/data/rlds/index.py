@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import warnings
@@ -266,7 +267,7 @@ def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
     with replacing(folder, holding=("index.json", "*.npy", "statistics-*.json")) as beside:
         beside.mkdir(parents=True)
         for name in _ARRAYS:
-            np.save(beside / f"{name}.npy", getattr(index, name), allow_pickle=False)
+            np.save(beside / f"{name}.npy", np.ascontiguousarray(getattr(index, name)), allow_pickle=False)
         checksums = {name: _file_checksum(beside / f"{name}.npy") for name in _ARRAYS}
         content = {"key": key, "counts": counts, "checksums": checksums, **tables}
         described = {"content": content, "checksum": masked_crc32c(json.dumps(content).encode())}
@@ -291,14 +292,11 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
             return None
         if any(_file_checksum(folder / f"{name}.npy") != stored["checksums"][name] for name in _ARRAYS):
             return None
-        arrays = {  # plain views: numpy's memmap runs Python code at every look
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name in _ARRAYS
-        }
+        episodes, steps, width = map(int, stored["counts"])
         index = Index(
-            episodes=arrays["episodes"],
-            images=arrays["images"],
-            actions=arrays["actions"],
+            episodes=_array(folder / "episodes.npy", EPISODE, (episodes,)),
+            images=_array(folder / "images.npy", IMAGE, (steps,)),
+            actions=_array(folder / "actions.npy", np.dtype(np.float32), (steps, width)),
             instructions=_texts(stored["instructions"]),
             tasks=_texts(stored["tasks"]),
             skipped=_texts(stored["skipped"]),
@@ -309,6 +307,17 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
         return None  # half a file: it is made again from the data
 
 
+def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Map the array of a file with the header that numpy writes for it; another header is compared, never parsed."""
+    header = io.BytesIO()
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    data, start = map_file(path), len(header.getvalue())
+    if data[:start] != header.getvalue():
+        raise ValueError(f"{path} is not an array of {dtype} {shape}")
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
 def _texts(texts: Sequence[object]) -> tuple[str, ...]:
     if not all(isinstance(text, str) for text in texts):
         raise TypeError("the index holds something else than text")
@@ -317,13 +326,9 @@ def _texts(texts: Sequence[object]) -> tuple[str, ...]:
 
 def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
     """Say whether an index points into files of these sizes only: somebody may have made its checksums fit."""
-    episodes, images, actions = index.episodes, index.images, index.actions
-    if [array.dtype for array in (episodes, images, actions)] != [EPISODE, IMAGE, np.dtype(np.float32)]:
-        return False
-    if (episodes.ndim, images.ndim, actions.ndim) != (1, 1, 2) or not len(episodes):
-        return False
+    episodes, images = index.episodes, index.images
     steps = episodes["steps"].astype(np.int64)
-    if steps.min() < 1 or not steps.sum() == len(images) == len(actions):
+    if not len(steps) or steps.min() < 1 or steps.sum() != len(images):
         return False
     limits = {"shard": len(sizes), "instruction": len(index.instructions), "task": len(index.tasks)}
     if any(episodes[name].min() < 0 or episodes[name].max() >= limit for name, limit in limits.items()):
