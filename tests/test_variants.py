@@ -102,7 +102,7 @@ def test_training_starts_from_imagenet_weights_of_maxvit(data: Path, tmp_path: P
         ("--model.backbone resnet", "unknown backbone 'resnet'. Known: efficientnet, maxvit, timm:NAME"),
         ("--model.image-size 1 1", "shrinks to nothing in the backbone; use a larger image"),
         ("--model.window 0", "window is 0; it must be at least 1"),
-        ("--model.text.drop 1", "drop is 1.0; it must lie in [0, 1)"),
+        ("--model.text.drop 1", "drop is 1.0; it must be at least 0 and below 1"),
         (f"{ATTENTION} --model.conditioning film", "the transformer's layers are conditioned as the backbone is"),
     ],
 )
