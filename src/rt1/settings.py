@@ -60,8 +60,8 @@ def check_total(settings: Any, total: int, most: int, what: str, *names: str) ->
     if total > most:
         sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in names[1:])
         raise ValueError(
-            f"{names[0]} is {getattr(settings, names[0])}, {sizes}: together {total:,} {what}; at most {most:,} fit into "
-            "memory; give smaller ones"
+            f"{names[0]} is {getattr(settings, names[0])}, {sizes}: together {total:,} {what}; at most {most:,} fit "
+            "into memory; give smaller ones"
         )
 
 
