@@ -98,11 +98,11 @@ def test_training_starts_from_imagenet_weights_of_maxvit(data: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--model.backbone maxvit", "image_size is (48, 48); this MaxViT takes multiples of 224"),
+        ("--model.backbone maxvit", "image-size is (48, 48); this MaxViT takes multiples of 224"),
         ("--model.backbone resnet", "unknown backbone 'resnet'. Known: efficientnet, maxvit, timm:NAME"),
         ("--model.image-size 1 1", "shrinks to nothing in the backbone; use a larger image"),
         ("--model.window 0", "window is 0; it must be at least 1"),
-        ("--model.text.drop 1", "drop is 1.0; it must lie in [0, 1)"),
+        ("--model.text.drop 1", "drop is 1.0; it must be at least 0 and below 1"),
         (f"{ATTENTION} --model.conditioning film", "the transformer's layers are conditioned as the backbone is"),
     ],
 )

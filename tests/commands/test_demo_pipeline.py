@@ -103,17 +103,16 @@ def test_a_folder_begun_with_other_settings_is_refused_and_left_as_it_was(
         ({"tasks": ("reach", "reach-v3")}, "give at least one and none twice"),
         ({"preset": "dmeo"}, "did you mean 'demo'"),
         ({"trials": 0}, "trials is 0"),
-        ({"episodes": 0}, "episodes 0"),
+        ({"episodes": 0}, "episodes is 0"),
         ({"updates": 0}, "updates is 0"),
-        ({"seed": -1}, "seed -1"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_settings_that_cannot_be_show_before_anything_is_written(
     tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
-    settings = dataclasses.replace(DemoSettings(out=tmp_path / "out"), **change)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=message):
-        run_demo(settings)
+        run_demo(dataclasses.replace(DemoSettings(out=tmp_path / "out"), **change))  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 

@@ -53,7 +53,7 @@ def test_what_cannot_be_played_is_one_line(
     make_checkpoint: Callable[..., Path], table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*words: object) -> str:
-        assert main(["play", *map(str, words)]) == 1
+        assert main(["play", *map(str, words)]) in (1, 2)
         return capsys.readouterr().err
 
     folder = make_checkpoint(tmp_path / "run")
@@ -62,7 +62,7 @@ def test_what_cannot_be_played_is_one_line(
     assert "unknown environment 'metawold'; did you mean 'metaworld'" in refused(folder, "--env", "metawold", *text)
     assert "did you mean 'faucet-open'" in refused(folder, "--tasks", "faucet-opne", *text)
     assert "port is 99999" in refused(folder, "--port", "99999", *text)
-    assert "seed -1" in refused(folder, "--seed", "-1", *text)
+    assert "--seed is -1" in refused(folder, "--seed", "-1", *text)
 
 
 def test_a_checkpoint_that_names_no_tasks_needs_them(

@@ -126,10 +126,10 @@ def test_an_unknown_task_is_refused_with_the_one_that_was_meant() -> None:
     ("change", "message"),
     [
         ({"camera": "corner22"}, "unknown camera 'corner22'; did you mean 'corner2'"),
-        ({"image_size": 4}, "image_size is 4; it must be 8..2048 pixels"),
-        ({"supersample": 5}, "supersample is 5; it must be 1..4"),
-        ({"control_rate": 100.0}, "control_rate is 100.0 Hz; it must be 1..80 Hz"),
-        ({"control_rate": float("nan")}, "control_rate is nan Hz"),
+        ({"image_size": 4}, "image_size is 4; it must be at least 8"),
+        ({"supersample": 5}, "supersample is 5; it must be at most 4"),
+        ({"control_rate": 100.0}, "control_rate is 100.0; it must be at most 80"),
+        ({"control_rate": float("nan")}, "control_rate is nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:

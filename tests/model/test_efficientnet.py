@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -183,15 +184,15 @@ def test_drop_connect_drops_whole_branches_and_keeps_the_mean() -> None:
     assert torch.equal(block.drop_branch(torch.ones(5, 1, 1, 1)), torch.ones(5, 1, 1, 1))
 
 
-def test_a_network_without_stages_is_refused() -> None:
-    with pytest.raises(ValueError, match="stages"):
+@pytest.mark.parametrize(
+    ("name", "value"), [("kernel", 4), ("kernel", -1), ("stride", 3), ("expand", 0), ("blocks", 0)]
+)
+def test_a_stage_that_makes_no_network_is_refused(name: str, value: int) -> None:
+    stage = Stage(kernel=3, stride=1, expand=1, channels=8, blocks=1)
+    with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
+        dataclasses.replace(stage, **{name: value})
+    with pytest.raises(ValueError, match="stages is empty"):
         EfficientNetConfig(stages=())
-
-
-@pytest.mark.parametrize(("name", "value"), [("kernel", 4), ("stride", 3)])
-def test_stages_that_make_no_network_are_refused(name: str, value: int) -> None:
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
-        Stage(**{"kernel": 3, "stride": 1, "expand": 1, "channels": 8, "blocks": 1, name: value})
 
 
 def test_a_drop_connect_of_one_is_refused() -> None:

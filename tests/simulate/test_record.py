@@ -185,7 +185,7 @@ def test_an_unknown_task_is_refused_before_anything_is_written(table: TableEncod
     [{"tasks": ()}, {"tasks": ("reach", "reach")}, {"episodes": 0}, {"seed": -1}, {"noise": 2.5}, {"jpeg_quality": 0}],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"none twice|they must be at least 1"):
+    with pytest.raises(ValueError, match=r"none twice|it must be"):
         dataclasses.replace(FAUCETS, **change)
 
 

@@ -26,7 +26,7 @@ from rt1.train.optim import OptimizerSettings
         ({"best_metric": "success"}, "best_metric is success, and closed_loop.every is 0: there are no trials"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
         ({"threads": -1}, "threads is -1"),
-        ({"target_spread": -0.5}, "target_spread is -0.5; it must be at least 0 bins"),
+        ({"target_spread": -0.5}, "target_spread is -0.5; it must be at least 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
@@ -37,7 +37,7 @@ def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], mess
 @pytest.mark.parametrize("changes", [{"learning_rate": 0.0}, {"warmup": -1}, {"clip_norm": -1.0}, {"weight_decay": -1}])
 def test_an_optimizer_setting_out_of_range_is_refused_by_name(changes: dict[str, Any]) -> None:
     (name, value), *_ = changes.items()
-    with pytest.raises(ValueError, match=f"{name} {value}"):
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
         OptimizerSettings(**changes)
 
 

@@ -64,8 +64,8 @@ def test_a_constant_schedule_stays_at_its_peak_after_the_warm_up() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps": 0.0}, "eps 0.0 must be above 0"),
-        ({"betas": (0.9, 1.0)}, r"betas \(0.9, 1.0\) at least 0 and below 1"),
+        ({"eps": 0.0}, "eps is 0.0; it must be above 0"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\); it must be at least 0 and below 1"),
         ({"scale": ("backbone",)}, "scale 'backbone' must be NAME=FACTOR"),
     ],
 )

@@ -113,10 +113,10 @@ def test_the_changes_follow_one_another_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop_share": -0.1}, "crop_share is -0.1; it must be 0..2"),
+        ({"crop_share": -0.1}, "crop_share is -0.1; it must be at least 0"),
         ({"crop_share": 2.1}, "crop_share is 2.1"),
-        ({"brightness": 1.5}, "brightness is 1.5; it must be 0..1"),
-        ({"hue": 0.6}, r"hue is 0.6; it must be 0..0.5"),
+        ({"brightness": 1.5}, "brightness is 1.5; it must be at most 1"),
+        ({"hue": 0.6}, r"hue is 0.6; it must be at most 0.5"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
