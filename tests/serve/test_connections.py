@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection
@@ -147,11 +148,18 @@ def test_an_answered_request_is_held_no_longer(start: Start, images: Images) -> 
         assert _metric(running.port, "rt1_held_bytes") == 0
 
 
+def _send_on(connection: socket.socket) -> None:
+    for _ in range(256):
+        connection.sendall(bytes(1 << 20))
+
+
 def test_a_refused_client_that_sends_on_is_cut_off(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "CLOSE_SECONDS", 0.05)
-    running = start(max_message_mb=1.0)
-    with ExitStack() as stack:
-        stubborn = _silent(stack, running.url)
-        stubborn.socket.settimeout(20)
+    upgrade = b"Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    with socket.create_connection(("127.0.0.1", start(max_message_mb=1.0).port), timeout=20) as stubborn:
+        key = b"Sec-WebSocket-Key: " + b64encode(bytes(16))
+        stubborn.sendall(b"GET / HTTP/1.1\r\n" + upgrade + key + b"\r\n\r\n")
+        assert b" 101 " in stubborn.recv(4096)
+        stubborn.sendall(bytes([0x82, 0xFF]) + (10**9).to_bytes(8, "big") + bytes(4))
         with pytest.raises(OSError, match=r"reset|Broken pipe"):
-            stubborn.socket.sendall(bytes([0x82, 0xFF]) + (10**9).to_bytes(8, "big") + bytes(1 << 28))
+            _send_on(stubborn)

@@ -81,7 +81,7 @@ class Connection(ServerConnection):
         self._connections.remove(self)
 
     def data_received(self, data: bytes) -> None:
-        if self.protocol.eof_sent:  # it was refused, and sends on
+        if self.protocol.eof_sent and len(data) > _SMALL_FRAME:  # it was refused, and sends on
             self.transport.pause_reading()
             self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
             return
