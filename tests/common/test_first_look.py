@@ -58,7 +58,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def _look(path: Path, name: str, *arguments: object) -> tuple[int, int, int]:
-    return first_look(f"tests.data.test_first_look:{name}", path, *arguments, library="a library")
+    return first_look(f"tests.common.test_first_look:{name}", path, *arguments, library="a library")
 
 
 def test_a_look_runs_in_a_process_of_its_own_and_once_for_a_file(path: Path, tmp_path: Path) -> None:
@@ -142,4 +142,4 @@ def test_a_file_that_changed_or_is_gone_is_refused(path: Path) -> None:
         check_unchanged(path, stamp)
     path.unlink()
     with pytest.raises(DataError, match=r"data\.bin: No such file"):
-        first_look("tests.data.test_first_look:fail", path, library="a library")
+        first_look("tests.common.test_first_look:fail", path, library="a library")
