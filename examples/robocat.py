@@ -50,7 +50,7 @@ if __name__ == "__main__":
     result = train(HuggingFaceSource(recordings()), settings(), RUN, encoder=encoder)
     print(f"{result.updates} updates, best held-out loss {result.best:.2f}, checkpoint {result.run}/best")
     images = torch.zeros(2, 2, 32, 32, 3, dtype=torch.uint8)  # (batch, images, height, width, RGB)
-    logits = load_model(RUN)(images, torch.from_numpy(encoder.encode(INSTRUCTIONS)))
+    logits = load_model(RUN).predict(images, torch.from_numpy(encoder.encode(INSTRUCTIONS)))
     print(f"logits {tuple(logits.shape)}")  # (batch, images, actions, bins)
     policy = Policy.from_checkpoint(RUN, cond_scale=3.0)
     policy.reset(INSTRUCTIONS[0])

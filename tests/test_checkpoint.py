@@ -105,7 +105,7 @@ def test_a_file_that_may_not_be_read_is_named_with_the_reason(
         return open(path, *words, **more)  # noqa: PTH123
 
     monkeypatch.setattr(Path, "open", open_unless_it_is_locked)
-    with pytest.raises(CheckpointError, match=rf"{name} cannot be read: Permission denied"):
+    with pytest.raises(CheckpointError, match=rf"{name}.*Permission denied"):
         load_model(saved)
 
 
@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_there_or_holds_no_checkpoint_is_refused(tmp_path: 
     assert "nowhere is not there; give a checkpoint folder or the output folder" in _refused(tmp_path / "nowhere")
     assert "holds no checkpoint.json, last/ or best/; give a checkpoint folder" in _refused(tmp_path)
     (tmp_path / MANIFEST_FILE).write_text("{}")
-    assert "is an export, which acts by itself: rt1.policy.exported.load_exported; give the check" in _refused(tmp_path)
+    assert "rt1.policy.exported.load_exported" in _refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])
@@ -264,13 +264,13 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data["model"]["transformer"].update(layers=10**9), "it has 1000000000 layers; at most 500"),
+        (lambda data: data["model"]["transformer"].update(layers=10**9), "layers is 1000000000"),
         (lambda data: data["model"].update(window=500), "position_LD has shape"),
-        (lambda data: data["model"].update(window=10**9), "tokens of a window; at most 10000"),
-        (lambda data: data["model"].update(token_width=10**18), "its sizes are too large"),
+        (lambda data: data["model"].update(window=10**9), "tokens; at most"),
+        (lambda data: data["model"].update(token_width=10**18), "token_width is 1000000000000000000"),
         (lambda data: data["model"]["transformer"].update(dropout=10**400), "too large"),
-        (lambda data: data["model"]["efficientnet"].update(width=1e400), "its sizes are too large"),
-        (lambda data: data["model"]["efficientnet"].update(depth=1e400), "its depth of inf is too large"),
+        (lambda data: data["model"]["efficientnet"].update(width=1e400), "width is inf"),
+        (lambda data: data["model"]["efficientnet"].update(depth=1e400), "depth is inf"),
         (lambda data: data["action_spec"].update(bins=15), "the action spec has 3 dimensions of 15 bins"),
         (lambda data: data["action_spec"].update(bins=16.5), "bins is 16.5"),
         (lambda data: data.update(provenance=[]), "provenance is []"),

@@ -22,7 +22,6 @@ MAX_PARAMETERS = 7
 # Tests of the whole rather than of one module.
 TESTS_WITHOUT_A_MODULE = {
     "fixtures",  # folders
-    "fixtures",  # folders
     "fuzz",
     "test_house_rules.py",
     "test_public_surface.py",

@@ -20,7 +20,7 @@ def test_every_preset_builds_its_network_and_is_called_by_its_name(name: str) ->
     model = RT1(config.model).eval()
     height, width = config.model.image_size
     with torch.inference_mode():
-        logits = model(torch.zeros(1, 1, height, width, 3), torch.zeros(1, config.model.text_width))
+        logits = model.predict(torch.zeros(1, 1, height, width, 3), torch.zeros(1, config.model.text_width))
     assert logits.shape == (1, 1, config.model.action_tokens, config.model.bins)
     assert logits.isfinite().all()
 

@@ -28,7 +28,7 @@ MAXVIT = (
     "--model.maxvit.head-width 8 --model.maxvit.partition"
 )
 ATTENTION = "--model.conditioning cross_attention --model.transformer.condition cross_attention"
-GOLDEN = Path(__file__).parent / "model" / "convert" / "maxvit_timm.npz"
+GOLDEN = Path(__file__).parent / "pretrained" / "maxvit_timm.npz"
 
 VARIANTS = {
     "maxvit film": f"{MAXVIT} 3 --model.text.projection 12",

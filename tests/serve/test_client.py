@@ -290,7 +290,7 @@ def test_the_distribution_for_robots_acts_with_numpy_msgpack_and_websockets_alon
     action = policy.act_vector(np.full((40, 56, 3), 200, np.uint8))
     first, second = found.stdout.splitlines()
     assert first == f"(3,) {action.tobytes().hex()}"
-    assert "No module named 'rt1.policy.policy'" in second
+    assert "No module named 'rt1.policy'" in second
 
 
 def test_the_distribution_for_robots_is_of_this_version_and_asks_for_no_torch(client_files: Path) -> None:

@@ -22,6 +22,7 @@ _WIDE = "9999"
 """Columns of a page on which no message takes more than one line."""
 _IN_WORDS = (
     (r"Error parsing (-\S+): (is .+)", r"\1 \2"),  # our own rules, see _plain_value
+    (r"Error parsing (-\S+): no type matching \{None\}\|(.+) could .* from \[(.+)\]\.", r"\1 is \3; give a \2"),
     (r"Error parsing (-\S+): no type matching (.+) could .* from \[(.+)\]\.", r"\1 is \3; it must be one of \2"),
     (r"Error parsing (-\S+): Could not find valid parse for arguments: (.+)", r"\1 cannot be \2"),
     (r"Error parsing (-\S+): Could not parse arguments (.+) into tuple .*", r"\1 cannot be \2"),

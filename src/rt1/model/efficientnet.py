@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rt1.common.json_config import WIDEST, check_above, check_between, check_fraction
+from rt1.common.json_config import WIDEST, check_above, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
 from rt1.model.layers import BatchNorm, repeats
 from rt1.model.lean import Block
@@ -110,6 +110,7 @@ class EfficientNetConfig:
         check_above(self, 0, "width", "depth")
         check_between(self, 0, 8, "width", "depth")  # EfficientNet-B7 has 2.0 and 3.1
         check_between(self, 1, WIDEST, "stem_channels", "top_channels", "pool")
+        check_total(self, sum(self.blocks(stage.blocks) for stage in self.stages), 500, "blocks", "depth", "stages")
         check_fraction(self, "drop_connect")
         check_above(self, 0, "batch_norm_eps")
         check_between(self, 0, 1, "batch_norm_eps", "batch_norm_momentum")

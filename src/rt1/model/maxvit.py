@@ -50,7 +50,8 @@ class MaxViTConfig:
             raise ValueError(
                 f"channels is {self.channels}, depths {self.depths}; each stage must have an entry in both"
             )
-        check_between(self, 1, WIDEST, "partition", "head_width", "expand", "stem_channels", "channels", "depths")
+        check_between(self, 1, 64, "partition")
+        check_between(self, 1, WIDEST, "head_width", "expand", "stem_channels", "channels", "depths")
         weights = sum(d * c * c for d, c in zip(self.depths, self.channels, strict=True)) * 2 * (self.expand + 4)
         check_total(self, weights, MOST_WEIGHTS, "weights", "channels", "depths", "expand")
         if any(width % self.head_width for width in self.channels):

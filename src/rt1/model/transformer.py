@@ -43,7 +43,7 @@ class TransformerConfig:
     """Probability, on attention weights and after the feed-forward."""
 
     def __post_init__(self) -> None:
-        check_between(self, 1, 1_000, "layers")
+        check_between(self, 1, 500, "layers")
         check_between(self, 1, WIDEST, "width", "heads", "head_width", "hidden")
         weights = self.layers * self.width * (4 * self.heads * self.head_width + 2 * self.hidden)
         sizes = ("width", "layers", "heads", "head_width", "hidden")
