@@ -267,7 +267,7 @@ def test_no_number_of_a_command_may_be_negative_infinite_or_nan(command: str) ->
                 assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["recrod"], ["convert"]])
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["recordd"], ["convert"]])
 def test_what_needs_no_command_imports_no_library(words: list[str]) -> None:
     code = f"import sys; from rt1.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -291,7 +291,7 @@ def test_a_terminal_without_unicode_gets_escapes(
     assert _status(*words) in (0, 1, 2)
     for stream in streams:
         stream.flush()
-    printed = b"".join(bytes(stream.buffer.getvalue()) for stream in streams)  # type: ignore[attr-defined]
+    printed = b"".join(bytes(stream.buffer.getvalue()) for stream in streams)
     assert printed.decode(encoding).count("\\u2713") == (0 if "--help" in words else 1)
 
 
