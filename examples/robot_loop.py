@@ -48,11 +48,7 @@ parser.add_argument("--instruction", default="open the drawer")
 parser.add_argument("--steps", type=int, default=100)
 parser.add_argument("--dry-run", type=Path, help="data set whose first episode is replayed; needs all of rt1")
 choices = parser.parse_args()
-try:
-    connection = Client(choices.url, timeout=2.0)
-except ClientError as error:
-    parser.exit(1, f"{error}\n")
-with connection as client:
+with Client(choices.url, timeout=2.0) as client:
     limits = ActionLimits(spec=client.action_spec, max_change=0.25)  # of a value's range, from one action to the next
     if choices.dry_run is None:
         client.reset(choices.instruction)
