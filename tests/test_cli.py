@@ -267,7 +267,7 @@ def test_no_number_of_a_command_may_be_negative_infinite_or_nan(command: str) ->
                 assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("words", [["--version"], ["--help"], ["rekord"], ["convert"]])
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["recordd"], ["convert"]])
 def test_what_needs_no_command_imports_no_library(words: list[str]) -> None:
     code = f"import sys; from rt1.cli import main; main({words}); print(*sys.modules, file=sys.stderr)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

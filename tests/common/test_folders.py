@@ -189,9 +189,9 @@ def test_no_command_writes_where_something_else_is_or_where_no_name_is_given(
         assert main([*words, "--out", out]) in (1, 2)
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("rt1: ")
-        assert re.search("; give (a|the) (new|name|path|PATH)|current folder|is the file to convert|other settings", line), (
-            line
-        )
+        assert re.search(
+            "; give (a|the) (new|name|path|PATH)|current folder|is the file to convert|other settings", line
+        ), line
     assert _files(tmp_path) == before
 
 

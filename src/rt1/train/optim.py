@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rt1.common.json_config import check_above, check_at_least, check_between, check_fraction
+from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
 from rt1.train.adam import Adam
 from rt1.train.parts import factors, is_frozen, split_factor
 
@@ -49,7 +49,7 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         check_above(self, 0, "learning_rate", "eps")
-        check_between(self, 0, 1000, "learning_rate", "eps")
+        check_between(self, 0, LARGEST, "learning_rate", "eps")
         check_at_least(self, 0, "warmup", "clip_norm", "weight_decay")
         check_between(self, 0, 1, "final_fraction")
         check_fraction(self, "betas")
