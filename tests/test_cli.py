@@ -184,8 +184,8 @@ def test_a_value_that_cannot_be_is_named(
         ("train --data d --out o --held-out inf", "--held-out is inf; it must be a finite number"),
         ("train --data d --out o --model.window 1000000000", "--model.window is 1000000000, --model.image-tokens"),
         (
-            "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 900",
-            "together 82,944,000,000 weights",
+            "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 400",
+            "together 36,864,000,000 weights",
         ),
         ("improve --data d --out o --train.model.bins 60000 --train.model.transformer.width 60000", "weights"),
         ("record --out o --tasks reach --seed 100000000000000000000000", "--seed is 100000000000000000000000; it must"),
