@@ -130,7 +130,7 @@ def _remembers(env: Any) -> None:
         (_set(max_steps=0), "max_steps is 0; it must be a whole number of at least 1"),
         (_set(max_steps=12.0), "max_steps is 12.0"),
         (_starts_by_itself, r"step\(\) before the first reset\(\) went through; it must raise a RuntimeError"),
-        (_reset(lambda reset, seed: reset(seed).image), r"reset\(\) returned ndarray; it must return an rt1.evaluate"),
+        (_reset(lambda reset, seed: reset(seed).image), r"reset\(\) returned ndarray; it must return an rt1.envs"),
         (
             _image(lambda image: image.astype(np.float32)),
             r"image of step 1 is float32 \(16, 16, 3\); it must be a uint8",

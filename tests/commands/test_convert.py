@@ -66,7 +66,9 @@ def test_a_tensorflow_checkpoint_becomes_a_policy_with_the_recorded_numbers(
     assert "skipped 2: unused: the network sets action tokens to zero" in said
     assert load_info(tmp_path / "out").text_encoder == USE_LARGE_5
     with torch.inference_mode():
-        logits = load_model(tmp_path / "out")(torch.from_numpy(golden["image"]), torch.from_numpy(golden["lang"]))
+        logits = load_model(tmp_path / "out").predict(
+            torch.from_numpy(golden["image"]), torch.from_numpy(golden["lang"])
+        )
     np.testing.assert_allclose(logits.numpy(), golden["inf/logits_action"], atol=3e-3)
     policy = Policy.from_checkpoint(tmp_path / "out")
     policy.reset(golden["stream/lang"][0])

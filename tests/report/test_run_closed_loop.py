@@ -77,7 +77,7 @@ def test_held_out_episodes_are_plotted_and_damaged_ones_are_noticed_before_the_t
     ]
     before = (tmp_path / "report.html").read_bytes()
     source.images[2][1] = b"\xff\xd8\xff torn"
-    with pytest.raises(DataError, match="memory, episode 2, step 1: a JPEG"):
+    with pytest.raises(DataError, match="memory, episode 2, step 1: an image"):
         evaluate_checkpoint(run, tmp_path, env=small_world, settings=ONE_TRIAL, encoder=table, source=source)
     assert (tmp_path / "report.html").read_bytes() == before
 

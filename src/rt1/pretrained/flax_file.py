@@ -10,6 +10,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.common.json_files import MAX_DEPTH
 from rt1.errors import FlaxFileError, first_line
 
 ARRAY, SCALAR = 1, 3
@@ -98,12 +99,14 @@ def _read_arrays(stream: BinaryIO, size: int, collections: Sequence[str]) -> tup
     return arrays, skipped
 
 
-def _flatten(tree: object, path: str) -> Iterator[tuple[str, NDArray[Any]]]:
+def _flatten(tree: object, path: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
+    if depth > MAX_DEPTH:
+        raise FlaxFileError(f"it is nested deeper than {MAX_DEPTH} levels; get the whole file again")
     if isinstance(tree, Mapping) and CHUNKED in tree:
         yield path, _join_chunks(tree)
     elif isinstance(tree, Mapping):
         for name, child in tree.items():
-            yield from _flatten(child, f"{path}/{name}")
+            yield from _flatten(child, f"{path}/{name}", depth + 1)
     elif isinstance(tree, str) and tree.startswith(ORBAX_PLACEHOLDER):
         raise FlaxFileError(f"{path} lies in an orbax folder beside this file, which only JAX can read; {SAVE_AGAIN}")
     elif isinstance(tree, np.ndarray | np.generic | int | float):

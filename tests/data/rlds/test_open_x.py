@@ -254,7 +254,7 @@ def test_a_changed_mapping_counts_although_the_index_is_kept(tmp_path: Path) -> 
 )
 def test_a_mapping_that_does_not_give_rt1_s_action_is_refused_when_opened(tmp_path: Path, wrong: Any) -> None:
     folder, _ = _write(tmp_path / "set", "viola")
-    with pytest.raises(DataError, match=r"own, episode 0: to_rt1 returned .*; it must return finite float32 \(4, 11\)"):
+    with pytest.raises(DataError, match=r"episode 0: to_rt1 returned .*; it must return finite float32 \(4, 11\)"):
         open_x_source(folder, dataset=dataclasses.replace(_own(), to_rt1=wrong))
 
 
