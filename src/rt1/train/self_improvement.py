@@ -22,7 +22,7 @@ from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least
 from rt1.common.json_files import read_object
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.envs.registry import EnvSettings
 from rt1.errors import DataError
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
@@ -157,7 +157,7 @@ def improve(
         SaveError: the folder holds something else.
         LockedError: another process works in the folder.
     """
-    details = getattr(recorded, "details", {})
+    details = optional_members(recorded).details
     if "env" not in details:
         raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
     env = json_config.from_json(EnvSettings, details["env"])
