@@ -229,7 +229,7 @@ def _check_source_members(source: EpisodeSource) -> None:
 
 
 def _check_optional_members(members: OptionalMembers) -> None:
-    details, encoder, folder = members.details, members.text_encoder, _plain(members.cache_folder)
+    details, encoder, folder = _plain(members.details), members.text_encoder, _plain(members.cache_folder)
     if not isinstance(_plain(members.bgr), bool | np.bool_):
         _refuse(f"bgr is {members.bgr!r}; it must be True or False")
     if not isinstance(details, Mapping) or not _is_json(details):
