@@ -23,12 +23,11 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
-from rt1.common import json_config
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Image, Observation, StepResult
-from rt1.envs.metaworld import MetaWorldConfig, choose_gl
-from rt1.envs.registry import EnvSettings
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite, choose_gl
+from rt1.envs.registry import suite_to_json
 from rt1.errors import RenderingError
 from rt1.model.rt1 import RT1
 from rt1.policy.stepper import SETTINGS
@@ -224,6 +223,57 @@ def make_env() -> Callable[..., Any]:
     return PointEnv
 
 
+@dataclasses.dataclass(kw_only=True)
+class PointSuite:
+    """Tasks that all open a :class:`PointEnv`. Satisfies ``TaskSuite``."""
+
+    task_sentences: dict[str, tuple[str, ...]] = dataclasses.field(
+        default_factory=lambda: {"near": SENTENCES[:2], "far": SENTENCES[1:2]}
+    )
+    """Sentences by task."""
+    make_env: Callable[..., Any] = PointEnv
+    max_steps: int = 12
+    before_open: Callable[[], None] = lambda: None
+    """Called before an environment opens."""
+    opened: list[Any] = dataclasses.field(default_factory=list)
+    """Every environment opened so far."""
+    name: str = "points"
+    image_size: tuple[int, int] = (16, 16)
+    control_rate: float = 10.0
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"max_steps": self.max_steps}
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(self.task_sentences)
+
+    def open(self, task: str, *, render: bool = True) -> Any:
+        del render
+        self.before_open()
+        assert all(env.closed for env in self.opened), "one environment at a time"
+        env = self.make_env(max_steps=self.max_steps)
+        env.instruction = self.task_sentences[task][0]
+        self.opened.append(env)
+        return env
+
+    def sentences(self, task: str) -> tuple[str, ...]:
+        return self.task_sentences[task]
+
+    def expert(self, task: str) -> Any:
+        return None if task == "far" else PointEnv.expert_action
+
+    def same_scene_task(self, task: str) -> str | None:
+        return {"near": "far", "far": "near"}.get(task)
+
+
+@pytest.fixture
+def make_suite() -> Callable[..., Any]:
+    """Make a :class:`PointSuite`."""
+    return PointSuite
+
+
 TASKS = ("faucet-open", "faucet-close", "hammer", "peg-insert-side", "handle-press")
 
 
@@ -231,7 +281,7 @@ TASKS = ("faucet-open", "faucet-close", "hammer", "peg-insert-side", "handle-pre
 def table() -> TableEncoder:
     """A text encoder of 8 entries for the sentences of five Meta-World tasks and of :class:`MemorySource`."""
     rng = np.random.default_rng(0)
-    sentences = [*SENTENCES, *(sentence for task in TASKS for sentence in EnvSettings().sentences(task))]
+    sentences = [*SENTENCES, *(sentence for task in TASKS for sentence in MetaWorldSuite().sentences(task))]
     return TableEncoder({sentence: rng.normal(size=8) for sentence in sentences}, "table")
 
 
@@ -243,13 +293,13 @@ def table_file(table: TableEncoder, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="session")
-def small_world() -> EnvSettings:
+def small_world() -> MetaWorldSuite:
     """Meta-World seen by 16 pixels and driven at 4 Hz: a trial of 25 steps at most."""
-    return EnvSettings(metaworld=MetaWorldConfig(image_size=16, control_rate=4.0))
+    return MetaWorldSuite(config=MetaWorldConfig(image_size=16, control_rate=4.0))
 
 
 @pytest.fixture
-def make_checkpoint(table: TableEncoder, small_world: EnvSettings) -> Callable[..., Path]:
+def make_checkpoint(table: TableEncoder, small_world: MetaWorldSuite) -> Callable[..., Path]:
     """Save an untrained policy for the faucets of Meta-World that was told the bounds -bound..bound."""
 
     def make(
@@ -262,7 +312,7 @@ def make_checkpoint(table: TableEncoder, small_world: EnvSettings) -> Callable[.
         model = RT1(dataclasses.replace(preset("debug").model, **sizes))
         provenance = {
             "tasks": ["faucet-open-v3", "faucet-close-v3"],
-            "env": json_config.to_json(small_world),
+            "env": suite_to_json(small_world),
             "update": 7,
         }
         info = CheckpointInfo(

@@ -134,8 +134,8 @@ def test_the_preset_of_a_training_gives_the_defaults_of_its_options(capsys: pyte
         (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat'; did you mean '--opt"),
         (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'"),
         (["demo", "--preset", "deebug"], "unknown preset 'deebug'; did you mean 'debug'"),
-        (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown Meta-World task 'faucet-opne'; did you mean 'f"),
-        (["demo", "--out", "o", "--tasks", "raech"], "unknown Meta-World task 'raech'; did you mean 'reach'"),
+        (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown metaworld task 'faucet-opne'; did you mean 'f"),
+        (["demo", "--out", "o", "--tasks", "raech"], "unknown metaworld task 'raech'; did you mean 'reach'"),
         (
             ["record", "--out", "o", "--tasks", "reach", "--text-encoder", "minillm"],
             "unknown text encoder 'minillm'; did you mean 'minilm'",

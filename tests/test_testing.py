@@ -14,7 +14,7 @@ import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.sources.images import encode_jpeg
+from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.envs.base import Observation, StepResult
 from rt1.testing import check_env, check_source
 
@@ -130,7 +130,7 @@ def _remembers(env: Any) -> None:
         (_set(max_steps=0), "max_steps is 0; it must be a whole number of at least 1"),
         (_set(max_steps=12.0), "max_steps is 12.0"),
         (_starts_by_itself, r"step\(\) before the first reset\(\) went through; it must raise a RuntimeError"),
-        (_reset(lambda reset, seed: reset(seed).image), r"reset\(\) returned ndarray; it must return an rt1.envs"),
+        (_reset(lambda reset, seed: reset(seed).image), r"reset\(\) returned ndarray; it must return an rt1.envs.base"),
         (
             _image(lambda image: image.astype(np.float32)),
             r"image of step 1 is float32 \(16, 16, 3\); it must be a uint8",
@@ -285,6 +285,65 @@ def test_a_source_that_breaks_a_promise_is_refused_with_what_was_found(
     make_source: Callable[..., Any], change: Change, message: str
 ) -> None:
     source = make_source(3, 4)
+    change(source)
+    with pytest.raises(ValueError, match=message) as refusal:
+        check_source(source)
+    assert "\n" not in str(refusal.value)
+
+
+class _Pixels:
+    """A source with the optional members, around one with the required ones."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.details = {"control_rate": 5.0, "tasks": ["open"]}
+        self.text_encoder: Any = {"name": "table", "sha256": "", "width": 8}
+        self.bgr, self.skipped, self.cache_folder = False, (), Path()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def images(self, episode: int, start: int, stop: int) -> list[Any]:
+        return [decode_image(data) for data in self._source.images[episode][start:stop]]
+
+
+def test_a_source_with_the_optional_members_passes(make_source: Callable[..., Any]) -> None:
+    source = _Pixels(make_source(3, 4))
+    check_source(source)
+    source.text_encoder, source.cache_folder = None, None  # type: ignore[assignment]
+    check_source(source)
+
+
+def _swaps(source: Any) -> None:
+    """Say that the encoded images have blue first, as the decoded ones have it, too."""
+    source.bgr = True
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set(bgr=None), "bgr is None"),
+        (_set(details=[]), r"details is \[\].*JSON"),
+        (_set(details={"seed": np.ones(1)}), "details is .*JSON"),
+        (_set(details={"control_rate": 0}), "control_rate .* is 0"),
+        (_set(details={"env": "here"}), "env .* is 'here'"),
+        (_set(text_encoder={"name": "table"}), "text_encoder is .*width"),
+        (_set(text_encoder={"name": "table", "sha256": "", "width": 4}), "width 4, .* 8"),
+        (_set(skipped="one"), "skipped is 'one'"),
+        (_set(cache_folder="here"), "cache_folder is 'here'.*Path"),
+        (_set(images=lambda *_: []), "0 images for 3 steps"),
+        (_set(images=lambda *_: [np.zeros((48, 48))] * 3), "float64"),
+        (_set(images=lambda *_: [np.zeros((48, 48, 3), np.uint8)] * 3), "episode 0, step 0 differs"),
+        (_swaps, "differs from encoded_images"),
+    ],
+)
+def test_an_optional_member_that_breaks_a_promise_is_refused(
+    make_source: Callable[..., Any], change: Change, message: str
+) -> None:
+    plain = make_source(3, 4)
+    for images in plain.images:
+        images[:] = [encode_jpeg(np.full((48, 48, 3), (200, 90, 20), np.uint8))] * len(images)
+    source = _Pixels(plain)
     change(source)
     with pytest.raises(ValueError, match=message) as refusal:
         check_source(source)

@@ -51,7 +51,7 @@ EXTRAS = {
 COMMANDS = {
     "demo": (
         "rt1.commands.demo:DemoCommand",
-        "Record, train, evaluate and report on Meta-World in one go; run again to reuse what is done.",
+        "Record, train, evaluate and report in a simulator in one go; run again to reuse what is done.",
     ),
     "record": (
         "rt1.commands.record:RecordCommand",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, OptionalMembers, optional_members
+from rt1.data.sources.decoding import decoded_images
 from rt1.data.sources.images import decode_image
 from rt1.envs.base import Env, Image, Observation, StepResult
 
 _ENV_VALUES, _ENV_METHODS = ("action_spec", "instruction", "control_rate", "max_steps"), ("reset", "step", "close")
+_COLOR_TOLERANCE = 8.0
+"""Largest difference of an image's mean colors that a JPEG is allowed, of 255."""
 _SOURCE_VALUES = ("name", "action_spec", "lengths")
 _SOURCE_METHODS = ("instruction", "text_embedding", "task", "encoded_images", "actions")
 
@@ -49,7 +54,7 @@ def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
 
     Checked are the members and their types, the lengths, and of some episodes the sentence, the text embedding, the
     actions, that every image decodes to one size, and that reading single steps in any order and from several threads
-    gives what reading whole episodes gives.
+    gives what reading whole episodes gives. Of :class:`rt1.data.sources.base.OptionalMembers` those that are there.
 
     Args:
         source: the source.
@@ -59,6 +64,7 @@ def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
         ValueError: something is not as promised; one line with what was found and what is asked for.
     """
     _check_source_members(source)
+    _check_optional_members(optional_members(source))
     total = len(source.lengths)
     chosen = np.unique(np.linspace(0, total - 1, min(episodes, total)).round().astype(int)).tolist()
     widths, shapes = set(), set()
@@ -66,6 +72,7 @@ def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
         widths.add(_checked_text(source, episode))
         _check_actions(source, episode)
         shapes |= _checked_images(source, episode)
+        _check_decoded_images(source, episode)
         _check_random_access(source, episode)
     if len(widths) > 1:
         _refuse(f"the text embeddings have widths {sorted(map(str, widths))}; all must have one width, or none at all")
@@ -108,7 +115,7 @@ def _check_env_members(env: Env) -> None:
     instruction, rate, steps = _plain(env.instruction), _plain(env.control_rate), _plain(env.max_steps)
     if not isinstance(instruction, str) or not instruction.strip():
         _refuse(f"instruction is {instruction!r}; it must be a sentence")
-    if not isinstance(rate, int | float) or not 0.0 < rate < np.inf:
+    if not _is_rate(rate):
         _refuse(f"control_rate is {rate!r}; it must be a number of steps per second above 0")
     if not isinstance(steps, int) or steps < 1:
         _refuse(f"max_steps is {steps!r}; it must be a whole number of at least 1")
@@ -221,6 +228,39 @@ def _check_source_members(source: EpisodeSource) -> None:
         _refuse(f"episode {episode} has {lengths[episode]} steps; every episode needs at least 1")
 
 
+def _check_optional_members(members: OptionalMembers) -> None:
+    details, encoder, folder = _plain(members.details), members.text_encoder, _plain(members.cache_folder)
+    if not isinstance(_plain(members.bgr), bool | np.bool_):
+        _refuse(f"bgr is {members.bgr!r}; it must be True or False")
+    if not isinstance(details, Mapping) or not _is_json(details):
+        _refuse(f"details is {details!r}; it must be a dict of plain JSON")
+    rate = details.get("control_rate")
+    if rate is not None and not _is_rate(rate):
+        _refuse(f"control_rate in details is {rate!r}; it must be a number of steps per second above 0")
+    if not isinstance(details.get("env", {}), Mapping):
+        _refuse(f"env in details is {details['env']!r}; it must be what rt1.envs.registry.suite_to_json returns")
+    types = {"name": str, "sha256": str, "width": int}
+    if encoder is not None and not all(isinstance(encoder.get(key), kind) for key, kind in types.items()):
+        _refuse(f"text_encoder is {encoder!r}; it must be None or have name, sha256 and width")
+    skipped = _plain(members.skipped)
+    if not isinstance(skipped, list | tuple) or not all(isinstance(text, str) for text in skipped):
+        _refuse(f"skipped is {skipped!r}; it must be a list or tuple of messages")
+    if folder is not None and not isinstance(folder, Path):
+        _refuse(f"cache_folder is {folder!r}; it must be a pathlib.Path or None")
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_rate(rate: object) -> bool:
+    return isinstance(rate, int | float) and 0.0 < rate < np.inf
+
+
 def _checked_text(source: EpisodeSource, episode: int) -> int | None:
     """Return the width of the episode's text embedding, None where there is none."""
     instruction, task = _plain(source.instruction(episode)), _plain(source.task(episode))
@@ -233,6 +273,9 @@ def _checked_text(source: EpisodeSource, episode: int) -> int | None:
         return None
     if not _is_floats(embedding, 1):
         _refuse(f"the text embedding of episode {episode} is {_words(embedding)}; it must be finite float32 (E,)")
+    encoder = optional_members(source).text_encoder
+    if encoder is not None and encoder["width"] != len(embedding):
+        _refuse(f"text_encoder has width {encoder['width']}, the text embedding {len(embedding)}; they must be equal")
     return len(embedding)
 
 
@@ -275,6 +318,18 @@ def _checked_images(source: EpisodeSource, episode: int) -> set[tuple[int, ...]]
         except ValueError as error:
             raise ValueError(f"the image of episode {episode}, step {step}: {error}") from error
     return shapes
+
+
+def _check_decoded_images(source: EpisodeSource, episode: int) -> None:
+    """Compare the optional method ``images`` with the encoded images, of which a JPEG may lose some detail."""
+    steps, members = int(source.lengths[episode]), optional_members(source)
+    if not callable(members.images):
+        return
+    encoded = source.encoded_images(episode, 0, steps)
+    for step, (data, image) in enumerate(zip(encoded, decoded_images(source, episode, 0, steps), strict=True)):
+        expected = _decoded(data)[..., ::-1] if members.bgr else _decoded(data)
+        if image.shape != expected.shape or np.abs(image.mean((0, 1)) - expected.mean((0, 1))).max() > _COLOR_TOLERANCE:
+            _refuse(f"images() of episode {episode}, step {step} differs from encoded_images; both must be one image")
 
 
 def _decoded(data: object) -> NDArray[np.uint8]:

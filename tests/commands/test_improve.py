@@ -12,7 +12,7 @@ import pytest
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import Embodiment, SharedInfo, load_info, save_checkpoint
 from rt1.cli import main
-from rt1.envs.registry import EnvSettings
+from rt1.envs.metaworld import MetaWorldSuite
 from rt1.model.rt1 import RT1
 from rt1.simulate.record import RecordSettings, record
 from rt1.text.encoder import TableEncoder
@@ -36,7 +36,7 @@ def shared(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_one_embodiment_of_several_is_improved_and_what_is_done_is_said(
     gl: str,
-    small_world: EnvSettings,
+    small_world: MetaWorldSuite,
     table: TableEncoder,
     table_file: Path,
     shared: Path,
@@ -47,7 +47,7 @@ def test_one_embodiment_of_several_is_improved_and_what_is_done_is_said(
     pytest.importorskip("matplotlib", reason="figures need matplotlib")
     record(
         tmp_path / "data",
-        env=small_world,
+        suite=small_world,
         settings=RecordSettings(tasks=("handle-press",), episodes=1, workers=1),
         encoder=table,
     )

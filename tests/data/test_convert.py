@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.data.convert import ConvertReport, ConvertSettings, Format, convert_data, convert_source
 from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.lerobot.video import Codec
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import JoinedSource, MappedSource
+from rt1.data.sources.decoding import decoded_images
+from rt1.data.sources.images import encode_jpeg, encode_png, is_rgb
 from rt1.errors import DataError
 
 pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
@@ -92,6 +99,61 @@ def test_real_bridge_episodes_keep_their_bytes_and_embeddings(shared: Path, tmp_
     converted = LeRobotSource(tmp_path / "out")
     _assert_same(source, converted)
     assert converted.text_encoder == {"name": "unknown", "sha256": "unknown", "width": 512}
+
+
+_RED, _GREEN, _BLUE = (220, 30, 30), (30, 200, 40), (30, 60, 220)
+
+
+def _flat(color: tuple[int, ...]) -> NDArray[np.uint8]:
+    return np.tile(np.array(color, np.uint8), (48, 48, 1))
+
+
+def _open(folder: Path, to: Format) -> EpisodeSource:
+    return RLDSSource(folder) if to == "rlds" else LeRobotSource(folder)
+
+
+def _converted_colors(source: EpisodeSource, folder: Path, to: Format, video: Codec | None) -> list[list[int]]:
+    """Return the color of the first image of each episode after a conversion."""
+    settings = ConvertSettings() if to == "rlds" else ConvertSettings(fps=3, video=video)
+    convert_source(source, folder, to=to, settings=settings)
+    images = (decoded_images(_open(folder, to), episode, 0, 1)[0] for episode in range(len(source.lengths)))
+    return [image[24, 24].astype(int).tolist() for image in images]
+
+
+TARGETS: list[tuple[Format, Codec | None]] = [("rlds", None), ("lerobot", None), ("lerobot", "h264")]
+
+
+@pytest.mark.parametrize("encode", [encode_png, encode_jpeg])
+@pytest.mark.parametrize(("to", "video"), TARGETS)
+def test_colors_stay_where_images_are_stored_with_blue_first(
+    tmp_path: Path, make_source: Callable[..., Any], to: Format, video: Codec | None, encode: Callable[..., bytes]
+) -> None:
+    source, plain = make_source(2, 2, 2), make_source(2, 2, 2)
+    for episode, color in enumerate((_RED, _GREEN, _BLUE)):
+        source.images[episode][:] = [encode(_flat(color[::-1]))] * 2
+        plain.images[episode][:] = [encode(_flat(color))] * 2
+    source.bgr = True
+    colors = _converted_colors(source, tmp_path / "alone", to, video)
+    np.testing.assert_allclose(colors, [_RED, _GREEN, _BLUE], atol=9)
+    joined = JoinedSource([plain, MappedSource(source, source.action_spec, lambda actions: actions)])
+    colors = _converted_colors(joined, tmp_path / "joined", to, video)
+    np.testing.assert_allclose(colors, [_RED, _GREEN, _BLUE] * 2, atol=9)
+    if video is None:
+        assert _open(tmp_path / "joined", to).encoded_images(0, 0, 2) == plain.images[0]  # bytes that need no change
+
+
+@pytest.mark.parametrize("pixels", [_flat((90,)), _flat((10, 20, 30, 128)), _flat((1, 2, 3)).astype(np.uint16) * 256])
+@pytest.mark.parametrize(("to", "video"), TARGETS)
+def test_gray_transparent_and_deep_images_become_the_rgb_that_is_read(
+    tmp_path: Path, make_source: Callable[..., Any], to: Format, video: Codec | None, pixels: NDArray[Any]
+) -> None:
+    source = make_source(1)
+    source.images[0][0] = cv2.imencode(".png", pixels)[1].tobytes()
+    read = decoded_images(source, 0, 0, 1)[0]
+    (color,) = _converted_colors(source, tmp_path / "out", to, video)
+    np.testing.assert_allclose(color, read[24, 24], atol=0 if video is None else 4)
+    if video is None:
+        assert is_rgb(_open(tmp_path / "out", to).encoded_images(0, 0, 1)[0])
 
 
 def test_the_rate_must_be_known_and_whole(

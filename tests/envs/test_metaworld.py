@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from rt1.envs import metaworld
 from rt1.envs.base import Image
-from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, check_task, choose_gl
+from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, MetaWorldSuite, check_task, choose_gl
 from rt1.envs.metaworld_tasks import INSTRUCTIONS
 from rt1.errors import RenderingError
 from rt1.simulate.controllers import Expert, Replay
@@ -244,3 +245,19 @@ def test_a_missing_metaworld_is_one_line_with_the_command(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "metaworld", None)
     with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed; run: pip install 'rt1\[metaworld\]'"):
         MetaWorldEnv(task="reach", render=False)
+
+
+def test_tasks_that_share_a_scene_name_each_other() -> None:
+    suite = MetaWorldSuite()
+    assert suite.same_scene_task("faucet-open") == "faucet-close-v3"
+    assert suite.same_scene_task("faucet-close-v3") == "faucet-open-v3"
+    assert suite.same_scene_task("reach") is None
+
+
+def test_a_suite_opens_a_task_with_its_settings() -> None:
+    suite = MetaWorldSuite(config=MetaWorldConfig(image_size=24, control_rate=30.0))
+    with closing(suite.open("reach", render=False)) as env:
+        assert env.control_rate == suite.control_rate == 80 / 3  # a whole number of the simulator's steps
+        assert (env.task, env.max_steps) == ("reach-v3", 166)
+        np.testing.assert_array_equal(env.reset(0).image, np.zeros((*suite.image_size, 3), np.uint8))
+        np.testing.assert_array_equal(suite.expert("reach")(env), env.expert_action())

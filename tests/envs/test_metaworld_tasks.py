@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rt1.commands.demo_pipeline import TASKS
 from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
+from rt1.envs.registry import DEMO_TASKS
 
 
 def test_every_task_of_metaworld_has_an_instruction_and_there_are_no_others() -> None:
@@ -21,11 +21,11 @@ def test_no_sentence_stands_for_two_tasks_or_twice_for_one() -> None:
 
 
 def test_each_task_of_the_demo_has_two_paraphrases() -> None:
-    assert all(len(INSTRUCTIONS[task]) >= 3 for task in TASKS)
+    assert all(len(INSTRUCTIONS[task]) >= 3 for task in DEMO_TASKS)
 
 
 def test_the_demo_has_a_pair_that_only_the_instruction_tells_apart() -> None:
-    assert any(SHARED_SCENES.get(task) in TASKS for task in TASKS)
+    assert any(SHARED_SCENES.get(task) in DEMO_TASKS for task in DEMO_TASKS)
 
 
 def test_sharing_a_scene_is_mutual() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import recorded_sentences
+from rt1.envs.metaworld import MetaWorldSuite
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.policy.autotune import ActingSettings
 from rt1.text.encoder import TableEncoder
@@ -28,10 +29,10 @@ def checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_everything_is_tried_on_every_task(
-    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+    gl: str, checkpoint: Path, small_world: MetaWorldSuite, table: TableEncoder
 ) -> None:
     assert gl
-    result = evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS, encoder=table)
+    result = evaluate_closed_loop(checkpoint, suite=small_world, settings=FAUCETS, encoder=table)
     opened, closed = result.tasks
     assert (opened.task, closed.task) == ("faucet-open-v3", "faucet-close-v3")
     assert opened.instruction == small_world.sentences("faucet-open")[0]
@@ -46,17 +47,17 @@ def test_everything_is_tried_on_every_task(
     ]
     assert [r.paraphrase for r in result.paraphrases] == [small_world.sentences(t.task)[-1] for t in result.tasks]
     for paraphrase in result.paraphrases:
-        assert paraphrase.paraphrase not in small_world.recorded_sentences(paraphrase.task)
+        assert paraphrase.paraphrase not in recorded_sentences(small_world, paraphrase.task)
 
 
 def test_more_trials_than_one_plan_holds_are_counted_once_each_and_what_is_not_asked_for_is_not_run(
-    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+    gl: str, checkpoint: Path, small_world: MetaWorldSuite, table: TableEncoder
 ) -> None:
     assert gl
     settings = TrialSettings(
         tasks=("faucet-open",), trials=6, baselines=False, swapped=False, paraphrases=False, workers=1
     )
-    result = evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table)
+    result = evaluate_closed_loop(checkpoint, suite=small_world, settings=settings, encoder=table)
     (task,) = result.tasks
     assert task.trials == 6
     assert (task.expert, task.blind, task.random) == (None, None, None)
@@ -64,39 +65,41 @@ def test_more_trials_than_one_plan_holds_are_counted_once_each_and_what_is_not_a
 
 
 def test_a_task_whose_twin_is_not_tried_has_no_swapped_trials(
-    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+    gl: str, checkpoint: Path, small_world: MetaWorldSuite, table: TableEncoder
 ) -> None:
     assert gl
     settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, paraphrases=False, workers=1)
-    assert evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table).swapped == ()
+    assert evaluate_closed_loop(checkpoint, suite=small_world, settings=settings, encoder=table).swapped == ()
 
 
 def test_an_unknown_task_is_refused_with_the_one_that_was_meant(
-    checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+    checkpoint: Path, small_world: MetaWorldSuite, table: TableEncoder
 ) -> None:
     with pytest.raises(ValueError, match="did you mean 'faucet-open'"):
-        evaluate_closed_loop(checkpoint, env=small_world, settings=TrialSettings(tasks=("faucet-opne",)), encoder=table)
+        evaluate_closed_loop(
+            checkpoint, suite=small_world, settings=TrialSettings(tasks=("faucet-opne",)), encoder=table
+        )
 
 
-def test_another_text_encoder_than_the_checkpoints_is_refused(checkpoint: Path, small_world: EnvSettings) -> None:
+def test_another_text_encoder_than_the_checkpoints_is_refused(checkpoint: Path, small_world: MetaWorldSuite) -> None:
     other = TableEncoder({"open": np.ones(8)}, "other")
     with pytest.raises(ValueError, match=r"the text encoder is 'other' .* but 'table' .* is needed"):
-        evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS, encoder=other)
+        evaluate_closed_loop(checkpoint, suite=small_world, settings=FAUCETS, encoder=other)
 
 
-def test_a_checkpoint_that_names_no_encoder_asks_for_one(checkpoint: Path, small_world: EnvSettings) -> None:
+def test_a_checkpoint_that_names_no_encoder_asks_for_one(checkpoint: Path, small_world: MetaWorldSuite) -> None:
     info = json.loads((checkpoint / "checkpoint.json").read_text())
     (checkpoint / "checkpoint.json").write_text(json.dumps({**info, "text_encoder": None}))
     with pytest.raises(ValueError, match="names no text encoder; give the one its embeddings come from"):
-        evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS)
+        evaluate_closed_loop(checkpoint, suite=small_world, settings=FAUCETS)
 
 
 def test_a_policy_of_another_robot_is_refused_with_both_sets_of_dimensions(
-    make_checkpoint: Callable[..., Path], small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+    make_checkpoint: Callable[..., Path], small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     folder = make_checkpoint(tmp_path / "other", names=("left", "right"))
     with pytest.raises(ValueError, match="acts in left, right, the environment takes hand_x, hand_y, hand_z, gripper"):
-        evaluate_closed_loop(folder, env=small_world, settings=FAUCETS, encoder=table)
+        evaluate_closed_loop(folder, suite=small_world, settings=FAUCETS, encoder=table)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +118,10 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str)
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
 def test_the_policy_acts_in_the_setting_asked_for(
-    gl: str, checkpoint: Path, small_world: EnvSettings, table: TableEncoder
+    gl: str, checkpoint: Path, small_world: MetaWorldSuite, table: TableEncoder
 ) -> None:
     assert gl
     acting = ActingSettings(setting="cuda-fp32")
     settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, acting=acting, workers=1)
     with pytest.raises(ValueError, match="the setting 'cuda-fp32' cannot run here: no CUDA device is there"):
-        evaluate_closed_loop(checkpoint, env=small_world, settings=settings, encoder=table)
+        evaluate_closed_loop(checkpoint, suite=small_world, settings=settings, encoder=table)

@@ -20,7 +20,7 @@ from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.statistics import SourceStatistics, source_statistics
-from rt1.envs.registry import EnvSettings
+from rt1.envs.metaworld import MetaWorldSuite
 from rt1.evaluate.metrics import METRICS_FILE, read_metrics
 from rt1.model.rt1 import RT1
 from rt1.play.messages import parse_command
@@ -176,7 +176,7 @@ def test_an_improvement_resumes_with_its_rounds_or_one_line(
 ) -> None:
     def begin() -> tuple[Round, ...]:
         encoder = TableEncoder({"a": np.ones(2)}, "a")
-        loop = _Loop(make_source(3), preset("debug"), tmp_path, ImproveSettings(), EnvSettings(), encoder)
+        loop = _Loop(make_source(3), preset("debug"), tmp_path, ImproveSettings(), MetaWorldSuite(), encoder)
         loop.begin(None)
         return loop.result().rounds
 

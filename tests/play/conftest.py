@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.common.suggest import unknown_name
 from rt1.model.rt1 import RT1
 from rt1.play.playground import Playground
 from rt1.play.server import PlayServer
@@ -28,41 +27,13 @@ SENTENCES = {
 }
 
 
-@dataclass(kw_only=True)
-class PointWorld:
-    """Tasks that all open a dot to be moved; ``mute`` has an instruction that no text table knows."""
-
-    make_env: Callable[..., Any]
-    opened: list[Any] = field(default_factory=list)
-    """Every environment opened so far."""
-    max_steps: int = 12
-    before_open: Callable[[], None] = lambda: None
-    """Called before an environment opens."""
-
-    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        for task in tasks:
-            if task not in SENTENCES:
-                raise ValueError(unknown_name("task", task, SENTENCES))
-        return tuple(tasks)
-
-    def open(self, task: str) -> Any:
-        del task
-        self.before_open()
-        assert all(env.closed for env in self.opened), "one environment at a time"
-        self.opened.append(self.make_env(max_steps=self.max_steps))
-        return self.opened[-1]
-
-    def sentences(self, task: str) -> tuple[str, ...]:
-        return SENTENCES[task]
+@pytest.fixture
+def world(make_suite: Callable[..., Any]) -> Any:
+    return make_suite(task_sentences=SENTENCES)
 
 
 @pytest.fixture
-def world(make_env: Callable[..., Any]) -> PointWorld:
-    return PointWorld(make_env=make_env)
-
-
-@pytest.fixture
-def playground(world: PointWorld, make_network: Callable[..., RT1], table: TableEncoder) -> Playground:
+def playground(world: Any, make_network: Callable[..., RT1], table: TableEncoder) -> Playground:
     """Four tasks with an untrained policy that looks at three images."""
     spec = ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3),), bins=16)
     policy = Policy(make_network(window=3), spec, encode_text=lambda text: table.encode([text])[0])

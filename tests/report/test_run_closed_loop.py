@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rt1.envs.registry import EnvSettings
+from rt1.envs.metaworld import MetaWorldSuite
 from rt1.errors import CheckpointError, DataError, SaveError
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.metrics import METRICS_FILE
@@ -34,12 +34,12 @@ def run(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 def test_an_evaluation_leaves_its_figures_and_one_page_and_both_show_the_clipped_actions(
-    gl: str, run: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+    gl: str, run: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     assert gl
     context = ReportContext(title="A <title>", command="rt1 evaluate", seconds={"train": 5.0}, settings={"a": "b"})
     report = evaluate_checkpoint(
-        run, tmp_path / "out", env=small_world, settings=ONE_TRIAL, encoder=table, context=context
+        run, tmp_path / "out", suite=small_world, settings=ONE_TRIAL, encoder=table, context=context
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["tasks"][0]["task"] == "faucet-open-v3"
@@ -59,7 +59,12 @@ def test_an_evaluation_leaves_its_figures_and_one_page_and_both_show_the_clipped
 
 
 def test_held_out_episodes_are_plotted_and_damaged_ones_are_noticed_before_the_trials(
-    gl: str, run: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, make_source: Callable[..., Any]
+    gl: str,
+    run: Path,
+    small_world: MetaWorldSuite,
+    table: TableEncoder,
+    tmp_path: Path,
+    make_source: Callable[..., Any],
 ) -> None:
     assert gl
     source = make_source(3, 3, 3, 3)
@@ -69,7 +74,7 @@ def test_held_out_episodes_are_plotted_and_damaged_ones_are_noticed_before_the_t
     file.write_text(json.dumps(info))
     source.moves = [moves[:, [0, 1, 2, 2]] for moves in source.moves]
     source.action_spec = small_world.open("faucet-open", render=False).action_spec
-    report = evaluate_checkpoint(run, tmp_path, env=small_world, settings=ONE_TRIAL, encoder=table, source=source)
+    report = evaluate_checkpoint(run, tmp_path, suite=small_world, settings=ONE_TRIAL, encoder=table, source=source)
     # Of the held-out episodes 1, 2, 3 the first of each task.
     assert [plot.title.partition(":")[0] for plot in report.episodes] == [
         "task-1, held-out episode 1",
@@ -78,23 +83,23 @@ def test_held_out_episodes_are_plotted_and_damaged_ones_are_noticed_before_the_t
     before = (tmp_path / "report.html").read_bytes()
     source.images[2][1] = b"\xff\xd8\xff torn"
     with pytest.raises(DataError, match="memory, episode 2, step 1: an image"):
-        evaluate_checkpoint(run, tmp_path, env=small_world, settings=ONE_TRIAL, encoder=table, source=source)
+        evaluate_checkpoint(run, tmp_path, suite=small_world, settings=ONE_TRIAL, encoder=table, source=source)
     assert (tmp_path / "report.html").read_bytes() == before
 
 
 def test_a_checkpoint_without_its_weights_is_named_before_any_worker_starts(
-    run: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+    run: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     (run / "last" / "model.safetensors").unlink()
     settings = TrialSettings(tasks=("faucet-open",), trials=10, workers=2)
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
-        evaluate_checkpoint(run, tmp_path / "out", env=small_world, settings=settings, encoder=table)
+        evaluate_checkpoint(run, tmp_path / "out", suite=small_world, settings=settings, encoder=table)
 
 
 def test_a_full_disk_leaves_the_report_that_was_there(
     gl: str,
     run: Path,
-    small_world: EnvSettings,
+    small_world: MetaWorldSuite,
     table: TableEncoder,
     tmp_path: Path,
     full_disk: Callable[[int], None],
@@ -104,7 +109,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(
     context = ReportContext(title="a page that needs room " * 10_000)
     full_disk(100_000)
     with pytest.raises(SaveError, match=r"could not save .*report\.html: .*; what was there before is untouched; free"):
-        evaluate_checkpoint(run, tmp_path, env=small_world, settings=ONE_TRIAL, encoder=table, context=context)
+        evaluate_checkpoint(run, tmp_path, suite=small_world, settings=ONE_TRIAL, encoder=table, context=context)
     full_disk(-1)
     assert (tmp_path / "report.html").read_text() == "an older page"
     assert not list(tmp_path.glob(".report*"))

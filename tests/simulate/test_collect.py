@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from rt1.data.rlds.reader import RLDSSource
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import recorded_sentences
+from rt1.envs.metaworld import MetaWorldSuite
 from rt1.simulate import collect as collector
 from rt1.simulate.collect import CollectSettings, collect
 from rt1.simulate.seeds import collection_seed, trial_seed
@@ -22,12 +23,12 @@ DOWN = (0.0, 0.0, -1.0, 0.0)
 SETTINGS = CollectSettings(tasks=(HANDLE, FAUCET), attempts=5, tries=1, noise=0.2, workers=1)
 
 
-def _collect(folder: Path, checkpoint: Path, env: EnvSettings, encoder: TableEncoder) -> collector.Collection:
-    return collect(folder, checkpoint, env=env, settings=SETTINGS, encoder=encoder, seed=(3, 1))
+def _collect(folder: Path, checkpoint: Path, suite: MetaWorldSuite, encoder: TableEncoder) -> collector.Collection:
+    return collect(folder, checkpoint, suite=suite, settings=SETTINGS, encoder=encoder, seed=(3, 1))
 
 
 def test_successes_are_kept_with_what_was_executed_and_where_they_come_from(
-    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = _collect(tmp_path / "own", steady, small_world, table)
     assert found.attempts == {HANDLE: 5, FAUCET: 5}
@@ -40,7 +41,7 @@ def test_successes_are_kept_with_what_was_executed_and_where_they_come_from(
     assert (executed[:, 3] == executed[0, 3]).all()  # the gripper has none
     assert executed[:, 2].mean() < -0.5
     assert source.task(0) == HANDLE
-    assert source.instruction(0) in small_world.recorded_sentences(HANDLE)
+    assert source.instruction(0) in recorded_sentences(small_world, HANDLE)
     details = source.details
     assert details["made_by"]["policy"] == str(steady)
     assert (details["attempts"], details["successes"]) == (dict(found.attempts), dict(found.successes))
@@ -54,13 +55,13 @@ def test_successes_are_kept_with_what_was_executed_and_where_they_come_from(
 
 
 def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
-    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handle = replace(SETTINGS, tasks=(HANDLE,), attempts=4)
     monkeypatch.setattr(collector, "_PER_JOB", 2)
 
     def own(name: str) -> collector.Collection:
-        return collect(tmp_path / name, steady, env=small_world, settings=handle, encoder=table)
+        return collect(tmp_path / name, steady, suite=small_world, settings=handle, encoder=table)
 
     whole = own("whole")
     run = collector._run
@@ -83,11 +84,11 @@ def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
 
 
 def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_given(
-    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+    steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     def own(name: str, **changed: object) -> tuple[int, RLDSSource]:
         settings = replace(SETTINGS, tasks=(HANDLE,), attempts=6, noise=1.0, **changed)  # type: ignore[arg-type]
-        found = collect(tmp_path / name, steady, env=small_world, settings=settings, encoder=table)
+        found = collect(tmp_path / name, steady, suite=small_world, settings=settings, encoder=table)
         return found.episodes, RLDSSource(tmp_path / name)
 
     once, first = own("once")
@@ -101,12 +102,12 @@ def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_giv
 
 
 def test_a_policy_that_never_succeeds_collects_nothing_and_says_so(
-    steady: Path, small_world: EnvSettings, table: TableEncoder, tmp_path: Path
+    steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     only = replace(SETTINGS, tasks=(FAUCET,), attempts=2)
-    found = collect(tmp_path / "own", steady, env=small_world, settings=only, encoder=table)
+    found = collect(tmp_path / "own", steady, suite=small_world, settings=only, encoder=table)
     assert (found.episodes, found.attempts) == (0, {FAUCET: 2})
-    again = collect(tmp_path / "own", steady, env=small_world, settings=only, encoder=table)
+    again = collect(tmp_path / "own", steady, suite=small_world, settings=only, encoder=table)
     assert again == found
 
 

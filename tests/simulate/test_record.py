@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rt1.common.json_config import to_json
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.rlds.tfrecord import int_values, map_file, scan_example, scan_records
 from rt1.data.sources.images import decode_image
-from rt1.envs.metaworld import MetaWorldConfig
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import recorded_sentences
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
 from rt1.errors import DataError
 from rt1.simulate import record as recorder
 from rt1.simulate.record import RecordSettings, record, record_episode
 from rt1.text.encoder import TableEncoder
 
-ENV = EnvSettings(metaworld=MetaWorldConfig(image_size=16))
+ENV = MetaWorldSuite(config=MetaWorldConfig(image_size=16))
 FAUCETS = RecordSettings(
     tasks=("faucet-open", "faucet-close"), episodes=2, seed=5, noise=0.3, workers=1, episodes_per_shard=1
 )
@@ -37,7 +38,7 @@ def recorded(gl: str, table: TableEncoder, tmp_path_factory: pytest.TempPathFact
     """Four episodes of two tasks in four shards, recorded by one process."""
     assert gl
     folder = tmp_path_factory.mktemp("recorded") / "set"
-    report = record(folder, env=ENV, settings=FAUCETS, encoder=table)
+    report = record(folder, suite=ENV, settings=FAUCETS, encoder=table)
     assert (report.folder, report.recorded, list(report.rejected)) == (folder, 4, ["faucet-open-v3", "faucet-close-v3"])
     return folder
 
@@ -54,24 +55,24 @@ def copied(recorded: Path, tmp_path: Path) -> Path:
 def test_the_same_seed_gives_the_same_bytes_whatever_the_number_of_workers(
     recorded: Path, table: TableEncoder, tmp_path: Path
 ) -> None:
-    record(tmp_path / "two", env=ENV, settings=dataclasses.replace(FAUCETS, workers=2), encoder=table)
+    record(tmp_path / "two", suite=ENV, settings=dataclasses.replace(FAUCETS, workers=2), encoder=table)
     assert _files(tmp_path / "two") == _files(recorded)
 
 
 def test_another_seed_gives_other_episodes(recorded: Path, table: TableEncoder, tmp_path: Path) -> None:
     settings = dataclasses.replace(FAUCETS, tasks=("faucet-open",), episodes=1, seed=6)
-    record(tmp_path / "other", env=ENV, settings=settings, encoder=table)
+    record(tmp_path / "other", suite=ENV, settings=settings, encoder=table)
     other, first = RLDSSource(tmp_path / "other").actions(0, 0, 5), RLDSSource(recorded).actions(0, 0, 5)
     assert not np.array_equal(other, first)
 
 
 def test_what_was_recorded_reads_back_as_steps_of_the_tasks(recorded: Path, table: TableEncoder) -> None:
     source = RLDSSource(recorded)
-    sentences = [s for task in FAUCETS.tasks for s in ENV.recorded_sentences(task)]
+    sentences = [s for task in FAUCETS.tasks for s in recorded_sentences(ENV, task)]
     assert [source.task(e) for e in range(4)] == ["faucet-open-v3"] * 2 + ["faucet-close-v3"] * 2
     assert [source.instruction(e) for e in range(4)] == sentences
     assert source.text_encoder == table.identity.to_json()
-    assert source.details["env"]["metaworld"]["image_size"] == 16
+    assert source.details["env"] == {"suite": "metaworld", "settings": to_json(ENV.config)}
     for episode, steps in enumerate(source.lengths):
         (image,) = source.encoded_images(episode, 0, 1)
         assert decode_image(image).shape == (16, 16, 3)
@@ -108,7 +109,7 @@ def test_an_interrupted_recording_is_refused_by_the_reader_and_resumes_to_the_sa
         DataError, match="recording not finished: 3 of 4 shards; run the same record command again to resume"
     ):
         RLDSSource(copied)
-    report = record(copied, env=ENV, settings=FAUCETS, encoder=table)
+    report = record(copied, suite=ENV, settings=FAUCETS, encoder=table)
     assert report.recorded == 1
     assert _files(copied) == _files(recorded)
 
@@ -120,7 +121,7 @@ def test_a_shard_that_is_missing_is_noticed_even_beside_the_metadata(copied: Pat
 
 
 def test_recording_again_records_nothing_and_changes_nothing(recorded: Path, copied: Path, table: TableEncoder) -> None:
-    assert record(copied, env=ENV, settings=FAUCETS, encoder=table).recorded == 0
+    assert record(copied, suite=ENV, settings=FAUCETS, encoder=table).recorded == 0
     assert _files(copied) == _files(recorded)
 
 
@@ -139,20 +140,20 @@ def test_a_folder_begun_with_other_settings_is_refused_and_left_as_it_was(
 ) -> None:
     before = _files(recorded)
     with pytest.raises(DataError, match=f"begun with other settings: .*{message}"):
-        record(recorded, env=ENV, settings=dataclasses.replace(FAUCETS, **change), encoder=table)
+        record(recorded, suite=ENV, settings=dataclasses.replace(FAUCETS, **change), encoder=table)
     assert _files(recorded) == before
 
 
 def test_a_folder_begun_with_other_images_is_refused(recorded: Path, table: TableEncoder) -> None:
-    env = EnvSettings(metaworld=MetaWorldConfig(image_size=24))
+    suite = MetaWorldSuite(config=MetaWorldConfig(image_size=24))
     with pytest.raises(DataError, match=r"image_size was \[16, 16\], now \[24, 24\]"):
-        record(recorded, env=env, settings=FAUCETS, encoder=table)
+        record(recorded, suite=suite, settings=FAUCETS, encoder=table)
 
 
 def test_only_successes_are_kept_and_the_rejected_are_counted(gl: str, table: TableEncoder, tmp_path: Path) -> None:
     assert gl
     settings = RecordSettings(tasks=("hammer",), episodes=1, noise=2.0, workers=1)
-    report = record(tmp_path / "set", env=ENV, settings=settings, encoder=table)
+    report = record(tmp_path / "set", suite=ENV, settings=settings, encoder=table)
     (seed,) = _metadata(tmp_path / "set", "seed")
     attempt = seed // 2
     assert _metadata(tmp_path / "set", "success") == [1]
@@ -165,18 +166,18 @@ def test_an_expert_that_never_succeeds_is_one_line_with_the_cure(
 ) -> None:
     assert gl
     monkeypatch.setattr(recorder, "MOST_ATTEMPTS", 2)
-    env = EnvSettings(metaworld=MetaWorldConfig(image_size=16, control_rate=1.0))
+    suite = MetaWorldSuite(config=MetaWorldConfig(image_size=16, control_rate=1.0))
     settings = RecordSettings(tasks=("peg-insert-side",), episodes=1, noise=2.0, workers=1)
     with pytest.raises(
         ValueError, match=r"the expert of peg-insert-side-v3 failed 2 times .* lower the noise \(2.0\) or raise"
     ):
-        record(tmp_path / "set", env=env, settings=settings, encoder=table)
+        record(tmp_path / "set", suite=suite, settings=settings, encoder=table)
 
 
 def test_an_unknown_task_is_refused_before_anything_is_written(table: TableEncoder, tmp_path: Path) -> None:
     settings = dataclasses.replace(FAUCETS, tasks=("faucet-open", "faucet-clsoe"))
     with pytest.raises(ValueError, match="did you mean 'faucet-close'"):
-        record(tmp_path / "set", env=ENV, settings=settings, encoder=table)
+        record(tmp_path / "set", suite=ENV, settings=settings, encoder=table)
     assert not (tmp_path / "set").exists()
 
 
@@ -191,7 +192,7 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
 
 def test_an_episode_stores_the_experts_action_and_executes_a_noisy_one(make_env: Callable[..., Any]) -> None:
     env = make_env()
-    images, actions, success = record_episode(env, seed=8, noise=1.0, quality=95)
+    images, actions, success = record_episode(env, type(env).expert_action, seed=8, noise=1.0, quality=95)
     executed = np.stack(env.executed)
     assert len(images) == len(actions) == len(executed)
     assert actions.dtype == np.float32
@@ -203,7 +204,7 @@ def test_an_episode_stores_the_experts_action_and_executes_a_noisy_one(make_env:
 
 def test_an_episode_without_noise_executes_what_it_stores(make_env: Callable[..., Any]) -> None:
     env = make_env()
-    images, actions, success = record_episode(env, seed=8, noise=0.0, quality=95)
+    images, actions, success = record_episode(env, type(env).expert_action, seed=8, noise=0.0, quality=95)
     assert success
     np.testing.assert_array_equal(actions, env.executed)
     env.reset(8)

@@ -13,7 +13,7 @@ import pytest
 from rt1.checkpoint import load_info
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.sources.base import EpisodeSource
-from rt1.envs.registry import EnvSettings
+from rt1.envs.metaworld import MetaWorldSuite
 from rt1.errors import DataError
 from rt1.presets import preset
 from rt1.report.self_improvement import results_json, write_report
@@ -29,11 +29,13 @@ WANTED = ImproveSettings(
 
 
 @pytest.fixture(scope="module")
-def recorded(gl: str, small_world: EnvSettings, table: TableEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recorded(
+    gl: str, small_world: MetaWorldSuite, table: TableEncoder, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     assert gl
     folder = tmp_path_factory.mktemp("improve") / "recorded"
     how = RecordSettings(tasks=("handle-press",), episodes=2, workers=1)
-    record(folder, env=small_world, settings=how, encoder=table)
+    record(folder, suite=small_world, settings=how, encoder=table)
     return folder
 
 

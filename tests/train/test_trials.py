@@ -13,9 +13,8 @@ import torch
 
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info
-from rt1.common import json_config
-from rt1.envs.metaworld import MetaWorldConfig
-from rt1.envs.registry import EnvSettings
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
+from rt1.envs.registry import suite_to_json
 from rt1.evaluate.metrics import read_metrics
 from rt1.simulate.seeds import trial_seed
 from rt1.text.encoder import TableEncoder
@@ -61,7 +60,7 @@ def _changed(info: CheckpointInfo, **changes: Any) -> CheckpointInfo:
     ("changes", "wanted", "message"),
     [
         ({"provenance": {"tasks": []}}, {}, r"need an environment, and the data name none; .*--closed-loop\.every 0"),
-        ({}, {"tasks": ("hamer",)}, "unknown Meta-World task 'hamer'; did you mean 'hammer"),
+        ({}, {"tasks": ("hamer",)}, "unknown metaworld task 'hamer'; did you mean 'hammer"),
         ({"text_encoder": None}, {}, "names no text encoder; give the one"),
     ],
 )
@@ -97,8 +96,8 @@ def test_a_run_tries_its_policy_and_keeps_the_one_that_succeeds_most(
     moves = ("hand_x", "hand_y", "hand_z", "gripper")
     spec = ActionSpec(parts=(Continuous(name="all", low=(-1.0,) * 4, high=(1.0,) * 4, labels=moves),), bins=16)
     source.action_spec, source.moves = spec, [np.pad(move, ((0, 0), (0, 1))) for move in source.moves]
-    world = EnvSettings(metaworld=MetaWorldConfig(image_size=48, control_rate=4.0))
-    source.details = {"env": json_config.to_json(world)}
+    world = MetaWorldSuite(config=MetaWorldConfig(image_size=48, control_rate=4.0))
+    source.details = {"env": suite_to_json(world)}
     trials = ClosedLoopSettings(every=3, trials=1, workers=1, tasks=("faucet-open",))
     config = short(updates=3, closed_loop=trials, best_metric="success", held_out=0.0)
     result = train(source, config, tmp_path / "run", encoder=table)

@@ -20,8 +20,8 @@ from rt1.common.json_files import read_object
 from rt1.common.progress import duration
 from rt1.common.system import PeakMemory, commit
 from rt1.data.rlds.reader import RLDSSource
-from rt1.envs.metaworld import MetaWorldConfig
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import check_tasks
+from rt1.envs.registry import DEMO_TASKS, demo_suite
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.report.provenance import ReportContext
@@ -36,9 +36,6 @@ _RUN_AGAIN = "remove it and run the demo again"
 
 STATE_FILE = "demo.json"
 
-TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdown", "door-unlock")
-"""Tasks that need looking: faucet-open and faucet-close share a scene, the others have low blind floors."""
-
 NOISE = 0.8
 """Recording noise; the experts of these tasks recover from it, and the policy learns to."""
 
@@ -49,8 +46,8 @@ class DemoSettings:
 
     out: Path = Path("outputs/demo")
     """Folder of the recording, the run and the report."""
-    tasks: tuple[str, ...] = TASKS
-    """Meta-World tasks, one policy for all."""
+    tasks: tuple[str, ...] = DEMO_TASKS
+    """Tasks of the demo's environment, one policy for all."""
     episodes: int = 100
     """Recorded expert episodes per task."""
     trials: int = 20
@@ -88,8 +85,8 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     """
     check_folder(demo.out, ours=(STATE_FILE,))
     # Everything a user can get wrong shows before the first file is written and not after minutes of work.
-    env = EnvSettings(metaworld=MetaWorldConfig(image_size=_image_size(demo), supersample=2))
-    tasks = env.check_tasks(demo.tasks)
+    suite = demo_suite(_image_size(demo))
+    tasks = check_tasks(suite, demo.tasks)
     recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
     trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
     config = replace(preset(demo.preset), seed=demo.seed)
@@ -100,13 +97,13 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     trained = None if own is None else load_text_encoder(own)
     with working_in(demo.out, ours=(STATE_FILE,)):
         stages = _Stages(demo)
-        stages.run("record", lambda: record(stages.data, env=env, settings=recording, encoder=encoder))
+        stages.run("record", lambda: record(stages.data, suite=suite, settings=recording, encoder=encoder))
         source = RLDSSource(stages.data)
         result = stages.run("train", lambda: train(source, config, stages.training, encoder=trained))
         if not result.finished:
             raise KeyboardInterrupt
         context = ReportContext(
-            title="RT-1 on Meta-World: the demo",
+            title=f"RT-1 on {suite.name}: the demo",
             command=command,
             seconds=stages.seconds,
             peak_gb=stages.peak_gb,
@@ -124,7 +121,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
             evaluate_checkpoint(
                 stages.training,
                 demo.out,
-                env=env,
+                suite=suite,
                 settings=trials,
                 source=source,
                 encoder=trained or encoder,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
@@ -15,7 +15,7 @@ from rt1.data.embodiments import embodiments_of
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
 from rt1.data.sources.base import EpisodeSource
-from rt1.envs.registry import EnvSettings
+from rt1.envs.registry import suite_of
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.episode_choice import EpisodeChoice
 from rt1.policy.autotune import ActingSettings
@@ -37,7 +37,7 @@ class EvaluateCommand:
     tasks: tuple[str, ...] = ()
     """Task names; those it was trained on if not given."""
     env: str | None = None
-    """Environment name; metaworld if not given."""
+    """Environment name; that of the training data if not given."""
     trials: int | None = None
     """Trials per task, 20 if not given; 0 for none, with recorded episodes."""
     seed: int = 0
@@ -132,7 +132,7 @@ class EvaluateCommand:
 
     def _run_closed_loop(self, out: Path, encoder: TextEncoder | None, context: ReportContext) -> int:
         provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
-        env = EnvSettings.from_provenance(provenance)
+        suite = suite_of(provenance, self.env)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if self.episodes is not None:
             raise ValueError(
@@ -156,7 +156,7 @@ class EvaluateCommand:
         report = evaluate_checkpoint(
             self.checkpoint,
             out,
-            env=env if self.env is None else replace(env, env=self.env),
+            suite=suite,
             settings=trials,
             source=self._source() if self.data else None,
             encoder=encoder,

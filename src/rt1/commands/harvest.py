@@ -9,6 +9,7 @@ import tyro
 
 from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
+from rt1.data.sources.base import optional_members
 from rt1.data.text_table import harvest_text_table
 from rt1.text.encoder import USE_LARGE_5
 
@@ -31,7 +32,7 @@ class HarvestCommand:
         """Harvest."""
         check_replaceable(self.out)  # before the data are read
         source = open_data(self.path, self.data)
-        stored = getattr(source, "text_encoder", None)
+        stored = optional_members(source).text_encoder
         name = self.encoder or (USE_LARGE_5.name if stored is None else str(stored["name"]))
         # A table is not the weights that a known encoder's hash stands for: it goes by its own file then.
         is_known = self.encoder is None and stored is not None and bool(stored["sha256"])

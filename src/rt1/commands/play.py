@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from rt1.checkpoint import load_info
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
-from rt1.envs.registry import EnvSettings
+from rt1.envs.registry import suite_of
 from rt1.play.playground import Playground
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.policy import Policy
@@ -24,8 +24,8 @@ class PlayCommand:
     """Checkpoint or run folder."""
     tasks: tuple[str, ...] = ()
     """Tasks to choose from; those it was trained on if not given."""
-    env: str = "metaworld"
-    """Environment name."""
+    env: str | None = None
+    """Environment name; that of the training data if not given."""
     port: int = 8001
     """Port on 127.0.0.1; 0 takes a free one."""
     seed: int = 0
@@ -46,7 +46,7 @@ class PlayCommand:
         from rt1.play.server import PlayServer, serve
 
         provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
-        env = EnvSettings.from_provenance(provenance)
+        suite = suite_of(provenance, self.env)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if not tasks:
             raise ValueError(f"{self.checkpoint} does not say which tasks it was trained on; give --tasks")
@@ -58,7 +58,7 @@ class PlayCommand:
             cond_scale=self.acting.cond_scale,
             setting=self.acting.wanted,
         )
-        playground = Playground(policy, replace(env, env=self.env), tasks, seed=self.seed)
+        playground = Playground(policy, suite, tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)
         serve(server, lambda port: print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it", flush=True))
         return 0

@@ -30,7 +30,9 @@ class RecordCommand:
     def run(self, _command: str) -> int:
         """Record."""
         check_folder(self.out, ours=(RECORDING_FILE,))  # before anything is loaded
-        report = record(self.out, env=self.env, settings=self.record, encoder=load_text_encoder(self.text_encoder))
+        report = record(
+            self.out, suite=self.env.suite(), settings=self.record, encoder=load_text_encoder(self.text_encoder)
+        )
         rejected = ", ".join(f"{task} {count}" for task, count in report.rejected.items() if count) or "none"
         print(
             f"recorded {report.recorded} episodes into {report.folder}; rejected because the expert failed: {rejected}"

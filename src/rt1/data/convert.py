@@ -1,4 +1,4 @@
-"""Data sets from one format to another: images keep their bytes, an interrupted conversion is taken up again."""
+"""Data sets from one format to another. Images keep their bytes, and an interrupted conversion resumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rt1.actions import ActionSpec
 from rt1.common.folders import working_in
@@ -22,8 +22,10 @@ from rt1.data.lerobot.writer import LeRobotWriter
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
-from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.images import image_size
+from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.concat import origin
+from rt1.data.sources.decoding import each_image
+from rt1.data.sources.images import encode_png, image_size, is_rgb
 from rt1.errors import DataError
 
 Format = Literal["rlds", "lerobot"]
@@ -84,10 +86,11 @@ def convert_data(
 ) -> ConvertReport:
     """Convert the RLDS or LeRobot data set in a folder; which of them it is, its files tell.
 
-    Kept are the bytes of every image (the images of a video become PNG), the actions exactly, instructions, task
-    names, text embeddings with the identity of their encoder, and the details a recorder noted. Not kept, since no
-    :class:`~rt1.data.sources.base.EpisodeSource` tells them: other observations, seeds, and success, which an RLDS data
-    set then holds as false with reward 0. Run again after an interruption, it goes on at the first file not complete.
+    Kept are the bytes of every image, the actions exactly, instructions, task names, text embeddings with the identity
+    of their encoder, and the details a recorder noted. Images become PNG files where their bytes would look different
+    in the new format: the images of a video, images with blue first, and images that are not 8-bit RGB. Not kept, since
+    no :class:`~rt1.data.sources.base.EpisodeSource` has them: other observations, seeds, and success, which an RLDS
+    data set then holds as false with reward 0. After an interruption the call resumes at the first incomplete file.
 
     Args:
         folder: the data set.
@@ -184,8 +187,8 @@ def _write_lerobot(source: EpisodeSource, out: Path, settings: ConvertSettings) 
 
 
 def _recording(source: EpisodeSource, to: Format, settings: ConvertSettings) -> RecordingSettings:
-    details: Mapping[str, Any] = getattr(source, "details", {})
-    encoder: Mapping[str, object] | None = getattr(source, "text_encoder", None)
+    members = optional_members(source)
+    encoder = members.text_encoder
     embedding = source.text_embedding(0)
     if embedding is None:
         encoder = None
@@ -198,12 +201,12 @@ def _recording(source: EpisodeSource, to: Format, settings: ConvertSettings) -> 
         episodes=len(source.lengths),
         episodes_per_shard=_EPISODES_PER_FILE[to],
         text_encoder=encoder,
-        details={**details, "converted_from": source.name},
+        details={**members.details, "converted_from": source.name},
     )
 
 
 def _steps_per_second(source: EpisodeSource) -> int:
-    rate = getattr(source, "details", {}).get("control_rate")
+    rate = optional_members(source).details.get("control_rate")
     if rate is None:
         raise DataError(f"{source.name} does not note its control rate; give fps, the steps per second")
     if rate != int(rate):
@@ -213,8 +216,11 @@ def _steps_per_second(source: EpisodeSource) -> int:
 
 def _recorded(source: EpisodeSource, episode: int) -> RecordedEpisode:
     steps = int(source.lengths[episode])
+    images = source.encoded_images(episode, 0, steps)
+    if optional_members(origin(source, episode)[0]).bgr or not all(map(is_rgb, images)):
+        images = [encode_png(image) for image in each_image(source, episode, 0, steps)]
     return RecordedEpisode(
-        images=source.encoded_images(episode, 0, steps),
+        images=images,
         actions=source.actions(episode, 0, steps),
         instruction=source.instruction(episode),
         text_embedding=source.text_embedding(episode),

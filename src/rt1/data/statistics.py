@@ -18,7 +18,7 @@ from rt1.common.border import reading
 from rt1.common.files import write_text
 from rt1.common.json_files import read_object
 from rt1.data.bounds import FAR, ActionStatistics, finite_row, statistics_of
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.errors import DataError, SaveError
 
 _EPISODES_IN_KEY = 64
@@ -80,7 +80,7 @@ def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> So
     Raises:
         DataError: no steps, or an action that is not finite; the step is named.
     """
-    cache = cache or getattr(source, "cache_folder", None)
+    cache = cache or optional_members(source).cache_folder
     path = None if cache is None else cache / f"statistics-{_key(source)}.json"
     if path is not None and (kept := _kept(path)) is not None:
         return kept

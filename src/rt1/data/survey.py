@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.data.bounds import ActionStatistics, statistics_of
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.envs.base import Image
 from rt1.errors import DataError
@@ -147,7 +147,7 @@ def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> Da
         conflicting_texts=() if embedding is None else _conflicting_texts(source, limits.embeddings),
         actions=_survey_actions(source, limits.steps),
         images=_survey_images(source, limits.images),
-        skipped=tuple(getattr(getattr(source, "raw", source), "skipped", ())),
+        skipped=tuple(optional_members(source).skipped),
     )
 
 
@@ -252,7 +252,7 @@ def _survey_images(source: EpisodeSource, limit: int) -> ImageSurvey:
         red, _, blue = image.mean(axis=(0, 1))
         differences.append(blue - red)
     return ImageSurvey(
-        sizes=dict(sizes.most_common()), blue_minus_red=np.array(differences), declared_bgr=_declared_bgr(source)
+        sizes=dict(sizes.most_common()), blue_minus_red=np.array(differences), declared_bgr=optional_members(source).bgr
     )
 
 
@@ -260,10 +260,6 @@ def _image(source: EpisodeSource, episode: int, step: int) -> Image:
     """Return the image of a step with red first, as the source declares its channels."""
     (image,) = decoded_images(source, episode, step, step + 1)
     return image
-
-
-def _declared_bgr(source: EpisodeSource) -> bool:
-    return bool(getattr(source, "bgr", False))  # of the sources, only Open X data sets may declare it
 
 
 def _spread(total: int, limit: int) -> NDArray[np.int64]:

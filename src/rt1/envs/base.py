@@ -1,16 +1,23 @@
-"""What an environment offers: images, actions in physical units, success."""
+"""What an environment offers (images, actions in physical units, success), and what a suite of tasks offers."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.common.suggest import lookup
 
 Image = NDArray[np.uint8]
+ScriptedExpert = Callable[[Any], FloatArray]
+"""Expert of a task: takes the open environment and returns the action for its current state, float32 (A,)."""
+_VERSION = re.compile(r"-v\d+$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,3 +64,77 @@ class Env(Protocol):
     def close(self) -> None:
         """Free the simulator and its renderer."""
         ...
+
+
+@runtime_checkable
+class TaskSuite(Protocol):
+    """Environments by task name: where policies are recorded, evaluated, improved and played.
+
+    A suite holds settings only and is pickled for worker processes. ``rt1.testing.check_suite`` checks an
+    implementation. Commands find suites by name in :mod:`rt1.envs.registry`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name in the registry and of recorded data sets: lower case letters, digits, underscores."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Plain JSON from which the registry makes the suite again; stored with recordings and checkpoints."""
+        ...
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """Names of all tasks. A version at the end (``-v3``) may be left out where a user names a task."""
+        ...
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the observations, pixels."""
+        ...
+
+    @property
+    def control_rate(self) -> float:
+        """Steps per second of all environments, Hz."""
+        ...
+
+    def open(self, task: str, *, render: bool = True) -> Env:
+        """Open a task's environment. Without ``render`` the images may be black, for physics and experts alone.
+
+        One environment is open in a process at a time.
+        """
+        ...
+
+    def sentences(self, task: str) -> tuple[str, ...]:
+        """Return the task's instruction, then its paraphrases, of which the last is never recorded."""
+        ...
+
+    def expert(self, task: str) -> ScriptedExpert | None:
+        """Return the task's scripted expert, or None where there is none."""
+        ...
+
+    def same_scene_task(self, task: str) -> str | None:
+        """Return the task that shares this one's scene and differs in the instruction only, or None."""
+        ...
+
+
+def check_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
+    known = {_VERSION.sub("", name): name for name in suite.tasks} | {name: name for name in suite.tasks}
+    names = tuple(lookup(f"{suite.name} task", task, known) for task in tasks)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"tasks are {list(names)}; give at least one and none twice")
+    return names
+
+
+def recorded_sentences(suite: TaskSuite, task: str) -> tuple[str, ...]:
+    """Return the sentences that recordings use: all but the last paraphrase, which stays unread."""
+    sentences = suite.sentences(task)
+    return sentences[:-1] if len(sentences) > 1 else sentences
+
+
+def action_spec_of(suite: TaskSuite, task: str, *, render: bool = False) -> ActionSpec:
+    """Open a task's environment, close it, and return its action spec."""
+    with closing(suite.open(task, render=render)) as env:
+        return env.action_spec

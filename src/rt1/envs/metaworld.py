@@ -8,15 +8,15 @@ import warnings
 from collections.abc import Callable
 from ctypes.util import find_library
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.common.json_config import check_between
+from rt1.common.json_config import check_between, to_json
 from rt1.common.suggest import lookup, unknown_name
-from rt1.envs.base import Image, Observation, StepResult
+from rt1.envs.base import Image, Observation, ScriptedExpert, StepResult
 from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
 from rt1.errors import RenderingError
 
@@ -152,6 +152,54 @@ class MetaWorldEnv:
             size = self.config.image_size
             return Observation(image=np.zeros((size, size, 3), dtype=np.uint8))
         return Observation(image=self._renderer.image(self._sim.data))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaWorldSuite:
+    """Meta-World's 50 tasks. Satisfies :class:`rt1.envs.base.TaskSuite`."""
+
+    name: ClassVar[str] = "metaworld"
+    tasks: ClassVar[tuple[str, ...]] = tuple(f"{task}-v3" for task in INSTRUCTIONS)
+
+    config: MetaWorldConfig = field(default_factory=MetaWorldConfig)
+    """Image and control settings."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain JSON."""
+        settings: dict[str, Any] = to_json(self.config)
+        return settings
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W), pixels."""
+        return self.config.image_size, self.config.image_size
+
+    @property
+    def control_rate(self) -> float:
+        """Steps per second, Hz."""
+        return NATIVE_RATE / self.config.hold
+
+    def open(self, task: str, *, render: bool = True) -> MetaWorldEnv:
+        """Open a task's environment.
+
+        A second environment with a renderer, or one that was not closed, disturbs the GL context of the first.
+        """
+        return MetaWorldEnv(task=task, config=self.config, render=render)
+
+    def sentences(self, task: str) -> tuple[str, ...]:
+        """Return the task's instruction and its paraphrases."""
+        return INSTRUCTIONS[check_task(task).removesuffix("-v3")]
+
+    def expert(self, task: str) -> ScriptedExpert:
+        """Return the task's scripted expert."""
+        check_task(task)
+        return MetaWorldEnv.expert_action
+
+    def same_scene_task(self, task: str) -> str | None:
+        """Return the other task of a shared scene, or None."""
+        other = SHARED_SCENES.get(check_task(task).removesuffix("-v3"))
+        return None if other is None else check_task(other)
 
 
 class _Renderer:

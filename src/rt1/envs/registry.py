@@ -1,64 +1,84 @@
-"""An environment by name, as commands give it."""
+"""Task suites by name, as commands, recordings and checkpoints give them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rt1.common import json_config
+from rt1.common.json_config import from_json, to_json
 from rt1.common.suggest import lookup
-from rt1.envs import metaworld
-from rt1.envs.metaworld import MetaWorldConfig, MetaWorldEnv
-from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
+from rt1.envs.base import TaskSuite
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
+
+DEFAULT_SUITE = "metaworld"
+DEMO_TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdown", "door-unlock")
+"""Tasks that need looking: faucet-open and faucet-close share a scene, open-loop replay solves few of the others."""
+
+MakeSuite = Callable[[Mapping[str, Any]], TaskSuite]
+_SUITES: dict[str, MakeSuite] = {
+    "metaworld": lambda settings: MetaWorldSuite(config=from_json(MetaWorldConfig, settings)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvSettings:
     """Which environment, and how it is shown and driven."""
 
-    env: str = "metaworld"
+    env: str = DEFAULT_SUITE
     """Environment name."""
     metaworld: MetaWorldConfig = field(default_factory=MetaWorldConfig)
     """Settings of Meta-World."""
 
     def __post_init__(self) -> None:
-        lookup("environment", self.env, {"metaworld": None})
+        lookup("environment", self.env, _SUITES)
 
-    @staticmethod
-    def from_provenance(provenance: Mapping[str, Any]) -> EnvSettings:
-        """Return the environment of a checkpoint's recordings, as its provenance states it, or else the default."""
-        return json_config.from_json(EnvSettings, provenance.get("env") or {})
+    def suite(self) -> TaskSuite:
+        """Return the suite with these settings."""
+        return suite_from_json(to_json(self))
 
-    def open(self, task: str, *, render: bool = True) -> MetaWorldEnv:
-        """Open a task's environment.
 
-        One environment with a renderer may be open in a process at a time: a second one, or one that was not closed,
-        disturbs the GL context of the first.
-        """
-        return MetaWorldEnv(task=task, config=self.metaworld, render=render)
+def register_suite(name: str, make: MakeSuite) -> None:
+    """Register your own suite, so that data and checkpoints that name it can be used.
 
-    def check_task(self, task: str) -> str:
-        """Return the task's full name; an unknown one raises ``ValueError`` with a suggestion."""
-        return metaworld.check_task(task)
+    Args:
+        name: the suite's ``name``.
+        make: returns the suite with the given ``settings``.
+    """
+    _SUITES[name] = make
 
-    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
-        names = tuple(self.check_task(task) for task in tasks)
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"tasks are {list(names)}; give at least one and none twice")
-        return names
 
-    def sentences(self, task: str) -> tuple[str, ...]:
-        """Return the task's instruction and its paraphrases."""
-        return INSTRUCTIONS[self.check_task(task).removesuffix("-v3")]
+def suite_to_json(suite: TaskSuite) -> dict[str, Any]:
+    """Return what recordings and checkpoints store of a suite, plain JSON."""
+    return {"suite": suite.name, "settings": dict(suite.settings)}
 
-    def recorded_sentences(self, task: str) -> tuple[str, ...]:
-        """Return the sentences that recordings use: all but the last paraphrase, which stays unread."""
-        sentences = self.sentences(task)
-        return sentences[:-1] if len(sentences) > 1 else sentences
 
-    def twin(self, task: str) -> str | None:
-        """Return the task that shares this one's scene and differs in the instruction only, or None."""
-        twin = SHARED_SCENES.get(self.check_task(task).removesuffix("-v3"))
-        return None if twin is None else self.check_task(twin)
+def suite_from_json(data: Mapping[str, Any]) -> TaskSuite:
+    """Return the suite that :func:`suite_to_json` described.
+
+    Raises:
+        ValueError: a name that is not registered, or settings that its suite refuses.
+    """
+    if "suite" not in data:  # as earlier versions stored it: {"env": name, name: settings}
+        name = data.get("env", DEFAULT_SUITE)
+        data = {"suite": name, "settings": data.get(str(name), {})}
+    stored = from_json(_StoredSuite, data, where="the environment")
+    return lookup("environment", stored.suite, _SUITES)(stored.settings)
+
+
+def suite_of(provenance: Mapping[str, Any], name: str | None = None) -> TaskSuite:
+    """Return the suite of a checkpoint's recordings, or the one that is named, with its default settings."""
+    stored = provenance.get("env")
+    suite = suite_from_json(stored or {"suite": name or DEFAULT_SUITE})
+    return suite if name in (None, suite.name) else suite_from_json({"suite": name})
+
+
+def demo_suite(image_size: int) -> TaskSuite:
+    """Return the suite of ``rt1 demo``, with small and smooth images."""
+    return MetaWorldSuite(config=MetaWorldConfig(image_size=image_size, supersample=2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredSuite:
+    suite: str
+    settings: Mapping[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, resolve
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import progress
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.policy.autotune import ActingSettings
 from rt1.simulate.rollout import check_actions_fit
@@ -70,7 +70,7 @@ class ClosedLoopResult:
 def evaluate_closed_loop(
     checkpoint: Path | str,
     *,
-    env: EnvSettings,
+    suite: TaskSuite,
     settings: TrialSettings,
     encoder: TextEncoder | None = None,
 ) -> ClosedLoopResult:
@@ -83,18 +83,18 @@ def evaluate_closed_loop(
             be read, or actions that do not fit the environment.
     """
     folder = resolve(checkpoint)
-    tasks = env.check_tasks(settings.tasks)
+    tasks = check_tasks(suite, settings.tasks)
     info = load_info(folder, embodiment=settings.embodiment)
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
-    check_env_fits(info, env, tasks[0])
-    plans = _plans(env, tasks, settings)
+    check_env_fits(info, suite, tasks[0])
+    plans = _plans(suite, tasks, settings)
     sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
     embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
     with progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
         for batch in run_trials(
             plans,
-            env=env,
+            suite=suite,
             policy=policy,
             embeddings=embeddings,
             workers=settings.workers,
@@ -102,26 +102,26 @@ def evaluate_closed_loop(
             results += batch
             own = [r.rollout.success for r in results if r.plan.kind == "policy"]
             bar.update(len(results), f"policy {sum(own)} of {len(own)}")
-    return _count(env, tasks, results)
+    return _count(tasks, results, suite.control_rate)
 
 
-def _plans(env: EnvSettings, tasks: Sequence[str], settings: TrialSettings) -> list[TrialPlan]:
+def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> list[TrialPlan]:
     plans: list[TrialPlan] = []
 
     def add(kind: Kind, task: str, instruction: str) -> None:
         plans.extend(plan_trials(kind, task, instruction, trials=settings.trials, seed=settings.seed))
 
     for task in tasks:
-        sentences = env.sentences(task)
+        sentences = suite.sentences(task)
         add("policy", task, sentences[0])
-        twin = env.twin(task)
-        if settings.swapped and twin in tasks:
-            assert twin is not None
-            add("swapped", task, env.sentences(twin)[0])
+        other = suite.same_scene_task(task)
+        if settings.swapped and other is not None and other in tasks:
+            add("swapped", task, suite.sentences(other)[0])
         if settings.paraphrases and len(sentences) > 1:
             add("paraphrase", task, sentences[-1])
         for kind in BASELINES if settings.baselines else ():
-            add(kind, task, sentences[0])
+            if kind == "random" or suite.expert(task) is not None:
+                add(kind, task, sentences[0])
     return plans
 
 
@@ -143,15 +143,12 @@ def embed_instructions(
     return dict(zip(sentences, encoder.encode(sentences), strict=True))
 
 
-def check_env_fits(info: CheckpointInfo, env: EnvSettings, task: str) -> None:
+def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
     """Raise ``ValueError`` unless a checkpoint's actions are those of a task's environment."""
-    opened = env.open(task, render=False)
-    takes = opened.action_spec
-    opened.close()
-    check_actions_fit(info.action_spec, takes)
+    check_actions_fit(info.action_spec, action_spec_of(suite, task))
 
 
-def _count(env: EnvSettings, tasks: Sequence[str], results: Sequence[TrialResult]) -> ClosedLoopResult:
+def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) -> ClosedLoopResult:
     def of(kind: Kind, task: str) -> list[TrialResult]:
         found = [r for r in results if r.plan.kind == kind and r.plan.task == task]
         return sorted(found, key=lambda r: r.trial)
@@ -162,7 +159,6 @@ def _count(env: EnvSettings, tasks: Sequence[str], results: Sequence[TrialResult
             swapped.append(SwappedResult(task=task, given_instruction=others[0].plan.instruction, **_counted(others)))
         if others := of("paraphrase", task):
             paraphrases.append(ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others)))
-    rate = env.metaworld.control_rate
     return ClosedLoopResult(
         tasks=tuple(
             _task_result(of("policy", task), [_rate(of(kind, task)) for kind in BASELINES], rate) for task in tasks

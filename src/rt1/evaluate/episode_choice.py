@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.errors import DataError
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity, check_same_encoder
 
@@ -114,7 +114,7 @@ def choose_words(source: EpisodeSource, info: CheckpointInfo, encoder: TextEncod
     """
     if encoder is not None:
         return Words(stored=False, origin=f"the instructions, encoded by {encoder.identity.name}")
-    named = getattr(source, "text_encoder", None)
+    named = optional_members(source).text_encoder
     identity = None if named is None else TextEncoderIdentity.from_json(named)
     embedding = source.text_embedding(0)
     if embedding is not None and embedding.shape == (info.model.text_width,) and _fits(info, identity):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.images import decode_image
+from rt1.data.sources.decoding import each_image
 from rt1.errors import DataError
 from rt1.policy.base import Acting
 from rt1.policy.exported_manifest import Comparison
@@ -144,5 +144,4 @@ def _images(source: EpisodeSource) -> Iterator[NDArray[np.uint8]]:
     while True:
         for episode, length in enumerate(source.lengths):
             for start in range(int(length)):
-                (encoded,) = source.encoded_images(episode, start, start + 1)
-                yield decode_image(encoded)
+                yield from each_image(source, episode, start, start + 1)

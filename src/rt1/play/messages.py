@@ -65,7 +65,7 @@ def describe(playground: Playground, title: str) -> str:
     low, high, choices = spec.low.tolist(), spec.high.tolist(), spec.discrete_choices.tolist()
     facts = {
         "title": title,
-        "tasks": [{"name": task, "sentences": playground.world.sentences(task)} for task in playground.tasks],
+        "tasks": [{"name": task, "sentences": playground.suite.sentences(task)} for task in playground.tasks],
         "dimensions": [
             dict(zip(("name", "low", "high", "choices"), dimension, strict=True))
             for dimension in zip(spec.dimension_names, low, high, choices, strict=True)

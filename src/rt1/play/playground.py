@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray, TokenArray, choose_tokens
 from rt1.common.suggest import unknown_name
-from rt1.envs.base import Env, Image
+from rt1.envs.base import Env, Image, TaskSuite, check_tasks
 from rt1.policy.base import LONGEST_INSTRUCTION
 from rt1.policy.policy import Policy
 from rt1.simulate.rollout import check_actions_fit, within_bounds
@@ -22,22 +22,6 @@ from rt1.simulate.seeds import trial_seed
 
 Phase = Literal["opening", "stopped", "running", "over", "failed"]
 _LATENCIES = 200
-
-
-class World(Protocol):
-    """Where to play: tasks by name. :class:`rt1.envs.registry.EnvSettings` is one."""
-
-    def check_tasks(self, tasks: Sequence[str]) -> tuple[str, ...]:
-        """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
-        ...
-
-    def open(self, task: str) -> Env:
-        """Open a task's environment."""
-        ...
-
-    def sentences(self, task: str) -> tuple[str, ...]:
-        """Return the task's instruction, and other sentences to try."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +81,12 @@ class Playground:
     policy closes the environment; the next reset opens it anew.
     """
 
-    def __init__(self, policy: Policy, world: World, tasks: Sequence[str], *, seed: int = 0) -> None:
+    def __init__(self, policy: Policy, suite: TaskSuite, tasks: Sequence[str], *, seed: int = 0) -> None:
         """Take what to play with; nothing is opened yet.
 
         Args:
             policy: what acts; its memory is used.
-            world: where.
+            suite: where.
             tasks: the tasks that the page offers, the first of which opens first.
             seed: seed of the starts, which are those of an evaluation with this seed.
 
@@ -110,7 +94,7 @@ class Playground:
             ValueError: unknown tasks, or a seed below 0.
         """
         trial_seed(seed, 0)
-        self.policy, self.world, self.tasks = policy, world, world.check_tasks(tasks)
+        self.policy, self.suite, self.tasks = policy, suite, check_tasks(suite, tasks)
         self.phase: Phase = "opening"
         self.error: str | None = None
         self.speed = 1.0
@@ -146,7 +130,7 @@ class Playground:
         with self._closed_if_it_fails():
             self._image = self._opened().reset(seed).image
         self.phase, self._start, self._step, self._success = "stopped", start, 0, False
-        self.instruct(self._instruction or self.world.sentences(self._task)[0])
+        self.instruct(self._instruction or self.suite.sentences(self._task)[0])
 
     def instruct(self, sentence: str) -> None:
         """Tell the policy something else: it forgets its images; the scene stays as it is, running or not."""
@@ -218,7 +202,7 @@ class Playground:
         if self._env is None:
             self.phase = "opening"
             self.on_opening()
-            env = self.world.open(self._task)
+            env = self.suite.open(self._task)
             self._env = env  # before the check, so that a failure closes it
             check_actions_fit(self.policy.action_spec, env.action_spec)
             self._control_rate, self._max_steps = env.control_rate, env.max_steps

@@ -15,7 +15,7 @@ BGR_MARGIN = 5.0
 BGR_SHARE = 2 / 3
 """Share of blue images from which red and blue are suspected to be exchanged.
 
-Tables, wood, walls in lamp light and skin are redder than blue. On Bridge (kitchens) and on Meta-World no sampled image
+Tables, wood, walls in lamp light and skin are redder than blue. On Bridge (kitchens) and in simulation no sampled image
 is blue, and at least four in five are once red and blue are exchanged. A scene that is truly blue raises a false alarm;
 a grey one hides an exchange.
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rt1.checkpoint import CheckpointInfo
 from rt1.data.sources.base import EpisodeSource
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import TaskSuite
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.episode_choice import choose_episodes, choose_words
 from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
@@ -22,7 +22,7 @@ def evaluate_checkpoint(
     checkpoint: Path | str,
     out: Path | str,
     *,
-    env: EnvSettings,
+    suite: TaskSuite,
     settings: TrialSettings,
     source: EpisodeSource | None = None,
     encoder: TextEncoder | None = None,
@@ -33,7 +33,7 @@ def evaluate_checkpoint(
     Args:
         checkpoint: checkpoint or run folder; a run folder's training curves are shown, too.
         out: output folder.
-        env: the environment.
+        suite: the environments.
         settings: tasks, trials, seed.
         source: recorded episodes, for plots on those held out from training; None leaves the plots out.
         encoder: text encoder; the one the checkpoint names if None.
@@ -52,9 +52,9 @@ def evaluate_checkpoint(
         chosen = replace(settings.acting, setting=policy.control.setting, tune=False)
         settings = replace(settings, acting=chosen)
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
-        result = evaluate_closed_loop(folder, env=env, settings=settings, encoder=encoder)
+        result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
     facts = recorder.facts(
-        policy.model, title="Closed-loop evaluation", settings=_settings_table(env, settings), notes=_NOTES
+        policy.model, title="Closed-loop evaluation", settings=_settings_table(suite, settings), notes=_NOTES
     )
     report = Report(
         tasks=result.tasks,
@@ -87,13 +87,14 @@ def _held_out_plots(
     return episode_plots(policy, source, chosen, words)
 
 
-def _settings_table(env: EnvSettings, settings: TrialSettings) -> dict[str, str]:
-    acting = settings.acting
+def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
+    acting, (height, width) = settings.acting, suite.image_size
+    others = {name: value for name, value in suite.settings.items() if name not in ("image_size", "control_rate")}
     return {
         **({} if settings.embodiment is None else {"embodiment": settings.embodiment}),
-        "environment": env.env,
-        "image": f"{env.metaworld.image_size} x {env.metaworld.image_size}, camera {env.metaworld.camera}",
-        "control rate": f"{env.metaworld.control_rate:g} Hz",
+        "environment": ", ".join([suite.name, *(f"{name} {value}" for name, value in others.items())]),
+        "image": f"{height} x {width}",
+        "control rate": f"{suite.control_rate:g} Hz",
         "trials per task": str(settings.trials),
         "evaluation seed": str(settings.seed),
         **({} if acting.cond_scale == 1.0 else {"guidance (cond_scale)": f"{acting.cond_scale:g}"}),

@@ -14,20 +14,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from rt1.actions import ActionSpec, FloatArray
+from rt1.actions import FloatArray
 from rt1.checkpoint import load_info
 from rt1.common.border import reading
 from rt1.common.files import replacing, write_text
-from rt1.common.json_config import check_at_least, check_between, from_json, to_json
+from rt1.common.json_config import check_at_least, check_between, from_json
 from rt1.common.json_files import read_object
 from rt1.common.processes import run_jobs
 from rt1.common.progress import progress
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
-from rt1.envs.base import Observation
-from rt1.envs.metaworld import MetaWorldEnv
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import Env, Observation, TaskSuite, action_spec_of, check_tasks, recorded_sentences
+from rt1.envs.registry import suite_to_json
 from rt1.policy.policy import Policy
 from rt1.simulate.controllers import PolicyController
 from rt1.simulate.noise import Drift
@@ -94,7 +93,7 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Work:
-    env: EnvSettings
+    suite: TaskSuite
     settings: CollectSettings
     checkpoint: Path
     embeddings: dict[str, FloatArray]
@@ -114,7 +113,7 @@ def collect(
     folder: Path,
     checkpoint: Path,
     *,
-    env: EnvSettings,
+    suite: TaskSuite,
     settings: CollectSettings,
     encoder: TextEncoder,
     seed: tuple[int, int] = (0, 0),
@@ -124,7 +123,7 @@ def collect(
     Args:
         folder: data set to write; its details say which policy made it, from what seeds, in how many attempts.
         checkpoint: checkpoint folder of the policy.
-        env: where it acts.
+        suite: where it acts.
         settings: tasks, attempts, tries, noise.
         encoder: the checkpoint's text encoder.
         seed: seed and number of the round.
@@ -132,12 +131,12 @@ def collect(
     Raises:
         ValueError: an unknown task.
     """
-    tasks = env.check_tasks(settings.tasks)
+    tasks = check_tasks(suite, settings.tasks)
     if (kept := _finished(folder)) is not None:
         return kept
-    sentences = sorted({sentence for task in tasks for sentence in env.recorded_sentences(task)})
+    sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
     embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
-    work = _Work(env, settings, checkpoint, embeddings, seed)
+    work = _Work(suite, settings, checkpoint, embeddings, seed)
     jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
     missing = [job for job in jobs if not job.file.is_file()]
     total, left = (sum(len(job.attempts) for job in some) for some in (jobs, missing))
@@ -165,21 +164,21 @@ def _prepare(work: _Work) -> None:
 def _run(job: _Job) -> None:
     """Run a job's attempts and keep what succeeded in its file."""
     (worker,) = _worker
-    env = worker.work.env.open(job.task)
+    env = worker.work.suite.open(job.task)
     tensors: dict[str, Any] = {"attempts": np.array(job.attempts)}
     try:
         for attempt in job.attempts:
-            tensors |= _attempt(worker, env, attempt)
+            tensors |= _attempt(worker, env, job.task, attempt)
     finally:
         env.close()
     with replacing(job.file) as beside:
         save_file(tensors, beside)
 
 
-def _attempt(worker: _Worker, env: MetaWorldEnv, attempt: int) -> dict[str, Any]:
+def _attempt(worker: _Worker, env: Env, task: str, attempt: int) -> dict[str, Any]:
     settings = worker.work.settings
     seed = collection_seed(*worker.work.seed, attempt)
-    instruction = _instruction(worker.work.env, env.task, attempt)
+    instruction = _instruction(worker.work.suite, task, attempt)
     for number in range(settings.tries):
         drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed + number)
         controller = _Disturbed(PolicyController(worker.policy), drift)
@@ -200,8 +199,8 @@ def _tensors(attempt: int, found: Rollout, quality: int) -> dict[str, Any]:
     }
 
 
-def _instruction(env: EnvSettings, task: str, attempt: int) -> str:
-    sentences = env.recorded_sentences(task)
+def _instruction(suite: TaskSuite, task: str, attempt: int) -> str:
+    sentences = recorded_sentences(suite, task)
     return sentences[attempt % len(sentences)]
 
 
@@ -227,16 +226,16 @@ def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder
     attempts = {task: sum(len(job.attempts) for job in jobs if job.task == task) for task in names}
     successes = {task: sum(job.task == task for job, _, _ in kept) for task in names}
     if kept:
-        size, info = work.env.metaworld.image_size, load_info(work.checkpoint)
+        info = load_info(work.checkpoint)
         recording = RecordingSettings(
-            name=f"{work.env.env}_own",
-            image_size=(size, size),
-            action_spec=_action_spec(work.env, jobs[0].task),  # as recordings of its experts have it
+            name=f"{work.suite.name}_own",
+            image_size=work.suite.image_size,
+            action_spec=action_spec_of(work.suite, jobs[0].task),  # as recordings of its experts have it
             episodes=len(kept),
             text_encoder=encoder.identity.to_json(),
             details={
-                "env": to_json(work.env),
-                "control_rate": work.env.metaworld.control_rate,
+                "env": suite_to_json(work.suite),
+                "control_rate": work.suite.control_rate,
                 "tasks": list(names),
                 "made_by": {"policy": str(work.checkpoint), **dict(info.provenance)},
                 "seed": list(work.seed),
@@ -256,12 +255,6 @@ def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder
     return Collection(folder=folder, attempts=attempts, successes=successes)
 
 
-def _action_spec(env: EnvSettings, task: str) -> ActionSpec:
-    opened = env.open(task, render=False)
-    opened.close()
-    return opened.action_spec
-
-
 def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:
     with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
         tensors = load_file(job.file)
@@ -273,7 +266,7 @@ def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:
 def _episode(work: _Work, number: int, job: _Job, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
     ends = np.cumsum(tensors["sizes"]).tolist()
     data = tensors["jpeg"].tobytes()
-    instruction = _instruction(work.env, job.task, attempt)
+    instruction = _instruction(work.suite, job.task, attempt)
     return RecordedEpisode(
         images=[data[start:end] for start, end in zip([0, *ends], ends, strict=False)],
         actions=tensors["actions"],

@@ -9,14 +9,14 @@ import numpy as np
 
 from rt1.actions import FloatArray
 from rt1.common.folders import working_in
-from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between, to_json
+from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.processes import run_jobs
 from rt1.common.progress import progress
 from rt1.data.rlds.schema import RECORDING_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
-from rt1.envs.metaworld import MetaWorldEnv
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import Env, ScriptedExpert, TaskSuite, action_spec_of, check_tasks, recorded_sentences
+from rt1.envs.registry import suite_to_json
 from rt1.simulate.noise import Drift
 from rt1.simulate.seeds import recording_seed
 from rt1.text.encoder import TextEncoder
@@ -77,8 +77,9 @@ class _Shard:
 class _Work:
     """What a worker process needs besides the shard."""
 
-    env: EnvSettings
+    suite: TaskSuite
     settings: RecordSettings
+    tasks: tuple[str, ...]
     embeddings: dict[str, FloatArray]
     writer: RLDSWriter
 
@@ -86,17 +87,23 @@ class _Work:
 _work: list[_Work] = []
 
 
-def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder: TextEncoder) -> RecordReport:
-    """Record an environment's experts into ``folder``; run again to resume what was interrupted.
+def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder: TextEncoder) -> RecordReport:
+    """Record a suite's experts into ``folder``; run again to resume what was interrupted.
 
-    Only successful episodes are kept. Raises ``ValueError`` for an unknown task, for a folder that holds a
-    recording made with other settings, and for an expert that never succeeds; ``SaveError`` for a folder that holds
-    something else, ``LockedError`` for one that another process records into.
+    Only successful episodes are kept.
+
+    Raises:
+        ValueError: an unknown task, one without an expert, or one whose expert never succeeds.
+        DataError: the folder holds a recording made with other settings.
+        SaveError: the folder holds something else.
+        LockedError: another process records into the folder.
     """
-    tasks = env.check_tasks(settings.tasks)
-    sentences = sorted({sentence for task in tasks for sentence in env.recorded_sentences(task)})
+    tasks = check_tasks(suite, settings.tasks)
+    if lacking := [task for task in tasks if suite.expert(task) is None]:
+        raise ValueError(f"{', '.join(lacking)} of {suite.name} have no expert; record other tasks, or write an expert")
+    sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
     embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
-    writer = RLDSWriter(folder, _writer_settings(env, settings, tasks, encoder))
+    writer = RLDSWriter(folder, _writer_settings(suite, settings, tasks, encoder))
     shards = [_Shard(n, tuple(writer.settings.shard_episodes(n))) for n in writer.missing_shards()]
     total = sum(len(shard.episodes) for shard in shards)
     rejected = dict.fromkeys(tasks, 0)
@@ -105,7 +112,7 @@ def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder:
         working_in(folder, ours=(RECORDING_FILE,)),
         progress(f"recording into {folder}", total, unit="episodes") as bar,
     ):
-        work = _Work(env, settings, embeddings, writer)
+        work = _Work(suite, settings, tasks, embeddings, writer)
         for index, failures in run_jobs(
             _record_shard, shards, workers=settings.workers, prepare=_prepare, arguments=(work,)
         ):
@@ -117,14 +124,16 @@ def record(folder: Path, *, env: EnvSettings, settings: RecordSettings, encoder:
     return RecordReport(folder=folder, recorded=total, rejected=rejected)
 
 
-def record_episode(env: MetaWorldEnv, *, seed: int, noise: float, quality: int) -> tuple[list[bytes], FloatArray, bool]:
+def record_episode(
+    env: Env, expert: ScriptedExpert, *, seed: int, noise: float, quality: int
+) -> tuple[list[bytes], FloatArray, bool]:
     """Run the expert once; return the JPEG images of S steps, the expert's actions (S, A), and whether it succeeded."""
     drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     observation = env.reset(seed)
     images: list[bytes] = []
     actions: list[FloatArray] = []
     while True:
-        action = env.expert_action()
+        action = expert(env)
         images.append(encode_jpeg(observation.image, quality))
         actions.append(action)
         result = env.step(drift.disturb(action))
@@ -134,22 +143,18 @@ def record_episode(env: MetaWorldEnv, *, seed: int, noise: float, quality: int) 
 
 
 def _writer_settings(
-    env: EnvSettings, settings: RecordSettings, tasks: tuple[str, ...], encoder: TextEncoder
+    suite: TaskSuite, settings: RecordSettings, tasks: tuple[str, ...], encoder: TextEncoder
 ) -> RecordingSettings:
-    size = env.metaworld.image_size
-    opened = env.open(tasks[0], render=False)
-    spec = opened.action_spec
-    opened.close()
     return RecordingSettings(
-        name=env.env,
-        image_size=(size, size),
-        action_spec=spec,
+        name=suite.name,
+        image_size=suite.image_size,
+        action_spec=action_spec_of(suite, tasks[0]),
         episodes=len(tasks) * settings.episodes,
         episodes_per_shard=settings.episodes_per_shard,
         text_encoder=encoder.identity.to_json(),
         details={
-            "env": to_json(env),
-            "control_rate": env.metaworld.control_rate,
+            "env": suite_to_json(suite),
+            "control_rate": suite.control_rate,
             "tasks": list(tasks),
             "seed": settings.seed,
             "noise": settings.noise,
@@ -171,12 +176,12 @@ def _record_shard(shard: _Shard) -> dict[str, int]:
     try:
         for number in shard.episodes:
             place, index = divmod(number, work.settings.episodes)
-            if env is None or work.env.check_task(work.settings.tasks[place]) != task:
+            if env is None or work.tasks[place] != task:
                 if env is not None:
                     env.close()  # before the next one opens: two renderers in one process disturb each other
-                task = work.env.check_task(work.settings.tasks[place])
-                env = work.env.open(task)
-            episode, failures = _successful_episode(work, env, number, index)
+                task = work.tasks[place]
+                env = work.suite.open(task)
+            episode, failures = _successful_episode(work, env, task, number, index)
             episodes.append(episode)
             rejected[task] = rejected.get(task, 0) + failures
     finally:
@@ -186,13 +191,14 @@ def _record_shard(shard: _Shard) -> dict[str, int]:
     return rejected
 
 
-def _successful_episode(work: _Work, env: MetaWorldEnv, number: int, index: int) -> tuple[RecordedEpisode, int]:
-    sentences = work.env.recorded_sentences(env.task)
+def _successful_episode(work: _Work, env: Env, task: str, number: int, index: int) -> tuple[RecordedEpisode, int]:
+    sentences, expert = recorded_sentences(work.suite, task), work.suite.expert(task)
+    assert expert is not None
     instruction = sentences[index % len(sentences)]
     for attempt in range(MOST_ATTEMPTS):
         seed = recording_seed(work.settings.seed, index, attempt)
         images, actions, success = record_episode(
-            env, seed=seed, noise=work.settings.noise, quality=work.settings.jpeg_quality
+            env, expert, seed=seed, noise=work.settings.noise, quality=work.settings.jpeg_quality
         )
         if success:
             episode = RecordedEpisode(
@@ -200,13 +206,13 @@ def _successful_episode(work: _Work, env: MetaWorldEnv, number: int, index: int)
                 actions=actions,
                 instruction=instruction,
                 text_embedding=work.embeddings[instruction],
-                task=env.task,
+                task=task,
                 success=True,
                 seed=seed,
                 episode_id=number,
             )
             return episode, attempt
     raise ValueError(
-        f"the expert of {env.task} failed {MOST_ATTEMPTS} times in a row; lower the noise ({work.settings.noise}) "
+        f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; lower the noise ({work.settings.noise}) "
         "or raise the control rate"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,7 @@ import torch
 from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
-from rt1.envs.metaworld import MetaWorldEnv
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import Env, ScriptedExpert, TaskSuite
 from rt1.policy.autotune import ActingSettings, setting_for
 from rt1.policy.policy import Policy
 from rt1.simulate.controllers import Expert, PolicyController, RandomActions, Replay
@@ -82,7 +82,7 @@ class TrialPolicy:
 def run_trials(
     plans: Sequence[TrialPlan],
     *,
-    env: EnvSettings,
+    suite: TaskSuite,
     policy: TrialPolicy | None,
     embeddings: Mapping[str, FloatArray],
     workers: int = 0,
@@ -92,7 +92,7 @@ def run_trials(
 
     Args:
         plans: what to run.
-        env: the environment.
+        suite: the environments.
         policy: the policy; None if no plan needs one.
         embeddings: text embedding, float32 (E,), of every sentence that the policy is given.
         workers: processes; 0 means one per core.
@@ -103,7 +103,7 @@ def run_trials(
         plans,
         workers=workers,
         prepare=_prepare,
-        arguments=(env, policy, dict(embeddings)),
+        arguments=(suite, policy, dict(embeddings)),
         apart=apart,
     ):
         yield results
@@ -111,16 +111,16 @@ def run_trials(
 
 @dataclass(frozen=True)
 class _Worker:
-    env: EnvSettings
+    suite: TaskSuite
     policy: Policy | None
 
 
 _worker: list[_Worker] = []
 
 
-def _prepare(env: EnvSettings, chosen: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
+def _prepare(suite: TaskSuite, chosen: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
     torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
-    _worker[:] = [_Worker(env, None if chosen is None else open_policy(chosen, embeddings))]
+    _worker[:] = [_Worker(suite, None if chosen is None else open_policy(chosen, embeddings))]
 
 
 def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
@@ -135,7 +135,7 @@ def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Po
 def _run_plan(plan: TrialPlan) -> list[TrialResult]:
     (worker,) = _worker
     looks = plan.kind in ("policy", "swapped", "paraphrase")
-    env = worker.env.open(plan.task, render=looks)
+    env = worker.suite.open(plan.task, render=looks)
     try:
         return _without_spare_images([_run_trial(worker, env, plan, trial) for trial in plan.trials])
     finally:
@@ -153,7 +153,7 @@ def _without_spare_images(results: list[TrialResult]) -> list[TrialResult]:
     return kept
 
 
-def _run_trial(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int) -> TrialResult:
+def _run_trial(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> TrialResult:
     controller = _controller(worker, env, plan, trial)
     result = rollout(
         env,
@@ -165,21 +165,22 @@ def _run_trial(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int) 
     return TrialResult(plan=plan, trial=trial, rollout=result)
 
 
-def _controller(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int) -> Controller:
-    if plan.kind == "expert":
-        return Expert(env.expert_action)
+def _controller(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> Controller:
     if plan.kind == "random":
         return RandomActions(env.action_spec, trial_seed(plan.seed, trial))
-    if plan.kind == "blind":
-        return Replay(_another_episode(env, seed=plan.seed, trial=trial))
-    assert worker.policy is not None
-    return PolicyController(worker.policy)
+    if plan.kind not in ("expert", "blind"):
+        assert worker.policy is not None
+        return PolicyController(worker.policy)
+    expert = worker.suite.expert(plan.task)
+    if expert is None:
+        raise ValueError(f"{plan.task} has no expert; leave the {plan.kind} trials out")
+    return Expert(partial(expert, env)) if plan.kind == "expert" else _replay(env, expert, plan, trial)
 
 
-def _another_episode(env: MetaWorldEnv, *, seed: int, trial: int) -> FloatArray:
-    """Return the actions of a successful noise-free expert episode with another start than any trial's."""
+def _replay(env: Env, expert: ScriptedExpert, plan: TrialPlan, trial: int) -> Replay:
+    """Return the replay of a successful noise-free expert episode with another start than any trial's."""
     for attempt in range(MOST_ATTEMPTS):
-        episode = rollout(env, Expert(env.expert_action), seed=recording_seed(seed, trial, attempt))
+        episode = rollout(env, Expert(partial(expert, env)), seed=recording_seed(plan.seed, trial, attempt))
         if episode.success:
-            return episode.actions
-    raise ValueError(f"the expert of {env.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")
+            return Replay(episode.actions)
+    raise ValueError(f"the expert of {plan.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")

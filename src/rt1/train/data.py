@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
@@ -148,5 +147,5 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
 
 def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
     """Return the identity of the encoder that a source says its embeddings come from, or None."""
-    stored: Mapping[str, Any] | None = getattr(source, "text_encoder", None)
+    stored = optional_members(source).text_encoder
     return None if stored is None else TextEncoderIdentity.from_json(stored)

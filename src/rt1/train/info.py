@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.statistics import source_statistics
 from rt1.model.rt1 import RT1Config
 from rt1.train.config import TrainConfig
@@ -35,7 +35,7 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
 
 
 def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodiment:
-    details = dict(getattr(source, "details", {}))
+    details = optional_members(source).details
     return Embodiment(
         action_spec=source.action_spec,
         control_rate=details.get("control_rate"),

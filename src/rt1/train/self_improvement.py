@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rt1.actions import ActionSpec
 from rt1.checkpoint import resolve
 from rt1.common import json_config
 from rt1.common.border import reading
@@ -22,8 +21,9 @@ from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least
 from rt1.common.json_files import read_object
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.sources.base import EpisodeSource
-from rt1.envs.registry import EnvSettings
+from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
+from rt1.envs.registry import suite_from_json
 from rt1.errors import DataError
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.results import Counted
@@ -157,13 +157,14 @@ def improve(
         SaveError: the folder holds something else.
         LockedError: another process works in the folder.
     """
-    details = getattr(recorded, "details", {})
+    details = optional_members(recorded).details
     if "env" not in details:
         raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
-    env = json_config.from_json(EnvSettings, details["env"])
-    tasks = env.check_tasks(wanted.tasks or tuple(details.get("tasks", ())))
-    _try_environment(env, tasks[0], recorded.action_spec)
-    loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), env, encoder)
+    suite = suite_from_json(details["env"])
+    tasks = check_tasks(suite, wanted.tasks or tuple(details.get("tasks", ())))
+    # With images: what is missing for them should show before a long training.
+    check_actions_fit(recorded.action_spec, action_spec_of(suite, tasks[0], render=True))
+    loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), suite, encoder)
     with working_in(folder, ours=IMPROVE_FILES):
         loop.begin(checkpoint)
         while loop.go_on():
@@ -182,11 +183,11 @@ class _Loop:
         config: TrainConfig,
         folder: Path,
         wanted: ImproveSettings,
-        env: EnvSettings,
+        suite: TaskSuite,
         encoder: TextEncoder,
     ) -> None:
         self.recorded, self.config, self.folder, self.wanted = recorded, config, folder, wanted
-        self.env, self.encoder = env, encoder
+        self.suite, self.encoder = suite, encoder
         self.rounds: list[Round] = []
         self.cpu_seconds: dict[str, float] = {}
 
@@ -277,7 +278,7 @@ class _Loop:
         seed = (self.wanted.seed, number)
         with self._timed("collect"):
             return collect(
-                self._own(number), resolve(policy), env=self.env, settings=how, encoder=self.encoder, seed=seed
+                self._own(number), resolve(policy), suite=self.suite, settings=how, encoder=self.encoder, seed=seed
             )
 
     def _own(self, number: int) -> Path:
@@ -309,7 +310,7 @@ class _Loop:
             workers=self.wanted.workers,
         )
         with self._timed("trials"):
-            result = evaluate_closed_loop(policy, env=self.env, settings=trials, encoder=self.encoder)
+            result = evaluate_closed_loop(policy, suite=self.suite, settings=trials, encoder=self.encoder)
         return tuple(Counted(task=task.task, trials=task.trials, successes=task.successes) for task in result.tasks)
 
     @contextmanager
@@ -329,15 +330,6 @@ class _Loop:
             "cpu_seconds": self.cpu_seconds,
         }
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
-
-
-def _try_environment(env: EnvSettings, task: str, spec: ActionSpec) -> None:
-    """Open and close the environment: what is missing for it should not show after a long training."""
-    opened = env.open(task)
-    try:
-        check_actions_fit(spec, opened.action_spec)
-    finally:
-        opened.close()
 
 
 def _flat(about: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import progress
-from rt1.envs.registry import EnvSettings
+from rt1.envs.base import TaskSuite, check_tasks
+from rt1.envs.registry import suite_of
 from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
 from rt1.simulate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
 from rt1.text.encoder import TextEncoder
@@ -46,8 +47,8 @@ class ClosedLoopSettings:
 class ClosedLoop:
     """Trials made ready: whatever could be wrong with them has shown."""
 
-    env: EnvSettings
-    """The environment."""
+    suite: TaskSuite
+    """The environments."""
     plans: tuple[TrialPlan, ...]
     """The trials of a round."""
     embeddings: Mapping[str, FloatArray]
@@ -72,7 +73,7 @@ class ClosedLoop:
         with progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
             for results in run_trials(
                 self.plans,
-                env=self.env,
+                suite=self.suite,
                 policy=TrialPolicy(checkpoint=checkpoint, embodiment=self.embodiment),
                 embeddings=self.embeddings,
                 workers=self.workers,
@@ -105,17 +106,17 @@ def prepare_closed_loop(
             "closed-loop trials need an environment, and the data name none; train on what `rt1 record` recorded, or "
             "leave the trials out (--closed-loop.every 0)"
         )
-    env = EnvSettings.from_provenance(info.provenance)
-    tasks = env.check_tasks(settings.tasks or tuple(info.provenance["tasks"]))
-    check_env_fits(info, env, tasks[0])
-    instructions = {task: env.sentences(task)[0] for task in tasks}
+    suite = suite_of(info.provenance)
+    tasks = check_tasks(suite, settings.tasks or tuple(info.provenance["tasks"]))
+    check_env_fits(info, suite, tasks[0])
+    instructions = {task: suite.sentences(task)[0] for task in tasks}
     plans = [
         plan
         for task, instruction in instructions.items()
         for plan in plan_trials("policy", task, instruction, trials=settings.trials, seed=settings.seed)
     ]
     return ClosedLoop(
-        env=env,
+        suite=suite,
         plans=tuple(plans),
         embeddings=embed_instructions(info, sorted(set(instructions.values())), encoder),
         workers=settings.workers,

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.arrays.base import encode_png
 from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
-from rt1.data.sources.images import encode_jpeg
+from rt1.data.sources.images import encode_jpeg, encode_png
 from rt1.errors import DataError
 from rt1.testing import check_source
 

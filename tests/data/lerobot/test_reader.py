@@ -153,6 +153,16 @@ def test_features_that_do_not_fit_are_refused(written: Path, options: dict[str, 
         LeRobotSource(written, **options)
 
 
+@pytest.mark.parametrize("notes", [{"info": {"video.is_depth_map": True}}, {"video_info": {"is_depth_map": True}}])
+def test_a_depth_map_is_no_camera(damaged: Path, notes: dict[str, Any]) -> None:
+    depth = {"dtype": "image", "shape": [1, 1, 3], **notes}
+    _without_notes(damaged)
+    _edit(damaged, "meta/info.json", lambda info: info["features"].update(depth=depth))
+    assert LeRobotSource(damaged).image_key == "observation.images.image"
+    with pytest.raises(DataError, match="'depth' holds depth maps"):
+        LeRobotSource(damaged, image_key="depth")
+
+
 def test_several_cameras_must_be_chosen_from(damaged: Path) -> None:
     _without_notes(damaged)
     _edit(damaged, "meta/info.json", lambda info: info["features"].update(wrist={"dtype": "image", "shape": [1, 1, 3]}))

@@ -121,6 +121,15 @@ def test_a_layout_that_does_not_fit_is_refused(tmp_path: Path, layout: RLDSLayou
         RLDSSource(folder, layout=layout)
 
 
+def test_a_depth_map_is_no_camera(tmp_path: Path) -> None:
+    image = {"image": {"shape": {"dimensions": ["8", "8", "1"]}, "dtype": "uint16"}}
+    folder = _data_set(
+        tmp_path / "foreign", {"image": image, "action": _tensor(2)}, [_steps(1, action=np.zeros(2, np.float32))]
+    )
+    with pytest.raises(DataError, match="uint16 image"):
+        RLDSSource(folder, layout=LAYOUT)
+
+
 def test_without_a_spec_the_bounds_are_those_of_the_data(tmp_path: Path) -> None:
     records = [_steps(2, move=np.array([-2, 7, 3, 7], np.float32), grip=np.array([0, 1], np.int64))]
     features = {"move": _tensor(2), "grip": _tensor(dtype="bool")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.data.sources import images
-from rt1.data.sources.images import decode_image, decoding_work, encode_jpeg, image_size
+from rt1.data.sources.images import decode_image, decoding_work, encode_jpeg, encode_png, image_size, is_rgb
 from rt1.errors import DataError
 
 
@@ -181,3 +182,17 @@ def test_a_png_with_a_part_that_claims_gigabytes_is_refused_at_once(image: NDArr
     with pytest.raises(DataError, match="truncated or damaged"):
         decode_image(bytes(png))
     assert time.process_time() - started < 0.5
+
+
+def test_a_png_gives_back_every_pixel_in_rgb() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(decode_image(encode_png(image)), image)
+
+
+def test_only_three_channels_of_eight_bits_count_as_rgb() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    others: list[NDArray[Any]] = [image[..., 0], np.zeros((4, 6, 4), np.uint8), image.astype(np.uint16)]
+    assert is_rgb(encode_png(image))
+    assert is_rgb(encode_jpeg(image))
+    assert not any(is_rgb(cv2.imencode(".png", other)[1].tobytes()) for other in others)
+    assert not is_rgb(cv2.imencode(".jpg", image[..., 0])[1].tobytes())

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,11 +16,11 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
 from rt1.data.bounds import spec_between
+from rt1.data.sources.images import encode_png
 from rt1.errors import DataError
 
 Image = NDArray[np.uint8]
 """uint8 RGB (H, W, 3)."""
-_FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +136,6 @@ class ArraySource(ABC):
         if not 0 <= start <= stop <= self.lengths[episode]:
             steps = f"which has {self.lengths[episode]} steps"
             raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, {steps}")
-
-
-def encode_png(image: Image) -> bytes:
-    """Return the PNG of a uint8 RGB (H, W, 3) image, without loss."""
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _FAST_PNG)[1].tobytes()
 
 
 def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:

@@ -15,9 +15,9 @@ from rt1.actions import ActionSpec
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
 from rt1.common.suggest import unknown_name
-from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, encode_png, text_of
+from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
 from rt1.data.arrays.video import video_images
-from rt1.data.sources.images import decode_image
+from rt1.data.sources.images import decode_image, encode_png
 from rt1.errors import DataError
 
 if TYPE_CHECKING:

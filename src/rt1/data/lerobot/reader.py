@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +29,7 @@ from rt1.data.lerobot.schema import (
 from rt1.data.lerobot.steps import StoredImages, first_of_each, read_steps, sentences
 from rt1.data.lerobot.video import VideoImages
 from rt1.data.rlds.schema import read_json, read_recorder_notes
-from rt1.data.sources.images import decode_image
+from rt1.data.sources.images import decode_image, encode_png
 from rt1.errors import DataError
 
 
@@ -122,7 +121,7 @@ class LeRobotSource:
         self._checked(episode, start, stop)
         if self._stored is not None:
             return self._stored.read(episode, start, stop)
-        return [_png(image) for image in self.images(episode, start, stop)]
+        return [encode_png(image) for image in self.images(episode, start, stop)]
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
         """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255; saves a detour where images lie in a video."""
@@ -187,8 +186,3 @@ def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
     part = spec.parts[0]
     assert isinstance(part, Continuous)
     return dataclasses.replace(spec, parts=(dataclasses.replace(part, labels=tuple(map(str, names))),))
-
-
-def _png(image: NDArray[np.uint8]) -> bytes:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()

@@ -52,8 +52,11 @@ class Info:
 
     def image_key(self, wanted: str | None) -> str:
         """Return the key of the images to read: the one named, or the only one there is."""
-        keys = [key for key, feature in self.features.items() if feature["dtype"] in IMAGE_KINDS]
+        images = [key for key, feature in self.features.items() if feature["dtype"] in IMAGE_KINDS]
+        keys = [key for key in images if not _is_depth(self.features[key])]
         if wanted is not None:
+            if wanted in images and wanted not in keys:
+                raise DataError(f"the image key {wanted!r} holds depth maps; name one of the RGB images: {keys}")
             if wanted not in keys:
                 raise DataError(unknown_name("image key", wanted, keys))
             return wanted
@@ -70,6 +73,11 @@ class Info:
         if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
             raise DataError(f"the feature {key!r} has shape {shape}; the action must be a vector [A]")
         return shape[0]
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    notes = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    return any(notes.get(name) for name in ("is_depth_map", "video.is_depth_map"))
 
 
 @dataclass(frozen=True, kw_only=True)

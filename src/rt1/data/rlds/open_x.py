@@ -98,6 +98,11 @@ class OpenXSource:
         """Where what is made of the data is kept, the index first; None where nothing can be written."""
         return self.raw.cache_folder
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """One message per record left out."""
+        return self.raw.skipped
+
     def instruction(self, episode: int) -> str:
         """Return the sentence of an episode."""
         return self.raw.instruction(episode)
@@ -154,7 +159,7 @@ def open_x_source(
         split: name of the split.
         action_spec: bounds and bins of RT-1's action. None: those of RT-1-X, 512 bins and world_vector within -2..2,
             which the mappings fill; all sources of a mixture need one spec.
-        skip_corrupt: leave out what cannot be used, warn once with the count, and list it in ``raw.skipped``.
+        skip_corrupt: leave out what cannot be used, warn once with the count, and list it in ``skipped``.
 
     Raises:
         ValueError: an unknown name.

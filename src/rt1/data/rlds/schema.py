@@ -66,7 +66,8 @@ class FeatureInfo:
     key: str
     """Name in a record: the path joined by ``/``, e.g. ``steps/observation/image``."""
     kind: str
-    """``image``, ``text``, ``tensor``, or ``nested`` for a list of unknown length within a step."""
+    """``image`` (uint8), ``text``, ``tensor``, ``nested`` for a list of unknown length within a step,
+    or ``uint16 image`` and the like for a depth map."""
     dtype: str
     """numpy name of the values, ``bytes`` for images and text."""
     shape: tuple[int, ...]
@@ -220,7 +221,9 @@ def _walk(node: Mapping[str, Any], path: str, found: dict[str, FeatureInfo], *, 
 
 def _leaf(node: Mapping[str, Any], path: str) -> FeatureInfo:
     if "image" in node:
-        return FeatureInfo(key=path, kind="image", dtype="bytes", shape=_shape(node["image"]), encoding="bytes")
+        dtype = str(node["image"].get("dtype") or "uint8")
+        kind = "image" if dtype == "uint8" else f"{dtype} image"  # a depth map
+        return FeatureInfo(key=path, kind=kind, dtype="bytes", shape=_shape(node["image"]), encoding="bytes")
     tensor = node.get("tensor", {})
     dtype = str(tensor.get("dtype", "bytes" if "text" in node else "int64"))
     if "text" in node or dtype in ("object", "string", "bytes"):

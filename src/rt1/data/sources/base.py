@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +17,8 @@ from rt1.actions import ActionSpec, FloatArray
 class EpisodeSource(Protocol):
     """Recorded episodes by index. ``rt1.testing.check_source`` checks an implementation.
 
-    Reading is random access and thread-safe; nothing but an index is held in memory. An own data set is an object
-    with these members, handed to ``rt1.train.loop.train``.
+    Reading is random access and thread-safe. Only an index is held in memory. Your own data set is an object with these
+    members, given to ``rt1.train.loop.train``. It may also have some of :class:`OptionalMembers`.
     """
 
     name: str
@@ -47,3 +50,28 @@ class EpisodeSource(Protocol):
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return float32 (stop - start, A), physical units as stored (not clipped)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalMembers:
+    """Members that an :class:`EpisodeSource` may have, each with the value that is assumed where it is missing."""
+
+    text_encoder: Mapping[str, Any] | None = None
+    """Identity of the encoder of the stored text embeddings (name, sha256, width); None where it is not known."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """Plain JSON about the recording: ``control_rate`` in Hz, ``tasks``, and ``env``, the task suite."""
+    bgr: bool = False
+    """Whether ``encoded_images`` decode to blue, green, red."""
+    images: Callable[[int, int, int], list[NDArray[np.uint8]]] | None = None
+    """Method ``images(episode, start, stop)``: the same steps decoded, uint8 RGB (H, W, 3), whatever ``bgr`` is. Useful
+    where the images are stored as arrays or as a video."""
+    skipped: Sequence[str] = ()
+    """One message for each damaged record that was left out."""
+    cache_folder: Path | None = None
+    """Folder for files made from the data, such as statistics."""
+
+
+def optional_members(source: EpisodeSource) -> OptionalMembers:
+    """Return the optional members of a source, with defaults for those it does not have."""
+    names = [f.name for f in fields(OptionalMembers)]
+    return OptionalMembers(**{name: getattr(source, name) for name in names if hasattr(source, name)})

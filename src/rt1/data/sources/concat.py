@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.errors import DataError
 
@@ -41,7 +41,7 @@ class JoinedSource:
         self.lengths: NDArray[np.int64] = np.concatenate([source.lengths for source in sources])
         self.firsts: NDArray[np.int64] = np.cumsum([0, *(len(source.lengths) for source in sources[:-1])])
         """(sources,) number of each source's first episode."""
-        encoders = [getattr(source, "text_encoder", None) for source in sources]
+        encoders = [optional_members(source).text_encoder for source in sources]
         self.text_encoder = encoders[0] if all(encoder == encoders[0] for encoder in encoders) else None
         """Identity of the encoder of the stored text embeddings; None where not known, or not the same for all."""
         self._one_encoder = all(encoder == encoders[0] for encoder in encoders)
@@ -109,8 +109,9 @@ class MappedSource:
         self.source, self.action_spec, self._map = source, action_spec, map_actions
         self.name = source.name
         self.lengths = source.lengths
-        self.text_encoder = getattr(source, "text_encoder", None)
-        self.details = dict(getattr(source, "details", {}))
+        members = optional_members(source)
+        self.text_encoder, self.skipped = members.text_encoder, members.skipped
+        self.details = dict(members.details)
         """What the source knows of its recording, its control rate for one."""
         self.actions(0, 0, 1)
 

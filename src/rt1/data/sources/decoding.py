@@ -1,4 +1,4 @@
-"""The images of a source as RGB arrays, however it holds them: one place that knows the optional members."""
+"""The images of a source as RGB arrays, however it holds them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 
@@ -21,29 +21,25 @@ def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -
 def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the images of steps ``start..stop-1``, uint8 RGB (H, W, 3), decoded one by one.
 
-    A source may have a method ``images(episode, start, stop)`` that gives them decoded, as one whose images are frames
-    of a video does; and an attribute ``bgr``, True where its encoded images decode to blue, green, red.
-
     Raises:
         DataError: an image cannot be read or does not decode; the source, the episode and the step are named.
     """
-    read = getattr(source, "images", None)
+    members = optional_members(source)
     encoded: list[bytes] = []
     try:
-        if callable(read):
-            yield from _checked(read(episode, start, stop), stop - start)
+        if callable(members.images):
+            yield from _checked(members.images(episode, start, stop), stop - start)
         else:
             encoded = source.encoded_images(episode, start, stop)
             _check_count(len(encoded), stop - start)
     except DataError as error:
         raise DataError(f"{source.name}, episode {episode}, steps {start}..{stop - 1}: {error}") from error
-    is_bgr = bool(getattr(source, "bgr", False))
     for step, data in enumerate(encoded, start):
         try:
             image = decode_image(data)
         except DataError as error:
             raise DataError(f"{source.name}, episode {episode}, step {step}: {error}") from error
-        yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if is_bgr else image
+        yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if members.bgr else image
 
 
 def _checked(images: Sequence[NDArray[np.uint8]], steps: int) -> list[NDArray[np.uint8]]:
