@@ -114,7 +114,7 @@ def test_robots_that_share_the_graphs_have_memories_of_their_own(manifest: Manif
     graphs = Counting()
     one = ExportedPolicy(manifest, graphs)
     one.reset(np.zeros(8, dtype=np.float32))
-    other = one.with_own_memory()
+    other = one.new_session()
     other.reset(np.zeros(8, dtype=np.float32))
     for policy, grey in ((one, 0), (other, 255), (one, 0)):
         policy.act(np.full((48, 48, 3), grey, dtype=np.uint8))

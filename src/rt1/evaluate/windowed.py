@@ -70,7 +70,7 @@ def window_blocks(
         source: recorded episodes.
         episode: the number of one.
         text_E: its text embedding, float32 (E,).
-        cond_scale: guidance, see :class:`rt1.policy.stepper.ControlStep`.
+        cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)
