@@ -105,7 +105,7 @@ def test_a_policy_of_another_robot_is_refused_with_both_sets_of_dimensions(
         ({"tasks": ()}, "give at least one and none twice"),
         ({"tasks": ("reach", "reach")}, "give at least one and none twice"),
         ({"trials": 0}, "trials is 0"),
-        ({"seed": -1}, "seed -1"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
