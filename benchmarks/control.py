@@ -1,4 +1,4 @@
-"""How fast is the control step? RT-1 at full size, one robot, against a matrix product, a bare B3 and itself.
+"""How fast is the batched step? RT-1 at full size, one robot, against a matrix product, a bare B3 and itself.
 
 Run it on two cores with nothing else running: ``python benchmarks/control.py``. Ratios are of CPU time (seconds of one
 core, all threads added), medians over rounds that take everything in turns. The last line is a JSON object.
@@ -32,11 +32,12 @@ from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.images import decode_image
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.policy.autotune import LEAST_AGREEMENT, agreement_with, made_up_episodes
+from rt1.policy.agreement import LEAST_AGREEMENT, compare_logits
+from rt1.policy.autotune import made_up_episodes
 from rt1.policy.packed.decoder import StepDecoder
 from rt1.policy.packed.encoder import FoldedEncoder
 from rt1.policy.packed.layers import Target
-from rt1.policy.stepper import SETTINGS, ControlStep
+from rt1.policy.stepper import SETTINGS, Stepper
 from rt1.presets import preset
 
 Images = Sequence[NDArray[np.uint8]]
@@ -58,15 +59,15 @@ def main() -> None:
     options = parser.parse_args()
     model = network()
     episodes = list(_episodes(options.data, options.open_x, model.config, options.agreement_steps))
-    controls = make_controls(model)
-    times = measure_times(model, controls, episodes, options.rounds)
-    random_agreement = measure_agreement(controls, episodes)
-    spread = measure_spread(controls["fp32"], episodes, options.steps)
-    growth = measure_growth(controls["fp32"] if options.long else None)
+    steppers = make_steppers(model)
+    times = measure_times(model, steppers, episodes, options.rounds)
+    random_agreement = measure_agreement(steppers, episodes)
+    spread = measure_spread(steppers["fp32"], episodes, options.steps)
+    growth = measure_growth(steppers["fp32"] if options.long else None)
     gpu = measure_gpu(model, episodes)
     teach_colours(model, updates=options.updates)
-    agreement = measure_agreement(make_controls(model), episodes)
-    agreeing = [name for name in controls if name != "fp32" and agreement[name] >= LEAST_AGREEMENT]
+    agreement = measure_agreement(make_steppers(model), episodes)
+    agreeing = [name for name in steppers if name != "fp32" and agreement[name] >= LEAST_AGREEMENT]
     fast = min(agreeing or ["fp32"], key=times.__getitem__)
     figures: dict[str, float | str | None] = {
         "step_vs_matmul": times["fp32"] / times["matmul"],
@@ -112,10 +113,10 @@ def network() -> RT1:
     return model.eval()
 
 
-def make_controls(model: RT1) -> dict[str, ControlStep]:
-    """Return a control step in every setting that this machine's processor has."""
+def make_steppers(model: RT1) -> dict[str, Stepper]:
+    """Return a stepper in every setting that this machine's processor has."""
     return {
-        name: ControlStep(model, setting=name)
+        name: Stepper(model, setting=name)
         for name in SETTINGS
         if SETTINGS[name].device == "cpu" and SETTINGS[name].obstacle() is None
     }
@@ -163,16 +164,16 @@ def _levels(images: Images, config: RT1Config) -> Tensor:
     return torch.from_numpy(level * (config.bins // 16))
 
 
-def measure_times(model: RT1, controls: dict[str, ControlStep], episodes: Episodes, rounds: int) -> dict[str, float]:
+def measure_times(model: RT1, steppers: dict[str, Stepper], episodes: Episodes, rounds: int) -> dict[str, float]:
     """Return median CPU seconds of everything, taken in turns so that all see the same machine."""
     text, images = episodes[0]
     matrix = torch.randn(2048, 2048)
     image = torch.randn(1, 3, 300, 300).contiguous(memory_format=torch.channels_last)
     bare = BareB3(model.backbone).to(memory_format=torch.channels_last)
-    memories = {name: control.start(text) for name, control in controls.items()}
+    states = {name: stepper.start(text) for name, stepper in steppers.items()}
     calls: dict[str, Callable[[], object]] = {"matmul": lambda: matrix @ matrix, "b3": lambda: bare(image)}
-    for name, control in controls.items():
-        calls[name] = lambda name=name, control=control: control.step([memories[name]], [images[0]])  # type: ignore[misc]
+    for name, stepper in steppers.items():
+        calls[name] = lambda name=name, stepper=stepper: stepper.step([states[name]], [images[0]])  # type: ignore[misc]
     calls["6 images"] = SixImages(model, text, images)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
@@ -208,10 +209,10 @@ class BareB3(nn.Module):
 
 
 class SixImages:
-    """What a policy without memory of image tokens does at each step: all images of the window, then one pass."""
+    """What a policy without a cache of image tokens does at each step: all images of the window, then one pass."""
 
     def __init__(self, model: RT1, text: FloatArray, images: Images) -> None:
-        """Use the same folded and packed weights as the control step."""
+        """Use the same folded and packed weights as the stepper."""
         target = Target(device=torch.device("cpu"), numbers="fp32")
         self._model, self._images = model, np.stack(images[: model.config.window])
         self._encode, self._decode = FoldedEncoder(model, target), StepDecoder(model, target)
@@ -225,35 +226,35 @@ class SixImages:
         return self._decode(token[None], torch.tensor([len(token) - 1]), self._condition)
 
 
-def measure_agreement(controls: dict[str, ControlStep], episodes: Episodes) -> dict[str, float]:
+def measure_agreement(steppers: dict[str, Stepper], episodes: Episodes) -> dict[str, float]:
     """Return the share of fp32's clear tokens that each setting chooses, too."""
-    logits: dict[str, list[FloatArray]] = {name: [] for name in controls}
+    logits: dict[str, list[FloatArray]] = {name: [] for name in steppers}
     for text, images in episodes:
-        for name, control in controls.items():
-            memory = control.start(text)
-            logits[name] += [control.step([memory], [image])[0] for image in images]
+        for name, stepper in steppers.items():
+            state = stepper.start(text)
+            logits[name] += [stepper.step([state], [image])[0] for image in images]
     reference = np.stack(logits["fp32"])
-    return {name: agreement_with(reference, np.stack(found)) for name, found in logits.items()}
+    return {name: compare_logits(reference, np.stack(found)).clear_agreement for name, found in logits.items()}
 
 
-def measure_spread(control: ControlStep, episodes: Episodes, steps: int) -> float:
+def measure_spread(stepper: Stepper, episodes: Episodes, steps: int) -> float:
     """Return the 99th percentile of a step's time over the median."""
     text, images = episodes[0]
-    memory, seconds = control.start(text), []
+    state, seconds = stepper.start(text), []
     for number in range(steps):
         start = time.perf_counter()
-        control.step([memory], [images[number % len(images)]])
+        stepper.step([state], [images[number % len(images)]])
         seconds.append(time.perf_counter() - start)
     return float(np.percentile(seconds, 99) / np.median(seconds))
 
 
-def measure_growth(control: ControlStep | None) -> float | None:
+def measure_growth(stepper: Stepper | None) -> float | None:
     """Return the growth of the process's memory from 1,000 to 10,000 steps, as a share; None if not on Linux."""
-    control = control or ControlStep(RT1(preset("debug").model))
+    stepper = stepper or Stepper(RT1(preset("debug").model))
     image = np.zeros((256, 320, 3), np.uint8)
-    memory, held = control.start(np.ones(control.model.config.text_width, np.float32)), []
+    state, held = stepper.start(np.ones(stepper.model.config.text_width, np.float32)), []
     for number in range(1, 10_001):
-        control.step([memory], [image])
+        stepper.step([state], [image])
         if number in (1_000, 10_000):
             held.append(tree_memory())
     first, last = held
@@ -264,14 +265,14 @@ def measure_gpu(model: RT1, episodes: Episodes) -> dict[str, float | str | None]
     """Return a step's latency with CUDA graphs and how many robots one GPU serves, or say that it was not run."""
     if not torch.cuda.is_available():
         return {"gpu": "not run: no CUDA device is there", "gpu_step_ms": None, "gpu_robots_at_3_hz": None}
-    control = ControlStep(model, setting="cuda-graphs-bf16")
+    stepper = Stepper(model, setting="cuda-graphs-bf16")
     text, images = episodes[0]
 
     def seconds(robots: int) -> float:
-        memories, found = [control.start(text) for _ in range(robots)], []
+        states, found = [stepper.start(text) for _ in range(robots)], []
         for _ in range(model.config.window + 10):
             start = time.perf_counter()
-            control.step(memories, [images[0]] * robots)
+            stepper.step(states, [images[0]] * robots)
             found.append(time.perf_counter() - start)
         return float(np.median(found[model.config.window :]))
 

@@ -29,11 +29,11 @@ from rt1.export.compare import TrialSize, compare, generated_trials
 from rt1.export.exporter import ExportSettings, export
 from rt1.export.formats import PRECISIONS, check_possible
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.policy.base import Acting
+from rt1.policy.base import BasePolicy
 from rt1.policy.exported_manifest import Comparison
 from rt1.policy.exported_torch import load_exported
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import SETTINGS, ControlStep
+from rt1.policy.stepper import SETTINGS, Stepper
 
 MATRIX = 2048
 Images = Sequence[NDArray[np.uint8]]
@@ -85,14 +85,14 @@ def lively_checkpoint(folder: Path) -> Path:
     return save_checkpoint(folder, model=model.eval(), info=info)
 
 
-def _candidates(checkpoint: Path, folder: Path, *, aoti: bool) -> dict[str, Acting]:
+def _candidates(checkpoint: Path, folder: Path, *, aoti: bool) -> dict[str, BasePolicy]:
     policy = Policy.from_checkpoint(checkpoint)
-    candidates: dict[str, Acting] = {}
+    candidates: dict[str, BasePolicy] = {}
     for name in SETTINGS:
         if name.startswith("cuda"):
             continue
         try:
-            candidates[f"policy {name}"] = Policy(ControlStep(policy.model, setting=name), policy.action_spec)
+            candidates[f"policy {name}"] = Policy(Stepper(policy.model, setting=name), policy.action_spec)
         except ValueError as error:
             print(f"left out: policy {name}: {error}")
     for to, precisions in PRECISIONS.items():
@@ -110,8 +110,8 @@ def _candidates(checkpoint: Path, folder: Path, *, aoti: bool) -> dict[str, Acti
     return candidates
 
 
-def _measure(policies: dict[str, Acting], images: Images, text_width: int, rounds: int) -> dict[str, float]:
-    """Return the median CPU seconds of one step by name, the memory being full, and of the matrix product."""
+def _measure(policies: dict[str, BasePolicy], images: Images, text_width: int, rounds: int) -> dict[str, float]:
+    """Return the median CPU seconds of one step by name, the window being full, and of the matrix product."""
     left, right = torch.randn(2, MATRIX, MATRIX)
     work: dict[str, Callable[[int], object]] = {"matrix product": lambda _: left @ right}
     for name, policy in policies.items():

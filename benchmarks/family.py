@@ -1,6 +1,6 @@
-"""What does streaming save? For each network: one control step against encoding its whole window again.
+"""What does streaming save? For each network: one step against encoding its whole window again.
 
-Encoding all images of the window at every step, without a memory, is how other PyTorch versions are used. Ratios are
+Encoding all images of the window at every step, without a cache, is how other PyTorch versions are used. Ratios are
 of CPU time (seconds of one core, all threads added), medians over rounds that take everything in turns. The last line
 is a JSON object.
 """
@@ -23,7 +23,7 @@ import torch
 from rt1.common.system import describe_machine
 from rt1.model.parameters import parameter_counts
 from rt1.model.rt1 import RT1
-from rt1.policy.stepper import ControlStep
+from rt1.policy.stepper import Stepper
 from rt1.presets import preset
 
 
@@ -54,13 +54,13 @@ def main() -> None:
 
 
 def _streaming(model: RT1) -> Callable[[], object]:
-    """Return one step of a policy whose memory is full."""
-    control = ControlStep(model)
-    memory = control.start(np.ones(model.config.text_width, dtype=np.float32))
+    """Return one step of a policy whose window is full."""
+    stepper = Stepper(model)
+    state = stepper.start(np.ones(model.config.text_width, dtype=np.float32))
     images = list(np.random.default_rng(0).integers(0, 256, (8, *model.config.image_size, 3), dtype=np.uint8))
     for image in images[: model.config.window]:
-        control.step([memory], [image])
-    return lambda: control.step([memory], [images[-1]])
+        stepper.step([state], [image])
+    return lambda: stepper.step([state], [images[-1]])
 
 
 def _from_scratch(model: RT1) -> Callable[[], object]:

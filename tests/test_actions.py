@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, Continuous, Discrete, choose_tokens, rt1_action_spec, spec_difference
+from rt1.actions import ActionSpec, Continuous, Discrete, rt1_action_spec, spec_difference
 from rt1.errors import PolicyError
 
 REST = {
@@ -207,16 +207,21 @@ def test_the_difference_of_two_specs_is_said_in_words(change: dict[str, Any], wo
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_logits_that_are_not_finite_give_no_tokens(value: float) -> None:
+def test_logits_that_are_not_finite_give_no_action(value: float) -> None:
+    spec = ActionSpec(parts=(Continuous(name="move", low=(0.0,) * 3, high=(4.0,) * 3),), bins=5)
     logits = np.zeros((2, 3, 5), dtype=np.float32)
     logits[1, 2, 3] = value
-    with pytest.raises(PolicyError, match="1 of 30 logits are not finite"):
-        choose_tokens(logits)
+    with pytest.raises(PolicyError, match="1 of 30 logits"):
+        spec.decode_logits(logits)
 
 
-def test_the_most_likely_token_of_each_dimension_is_chosen() -> None:
-    tokens = np.array([[4, 0, 2], [1, 3, 3]])
-    np.testing.assert_array_equal(choose_tokens(np.eye(5, dtype=np.float32)[tokens]), tokens)
+def test_the_most_likely_token_of_each_dimension_is_the_action() -> None:
+    spec = ActionSpec(parts=(Continuous(name="move", low=(0.0,) * 3, high=(4.0,) * 3),), bins=5)
+    expected = np.array([[4, 0, 2], [1, 3, 3]])
+    tokens, action = spec.decode_logits(np.eye(5, dtype=np.float32)[expected])
+    np.testing.assert_array_equal(tokens, expected)
+    np.testing.assert_array_equal(action, expected)
+    assert (tokens.dtype, action.dtype) == (np.int32, np.float32)
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1e39, 0.0), (-3e38, 3e38), (0.0, 10**300), (-float("inf"), 0.0)])

@@ -99,21 +99,6 @@ class Discrete:
 ActionPart = Continuous | Discrete
 
 
-def choose_tokens(logits: FloatArray) -> NDArray[np.int64]:
-    """Return the most likely tokens (..., A) of logits (..., A, V). Every action of a network is taken from here.
-
-    Raises:
-        PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
-            robot would move there.
-    """
-    if not np.isfinite(logits).all():
-        raise PolicyError(
-            f"{np.size(logits) - np.count_nonzero(np.isfinite(logits))} of {np.size(logits)} logits are not finite, so "
-            "there is no action; use another checkpoint, and check the weights (rt1 inspect) and the text embedding"
-        )
-    return logits.argmax(axis=-1)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
     """The dimensions of an action in token order, and the number of bins they share."""
@@ -217,6 +202,23 @@ class ActionSpec:
         )
         choice = np.where(tokens < self.discrete_choices, tokens.astype(np.float32), fallback)
         return np.where(self.discrete_choices > 0, choice, value)
+
+    def decode_logits(self, logits: FloatArray) -> tuple[TokenArray, FloatArray]:
+        """Return the most likely tokens of logits (..., A, V), int32 (..., A), and the action they stand for.
+
+        Every action of a network is taken from here.
+
+        Raises:
+            PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
+                robot would move there.
+        """
+        if bad := np.size(logits) - np.count_nonzero(np.isfinite(logits)):
+            raise PolicyError(
+                f"{bad} of {np.size(logits)} logits are not finite, so there is no action; use another checkpoint, and "
+                "check the weights (rt1 inspect) and the text embedding"
+            )
+        tokens = logits.argmax(axis=-1).astype(np.int32)
+        return tokens, self.decode(tokens)
 
     def out_of_bounds(self, action: FloatArray) -> NDArray[np.bool_]:
         """(..., A) True where a value lies outside its bounds, so that encoding clips it."""

@@ -91,7 +91,7 @@ def test_an_image_that_does_not_decode_is_named_by_episode_and_step(make_source:
     source = make_source(2, 4)
     source.images[1][2] = source.images[1][2][:100]
     assert len(decoded_images(source, 1, 0, 2)) == 2
-    with pytest.raises(DataError, match=r"memory, episode 1, step 2: .* of 100 bytes"):
+    with pytest.raises(DataError, match=r"memory, episode 1, step 2: .*100 bytes"):
         decoded_images(source, 1, 1, 4)
 
 

@@ -17,13 +17,13 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
-from rt1.evaluate.offline import Agreement, OfflineResult, evaluate_offline
+from rt1.evaluate.offline import OfflineResult, evaluate_offline
 from rt1.evaluate.scores import ActionScores
 from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
 from rt1.model.transformer import TransformerConfig
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import ControlStep
+from rt1.policy.stepper import Stepper
 
 STORED = Words(stored=True, origin="stored")
 
@@ -78,7 +78,7 @@ def test_they_agree_under_guidance(make_source: Callable[..., Any], make_network
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     plain, guided = (
-        _evaluate(Policy(ControlStep(model, cond_scale=scale), source.action_spec), source) for scale in (1.0, 2.0)
+        _evaluate(Policy(Stepper(model, cond_scale=scale), source.action_spec), source) for scale in (1.0, 2.0)
     )
     assert guided.agreement.holds
     assert guided.window_all.values()["loss"] != pytest.approx(plain.window_all.values()["loss"], rel=1e-3)
@@ -106,11 +106,11 @@ def test_the_numbers_are_those_of_a_policy_run_by_hand(
 
 
 class Forgetful(Policy):
-    """A policy that loses its memory after every step."""
+    """A policy that forgets its images after every step."""
 
     def logits(self, image: NDArray[Any]) -> FloatArray:
         found = super().logits(image)
-        self.reset(self.memory.text_E.numpy())
+        self.reset(self.text_embedding)
         return found
 
 
@@ -120,20 +120,7 @@ def test_a_policy_that_does_not_run_the_network_as_trained_is_noticed(
     source = make_source(5)
     result = _evaluate(Forgetful(make_network(), source.action_spec), source, shown=0)
     assert not result.agreement.holds
-    assert result.agreement.largest_difference > 1e-3
-
-
-def test_logits_that_are_not_numbers_never_agree() -> None:
-    nan, one = np.full((1, 2, 3), np.nan, np.float32), np.ones((1, 2, 3), np.float32)
-    for first, second in ((nan, one), (one, nan), (nan, nan)):
-        agreement = Agreement()
-        agreement.compare(first, second)
-        agreement.compare(one, one)
-        assert not agreement.holds
-    agreement = Agreement()
-    agreement.compare(one, one)
-    assert agreement.holds
-    assert agreement.other_tokens == 0
+    assert result.agreement.logit_difference > 1e-3
 
 
 def test_the_episodes_shown_are_spread_over_those_evaluated(

@@ -13,13 +13,13 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
-from rt1.policy.base import Acting, Instruction
+from rt1.policy.base import BasePolicy, Instruction
 from rt1.policy.exported_manifest import Comparison
 
 SIZE = TrialSize(episodes=2, steps=5, text_width=8)
 
 
-class Scripted(Acting):
+class Scripted(BasePolicy):
     """Gives its rows of logits one after the other and starts again at a reset."""
 
     action_spec = ActionSpec(parts=(Continuous(name="move", low=(0.0,), high=(1.0,)),), bins=3)

@@ -212,8 +212,8 @@ def test_the_description_is_plain_json(torch_export: tuple[Path, Path]) -> None:
     [
         ({"tolerance": -1.0}, "tolerance is -1.0; it must be at least 0"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
-        ({"agreement": 1.5}, r"agreement is 1.5; it must be at most 1"),
-        ({"episodes": 1}, "episodes is 1; it must be at least 2"),
+        ({"agreement": 1.5}, r"agreement is 1.5"),
+        ({"episodes": 1}, "episodes is 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], message: str) -> None:

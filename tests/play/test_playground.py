@@ -49,7 +49,7 @@ def test_an_episode_on_the_page_takes_the_actions_of_a_trial(opened: Playground,
     while opened.phase == "running":
         opened.step()
     played = np.stack(world.opened[0].executed)
-    policy = opened.policy.with_own_memory()
+    policy = opened.policy.new_session()
     trial = rollout(world.make_env(), PolicyController(policy), seed=trial_seed(0, 0), instruction="open the drawer")
     np.testing.assert_array_equal(played, trial.actions)
     assert (opened.view().phase, opened.view().success) == ("over", trial.success)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from rt1.model.rt1 import RT1
-from rt1.policy.autotune import Tuned, agreement_with, made_up_episodes, measure, setting_for, tuned
+from rt1.policy.autotune import Tuned, made_up_episodes, measure, setting_for, tuned
 from rt1.policy.packed.encoder import FoldedEncoder
 from rt1.policy.packed.layers import Int8Linear
 from rt1.policy.policy import Policy
@@ -43,21 +43,6 @@ def _remember(model: RT1, file: Path, **changes: Any) -> None:
     tuned(model, identity="a", file=file)
     ((key, found),) = json.loads(file.read_text()).items()
     file.write_text(json.dumps({key: {**found, **changes}}))
-
-
-def test_agreement_counts_the_clear_tokens_alone() -> None:
-    # Four tokens of three bins; the last one's gap of 0.04 is a toss-up.
-    reference = np.array([[[0, 1, 0], [2, 0, 1], [0, 0, 3], [0.04, 0, -1]]], np.float32)
-    other = reference.copy()
-    assert agreement_with(reference, other) == 1.0
-    other[0, 3] = [0, 1, 0]
-    assert agreement_with(reference, other) == 1.0
-    other[0, 0] = [1, 0, 0]
-    assert agreement_with(reference, other) == pytest.approx(2 / 3)
-
-
-def test_where_no_token_is_clear_nothing_agrees() -> None:
-    assert agreement_with(np.zeros((2, 3, 4), np.float32), np.zeros((2, 3, 4), np.float32)) == 0.0
 
 
 def test_a_measurement_has_every_setting_that_can_run_and_chooses_a_fast_one_that_agrees(model: RT1) -> None:
@@ -133,15 +118,15 @@ def test_a_policy_takes_a_setting_by_name_or_the_tuned_one(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert Policy.from_checkpoint(checkpoint).control.setting == "fp32"
-    chosen = Policy.from_checkpoint(checkpoint, setting="tune").control.setting
-    assert Policy.from_checkpoint(checkpoint, setting="auto").control.setting == chosen
+    assert Policy.from_checkpoint(checkpoint).setting == "fp32"
+    chosen = Policy.from_checkpoint(checkpoint, setting="tune").setting
+    assert Policy.from_checkpoint(checkpoint, setting="auto").setting == chosen
     assert len(json.loads((tmp_path / "cache" / "rt1" / "settings.json").read_text())) == 1
 
 
 def test_a_setting_of_fewer_bits_is_taken_by_name(checkpoint: Path, skip_unless_it_runs: Callable[[str], None]) -> None:
     skip_unless_it_runs("int8")
-    assert Policy.from_checkpoint(checkpoint, setting="int8").control.setting == "int8"
+    assert Policy.from_checkpoint(checkpoint, setting="int8").setting == "int8"
 
 
 def test_a_candidate_that_cannot_run_is_left_out_with_one_line(
@@ -177,7 +162,7 @@ from rt1.policy.policy import Policy
 
 for setting in ("auto", "bf16", "int8"):
     try:
-        print(Policy.from_checkpoint(sys.argv[1], setting=setting).control.setting)
+        print(Policy.from_checkpoint(sys.argv[1], setting=setting).setting)
     except ValueError as error:
         print(error)
 """

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
 from rt1.errors import PolicyError
-from rt1.policy.base import Acting, Instruction, check_embedding
+from rt1.policy.base import BasePolicy, Instruction, check_embedding
 
 SPEC = ActionSpec(
     parts=(Continuous(name="move", low=(-1.0, 0.0), high=(1.0, 5.0)), Discrete(name="end", choices=2)), bins=11
 )
 
 
-class Fixed(Acting):
+class Fixed(BasePolicy):
     """Finds the same tokens in every image."""
 
     action_spec = SPEC

@@ -114,7 +114,7 @@ def test_robots_that_share_the_graphs_have_memories_of_their_own(manifest: Manif
     graphs = Counting()
     one = ExportedPolicy(manifest, graphs)
     one.reset(np.zeros(8, dtype=np.float32))
-    other = one.with_own_memory()
+    other = one.new_session()
     other.reset(np.zeros(8, dtype=np.float32))
     for policy, grey in ((one, 0), (other, 255), (one, 0)):
         policy.act(np.full((48, 48, 3), grey, dtype=np.uint8))
@@ -185,9 +185,7 @@ def test_the_networks_own_encoder_can_be_given(onnx_export: tuple[Path, Path], s
 
 
 def test_a_format_that_needs_torch_names_the_module_that_loads_it(torch_export: tuple[Path, Path]) -> None:
-    with pytest.raises(
-        ExportError, match=r"is a torch-export export, which needs torch; load it with rt1\.policy\.exported_torch"
-    ):
+    with pytest.raises(ExportError, match="exported_torch"):
         load_exported(torch_export[1])
 
 

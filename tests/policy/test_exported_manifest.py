@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,10 +114,3 @@ def test_text_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text("{")
     with pytest.raises(ExportError, match="is not JSON"):
         read_manifest(folder)
-
-
-def test_no_clear_token_counts_as_agreement(folder: Path) -> None:
-    comparison = read_manifest(folder).comparison
-    assert comparison is not None
-    assert replace(comparison, clear_tokens=0, clear_tokens_agreeing=0).clear_agreement == 1.0
-    assert replace(comparison, clear_tokens=4, clear_tokens_agreeing=3).clear_agreement == 0.75

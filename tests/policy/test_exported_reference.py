@@ -18,7 +18,7 @@ from rt1.actions import FloatArray
 from rt1.errors import ExportError
 from rt1.policy.exported import ExportedPolicy
 from rt1.policy.exported_manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, read_manifest, sha256
-from rt1.policy.exported_reference import check_reference, clear_tokens, save_reference
+from rt1.policy.exported_reference import check_reference, save_reference
 from rt1.policy.exported_torch import load_exported
 
 
@@ -53,17 +53,6 @@ def folder(manifest: Manifest, images: list[NDArray[np.uint8]], tmp_path: Path) 
     policy = ExportedPolicy(manifest, Seeing())
     save_reference(policy, tmp_path, manifest, embedding=np.zeros(16)[::2], images=images)
     return tmp_path
-
-
-def test_clear_tokens_alone_are_counted_and_those_that_are_not_finite_never_agree() -> None:
-    expected = np.array([[[0, 1, 0], [2, 0, 1], [0, 0, 3], [0.04, 0, -1]]], np.float32)
-    assert clear_tokens(expected, expected) == (3, 3)
-    other = expected.copy()
-    other[0, 3] = [0, 1, 0]
-    assert clear_tokens(expected, other) == (3, 3)
-    other[0, 0] = [1, 0, 0]
-    other[0, 1, 2] = -np.inf
-    assert clear_tokens(expected, other) == (3, 1)
 
 
 def test_one_more_step_than_the_window_is_stored_at_the_network_s_size(folder: Path) -> None:

@@ -105,15 +105,15 @@ def test_reset_forgets_the_images_and_takes_the_new_instruction(policy: Policy) 
 def test_each_step_encodes_one_image_and_runs_the_transformer_once(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, decode = policy.control._encode, policy.control._decode
+    encode, decode = policy.stepper._encode, policy.stepper._decode
     shapes: list[tuple[int, ...]] = []
 
     def seen(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
         shapes.append(tuple(inputs[0].shape))
         return function(*inputs)
 
-    monkeypatch.setattr(policy.control, "_encode", functools.partial(seen, encode))
-    monkeypatch.setattr(policy.control, "_decode", functools.partial(seen, decode))
+    monkeypatch.setattr(policy.stepper, "_encode", functools.partial(seen, encode))
+    monkeypatch.setattr(policy.stepper, "_decode", functools.partial(seen, decode))
     policy.reset(_embedding())
     for image in _images(5):
         policy.act(image)

@@ -1,4 +1,4 @@
-"""The control step: several robots at once get what each would get alone."""
+"""The batched step: several robots at once get what each would get alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rt1.model.conditioning import TextConfig
 from rt1.model.rt1 import RT1
 from rt1.model.transformer import FeedForward, MaskKind
 from rt1.policy.packed import layers
-from rt1.policy.stepper import SETTINGS, ControlStep, Memory, StepSetting
+from rt1.policy.stepper import SETTINGS, EpisodeState, Stepper, StepSetting
 from rt1.presets import preset
 
 WINDOW = 3
@@ -29,8 +29,8 @@ def model(make_network: Callable[..., RT1]) -> RT1:
 
 
 @pytest.fixture
-def control(model: RT1) -> ControlStep:
-    return ControlStep(model)
+def stepper(model: RT1) -> Stepper:
+    return Stepper(model)
 
 
 def _embedding(seed: int = 3) -> FloatArray:
@@ -43,75 +43,85 @@ def _images(count: int, *, seed: int = 2, size: tuple[int, int] = (40, 56)) -> I
     return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
 
 
-def _alone(control: ControlStep, images: Images, embedding: FloatArray) -> list[FloatArray]:
-    memory = control.start(embedding)
-    return [control.step([memory], [image])[0] for image in images]
+def _alone(stepper: Stepper, images: Images, embedding: FloatArray) -> list[FloatArray]:
+    state = stepper.start(embedding)
+    return [stepper.step([state], [image])[0] for image in images]
 
 
-def test_robots_in_one_batch_get_what_each_gets_alone(control: ControlStep) -> None:
+def test_robots_in_one_batch_get_what_each_gets_alone(stepper: Stepper) -> None:
     # Three robots with instructions, image sizes and starting times of their own.
     sizes, starts = ((40, 56), (48, 48), (64, 80)), (0, 1, 4)
     episodes = [_images(7, seed=seed, size=size) for seed, size in enumerate(sizes)]
     embeddings = [_embedding(seed) for seed in range(3)]
-    alone = [_alone(control, *pair) for pair in zip(episodes, embeddings, strict=True)]
-    memories = [control.start(embedding) for embedding in embeddings]
+    alone = [_alone(stepper, *pair) for pair in zip(episodes, embeddings, strict=True)]
+    states = [stepper.start(embedding) for embedding in embeddings]
     for step in range(7):
         present = [robot for robot in range(3) if step >= starts[robot]]
         images = [episodes[robot][step - starts[robot]] for robot in present]
-        together = control.step([memories[robot] for robot in present], images)
+        together = stepper.step([states[robot] for robot in present], images)
         for robot, logits in zip(present, together, strict=True):
             np.testing.assert_allclose(logits, alone[robot][step - starts[robot]], atol=1e-4)
 
 
-def test_the_order_of_the_robots_changes_nothing(control: ControlStep) -> None:
+def test_the_order_of_the_robots_changes_nothing(stepper: Stepper) -> None:
     images = [*_images(1, seed=0), *_images(1, seed=1)]
-    first = control.step([control.start(_embedding(0)), control.start(_embedding(1))], images)
-    second = control.step([control.start(_embedding(1)), control.start(_embedding(0))], images[::-1])
+    first = stepper.step([stepper.start(_embedding(0)), stepper.start(_embedding(1))], images)
+    second = stepper.step([stepper.start(_embedding(1)), stepper.start(_embedding(0))], images[::-1])
     np.testing.assert_allclose(first, second[::-1], atol=1e-5)
     assert np.abs(first[0] - first[1]).max() > 0.01
 
 
-def test_no_images_before_the_window_are_kept(control: ControlStep) -> None:
-    memory = control.start(_embedding())
+def test_no_images_before_the_window_are_kept(stepper: Stepper) -> None:
+    state = stepper.start(_embedding())
     kept = []
     for image in _images(2 * WINDOW):
-        control.step([memory], [image])
-        kept.append(len(memory.token_TKE))
+        stepper.step([state], [image])
+        kept.append(state.images)
     assert kept == [1, 2, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("bad", [np.zeros((40, 56), np.uint8), np.zeros((40, 56, 4), np.uint8)])
-def test_a_refused_image_changes_no_memory(bad: NDArray[np.uint8], control: ControlStep) -> None:
+def test_a_refused_image_changes_no_episode(bad: NDArray[np.uint8], stepper: Stepper) -> None:
     first, second = _images(2)
-    memories = [control.start(_embedding()) for _ in range(2)]
-    control.step(memories, [first, first])
+    states = [stepper.start(_embedding()) for _ in range(2)]
+    stepper.step(states, [first, first])
     with pytest.raises(ValueError, match="shape"):
-        control.step(memories, [second, bad])
-    assert [len(memory.token_TKE) for memory in memories] == [1, 1]
-    expected = _alone(control, [first, second], _embedding())[1]
-    np.testing.assert_allclose(control.step(memories, [second, second]), [expected] * 2, atol=1e-4)
+        stepper.step(states, [second, bad])
+    assert [state.images for state in states] == [1, 1]
+    expected = _alone(stepper, [first, second], _embedding())[1]
+    np.testing.assert_allclose(stepper.step(states, [second, second]), [expected] * 2, atol=1e-4)
 
 
-def test_a_memory_given_twice_is_refused(control: ControlStep) -> None:
-    memory, image = control.start(_embedding()), _images(1)[0]
-    with pytest.raises(ValueError, match="the same memory was given twice; a robot takes one image per step"):
-        control.step([memory, memory], [image, image])
+def test_an_episode_given_twice_is_refused(stepper: Stepper) -> None:
+    state, image = stepper.start(_embedding()), _images(1)[0]
+    with pytest.raises(ValueError, match="same episode"):
+        stepper.step([state, state], [image, image])
 
 
 @pytest.mark.parametrize(("robots", "images"), [(0, 0), (1, 2), (2, 1)])
-def test_each_robot_needs_one_image(robots: int, images: int, control: ControlStep) -> None:
-    memories: list[Memory] = [control.start(_embedding()) for _ in range(robots)]
-    with pytest.raises(ValueError, match=f"{robots} memories and {images} images; give one image for each robot"):
-        control.step(memories, _images(images))
+def test_each_robot_needs_one_image(robots: int, images: int, stepper: Stepper) -> None:
+    states: list[EpisodeState] = [stepper.start(_embedding()) for _ in range(robots)]
+    with pytest.raises(ValueError, match=f"{robots} episodes and {images} images"):
+        stepper.step(states, _images(images))
 
 
-def test_the_attention_maps_are_those_of_the_last_image(control: ControlStep, model: RT1) -> None:
-    memory, images = control.start(_embedding()), _images(2)
+def test_an_image_may_be_prepared_before_its_step(stepper: Stepper) -> None:
+    first, second = _images(2)
+    states = [stepper.start(_embedding()) for _ in range(2)]
+    logits = stepper.step(states, [stepper.prepare(first), first])
+    np.testing.assert_array_equal(logits[0], logits[1])
+    assert not np.array_equal(stepper.step(states, [stepper.prepare(first), second])[1], logits[1])
+    with pytest.raises(ValueError, match="RGB"):
+        stepper.prepare(first[..., 0])
+
+
+def test_the_attention_maps_are_those_of_the_last_image(stepper: Stepper, model: RT1) -> None:
+    state, images = stepper.start(_embedding()), _images(2)
     with pytest.raises(ValueError, match="no attention maps before the first image; take a step first"):
-        control.attention_maps(memory)
+        stepper.attention_maps(state)
     for image in images:
-        control.step([memory], [image])
-    maps = control.attention_maps(memory)
+        stepper.step([state], [image])
+    maps = stepper.attention_maps(state)
     with torch.no_grad():
         condition = model.text(torch.from_numpy(_embedding())[None])
         positions = model.positions(model.prepare(torch.from_numpy(images[-1])[None]), condition)
@@ -143,11 +153,11 @@ def _guided_model(conditioning: Any = "film", **changed: Any) -> RT1:
 
 
 def _three_steps(model: RT1, scale: float) -> NDArray[np.float32]:
-    control = ControlStep(model, cond_scale=scale)
-    memory = control.start(np.arange(1, 9, dtype=np.float32))
+    stepper = Stepper(model, cond_scale=scale)
+    state = stepper.start(np.arange(1, 9, dtype=np.float32))
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(3)]
-    return np.stack([control.step([memory], [image])[0] for image in images])
+    return np.stack([stepper.step([state], [image])[0] for image in images])
 
 
 @pytest.mark.parametrize("conditioning", ["film", "cross_attention"])
@@ -159,10 +169,10 @@ def test_guidance_moves_from_the_null_to_the_instruction_and_beyond(conditioning
 
 
 def test_without_the_instruction_no_instruction_matters() -> None:
-    control = ControlStep(_guided_model(), cond_scale=0.0)
+    stepper = Stepper(_guided_model(), cond_scale=0.0)
     image = np.zeros((48, 48, 3), dtype=np.uint8)
-    memories = [control.start(np.full(8, value, dtype=np.float32)) for value in (0.3, -2.0)]
-    first, second = control.step(memories, [image, image])
+    states = [stepper.start(np.full(8, value, dtype=np.float32)) for value in (0.3, -2.0)]
+    first, second = stepper.step(states, [image, image])
     np.testing.assert_allclose(first, second, atol=1e-5)
 
 
@@ -174,45 +184,45 @@ def test_guidance_reaches_a_conditioned_transformer_too() -> None:
 
 
 def test_guided_robots_get_what_each_gets_alone() -> None:
-    control = ControlStep(_guided_model(), cond_scale=1.5)
+    stepper = Stepper(_guided_model(), cond_scale=1.5)
     random = np.random.default_rng(1)
     texts = random.normal(size=(2, 8)).astype(np.float32)
     images = random.integers(0, 256, (2, 3, 48, 48, 3), dtype=np.uint8)
-    together = [control.start(text) for text in texts]
-    both = np.stack([control.step(together, list(images[:, t])) for t in range(3)], axis=1)
+    together = [stepper.start(text) for text in texts]
+    both = np.stack([stepper.step(together, list(images[:, t])) for t in range(3)], axis=1)
     for robot in range(2):
-        alone = control.start(texts[robot])
-        own = np.stack([control.step([alone], [image])[0] for image in images[robot]])
+        alone = stepper.start(texts[robot])
+        own = np.stack([stepper.step([alone], [image])[0] for image in images[robot]])
         np.testing.assert_allclose(both[robot], own, atol=1e-5)
 
 
-def test_a_copied_memory_goes_on_apart_from_the_first_one() -> None:
-    control = ControlStep(_guided_model(), cond_scale=2.0)
+def test_a_copied_episode_goes_on_apart_from_the_first_one() -> None:
+    stepper = Stepper(_guided_model(), cond_scale=2.0)
     image = np.full((48, 48, 3), 90, dtype=np.uint8)
-    first = control.start(np.ones(8, dtype=np.float32))
-    control.step([first], [image])
+    first = stepper.start(np.ones(8, dtype=np.float32))
+    stepper.step([first], [image])
     copies = [first.copy(), first.copy()]
-    logits = control.step(copies, [image, image])
+    logits = stepper.step(copies, [image, image])
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-5)
     assert first.null is not None
     assert (len(first.token_TKE), len(first.null.token_TKE)) == (1, 1)
-    np.testing.assert_allclose(control.step([first], [image])[0], logits[0], atol=1e-5)
+    np.testing.assert_allclose(stepper.step([first], [image])[0], logits[0], atol=1e-5)
 
 
 def test_one_pass_is_made_where_guidance_changes_nothing() -> None:
-    assert ControlStep(_guided_model(), cond_scale=1.0).start(np.ones(8, np.float32)).null is None
+    assert Stepper(_guided_model(), cond_scale=1.0).start(np.ones(8, np.float32)).null is None
 
 
 @pytest.mark.parametrize("scale", [-1.0, float("nan"), float("inf")])
 def test_an_impossible_scale_is_refused(scale: float) -> None:
     with pytest.raises(ValueError, match="must be a number of at least 0"):
-        ControlStep(_guided_model(), cond_scale=scale)
+        Stepper(_guided_model(), cond_scale=scale)
 
 
 def test_guidance_is_refused_for_a_network_that_never_did_without_the_text() -> None:
     model = RT1(preset("debug").model)
     with pytest.raises(ValueError, match=r"cond_scale is 1\.5, but .*text\.drop is 0.*--model\.text\.drop"):
-        ControlStep(model, cond_scale=1.5)
+        Stepper(model, cond_scale=1.5)
 
 
 # ---- settings ----
@@ -228,7 +238,7 @@ def _through_the_network(model: RT1, images: Images, embedding: FloatArray) -> F
 def _error(make: Callable[[], RT1], setting: str) -> float:
     """Return the error of a setting, as a share of the spread of the logits, over more steps than the window holds."""
     model = make()
-    found = np.stack(_alone(ControlStep(model, setting=setting), _images(3 * WINDOW), _embedding()))
+    found = np.stack(_alone(Stepper(model, setting=setting), _images(3 * WINDOW), _embedding()))
     images = _images(3 * WINDOW)
     expected = np.stack(
         [_through_the_network(model, images[max(0, n - WINDOW + 1) : n + 1], _embedding()) for n in range(len(images))]
@@ -281,12 +291,12 @@ def test_tensorflow_s_same_padding_is_kept(model: RT1) -> None:
 
 
 def test_the_weights_are_those_of_the_moment(model: RT1) -> None:
-    control, image = ControlStep(model), _images(1)
-    before = _alone(control, image, _embedding())[0]
+    stepper, image = Stepper(model), _images(1)
+    before = _alone(stepper, image, _embedding())[0]
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1)
-    np.testing.assert_array_equal(_alone(control, image, _embedding())[0], before)
+    np.testing.assert_array_equal(_alone(stepper, image, _embedding())[0], before)
 
 
 @pytest.mark.parametrize("setting", ["bf16", "int8"])
@@ -294,30 +304,30 @@ def test_robots_in_one_batch_get_nearly_what_each_gets_alone_in_every_setting(
     setting: str, model: RT1, skip_unless_it_runs: Callable[[str], None]
 ) -> None:
     skip_unless_it_runs(setting)
-    control = ControlStep(model, setting=setting)
+    stepper = Stepper(model, setting=setting)
     episodes = [_images(4, seed=seed) for seed in range(3)]
-    alone = np.stack([_alone(control, images, _embedding(seed)) for seed, images in enumerate(episodes)])
-    memories = [control.start(_embedding(seed)) for seed in range(3)]
+    alone = np.stack([_alone(stepper, images, _embedding(seed)) for seed, images in enumerate(episodes)])
+    states = [stepper.start(_embedding(seed)) for seed in range(3)]
     for step in range(4):
-        together = control.step(memories, [images[step] for images in episodes])
+        together = stepper.step(states, [images[step] for images in episodes])
         assert np.abs(together - alone[:, step]).max() < 0.1 * alone.std()
 
 
 def test_an_unknown_setting_is_refused_with_a_suggestion(model: RT1) -> None:
     with pytest.raises(ValueError, match="unknown setting 'int9'; did you mean 'int8'"):
-        ControlStep(model, setting="int9")
+        Stepper(model, setting="int9")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
 @pytest.mark.parametrize("setting", ["cuda-fp32", "cuda-graphs-bf16"])
 def test_a_gpu_s_setting_is_refused_where_there_is_none(setting: str, model: RT1) -> None:
     with pytest.raises(ValueError, match=r"cannot run here: no CUDA device is there; use 'fp32', or 'auto'"):
-        ControlStep(model, setting=setting)
+        Stepper(model, setting=setting)
 
 
 def test_fewer_bits_are_refused_for_a_network_with_parts_that_cannot_be_packed(model: RT1) -> None:
     with pytest.raises(ValueError, match="this network has another part; use 'fp32'"):
-        ControlStep(RT1(dataclasses.replace(model.config, readout="mean_token")), setting="bf16")
+        Stepper(RT1(dataclasses.replace(model.config, readout="mean_token")), setting="bf16")
 
 
 def test_what_keeps_a_setting_from_running_is_one_line() -> None:
@@ -351,15 +361,15 @@ def test_a_step_takes_the_setting_s_threads_and_leaves_torch_s_number(
         seen.append(torch.get_num_threads())
         return prepare(image)
 
-    control = ControlStep(model, setting=setting)
+    stepper = Stepper(model, setting=setting)
     monkeypatch.setattr(model, "prepare", looking)
     torch.set_num_threads(3)
     try:
-        control.step([control.start(_embedding()) for _ in range(robots)], _images(robots))
+        stepper.step([stepper.start(_embedding()) for _ in range(robots)], _images(robots))
         assert seen == [expected] * robots
         assert torch.get_num_threads() == 3
         with pytest.raises(ValueError, match="shape"):
-            control.step([control.start(_embedding())], [np.zeros((40, 56), np.uint8)])
+            stepper.step([stepper.start(_embedding())], [np.zeros((40, 56), np.uint8)])
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
@@ -367,22 +377,22 @@ def test_a_step_takes_the_setting_s_threads_and_leaves_torch_s_number(
 
 def test_a_step_without_threads_is_refused(model: RT1) -> None:
     with pytest.raises(ValueError, match="threads is 0; it must be at least 1"):
-        ControlStep(model, threads=0)
+        Stepper(model, threads=0)
 
 
-def test_an_episode_holds_no_more_after_many_steps_than_after_a_few(control: ControlStep) -> None:
-    memory, (image,) = control.start(_embedding()), _images(1)
+def test_an_episode_holds_no_more_after_many_steps_than_after_a_few(stepper: Stepper) -> None:
+    state, (image,) = stepper.start(_embedding()), _images(1)
 
     def held() -> int:
         return sum(
             tensor.untyped_storage().nbytes()
-            for tensor in (memory.text_E, memory.condition, memory.condition_F, memory.token_TKE, memory.map_KP)
+            for tensor in (state.text_E, state.condition, state.condition_F, state.token_TKE, state.map_KP)
             if tensor is not None
         )
 
     sizes = []
     for _ in range(60):
-        control.step([memory], [image])
+        stepper.step([state], [image])
         sizes.append(held())
     assert sizes[WINDOW - 1] == sizes[-1] == max(sizes)
 
@@ -400,10 +410,10 @@ def test_a_gpu_gives_what_the_processor_gives(setting: str, most: float, model: 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_replayed_graphs_keep_no_robot_s_results(model: RT1) -> None:
-    control = ControlStep(model, setting="cuda-graphs-fp32")
-    memories = [control.start(_embedding(seed)) for seed in range(2)]
-    first = control.step(memories[:1], _images(1))
-    kept = first.copy(), memories[0].token_TKE.clone()
-    control.step(memories[1:], _images(1, seed=9))
+    stepper = Stepper(model, setting="cuda-graphs-fp32")
+    states = [stepper.start(_embedding(seed)) for seed in range(2)]
+    first = stepper.step(states[:1], _images(1))
+    kept = first.copy(), states[0].token_TKE.clone()
+    stepper.step(states[1:], _images(1, seed=9))
     np.testing.assert_array_equal(first, kept[0])
-    assert torch.equal(memories[0].token_TKE, kept[1])
+    assert torch.equal(states[0].token_TKE, kept[1])

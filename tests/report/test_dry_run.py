@@ -17,7 +17,7 @@ from rt1.data.sources.images import decode_image
 from rt1.envs.base import Image
 from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import ControlStep
+from rt1.policy.stepper import Stepper
 from rt1.report.dry_run import dry_run, replay, write_dry_run
 from rt1.serve.robot import ActionLimits
 from rt1.text.encoder import TableEncoder
@@ -46,8 +46,8 @@ class LocalClient:
 @pytest.fixture
 def make_client(make_network: Callable[..., RT1], table: TableEncoder) -> Callable[[ActionSpec], Any]:
     """Return a client of a policy with these actions."""
-    control = ControlStep(make_network(window=3))
-    return lambda spec: LocalClient(Policy(control, spec, encode_text=lambda text: table.encode([text])[0]))
+    stepper = Stepper(make_network(window=3))
+    return lambda spec: LocalClient(Policy(stepper, spec, encode_text=lambda text: table.encode([text])[0]))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,10 @@ def test_the_figures_are_plain_data(make_report: Callable[..., OfflineReport], t
 
 def test_a_disagreement_is_said_on_the_page(make_report: Callable[..., OfflineReport], tmp_path: Path) -> None:
     report = make_report(3)
-    report.result.agreement.largest_difference = 1.0
+    report.result.agreement = replace(report.result.agreement, logit_difference=1.0)
     page = write_offline_report(report, tmp_path).read_text()
     assert "Streaming and windows disagree" in page
-    report.result.agreement.largest_difference = float("nan")
+    report.result.agreement = replace(report.result.agreement, logit_difference=float("nan"))
     assert offline_json(report)["agreement"]["largest_difference"] is None
     assert offline_json(report)["agreement"]["agrees"] is False
 

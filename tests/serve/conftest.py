@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import ControlStep, Memory
+from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
 from rt1.serve.server import PolicyServer
 from rt1.serve.settings import ServerSettings
 from rt1.text.encoder import TableEncoder
@@ -47,18 +47,18 @@ FINE = 1 << 16
 """Bins of the actions in these tests."""
 
 
-class FineControl(ControlStep):
+class FineStepper(Stepper):
     """Shows a logit in each action, finely: unlike tokens, it tells images, their places and instructions apart."""
 
-    def step(self, memories: Sequence[Memory], images: Sequence[NDArray[Any]]) -> FloatArray:
-        shown_SA = np.tanh(super().step(memories, images)[..., 0])
+    def step(self, states: Sequence[EpisodeState], images: Sequence[NDArray[Any] | PreparedImage]) -> FloatArray:
+        shown_SA = np.tanh(super().step(states, images)[..., 0])
         token_SA = np.round((shown_SA + 1) / 2 * (FINE - 1)).astype(np.int64)
         logits_SAV = np.zeros((*token_SA.shape, FINE), np.float32)
         np.put_along_axis(logits_SAV, token_SA[..., None], 1.0, axis=-1)
         return logits_SAV
 
 
-class BlockedControl(FineControl):
+class BlockedStepper(FineStepper):
     """From :meth:`block` on it waits in each step until it is let go; it may also break."""
 
     def __init__(self, model: RT1) -> None:
@@ -80,12 +80,12 @@ class BlockedControl(FineControl):
         self._blocking = False
         self.go.release()
 
-    def step(self, memories: Sequence[Memory], images: Sequence[NDArray[Any]]) -> FloatArray:
-        self.sizes.append(len(memories))
+    def step(self, states: Sequence[EpisodeState], images: Sequence[NDArray[Any] | PreparedImage]) -> FloatArray:
+        self.sizes.append(len(states))
         if self._blocking:
             self.entered.release()
             assert self.go.acquire(timeout=20)
-        logits_SAV = super().step(memories, images)
+        logits_SAV = super().step(states, images)
         if any(np.array_equal(image, self.fails_at) for image in images if self.fails_at is not None):
             raise RuntimeError("the accelerator is on fire")
         if self.no_numbers_at is not None:
@@ -104,23 +104,23 @@ def network(make_network: Callable[..., RT1]) -> RT1:
 
 
 @pytest.fixture
-def make_policy(table: TableEncoder) -> Callable[[ControlStep], Policy]:
+def make_policy(table: TableEncoder) -> Callable[[Stepper], Policy]:
     """Make a policy that knows the sentences of the table."""
     move = Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3)
     spec = ActionSpec(parts=(move,), bins=FINE)
-    return lambda control: Policy(control, spec, encode_text=lambda text: table.encode([text])[0])
+    return lambda stepper: Policy(stepper, spec, encode_text=lambda text: table.encode([text])[0])
 
 
 @pytest.fixture
-def policy(network: RT1, make_policy: Callable[[ControlStep], Policy]) -> Policy:
-    return make_policy(FineControl(network))
+def policy(network: RT1, make_policy: Callable[[Stepper], Policy]) -> Policy:
+    return make_policy(FineStepper(network))
 
 
 @pytest.fixture
-def blocked(network: RT1) -> Iterator[BlockedControl]:
-    control = BlockedControl(network)
-    yield control
-    control.let_go()
+def blocked(network: RT1) -> Iterator[BlockedStepper]:
+    stepper = BlockedStepper(network)
+    yield stepper
+    stepper.let_go()
 
 
 @pytest.fixture

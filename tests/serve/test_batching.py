@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.errors import GoneError, PolicyError
-from rt1.policy.stepper import Memory
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import EpisodeState
 from rt1.serve.batching import Batcher, Stepped
 from rt1.serve.capacity import Capacity
 
@@ -23,14 +25,15 @@ FREE = {1: 1.0, 2: 1.0, 4: 1.0}
 DEAR = {1: 1.0, 2: 2.5, 4: 5.0}
 """Seconds of batches on a machine where a batch takes longer than its robots one by one."""
 HOUR = 3600.0
+SPEC = ActionSpec(parts=(Continuous(name="move", low=(-1.0,) * 3, high=(1.0,) * 3),), bins=1 << 16)
 Script = Callable[[Batcher], Coroutine[Any, Any, None]]
 
 
-def _run(control: Any, script: Script, *, times: dict[int, float] = FREE, max_wait: float = HOUR) -> None:
+def _run(stepper: Any, script: Script, *, times: dict[int, float] = FREE, max_wait: float = HOUR) -> None:
     async def main() -> None:
         with ThreadPoolExecutor(1) as worker:
             capacity = Capacity(times, max_latency=HOUR)
-            batcher = Batcher(control, capacity, worker, max_wait=max_wait, saw=lambda *_: None)
+            batcher = Batcher(Policy(stepper, SPEC), capacity, worker, max_wait=max_wait, saw=lambda *_: None)
             running = asyncio.create_task(batcher.run())
             async with asyncio.timeout(30):
                 await script(batcher)
@@ -39,41 +42,45 @@ def _run(control: Any, script: Script, *, times: dict[int, float] = FREE, max_wa
     asyncio.run(main())
 
 
-def _memory(control: Any, seed: int = 0) -> Memory:
-    return control.start(np.random.default_rng(seed).normal(size=8).astype(np.float32))
+def _state(stepper: Any, seed: int = 0) -> EpisodeState:
+    return stepper.start(np.random.default_rng(seed).normal(size=8).astype(np.float32))
+
+
+def _action(stepper: Any, state: EpisodeState, image: Images) -> FloatArray:
+    return SPEC.decode_logits(stepper.step([state], [image])[0])[1]
 
 
 def test_one_robot_alone_never_waits_for_companions(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
-        memory = _memory(blocked)
+        state = _state(blocked)
         for image in images:
-            memory = (await batcher.step("one", memory, image)).memory
+            state = (await batcher.step("one", state, image)).state
 
     _run(blocked, script)
     assert blocked.sizes == [1] * 5
 
 
 def test_robots_that_ask_at_once_go_together_and_get_what_each_gets_alone(blocked: Any, images: Images) -> None:
-    memories = [_memory(blocked, seed) for seed in range(4)]
-    alone = [blocked.step([replace(memory)], [images[0]])[0].argmax(-1) for memory in memories]
+    states = [_state(blocked, seed) for seed in range(4)]
+    alone = [_action(blocked, replace(state), images[0]) for state in states]
     blocked.sizes.clear()
 
     async def script(batcher: Batcher) -> None:
-        steps = await asyncio.gather(*(batcher.step(seed, memories[seed], images[0]) for seed in range(4)))
-        for step, tokens, memory in zip(steps, alone, memories, strict=True):
-            np.testing.assert_allclose(step.tokens, tokens, atol=4)  # of 65,536 bins: batches round otherwise
-            assert (len(memory.token_TKE), len(step.memory.token_TKE)) == (0, 1)
+        steps = await asyncio.gather(*(batcher.step(seed, states[seed], images[0]) for seed in range(4)))
+        for step, action, state in zip(steps, alone, states, strict=True):
+            np.testing.assert_allclose(step.action, action, atol=1e-4)  # a few of 65,536 bins: batches round otherwise
+            assert (state.images, step.state.images) == (0, 1)
 
     _run(blocked, script)
     assert blocked.sizes == [4]
-    assert len({tuple(tokens) for tokens in alone}) == 4
+    assert len({tuple(action) for action in alone}) == 4
 
 
 def test_a_step_waits_for_another_robot_that_is_awake_but_not_for_ever(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
-        both = (batcher.step(robot, _memory(blocked), images[0]) for robot in "ab")
+        both = (batcher.step(robot, _state(blocked), images[0]) for robot in "ab")
         await asyncio.gather(*both)
-        await batcher.step("a", _memory(blocked), images[1])  # "b" is awake and stays away
+        await batcher.step("a", _state(blocked), images[1])  # "b" is awake and stays away
 
     _run(blocked, script, max_wait=0.02)
     assert blocked.sizes == [2, 1]
@@ -81,9 +88,9 @@ def test_a_step_waits_for_another_robot_that_is_awake_but_not_for_ever(blocked: 
 
 def test_nobody_waits_where_a_batch_saves_nothing(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
-        both = (batcher.step(robot, _memory(blocked), images[0]) for robot in "ab")
+        both = (batcher.step(robot, _state(blocked), images[0]) for robot in "ab")
         await asyncio.gather(*both)
-        await batcher.step("a", _memory(blocked), images[1])
+        await batcher.step("a", _state(blocked), images[1])
 
     _run(blocked, script, times=DEAR)
     assert blocked.sizes == [2, 1]
@@ -94,7 +101,7 @@ def test_beyond_the_largest_batch_who_came_first_goes_first(blocked: Any, images
 
     async def script(batcher: Batcher) -> None:
         async def ask(robot: int) -> None:
-            await batcher.step(robot, _memory(blocked), images[0])
+            await batcher.step(robot, _state(blocked), images[0])
             order.append(robot)
 
         await asyncio.gather(*map(ask, range(6)))
@@ -108,14 +115,14 @@ def test_a_batch_that_fails_is_taken_robot_by_robot(blocked: Any, images: Images
     blocked.fails_at = images[1]
 
     async def script(batcher: Batcher) -> None:
-        memories = [_memory(blocked, seed) for seed in range(3)]
-        asked = (batcher.step(seed, memories[seed], images[seed]) for seed in range(3))
+        states = [_state(blocked, seed) for seed in range(3)]
+        asked = (batcher.step(seed, states[seed], images[seed]) for seed in range(3))
         first, second, third = await asyncio.gather(*asked, return_exceptions=True)
         assert str(second) == "the accelerator is on fire"
-        for step, memory, image in ((first, memories[0], images[0]), (third, memories[2], images[2])):
+        for step, state, image in ((first, states[0], images[0]), (third, states[2], images[2])):
             assert isinstance(step, Stepped)
-            assert len(step.memory.token_TKE) == 1  # the image has not come to it twice
-            np.testing.assert_array_equal(step.tokens, blocked.step([memory], [image])[0].argmax(-1))
+            assert step.state.images == 1  # the image has not come to it twice
+            np.testing.assert_array_equal(step.action, _action(blocked, state, image))
 
     _run(blocked, script)
     assert blocked.sizes[:4] == [3, 1, 1, 1]
@@ -125,7 +132,7 @@ def test_logits_that_are_not_finite_fail_one_robot_and_no_other(blocked: Any, im
     blocked.no_numbers_at = images[1]
 
     async def script(batcher: Batcher) -> None:
-        asked = (batcher.step(seed, _memory(blocked, seed), images[seed]) for seed in range(3))
+        asked = (batcher.step(seed, _state(blocked, seed), images[seed]) for seed in range(3))
         first, second, third = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(second, PolicyError)
         assert isinstance(first, Stepped)
@@ -138,7 +145,7 @@ def test_logits_that_are_not_finite_fail_one_robot_and_no_other(blocked: Any, im
 def test_the_step_of_a_robot_that_has_gone_is_left_out(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
         asked = (
-            batcher.step(robot, _memory(blocked), images[0], is_wanted=partial(bool, robot == "here"))
+            batcher.step(robot, _state(blocked), images[0], is_wanted=partial(bool, robot == "here"))
             for robot in ("gone", "here")
         )
         gone, here = await asyncio.gather(*asked, return_exceptions=True)
@@ -151,10 +158,10 @@ def test_the_step_of_a_robot_that_has_gone_is_left_out(blocked: Any, images: Ima
 
 def test_a_request_that_is_given_up_disturbs_nobody(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
-        given_up = asyncio.ensure_future(batcher.step("a", _memory(blocked), images[0]))
+        given_up = asyncio.ensure_future(batcher.step("a", _state(blocked), images[0]))
         await asyncio.sleep(0)
         given_up.cancel()
-        assert isinstance(await batcher.step("b", _memory(blocked), images[1]), Stepped)
+        assert isinstance(await batcher.step("b", _state(blocked), images[1]), Stepped)
         assert given_up.cancelled()
 
     _run(blocked, script, max_wait=0.02)
@@ -163,7 +170,7 @@ def test_a_request_that_is_given_up_disturbs_nobody(blocked: Any, images: Images
 def test_the_queue_says_how_long_its_first_has_waited(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
         assert batcher.oldest_wait() == 0.0
-        waiting = asyncio.ensure_future(batcher.step("a", _memory(blocked), images[0]))
+        waiting = asyncio.ensure_future(batcher.step("a", _state(blocked), images[0]))
         await asyncio.sleep(0)
         assert batcher.waiting == 1
         assert batcher.oldest_wait() > 0.0

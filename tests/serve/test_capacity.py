@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from rt1.actions import rt1_action_spec
 from rt1.model.rt1 import RT1
-from rt1.policy.stepper import ControlStep
+from rt1.policy.policy import Policy
 from rt1.serve.capacity import Capacity, measured_times
 
 GPU_LIKE = {1: 0.010, 2: 0.011, 4: 0.012, 8: 0.014}
@@ -59,10 +60,10 @@ def test_a_larger_batch_that_was_faster_by_chance_does_not_confuse_it() -> None:
 
 
 def test_the_sizes_measured_double_up_to_the_largest_batch(network: RT1) -> None:
-    times = measured_times(ControlStep(network), max_batch=6, max_latency=60.0)
+    times = measured_times(Policy(network, rt1_action_spec()), max_batch=6, max_latency=60.0)
     assert list(times) == [1, 2, 4, 6]
     assert min(times.values()) > 0
 
 
 def test_batches_that_take_longer_than_anybody_may_wait_are_left_out(network: RT1) -> None:
-    assert list(measured_times(ControlStep(network), max_batch=6, max_latency=1e-9)) == [1]
+    assert list(measured_times(Policy(network, rt1_action_spec()), max_batch=6, max_latency=1e-9)) == [1]

@@ -31,7 +31,7 @@ from rt1.actions import FloatArray
 from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ClientError
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import ControlStep
+from rt1.policy.stepper import Stepper
 from rt1.serve.client import Client
 from rt1.serve.protocol import decode, encode
 from rt1.serve.server import PolicyServer
@@ -40,7 +40,7 @@ from rt1.serve.settings import ServerSettings
 OPENPI_PYTHON = Path(__file__).resolve().parents[2] / ".venv" / "openpi" / "bin" / "python"
 """What scripts/setup makes."""
 DRAWER, CLOSE = "open the drawer", "close the drawer"
-MakePolicy = Callable[[ControlStep], Policy]
+MakePolicy = Callable[[Stepper], Policy]
 Start = Callable[..., Any]
 Images = NDArray[np.uint8]
 
@@ -56,7 +56,7 @@ def _get(port: int, path: str, headers: dict[str, str] | None = None) -> tuple[i
 
 
 def _alone(policy: Policy, images: Images, instruction: str) -> list[FloatArray]:
-    own = policy.with_own_memory()
+    own = policy.new_session()
     own.reset(instruction)
     return [own.act_vector(image) for image in images]
 
@@ -194,7 +194,7 @@ def test_a_failure_inside_stays_in_the_log(
     def fail(_: str) -> NDArray[np.float32]:
         raise RuntimeError("the secret of the house")
 
-    running = start(Policy(policy.control, policy.action_spec, encode_text=fail))
+    running = start(Policy(policy.stepper, policy.action_spec, encode_text=fail))
     text, code = _refusal(running.url, encode({"image": images[0], "prompt": DRAWER}))
     assert (text, code) == ("the server failed at this request; its log says why; connect again", 1011)
     assert "the secret of the house" in caplog.text
@@ -614,7 +614,7 @@ def test_an_episode_that_starts_slowly_keeps_no_other_robot_waiting(
             assert go.wait(timeout=20)
         return np.ones(8, np.float32)
 
-    running = start(Policy(policy.control, policy.action_spec, encode_text=encode_text))
+    running = start(Policy(policy.stepper, policy.action_spec, encode_text=encode_text))
     with Client(running.url) as robot, connect(running.url) as slow:
         robot.reset(DRAWER)
         slow.recv(timeout=20)

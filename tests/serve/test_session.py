@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 
 from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.errors import ObservationError
-from rt1.policy.base import Instruction
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import Memory
+from rt1.policy.stepper import PreparedImage
 from rt1.serve.session import Effort, Session
 
 DRAWER, CLOSE = "open the drawer", "close the drawer"
 
 
 def _alone(policy: Policy, images: NDArray[np.uint8], instruction: str = DRAWER) -> list[NDArray[np.float32]]:
-    own = policy.with_own_memory()
+    own = policy.new_session()
     own.reset(instruction)
     return [own.act_vector(image) for image in images]
 
@@ -29,19 +28,14 @@ class Answering(Session):
     """A session whose turns are taken at once, one robot alone."""
 
     def __init__(self, policy: Policy) -> None:
-        super().__init__(self._start_episode, lambda image: image[::64, ::64], window=policy.model.config.window)
+        super().__init__(policy.start, policy.prepare, window=policy.model.config.window)
         self._policy = policy
-
-    def _start_episode(self, instruction: Instruction) -> Memory:
-        own = self._policy.with_own_memory()
-        own.reset(instruction)
-        return own.memory
 
     def answer(self, observation: Any) -> NDArray[np.float32] | None:
         turn = self.read(observation)
-        logits = [self._policy.control.step([turn.memory], [image]) for image in turn.images]
-        self.remember(turn, turn.memory)
-        return self._policy.action_spec.decode(logits[-1].argmax(axis=-1)) if logits else None
+        logits = [self._policy.step([turn.state], [image]) for image in turn.images]
+        self.remember(turn, turn.state)
+        return self._policy.action_spec.decode_logits(logits[-1])[1] if logits else None
 
 
 def _check_answer(answer: NDArray[np.float32] | None, action: NDArray[np.float32]) -> None:
@@ -171,10 +165,11 @@ def test_the_effort_of_reading_is_known_before(policy: Policy, images: NDArray[n
         assert session.effort(slow) is Effort.LARGE
 
 
-def test_a_large_image_is_shrunk_before_its_step(policy: Policy) -> None:
+def test_a_large_image_is_prepared_before_its_step(policy: Policy) -> None:
     session, large = Answering(policy), np.zeros((1025, 1024, 3), np.uint8)
-    assert session.read({"image": large, "prompt": DRAWER}).images[0].shape == (17, 16, 3)
-    assert session.read({"image": large[None], "prompt": DRAWER}).images[0].shape == (17, 16, 3)
-    assert session.read({"image": large[1:]}).images[0].shape == (1024, 1024, 3)
+    assert isinstance(session.read({"image": large, "prompt": DRAWER}).images[0], PreparedImage)
+    assert isinstance(session.read({"image": large[None], "prompt": DRAWER}).images[0], PreparedImage)
+    assert not isinstance(session.read({"image": large[1:]}).images[0], PreparedImage)
+    _check_answer(session.answer({"image": large, "reset": True}), _alone(policy, large[None])[0])
     assert session.effort({"image": large}) is Effort.LARGE
     assert session.effort({"image": large[1:]}) is Effort.NONE

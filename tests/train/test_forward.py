@@ -8,22 +8,26 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from rt1.data.pipeline.augment import AugmentSettings, augment
 from rt1.data.pipeline.loader import Batch, Loader
+from rt1.data.pipeline.mixture import Mixture, Part, mixed
 from rt1.data.pipeline.windows import Clips, Padding, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1
+from rt1.train import forward
 from rt1.train.data import text_embeddings
-from rt1.train.forward import Predictor, layout, predict
+from rt1.train.forward import Predictor, layout, predict, prepared_images
 
 LENGTHS = (9, 2, 6)
 
 MakeSource = Callable[..., EpisodeSource]
 
 
-def _loader(source: EpisodeSource, samples: Windows | Clips) -> Loader:
+def _loader(source: EpisodeSource, samples: Windows | Clips | Mixture) -> Loader:
     text = text_embeddings(source, None)
     return Loader(source, samples, text=text, batch_size=64, seed=0)
 
@@ -76,6 +80,29 @@ def test_every_real_image_of_a_clip_is_encoded_once_and_no_padding(make_source: 
     assert plan.images == clips.valid_BT.sum() < layout(windows).images
     assert plan.place_WT is not None
     assert 0 <= plan.place_WT.min() <= plan.place_WT.max() < plan.images
+
+
+@pytest.mark.parametrize("settings", [AugmentSettings(), AugmentSettings(crop_per="sample", hue=0.2)])
+@pytest.mark.parametrize("pixels_at_once", [1 << 24, 1])
+def test_another_data_set_does_not_change_the_pixels_of_the_first(
+    settings: AugmentSettings, pixels_at_once: int, make_source: MakeSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "_PIXELS_AT_ONCE", pixels_at_once)
+    sources = [make_source(4, size=(60, 70)), make_source(5), make_source(3, size=(30, 40))]
+    samples = [Windows(lengths=s.lengths, episodes=np.arange(1), window=2) for s in sources]
+    joined, mixture = mixed([Part(source=s, windows=w) for s, w in zip(sources, samples, strict=True)])
+
+    def prepared(batch: Batch, rows: NDArray[np.int64]) -> Tensor:
+        def change(image: Tensor, row: NDArray[np.int64]) -> Tensor:
+            return augment(image, rows[row], settings, seed=1, update=2)
+
+        images = prepared_images(batch, image_size=(48, 48), device="cpu", augment=change)
+        return images.unflatten(0, (-1, 2))
+
+    together = prepared(_loader(joined, mixture).take(np.array([3, 0, 7, 1])), np.arange(4))
+    for source, windows, numbers, rows in zip(sources, samples, ([0, 1], [0], [0]), ([1, 3], [0], [2]), strict=True):
+        alone = prepared(_loader(source, windows).take(np.array(numbers)), np.array(rows))
+        assert torch.equal(together[rows], alone)
 
 
 def test_logits_are_float32_in_bfloat16_too(make_source: MakeSource, make_network: Callable[..., RT1]) -> None:

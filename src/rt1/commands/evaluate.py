@@ -122,7 +122,7 @@ class EvaluateCommand:
             values = scores.values()
             share = percent(values["accuracy"])
             print(f"{name:20s}loss {values['loss']:.3f}, {share} of the tokens exact, {scores.steps:,} steps")
-        seen = f"largest difference {agreement.largest_difference:.2g} of logits up to {agreement.largest_logit:.3g}"
+        seen = f"largest difference {agreement.logit_difference:.2g} of logits up to {agreement.largest_logit:.3g}"
         if agreement.holds:
             print(f"streaming and windows agree on {agreement.steps:,} steps: {seen}")
         print(f"report: {out / PAGE_FILE}")

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rt1.actions import FloatArray, choose_tokens
+from rt1.actions import FloatArray
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
 from rt1.envs.base import Image
@@ -79,7 +79,7 @@ class EpisodeWatch:
     def see(self, image: Image, logits_AV: FloatArray) -> None:
         """Take the next step, right after the policy did: its image and the policy's logits (A, V)."""
         step = len(self._predicted)
-        self._predicted.append(self._policy.action_spec.decode(choose_tokens(logits_AV)))
+        self._predicted.append(self._policy.action_spec.decode_logits(logits_AV)[1])
         if step in self._shown:
             self._images.append(image.copy())
         if step in self._looked_at:

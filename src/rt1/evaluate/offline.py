@@ -26,41 +26,11 @@ from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, named, stream_
 from rt1.evaluate.scores import ActionScores
 from rt1.evaluate.token_counts import TokenCounts
 from rt1.evaluate.windowed import WindowBlock, window_blocks
+from rt1.policy.agreement import NOTHING_COMPARED, Agreement, compare_logits
 from rt1.policy.policy import Policy
-
-TOLERANCE = 1e-4
-"""Largest difference of logits between streaming and windows that is rounding, as a share of the largest logit."""
 
 
 @dataclass(kw_only=True)
-class Agreement:
-    """How far streaming and windows agree where they see the same."""
-
-    steps: int = 0
-    """Steps compared."""
-    largest_difference: float = 0.0
-    """Largest absolute difference of two logits."""
-    largest_logit: float = 0.0
-    """Largest absolute logit."""
-    other_tokens: int = 0
-    """Tokens whose likeliest value differs; rounding may turn a tie."""
-
-    @property
-    def holds(self) -> bool:
-        """True where the largest difference is at most ``TOLERANCE`` of the largest logit, or of 1 if that is more."""
-        return self.largest_difference <= TOLERANCE * max(1.0, self.largest_logit)  # False for NaN
-
-    def compare(self, streamed_NAV: FloatArray, windowed_NAV: FloatArray) -> None:
-        """Compare logits (N, A, V) of the same steps."""
-        self.steps += len(streamed_NAV)
-        difference, largest = np.abs(streamed_NAV - windowed_NAV).max(), np.abs(streamed_NAV).max()
-        # np.maximum keeps a NaN, which max() may lose.
-        self.largest_difference = float(np.maximum(self.largest_difference, difference))
-        self.largest_logit = float(np.maximum(self.largest_logit, largest))
-        self.other_tokens += int((streamed_NAV.argmax(-1) != windowed_NAV.argmax(-1)).sum())
-
-
-@dataclass(frozen=True, kw_only=True)
 class OfflineResult:
     """What an offline evaluation counted."""
 
@@ -78,7 +48,7 @@ class OfflineResult:
     """All steps of every window, as in training and its validation."""
     counts: TokenCounts
     """Tokens and confidences of the streaming steps."""
-    agreement: Agreement = field(default_factory=Agreement)
+    agreement: Agreement = NOTHING_COMPARED
     """Streaming against windows."""
     without_instruction: list[int] = field(default_factory=list)
     """Episodes left out because they have no instruction."""
@@ -92,7 +62,7 @@ def evaluate_offline(
     """Run a policy over recorded episodes and count.
 
     Args:
-        policy: the policy; its memory is used.
+        policy: the policy; its own episode is used.
         source: recorded episodes with the policy's action spec.
         chosen: which of them; see :func:`rt1.evaluate.episode_choice.choose_episodes`.
         words: what it is told; see :func:`rt1.evaluate.episode_choice.choose_words`.
@@ -159,15 +129,18 @@ def _run_episode(
     """Count one episode in both forms, a clip at a time, after the policy's reset; yield how many steps are done."""
     streamed = _Streamed(policy, source, episode, watch)
     done = 0
-    text_E, scale = policy.memory.text_E.cpu().numpy(), policy.control.cond_scale
-    for block in window_blocks(policy.model, source, episode, text_E, cond_scale=scale):
+    for block in window_blocks(policy.model, source, episode, policy.text_embedding, cond_scale=policy.cond_scale):
         logits_SAV = streamed.advance(block.start, block.stop)
         action_SA = source.actions(episode, block.start, block.stop)
         new = slice(done - block.start, None)
         _count_streaming(result, logits_SAV[new], action_SA[new])
         _count_windows(result, block, torch.from_numpy(action_SA))
         same_GT = block.as_streamed()
-        result.agreement.compare(logits_SAV[block.step_GT[same_GT] - block.start], block.logits_GTAV.numpy()[same_GT])
+        streamed_NAV, windowed_NAV = (
+            logits_SAV[block.step_GT[same_GT] - block.start],
+            block.logits_GTAV.numpy()[same_GT],
+        )
+        result.agreement += compare_logits(streamed_NAV, windowed_NAV)
         done = block.stop
         yield done
 

@@ -70,7 +70,7 @@ def window_blocks(
         source: recorded episodes.
         episode: the number of one.
         text_E: its text embedding, float32 (E,).
-        cond_scale: guidance, see :class:`rt1.policy.stepper.ControlStep`.
+        cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)
@@ -82,7 +82,7 @@ def window_blocks(
         present = batch.cuts.valid_BGT[0].any(axis=1)
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
-        image_SHWC = torch.from_numpy(batch.image_BTHWC[0][batch.valid_BT[0]])
+        image_SHWC = torch.from_numpy(batch.images[0].image_NTHWC[0][batch.valid_BT[0]])
         logits_GTAV = _logits(model, image_SHWC, place_GT, condition_1)
         if null_1 is not None:
             logits_GTAV = guided(logits_GTAV, _logits(model, image_SHWC, place_GT, null_1), cond_scale)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Literal
 
 import numpy as np
@@ -13,9 +15,9 @@ from rt1.actions import FloatArray
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
 from rt1.errors import DataError
-from rt1.policy.base import Acting
+from rt1.policy.agreement import NOTHING_COMPARED, compare_logits
+from rt1.policy.base import BasePolicy
 from rt1.policy.exported_manifest import Comparison
-from rt1.policy.exported_reference import clear_tokens
 
 PATCH = 32
 """Pixels of a patch of a generated image; in noise all pixels average out, and all images look alike."""
@@ -80,8 +82,8 @@ def recorded_trials(source: EpisodeSource, size: TrialSize, seed: int) -> list[T
 
 
 def compare(
-    policy: Acting,
-    exported: Acting,
+    policy: BasePolicy,
+    exported: BasePolicy,
     trials: Sequence[Trial],
     *,
     images: Literal["recorded", "generated"],
@@ -96,40 +98,11 @@ def compare(
         images: what to call the images.
         tolerance: largest logit difference that is to pass, as a share of the largest logit; only noted here.
     """
-    total = Comparison(
-        images=images,
-        steps=0,
-        logit_difference=0.0,
-        largest_logit=0.0,
-        tokens=0,
-        tokens_agreeing=0,
-        clear_tokens=0,
-        clear_tokens_agreeing=0,
-        tolerance=tolerance,
+    agreements = (
+        compare_logits(policy.episode_logits(*episode), exported.episode_logits(*episode))
+        for episode in ((trial.embedding, trial.images) for trial in trials)
     )
-    for trial in trials:
-        policy.reset(trial.embedding)
-        exported.reset(trial.embedding)
-        for image in trial.images:
-            total = _with_step(total, policy.logits(image), exported.logits(image))
-    return total
-
-
-def _with_step(total: Comparison, wanted_AV: FloatArray, given_AV: FloatArray) -> Comparison:
-    clear, agreeing = clear_tokens(wanted_AV, given_AV)
-    agrees_A = wanted_AV.argmax(-1) == given_AV.argmax(-1)
-    difference = float(np.abs(wanted_AV - given_AV).max())
-    return replace(
-        total,
-        steps=total.steps + 1,
-        # A NaN is larger than anything, which max() would not say.
-        logit_difference=float(np.maximum(total.logit_difference, difference)),
-        largest_logit=max(total.largest_logit, float(np.abs(wanted_AV).max())),
-        tokens=total.tokens + agrees_A.size,
-        tokens_agreeing=total.tokens_agreeing + int(agrees_A.sum()),
-        clear_tokens=total.clear_tokens + clear,
-        clear_tokens_agreeing=total.clear_tokens_agreeing + agreeing,
-    )
+    return Comparison(**vars(reduce(add, agreements, NOTHING_COMPARED)), images=images, tolerance=tolerance)
 
 
 def _embeddings(size: TrialSize, seed: int) -> FloatArray:

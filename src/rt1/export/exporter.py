@@ -146,7 +146,7 @@ def _table(
     vectors: dict[str, FloatArray] = {}
     for sentence in dict.fromkeys((*instructions, *stored)):
         policy.reset(sentence)
-        vectors[sentence] = policy.memory.text_E.numpy()
+        vectors[sentence] = policy.text_embedding
     name = "instructions" if info.text_encoder is None else info.text_encoder.name
     return TableEncoder(vectors, name) if vectors else None
 

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray, TokenArray, choose_tokens
+from rt1.actions import FloatArray, TokenArray
 from rt1.common.suggest import unknown_name
 from rt1.envs.base import Env, Image, TaskSuite, check_tasks
 from rt1.policy.base import LONGEST_INSTRUCTION
@@ -65,7 +65,7 @@ class View:
     success: bool
     """Whether the goal was reached."""
     remembered: int
-    """Images in the policy's memory."""
+    """Images that the policy remembers."""
     latencies: tuple[float, ...]
     """The last steps' times from image to action, ms, oldest first."""
     image: Image | None
@@ -85,7 +85,7 @@ class Playground:
         """Take what to play with; nothing is opened yet.
 
         Args:
-            policy: what acts; its memory is used.
+            policy: what acts; its own episode is used.
             suite: where.
             tasks: the tasks that the page offers, the first of which opens first.
             seed: seed of the starts, which are those of an evaluation with this seed.
@@ -188,7 +188,7 @@ class Playground:
             control_rate=self._control_rate,
             speed=self.speed,
             success=self._success,
-            remembered=0 if self._instruction is None else len(self.policy.memory.token_TKE),
+            remembered=0 if self._instruction is None else self.policy.state.images,
             latencies=tuple(self._latencies),
             image=self._image,
             decision=self._decision,
@@ -211,8 +211,7 @@ class Playground:
     def _decide(self, image: Image) -> Decision:
         begin = time.perf_counter()
         logits = self.policy.logits(image)
-        bins = choose_tokens(logits).astype(np.int32)
-        action = self.policy.action_spec.decode(bins)
+        bins, action = self.policy.action_spec.decode_logits(logits)
         self._latencies.append(1e3 * (time.perf_counter() - begin))
         return Decision(
             image=image,

@@ -1,4 +1,4 @@
-"""Which setting of the control step is the fastest here and still acts as fp32 does: measured, remembered."""
+"""Which setting of the stepper is the fastest here and still acts as fp32 does: measured, remembered."""
 
 from __future__ import annotations
 
@@ -26,14 +26,11 @@ from rt1.common.suggest import lookup
 from rt1.common.system import processor
 from rt1.errors import DataError, SaveError
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.policy.stepper import SETTINGS, ControlStep, packable
+from rt1.policy.agreement import LEAST_AGREEMENT, compare_logits
+from rt1.policy.stepper import SETTINGS, Stepper, packable
 
 _LOG = logging.getLogger(__name__)
 REFERENCE = "fp32"
-CLEAR_GAP = 0.05
-"""A token counts where fp32 prefers it to the next one by more than this, in logits; below it is a toss-up."""
-LEAST_AGREEMENT = 0.99
-"""Share of the clear tokens that a setting must choose as fp32 does."""
 NEARLY = 1.05
 """More threads must save more than this share of a step's time: what they cost, other work on the machine misses."""
 AUTO, TUNE = "auto", "tune"
@@ -69,9 +66,9 @@ class Choice:
     threads: int | None = None
     """Threads for each robot; None: as the setting says."""
 
-    def control(self, model: RT1, *, cond_scale: float = 1.0) -> ControlStep:
-        """Return the control step of a network, run so; see there."""
-        return ControlStep(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
+    def stepper(self, model: RT1, *, cond_scale: float = 1.0) -> Stepper:
+        """Return the stepper of a network, run so; see there."""
+        return Stepper(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,38 +146,42 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
         steps: steps in each setting, over made-up scenes and instructions.
         seed: seed of the scenes.
     """
-    controls = {choice: control for name in SETTINGS for choice, control in _controls(model, name).items()}
-    names = list(dict.fromkeys(choice.setting for choice in controls))
-    seconds: dict[Choice, list[float]] = {choice: [] for choice in controls}
-    logits: dict[Choice, list[FloatArray]] = {choice: [] for choice in controls}
+    steppers = {choice: stepper for name in SETTINGS for choice, stepper in _steppers(model, name).items()}
+    names = list(dict.fromkeys(choice.setting for choice in steppers))
+    seconds: dict[Choice, list[float]] = {choice: [] for choice in steppers}
+    logits: dict[Choice, list[FloatArray]] = {choice: [] for choice in steppers}
     for embedding, images in made_up_episodes(model.config, steps=steps, seed=seed):
-        memories = {choice: control.start(embedding) for choice, control in controls.items()}
+        states = {choice: stepper.start(embedding) for choice, stepper in steppers.items()}
         for image in images:
-            for choice, control in controls.items():
+            for choice, stepper in steppers.items():
                 start = time.perf_counter()
-                logits[choice].append(control.step([memories[choice]], [image])[0])
+                logits[choice].append(stepper.step([states[choice]], [image])[0])
                 seconds[choice].append(time.perf_counter() - start)
     medians = {choice: 1e3 * float(np.median(found)) for choice, found in seconds.items()}
     best = {name: _fewest_threads({c: m for c, m in medians.items() if c.setting == name}) for name in names}
     reference = np.stack(logits[best[REFERENCE]])
-    agreement = {name: agreement_with(reference, np.stack(logits[choice])) for name, choice in best.items()}
-    eligible = [name for name in names if name == REFERENCE or agreement[name] >= LEAST_AGREEMENT]
+    agreements = {name: compare_logits(reference, np.stack(logits[choice])) for name, choice in best.items()}
+    eligible = [
+        name
+        for name, own in agreements.items()
+        if name == REFERENCE or (own.clear_tokens and own.clear_agreement >= LEAST_AGREEMENT)
+    ]
     return Tuned(
         setting=min(eligible, key=lambda name: medians[best[name]]),
         milliseconds={name: medians[choice] for name, choice in best.items()},
-        agreement=agreement,
+        agreement={name: own.clear_agreement for name, own in agreements.items()},
         threads={name: choice.threads for name, choice in best.items()},
     )
 
 
-def _controls(model: RT1, name: str) -> dict[Choice, ControlStep]:
-    """Return a setting's control steps by number of threads; none where the setting cannot run."""
+def _steppers(model: RT1, name: str) -> dict[Choice, Stepper]:
+    """Return a setting's steppers by number of threads; none where the setting cannot run."""
     device_is_there = SETTINGS[name].device == "cpu" or torch.cuda.is_available()
     if name != REFERENCE and not (device_is_there and packable(model)):
         return {}
     try:
         choices = [Choice(setting=name, threads=threads) for threads in _thread_numbers(name)]
-        return {choice: choice.control(model) for choice in choices}
+        return {choice: choice.stepper(model) for choice in choices}
     except ValueError as error:
         if name == REFERENCE:
             raise
@@ -200,14 +201,6 @@ def _fewest_threads(milliseconds: Mapping[Choice, float]) -> Choice:
     """Return, of the choices that take hardly longer than the fastest, the one with the fewest threads."""
     least = min(milliseconds.values())
     return min((c for c, found in milliseconds.items() if found <= NEARLY * least), key=lambda c: c.threads or 0)
-
-
-def agreement_with(reference_XAV: FloatArray, logits_XAV: FloatArray) -> float:
-    """Return the share of the reference's clear tokens that the other logits choose too; 0 where none is clear."""
-    top_XA2 = np.sort(reference_XAV, axis=-1)[..., -2:]
-    clear_XA = top_XA2[..., 1] - top_XA2[..., 0] > CLEAR_GAP
-    same_XA = reference_XAV.argmax(-1) == logits_XAV.argmax(-1)
-    return float(same_XA[clear_XA].mean()) if clear_XA.any() else 0.0
 
 
 def made_up_episodes(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec, FloatArray, choose_tokens
+from rt1.actions import ActionSpec, FloatArray
 
 Instruction = str | NDArray[np.float32]
 LONGEST_INSTRUCTION = 500
@@ -18,8 +19,8 @@ MAX_EMBEDDING = 1e4
 """Largest absolute entry of a text embedding. Those of encoders stay below 100, ids of word pieces below 10,000."""
 
 
-class Acting(ABC):
-    """Something with a memory that takes an image and an instruction to action tokens."""
+class BasePolicy(ABC):
+    """Something that acts: from an instruction and the images of an episode to actions."""
 
     action_spec: ActionSpec
     """Dimensions, bounds and bins of its actions."""
@@ -30,7 +31,12 @@ class Acting(ABC):
 
     @abstractmethod
     def logits(self, image: NDArray[Any]) -> FloatArray:
-        """Take a new image into the memory and return float32 logits (A, V), as they are: maybe not finite."""
+        """Take a new image into the episode and return float32 logits (A, V), as they are: maybe not finite."""
+
+    def episode_logits(self, instruction: Instruction, images: Iterable[NDArray[Any]]) -> FloatArray:
+        """Start an episode and return the logits (N, A, V) of its N images."""
+        self.reset(instruction)
+        return np.stack([self.logits(image) for image in images])
 
     def act(self, image: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Return the action for a new image.
@@ -49,11 +55,11 @@ class Acting(ABC):
     def act_with_logits(self, image: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], FloatArray]:
         """Return the action and the float32 logits (A, V) it was taken from, for those who compare."""
         logits_AV = self.logits(image)
-        return self.action_spec.to_dict(self.action_spec.decode(choose_tokens(logits_AV))), logits_AV
+        return self.action_spec.to_dict(self.action_spec.decode_logits(logits_AV)[1]), logits_AV
 
     def act_vector(self, image: NDArray[Any]) -> FloatArray:
         """Return the action as float32 (A,), physical units; raises as :meth:`act` does."""
-        return self.action_spec.decode(choose_tokens(self.logits(image)))
+        return self.action_spec.decode_logits(self.logits(image))[1]
 
 
 def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -> None:

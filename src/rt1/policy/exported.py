@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.common.suggest import unknown_name
 from rt1.errors import ExportError
-from rt1.policy.base import Acting, Instruction, check_embedding
+from rt1.policy.base import BasePolicy, Instruction, check_embedding
 from rt1.policy.exported_image import prepare_image
 from rt1.policy.exported_manifest import TABLE_FILE, Manifest, graph_files, read_manifest
 from rt1.policy.exported_reference import check_reference
@@ -43,7 +43,7 @@ class Graphs(Protocol):
         ...
 
 
-class ExportedPolicy(Acting):
+class ExportedPolicy(BasePolicy):
     """Acts as :class:`~rt1.policy.policy.Policy` does, in another runtime. One per robot, not thread-safe."""
 
     def __init__(self, manifest: Manifest, graphs: Graphs, *, encoder: TextEncoder | None = None) -> None:
@@ -63,9 +63,12 @@ class ExportedPolicy(Acting):
         self._token_1TKE = np.zeros((1, sizes.window, sizes.image_tokens, sizes.token_width), dtype=np.float32)
         self._images = 0
 
-    def with_own_memory(self) -> ExportedPolicy:
-        """Return a policy for another robot: the same graphs and text encoder, an empty memory."""
+    def new_session(self) -> ExportedPolicy:
+        """Return a policy for another robot: the same graphs and text encoder, no episode."""
         return ExportedPolicy(self.manifest, self._graphs, encoder=self._encoder)
+
+    with_own_memory = new_session
+    """Earlier name of :meth:`new_session`."""
 
     def reset(self, instruction: Instruction) -> None:
         """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,).
@@ -79,7 +82,7 @@ class ExportedPolicy(Acting):
         self._images = 0
 
     def logits(self, image: NDArray[Any]) -> FloatArray:
-        """Take a new image into the memory and return float32 logits (A, V)."""
+        """Take a new image into the episode and return float32 logits (A, V)."""
         if self._text_1E is None:
             raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
         prepared_1HWC = prepare_image(image, self.manifest.sizes.image_size)[None]
@@ -129,7 +132,7 @@ def load_exported(
 def checked_policy(folder: Path, manifest: Manifest, graphs: Graphs, encoder: TextEncoder | None) -> ExportedPolicy:
     """Return the policy of an export whose reference steps agree on this machine; others raise ``ExportError``."""
     policy = ExportedPolicy(manifest, graphs, encoder=text_encoder(folder, manifest, encoder))
-    check_reference(policy.with_own_memory(), folder, manifest)
+    check_reference(policy.new_session(), folder, manifest)
     return policy
 
 

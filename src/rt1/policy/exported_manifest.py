@@ -22,6 +22,7 @@ from rt1.common import json_config
 from rt1.common.json_files import read_object
 from rt1.common.suggest import lookup
 from rt1.errors import ExportError
+from rt1.policy.agreement import Agreement
 from rt1.text.encoder import TextEncoderIdentity
 
 FORMAT = 2
@@ -62,32 +63,13 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Agreement):
     """How the exported policy and the network it was made from differ on the same images."""
 
     images: Literal["recorded", "generated"]
     """Where the images come from."""
-    steps: int
-    """Steps compared, of several episodes."""
-    logit_difference: float
-    """Largest absolute difference of a logit."""
-    largest_logit: float
-    """Largest absolute logit of the network."""
-    tokens: int
-    """Action tokens compared."""
-    tokens_agreeing: int
-    """Those that are the same."""
-    clear_tokens: int
-    """Action tokens whose first and second logit are more than 0.05 apart."""
-    clear_tokens_agreeing: int
-    """Those of them that are the same."""
     tolerance: float
     """Largest logit difference that was let pass, as a share of the largest logit."""
-
-    @property
-    def clear_agreement(self) -> float:
-        """Share of the clear tokens that agree; 1 where there are none."""
-        return self.clear_tokens_agreeing / self.clear_tokens if self.clear_tokens else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 A runtime chooses its kernels by processor, and a kernel can be wrong without an error: int8 sums can saturate.
 
-Shape letters: N steps, E text embedding, A action dimensions, V bins, X any.
+Shape letters: N steps, E text embedding, A action dimensions, V bins.
 """
 
 from __future__ import annotations
@@ -19,26 +19,14 @@ from safetensors.numpy import load_file, save_file
 
 from rt1.actions import FloatArray
 from rt1.errors import ExportError
-from rt1.policy.base import Acting
+from rt1.policy.agreement import CLEAR_GAP, LEAST_AGREEMENT, compare_logits
+from rt1.policy.base import BasePolicy
 from rt1.policy.exported_image import prepare_image
 from rt1.policy.exported_manifest import REFERENCE_FILE, Manifest
 
-CLEAR_GAP = 0.05
-"""A token is clear where its logit is more than this above the next one, at the least."""
-LEAST_AGREEMENT = 0.99
-"""Share of the clear tokens of the reference steps that must be chosen."""
-
-
-def clear_tokens(expected_XAV: FloatArray, logits_XAV: FloatArray, gap: float = CLEAR_GAP) -> tuple[int, int]:
-    """Return the number of clear tokens of the expected logits, and how many of them the other logits choose."""
-    second_XA, first_XA = np.moveaxis(np.partition(expected_XAV, -2, axis=-1)[..., -2:], -1, 0)
-    clear_XA = first_XA - second_XA > gap
-    agrees_XA = (expected_XAV.argmax(-1) == logits_XAV.argmax(-1)) & np.isfinite(logits_XAV).all(-1)
-    return int(clear_XA.sum()), int((clear_XA & agrees_XA).sum())
-
 
 def save_reference(
-    policy: Acting, folder: Path, manifest: Manifest, *, embedding: NDArray[Any], images: Sequence[NDArray[Any]]
+    policy: BasePolicy, folder: Path, manifest: Manifest, *, embedding: NDArray[Any], images: Sequence[NDArray[Any]]
 ) -> None:
     """Take the reference steps and write them with their logits.
 
@@ -53,11 +41,11 @@ def save_reference(
     unit_NHWC = np.stack([prepare_image(image, manifest.sizes.image_size) for image in images])
     image_NHWC = np.rint(255.0 * unit_NHWC).astype(np.uint8)
     embedding = np.ascontiguousarray(embedding, dtype=np.float32)
-    arrays = {"embedding": embedding, "images": image_NHWC, "logits": _logits(policy, embedding, image_NHWC)}
+    arrays = {"embedding": embedding, "images": image_NHWC, "logits": policy.episode_logits(embedding, image_NHWC)}
     save_file(arrays, folder / REFERENCE_FILE)
 
 
-def check_reference(policy: Acting, folder: Path, manifest: Manifest) -> None:
+def check_reference(policy: BasePolicy, folder: Path, manifest: Manifest) -> None:
     """Take the reference steps of an export on this machine; warn where they have no clear token.
 
     In int8 another number of threads moves the logits as much as the precision itself does. So a token is clear here
@@ -69,22 +57,17 @@ def check_reference(policy: Acting, folder: Path, manifest: Manifest) -> None:
     embedding_E, image_NHWC, expected_NAV = _read(folder / REFERENCE_FILE, manifest)
     difference = 0.0 if manifest.comparison is None else manifest.comparison.logit_difference
     gap = max(CLEAR_GAP, 2.0 * difference)
-    clear, agreeing = clear_tokens(expected_NAV, _logits(policy, embedding_E, image_NHWC), gap)
-    if not clear:
+    found = compare_logits(expected_NAV, policy.episode_logits(embedding_E, image_NHWC), gap=gap)
+    if not found.clear_tokens:
         warnings.warn(
             f"{folder} has no clear token in its reference steps, so this machine is not checked; export with --data",
             stacklevel=4,
         )
-    if agreeing < LEAST_AGREEMENT * clear:
+    if found.clear_agreement < LEAST_AGREEMENT:
         raise ExportError(
-            f"{folder} chooses {agreeing / clear:.1%} of the {clear} clear tokens of its reference steps on this "
-            f"machine, at least {LEAST_AGREEMENT:.0%} must agree; export again on this machine, or in fp32"
+            f"{folder} chooses {found.clear_agreement:.1%} of the {found.clear_tokens} clear tokens of its reference "
+            f"steps on this machine, at least {LEAST_AGREEMENT:.0%} must agree; export again here, or in fp32"
         )
-
-
-def _logits(policy: Acting, embedding_E: FloatArray, image_NHWC: NDArray[np.uint8]) -> FloatArray:
-    policy.reset(embedding_E)
-    return np.stack([policy.logits(image) for image in image_NHWC])
 
 
 def _read(file: Path, manifest: Manifest) -> tuple[FloatArray, NDArray[np.uint8], FloatArray]:

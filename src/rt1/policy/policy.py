@@ -1,8 +1,8 @@
-"""A policy: the network, its memory of the last images, and the decoding of its tokens. It acts."""
+"""A policy: the network, the state of its episode, and the decoding of its tokens. It acts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,22 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, load_model
 from rt1.model.rt1 import RT1
 from rt1.policy.autotune import setting_for
-from rt1.policy.base import Acting, Instruction
-from rt1.policy.stepper import ControlStep, Memory
+from rt1.policy.base import BasePolicy, Instruction
+from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 
 
-class Policy(Acting):
-    """RT-1 with its memory, for one robot: a control step and a memory of :mod:`rt1.policy.stepper`.
+class Policy(BasePolicy):
+    """RT-1 with its episode, for one robot: a stepper and an episode state of :mod:`rt1.policy.stepper`.
 
-    Not thread-safe; use one policy per robot. Policies made by :meth:`with_own_memory` share one control step, which
-    can also take a step of several robots at once:
-    ``control.step([policy.memory for policy in policies], images)``.
+    Not thread-safe. Use one policy per robot: :meth:`new_session` gives another robot one with the same network. Or
+    hold the episodes yourself and step them all as one batch: :meth:`start` and :meth:`step`.
     """
 
     def __init__(
         self,
-        model: RT1 | ControlStep,
+        model: RT1 | Stepper,
         action_spec: ActionSpec,
         *,
         encode_text: Callable[[str], NDArray[np.float32]] | None = None,
@@ -37,14 +36,14 @@ class Policy(Acting):
         """Wrap a network.
 
         Args:
-            model: the network, which is put into evaluation mode, or a control step to share.
+            model: the network, which is put into evaluation mode, or a stepper to share.
             action_spec: dimensions and bins it was trained with.
             encode_text: instruction to float32 (E,); without it only embeddings can be given to :meth:`reset`.
         """
-        self.control = model if isinstance(model, ControlStep) else ControlStep(model)
+        self.stepper = model if isinstance(model, Stepper) else Stepper(model)
         self.action_spec = action_spec
         self._encode_text = encode_text
-        self._memory: Memory | None = None
+        self._state: EpisodeState | None = None
 
     @classmethod
     def from_checkpoint(
@@ -62,7 +61,7 @@ class Policy(Acting):
             path: the folder.
             embodiment: which one it is to act as, where the network has several.
             text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
-            cond_scale: guidance, see :class:`rt1.policy.stepper.ControlStep`; 1 is the network as it is.
+            cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`; 1 is the network as it is.
             setting: how the network is run, as for :func:`rt1.policy.autotune.setting_for`.
 
         Raises:
@@ -72,40 +71,70 @@ class Policy(Acting):
         """
         info = load_info(path, embodiment=embodiment)
         model = load_model(path, embodiment=embodiment)
-        control = setting_for(path, model, setting).control(model, cond_scale=cond_scale)
-        return cls(control, info.action_spec, encode_text=_text_function(info, text_encoder))
+        stepper = setting_for(path, model, setting).stepper(model, cond_scale=cond_scale)
+        return cls(stepper, info.action_spec, encode_text=_text_function(info, text_encoder))
 
     @property
     def model(self) -> RT1:
         """The network."""
-        return self.control.model
+        return self.stepper.model
 
     @property
-    def memory(self) -> Memory:
-        """The episode so far.
+    def setting(self) -> str:
+        """How the network is run: one of :data:`rt1.policy.stepper.SETTINGS`."""
+        return self.stepper.setting
+
+    @property
+    def cond_scale(self) -> float:
+        """Scale of the guidance; 1 is the network as it is."""
+        return self.stepper.cond_scale
+
+    @property
+    def state(self) -> EpisodeState:
+        """The policy's own episode so far.
 
         Raises:
             RuntimeError: there is none yet.
         """
-        if self._memory is None:
+        if self._state is None:
             raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
-        return self._memory
+        return self._state
 
-    def with_own_memory(self) -> Policy:
-        """Return a policy for another robot: the same network and text encoder, an empty memory."""
-        return Policy(self.control, self.action_spec, encode_text=self._encode_text)
+    @property
+    def text_embedding(self) -> FloatArray:
+        """Text embedding of the policy's own episode, float32 (E,)."""
+        return self.state.text_E.cpu().numpy()
+
+    def new_session(self) -> Policy:
+        """Return a policy for another robot: the same network and text encoder, no episode."""
+        return Policy(self.stepper, self.action_spec, encode_text=self._encode_text)
+
+    with_own_memory = new_session
+    """Earlier name of :meth:`new_session`."""
 
     def reset(self, instruction: Instruction) -> None:
         """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,)."""
-        self._memory = self.control.start(self._embed(instruction))
+        self._state = self.start(instruction)
 
     def logits(self, image: NDArray[Any]) -> FloatArray:
-        """Take a new image into the memory and return float32 logits (A, V)."""
-        return self.control.step([self.memory], [image])[0]
+        """Take a new image into the episode and return float32 logits (A, V)."""
+        return self.step([self.state], [image])[0]
 
     def attention_maps(self) -> FloatArray:
         """Return where TokenLearner looked in the last image, float32 (K, rows, columns), each map's sum 1."""
-        return self.control.attention_maps(self.memory)
+        return self.stepper.attention_maps(self.state)
+
+    def start(self, instruction: Instruction) -> EpisodeState:
+        """Return the state of a new episode, apart from the policy's own; the instruction is as for :meth:`reset`."""
+        return self.stepper.start(self._embed(instruction))
+
+    def step(self, states: Sequence[EpisodeState], images: Sequence[NDArray[Any] | PreparedImage]) -> FloatArray:
+        """Take one new image into each episode and return float32 logits (S, A, V); see :meth:`Stepper.step`."""
+        return self.stepper.step(states, images)
+
+    def prepare(self, image: NDArray[Any]) -> PreparedImage:
+        """Bring an image to what the network sees of it, for :meth:`step`; see :meth:`Stepper.prepare`."""
+        return self.stepper.prepare(image)
 
     def _embed(self, instruction: Instruction) -> NDArray[np.float32]:
         if not isinstance(instruction, str):

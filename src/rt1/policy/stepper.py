@@ -1,4 +1,4 @@
-"""The control step: one new image per robot in, one action's logits per robot out, for any number of robots at once.
+"""The batched step: one new image per robot in, one action's logits per robot out, for any number of robots at once.
 
 Shape letters: S robots in one call, T images remembered, K tokens per image, E text or token width, F entries
 of a condition, P positions, A action dimensions, V bins.
@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from rt1.policy.packed.layers import Numbers, Target, first_line, obstacle, thre
 
 
 @dataclass(eq=False, kw_only=True)
-class Memory:
-    """One robot's episode so far; made by :meth:`ControlStep.start`, changed only by :meth:`ControlStep.step`."""
+class EpisodeState:
+    """One robot's episode so far; made by :meth:`Stepper.start`, changed only by :meth:`Stepper.step`."""
 
     text_E: Tensor
     """Text embedding of the instruction."""
@@ -42,12 +42,24 @@ class Memory:
     """Image tokens of the last images, oldest first; T grows from 0 to the network's window."""
     map_KP: Tensor | None = None
     """TokenLearner's weights on the last image; None before the first one."""
-    null: Memory | None = None
+    null: EpisodeState | None = None
     """The same episode without the instruction, where guidance compares with it."""
 
-    def copy(self) -> Memory:
+    @property
+    def images(self) -> int:
+        """T: images remembered."""
+        return len(self.token_TKE)
+
+    def copy(self) -> EpisodeState:
         """Return the same episode so far, which goes on apart from this one."""
         return replace(self, null=None if self.null is None else self.null.copy())
+
+
+class PreparedImage(NamedTuple):
+    """An image as the network sees it; made by :meth:`Stepper.prepare`."""
+
+    image_1CHW: Tensor
+    """float32 (1, 3, *image_size) in [0, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +103,8 @@ def packable(model: RT1) -> bool:
     return FoldedEncoder.fits(model) and StepDecoder.fits(model)
 
 
-class ControlStep:
-    """A network ready to act. It holds no episode; each robot has its :class:`Memory`. Not thread-safe.
+class Stepper:
+    """A network ready to act. It holds no episode. Each robot has its :class:`EpisodeState`. Not thread-safe.
 
     Each step encodes the one new image, reuses the image tokens of the images before it, and runs the transformer once
     (docs/network.md). An episode starts empty: the first image stands at the first place of the window.
@@ -153,8 +165,8 @@ class ControlStep:
             self._encode: Function = Graphs(encode) if choice.graphs else encode
             self._decode: Function = Graphs(decode) if choice.graphs else decode
             if self.setting != "fp32":
-                memory = self.start(np.zeros(model.config.text_width, np.float32))
-                self.step([memory], [np.zeros((*model.config.image_size, 3), np.uint8)])
+                state = self.start(np.zeros(model.config.text_width, np.float32))
+                self.step([state], [np.zeros((*model.config.image_size, 3), np.uint8)])
         except RuntimeError as error:
             if self.setting == "fp32":
                 raise
@@ -162,8 +174,8 @@ class ControlStep:
         return None
 
     @torch.inference_mode()
-    def start(self, embedding: FloatArray) -> Memory:
-        """Return the memory of a new episode.
+    def start(self, embedding: FloatArray) -> EpisodeState:
+        """Return the state of a new episode.
 
         Args:
             embedding: text embedding of the instruction, float32 (E,); it is copied.
@@ -173,15 +185,15 @@ class ControlStep:
         """
         check_embedding(embedding, self.model.config.text_width, vocabulary=self.model.config.text.vocabulary)
         text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
-        memory = self._memory(text_E, None)
+        state = self._state(text_E, None)
         if self.cond_scale != 1.0:
-            memory.null = self._memory(text_E, torch.ones(1, dtype=torch.bool, device=self._device))
-        return memory
+            state.null = self._state(text_E, torch.ones(1, dtype=torch.bool, device=self._device))
+        return state
 
-    def _memory(self, text_E: Tensor, dropped_1: Tensor | None) -> Memory:
+    def _state(self, text_E: Tensor, dropped_1: Tensor | None) -> EpisodeState:
         config = self.model.config
         condition = self._text(text_E[None], dropped_1)
-        return Memory(
+        return EpisodeState(
             text_E=text_E,
             condition=condition[0],
             condition_F=self._prepare_condition(condition)[0],
@@ -189,55 +201,65 @@ class ControlStep:
         )
 
     @torch.inference_mode()
-    def step(self, memories: Sequence[Memory], images: Sequence[NDArray[Any]]) -> FloatArray:
-        """Take one new image into each memory and return float32 logits (S, A, V).
+    def step(self, states: Sequence[EpisodeState], images: Sequence[NDArray[Any] | PreparedImage]) -> FloatArray:
+        """Take one new image into each episode and return float32 logits (S, A, V).
 
         Each robot's logits are those it would get alone, up to the rounding of float32. When an image is refused no
-        memory has changed.
+        episode has changed.
 
         Args:
-            memories: S memories, each once; their episodes may be of any length.
-            images: S images, RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], each of any size.
+            states: S episodes of any length, each once.
+            images: S images as for :meth:`prepare`, or what it made of them.
 
         Raises:
-            ValueError: something that is no image, a memory given twice, or unequal numbers of both.
+            ValueError: something that is no image, an episode given twice, or unequal numbers of both.
         """
-        if len(memories) != len(images) or not memories:
-            raise ValueError(f"{len(memories)} memories and {len(images)} images; give one image for each robot")
-        if len(set(map(id, memories))) != len(memories):
-            raise ValueError("the same memory was given twice; a robot takes one image per step")
-        with threads_at_most(None if self._threads is None else self._threads * len(memories)):
-            image_SCHW = torch.cat([self._prepare(image) for image in images])
-            nulls = [memory.null for memory in memories if memory.null is not None]
+        if len(states) != len(images) or not states:
+            raise ValueError(f"{len(states)} episodes and {len(images)} images; give one image for each robot")
+        if len(set(map(id, states))) != len(states):
+            raise ValueError("the same episode was given twice; a robot takes one image per step")
+        with threads_at_most(None if self._threads is None else self._threads * len(states)):
+            prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
+            image_SCHW = torch.cat([image.image_1CHW for image in prepared])
+            nulls = [state.null for state in states if state.null is not None]
             if not nulls:
-                return self._logits(memories, image_SCHW).cpu().numpy()
-            both_SAV = self._logits([*memories, *nulls], torch.cat([image_SCHW, image_SCHW]))
+                return self._logits(states, image_SCHW).cpu().numpy()
+            both_SAV = self._logits([*states, *nulls], torch.cat([image_SCHW, image_SCHW]))
             cond_SAV, null_SAV = both_SAV.chunk(2)
             return guided(cond_SAV, null_SAV, self.cond_scale).cpu().numpy()
 
-    def _logits(self, memories: Sequence[Memory], image_SCHW: Tensor) -> Tensor:
-        """Take prepared images into the memories and return logits (S, A, V)."""
-        token_SKE, map_SKP = self._encode(image_SCHW, torch.stack([memory.condition_F for memory in memories]))
-        for memory, token_KE, map_KP in zip(memories, token_SKE, map_SKP, strict=True):
-            earlier_TKE = memory.token_TKE[max(0, len(memory.token_TKE) + 1 - self.model.config.window) :]
-            memory.token_TKE = torch.cat([earlier_TKE, token_KE[None]])
-            memory.map_KP = map_KP.clone()  # not a view, which would keep all robots' maps
+    def _logits(self, states: Sequence[EpisodeState], image_SCHW: Tensor) -> Tensor:
+        """Take prepared images into the episodes and return logits (S, A, V)."""
+        token_SKE, map_SKP = self._encode(image_SCHW, torch.stack([state.condition_F for state in states]))
+        for state, token_KE, map_KP in zip(states, token_SKE, map_SKP, strict=True):
+            earlier_TKE = state.token_TKE[max(0, state.images + 1 - self.model.config.window) :]
+            state.token_TKE = torch.cat([earlier_TKE, token_KE[None]])
+            state.map_KP = map_KP.clone()  # not a view, which would keep all robots' maps
         # Zeros behind the shorter episodes: later steps are causally invisible.
-        token_STKE = pad_sequence([memory.token_TKE for memory in memories], batch_first=True)
-        step_S = torch.tensor([len(memory.token_TKE) - 1 for memory in memories], device=self._device)
-        return self._decode(token_STKE, step_S, torch.stack([memory.condition for memory in memories]))
+        token_STKE = pad_sequence([state.token_TKE for state in states], batch_first=True)
+        step_S = torch.tensor([state.images - 1 for state in states], device=self._device)
+        return self._decode(token_STKE, step_S, torch.stack([state.condition for state in states]))
 
-    def attention_maps(self, memory: Memory) -> FloatArray:
+    def attention_maps(self, state: EpisodeState) -> FloatArray:
         """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
-        if memory.map_KP is None:
+        if state.map_KP is None:
             raise ValueError("there are no attention maps before the first image; take a step first")
-        return memory.map_KP.float().unflatten(1, self.model.config.grid).cpu().numpy()
+        return state.map_KP.float().unflatten(1, self.model.config.grid).cpu().numpy()
 
-    def _prepare(self, image: NDArray[Any]) -> Tensor:
+    @torch.inference_mode()
+    def prepare(self, image: NDArray[Any]) -> PreparedImage:
+        """Bring an image to what the network sees of it. Thread-safe: a large image need not hold up a step.
+
+        Args:
+            image: RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], any size.
+
+        Raises:
+            ValueError: another shape or dtype, or values outside [0, 1].
+        """
         if image.ndim != 3:
             raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
         image_1HWC = torch.from_numpy(np.array(image, order="C"))[None].to(self._device)
-        return self.model.prepare(image_1HWC).float()
+        return PreparedImage(self.model.prepare(image_1HWC).float())
 
 
 def guided(cond: Tensor, null: Tensor, scale: float) -> Tensor:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.files import write_text
-from rt1.evaluate.offline import TOLERANCE, OfflineResult
+from rt1.evaluate.offline import OfflineResult
 from rt1.model.rt1 import RT1Config
+from rt1.policy.agreement import ROUNDING
 from rt1.report import offline_figures
 from rt1.report.episodes import attention_card, episode_card
 from rt1.report.html import render
@@ -56,11 +57,11 @@ def offline_json(report: OfflineReport) -> dict[str, Any]:
         "agreement": {
             "agrees": agreement.holds,
             "steps": agreement.steps,
-            "tolerance": TOLERANCE,
+            "tolerance": ROUNDING,
             "other_tokens": agreement.other_tokens,
             **_finite(
                 {
-                    "largest_difference": agreement.largest_difference,
+                    "largest_difference": agreement.logit_difference,
                     "largest_logit": agreement.largest_logit,
                 }
             ),

@@ -49,7 +49,7 @@ def evaluate_checkpoint(
             cond_scale=settings.acting.cond_scale,
             setting=settings.acting.wanted,
         )
-        chosen = replace(settings.acting, setting=policy.control.setting, tune=False)
+        chosen = replace(settings.acting, setting=policy.setting, tune=False)
         settings = replace(settings, acting=chosen)
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)

@@ -30,7 +30,7 @@ class OfflineSettings:
     embodiment: str | None = None
     """Which one acts, where the network has several."""
     cond_scale: float = 1.0
-    """Guidance, see :class:`rt1.policy.stepper.ControlStep`."""
+    """Guidance, see :class:`rt1.policy.stepper.Stepper`."""
 
 
 def evaluate_recorded(

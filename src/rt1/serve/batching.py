@@ -11,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray, choose_tokens
+from rt1.actions import FloatArray
 from rt1.errors import GoneError, PolicyError
-from rt1.policy.stepper import ControlStep, Memory
+from rt1.policy.policy import Policy
+from rt1.policy.stepper import EpisodeState, PreparedImage
 from rt1.serve.capacity import Capacity
 
 _ACTIVE_SECONDS = 1.0
@@ -27,9 +27,9 @@ _ACTIVE_SECONDS = 1.0
 class Stepped:
     """One robot's step."""
 
-    tokens: NDArray[np.integer[Any]]
-    """(A,) action tokens."""
-    memory: Memory
+    action: FloatArray
+    """(A,) physical units."""
+    state: EpisodeState
     """The episode with the new image."""
     seconds: float
     """How long its batch took."""
@@ -37,8 +37,8 @@ class Stepped:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    memory: Memory
-    image: NDArray[Any]
+    state: EpisodeState
+    image: NDArray[Any] | PreparedImage
     is_wanted: Callable[[], bool]
     done: asyncio.Future[Stepped]
     arrived: float = field(default_factory=time.monotonic)
@@ -54,7 +54,7 @@ class Batcher:
 
     def __init__(
         self,
-        control: ControlStep,
+        policy: Policy,
         capacity: Capacity,
         worker: Executor,
         *,
@@ -64,13 +64,13 @@ class Batcher:
         """Start nothing yet.
 
         Args:
-            control: takes the steps.
+            policy: takes the steps; its own episode is not used.
             capacity: says what a batch costs, and learns from each.
             worker: its one thread takes the steps.
             max_wait: seconds that a step waits for companions at most.
             saw: called with the robots and the seconds of each batch.
         """
-        self._control, self._capacity, self._max_wait, self._saw = control, capacity, max_wait, saw
+        self._policy, self._capacity, self._max_wait, self._saw = policy, capacity, max_wait, saw
         self._queue: deque[_Job] = deque()
         self._taking: list[_Job] = []
         self._arrived = asyncio.Event()
@@ -78,21 +78,26 @@ class Batcher:
         self._worker = worker
 
     async def step(
-        self, robot: Hashable, memory: Memory, image: NDArray[Any], *, is_wanted: Callable[[], bool] = lambda: True
+        self,
+        robot: Hashable,
+        state: EpisodeState,
+        image: NDArray[Any] | PreparedImage,
+        *,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> Stepped:
         """Take one robot's step with others'.
 
         Args:
             robot: tells robots apart.
-            memory: its episode so far, which stays as it is.
-            image: as for :meth:`rt1.policy.stepper.ControlStep.step`.
+            state: its episode so far, which stays as it is.
+            image: as for :meth:`rt1.policy.policy.Policy.step`.
             is_wanted: asked once before the step; False leaves it out.
 
         Raises:
             GoneError: it was not wanted any more.
             Exception: whatever the step of this robot alone raises; its companions see nothing of it.
         """
-        job = _Job(memory=memory, image=image, is_wanted=is_wanted, done=asyncio.get_running_loop().create_future())
+        job = _Job(state=state, image=image, is_wanted=is_wanted, done=asyncio.get_running_loop().create_future())
         self._last_asked[robot] = job.arrived
         self._queue.append(job)
         self._arrived.set()
@@ -161,20 +166,20 @@ class Batcher:
 
     def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[Stepped | Exception]:
         """Take the steps of a batch, in the thread; where it fails, each alone, to find out whose fault it is."""
-        memories = [job.memory.copy() for job in jobs]  # if the batch fails, the episodes are as before
+        states = [job.state.copy() for job in jobs]  # if the batch fails, the episodes are as before
         start = time.perf_counter()
         try:
-            logits_SAV = self._control.step(memories, [job.image for job in jobs])
+            logits_SAV = self._policy.step(states, [job.image for job in jobs])
         except Exception as error:  # noqa: BLE001 (one robot's failure must not reach the others)
             return [error] if len(jobs) == 1 else [result for job in jobs for result in self._take([job], loop)]
         seconds = time.perf_counter() - start
         loop.call_soon_threadsafe(self._learn, len(jobs), seconds)
-        return [_stepped(*step, seconds=seconds) for step in zip(logits_SAV, memories, strict=True)]
+        return [self._stepped(*step, seconds) for step in zip(logits_SAV, states, strict=True)]
 
-
-def _stepped(logits_AV: FloatArray, memory: Memory, *, seconds: float) -> Stepped | PolicyError:
-    """Return a robot's step; logits that are not finite are its error alone, not its companions'."""
-    try:
-        return Stepped(tokens=choose_tokens(logits_AV), memory=memory, seconds=seconds)
-    except PolicyError as error:
-        return error
+    def _stepped(self, logits_AV: FloatArray, state: EpisodeState, seconds: float) -> Stepped | PolicyError:
+        """Return a robot's step; logits that are not finite are its error alone, not its companions'."""
+        try:
+            _, action = self._policy.action_spec.decode_logits(logits_AV)
+        except PolicyError as error:
+            return error
+        return Stepped(action=action, state=state, seconds=seconds)

@@ -1,4 +1,4 @@
-"""How many robots a server carries, from the measured times of its control step."""
+"""How many robots a server carries, from the measured times of its steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 
 import numpy as np
 
-from rt1.policy.stepper import ControlStep
+from rt1.policy.policy import Policy
 
 _RECENT = 64
 _REPEATS = 3
@@ -69,23 +69,23 @@ class Capacity:
         return float(np.interp(robots, self._sizes, self._times))
 
 
-def measured_times(control: ControlStep, *, max_batch: int, max_latency: float) -> dict[int, float]:
+def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dict[int, float]:
     """Take steps of 1, 2, 4, ... robots, which also warms everything up, and return how long each size takes, seconds.
 
     The sizes end at ``max_batch``, or before the first one that takes longer than ``max_latency``: such a batch would
     keep all its robots waiting too long.
     """
     image = np.zeros(_IMAGE, np.uint8)
-    full = control.start(np.zeros(control.model.config.text_width, np.float32))
-    for _ in range(control.model.config.window):  # a full window is what a robot has nearly always
-        control.step([full], [image])
+    full = policy.start(np.zeros(policy.model.config.text_width, np.float32))
+    for _ in range(policy.model.config.window):  # a full window is what a robot has nearly always
+        policy.step([full], [image])
     times: dict[int, float] = {}
     for size in _sizes(max_batch):
-        memories = [full.copy() for _ in range(size)]
+        states = [full.copy() for _ in range(size)]
         seconds = []
         for _ in range(1 + _REPEATS):  # the first of a size may be slow
             start = time.perf_counter()
-            control.step(memories, [image] * size)
+            policy.step(states, [image] * size)
             seconds.append(time.perf_counter() - start)
         if times and min(seconds) > max_latency:
             break

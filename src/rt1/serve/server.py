@@ -22,9 +22,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as open_server
 from websockets.datastructures import Headers
@@ -36,7 +33,7 @@ from rt1.common.signals import stop_on_signals
 from rt1.errors import GoneError, PolicyError, ProtocolError
 from rt1.policy.base import Instruction
 from rt1.policy.policy import Policy
-from rt1.policy.stepper import Memory
+from rt1.policy.stepper import EpisodeState
 from rt1.serve import protocol
 from rt1.serve.batching import Batcher
 from rt1.serve.capacity import Capacity, measured_times
@@ -67,7 +64,7 @@ class PolicyServer:
         """Read key and certificate; nothing is opened yet.
 
         Args:
-            policy: network and text encoder; its own memory is not used.
+            policy: network and text encoder; its own episode is not used.
             settings: where and how to serve.
             metadata: plain data that each client gets first, besides what the server says of itself.
 
@@ -150,7 +147,7 @@ class PolicyServer:
     @property
     def setting(self) -> str:
         """How the network is run."""
-        return self._policy.control.setting
+        return self._policy.setting
 
     @property
     def step_seconds(self) -> float:
@@ -159,15 +156,15 @@ class PolicyServer:
 
     async def _get_ready(self) -> None:
         """Measure what the machine carries, which also makes the first robot's first step as fast as the others."""
-        settings, control = self.settings, self._policy.control
+        settings, policy = self.settings, self._policy
 
         def measure() -> dict[int, float]:
-            return measured_times(control, max_batch=settings.max_batch, max_latency=settings.max_latency)
+            return measured_times(policy, max_batch=settings.max_batch, max_latency=settings.max_latency)
 
         times = await asyncio.get_running_loop().run_in_executor(self._worker, measure)
         self._capacity = Capacity(times, max_latency=settings.max_latency)
         self._batcher = Batcher(
-            control, self._capacity, self._worker, max_wait=settings.batch_wait, saw=self.counters.stepped
+            policy, self._capacity, self._worker, max_wait=settings.batch_wait, saw=self.counters.stepped
         )
 
     async def _shut_down(self, server: Server) -> None:
@@ -243,7 +240,7 @@ class PolicyServer:
         self.counters.sessions_started += 1
         try:
             await connection.send(self._metadata)
-            await self._converse(connection, Session(self._start, self._shrink, window=self._window))
+            await self._converse(connection, Session(self._start, self._policy.prepare, window=self._window))
         except (ConnectionClosed, GoneError):
             pass  # the robot has gone, whatever the server was doing for it
         finally:
@@ -282,14 +279,14 @@ class PolicyServer:
         self, connection: ServerConnection, session: Session, message: str | bytes, previous: float | None
     ) -> bytes:
         turn = await self._read(session, message)
-        memory, seconds, actions = turn.memory, 0.0, {}
+        state, seconds, actions = turn.state, 0.0, {}
         for image in turn.images:
             stepped = await self._batcher.step(
-                connection, memory, image, is_wanted=lambda: connection.state is State.OPEN
+                connection, state, image, is_wanted=lambda: connection.state is State.OPEN
             )
-            memory, seconds = stepped.memory, seconds + stepped.seconds
-            actions = {"actions": self._policy.action_spec.decode(stepped.tokens)[None]}
-        session.remember(turn, memory)
+            state, seconds = stepped.state, seconds + stepped.seconds
+            actions = {"actions": stepped.action[None]}
+        session.remember(turn, state)
         timing = {"infer_ms": 1e3 * seconds}
         if previous is not None:
             timing["prev_total_ms"] = 1e3 * previous
@@ -319,19 +316,10 @@ class PolicyServer:
         readers = {Effort.SMALL: self._readers, Effort.START: self._starter, Effort.LARGE: self._large_reader}
         return readers.get(effort)
 
-    def _start(self, instruction: Instruction) -> Memory:
+    def _start(self, instruction: Instruction) -> EpisodeState:
         """Start an episode; text encoders are not made for several threads."""
-        robot = self._policy.with_own_memory()
         with self._encoding:
-            robot.reset(instruction)
-        return robot.memory
-
-    def _shrink(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Bring an image to the network's size, float32 in [0, 1], as the control step does with one of that size."""
-        with torch.inference_mode():
-            image_CHW = self._policy.model.prepare(torch.from_numpy(np.array(image))[None])[0]
-            # The clamp takes back rounding above 1.
-            return np.ascontiguousarray(image_CHW.clamp(0.0, 1.0).permute(1, 2, 0).numpy())
+            return self._policy.start(instruction)
 
 
 async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERNAL_ERROR) -> None:

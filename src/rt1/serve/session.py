@@ -1,4 +1,4 @@
-"""One robot's session on the server: what its observations ask for, and its own memory."""
+"""One robot's session on the server: what its observations ask for, and its own episode."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from rt1.data.sources.images import MAX_PIXELS, decode_image, decoding_work
 from rt1.errors import DataError, ObservationError
 from rt1.policy.base import LONGEST_INSTRUCTION, Instruction
-from rt1.policy.stepper import Memory
+from rt1.policy.stepper import EpisodeState, PreparedImage
 from rt1.serve.protocol import shown
 
 LARGE_PIXELS = 1 << 20
-"""An image of more pixels is shrunk before its step."""
+"""An image of more pixels is prepared before its step, so that the step takes no longer than others."""
 SMALL_WORK = 1 << 22
 """An encoded image of no more :func:`~rt1.data.sources.images.decoding_work` decodes in some 10 ms."""
 _IMAGE_KEYS = ("image", "observation/image")
@@ -28,7 +28,7 @@ class Effort(Enum):
     """How long reading an observation takes at most."""
 
     NONE = auto()
-    """Well under a millisecond: there is no image to decode or shrink, and no episode starts."""
+    """Well under a millisecond: there is no image to decode or prepare, and no episode starts."""
     SMALL = auto()
     """Some 10 ms: a small image is decoded, as robots send them all the time."""
     START = auto()
@@ -41,10 +41,10 @@ class Effort(Enum):
 class Turn:
     """What one observation asks for."""
 
-    memory: Memory
+    state: EpisodeState
     """The episode that the images come to."""
-    images: tuple[NDArray[Any], ...]
-    """RGB (H, W, 3) each, oldest first; the action wanted is that of the last. None: a reset alone."""
+    images: tuple[NDArray[Any] | PreparedImage, ...]
+    """RGB (H, W, 3) each, or prepared, oldest first; the action wanted is that of the last. None: a reset alone."""
     is_own_episode: bool = False
     """True for stacked images, which leave the session's own episode alone."""
 
@@ -54,20 +54,20 @@ class Session:
 
     def __init__(
         self,
-        start: Callable[[Instruction], Memory],
-        shrink: Callable[[NDArray[np.uint8]], NDArray[Any]],
+        start: Callable[[Instruction], EpisodeState],
+        prepare: Callable[[NDArray[np.uint8]], PreparedImage],
         *,
         window: int,
     ) -> None:
         """Start without an episode.
 
         Args:
-            start: makes the memory of a new episode, or refuses its instruction with ``ValueError``.
-            shrink: brings a large image to what the network sees of it, so that its step takes no longer than others.
+            start: makes the state of a new episode, or refuses its instruction with ``ValueError``.
+            prepare: brings a large image to what the network sees of it.
             window: images that the network looks at.
         """
-        self._start, self._shrink, self._window = start, shrink, window
-        self._memory: Memory | None = None
+        self._start, self._prepare, self._window = start, prepare, window
+        self._state: EpisodeState | None = None
         self._instruction: Instruction | None = None
 
     def read(self, observation: Any) -> Turn:  # noqa: ANN401 (it comes from outside)
@@ -75,7 +75,7 @@ class Session:
 
         Args:
             observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or uint8 RGB (H, W, 3). Stacked images
-                (T, H, W, 3), oldest first, are an episode of their own that leaves this session's memory alone.
+                (T, H, W, 3), oldest first, are an episode of their own that leaves this session's episode alone.
                 ``instruction`` (or ``prompt``): sentence or float (E,) text embedding; once given it holds on, and
                 another one starts a new episode. ``reset``: True starts a new episode. Other keys are not read: a
                 session is a connection, whatever name a robot gives itself.
@@ -98,10 +98,10 @@ class Session:
             raise ObservationError(f"the observation has no image, only {keys}; send one as {' or '.join(_IMAGE_KEYS)}")
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
-        if reset or self._memory is None or self._instruction is None or not _same(instruction, self._instruction):
-            self._memory = self._start(instruction)
+        if reset or self._state is None or self._instruction is None or not _same(instruction, self._instruction):
+            self._state = self._start(instruction)
             self._instruction = instruction
-        return Turn(memory=self._memory, images=() if image is None else (self._small(image),))
+        return Turn(state=self._state, images=() if image is None else (self._prepared(image),))
 
     def effort(self, observation: Any) -> Effort:  # noqa: ANN401 (it comes from outside)
         """Return how long :meth:`read` takes at most, without doing any of its work."""
@@ -118,18 +118,18 @@ class Session:
             return Effort.START
         return Effort.SMALL if isinstance(image, bytes) else Effort.NONE
 
-    def remember(self, turn: Turn, memory: Memory) -> None:
+    def remember(self, turn: Turn, state: EpisodeState) -> None:
         """Keep the episode as a turn has left it."""
         if not turn.is_own_episode:
-            self._memory = memory
+            self._state = state
 
-    def _small(self, image: NDArray[np.uint8]) -> NDArray[Any]:
-        return self._shrink(image) if _is_large(image) else image
+    def _prepared(self, image: NDArray[np.uint8]) -> NDArray[Any] | PreparedImage:
+        return self._prepare(image) if _is_large(image) else image
 
     def _stacked(self, images: NDArray[np.uint8], instruction: Instruction) -> Turn:
         if not 1 <= len(images) <= self._window:
             raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{self._window}")
-        return Turn(memory=self._start(instruction), images=tuple(map(self._small, images)), is_own_episode=True)
+        return Turn(state=self._start(instruction), images=tuple(map(self._prepared, images)), is_own_episode=True)
 
 
 def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa: ANN401

@@ -128,8 +128,8 @@ def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Po
     info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
     model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
     choice = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
-    control = choice.control(model, cond_scale=chosen.acting.cond_scale)
-    return Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
+    stepper = choice.stepper(model, cond_scale=chosen.acting.cond_scale)
+    return Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__)
 
 
 def _run_plan(plan: TrialPlan) -> list[TrialResult]:

@@ -101,7 +101,6 @@ def prepare_data(
             batch_size=config.batch_size // max(1, config.clip),
             seed=config.seed,
             threads=config.loader_threads,
-            image_size=None if len(sources) == 1 else config.model.image_size,
         )
 
     return TrainingData(

@@ -20,8 +20,10 @@ from rt1.model.rt1 import RT1, SharedImages
 from rt1.preprocess import resize, to_float
 from rt1.train.config import Precision
 
-Augment = Callable[[Tensor], Tensor]
-"""Changes float images (B, S, C, H, W) in [0, 1] before they are resized."""
+Augment = Callable[[Tensor, NDArray[np.int64]], Tensor]
+"""Changes float images (N, S, C, H, W) in [0, 1] of these samples, N places in the batch, before they are resized."""
+_PIXELS_AT_ONCE = 1 << 24
+"""Pixels that are prepared at once: as float32 at the size they are stored in, 0.2 GB and as much for the crop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +140,10 @@ def predict(
     """
     plan = plan or layout(batch)
     rows, steps = batch.valid_BT.shape
-    image_XCHW = to_float(_to(device, batch.image_BTHWC).flatten(0, 1))
-    if augment is not None:
-        image_XCHW = augment(image_XCHW.unflatten(0, (rows, steps))).flatten(0, 1)
+    image_XCHW = prepared_images(batch, image_size=image_size, device=device, augment=augment)
     if plan.image_X is not None:
         image_XCHW = image_XCHW[_to(device, plan.image_X)]
-    image_XCHW = resize(image_XCHW, image_size).contiguous(memory_format=torch.channels_last)
+    image_XCHW = image_XCHW.contiguous(memory_format=torch.channels_last)
     # Padding behind the real steps is causally invisible. Only padding in front of them needs the mask.
     in_front = not plan.valid_WT[:, 0].all()
     embodiment_W = None if batch.embodiment_B is None else _to(device, batch.embodiment_B[plan.row_W])
@@ -162,6 +162,32 @@ def predict(
         _to(device, batch.action_BTA.reshape(rows * steps, -1)[plan.step_WT]),
         embodiment_W,
     )
+
+
+def prepared_images(
+    batch: Batch, *, image_size: tuple[int, int], device: torch.device | str, augment: Augment | None
+) -> Tensor:
+    """Return a batch's images as the network sees them, float (B*S, C, *image_size) in [0, 1].
+
+    Images are augmented at the size they are stored in and then resized, all in float. So the images of a data set do
+    not depend on the other data sets of a mixture.
+    """
+    steps, pieces, rows = batch.valid_BT.shape[1], [], []
+    for row_N, image_NTHWC in batch.images:
+        _, _, height, width, _ = image_NTHWC.shape
+        at_once = max(1, _PIXELS_AT_ONCE // (steps * height * width))
+        for first in range(0, len(row_N), at_once):
+            own = slice(first, first + at_once)
+            image_XCHW = to_float(_to(device, image_NTHWC[own]).flatten(0, 1))
+            if augment is not None:
+                image_XCHW = augment(image_XCHW.unflatten(0, (-1, steps)), row_N[own]).flatten(0, 1)
+            pieces.append(resize(image_XCHW, image_size))
+            rows.append(row_N[own])
+    image_XCHW = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+    if len(batch.images) == 1:
+        return image_XCHW
+    back_B = np.argsort(np.concatenate(rows))
+    return image_XCHW.unflatten(0, (-1, steps))[_to(device, back_B)].flatten(0, 1)
 
 
 def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> SharedImages | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import numpy as np
 import torch
@@ -77,8 +76,8 @@ def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
         plan=part.plan,
         image_size=run.model.config.image_size,
         device=run.world.device,
-        augment=partial(
-            augment, settings=config.augment, seed=config.seed, update=run.update, first_row=part.first_row
+        augment=lambda image_NTCHW, row_N: augment(
+            image_NTCHW, part.first_row + row_N, config.augment, seed=config.seed, update=run.update
         ),
         dropped_B=_dropped(run, part),
     )

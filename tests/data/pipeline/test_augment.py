@@ -9,12 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from rt1.data.pipeline.augment import AugmentSettings, augment, colour_map
+from rt1.data.pipeline import augment as augmentation
+from rt1.data.pipeline.augment import AugmentSettings, colour_map
 from rt1.preprocess import crop_margins, shifted
 
 OFF = AugmentSettings(crop_share=0.0)
 COLOURS = AugmentSettings(crop_share=0.0, brightness=0.3, contrast=0.3, saturation=0.5, hue=0.1)
 GREY = np.array([0.299, 0.587, 0.114])
+
+
+def augment(images: Tensor, settings: AugmentSettings, *, seed: int, update: int, first_row: int = 0) -> Tensor:
+    rows = first_row + np.arange(len(images))
+    return augmentation.augment(images, rows, settings, seed=seed, update=update)
 
 
 def _images(samples: int = 4, steps: int = 3) -> Tensor:
@@ -113,10 +119,10 @@ def test_the_changes_follow_one_another_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"crop_share": -0.1}, "crop_share is -0.1; it must be at least 0"),
+        ({"crop_share": -0.1}, "crop_share is -0.1"),
         ({"crop_share": 2.1}, "crop_share is 2.1"),
-        ({"brightness": 1.5}, "brightness is 1.5; it must be at most 1"),
-        ({"hue": 0.6}, r"hue is 0.6; it must be at most 0.5"),
+        ({"brightness": 1.5}, "brightness is 1.5"),
+        ({"hue": 0.6}, r"hue is 0.6"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

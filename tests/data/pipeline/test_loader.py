@@ -14,14 +14,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
+from numpy.typing import NDArray
 
 from rt1.data.pipeline.loader import Batch, Loader
 from rt1.data.pipeline.mixture import Part, mixed
 from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.errors import DataError
-from rt1.preprocess import resize
 
 LENGTHS = (4, 1, 6, 3)
 
@@ -47,14 +46,22 @@ def _mixture_loader(make_source: MakeSource, **options: Any) -> Loader:
     return _loader(joined, windows=mixture, **options)
 
 
+def _images(batch: Batch) -> NDArray[np.uint8]:
+    """The images of a batch that has one size of them."""
+    (group,) = batch.images
+    np.testing.assert_array_equal(group.row_N, np.arange(len(batch.episodes)))
+    return group.image_NTHWC
+
+
 def _rows(batch: Batch) -> list[tuple[Any, ...]]:
     """Everything of each row, to compare rows of batches of different sizes."""
-    columns = (batch.image_BTHWC, batch.text_BE, batch.token_BTA, batch.valid_BT)
+    columns = (_images(batch), batch.text_BE, batch.token_BTA, batch.valid_BT)
     return [(episode, *(column[row].tobytes() for column in columns)) for row, episode in enumerate(batch.episodes)]
 
 
 def _assert_equal(one: Batch, other: Batch) -> None:
-    for column in fields(Batch):
+    np.testing.assert_array_equal(_images(one), _images(other))
+    for column in fields(Batch)[1:]:
         np.testing.assert_array_equal(getattr(one, column.name), getattr(other, column.name), err_msg=column.name)
 
 
@@ -67,10 +74,10 @@ def test_a_batch_holds_its_windows_exactly(make_source: MakeSource) -> None:
     assert batch.text_BE.tolist() == [[2.0], [0.0], [1.0]]
     for row, (episode, start, stop) in enumerate([(2, 2, 4), (0, 0, 2), (1, 0, 1)]):
         images = [decode_image(data) for data in source.images[episode][start:stop]]
-        np.testing.assert_array_equal(batch.image_BTHWC[row, : stop - start], images)
+        np.testing.assert_array_equal(_images(batch)[row, : stop - start], images)
         tokens = source.action_spec.encode(source.moves[episode][start:stop])
         np.testing.assert_array_equal(batch.token_BTA[row, : stop - start], tokens)
-    assert batch.image_BTHWC.dtype == np.uint8
+    assert _images(batch).dtype == np.uint8
     assert batch.token_BTA.dtype == np.int32
     assert batch.text_BE.dtype == np.float32
 
@@ -78,9 +85,9 @@ def test_a_batch_holds_its_windows_exactly(make_source: MakeSource) -> None:
 def test_a_short_episode_is_padded_at_the_end_and_marked(make_source: MakeSource) -> None:
     batch = _loader(make_source(3, 2), window=5, batch_size=2).take(np.array([0, 1]))
     assert batch.valid_BT.tolist() == [[True] * 3 + [False] * 2, [True] * 2 + [False] * 3]
-    assert not batch.image_BTHWC[~batch.valid_BT].any()
+    assert not _images(batch)[~batch.valid_BT].any()
     assert not batch.token_BTA[~batch.valid_BT].any()
-    assert batch.image_BTHWC[batch.valid_BT].reshape(5, -1).any(axis=1).all()
+    assert _images(batch)[batch.valid_BT].reshape(5, -1).any(axis=1).all()
 
 
 def test_a_batch_is_a_function_of_seed_and_number(make_source: MakeSource) -> None:
@@ -103,7 +110,7 @@ def test_the_stream_is_the_batches_in_order_from_any_start(first: int, threads: 
 
 def test_a_pass_shows_every_window_once(make_source: MakeSource) -> None:
     loader = _loader(make_source(*LENGTHS))  # 3 + 1 + 5 + 2 windows
-    shown = [image.tobytes() for number in range(11) for image in loader.batch(number).image_BTHWC]
+    shown = [image.tobytes() for number in range(11) for image in _images(loader.batch(number))]
     first, second, third = shown[:11], shown[11:22], shown[22:]
     assert len(set(first)) == 11
     assert Counter(first) == Counter(second) == Counter(third)
@@ -199,8 +206,8 @@ def test_places_before_the_episode_hold_its_first_image_and_are_marked(make_sour
     ]  # fmt: skip
     first = decode_image(source.images[0][0])
     for place in range(3):
-        np.testing.assert_array_equal(batch.image_BTHWC[0, place], first)
-    np.testing.assert_array_equal(batch.image_BTHWC[1, 2], decode_image(source.images[0][1]))
+        np.testing.assert_array_equal(_images(batch)[0, place], first)
+    np.testing.assert_array_equal(_images(batch)[1, 2], decode_image(source.images[0][1]))
     assert not batch.token_BTA[~batch.valid_BT].any()
     np.testing.assert_array_equal(batch.token_BTA[1, 1:], source.action_spec.encode(source.moves[0][:2]))
 
@@ -272,38 +279,32 @@ def test_an_unforeseen_error_in_a_thread_says_where_it_was(make_source: MakeSour
         raise OSError("the network is down")
 
     source = make_source(*LENGTHS)
-    loader = _loader(source, image_size=(8, 8))
+    loader = _loader(source)
     source.encoded_images = read
     with pytest.raises(OSError, match="the network is down") as caught:
         next(loader.stream(0))
     assert caught.value.__notes__[0].startswith("while reading memory, episode ")
 
 
-def test_images_are_stretched_to_a_stated_size_as_preprocessing_does(make_source: MakeSource) -> None:
-    source = make_source(4, size=(30, 40))
-    source.images[0][1] = encode_jpeg(np.full((50, 20, 3), 200, np.uint8))  # sizes may differ then
-    batch = _loader(source, window=4, batch_size=1, image_size=(24, 28)).take(np.array([0]))
-    assert batch.image_BTHWC.shape == (1, 4, 24, 28, 3)
-    for step in range(4):
-        image = decode_image(source.images[0][step])
-        image_CHW = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        expected = resize(image_CHW, (24, 28))[0].permute(1, 2, 0).numpy()
-        assert np.abs(batch.image_BTHWC[0, step] - expected).max() <= 1.0
-
-
-def test_a_stated_size_that_is_the_stored_one_changes_nothing(make_source: MakeSource) -> None:
-    one, other = _loader(make_source(*LENGTHS)), _loader(make_source(*LENGTHS), image_size=(48, 48))
-    _assert_equal(one.batch(3), other.batch(3))
-
-
-def test_sources_of_different_image_sizes_need_a_stated_size(make_source: MakeSource) -> None:
-    sources = [make_source(4), make_source(4, size=(32, 40))]
+def test_sources_of_different_image_sizes_are_groups_of_a_batch(make_source: MakeSource) -> None:
+    sources = [make_source(4), make_source(4, size=(32, 40)), make_source(4, size=(30, 24))]
     joined, mixture = mixed([Part(source=s, windows=_windows(s)) for s in sources])
-    with pytest.raises(DataError, match=r"different sizes: 48x48 \(memory\), 32x40 \(memory\); give the loader one"):
-        _loader(joined, windows=mixture)
-    assert _loader(joined, windows=mixture, image_size=(40, 40)).batch(0).image_BTHWC.shape == (3, 2, 40, 40, 3)
-    with pytest.raises(ValueError, match=r"image_size is \(0, 4\)"):
-        _loader(joined, windows=mixture, image_size=(0, 4))
+    loader = _loader(joined, windows=mixture)
+    batch = loader.take(np.array([3, 0, 4, 8, 1]))
+    assert [group.row_N.tolist() for group in batch.images] == [[1, 4], [0, 2], [3]]
+    assert [group.image_NTHWC.shape for group in batch.images] == [
+        (2, 2, 48, 48, 3),
+        (2, 2, 32, 40, 3),
+        (1, 2, 30, 24, 3),
+    ]
+    for group in batch.images:
+        for row, image_THWC in zip(*group, strict=True):
+            single = loader.take(np.array([[3, 0, 4, 8, 1][row]]))
+            np.testing.assert_array_equal(image_THWC, _images(single)[0])
+    first, second = batch.rows(0, 2), batch.rows(2, 5)
+    assert [group.row_N.tolist() for group in first.images] == [[1], [0]]
+    assert [group.row_N.tolist() for group in second.images] == [[2], [0], [1]]
+    np.testing.assert_array_equal(second.images[0].image_NTHWC, batch.images[0].image_NTHWC[1:])
 
 
 def test_a_blue_first_source_and_one_of_decoded_images_are_mixed(make_source: MakeSource) -> None:
@@ -313,8 +314,8 @@ def test_a_blue_first_source_and_one_of_decoded_images_are_mixed(make_source: Ma
     decoded.images = lambda _, start, stop: stored[start:stop]
     joined, mixture = mixed([Part(source=s, windows=_windows(s)) for s in (plain, swapped, decoded)])
     batch = _loader(joined, windows=mixture).take(np.array([0, 2, 4]))
-    np.testing.assert_array_equal(batch.image_BTHWC[1], batch.image_BTHWC[0, ..., ::-1])
-    np.testing.assert_array_equal(batch.image_BTHWC[2], batch.image_BTHWC[0, ..., ::-1])
+    np.testing.assert_array_equal(_images(batch)[1], _images(batch)[0, ..., ::-1])
+    np.testing.assert_array_equal(_images(batch)[2], _images(batch)[0, ..., ::-1])
 
 
 def test_errors_of_a_mixture_name_the_source_and_its_own_episode(make_source: MakeSource) -> None:
@@ -334,13 +335,13 @@ def test_windows_cut_from_clips_are_the_windows(padding: str, make_source: MakeS
     clips = Clips(windows=windows, group=4)
     batch = _loader(source, windows=clips).take(np.arange(len(clips)))
     assert batch.cuts is not None
-    assert batch.image_BTHWC.shape[1] == clips.steps == 6
+    assert _images(batch).shape[1] == clips.steps == 6
     clip_BG1 = np.arange(len(clips))[:, None, None]
     there_BG = batch.cuts.valid_BGT.any(axis=-1)
     valid = batch.cuts.valid_BGT[there_BG]
     np.testing.assert_array_equal(valid, whole.valid_BT)
-    images = batch.image_BTHWC[clip_BG1, batch.cuts.place_BGT][there_BG]
-    np.testing.assert_array_equal(images[valid], whole.image_BTHWC[valid])
+    images = _images(batch)[clip_BG1, batch.cuts.place_BGT][there_BG]
+    np.testing.assert_array_equal(images[valid], _images(whole)[valid])
     tokens = batch.token_BTA[clip_BG1, batch.cuts.place_BGT][there_BG]
     np.testing.assert_array_equal(tokens[valid], whole.token_BTA[valid])
 
@@ -357,6 +358,6 @@ def test_a_batch_that_is_kept_is_not_overwritten(make_source: MakeSource) -> Non
 def test_a_long_stream_uses_a_bounded_number_of_buffers(make_source: MakeSource) -> None:
     loader = _loader(make_source(*LENGTHS), threads=2)
     stream = loader.stream(0)
-    places = {batch.image_BTHWC.__array_interface__["data"][0] for batch in itertools.islice(stream, 60)}
+    places = {_images(batch).__array_interface__["data"][0] for batch in itertools.islice(stream, 60)}
     stream.close()
     assert len(places) <= 5

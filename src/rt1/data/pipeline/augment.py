@@ -50,21 +50,23 @@ class AugmentSettings:
         return max(self.brightness, self.contrast, self.saturation, self.hue) > 0.0
 
 
-def augment(image_BTCHW: Tensor, settings: AugmentSettings, *, seed: int, update: int, first_row: int = 0) -> Tensor:
+def augment(
+    image_BTCHW: Tensor, row_B: NDArray[np.int64], settings: AugmentSettings, *, seed: int, update: int
+) -> Tensor:
     """Return images for training: other colours, then a random crop, whose margins are black.
 
     Args:
         image_BTCHW: float RGB in [0, 1], any size.
+        row_B: places of the samples in the batch of all ranks: a sample gets the same colours and crop whichever rank,
+            and whichever part of a batch, holds it.
         settings: how much.
         seed: seed of the run.
         update: number of the update.
-        first_row: place of the first sample in the batch of all ranks: a sample gets the same colours and crop
-            whichever rank, and whichever part of a batch, holds it.
 
     Returns:
         float (B, T, C, H, W) in [0, 1]; the same tensor where nothing is to be changed.
     """
-    rows = range(first_row, first_row + len(image_BTCHW))
+    rows = row_B.tolist()
     if settings.changes_colours:
         image_BTCHW = _recoloured(image_BTCHW, [_colours(settings, seed, update, row) for row in rows])
     if settings.crop_share == 0.0:

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, TokenArray
 from rt1.data.embodiments import Embodiments, embodiments_of
-from rt1.data.pipeline.buffers import ImageBuffers
-from rt1.data.pipeline.mixture import Mixture, SampleOrder, common_size
+from rt1.data.pipeline.buffers import ImageBuffers, ImageGroup
+from rt1.data.pipeline.mixture import Mixture, SampleOrder, image_sizes
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
 from rt1.data.sources.base import EpisodeSource
@@ -34,8 +33,8 @@ BATCHES_AHEAD = 2
 class Batch:
     """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
 
-    image_BTHWC: NDArray[np.uint8]
-    """uint8 RGB; black where padded at the end, the episode's first image where padded at the start."""
+    images: tuple[ImageGroup, ...]
+    """As stored, a group for each size; together they hold each sample once."""
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
@@ -56,8 +55,13 @@ class Batch:
     def rows(self, first: int, last: int) -> Batch:
         """Return samples ``first..last-1`` as a batch, with the same memory; ``clipped`` counts for the first rows."""
         cut = slice(first, last)
+        groups = [(group, slice(*np.searchsorted(group.row_N, (first, last)))) for group in self.images]
         return Batch(
-            image_BTHWC=self.image_BTHWC[cut],
+            images=tuple(
+                ImageGroup(group.row_N[own] - first, group.image_NTHWC[own])
+                for group, own in groups
+                if own.start < own.stop
+            ),
             text_BE=self.text_BE[cut],
             token_BTA=self.token_BTA[cut],
             action_BTA=self.action_BTA[cut],
@@ -84,7 +88,6 @@ class Loader:
         batch_size: int,
         seed: int,
         threads: int = 2,
-        image_size: tuple[int, int] | None = None,
     ) -> None:
         """Prepare a loader; :func:`~rt1.data.pipeline.mixture.mixed` joins several sources and windows.
 
@@ -96,24 +99,18 @@ class Loader:
             batch_size: B, over all ranks.
             seed: seed of the order.
             threads: threads that read and decode.
-            image_size: (height, width) to stretch every image to: bilinear, half-pixel centres, no antialias, as
-                :func:`rt1.preprocess.resize` but on uint8 and so rounded (by cv2, within 1 of 255). None: as stored;
-                then all must have one size.
 
         Raises:
-            DataError: the first image of a source does not decode, or they differ in size.
+            DataError: the first image of a source does not decode.
         """
         if batch_size < 1 or threads < 1:
             raise ValueError(f"batch_size is {batch_size}, threads {threads}; both must be at least 1")
-        if image_size is not None and min(image_size) < 1:
-            raise ValueError(f"image_size is {image_size}; height and width must be at least 1")
         self._source, self._windows = source, windows
         self.embodiments: Embodiments = embodiments_of(source)
         """What the action tokens mean."""
         self._text = text if isinstance(text, Sentences) else Sentences.one_each(text)
         self._batch_size, self._seed, self._threads = batch_size, seed, threads
-        self._is_resized = image_size is not None
-        self._height, self._width = image_size or common_size(source, windows)
+        self._sizes, self._size_E = image_sizes(source, windows)
         self._order = SampleOrder(windows, seed=seed)
         self._buffers = ImageBuffers()
         self._next = 0
@@ -240,8 +237,10 @@ class Loader:
         numbers, places, text_BE = samples
         rows, steps, dimensions = len(numbers), self._windows.steps, self.embodiments.size
         step_BT = places.starts[:, None] + np.arange(steps)
+        images = self._buffers.take(self._size_E[places.episodes], self._sizes, steps)
         return _Arrays(
-            image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
+            images=images,
+            image_of_row={row: image for group in images for row, image in zip(*group, strict=True)},
             token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
             action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
             valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
@@ -256,11 +255,11 @@ class Loader:
         for row in range(first, last):
             episode, start, stop = arrays.real_steps(row)
             own, number = origin(self._source, episode)
-            image_THWC = arrays.image_BTHWC[row]
+            image_THWC = arrays.image_of_row[row]
             begin = start - int(arrays.places.starts[row])  # above 0 where padded at the start
             end = begin + stop - start
             try:
-                self._read_images(own, number, start, stop, image_THWC[begin:end])
+                _read_images(own, number, start, stop, image_THWC[begin:end])
             except Exception as error:
                 error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
                 raise
@@ -300,22 +299,16 @@ class Loader:
             own, number = origin(self._source, episode)
             raise DataError(f"{own.name}, episode {number}, steps {start}..{stop - 1}: {error}") from error
 
-    def _read_images(
-        self, source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]
-    ) -> None:
-        # One after the other: an image is still in the processor's cache when it is stretched or copied.
-        shape, size = out_THWC.shape[1:], (self._width, self._height)
-        for place, image in enumerate(each_image(source, episode, start, stop)):
-            if image.shape == shape:
-                out_THWC[place] = image
-            elif self._is_resized:
-                cv2.resize(image, size, dst=out_THWC[place], interpolation=cv2.INTER_LINEAR)
-            else:
-                raise DataError(
-                    f"{source.name}, episode {episode}, step {start + place}: the image has shape {image.shape}, the "
-                    f"source's first one {shape}; all images of a source must have one size; "
-                    "convert the set, or give the loader an image_size"
-                )
+
+def _read_images(source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]) -> None:
+    # One after the other: an image is still in the processor's cache when it is copied.
+    for place, image in enumerate(each_image(source, episode, start, stop)):
+        if image.shape != out_THWC.shape[1:]:
+            raise DataError(
+                f"{source.name}, episode {episode}, step {start + place}: the image has shape {image.shape}, the "
+                f"source's first one {out_THWC.shape[1:]}; all images of a source must have one size; convert the set"
+            )
+        out_THWC[place] = image
 
 
 class _Samples(NamedTuple):
@@ -329,7 +322,8 @@ class _Samples(NamedTuple):
 class _Arrays(NamedTuple):
     """A batch being filled."""
 
-    image_BTHWC: NDArray[np.uint8]
+    images: tuple[ImageGroup, ...]
+    image_of_row: dict[int, NDArray[np.uint8]]
     token_BTA: TokenArray
     action_BTA: FloatArray
     valid_BT: NDArray[np.bool_]
@@ -345,7 +339,7 @@ class _Arrays(NamedTuple):
 
     def batch(self, *, clipped: int) -> Batch:
         return Batch(
-            image_BTHWC=self.image_BTHWC,
+            images=self.images,
             text_BE=self.text_BE,
             token_BTA=self.token_BTA,
             action_BTA=self.action_BTA,

@@ -182,18 +182,23 @@ def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
     return joined, Mixture(parts=tuple(shifted), weights=tuple(part.weight for part in parts))
 
 
-def common_size(source: EpisodeSource, samples: Windows | Clips | Mixture) -> tuple[int, int]:
-    """Return height and width of the first image of each part; other than one size raises ``DataError``."""
-    sizes: dict[tuple[int, int], str] = {}
+def image_sizes(
+    source: EpisodeSource, samples: Windows | Clips | Mixture
+) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
+    """Return the (height, width) that images have, and for every episode the number of its size.
+
+    The first image of each part stands for all of its images.
+    """
+    sizes: list[tuple[int, int]] = []
+    size_E = np.zeros(len(source.lengths), dtype=np.int64)
     for part in samples.parts if isinstance(samples, Mixture) else (samples,):
         chosen = part.windows.episodes if isinstance(part, Clips) else part.episodes
         own, episode = origin(source, int(chosen[0]))
         height, width, _ = decoded_images(own, episode, 0, 1)[0].shape
-        sizes.setdefault((height, width), own.name)
-    if len(sizes) > 1:
-        found = ", ".join(f"{height}x{width} ({name})" for (height, width), name in sizes.items())
-        raise DataError(f"the images of the sources have different sizes: {found}; give the loader one image_size")
-    return next(iter(sizes))
+        if (height, width) not in sizes:
+            sizes.append((height, width))
+        size_E[chosen] = sizes.index((height, width))
+    return sizes, size_E
 
 
 class SampleOrder:
