@@ -34,6 +34,7 @@ from rt1.commands.serve import ServeCommand
 from rt1.commands.train import TrainCommand, starting_config
 from rt1.names import lookup
 from rt1.parsing import parsed
+from rt1.train.activations import RENAMED
 
 EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
 """Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
@@ -111,6 +112,7 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
     choices: dict[str, Any] = {}
     if kind in PRESET_COMMANDS:
         start = _option(words, PRESET_COMMANDS[kind], "")
+        _refuse_old_names(words)
         config = starting_config(_option(words, "--preset", "demo"), start)
         choices["default"] = kind(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
     return parsed(kind, words, program=f"rt1 {name}", **choices)
@@ -130,6 +132,12 @@ def _option(words: Sequence[str], name: str, default: str) -> str:
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return default
+
+
+def _refuse_old_names(words: Sequence[str]) -> None:
+    for option in ("--activations", "--train.activations"):
+        if (name := _option(words, option, "")) in RENAMED:
+            raise UsageError(f"{option} is {name}, an old name; use {option} {RENAMED[name]}")
 
 
 def _usage() -> str:

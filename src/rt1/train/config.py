@@ -8,6 +8,7 @@ from typing import Literal
 from rt1.data.augment import AugmentSettings
 from rt1.model.loss import LossForm
 from rt1.model.rt1 import RT1Config
+from rt1.train.activations import RENAMED, Activations
 from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings
@@ -15,7 +16,6 @@ from rt1.train.optim import OptimizerSettings
 from rt1.train.trials import SUCCESS, ClosedLoopSettings
 
 Precision = Literal["fp32", "bf16"]
-Activations = Literal["kept", "lean", "recomputed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,8 @@ class TrainConfig:
     """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""
     activations: Activations = "kept"
-    """What the image tokenizer keeps for its backward pass (backbone efficientnet). ``kept``: all. ``lean``: on a
-    processor in fp32 about a third, the rest is computed again in the cache; elsewhere all. ``recomputed``: only what
-    lies between its blocks, for the least memory."""
+    """What the backbone's blocks keep for their backward pass; they compute the rest again. ``kept``: all.
+    ``selective``: outputs of convolutions and matrix products. ``full``: only their inputs, for the least memory."""
     device: Device = "auto"
     """``auto``: a GPU where there is one."""
     compile: bool = False
@@ -111,6 +110,8 @@ class TrainConfig:
         for name in ("seed", "clip", "keep_every", "threads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.activations in RENAMED:
+            raise ValueError(f"activations is {self.activations}, an old name; use {RENAMED[self.activations]}")
         if self.target_spread < 0.0:
             raise ValueError(f"target_spread is {self.target_spread}; it must be at least 0 bins")
         if not 0.0 <= self.label_smoothing < 1.0:
