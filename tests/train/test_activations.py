@@ -174,3 +174,10 @@ def test_a_backbone_whose_blocks_are_not_ours_is_refused(
     monkeypatch.setattr("rt1.model.rt1._make_backbone", lambda _: _Other())
     with pytest.raises(TrainingError, match="activations is selective"):
         begin(make_source(6, 5, 7), config, tmp_path / "run")
+
+
+def test_full_is_refused_where_the_compiler_chooses(
+    make_source: Callable[..., Any], short: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="activations is full, and compile is on"):
+        begin(make_source(6, 5, 7), short(activations="full", compile=True), tmp_path / "run")

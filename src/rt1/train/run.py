@@ -198,8 +198,10 @@ def _start(run: Run, path: str) -> None:
 
 
 def _checkpoint_activations(model: RT1, config: TrainConfig) -> None:
+    if config.compile and config.activations == "full":
+        raise TrainingError("activations is full, and compile is on, which chooses by itself; set activations to kept")
     if isinstance(model.backbone, FiLMEfficientNet | MaxViT):
-        checkpoint_blocks(model.backbone.blocks, config.activations)
+        checkpoint_blocks(model.backbone.blocks, "kept" if config.compile else config.activations)
     elif config.activations != "kept":
         raise TrainingError(
             f"activations is {config.activations}, and the backbone {config.model.backbone}; only the blocks of "
