@@ -133,6 +133,7 @@ def test_the_preset_of_a_training_gives_the_defaults_of_its_options(capsys: pyte
         (["demo", "--episods", "3"], "unknown option '--episods'; did you mean '--episodes'"),
         (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat'; did you mean '--opt"),
         (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'"),
+        (["train", "--activations", "lean"], "--activations is lean, an old name; use --activations selective"),
         (["demo", "--preset", "deebug"], "unknown preset 'deebug'; did you mean 'debug'"),
         (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown metaworld task 'faucet-opne'; did you mean 'f"),
         (["demo", "--out", "o", "--tasks", "raech"], "unknown metaworld task 'raech'; did you mean 'reach'"),

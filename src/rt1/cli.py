@@ -186,6 +186,7 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
         from rt1.commands.train import starting_config
 
         start = _option(words, PRESET_COMMANDS[name], "")
+        _refuse_old_names(words)
         config = starting_config(_option(words, "--preset", "demo"), start)
         choices["default"] = kind(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
     return parsed(kind, words, program=f"rt1 {name}", **choices)
@@ -216,6 +217,14 @@ def _option(words: Sequence[str], name: str, default: str) -> str:
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return default
+
+
+def _refuse_old_names(words: Sequence[str]) -> None:
+    from rt1.train.activations import RENAMED
+
+    for option in ("--activations", "--train.activations"):
+        if (name := _option(words, option, "")) in RENAMED:
+            raise UsageError(f"{option} is {name}, an old name; use {option} {RENAMED[name]}")
 
 
 def _usage() -> str:

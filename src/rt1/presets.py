@@ -34,7 +34,7 @@ def paper() -> TrainConfig:
         ),
         updates=400_000,
         batch_size=64,
-        activations="lean",
+        activations="selective",
         log_every=50,
         validate_every=5_000,
         save_every=1_000,

@@ -60,7 +60,7 @@ def _losses(run: Path) -> list[float]:
 def test_two_ranks_have_the_losses_of_one(words: list[str], tmp_path: Path) -> None:
     sync = [*words, "--batch-norm", "sync", "--updates", "20"]
     (one,) = _finish(_start([*sync, "--out", str(tmp_path / "one")], 1))
-    two = _finish(_start([*sync, "--out", str(tmp_path / "two")], 2))
+    two = _finish(_start([*sync, "--activations", "selective", "--out", str(tmp_path / "two")], 2))
     assert [end[0] for end in (one, *two)] == [0, 0, 0]
     assert two[0][1].count("finished at update 20") == 1
     assert two[1][1] == ""  # one rank speaks for all

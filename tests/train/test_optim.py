@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from rt1.model.rt1 import RT1
-from rt1.train.adam import Adam
 from rt1.train.optim import (
     OptimizerSettings,
     learning_rate,
@@ -156,7 +155,7 @@ def test_nothing_left_to_learn_is_refused(make_network: Callable[..., RT1]) -> N
         make_optimizer(model, dataclasses.replace(SETTINGS, freeze=everything))
 
 
-def _update(model: RT1, optimizer: Adam, seed: int) -> None:
+def _update(model: RT1, optimizer: torch.optim.Adam, seed: int) -> None:
     random = torch.Generator().manual_seed(seed)
     images = torch.rand(2, 2, 48, 48, 3, generator=random)
     model.predict(images, torch.rand(2, 8, generator=random)).square().mean().backward()
@@ -208,3 +207,22 @@ def test_a_state_of_another_network_is_refused(change: str, make_network: Callab
         name = "step/other"
     with pytest.raises(ValueError, match=rf"the optimizer's state lacks or has too many: {name} \(1 in all\)"):
         load_optimizer_tensors(model, make_optimizer(model, SETTINGS), tensors)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_it_is_torchs_fused_optimizer(kind: Any, make_network: Callable[..., RT1]) -> None:
+    optimizer = make_optimizer(make_network(), dataclasses.replace(SETTINGS, kind=kind))
+    assert type(optimizer) is {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[kind]
+    assert optimizer.defaults["fused"]
+
+
+def test_where_the_fused_step_does_not_run_the_slower_one_is_taken_and_named(
+    make_network: Callable[..., RT1], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", refuse)
+    with pytest.warns(UserWarning, match="slower step on cpu: no kernel"):
+        optimizer = make_optimizer(make_network(), dataclasses.replace(SETTINGS, kind="adam"))
+    assert not optimizer.defaults["fused"]

@@ -139,6 +139,11 @@ def test_a_batch_that_does_not_fit_says_what_halves_it(make_run: Callable[..., R
     before = _state(run)
     with pytest.raises(TrainingError) as caught:
         _update(run)
-    for words in ("update 0 does not fit", "accumulation 2 instead of 1", "batch_size 2 instead of 4", "recomputed"):
+    for words in (
+        "update 0 does not fit",
+        "accumulation 2 instead of 1",
+        "batch_size 2 instead of 4",
+        "activations full",
+    ):
         assert words in str(caught.value)
     assert all(torch.equal(value, before[name]) for name, value in run.model.named_parameters())

@@ -56,7 +56,7 @@ class TrainCommand:
     def run(self, _command: str) -> int:
         """Train."""
         check_folder(self.out, ours=RUN_FILES)  # before the data are read
-        tune_allocator(keep=self.config.activations != "recomputed")
+        tune_allocator(keep=self.config.activations != "full")
         sources = open_mixture(self.data, self.options)
         paraphrases = {} if self.paraphrases is None else load_paraphrases(self.paraphrases)
         encoder = None

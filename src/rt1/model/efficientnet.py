@@ -9,18 +9,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, cast
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rt1.common.json_config import WIDEST, check_above, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.layers import BatchNorm, repeats
-from rt1.model.lean import Block
-from rt1.model.pieces import DepthwiseShape
-from rt1.model.recompute import recomputed
+from rt1.model.layers import BatchNorm
 from rt1.model.rows import ResidualBlock
 from rt1.model.squeeze_excite import SqueezeExcite
 
@@ -186,17 +182,10 @@ class Conv(nn.Conv2d):
     def forward(self, x_XCHW: Tensor) -> Tensor:
         """Convolve (X, C, H, W)."""
         if self.stride[0] == 2:
-            x_XCHW = F.pad(x_XCHW, self.shape(x_XCHW).padding)
+            top, bottom = stride_padding(x_XCHW.shape[2], self.kernel_size[0], self.stride_padding)
+            left, right = stride_padding(x_XCHW.shape[3], self.kernel_size[1], self.stride_padding)
+            x_XCHW = F.pad(x_XCHW, (left, right, top, bottom))
         return super().forward(x_XCHW)
-
-    def shape(self, x_XCHW: Tensor) -> DepthwiseShape:
-        """Return kernel, stride and padding for images of this size."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
-        if stride == 1:
-            return DepthwiseShape((kernel // 2,) * 4, 1, kernel)
-        top, bottom = stride_padding(x_XCHW.shape[2], kernel, self.stride_padding)
-        left, right = stride_padding(x_XCHW.shape[3], kernel, self.stride_padding)
-        return DepthwiseShape((left, right, top, bottom), stride, kernel)
 
 
 def _batch_norm(channels: int, config: EfficientNetConfig) -> BatchNorm:
@@ -221,11 +210,6 @@ class KerasSqueezeExcite(SqueezeExcite):
 
 class MBConv(ResidualBlock):
     """Expand, depthwise convolution, squeeze-excite, project; residual where the shape allows; then FiLM."""
-
-    lean = False
-    """Whether training uses the backward pass of :mod:`rt1.model.lean`: on a processor, in fp32."""
-    spare = False
-    """Whether that holds as little as it can, and computes more."""
 
     def __init__(
         self,
@@ -253,41 +237,18 @@ class MBConv(ResidualBlock):
 
     def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Map (X, C, H, W) to (X, C', H', W')."""
-        y_XCHW = self._lean(x_XCHW) if self.lean and self._norms_by_batch() else self._plain(x_XCHW)
-        y_XCHW = self.project_norm(y_XCHW)
-        if self.residual:
-            y_XCHW = x_XCHW + self.drop_branch(y_XCHW)
-        return self.film(y_XCHW, text_XE)
-
-    def _plain(self, x_XCHW: Tensor) -> Tensor:
         y_XCHW = x_XCHW
         if self.expand is not None and self.expand_norm is not None:
             y_XCHW = F.silu(self.expand_norm(self.expand(y_XCHW)))
         y_XCHW = F.silu(self.depthwise_norm(self.depthwise(y_XCHW)))
-        return self.project(self.squeeze(y_XCHW))
-
-    def _lean(self, x_XCHW: Tensor) -> Tensor:
-        """Compute what :meth:`_plain` does, with the backward pass of :mod:`rt1.model.lean`."""
-        block = Block(
-            expand=None if self.expand is None or self.expand_norm is None else (self.expand, self.expand_norm),
-            depthwise=self.depthwise,
-            shape=self.depthwise.shape(x_XCHW),
-            norm=self.depthwise_norm,
-            squeeze=(self.squeeze.reduce, self.squeeze.expand),
-            project=self.project,
-            spare=self.spare,
-        )
-        return block(x_XCHW)
-
-    def _norms_by_batch(self) -> bool:
-        return self.depthwise_norm.training and (self.expand_norm is None or self.expand_norm.training)
+        y_XCHW = self.project_norm(self.project(self.squeeze(y_XCHW)))
+        if self.residual:
+            y_XCHW = x_XCHW + self.drop_branch(y_XCHW)
+        return self.film(y_XCHW, text_XE)
 
 
 class FiLMEfficientNet(nn.Module):
     """The image tokenizer's backbone: normalised image and text to (X, P, D)."""
-
-    recompute = False
-    """Whether training keeps only the maps between the blocks; see :meth:`spare_memory`."""
 
     def __init__(
         self, config: EfficientNetConfig, *, text_width: int, output_width: int, conditioning: Conditioning = "film"
@@ -307,36 +268,14 @@ class FiLMEfficientNet(nn.Module):
         nn.init.trunc_normal_(self.output.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
         self.output_film = condition(output_width) if config.output_condition else None
 
-    def spare_memory(self, *, lean: bool, recompute: bool) -> None:
-        """Choose how the backward pass gets at the activations of the forward pass.
-
-        Args:
-            lean: compute most of them again a few images at a time, see :mod:`rt1.model.lean`.
-            recompute: keep only the maps between the blocks, and compute a block's again when its turn comes.
-        """
-        self.recompute = recompute
-        for block in self.blocks:
-            cast("MBConv", block).lean, cast("MBConv", block).spare = lean, recompute
-
     def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Return the feature map (X, C, H', W') before the projection to the token width."""
-        x_XCHW = self._run(self._begin, x_XCHW)
+        x_XCHW = F.silu(self.stem_norm(self.stem(x_XCHW)))
         for block in self.blocks:
-            x_XCHW = self._run(block, x_XCHW, text_XE)
-        return self._run(self._end, x_XCHW)
-
-    def _begin(self, x_XCHW: Tensor) -> Tensor:
-        return F.silu(self.stem_norm(self.stem(x_XCHW)))
-
-    def _end(self, x_XCHW: Tensor) -> Tensor:
+            x_XCHW = block(x_XCHW, text_XE)
         if self.top is not None and self.top_norm is not None:
             x_XCHW = F.silu(self.top_norm(self.top(x_XCHW)))
         return x_XCHW
-
-    def _run(self, part: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-        if not (self.recompute and self.training and torch.is_grad_enabled()):
-            return part(*inputs)
-        return recomputed(part, partial(repeats, self), *inputs)
 
     def forward(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
         """Map normalised images (X, 3, H, W) and text (X, E) to positions (X, P, D), row by row."""

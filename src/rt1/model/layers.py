@@ -5,12 +5,10 @@ Shape letters: X images, C channels, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -23,8 +21,6 @@ class BatchNorm(nn.BatchNorm2d):
 
     reduce: Reduce | None = None
     """Adds statistics up over the processes of a run; None: a process normalises by its own images."""
-    is_repeated = False
-    """Whether a forward is computed for the second time, to save memory: the moving statistics have seen it."""
 
     def __init__(self, channels: int, *, eps: float, momentum: float, unbiased: bool = True) -> None:
         """Make the layer.
@@ -49,10 +45,6 @@ class BatchNorm(nn.BatchNorm2d):
             )
             self.note(mean_C, variance_C, count)
             return y_XCHW
-        if self.is_repeated and self.running_mean is not None and self.running_var is not None:
-            # As the first time, but into copies; checkpointing counts what both times keep.
-            moving = self.running_mean.clone(), self.running_var.clone()
-            return F.batch_norm(x_XCHW, *moving, self.weight, self.bias, training=True, eps=self.eps)
         before = None if self.unbiased or self.running_var is None else self.running_var.clone()
         y_XCHW = super().forward(x_XCHW)
         if before is not None:
@@ -70,30 +62,13 @@ class BatchNorm(nn.BatchNorm2d):
     @torch.no_grad()
     def note(self, mean_C: Tensor, variance_C: Tensor, count: int) -> None:
         """Let the moving statistics follow those of a batch: its mean, its biased variance, its values per channel."""
-        if self.is_repeated or self.running_mean is None or self.running_var is None or self.momentum is None:
+        if self.running_mean is None or self.running_var is None or self.momentum is None:
             return
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         factor = count / (count - 1) if self.unbiased and count > 1 else 1.0
         self.running_mean.lerp_(mean_C, self.momentum)
         self.running_var.lerp_(variance_C * factor, self.momentum)
-
-
-def repeats(model: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """Return contexts for the first and the repeated forward of a part: only the first is noted by BatchNorm."""
-    return nullcontext(), _repeating(model)
-
-
-@contextmanager
-def _repeating(model: nn.Module) -> Iterator[None]:
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    for norm in norms:
-        norm.is_repeated = True
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.is_repeated = False
 
 
 class _Normalise(torch.autograd.Function):

@@ -9,6 +9,7 @@ from rt1.common.json_config import MOST_THREADS, check_at_least, check_between, 
 from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.loss import LossForm
 from rt1.model.rt1 import RT1Config
+from rt1.train.activations import RENAMED, Activations
 from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings
@@ -16,7 +17,6 @@ from rt1.train.optim import OptimizerSettings
 from rt1.train.trials import SUCCESS, ClosedLoopSettings
 
 Precision = Literal["fp32", "bf16"]
-Activations = Literal["kept", "lean", "recomputed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +65,8 @@ class TrainConfig:
     """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""
     activations: Activations = "kept"
-    """What the image tokenizer keeps for its backward pass (backbone efficientnet). ``kept``: all. ``lean``: on a
-    processor in fp32 about a third, the rest is computed again in the cache; elsewhere all. ``recomputed``: only what
-    lies between its blocks, for the least memory."""
+    """What the backbone's blocks keep for their backward pass; they compute the rest again. ``kept``: all.
+    ``selective``: outputs of convolutions and matrix products. ``full``: only their inputs, for the least memory."""
     device: Device = "auto"
     """``auto``: a GPU where there is one."""
     compile: bool = False
@@ -111,6 +110,8 @@ class TrainConfig:
         check_between(self, 0, MOST_THREADS, "threads")
         check_at_least(self, 0, "seed", "clip", "keep_every", "target_spread")
         check_fraction(self, "held_out", "label_smoothing")
+        if self.activations in RENAMED:
+            raise ValueError(f"activations is {self.activations}, an old name; use {RENAMED[self.activations]}")
 
     def rows(self, ranks: int) -> int:
         """Return how many windows, or clips, a rank draws for an update.

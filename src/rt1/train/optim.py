@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
-from rt1.train.adam import Adam
 from rt1.train.parts import factors, is_frozen, split_factor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -57,7 +57,7 @@ class OptimizerSettings:
             split_factor(text)
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Adam:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Adam:
     """Return the optimizer of the parameters that are not frozen (see :func:`rt1.train.parts.freeze`).
 
     Parameters with one weight decay and one learning rate form a group, whose ``scale`` is its factor.
@@ -73,7 +73,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Adam:
                 groups.setdefault((decays, scales[name]), []).append(parameter)
     if not groups:
         raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}; leave some to learn")
-    return Adam(
+    kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
+    return kind(
         [
             {
                 "params": parameters,
@@ -85,11 +86,23 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Adam:
             for (decays, scale), parameters in groups.items()
         ],
         betas=settings.betas,
-        decoupled=settings.kind == "adamw",
+        fused=_can_fuse(next(iter(groups.values()))[0].device),
     )
 
 
-def set_rates(optimizer: Adam, settings: OptimizerSettings, update: int, updates: int) -> float:
+def _can_fuse(device: torch.device) -> bool:
+    """Try torch's fused step on one number, and say why it does not run where it does not."""
+    number = nn.Parameter(torch.zeros(1, device=device))
+    number.grad = torch.zeros_like(number)
+    try:
+        torch.optim.AdamW([number], fused=True).step()
+    except RuntimeError as error:
+        warnings.warn(f"the optimizer takes its slower step on {device}: {error}", stacklevel=3)
+        return False
+    return True
+
+
+def set_rates(optimizer: torch.optim.Adam, settings: OptimizerSettings, update: int, updates: int) -> float:
     """Set what changes from update to update, and return the learning rate of a group whose factor is 1.
 
     Args:
@@ -127,7 +140,7 @@ def epsilon(settings: OptimizerSettings, update: int) -> float:
     return settings.eps / math.sqrt(1.0 - settings.betas[1] ** (update + 1))
 
 
-def optimizer_tensors(model: nn.Module, optimizer: Adam) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
     """Return the optimizer's state as ``moment/parameter`` -> tensor; empty before the first update."""
     return {
         f"{moment}/{name}": optimizer.state[parameter][moment]
@@ -137,7 +150,7 @@ def optimizer_tensors(model: nn.Module, optimizer: Adam) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(model: nn.Module, optimizer: Adam, tensors: Mapping[str, Tensor]) -> None:
+def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
     """Put back what :func:`optimizer_tensors` returned; a part of it, or a name too many, raises ``ValueError``."""
     learning = {name: p for name, p in model.named_parameters() if not is_frozen(p)}
     known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}
@@ -148,7 +161,9 @@ def load_optimizer_tensors(model: nn.Module, optimizer: Adam, tensors: Mapping[s
         )
     for name, parameter in learning.items() if tensors else ():
         # Moments keep the parameter's memory layout, or the fused update would run in another order.
-        state: dict[str, Any] = {moment: tensors[f"{moment}/{name}"].clone() for moment in _MOMENTS}
+        state: dict[str, Any] = {
+            moment: tensors[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in _MOMENTS
+        }
         for moment in ("exp_avg", "exp_avg_sq"):
             if state[moment].shape != parameter.shape:
                 raise ValueError(

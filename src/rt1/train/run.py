@@ -36,10 +36,11 @@ from rt1.data.open_mixture import WeightedSource
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import TrainingError
 from rt1.model.efficientnet import FiLMEfficientNet
+from rt1.model.maxvit import MaxViT
 from rt1.model.rt1 import RT1
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
-from rt1.train.adam import Adam
+from rt1.train.activations import checkpoint_blocks
 from rt1.train.averaging import WeightAverage
 from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
@@ -74,7 +75,7 @@ class Run:
     """The network as updates run it: compiled, spread over the ranks."""
     world: World
     """The ranks."""
-    optimizer: Adam
+    optimizer: torch.optim.Adam
     """What changes the weights."""
     info: CheckpointInfo | SharedInfo
     """What its checkpoints say of themselves."""
@@ -168,7 +169,7 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
     training_mode(model, batch_norm=config.batch_norm != "frozen")
     share_batch_norm(model, config.batch_norm, world)
     model.to(world.device)
-    _spare_memory(model, config, world)
+    _checkpoint_activations(model, config)
     return Run(
         config=config,
         folder=folder,
@@ -198,16 +199,15 @@ def _start(run: Run, path: str) -> None:
         say(line)
 
 
-def _spare_memory(model: RT1, config: TrainConfig, world: World) -> None:
-    recompute = config.activations == "recomputed"
-    if isinstance(model.backbone, FiLMEfficientNet):
-        plain = config.activations == "kept" or config.compile  # torch's compiler makes a backward pass of its own
-        lean = not plain and config.precision == "fp32" and world.device.type == "cpu"
-        model.backbone.spare_memory(lean=lean, recompute=recompute)
-    elif recompute:
+def _checkpoint_activations(model: RT1, config: TrainConfig) -> None:
+    if config.compile and config.activations == "full":
+        raise TrainingError("activations is full, and compile is on, which chooses by itself; set activations to kept")
+    if isinstance(model.backbone, FiLMEfficientNet | MaxViT):
+        checkpoint_blocks(model.backbone.blocks, "kept" if config.compile else config.activations)
+    elif config.activations != "kept":
         raise TrainingError(
-            f"activations is recomputed, and the backbone {config.model.backbone}; only efficientnet can compute its "
-            "blocks again; set activations to kept"
+            f"activations is {config.activations}, and the backbone {config.model.backbone}; only the blocks of "
+            "efficientnet and maxvit can be computed again; set activations to kept"
         )
 
 

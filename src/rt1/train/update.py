@@ -193,6 +193,6 @@ def _saying_what_halves_memory(run: Run) -> Iterator[None]:
         raise TrainingError(
             f"update {run.update} does not fit into the memory of {run.world.device}; each of these about halves what "
             f"it takes: accumulation {2 * config.accumulation} instead of {config.accumulation} (the same loss), "
-            f"batch_size {max(1, config.batch_size // 2)} instead of {config.batch_size}, activations recomputed "
+            f"batch_size {max(1, config.batch_size // 2)} instead of {config.batch_size}, activations full "
             f"instead of {config.activations}, precision bf16 instead of {config.precision}"
         ) from error
