@@ -1,54 +1,59 @@
-"""Your own robot or simulator: an object with these members can be checked, run closed loop, and scored."""
+"""Your own robot or simulator: check it, record its expert, train and evaluate a policy, and watch it live."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import numpy as np
 
-from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.envs.base import Observation, StepResult
-from rt1.simulate.controllers import RandomActions
-from rt1.simulate.rollout import rollout
-from rt1.testing import check_env
+from rt1 import ActionSpec, Continuous, Policy
+from rt1.data.rlds.reader import RLDSSource
+from rt1.envs.base import Observation, ScriptedExpert, SingleTask, StepResult
+from rt1.envs.registry import register_suite
+from rt1.evaluate.closed_loop import TrialSettings
+from rt1.play.playground import Playground
+from rt1.play.server import PlayServer, serve
+from rt1.presets import preset
+from rt1.report.run_closed_loop import evaluate_checkpoint
+from rt1.simulate.record import RecordSettings, record
+from rt1.testing import check_suite
+from rt1.text.encoder import TableEncoder
+from rt1.train.loop import train
 
 
-class TouchTheSquare:
+class TouchTheSquare(SingleTask):
     """A green dot on a black table is to reach the red square."""
 
+    name, instruction, image_size, control_rate = "touch", "touch the red square", (64, 64), 10.0  # Hz
     action_spec = ActionSpec(parts=(Continuous(name="move", low=(-5.0, -5.0), high=(5.0, 5.0)),))  # pixels per step
-    instruction = "touch the red square"
-    control_rate = 10.0
-    max_steps = 40
-
-    def __init__(self) -> None:
-        self._dot = self._square = np.full(2, np.nan)
-        self._steps = 0
+    max_steps, steps = 40, -1
 
     def reset(self, seed: int) -> Observation:
-        self._dot, self._square = np.random.default_rng(seed).uniform(0, 60, (2, 2))
-        self._steps = 0
-        return self._observe()
+        (self.dot, self.square), self.steps = np.random.default_rng(seed).uniform(0, 60, (2, 2)), 0
+        return self.observe()
 
-    def step(self, action: FloatArray) -> StepResult:
-        if np.isnan(self._dot).any():
-            raise RuntimeError("call reset(seed) first")
-        if self.action_spec.out_of_bounds(action).any():
-            raise ValueError(f"the action {action} is out of bounds")
-        self._dot = np.clip(self._dot + action, 0, 60)
-        self._steps += 1
-        success = bool(np.abs(self._dot - self._square).max() < 6)
-        return StepResult(observation=self._observe(), success=success, done=success or self._steps == self.max_steps)
+    def step(self, action: np.ndarray) -> StepResult:
+        if self.steps < 0 or self.action_spec.out_of_bounds(action).any():
+            raise ValueError(f"action {action} before reset or out of bounds; call reset(seed) and clip it")
+        self.dot, self.steps = np.clip(self.dot + action, 0, 60), self.steps + 1
+        success = bool(np.abs(self.dot - self.square).max() < 6)
+        return StepResult(observation=self.observe(), success=success, done=success or self.steps == self.max_steps)
 
-    def close(self) -> None: ...
-
-    def _observe(self) -> Observation:
+    def observe(self) -> Observation:
         image = np.zeros((64, 64, 3), dtype=np.uint8)
-        for channel, (x, y) in enumerate(np.round([self._square, self._dot]).astype(int)):
+        for channel, (x, y) in enumerate(np.round([self.square, self.dot]).astype(int)):
             image[y : y + 4, x : x + 4, channel] = 255
         return Observation(image=image)
 
+    def expert(self, _task: str) -> ScriptedExpert:
+        return lambda env: np.clip(env.square - env.dot, -5, 5).astype(np.float32)
+
 
 if __name__ == "__main__":
-    check_env(TouchTheSquare)  # says what is not as it should be
-    env = TouchTheSquare()
-    trials = [rollout(env, RandomActions(env.action_spec, seed), seed=seed) for seed in range(100)]
-    print(f"random actions: {sum(trial.success for trial in trials)} of {len(trials)} trials succeeded")
+    suite, out, tasks = TouchTheSquare(), Path("outputs/touch"), ("touch",)
+    encoder = TableEncoder({suite.instruction: np.ones(4)}, "one sentence")  # or load_text_encoder("minilm")
+    register_suite(suite.name, lambda settings: TouchTheSquare(**settings))
+    check_suite(suite)
+    record(out / "data", suite=suite, settings=RecordSettings(tasks=tasks, episodes=20), encoder=encoder)
+    train(RLDSSource(out / "data"), preset("debug"), out / "run")
+    evaluate_checkpoint(out / "run", out, suite=suite, settings=TrialSettings(tasks=tasks), encoder=encoder)
+    playground = Playground(Policy.from_checkpoint(out / "run", text_encoder=encoder), suite, tasks)
+    serve(PlayServer(playground, title="touch"), lambda port: print(f"watch it: http://127.0.0.1:{port}", flush=True))

@@ -241,6 +241,9 @@ class PointSuite:
     image_size: tuple[int, int] = (16, 16)
     control_rate: float = 10.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.settings
+
     @property
     def settings(self) -> dict[str, Any]:
         return {"max_steps": self.max_steps}

@@ -17,7 +17,10 @@ import pytest
 
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
+from rt1.common import processes
+from rt1.envs import registry
 from rt1.model.rt1 import RT1
+from rt1.play import server as play_server
 from rt1.text.encoder import USE_LARGE_5, TableEncoder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -45,11 +48,29 @@ def test_the_ros_2_node_is_python_and_asks_of_rt1_what_is_there() -> None:
         assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
-def test_an_environment_of_ones_own_is_checked_and_rolled_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_environment_of_ones_own_is_recorded_trained_on_evaluated_and_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(registry, "_SUITES", dict(registry._SUITES))
+    monkeypatch.setattr(processes, "free_cores", lambda: 1)  # worker processes take seconds to start
+    monkeypatch.setattr(play_server, "serve", _play_three_steps)
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "own_environment.py"), run_name="__main__")
-    counted = re.fullmatch(r"random actions: (\d+) of 100 trials succeeded\n", capsys.readouterr().out)
-    assert counted is not None
-    assert 0 < int(counted[1]) < 100
+    assert capsys.readouterr().out == "watch it: http://127.0.0.1:3\n"
+    results = json.loads((tmp_path / "outputs" / "touch" / "results.json").read_text())
+    assert [(task["task"], task["trials"], task["expert"]) for task in results["tasks"]] == [("touch", 20, 1.0)]
+    provenance = load_info(tmp_path / "outputs" / "touch" / "run").provenance
+    assert (provenance["env"], provenance["tasks"]) == ({"suite": "touch", "settings": {}}, ["touch"])
+
+
+def _play_three_steps(server: Any, ready: Callable[[int], None]) -> None:
+    """Play without a browser, and say the number of steps in place of the port."""
+    playground = server._worker._playground
+    playground.choose_task("touch")
+    for _ in range(3):
+        playground.step()
+    ready(playground.view().step)
+    playground.close()
 
 
 def test_a_data_set_of_ones_own_is_checked_and_trained_on(

@@ -28,7 +28,9 @@ TESTS_WITHOUT_A_MODULE = {
     "test_examples.py",
     "test_scripts.py",
     "test_variants.py",
+    "test_testing.py",  # a folder, entered by one door
 }
+SIMULATORS = re.compile(r"meta-?_?world|mujoco", re.IGNORECASE)
 
 MODULES_THAT_RUN_CODE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 
@@ -113,6 +115,12 @@ def test_no_function_takes_more_parameters_than_the_limit() -> None:
         if _parameters(function) > MAX_PARAMETERS
     ]
     assert not too_many, "\n".join(too_many)
+
+
+def test_no_simulator_is_named_outside_envs() -> None:
+    paths = [path for path in _python_files(SOURCE) if path.relative_to(SOURCE).parts[0] != "envs"]
+    named = [str(path.relative_to(ROOT)) for path in paths if SIMULATORS.search(path.read_text(encoding="utf-8"))]
+    assert not named, f"take a task suite from rt1.envs.registry instead: {named}"
 
 
 def test_every_source_folder_is_a_package() -> None:

@@ -32,7 +32,7 @@ OUT_OF_MEMORY = (
 """What an error of Python, torch or the system says where memory, or room for a thread's stack, is short."""
 
 LEAST_ADDRESS_SPACE = 3_000_000_000
-"""Bytes of address space that torch, MuJoCo and the video libraries need. Measured: crashes up to 2 GB."""
+"""Bytes of address space that torch, simulators and the video libraries need. Measured: crashes up to 2 GB."""
 
 EXTRAS = {
     "av": "report",

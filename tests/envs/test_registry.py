@@ -41,7 +41,7 @@ def test_what_earlier_versions_stored_is_read() -> None:
         ({"suite": "metaworld", "settings": {"camra": "corner"}}, "'camra'.*'camera'"),
         ({"suite": "metaworld", "settings": 3}, "settings is 3"),
         ({"suite": ["metaworld"]}, "suite is "),
-        ({"suite": "metaworld", "setings": {}}, "'setings'.*'settings'"),
+        ({"suite": "metaworld", "config": {}}, "'config'.*settings"),
     ],
 )
 def test_a_description_that_fits_no_suite_is_refused(stored: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from rt1.envs.base import recorded_sentences
 from rt1.envs.metaworld import MetaWorldSuite
-from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
+from rt1.evaluate.closed_loop import TrialSettings, _plans, evaluate_closed_loop
 from rt1.policy.autotune import ActingSettings
 from rt1.text.encoder import TableEncoder
 
@@ -125,3 +125,10 @@ def test_the_policy_acts_in_the_setting_asked_for(
     settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, acting=acting, workers=1)
     with pytest.raises(ValueError, match="the setting 'cuda-fp32' cannot run here: no CUDA device is there"):
         evaluate_closed_loop(checkpoint, suite=small_world, settings=settings, encoder=table)
+
+
+def test_a_task_without_an_expert_has_random_actions_as_its_only_baseline(make_suite: Callable[..., Any]) -> None:
+    plans = _plans(make_suite(), ("near", "far"), TrialSettings(tasks=("near", "far"), trials=1))
+    kinds = {task: [plan.kind for plan in plans if plan.task == task] for task in ("near", "far")}
+    assert kinds["near"] == ["policy", "swapped", "paraphrase", "expert", "blind", "random"]
+    assert kinds["far"] == ["policy", "swapped", "random"]

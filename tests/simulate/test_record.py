@@ -218,3 +218,11 @@ def test_an_episode_without_noise_executes_what_it_stores(make_env: Callable[...
 def test_the_layout_of_a_recording_is_told_by_its_own_file(recorded: Path) -> None:
     layout = RLDSLayout.from_json(json.loads((recorded / "rt1.json").read_text())["layout"])
     assert layout == RLDSSource(recorded).layout
+
+
+def test_a_task_without_an_expert_is_refused_before_anything_is_written(
+    make_suite: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"far of points .*expert"):
+        record(tmp_path / "set", suite=make_suite(), settings=RecordSettings(tasks=("near", "far")), encoder=table)
+    assert not (tmp_path / "set").exists()

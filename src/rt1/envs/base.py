@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -117,6 +118,41 @@ class TaskSuite(Protocol):
     def same_scene_task(self, task: str) -> str | None:
         """Return the task that shares this one's scene and differs in the instruction only, or None."""
         ...
+
+
+class SingleTask:
+    """Base of an environment with one task, which is thereby a :class:`TaskSuite` of that task, too.
+
+    A subclass has the members of :class:`Env`, ``name`` and ``image_size``. It opens nothing before ``reset``.
+    """
+
+    name: str
+    instruction: str
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The only task, named as the suite."""
+        return (self.name,)
+
+    def open(self, task: str, *, render: bool = True) -> Any:  # noqa: ARG002 (there is one)
+        """Return another environment of this class."""
+        return type(self)()
+
+    def sentences(self, task: str) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the instruction."""
+        return (self.instruction,)
+
+    def expert(self, task: str) -> ScriptedExpert | None:  # noqa: ARG002
+        """Return None; a subclass may have an expert."""
+        return None
+
+    def same_scene_task(self, task: str) -> str | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def close(self) -> None:
+        """Free nothing."""
 
 
 def check_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:

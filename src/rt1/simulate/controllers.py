@@ -8,13 +8,13 @@ import numpy as np
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.envs.base import Observation
-from rt1.policy.policy import Policy
+from rt1.policy.base import Acting
 
 
 class PolicyController:
     """A policy; it sees the image and the instruction."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Acting) -> None:
         self._policy = policy
 
     def reset(self, instruction: str) -> None:
