@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, Discrete, FloatArray
-from rt1.policy.base import Acting, Instruction
+from rt1.policy.base import BasePolicy, Instruction
 from rt1.policy.policy import Policy
 from rt1.testing import check_policy
 
@@ -19,7 +19,7 @@ SPEC = ActionSpec(
 )
 
 
-class Brightness(Acting):
+class Brightness(BasePolicy):
     """Acts on the mean of all images of its episode."""
 
     def __init__(self) -> None:

@@ -1,1 +1,1 @@
-"""Acting: a network with its episode state. Start at policy.py."""
+"""BasePolicy: a network with its episode state. Start at policy.py."""

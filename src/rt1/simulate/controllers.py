@@ -8,13 +8,13 @@ import numpy as np
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.envs.base import Observation
-from rt1.policy.base import Acting
+from rt1.policy.base import BasePolicy
 
 
 class PolicyController:
     """A policy; it sees the image and the instruction."""
 
-    def __init__(self, policy: Acting) -> None:
+    def __init__(self, policy: BasePolicy) -> None:
         self._policy = policy
 
     def reset(self, instruction: str) -> None:

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.policy.base import Acting, Instruction
+from rt1.policy.base import BasePolicy, Instruction
 from rt1.testing.common import check_members, check_spec, is_floats, plain, refuse, words
 
 _STEPS = 4
 _SIZES = ((64, 64), (48, 80))
 
 
-def check_policy(policy: Acting, *, instruction: Instruction = "pick up the block", seed: int = 0) -> None:
-    """Check a policy against :class:`rt1.policy.base.Acting`.
+def check_policy(policy: BasePolicy, *, instruction: Instruction = "pick up the block", seed: int = 0) -> None:
+    """Check a policy against :class:`rt1.policy.base.BasePolicy`.
 
     Checked are the members, a step before the first reset, the logits (finite float32 (A, V)) and actions for images of
     several sizes and both types, that images stay unchanged, and that an episode depends on its own images alone.
@@ -27,7 +27,7 @@ def check_policy(policy: Acting, *, instruction: Instruction = "pick up the bloc
     Raises:
         ValueError: a promise is broken; one line with what was found and what is required.
     """
-    check_members(policy, "Acting", ("action_spec",), ("reset", "logits", "act", "act_vector"))
+    check_members(policy, "BasePolicy", ("action_spec",), ("reset", "logits", "act", "act_vector"))
     check_spec(policy.action_spec)
     random = np.random.default_rng(seed)
     images = [random.integers(0, 256, (*_SIZES[0], 3), dtype=np.uint8) for _ in range(_STEPS)]
@@ -44,7 +44,7 @@ def check_policy(policy: Acting, *, instruction: Instruction = "pick up the bloc
     _check_actions(policy, images[0])
 
 
-def _check_step_before_reset(policy: Acting, image: NDArray[np.uint8]) -> None:
+def _check_step_before_reset(policy: BasePolicy, image: NDArray[np.uint8]) -> None:
     try:
         policy.logits(image)
     except (RuntimeError, ValueError):
@@ -52,7 +52,7 @@ def _check_step_before_reset(policy: Acting, image: NDArray[np.uint8]) -> None:
     refuse("logits() before the first reset() went through; it must raise a RuntimeError that says to call reset()")
 
 
-def _checked_logits(policy: Acting, image: NDArray[np.generic]) -> FloatArray:
+def _checked_logits(policy: BasePolicy, image: NDArray[np.generic]) -> FloatArray:
     before, spec = image.copy(), policy.action_spec
     logits_AV = policy.logits(image)
     if not is_floats(logits_AV, 2) or logits_AV.shape != (spec.size, spec.bins):
@@ -62,7 +62,7 @@ def _checked_logits(policy: Acting, image: NDArray[np.generic]) -> FloatArray:
     return logits_AV.copy()
 
 
-def _check_actions(policy: Acting, image: NDArray[np.uint8]) -> None:
+def _check_actions(policy: BasePolicy, image: NDArray[np.uint8]) -> None:
     spec = policy.action_spec
     vector, action = policy.act_vector(image), plain(policy.act(image))
     if not is_floats(vector, 1) or len(vector) != spec.size or spec.out_of_bounds(vector).any():
