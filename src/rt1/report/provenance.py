@@ -96,7 +96,6 @@ class ProvenanceRecorder:
             notes: sentences a reader must know; white space in them does not matter.
         """
         context = self._context
-        peaks = [gb for gb in (context.peak_gb, self._memory.gigabytes) if gb is not None]
         return {
             "title": context.title or title,
             "command": context.command,
@@ -105,7 +104,7 @@ class ProvenanceRecorder:
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
             "checkpoint": f"{self.folder.name} at update {self.info.provenance.get('update', '?')}",
             "seconds": {**context.seconds, "evaluate": self._seconds},
-            "peak_gb": max(peaks) if peaks else None,
+            "peak_gb": max(context.peak_gb or 0.0, self._memory.gigabytes),
             "parameters": parameter_counts(model)["total"],
             "settings": {**context.settings, **settings},
             "notes": tuple(" ".join(note.split()) for note in notes),
