@@ -35,7 +35,7 @@ class Batch:
     """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
 
     image_BTHWC: NDArray[np.uint8]
-    """uint8 RGB; black where padded at the end, the episode's first image where padded at the start."""
+    """uint8 RGB; black where padded."""
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
@@ -244,7 +244,7 @@ class Loader:
             image_BTHWC=self._buffers.take((rows, steps, self._height, self._width, 3)),
             token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
             action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
-            valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
+            valid_BT=step_BT < places.stops[:, None],
             text_BE=text_BE,
             places=places,
             cuts=self._windows.cuts(numbers),
@@ -257,16 +257,12 @@ class Loader:
             episode, start, stop = arrays.real_steps(row)
             own, number = origin(self._source, episode)
             image_THWC = arrays.image_BTHWC[row]
-            begin = start - int(arrays.places.starts[row])  # above 0 where padded at the start
-            end = begin + stop - start
             try:
-                self._read_images(own, number, start, stop, image_THWC[begin:end])
+                self._read_images(own, number, start, stop, image_THWC[: stop - start])
             except Exception as error:
                 error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
                 raise
-            if begin > 0 or end < len(image_THWC):
-                image_THWC[:begin] = image_THWC[begin]
-                image_THWC[end:] = 0
+            image_THWC[stop - start :] = 0
 
     def _fill_tokens(self, arrays: _Arrays) -> int:
         """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
@@ -341,7 +337,7 @@ class _Arrays(NamedTuple):
     def real_steps(self, row: int) -> tuple[int, int, int]:
         """Return episode, first step and one past the last step of a row, without padding."""
         episode, start, stop = (int(column[row]) for column in self.places)
-        return episode, max(0, start), stop
+        return episode, start, stop
 
     def batch(self, *, clipped: int) -> Batch:
         return Batch(
