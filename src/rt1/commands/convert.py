@@ -14,7 +14,7 @@ from rt1.common.files import check_replaceable
 from rt1.data.convert import ConvertSettings, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.errors import SaveError
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.pretrained.convert import (
     Conversion,
     convert_flax,

@@ -169,7 +169,10 @@ def _machine() -> str:
     """Return eight digits of this machine and this numbering of processes: containers have numberings of their own."""
     parts = [socket.gethostname()]
     with suppress(OSError):
-        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+        parts += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
     return f"{zlib.crc32(' '.join(parts).encode()):08x}"
 
 

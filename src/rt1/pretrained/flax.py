@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rt1.errors import FlaxFileError
 from rt1.model.efficientnet import EfficientNetConfig
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import FeedForward, TransformerConfig
 from rt1.model.weights import outline

@@ -11,7 +11,7 @@ from typing import Any
 
 from rt1.checkpoint import load_info, resolve
 from rt1.common.system import PeakMemory, commit, describe_machine
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 
 

@@ -23,8 +23,8 @@ from rt1.evaluate.metrics import METRICS_FILE
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
+from rt1.train.data import acting_info
 from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
-from rt1.train.info import acting_info
 from rt1.train.log import ABOUT_FILE, MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin

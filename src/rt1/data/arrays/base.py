@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
-from rt1.data.bounds import spec_between
+from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 Image = NDArray[np.uint8]

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, describe, reading
-from rt1.data.bounds import spec_between
 from rt1.data.lerobot.embeddings import read_embeddings
 from rt1.data.lerobot.schema import (
     COPY_AGAIN,
@@ -31,6 +30,7 @@ from rt1.data.lerobot.steps import StoredImages, first_of_each, read_steps, sent
 from rt1.data.lerobot.video import VideoImages
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.images import decode_image
+from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 
@@ -179,7 +179,7 @@ def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
         low, high = (np.array(stats[name], dtype=np.float64).reshape(size) for name in ("min", "max"))
         spec = spec_between(low, high, parts={key: size})
     except DAMAGE as error:
-        cure = "pass action_spec, see rt1.data.bounds.spec_between"
+        cure = "pass action_spec, see rt1.data.statistics.spec_between"
         raise DataError(f"{path} has no usable min and max of {key!r} ({describe(error)}); {cure}") from error
     names = info.features[key].get("names")
     if not isinstance(names, list) or len(set(map(str, names))) != size:

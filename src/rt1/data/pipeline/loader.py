@@ -16,13 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, TokenArray
-from rt1.data.embodiments import Embodiments, embodiments_of
 from rt1.data.pipeline.buffers import ImageBuffers
 from rt1.data.pipeline.mixture import Mixture, SampleOrder, common_size
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
 from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.concat import origin
+from rt1.data.sources.concat import Embodiments, embodiments_of, origin
 from rt1.data.sources.decoding import each_image
 from rt1.errors import DataError
 
