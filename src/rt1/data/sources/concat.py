@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, check_steps
 from rt1.data.sources.decoding import decoded_images
 from rt1.errors import DataError
 
@@ -64,18 +64,15 @@ class JoinedSource:
 
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         """Return the source of an episode and the episode's number there."""
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+        check_steps(self, episode)
         number = int(np.searchsorted(self.firsts, episode, side="right")) - 1
         return self.sources[number], episode - int(self.firsts[number])
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
         source, own = self.part(episode)
         return source.instruction(own)
 
     def task(self, episode: int) -> str:
-        """Return the name of the episode's task, or an empty string."""
         source, own = self.part(episode)
         return source.task(own)
 
@@ -94,11 +91,9 @@ class JoinedSource:
         return source.encoded_images(own, start, stop)
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3)."""
         return decoded_images(*origin(self, episode), start, stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
         source, own = self.part(episode)
         return source.actions(own, start, stop)
 
@@ -117,15 +112,12 @@ class MappedSource:
         self.actions(0, 0, 1)
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
         return self.source.instruction(episode)
 
     def task(self, episode: int) -> str:
-        """Return the name of the episode's task, or an empty string."""
         return self.source.task(episode)
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with an episode."""
         return self.source.text_embedding(episode)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
@@ -133,7 +125,6 @@ class MappedSource:
         return self.source.encoded_images(episode, start, stop)
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3)."""
         return decoded_images(*origin(self, episode), start, stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
