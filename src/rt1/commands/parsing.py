@@ -71,12 +71,6 @@ def _path(word: str) -> Path:
 def parsed(kind: Callable[..., Any], words: Sequence[str], *, program: str, **choices: Any) -> Any:  # noqa: ANN401
     """Return a command made of command-line words.
 
-    Args:
-        kind: dataclass of the command.
-        words: what follows the command's name.
-        program: the command as it is typed.
-        choices: as for ``tyro.cli``.
-
     Raises:
         UsageError: an option that is missing or unknown, or a value that cannot be.
         SystemExit: help was asked for, and given.

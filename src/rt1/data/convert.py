@@ -74,12 +74,6 @@ def convert_source(
     :class:`~rt1.data.sources.base.EpisodeSource` tells them: other observations, seeds, and success, which an RLDS data
     set then holds as false with reward 0. After an interruption the call resumes at the first incomplete file.
 
-    Args:
-        source: the episodes.
-        out: folder of the new data set, new or begun by the same call before.
-        to: format of the new one.
-        settings: what the source does not tell.
-
     Raises:
         DataError: an episode that cannot be read or written, ``out`` begun otherwise.
         SaveError: ``out`` holds something else.

@@ -72,10 +72,6 @@ class DataOptions:
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """Open a data set.
 
-    Args:
-        folder: a folder, or an HDF5 file.
-        options: what it does not say of itself.
-
     Raises:
         DataError: a folder that cannot be read, keys that are missing, unknown or of no use here.
     """

@@ -180,11 +180,6 @@ def released_with(
 ) -> Configuration:
     """Return the first of the named released configurations whose weights have the shapes of a file.
 
-    Args:
-        names: the configurations that may be in such a file.
-        weights_of: the weights of a network in the file's names.
-        shapes_of: the file's shapes by these names.
-
     Raises:
         ValueError: none fits; the message says where the first one does not.
     """

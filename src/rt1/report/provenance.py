@@ -87,14 +87,7 @@ class ProvenanceRecorder:
         self._seconds = time.monotonic() - self._started
 
     def facts(self, model: RT1, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
-        """Return the fields of :class:`Provenance` for the report of this evaluation.
-
-        Args:
-            model: the network evaluated.
-            title: heading of the page where the context gives none.
-            settings: the evaluation's settings, shown below those of the context.
-            notes: sentences a reader must know; white space in them does not matter.
-        """
+        """Return the fields of :class:`Provenance` for the report of this evaluation."""
         context = self._context
         return {
             "title": context.title or title,
