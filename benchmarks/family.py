@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from rt1.common.system import describe_machine
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.policy.stepper import Stepper
 from rt1.presets import preset

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rt1.data.pipeline.augment import AugmentSettings
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import PRESETS, TEXT_ENCODERS, preset
 

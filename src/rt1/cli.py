@@ -42,6 +42,7 @@ EXTRAS = {
     "msgpack": "serve",
     "onnxruntime": "use",
     "openvino": "openvino",
+    "prometheus_client": "serve",
     "pyarrow": "lerobot",
     "wandb": "wandb",
     "websockets": "serve",

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.actions import ActionSpec
-from rt1.data.convert import ConvertReport, ConvertSettings, Format, convert_data, convert_source
+from rt1.data.convert import ConvertReport, ConvertSettings, Format, convert_source
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.video import Codec
+from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.sources.base import EpisodeSource
@@ -36,10 +36,14 @@ def _assert_same(one: EpisodeSource, other: EpisodeSource) -> None:
         assert np.array_equal(one.text_embedding(episode), other.text_embedding(episode))  # type: ignore[arg-type]
 
 
+def _convert(folder: Path, out: Path, to: Format, **settings: Any) -> ConvertReport:
+    return convert_source(open_data(folder, DataOptions()), out, to=to, settings=ConvertSettings(**settings))
+
+
 def test_there_and_back_nothing_changes(tmp_path: Path, record: Callable[[Path], Path]) -> None:
     recorded = record(tmp_path / "recorded")
-    there = convert_data(recorded, tmp_path / "lerobot", to="lerobot", settings=ConvertSettings(fps=3))
-    back = convert_data(tmp_path / "lerobot", tmp_path / "rlds", to="rlds")
+    there = _convert(recorded, tmp_path / "lerobot", "lerobot", fps=3)
+    back = _convert(tmp_path / "lerobot", tmp_path / "rlds", "rlds")
     assert (there.episodes, there.steps, there.instructions, there.resumed_at) == (5, 15, 2, 0)
     assert (back.format, back.folder, back.episodes) == ("rlds", tmp_path / "rlds", 5)
     source, lerobot, rlds = RLDSSource(recorded), LeRobotSource(tmp_path / "lerobot"), RLDSSource(tmp_path / "rlds")
@@ -95,7 +99,7 @@ def test_real_bridge_episodes_keep_their_bytes_and_embeddings(shared: Path, tmp_
         image_key="observation/image_0", instruction_key="language_instruction", embedding_key="language_embedding"
     )
     source = RLDSSource(folder, layout=layout)
-    convert_data(folder, tmp_path / "out", to="lerobot", settings=ConvertSettings(layout=layout, fps=5))
+    convert_source(source, tmp_path / "out", to="lerobot", settings=ConvertSettings(fps=5))
     converted = LeRobotSource(tmp_path / "out")
     _assert_same(source, converted)
     assert converted.text_encoder == {"name": "unknown", "sha256": "unknown", "width": 512}
@@ -170,11 +174,6 @@ def test_the_rate_must_be_known_and_whole(
 @pytest.mark.parametrize(
     ("options", "to", "message"),
     [
-        (
-            ConvertSettings(image_key="image"),
-            "lerobot",
-            "is a rlds data set; leave out image_key, which are for lerobot",
-        ),
         (ConvertSettings(fps=3, video="av1"), "rlds", "fps, video: only a LeRobot data set has these"),
         (ConvertSettings(), "zarr", "unknown format 'zarr'"),
     ],
@@ -182,28 +181,19 @@ def test_the_rate_must_be_known_and_whole(
 def test_settings_without_use_are_refused(
     tmp_path: Path, record: Callable[[Path], Path], options: ConvertSettings, to: Format, message: str
 ) -> None:
+    source = RLDSSource(record(tmp_path / "recorded"))
     with pytest.raises(ValueError, match=message):
-        convert_data(record(tmp_path / "recorded"), tmp_path / "out", to=to, settings=options)
+        convert_source(source, tmp_path / "out", to=to, settings=options)
 
 
-def test_folders_that_cannot_be_converted_are_refused(tmp_path: Path, record: Callable[[Path], Path]) -> None:
-    with pytest.raises(DataError, match=r"has neither features.json \(RLDS\) nor meta/info.json \(LeRobot\)"):
-        convert_data(tmp_path, tmp_path.with_name("out"), to="rlds")
+def test_a_conversion_does_not_go_on_with_other_settings(tmp_path: Path, record: Callable[[Path], Path]) -> None:
     recorded = record(tmp_path / "recorded")
-    with pytest.raises(DataError, match=r"lies in the data set .*write to a folder outside of it"):
-        convert_data(recorded, recorded / "lerobot", to="lerobot")
-    convert_data(recorded, tmp_path / "out", to="lerobot", settings=ConvertSettings(fps=3))
-    with pytest.raises(DataError, match="was begun with other settings: fps was 3, now 5"):
-        convert_data(recorded, tmp_path / "out", to="lerobot", settings=ConvertSettings(fps=5))
+    _convert(recorded, tmp_path / "out", "lerobot", fps=3, name="finer")
+    assert LeRobotSource(tmp_path / "out").name == "finer"
+    with pytest.raises(DataError, match="fps was 3, now 5"):
+        _convert(recorded, tmp_path / "out", "lerobot", fps=5, name="finer")
 
 
 def test_a_source_without_episodes_is_refused(tmp_path: Path, make_source: Callable[..., EpisodeSource]) -> None:
     with pytest.raises(DataError, match="memory has no episodes; there is nothing to convert"):
         convert_source(make_source(), tmp_path / "out", to="rlds")
-
-
-def test_the_bounds_can_be_given(tmp_path: Path, record: Callable[[Path], Path]) -> None:
-    recorded = record(tmp_path / "recorded")
-    spec = ActionSpec(parts=RLDSSource(recorded).action_spec.parts, bins=512)
-    convert_data(recorded, tmp_path / "out", to="rlds", settings=ConvertSettings(action_spec=spec, name="finer"))
-    assert (RLDSSource(tmp_path / "out").action_spec, RLDSSource(tmp_path / "out").name) == (spec, "finer")

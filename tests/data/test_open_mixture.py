@@ -13,13 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous
-from rt1.data.embodiments import embodiments_of
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import WeightedSource, open_mixture, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.mixture import Mixture
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.data.sources.concat import origin
+from rt1.data.sources.concat import embodiments_of, origin
 from rt1.errors import DataError
 
 PLAIN = DataOptions()

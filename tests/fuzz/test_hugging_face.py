@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.fuzz.readable import assert_readable, write_anew
 
 from rt1.data.arrays.video import video_images
 from rt1.data.lerobot.video import encode_video
-from rt1.data.open_arrays import ArrayOptions, open_arrays
+from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.images import encode_jpeg
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")
@@ -23,8 +24,6 @@ datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need d
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (5, 8, 10, 3), dtype=np.uint8)
 ACTIONS = RNG.uniform(-1, 1, (5, 3)).astype(np.float32)
-OF_EPISODES = {"image_key": "image", "instruction_key": "instruction"}
-KEYS = {**OF_EPISODES, "embedding_key": "vector"}
 
 
 def _steps(*, encoded: bool) -> Any:
@@ -53,21 +52,21 @@ def _episodes() -> Any:
 
 
 @pytest.fixture(params=["jpegs", "pixels", "episodes"])
-def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, ArrayOptions, dict[str, str]]:
+def saved(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, DataOptions]:
     """A folder, and how to open it."""
     of_steps = request.param != "episodes"
     dataset = _steps(encoded=request.param == "jpegs") if of_steps else _episodes()
     dataset.save_to_disk(str(tmp_path / "saved"))
-    options = ArrayOptions(episode_key="episode_index" if of_steps else None)
-    return tmp_path / "saved", options, KEYS if of_steps else OF_EPISODES
+    options = DataOptions(image_key="image", instruction_key="instruction")
+    if of_steps:
+        options = replace(options, embedding_key="vector", episode_key="episode_index")
+    return tmp_path / "saved", options
 
 
 @pytest.mark.parametrize("damaged", ["data-00000-of-00001.arrow", "state.json", "dataset_info.json"])
-def test_a_damaged_folder_gives_episodes_or_one_line(
-    fuzz: Fuzz, saved: tuple[Path, ArrayOptions, dict[str, str]], damaged: str
-) -> None:
-    folder, options, keys = saved
-    assert_readable(open_arrays(folder, options, keys))
+def test_a_damaged_folder_gives_episodes_or_one_line(fuzz: Fuzz, saved: tuple[Path, DataOptions], damaged: str) -> None:
+    folder, options = saved
+    assert_readable(open_data(folder, options))
     original = (folder / damaged).read_bytes()
 
     def check(rng: random.Random) -> None:
@@ -75,7 +74,7 @@ def test_a_damaged_folder_gives_episodes_or_one_line(
         if damaged.endswith(".json") and rng.random() < 0.8:
             data = json.dumps(mutate_json(json.loads(original), rng)).encode()
         write_anew(folder / damaged, data)
-        assert_readable(open_arrays(folder, options, keys))
+        assert_readable(open_data(folder, options))
 
     fuzz.check_examples(check, names="saved", examples=8, seconds=60)  # of the processes that looked, together
 

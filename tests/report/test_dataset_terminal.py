@@ -16,7 +16,7 @@ from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.checkpoint import CheckpointInfo, load_model, save_checkpoint
 from rt1.data.survey import survey_data
 from rt1.errors import CheckpointError
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
 from rt1.report.dataset_terminal import checkpoint_text, data_text

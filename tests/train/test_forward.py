@@ -14,7 +14,7 @@ from torch import Tensor
 from rt1.data.pipeline.augment import AugmentSettings, augment
 from rt1.data.pipeline.loader import Batch, Loader
 from rt1.data.pipeline.mixture import Mixture, Part, mixed
-from rt1.data.pipeline.windows import Clips, Padding, Windows
+from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1
@@ -32,8 +32,8 @@ def _loader(source: EpisodeSource, samples: Windows | Clips | Mixture) -> Loader
     return Loader(source, samples, text=text, batch_size=64, seed=0)
 
 
-def _batches(source: EpisodeSource, padding: Padding, group: int) -> tuple[Batch, Batch]:
-    windows = Windows(lengths=source.lengths, episodes=np.arange(len(source.lengths)), window=3, padding=padding)
+def _batches(source: EpisodeSource, group: int) -> tuple[Batch, Batch]:
+    windows = Windows(lengths=source.lengths, episodes=np.arange(len(source.lengths)), window=3)
     clips = Clips(windows=windows, group=group)
     return next(_loader(source, windows).in_order()), next(_loader(source, clips).in_order())
 
@@ -46,13 +46,12 @@ def _gradients(model: RT1, batch: Batch) -> tuple[float, dict[str, Tensor]]:
     return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("padding", ["none", "repeat_first"])
 @pytest.mark.parametrize("group", [1, 2, 4])
 def test_clips_give_the_loss_and_the_gradients_of_their_windows(
-    padding: Padding, group: int, make_source: MakeSource, make_network: Callable[..., RT1]
+    group: int, make_source: MakeSource, make_network: Callable[..., RT1]
 ) -> None:
     model = make_network(3)
-    windows, clips = _batches(make_source(*LENGTHS), padding, group)
+    windows, clips = _batches(make_source(*LENGTHS), group)
     (one, by_window), (other, by_clip) = _gradients(model, windows), _gradients(model, clips)
     assert other == pytest.approx(one, rel=1e-6)
     assert by_clip.keys() == by_window.keys()
@@ -64,7 +63,7 @@ def test_the_windows_of_clips_have_the_tokens_and_actions_of_the_windows(
     make_source: MakeSource, make_network: Callable[..., RT1]
 ) -> None:
     model = make_network(3)
-    windows, clips = _batches(make_source(*LENGTHS), "none", 4)
+    windows, clips = _batches(make_source(*LENGTHS), 4)
     with torch.no_grad():
         one, other = (predict(Predictor(model, "fp32"), b, image_size=(48, 48)) for b in (windows, clips))
     assert torch.equal(one.token_WTA[one.mask_WT], other.token_WTA[other.mask_WT])
@@ -73,7 +72,7 @@ def test_the_windows_of_clips_have_the_tokens_and_actions_of_the_windows(
 
 
 def test_every_real_image_of_a_clip_is_encoded_once_and_no_padding(make_source: MakeSource) -> None:
-    windows, clips = _batches(make_source(*LENGTHS), "none", 4)
+    windows, clips = _batches(make_source(*LENGTHS), 4)
     assert layout(windows).images == windows.valid_BT.size == 3 * layout(windows).windows
     plan = layout(clips)
     assert plan.windows == layout(windows).windows
@@ -107,7 +106,7 @@ def test_another_data_set_does_not_change_the_pixels_of_the_first(
 
 def test_logits_are_float32_in_bfloat16_too(make_source: MakeSource, make_network: Callable[..., RT1]) -> None:
     model = make_network(3)
-    _, clips = _batches(make_source(*LENGTHS), "none", 4)
+    _, clips = _batches(make_source(*LENGTHS), 4)
     with torch.no_grad():
         half = predict(Predictor(model, "bf16"), clips, image_size=(48, 48)).logits_WTAV
         full = predict(Predictor(model, "fp32"), clips, image_size=(48, 48)).logits_WTAV
@@ -116,7 +115,7 @@ def test_logits_are_float32_in_bfloat16_too(make_source: MakeSource, make_networ
 
 
 def test_half_a_batch_has_half_its_rows(make_source: MakeSource) -> None:
-    _, clips = _batches(make_source(*LENGTHS), "none", 2)
+    _, clips = _batches(make_source(*LENGTHS), 2)
     rows = len(clips.episodes)
     parts = [clips.rows(0, rows // 2), clips.rows(rows // 2, rows)]
     assert sum(layout(part).windows for part in parts) == layout(clips).windows

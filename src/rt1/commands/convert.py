@@ -14,7 +14,7 @@ from rt1.common.files import check_replaceable
 from rt1.data.convert import ConvertSettings, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.errors import SaveError
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.pretrained.convert import (
     Conversion,
     convert_flax,
@@ -137,6 +137,8 @@ class ConvertDataCommand:
 
     def run(self, _command: str) -> int:
         """Convert."""
+        if self.path.resolve() in (self.out.resolve(), *self.out.resolve().parents):
+            raise SaveError(f"{self.out} lies in the data set {self.path}; write to a folder outside of it")
         source = open_data(self.path, self.data)
         report = convert_source(source, self.out, to=self.to, settings=self._settings())
         print(

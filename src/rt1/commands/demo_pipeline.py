@@ -178,7 +178,7 @@ class _Stages:
             before = self._state["seconds"].get(name, 0.0)
             if not self.is_evaluated():
                 self._state["seconds"][name] = before + seconds
-                self._state["peak_gb"] = max(self.peak_gb or 0.0, memory.gigabytes or 0.0) or None
+                self._state["peak_gb"] = max(self.peak_gb or 0.0, memory.gigabytes)
                 self._save()
 
     def is_evaluated(self) -> bool:

@@ -11,10 +11,10 @@ import tyro
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
 from rt1.common.folders import check_folder
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
-from rt1.data.embodiments import embodiments_of
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import embodiments_of
 from rt1.envs.registry import suite_of
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.episode_choice import EpisodeChoice

@@ -5,33 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
+from tyro import _errors
+from tyro._arguments import ArgumentDefinition
 
 from rt1.common.json_config import LARGEST
 from rt1.common.suggest import unknown_name
 from rt1.errors import UsageError
 
-_WIDE = "9999"
-"""Columns of a page on which no message takes more than one line."""
-_IN_WORDS = (
-    (r"Error parsing (-\S+): (is .+)", r"\1 \2"),  # our own rules, see _plain_value
-    (r"Error parsing (-\S+): no type matching \{None\}\|(.+) could .* from \[(.+)\]\.", r"\1 is \3; give a \2"),
-    (r"Error parsing (-\S+): no type matching (.+) could .* from \[(.+)\]\.", r"\1 is \3; it must be one of \2"),
-    (r"Error parsing (-\S+): Could not find valid parse for arguments: (.+)", r"\1 cannot be \2"),
-    (r"Error parsing (-\S+): Could not parse arguments (.+) into tuple .*", r"\1 cannot be \2"),
-    (r"Error parsing (-\S+): (.+)", r"\1: \2"),
-    (r"invalid choice (.+) for argument '(.+)'\. Expected one of \((.+?),?\)\.", r"\2 is \1; it must be one of \3"),
-    (r"Missing value for argument '(.+)'\. Expected (\d+) values\.", r"\1 lacks its value; give \2"),
-    (r"Unrecognized options: (.+)", r"nothing is known of \1"),
-)
-"""What tyro says, and how we do."""
 _SETTING = re.compile(r"(?<![\w./'\"=(-])([a-z]\w*(?:\.[a-z]\w*)*)(=[^\s;,)]+)?(?![\w/'\"(])")
 """A setting as the library names it, with the value it is to get."""
 
@@ -84,62 +71,49 @@ def _path(word: str) -> Path:
 def parsed(kind: Callable[..., Any], words: Sequence[str], *, program: str, **choices: Any) -> Any:  # noqa: ANN401
     """Return a command made of command-line words.
 
-    Args:
-        kind: dataclass of the command.
-        words: what follows the command's name.
-        program: the command as it is typed.
-        choices: as for ``tyro.cli``.
-
     Raises:
         UsageError: an option that is missing or unknown, or a value that cannot be.
         SystemExit: help was asked for, and given.
     """
     choices.update(prog=program, registry=_VALUES)
-    if {"-h", "--help"} & set(words):
-        return tyro.cli(kind, args=words, **choices)
-    said = io.StringIO()
-    drawn = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")  # tyro draws its boxes as the output's encoding allows
-    try:
-        with _columns(_WIDE), contextlib.redirect_stdout(drawn), contextlib.redirect_stderr(said):
-            found = tyro.cli(kind, args=words, **choices)
-    except SystemExit as stop:
+
+    def refuse(event: _errors.ParseErrorEvent) -> None:
         known = options_of(kind, **choices)
-        hints = _unknown_options(words, known)
-        raise UsageError("; ".join(hints) or _in_one_line(said.getvalue(), program, known)) from stop
+        raise UsageError("; ".join(_unknown_options(words, known)) or _in_one_line(event, known))
+
+    try:
+        with _errors.on_parse_error(refuse):
+            return tyro.cli(kind, args=words, **choices)
+    except UsageError:
+        raise
     except ValueError as error:  # a rule of a dataclass whose options have no prefix
         raise UsageError(as_typed(str(error), options_of(kind, **choices))) from error
-    sys.stderr.write(said.getvalue())  # warnings
-    return found
 
 
-@contextlib.contextmanager
-def _columns(count: str) -> Iterator[None]:
-    """Let pages be this wide."""
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = count
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
+def _in_one_line(event: _errors.ParseErrorEvent, known: Collection[str]) -> str:
+    """Return what is wrong with the words: the option, its value, the rule."""
+    if isinstance(event, _errors.MissingArgs):
+        names = ", ".join(missing.arg.get_invocation_text()[1].as_str_no_ansi() for missing in event.missing_arguments)
+        return f"{event.prog} needs {names}; {event.prog} --help explains it"
+    if isinstance(event, _errors.UnrecognizedArgs):
+        return f"nothing is known of {', '.join(event.tokens)}"
+    message = getattr(event, "message", "")
+    argument = getattr(event, "argument", None)
+    if argument is None:  # a rule of a dataclass, whose path tyro's own exception has
+        return as_typed(message, known, path=getattr(sys.exception(), "arg", ""))
+    return f"{argument.display_name()} {_rule(event, argument, message)}"
 
 
-def _in_one_line(page: str, program: str, known: Collection[str]) -> str:
-    """Return what a page of tyro's says, a box whose first part is the message and whose last names the help page."""
-    rows = [row[2:-1].rstrip() for row in page.splitlines() if row.startswith("│")]
-    end = next((index for index, row in enumerate(rows) if not row or row.startswith("─")), len(rows))
-    if rows and rows[0].startswith("Missing from"):
-        names = [row.strip() for row in rows[1:end] if re.match(r" {4}\S", row)]
-        return f"{program} needs {', '.join(names)}; {program} --help explains it"
-    words = " ".join(row.strip() for row in rows[:end]) or " ".join(page.split())
-    if found := re.fullmatch(r"Error parsing ([^-]\S*): (.+)", words):  # a rule of the dataclass at this path
-        return as_typed(found[2], known, path=found[1])
-    for theirs, ours in _IN_WORDS:
-        if found := re.fullmatch(theirs, words):
-            return found.expand(ours)
-    return words
+def _rule(event: _errors.ParseErrorEvent, argument: ArgumentDefinition, message: str) -> str:
+    """Return what an option is, and what it must be."""
+    if isinstance(event, _errors.InvalidChoice):
+        return f"is {event.value!r}; it must be one of {', '.join(map(repr, event.choices))}"
+    if isinstance(event, _errors.BadValue):
+        return f"lacks its value; give {argument.lowered.nargs}"
+    if message.startswith("is "):  # our own rules, see _plain_value
+        return message
+    first, form = message.partition("\n")[0], argument.lowered.metavar or ""
+    return f"is {first[first.find('[') + 1 : first.rfind(']')]}; it must be {'one of ' * ('|' in form)}{form}"
 
 
 def _unknown_options(words: Sequence[str], known: Collection[str]) -> list[str]:

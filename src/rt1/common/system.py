@@ -10,16 +10,15 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
+
 _PROC = Path("/proc")
 
 
 def describe_machine() -> str:
     """Return processor, cores and memory in words."""
-    memory = ""
-    if _PROC.is_dir():
-        total = int((_PROC / "meminfo").read_text(encoding="utf-8").split()[1])
-        memory = f", {total / 2**20:.0f} GB memory"
-    return f"{processor()}, {os.cpu_count()} cores{memory}, {platform.system()}, Python {platform.python_version()}"
+    memory = f"{psutil.virtual_memory().total / 2**30:.0f} GB memory"
+    return f"{processor()}, {os.cpu_count()} cores, {memory}, {platform.system()}, Python {platform.python_version()}"
 
 
 def processor() -> str:
@@ -49,10 +48,11 @@ def commit() -> str:
 
 
 class PeakMemory:
-    """Watches the memory of this process and all its children; Linux only, elsewhere ``gigabytes`` is None."""
+    """Watches the memory of this process and all its children."""
 
     def __init__(self, *, every: float = 1.0) -> None:
-        self.gigabytes: float | None = None
+        self.gigabytes = 0.0
+        """Most that they held so far, GB (1e9 bytes)."""
         self._every = every
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="rt1-peak-memory")
@@ -69,9 +69,7 @@ class PeakMemory:
         ended = False
         while not ended:
             ended = self._stop.wait(self._every)  # also looks once at the end, however short the work was
-            used = tree_memory()
-            if used is not None:
-                self.gigabytes = max(self.gigabytes or 0.0, used / 1e9)
+            self.gigabytes = max(self.gigabytes, tree_memory() / 1e9)
 
 
 def peak_memory() -> int | None:
@@ -107,32 +105,19 @@ def tune_allocator(*, keep: bool) -> None:
         malloc(trim_threshold, 1 << 16)
 
 
-def tree_memory(root: int | None = None) -> int | None:
-    """Return the bytes held by a process and its descendants, shared pages counted once; None if not on Linux."""
-    if not _PROC.is_dir():
-        return None
-    children: dict[int, list[int]] = {}
-    for entry in _PROC.iterdir():
-        if entry.name.isdigit():
-            try:
-                # The command name stands in brackets and may hold anything; the parent is the second word after it.
-                parent = int((entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
-            except (OSError, IndexError, ValueError):
-                continue  # it ended meanwhile
-            children.setdefault(parent, []).append(int(entry.name))
-    total, waiting = 0, [root or os.getpid()]
-    while waiting:
-        process = waiting.pop()
-        waiting += children.get(process, [])
-        total += _proportional_size(process)
-    return total
-
-
-def _proportional_size(process: int) -> int:
+def tree_memory(root: int | None = None) -> int:
+    """Return the bytes held by a process and its descendants, shared pages counted once where the system does."""
     try:
-        for line in (_PROC / str(process) / "smaps_rollup").read_text(encoding="utf-8").splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # it ended meanwhile
-    return 0
+        process = psutil.Process(root)
+        processes = [process, *process.children(recursive=True)]
+    except psutil.Error:  # it has ended
+        return 0
+    return sum(map(_own_memory, processes))
+
+
+def _own_memory(process: psutil.Process) -> int:
+    try:
+        memory = process.memory_full_info()
+    except psutil.Error:  # it ended meanwhile, or is another user's
+        return 0
+    return int(getattr(memory, "pss", memory.uss))

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rt1.actions import ActionSpec
 from rt1.common.folders import working_in
 from rt1.common.json_config import check_between
 from rt1.common.progress import progress
 from rt1.common.suggest import lookup
 from rt1.data.lerobot.metadata import LeRobotSettings
-from rt1.data.lerobot.reader import LeRobotSource
-from rt1.data.lerobot.schema import INFO_FILE
 from rt1.data.lerobot.schema import RECORDING_FILE as LEROBOT_RECORDING
 from rt1.data.lerobot.video import Codec
 from rt1.data.lerobot.writer import LeRobotWriter
-from rt1.data.rlds.reader import RLDSSource
-from rt1.data.rlds.schema import FEATURES_FILE, RECORDING_FILE, RLDSLayout
+from rt1.data.rlds.schema import RECORDING_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.concat import origin
@@ -30,7 +25,6 @@ from rt1.errors import DataError
 
 Format = Literal["rlds", "lerobot"]
 _EPISODES_PER_FILE = {"rlds": 32, "lerobot": 10_000}  # a LeRobot file is ended by its size long before
-_OF_FORMAT: Mapping[str, tuple[str, ...]] = {"rlds": ("layout", "split"), "lerobot": ("image_key", "action_key")}
 _FOR_LEROBOT = ("fps", "video", "robot_type")
 
 
@@ -38,18 +32,8 @@ _FOR_LEROBOT = ("fps", "video", "robot_type")
 class ConvertSettings:
     """What a conversion cannot know from the data set; everything may be left out where it can."""
 
-    action_spec: ActionSpec | None = None
-    """Dimensions and bounds of the action; None as :class:`RLDSSource` or :class:`LeRobotSource` finds it."""
     name: str | None = None
     """Name of the new data set: lower case letters, digits, underscores; None makes one of the old name."""
-    layout: RLDSLayout | None = None
-    """From RLDS: which keys hold what; needed unless our recorder wrote the data set."""
-    split: str | None = None
-    """From RLDS: name of the split, ``train`` if None."""
-    image_key: str | None = None
-    """From LeRobot: feature with the images; needed where there are several."""
-    action_key: str | None = None
-    """From LeRobot: feature with the action, ``action`` if None."""
     fps: int | None = None
     """To LeRobot: steps per second; needed unless the data set notes its control rate."""
     video: Codec | None = None
@@ -81,10 +65,10 @@ class ConvertReport:
     """Number of episodes that were there already when this call began."""
 
 
-def convert_data(
-    folder: Path | str, out: Path | str, *, to: Format, settings: ConvertSettings | None = None
+def convert_source(
+    source: EpisodeSource, out: Path | str, *, to: Format, settings: ConvertSettings | None = None
 ) -> ConvertReport:
-    """Convert the RLDS or LeRobot data set in a folder; which of them it is, its files tell.
+    """Write any source as a data set.
 
     Kept are the bytes of every image, the actions exactly, instructions, task names, text embeddings with the identity
     of their encoder, and the details a recorder noted. Images become PNG files where their bytes would look different
@@ -92,33 +76,12 @@ def convert_data(
     no :class:`~rt1.data.sources.base.EpisodeSource` has them: other observations, seeds, and success, which an RLDS
     data set then holds as false with reward 0. After an interruption the call resumes at the first incomplete file.
 
-    Args:
-        folder: the data set.
-        out: folder of the new one, new or begun by the same call before.
-        to: format of the new one.
-        settings: what the data set does not tell.
-
     Raises:
-        DataError: a data set that cannot be read, an episode that cannot be written, ``out`` begun otherwise.
+        DataError: an episode that cannot be read or written, ``out`` begun otherwise.
         SaveError: ``out`` holds something else.
         LockedError: another process writes to ``out``.
         ValueError: an unknown format, a setting that has no use here.
     """
-    folder, out, settings = Path(folder), Path(out), settings or ConvertSettings()
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise DataError(f"{out} lies in the data set {folder}; write to a folder outside of it")
-    kind = _format_of(folder)
-    other: Format = "lerobot" if kind == "rlds" else "rlds"
-    unused = [name for name in _OF_FORMAT[other] if getattr(settings, name) is not None]
-    if unused:
-        raise ValueError(f"{folder} is a {kind} data set; leave out {', '.join(unused)}, which are for {other}")
-    return convert_source(_open(folder, kind, settings), out, to=to, settings=settings)
-
-
-def convert_source(
-    source: EpisodeSource, out: Path | str, *, to: Format, settings: ConvertSettings | None = None
-) -> ConvertReport:
-    """Write any source as a data set; see :func:`convert_data`, whose settings for reading have no use here."""
     out, settings = Path(out), settings or ConvertSettings()
     if not len(source.lengths):
         raise DataError(f"{source.name} has no episodes; there is nothing to convert")
@@ -135,22 +98,6 @@ def convert_source(
         megabytes=sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6,
         resumed_at=resumed_at,
     )
-
-
-def _format_of(folder: Path) -> Format:
-    if any((folder / name).is_file() for name in (INFO_FILE, LEROBOT_RECORDING)):
-        return "lerobot"
-    if any((folder / name).is_file() for name in (FEATURES_FILE, RECORDING_FILE)):
-        return "rlds"
-    raise DataError(f"{folder} has neither {FEATURES_FILE} (RLDS) nor {INFO_FILE} (LeRobot); point to such a folder")
-
-
-def _open(folder: Path, kind: Format, settings: ConvertSettings) -> EpisodeSource:
-    spec = settings.action_spec
-    if kind == "rlds":
-        return RLDSSource(folder, split=settings.split or "train", layout=settings.layout, action_spec=spec)
-    action_key = settings.action_key or "action"
-    return LeRobotSource(folder, image_key=settings.image_key, action_key=action_key, action_spec=spec)
 
 
 def _write_rlds(source: EpisodeSource, out: Path, settings: ConvertSettings) -> int:

@@ -4,19 +4,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from rt1.data.lerobot import schema
+from rt1.common.border import reading
 from rt1.data.lerobot.reader import LeRobotSource
-from rt1.data.open_arrays import ArrayOptions, is_arrays, open_arrays, refuse_others
+from rt1.data.lerobot.schema import INFO_FILE
 from rt1.data.rlds.open_x import open_x_source
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 
+_LEROBOT, _HUGGING_FACE, _NPZ, _HDF5 = (
+    "a LeRobot data set", "a saved Hugging Face data set", "a folder of npz episodes", "HDF5"
+)  # fmt: skip
+_OPEN_X, _RLDS = "read as Open X, where --open-x names the keys", "read as RLDS"
+_KEYS = ("image_key", "instruction_key", "embedding_key", "action_keys")
+_OF_ROWS = ("instruction", "channels_first", "action_leads_here")
+_OPTIONS = {
+    _LEROBOT: ("image_key", "action_keys"),
+    _HUGGING_FACE: (*_KEYS, "instruction", "episode_key"),
+    _NPZ: (*_KEYS, *_OF_ROWS),
+    _HDF5: (*_KEYS, *_OF_ROWS, "group", "start_key"),
+    _OPEN_X: ("open_x", "split", "skip_corrupt"),
+    _RLDS: (*_KEYS, "split", "skip_corrupt"),
+}
+"""What each kind may be told."""
+
+HUGGING_FACE_FILE = "state.json"
+"""What ``datasets.Dataset.save_to_disk`` writes beside the data."""
+NPZ_ENDING = ".npz"
+HDF5_ENDINGS = (".hdf5", ".h5")
+
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(ArrayOptions):
+class DataOptions:
     """What a data folder may not say of itself."""
 
     split: str = "train"
@@ -33,6 +55,18 @@ class DataOptions(ArrayOptions):
     """Name of an Open X data set, instead of keys: its action is mapped to RT-1's and held against RT-1's bounds."""
     skip_corrupt: bool = False
     """Leave out damaged records, counted and listed, instead of stopping at the first."""
+    instruction: str = ""
+    """Of npz, HDF5 and Hugging Face: the sentence of all episodes, where they carry none."""
+    channels_first: bool = False
+    """Of npz and HDF5: images are (S, 3, H, W), as V-D4RL's are."""
+    action_leads_here: bool = False
+    """Of npz and HDF5: a row holds the action that led to its image, as V-D4RL's do."""
+    group: str = ""
+    """Of HDF5: the group whose members are the episodes, data in robomimic's files."""
+    start_key: str | None = None
+    """Of HDF5: the array that tells the rows where an episode begins, where one array holds several."""
+    episode_key: str | None = None
+    """Of Hugging Face: the column that tells the episode of a row; a row is an episode if not given."""
 
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
@@ -41,20 +75,44 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     Raises:
         DataError: a folder that cannot be read, keys that are missing, unknown or of no use here.
     """
-    keys = {name: getattr(options, name) for name in ("image_key", "instruction_key", "embedding_key", "action_keys")}
-    given = {name: value for name, value in keys.items() if value}
-    if is_arrays(folder) and not (folder / schema.INFO_FILE).is_file():
-        return open_arrays(folder, options, given)
-    known = {f.name for f in fields(options)}
-    others = {f.name for f in fields(ArrayOptions)}
-    refuse_others(
-        options, known - others, f"{folder} is no folder of npz or HDF5 episodes and no Hugging Face data set"
-    )
-    if (folder / schema.INFO_FILE).is_file():
-        return _open_lerobot(folder, options)
-    if options.open_x is not None:
-        refuse_others(options, known - keys.keys(), "--open-x names the keys itself")
+    kind = _kind(folder, options)
+    unusable = [f for f in fields(options) if f.name not in _OPTIONS[kind]]
+    if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:
+        names = ", ".join("--" + name.replace("_", "-") for name in changed)
+        raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")
+    if kind == _LEROBOT:
+        return LeRobotSource(folder, image_key=options.image_key, action_key=_action_key(folder, options) or "action")
+    if kind == _OPEN_X:
+        assert options.open_x is not None
         return open_x_source(folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt)
+    if kind == _RLDS:
+        return _open_rlds(folder, options)
+    try:
+        return _open_arrays(folder, kind, options)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}") from error
+
+
+def _kind(path: Path, options: DataOptions) -> str:
+    if (path / INFO_FILE).is_file():
+        return _LEROBOT
+    if (path / HUGGING_FACE_FILE).is_file():
+        return _HUGGING_FACE
+    if _has(path, NPZ_ENDING):
+        return _NPZ
+    if path.suffix in HDF5_ENDINGS or any(_has(path, ending) for ending in HDF5_ENDINGS):
+        return _HDF5
+    return _RLDS if options.open_x is None else _OPEN_X
+
+
+def _has(folder: Path, ending: str) -> bool:
+    return next(folder.glob(f"*{ending}"), None) is not None
+
+
+def _open_rlds(folder: Path, options: DataOptions) -> EpisodeSource:
+    given = {name: value for name in _KEYS if (value := getattr(options, name))}
     if not given and not (folder / RT1_FILE).is_file():
         there = ", ".join(layout_keys(read_features(folder)))
         raise DataError(
@@ -65,8 +123,38 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     return RLDSSource(folder, split=options.split, layout=layout, skip_corrupt=options.skip_corrupt)
 
 
-def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
-    refuse_others(options, ("image_key", "action_keys"), "a LeRobot data set needs at most --image-key, --action-keys")
+def _action_key(path: Path, options: DataOptions) -> str | None:
     if len(options.action_keys) > 1:
-        raise DataError(f"--action-keys names {', '.join(options.action_keys)}; a LeRobot data set has one")
-    return LeRobotSource(folder, image_key=options.image_key, action_key=(*options.action_keys, "action")[0])
+        raise DataError(f"--action-keys names {', '.join(options.action_keys)}; {path} has the action in one array")
+    return options.action_keys[0] if options.action_keys else None
+
+
+def _open_arrays(path: Path, kind: str, options: DataOptions) -> EpisodeSource:
+    named = {
+        "image_key": options.image_key,
+        "action_key": _action_key(path, options),
+        "embedding_key": options.embedding_key,
+    }
+    if not options.instruction_key and not options.instruction:
+        raise DataError(
+            f"{path}: name the array that holds the instruction with --instruction-key, or give one sentence for all "
+            "episodes with --instruction"
+        )
+    layout: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+    layout |= {"instruction_key": options.instruction_key, "instruction": options.instruction}
+    if kind == _HUGGING_FACE:
+        from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
+        from rt1.data.arrays.huggingface_saved import open_saved
+
+        hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
+        with reading(path):  # an error of the source has its name only
+            return HuggingFaceSource(open_saved(path), layout=hugging_face, name=path.name)
+    layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
+    if kind == _NPZ:
+        from rt1.data.arrays.base import ArrayLayout
+        from rt1.data.arrays.npz import NpzSource
+
+        return NpzSource(path, layout=ArrayLayout(**layout))
+    from rt1.data.arrays.hdf5 import HDF5Layout, HDF5Source
+
+    return HDF5Source(path, layout=HDF5Layout(**layout, group=options.group, start_key=options.start_key))

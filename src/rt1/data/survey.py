@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.data.bounds import ActionStatistics, statistics_of
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.decoding import decoded_images
+from rt1.data.statistics import ActionStatistics, statistics_of
 from rt1.envs.base import Image
 from rt1.errors import DataError
 

@@ -49,12 +49,7 @@ class PlayServer:
         self._worker.open()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
-        """Serve until ``stop`` is set; then close the environment. Call :meth:`open` before.
-
-        Args:
-            stop: the order to stop.
-            ready: called with the port once the page can be opened.
-        """
+        """Serve until ``stop`` is set; then close the environment. Call :meth:`open` before."""
         loop = asyncio.get_running_loop()
 
         def announce() -> None:
@@ -119,10 +114,6 @@ def _screen(_connection: ServerConnection, request: Request) -> Response | None:
 
 def serve(server: PlayServer, ready: Callable[[int], None]) -> None:
     """Open the environment and serve until SIGTERM or SIGINT; for the main thread of a process.
-
-    Args:
-        server: what to serve.
-        ready: called with the port once the page can be opened.
 
     Raises:
         OSError: the port is taken.

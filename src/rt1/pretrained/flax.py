@@ -6,14 +6,13 @@ The names are those flax gives to the modules of the Open X-Embodiment code: a c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from rt1.errors import FlaxFileError
 from rt1.model.efficientnet import EfficientNetConfig
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.transformer import FeedForward, TransformerConfig
+from rt1.model.transformer import FeedForward
 from rt1.model.weights import outline
 from rt1.pretrained.flax_file import find_file, read_arrays
 from rt1.pretrained.layout import (
@@ -25,10 +24,9 @@ from rt1.pretrained.layout import (
     check_shapes,
     fill,
     grouped,
+    released_with,
 )
-from rt1.pretrained.released import Configuration, load_configuration, released_like, rt1x
-
-Shape = tuple[int, ...]
+from rt1.pretrained.released import Configuration, load_configuration
 
 NET = "image_tokenizer/EfficientNetWithFilm_0/"
 TRANSFORMER = "Transformer_0/"
@@ -50,7 +48,11 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
     arrays, passed = read_arrays(file, COLLECTIONS)
     _check_collections(file, arrays, passed)
     shapes = {name: array.shape for name, array in arrays.items()}
-    chosen = infer(shapes) if configuration is None else load_configuration(configuration)
+    chosen = (
+        released_with(("rt1x",), variables, lambda _: shapes)
+        if configuration is None
+        else load_configuration(configuration)
+    )
     plan = outline(chosen.model)
     weights = list(variables(chosen.model))
     check_shapes(weights, plan, shapes, configuration=chosen.name)
@@ -165,59 +167,6 @@ def _batch_norm(name: str, key: str) -> Iterator[Weight]:
     yield from _norm(name, key)
     yield Weight(name=f"batch_stats/{name}/mean", key=f"{key}.running_mean")
     yield Weight(name=f"batch_stats/{name}/var", key=f"{key}.running_var")
-
-
-def infer(shapes: Mapping[str, Shape]) -> Configuration:
-    """Return the released configuration that has these shapes.
-
-    Raises:
-        ValueError: none has; the message gives the sizes that were found.
-    """
-    blocks = {name.split("/")[2] for name in shapes if name.startswith(f"params/{TRANSFORMER}TransformerBlock_")}
-    first = f"params/{TRANSFORMER}TransformerBlock_0/"
-    try:
-        token_width, width = shapes[f"params/{TRANSFORMER}Dense_0/kernel"]
-        length, bins = (
-            shapes[f"params/{TRANSFORMER}Dense_1/kernel"][0],
-            shapes[f"params/{TRANSFORMER}Dense_2/bias"][0],
-        )
-        _, heads, head_width = shapes[f"{first}MultiHeadDotProductAttention_0/query/kernel"]
-        learner = "params/image_tokenizer/TokenLearnerModuleV11_0/token_masking/Dense_1/kernel"
-        token_learner_hidden, image_tokens = shapes[learner]
-        text_width = shapes["params/image_tokenizer/FilmConditioning_0/Dense_0/kernel"][0]
-        hidden = shapes[f"{first}Dense_0/kernel"][1]
-    except (LookupError, ValueError) as error:
-        raise ValueError(
-            f"the file lacks an array of RT-1-X or has it in another form ({error}); give --config"
-        ) from error
-    base = rt1x().model
-    swiglu = f"{first}Dense_2/kernel" in shapes
-    window, rest = divmod(length, image_tokens + base.action_tokens)
-    if not rest and swiglu:
-        found = replace(
-            base,
-            window=window,
-            text_width=text_width,
-            token_width=token_width,
-            image_tokens=image_tokens,
-            token_learner_hidden=token_learner_hidden,
-            bins=bins,
-            transformer=TransformerConfig(
-                layers=len(blocks),
-                width=width,
-                heads=heads,
-                head_width=head_width,
-                feed_forward="swiglu",
-                hidden=hidden,
-            ),
-        )
-        if (released := released_like(found)) is not None:
-            return released
-    raise ValueError(
-        f"no released configuration has {len(blocks)} layers of width {width}, {heads} heads of {head_width}, "
-        f"{'a swiglu' if swiglu else 'a linear'} feed-forward, {image_tokens} image tokens, sequence {length} and "
-        f"{bins} bins; give --config with a JSON file that says what it is"
-    )
 
 
 def _check_collections(file: Path, arrays: Mapping[str, object], passed: list[str]) -> None:

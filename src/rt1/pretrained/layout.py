@@ -5,7 +5,7 @@ Both frameworks lay out a dense layer (in, out), a convolution (H, W, in, out), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.weights import weight_problem
+from rt1.model.weights import outline, weight_problem
+from rt1.pretrained.released import RELEASED, Configuration
 
 Kind = Literal[
     "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias",
@@ -170,6 +171,32 @@ def check_shapes(
                 f"variable {weight.name!r} has shape {list(shapes[weight.name])}; the configuration {configuration} "
                 f"needs {list(expected)}; convert with the configuration it was trained with"
             )
+
+
+def released_with(
+    names: Sequence[str],
+    weights_of: Callable[[RT1Config], Iterable[Weight]],
+    shapes_of: Callable[[RT1Config], Mapping[str, tuple[int, ...]]],
+) -> Configuration:
+    """Return the first of the named released configurations whose weights have the shapes of a file.
+
+    Raises:
+        ValueError: none fits; the message says where the first one does not.
+    """
+    problems = []
+    for name in names:
+        configuration = RELEASED[name]()
+        weights, shapes = list(weights_of(configuration.model)), shapes_of(configuration.model)
+        try:
+            check_shapes(weights, outline(configuration.model), shapes, configuration=name)
+        except ValueError as error:
+            problems.append(str(error).split(";", maxsplit=1)[0])
+        else:
+            return configuration
+    raise ValueError(
+        f"no released configuration ({', '.join(names)}) fits: {problems[0]}; give --config with a JSON file that says "
+        "what the network is"
+    )
 
 
 def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[Any]]) -> None:

@@ -115,8 +115,3 @@ def load_configuration(name: str | Path) -> Configuration:
         )
     except ValueError as error:
         raise CheckpointError(f"the configuration {file}: {error}") from error
-
-
-def released_like(model: RT1Config) -> Configuration | None:
-    """Return the first released configuration with exactly this network, or None."""
-    return next((made for make in RELEASED.values() if (made := make()).model == model), None)

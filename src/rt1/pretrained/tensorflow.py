@@ -12,9 +12,8 @@ from pathlib import Path
 
 from rt1.errors import BundleError
 from rt1.model.efficientnet import EfficientNetConfig
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.transformer import TransformerConfig
 from rt1.model.weights import outline
 from rt1.pretrained.layout import (
     ConversionReport,
@@ -26,14 +25,17 @@ from rt1.pretrained.layout import (
     check_shapes,
     fill,
     grouped,
+    released_with,
 )
-from rt1.pretrained.released import Configuration, load_configuration, released_like
+from rt1.pretrained.released import Configuration, load_configuration
 from rt1.pretrained.tf_bundle import TensorBundle
 
 Shape = tuple[int, ...]
 
 CKPT_PREFIX = "agent/_actor_network/"
 SAVED_MODEL_PREFIX = "model_variables/"
+RELEASED = ("rt1main", "rt1simreal", "rt1multirobot")
+"""Released configurations of TensorFlow checkpoints."""
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 IMAGE, NET, TRANSFORMER = "_image_tokenizer/_tokenizer/", "_image_tokenizer/_tokenizer/net/", "_transformer/"
 
@@ -65,18 +67,29 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
         ValueError: the variables are not those of the configuration, or of no released one if none is given.
     """
     bundle = TensorBundle(path)
+    if not any(key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) for key in bundle.entries):
+        raise BundleError(
+            f"{bundle.prefix} has no variables {CKPT_PREFIX}*; it is not a checkpoint of Google's RT-1 code; "
+            f"it starts with {sorted(bundle.entries)[:3]}"
+        )
     saved_model = any(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
-    chosen = _infer(bundle, saved_model=saved_model) if configuration is None else load_configuration(configuration)
+    if configuration is None:
+        chosen = released_with(
+            RELEASED, network_weights, lambda config: _shapes(bundle, network_keys(config, saved_model=saved_model))
+        )
+    else:
+        chosen = load_configuration(configuration)
     plan = outline(chosen.model)
     keys = network_keys(chosen.model, saved_model=saved_model)
     shapes = _shapes(bundle, keys)
     _refuse_more(bundle, keys, configuration=chosen.name)
-    listed = list(variables(chosen.model))
-    weights = [variable for variable in listed if isinstance(variable, Weight)]
+    weights = network_weights(chosen.model)
     check_shapes(weights, plan, shapes, configuration=chosen.name)
     model = RT1(chosen.model)
     fill(model, weights, lambda name: bundle.read(keys[name]))
-    skipped = [variable for variable in listed if isinstance(variable, Skipped) and variable.name in shapes]
+    skipped = [
+        variable for variable in variables(chosen.model) if isinstance(variable, Skipped) and variable.name in shapes
+    ]
     report = ConversionReport(
         source=bundle.prefix.name,
         format="TensorFlow SavedModel" if saved_model else "TensorFlow checkpoint",
@@ -107,6 +120,11 @@ def variables(config: RT1Config) -> Iterator[Variable]:
     yield Weight(name=f"{TRANSFORMER}_position_emb/kernel", key="transformer.position_LD")
     yield Weight(name=f"{TRANSFORMER}_position_emb/bias", key="transformer.position_bias_D")
     yield from _dense(f"{TRANSFORMER}_token_emb", "transformer.embed")
+
+
+def network_weights(config: RT1Config) -> list[Weight]:
+    """Return the variables that fill the network, in their order."""
+    return [variable for variable in variables(config) if isinstance(variable, Weight)]
 
 
 def _net(config: EfficientNetConfig) -> Iterator[Variable]:
@@ -195,74 +213,6 @@ def _refuse_more(bundle: TensorBundle, keys: Mapping[str, str], *, configuration
             f"{bundle.prefix} has {len(more)} network variables that the configuration {configuration} does not have, "
             f"such as {min(more).removesuffix(SUFFIX)!r}; convert with the configuration it was trained with"
         )
-
-
-def _infer(bundle: TensorBundle, *, saved_model: bool) -> Configuration:
-    layers = _count_layers(bundle, saved_model=saved_model)
-    config = RT1Config(transformer=TransformerConfig(layers=layers))
-    return infer(_shapes(bundle, network_keys(config, saved_model=saved_model)), layers)
-
-
-def _count_layers(bundle: TensorBundle, *, saved_model: bool) -> int:
-    """Count the transformer's layers: from the names, or, in a SavedModel, from the number of variables."""
-    if not saved_model:
-        start = f"{CKPT_PREFIX}{TRANSFORMER}_layers/"
-        layers = len({key.removeprefix(start).split("/")[0] for key in bundle.entries if key.startswith(start)})
-        if not layers:
-            raise BundleError(
-                f"{bundle.prefix} has no variables {start}*; it is not a checkpoint of Google's RT-1 code; "
-                f"it starts with {sorted(bundle.entries)[:3]}"
-            )
-        return layers
-    found = sum(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
-    one, two = (sum(1 for _ in variables(RT1Config(transformer=TransformerConfig(layers=layers)))) for layers in (1, 2))
-    more, rest = divmod(found - one, two - one)
-    if rest or more < 0:
-        raise BundleError(
-            f"{bundle.prefix} has {found} model variables; RT-1 has {one} with one transformer layer and {two - one} "
-            "more for each further one; this is another network"
-        )
-    return more + 1
-
-
-def infer(shapes: Mapping[str, Shape], layers: int) -> Configuration:
-    """Return the released configuration that has these shapes.
-
-    Raises:
-        ValueError: none has; the message gives the sizes that were found.
-    """
-    try:
-        text_width = shapes[f"{IMAGE}film_layer/_projection_add/kernel"][0]
-        token_width, width = shapes[f"{TRANSFORMER}_token_emb/kernel"]
-        _, heads, head_width = shapes[f"{TRANSFORMER}_layers/0/mha1/_query_dense/kernel"]
-        length, bins = (
-            shapes[f"{TRANSFORMER}_position_emb/kernel"][0],
-            shapes[f"{TRANSFORMER}_output_tokens/bias"][0],
-        )
-        hidden, image_tokens = shapes["_image_tokenizer/_token_learner/mlp/_output_layer/kernel"]
-    except (LookupError, ValueError) as error:
-        raise ValueError(
-            f"the file lacks a variable of RT-1 or has it in another form ({error}); give --config"
-        ) from error
-    default = RT1Config()
-    window, rest = divmod(length, image_tokens + default.action_tokens)
-    if not rest:
-        found = RT1Config(
-            window=window,
-            text_width=text_width,
-            token_width=token_width,
-            image_tokens=image_tokens,
-            token_learner_hidden=hidden,
-            bins=bins,
-            transformer=TransformerConfig(layers=layers, width=width, heads=heads, head_width=head_width),
-        )
-        if (released := released_like(found)) is not None:
-            return released
-    raise ValueError(
-        f"no released configuration has {layers} layers of width {width}, {heads} heads of {head_width}, "
-        f"{image_tokens} image tokens, sequence {length} and {bins} bins; give --config with a JSON file that says "
-        "what it is"
-    )
 
 
 def other_variables(bundle: TensorBundle, network: set[str]) -> Iterator[Skipped]:

@@ -75,10 +75,6 @@ def results_json(report: Report) -> dict[str, Any]:
 def write_report(report: Report, folder: Path) -> Path:
     """Write ``results.json`` and ``report.html`` into a folder, replacing older ones.
 
-    Args:
-        report: what to write.
-        folder: made where it is missing.
-
     Returns:
         Path of the page. It needs no network and no other file.
 

@@ -21,12 +21,6 @@ _IMAGE_WIDTH = 320
 def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: str) -> Path:
     """Write the page, replacing an older one.
 
-    Args:
-        path: the HTML file; its folder is made where it is missing.
-        survey: what is in the data set.
-        shown: the episode to show.
-        command: how the page is made again.
-
     Returns:
         ``path``. The page needs no network and no other file.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rt1.data.bounds import spec_between
+from rt1.data.statistics import spec_between
 from rt1.data.survey import ActionSurvey, DataSurvey, ImageSurvey
 from rt1.report.svg import percent
 

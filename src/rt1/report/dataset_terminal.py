@@ -14,7 +14,7 @@ from rt1.actions import ActionSpec, Discrete
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_outline, load_whole_info, resolve
 from rt1.common import json_config
 from rt1.data.survey import ActionSurvey, DataSurvey
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.report.dataset_notes import notes, sampling, sizes
 from rt1.report.svg import percent
 

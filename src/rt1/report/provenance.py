@@ -11,7 +11,7 @@ from typing import Any
 
 from rt1.checkpoint import load_info, resolve
 from rt1.common.system import PeakMemory, commit, describe_machine
-from rt1.model.parameters import parameter_counts
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 
 
@@ -87,16 +87,8 @@ class ProvenanceRecorder:
         self._seconds = time.monotonic() - self._started
 
     def facts(self, model: RT1, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
-        """Return the fields of :class:`Provenance` for the report of this evaluation.
-
-        Args:
-            model: the network evaluated.
-            title: heading of the page where the context gives none.
-            settings: the evaluation's settings, shown below those of the context.
-            notes: sentences a reader must know; white space in them does not matter.
-        """
+        """Return the fields of :class:`Provenance` for the report of this evaluation."""
         context = self._context
-        peaks = [gb for gb in (context.peak_gb, self._memory.gigabytes) if gb is not None]
         return {
             "title": context.title or title,
             "command": context.command,
@@ -105,7 +97,7 @@ class ProvenanceRecorder:
             "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
             "checkpoint": f"{self.folder.name} at update {self.info.provenance.get('update', '?')}",
             "seconds": {**context.seconds, "evaluate": self._seconds},
-            "peak_gb": max(peaks) if peaks else None,
+            "peak_gb": max(context.peak_gb or 0.0, self._memory.gigabytes),
             "parameters": parameter_counts(model)["total"],
             "settings": {**context.settings, **settings},
             "notes": tuple(" ".join(note.split()) for note in notes),

@@ -196,16 +196,15 @@ class PolicyServer:
         if self._key is not None:
             shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not hmac.compare_digest(shown, b"Api-Key " + self._key):
-                self.counters.refused["key"] += 1
+                self.counters.refused.labels("key").inc()
                 return connection.respond(401, "the API key is missing or wrong\n")
         if request.path == "/metrics":
-            self.counters.capacity, self.counters.held_bytes = self.capacity, self._connections.held
-            self.counters.sessions, self.counters.active_sessions = (
-                len(self._connections.sessions),
-                self._connections.active,
-            )
+            self.counters.capacity.set(self.capacity)
+            self.counters.held_bytes.set(self._connections.held)
+            self.counters.sessions.set(len(self._connections.sessions))
+            self.counters.active_sessions.set(self._connections.active)
             headers = Headers({"Content-Type": "text/plain; version=0.0.4", "Connection": "close"})
-            body = self.counters.text().encode()
+            body = self.counters.text()
             headers["Content-Length"] = str(len(body))
             return Response(200, "OK", headers, body)
         refusal = self._refusal()
@@ -226,7 +225,7 @@ class PolicyServer:
             )
         else:
             return None
-        self.counters.refused[why] += 1
+        self.counters.refused.labels(why).inc()
         return words
 
     async def _serve_session(self, connection: ServerConnection) -> None:
@@ -237,7 +236,7 @@ class PolicyServer:
                 await _refuse(connection, refusal, _TRY_LATER)
             return
         self._connections.start_session(connection)
-        self.counters.sessions_started += 1
+        self.counters.sessions_started.inc()
         try:
             await connection.send(self._metadata)
             await self._converse(connection, Session(self._start, self._policy.prepare, window=self._window))
@@ -266,13 +265,13 @@ class PolicyServer:
             except GoneError:
                 raise
             except Exception as error:  # noqa: BLE001 (one session's failure must not reach the others)
-                self.counters.errors["request" if _is_of_request(error) else "server"] += 1
+                self.counters.errors.labels("request" if _is_of_request(error) else "server").inc()
                 await _refuse(connection, _reason(error))
                 return
             connection.end(len(message))
             await connection.send(reply)
             previous = time.perf_counter() - start
-            self.counters.latency.add(previous)
+            self.counters.latency.observe(previous)
         await connection.close(_GOING_AWAY, "the server stops")
 
     async def _answer(

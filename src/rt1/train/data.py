@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.embodiments import Embodiments
+from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo
+from rt1.common.suggest import unknown_name
 from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.concat import Embodiments
+from rt1.data.statistics import source_statistics
 from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
-from rt1.train.sentences import checksum, with_paraphrases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,3 +153,88 @@ def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
     """Return the identity of the encoder that a source says its embeddings come from, or None."""
     stored = optional_members(source).text_encoder
     return None if stored is None else TextEncoderIdentity.from_json(stored)
+
+
+def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphrases: Paraphrases) -> Sentences:
+    """Return each episode's instruction and its paraphrases, every different sentence encoded once.
+
+    Raises:
+        DataError: no text encoder, or paraphrases that fit no instruction of the data. Where some do and others do
+            not, a warning says how many do not.
+    """
+    if encoder is None:
+        raise DataError(
+            "paraphrases need a text encoder, since only instructions have their text embeddings stored with the "
+            "episodes; name the encoder that made these, minilm for instance"
+        )
+    instructions = [source.instruction(episode) for episode in range(len(source.lengths))]
+    if unused := sorted(paraphrases.keys() - set(instructions)):
+        message = unknown_name("instruction", unused[0], set(instructions))
+        if len(unused) == len(paraphrases):
+            raise DataError(f"no paraphrase fits an instruction of {source.name}: {message}")
+        warnings.warn(
+            f"paraphrases of {len(unused)} of {len(paraphrases)} instructions are not used: {message}", stacklevel=2
+        )
+    spoken = [(instruction, *paraphrases.get(instruction, ())) for instruction in instructions]
+    distinct = sorted({sentence for own in spoken for sentence in own})
+    numbers = {sentence: number for number, sentence in enumerate(distinct)}
+    return Sentences(
+        vector_RE=encoder.encode(distinct),
+        rows=np.array([numbers[sentence] for own in spoken for sentence in own], dtype=np.int64),
+        counts=np.array([len(own) for own in spoken], dtype=np.int64),
+    )
+
+
+def checksum(paraphrases: Paraphrases) -> str:
+    """Return a hash of paraphrases, by which a run knows them again; the order of the instructions is none of it."""
+    return hashlib.sha256(json.dumps(dict(paraphrases), sort_keys=True).encode()).hexdigest()
+
+
+def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData) -> CheckpointInfo | SharedInfo:
+    """Return what is known before the first update; actions are read for their statistics."""
+    found = data.embodiments
+    robots = {
+        name: _embodiment(source, found.own_numbers(head, data.held_out_episodes))
+        for head, (name, source) in enumerate(found.sources.items())
+    }
+    if found.several:
+        provenance = {"preset": config.name, "source": data.source.name, "episodes": len(data.source.lengths)}
+        return SharedInfo(model=network, embodiments=robots, text_encoder=data.text_encoder, provenance=provenance)
+    (robot,) = robots.values()
+    return CheckpointInfo(
+        model=network,
+        action_spec=robot.action_spec,
+        text_encoder=data.text_encoder,
+        control_rate=robot.control_rate,
+        statistics=robot.statistics,
+        provenance={"preset": config.name, **robot.provenance},
+    )
+
+
+def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodiment:
+    details = optional_members(source).details
+    return Embodiment(
+        action_spec=source.action_spec,
+        control_rate=details.get("control_rate"),
+        statistics=source_statistics(source),
+        provenance={
+            "source": source.name,
+            "episodes": len(source.lengths),
+            "held_out_episodes": held_out.tolist(),
+            "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
+            **({"env": details["env"]} if "env" in details else {}),
+        },
+    )
+
+
+def acting_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
+    """Return what the policy that trials are run with says of itself: the only one, or the one with an environment."""
+    if isinstance(info, CheckpointInfo):
+        return info
+    names = [name for name, robot in info.embodiments.items() if robot.provenance.get("env")]
+    if len(names) != 1:
+        raise ValueError(
+            f"closed-loop trials need one embodiment with an environment; of {', '.join(info.embodiments)} there are "
+            f"{len(names)} ({', '.join(names) or 'none'}); leave the trials out (--closed-loop.every 0)"
+        )
+    return info.of(names[0])

@@ -105,7 +105,6 @@ class Predictor(nn.Module):
         text_BE: Tensor,
         dropped_B: Tensor | None,
         shared: SharedImages | None,
-        valid_WT: Tensor | None,
         embodiment_W: Tensor | None,
     ) -> Tensor:
         """Return float32 logits (W, T, A, V); see :meth:`RT1.forward`.
@@ -114,7 +113,7 @@ class Predictor(nn.Module):
         """
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             condition_B = self.model.text(text_BE, dropped_B)
-            return self.model(image, condition_B, shared=shared, valid_BT=valid_WT, embodiment_B=embodiment_W)
+            return self.model(image, condition_B, shared=shared, embodiment_B=embodiment_W)
 
 
 def predict(
@@ -144,15 +143,12 @@ def predict(
     if plan.image_X is not None:
         image_XCHW = image_XCHW[_to(device, plan.image_X)]
     image_XCHW = image_XCHW.contiguous(memory_format=torch.channels_last)
-    # Padding behind the real steps is causally invisible. Only padding in front of them needs the mask.
-    in_front = not plan.valid_WT[:, 0].all()
     embodiment_W = None if batch.embodiment_B is None else _to(device, batch.embodiment_B[plan.row_W])
-    logits_WTAV = predictor(
+    logits_WTAV = predictor(  # padding stands behind the real steps, which cannot see it
         image_XCHW.unflatten(0, (rows, steps)) if plan.place_WT is None else image_XCHW,
         _to(device, batch.text_BE),
         None if dropped_B is None else _to(device, dropped_B),
         _shared_images(plan, steps, device),
-        _to(device, plan.valid_WT) if in_front else None,
         embodiment_W,
     )
     return Prediction(

@@ -49,14 +49,7 @@ class MetricsLog:
         settings: LogSettings | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Open the log of a run; records from update ``resume_at`` on are dropped, since they will come again.
-
-        Args:
-            run: the run folder.
-            resume_at: update that the run goes on from.
-            settings: where the metrics go.
-            config: the run's configuration, as plain data.
-        """
+        """Open the log of a run; records from update ``resume_at`` on are dropped, since they will come again."""
         settings = settings or LogSettings()
         kept = [record for record in read_metrics(run) if record["update"] <= resume_at]
         write_text(run / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept))

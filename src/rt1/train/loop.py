@@ -14,6 +14,7 @@ from rt1.common import json_config
 from rt1.common.folders import working_in
 from rt1.common.processes import free_cores
 from rt1.common.progress import Progress, progress
+from rt1.common.signals import stop_on_signal
 from rt1.common.suggest import unknown_name
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.pipeline.loader import Loader
@@ -23,12 +24,11 @@ from rt1.evaluate.metrics import METRICS_FILE
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
+from rt1.train.data import acting_info
 from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
-from rt1.train.info import acting_info
 from rt1.train.log import ABOUT_FILE, MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
-from rt1.train.signals import stop_on_signal
 from rt1.train.trials import SUCCESS, ClosedLoop, prepare_closed_loop
 from rt1.train.update import do_update
 from rt1.train.validation import PREFIX, is_better, validate

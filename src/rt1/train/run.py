@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import re
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rt1.checkpoint import (
+    CHECKPOINT_FILES,
+    INFO_FILE,
     RUN_ORDER,
     TRAINING_FILE,
     CheckpointInfo,
@@ -30,7 +35,7 @@ from rt1.checkpoint import (
 )
 from rt1.common import json_config
 from rt1.common.border import reading
-from rt1.common.files import recover
+from rt1.common.files import recover, replacing
 from rt1.common.progress import say
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.sources.base import EpisodeSource
@@ -44,12 +49,10 @@ from rt1.train.activations import checkpoint_blocks
 from rt1.train.averaging import WeightAverage
 from rt1.train.changes import differences
 from rt1.train.config import TrainConfig
-from rt1.train.data import TrainingData, prepare_data
+from rt1.train.data import TrainingData, checkpoint_info, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.forward import Predictor
-from rt1.train.info import checkpoint_info
 from rt1.train.initial import start_from
-from rt1.train.keep import keep
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rt1.train.parts import freeze, training_mode
@@ -301,3 +304,42 @@ def _restore_tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
         run.model.load_state_dict(own)
     moments = {name: tensor for name, tensor in tensors.items() if not name.startswith(OWN_WEIGHTS)}
     load_optimizer_tensors(run.model, run.optimizer, moments)
+
+
+_NAME = re.compile(r"update-(\d{8})")
+
+
+def keep(last: Path, update: int, *, newest: int, every: int) -> None:
+    """Keep a run's newest checkpoint under its update's name, too, and remove those that are not to be kept.
+
+    A kept checkpoint shares its files' space on disk with ``last/`` until that is written anew.
+
+    Args:
+        last: the newest checkpoint, just written.
+        update: the update it was written after.
+        newest: how many checkpoints stay, ``last/`` included.
+        every: those of updates that are a multiple of this stay for good; 0: none.
+
+    Raises:
+        SaveError: the disk is full or read-only.
+    """
+    if newest > 1 or _is_for_good(update, every):
+        with replacing(last.parent / f"update-{update:08d}", holding=CHECKPOINT_FILES) as beside:
+            shutil.copytree(last, beside, copy_function=_link)
+    older = sorted(
+        path for path in last.parent.iterdir() if _NAME.fullmatch(path.name) and (path / INFO_FILE).is_file()
+    )
+    passing = [path for path in older if not _is_for_good(int(path.name.removeprefix("update-")), every)]
+    for path in passing[: max(0, len(passing) - newest)] if newest > 1 else passing:
+        shutil.rmtree(path)
+
+
+def _is_for_good(update: int, every: int) -> bool:
+    return every > 0 and update > 0 and update % every == 0
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)

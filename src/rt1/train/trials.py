@@ -63,9 +63,6 @@ class ClosedLoop:
 
         The trials run in other processes: rendering and torch's threads here are left alone.
 
-        Args:
-            checkpoint: the policy's folder.
-
         Raises:
             WorkerError: a process was killed.
         """

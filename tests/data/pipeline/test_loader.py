@@ -198,20 +198,6 @@ def test_the_stream_of_one_source_never_changes(make_source: MakeSource) -> None
     assert digest.hexdigest()[:16] == "0b4b7f6fd013f903"
 
 
-def test_places_before_the_episode_hold_its_first_image_and_are_marked(make_source: MakeSource) -> None:
-    source = make_source(3, 2)
-    batch = _loader(source, windows=_windows(source, window=3, padding="repeat_first")).take(np.arange(5))
-    assert batch.valid_BT.tolist() == [
-        [False, False, True], [False, True, True], [True, True, True], [False, False, True], [False, True, True]
-    ]  # fmt: skip
-    first = decode_image(source.images[0][0])
-    for place in range(3):
-        np.testing.assert_array_equal(_images(batch)[0, place], first)
-    np.testing.assert_array_equal(_images(batch)[1, 2], decode_image(source.images[0][1]))
-    assert not batch.token_BTA[~batch.valid_BT].any()
-    np.testing.assert_array_equal(batch.token_BTA[1, 1:], source.action_spec.encode(source.moves[0][:2]))
-
-
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_any_number_of_ranks_sees_one_stream(world: int, make_source: MakeSource) -> None:
     alone = _mixture_loader(make_source, batch_size=12)
@@ -327,10 +313,9 @@ def test_errors_of_a_mixture_name_the_source_and_its_own_episode(make_source: Ma
         list(_loader(joined, windows=mixture).in_order())
 
 
-@pytest.mark.parametrize("padding", ["none", "repeat_first"])
-def test_windows_cut_from_clips_are_the_windows(padding: str, make_source: MakeSource) -> None:
+def test_windows_cut_from_clips_are_the_windows(make_source: MakeSource) -> None:
     source = make_source(7, 1, 4)
-    windows = _windows(source, window=3, padding=padding)
+    windows = _windows(source, window=3)
     whole = _loader(source, windows=windows).take(np.arange(len(windows)))
     clips = Clips(windows=windows, group=4)
     batch = _loader(source, windows=clips).take(np.arange(len(clips)))

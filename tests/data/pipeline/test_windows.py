@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,14 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.data.pipeline.windows import Clips, Padding, Windows, split_episodes
+from rt1.data.pipeline.windows import Clips, Windows, split_episodes
 
-PADDINGS: tuple[Padding, ...] = ("none", "repeat_first")
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=8)
 
 
 def _all(windows: Windows) -> list[tuple[int, int, int]]:
-    return [windows.locate(number) for number in range(len(windows))]
+    return [(e, start, stop) for e, start, stop in np.stack(windows.places(np.arange(len(windows))), axis=1).tolist()]
 
 
 @given(lengths=LENGTHS, window=st.integers(1, 8), data=st.data())
@@ -40,112 +38,20 @@ def test_windows_are_counted_episode_by_episode() -> None:
     assert _all(windows) == [(2, 0, 2), (0, 0, 3), (0, 1, 4)]
 
 
-@pytest.mark.parametrize("number", [-1, 3])
-def test_a_window_that_does_not_exist_is_refused(number: int) -> None:
-    windows = Windows(lengths=np.array([4, 9, 2]), episodes=np.array([2, 0]), window=3)
-    with pytest.raises(IndexError, match=f"window {number} of 3"):
-        windows.locate(number)
-
-
 def test_no_episodes_give_no_windows() -> None:
     assert len(Windows(lengths=np.array([4]), episodes=np.array([], dtype=np.int64), window=3)) == 0
 
 
-@given(lengths=LENGTHS, window=st.integers(1, 8))
-def test_with_start_padding_every_step_is_the_last_of_exactly_one_window(lengths: list[int], window: int) -> None:
-    windows = Windows(
-        lengths=np.array(lengths), episodes=np.arange(len(lengths)), window=window, padding="repeat_first"
-    )
-    found = _all(windows)
-    ends = [(episode, stop - 1) for episode, _, stop in found]
-    assert ends == [(episode, step) for episode in range(len(lengths)) for step in range(lengths[episode])]
-    assert all(stop - start == window for _, start, stop in found)
+def test_settings_that_make_no_windows_are_refused() -> None:
+    with pytest.raises(ValueError, match="window is 0"):
+        Windows(lengths=np.array([4]), episodes=np.array([0]), window=0)
+    with pytest.raises(ValueError, match="group is 0"):
+        Clips(windows=Windows(lengths=np.array([4]), episodes=np.array([0]), window=2), group=0)
 
 
-@given(lengths=LENGTHS, window=st.integers(1, 8), stride=st.integers(1, 5), padding=st.sampled_from(PADDINGS))
-def test_a_stride_keeps_every_nth_window_counted_from_the_end(
-    lengths: list[int], window: int, stride: int, padding: Padding
-) -> None:
-    options: dict[str, Any] = {
-        "lengths": np.array(lengths),
-        "episodes": np.arange(len(lengths)),
-        "window": window,
-        "padding": padding,
-    }
-    dense = _all(Windows(**options))
-    expected = []
-    for episode in range(len(lengths)):
-        own = [place for place in dense if place[0] == episode]
-        expected += own[::-1][::stride][::-1]
-    assert _all(Windows(**options, stride=stride)) == expected
-
-
-@given(
-    lengths=LENGTHS,
-    window=st.integers(1, 5),
-    stride=st.integers(1, 3),
-    goal=st.integers(0, 4),
-    factor=st.integers(1, 4),
-)
-def test_windows_that_end_in_the_goal_come_factor_times_and_all_others_once(
-    lengths: list[int], window: int, stride: int, goal: int, factor: int
-) -> None:
-    options: dict[str, Any] = {
-        "lengths": np.array(lengths),
-        "episodes": np.arange(len(lengths)),
-        "window": window,
-        "stride": stride,
-    }
-    counted = Counter(_all(Windows(**options, goal_steps=goal, goal_factor=factor)))
-    once = _all(Windows(**options))
-    assert set(counted) == set(once)
-    for (episode, start, stop), count in counted.items():
-        in_goal = max(stop, start + window) > max(lengths[episode], window) - goal
-        assert count == (factor if in_goal else 1)
-
-
-def test_places_of_many_windows_are_those_of_each() -> None:
-    windows = Windows(
-        lengths=np.array([4, 9, 2]), episodes=np.array([2, 0, 1]), window=3, padding="repeat_first", goal_steps=2,
-        goal_factor=3,
-    )  # fmt: skip
-    numbers = np.random.default_rng(0).permutation(len(windows))
-    together = np.stack(windows.places(numbers), axis=1).tolist()
-    assert together == [list(windows.locate(number)) for number in numbers]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"window": 0}, "window is 0"),
-        ({"stride": 0}, "stride is 0"),
-        ({"goal_factor": 0}, "goal_factor is 0"),
-        ({"goal_steps": -1}, "goal_steps is -1"),
-        ({"padding": "zeros"}, "padding is 'zeros'; it must be 'none' or 'repeat_first'"),
-    ],
-)
-def test_settings_that_make_no_windows_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Windows(lengths=np.array([4]), episodes=np.array([0]), **{"window": 2, **options})
-
-
-@given(
-    lengths=LENGTHS,
-    window=st.integers(1, 5),
-    group=st.integers(1, 6),
-    stride=st.integers(1, 3),
-    padding=st.sampled_from(PADDINGS),
-)
-def test_clips_hold_every_window_once_and_cut_exactly_its_steps(
-    lengths: list[int], window: int, group: int, stride: int, padding: Padding
-) -> None:
-    windows = Windows(
-        lengths=np.array(lengths),
-        episodes=np.arange(len(lengths))[::-1],
-        window=window,
-        padding=padding,
-        stride=stride,
-    )
+@given(lengths=LENGTHS, window=st.integers(1, 5), group=st.integers(1, 6))
+def test_clips_hold_every_window_once_and_cut_exactly_its_steps(lengths: list[int], window: int, group: int) -> None:
+    windows = Windows(lengths=np.array(lengths), episodes=np.arange(len(lengths))[::-1], window=window)
     clips = Clips(windows=windows, group=group)
     numbers = np.arange(len(clips))
     places, cuts = clips.places(numbers), clips.cuts(numbers)
@@ -159,24 +65,17 @@ def test_clips_hold_every_window_once_and_cut_exactly_its_steps(
             if valid_T.any():
                 steps = place_T + places.starts[clip]
                 found.append((int(places.episodes[clip]), steps[valid_T].tolist()))
-                assert (steps[: int(valid_T.argmax())] == 0).all()  # what is missing is the first step again
-    expected = [(e, list(range(max(0, start), stop))) for e, start, stop in _all(windows)]
+    expected = [(e, list(range(start, stop))) for e, start, stop in _all(windows)]
     assert found == expected
 
 
-def test_clips_of_repeated_windows_are_refused() -> None:
-    windows = Windows(lengths=np.array([4]), episodes=np.array([0]), window=2, goal_steps=1, goal_factor=2)
-    with pytest.raises(ValueError, match="goal_factor 2; clips need a group of at least 1 and a goal_factor of 1"):
-        Clips(windows=windows, group=2)
-
-
 def test_a_description_tells_other_windows_apart() -> None:
-    def described(lengths: list[int], episodes: list[int], **options: Any) -> dict[str, Any]:
-        return Windows(lengths=np.array(lengths), episodes=np.array(episodes), window=2, **options).describe()
+    def described(lengths: list[int], episodes: list[int], window: int = 2) -> dict[str, Any]:
+        return Windows(lengths=np.array(lengths), episodes=np.array(episodes), window=window).describe()
 
     base = described([4, 5], [0, 1])
     assert base == described([4, 5], [0, 1])
-    others = [described([5, 4], [0, 1]), described([4, 5], [1, 0]), described([4, 5], [0, 1], stride=2)]
+    others = [described([5, 4], [0, 1]), described([4, 5], [1, 0]), described([4, 5], [0, 1], window=3)]
     assert base not in others
     assert base != Clips(windows=Windows(lengths=np.array([4, 5]), episodes=np.arange(2), window=2), group=2).describe()
 

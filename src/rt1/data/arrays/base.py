@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
-from rt1.data.bounds import spec_between
+from rt1.data.sources.base import check_steps
 from rt1.data.sources.images import encode_png
+from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 Image = NDArray[np.uint8]
@@ -96,29 +97,25 @@ class ArraySource(ABC):
         self._embeddings = [_checked_embedding(episode) for episode in episodes]
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
-        self._check(episode)
+        check_steps(self, episode)
         return self._instructions[episode]
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with an episode, float32 (E,), or None where there is none."""
-        self._check(episode)
+        check_steps(self, episode)
         embedding = self._embeddings[episode]
         return None if embedding is None else embedding.copy()
 
     def task(self, episode: int) -> str:
         """Return an empty string: these sets have no names of tasks."""
-        self._check(episode)
+        check_steps(self, episode)
         return ""
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
-        self._check(episode, start, stop)
+        check_steps(self, episode, start, stop)
         return self._actions[episode][start:stop].copy()
 
     def images(self, episode: int, start: int, stop: int) -> list[Image]:
-        """Return the images of steps ``start..stop-1``, each uint8 RGB (H, W, 3)."""
-        self._check(episode, start, stop)
+        check_steps(self, episode, start, stop)
         with reading(self._where[episode], cure=COPY_AGAIN):
             return self._read_images(episode, start, stop) if start < stop else []
 
@@ -129,13 +126,6 @@ class ArraySource(ABC):
     @abstractmethod
     def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
         """Return the images of at least one step."""
-
-    def _check(self, episode: int, start: int = 0, stop: int = 0) -> None:
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
-        if not 0 <= start <= stop <= self.lengths[episode]:
-            steps = f"which has {self.lengths[episode]} steps"
-            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, {steps}")
 
 
 def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:

@@ -26,6 +26,7 @@ from rt1.data.arrays.base import (
     text_of,
     unstack,
 )
+from rt1.data.sources.base import check_steps
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 
@@ -116,7 +117,7 @@ class HDF5Source(ArraySource):
         """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
         if not self._layout.encoded:
             return super().encoded_images(episode, start, stop)
-        self._check(episode, start, stop)
+        check_steps(self, episode, start, stop)
         with reading(self._where[episode], cure=COPY_AGAIN):
             return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in self._rows(episode, start, stop)]
 

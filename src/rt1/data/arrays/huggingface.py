@@ -17,6 +17,7 @@ from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
 from rt1.data.arrays.video import video_images
+from rt1.data.sources.base import check_steps
 from rt1.data.sources.images import decode_image, encode_png
 from rt1.errors import DataError
 
@@ -89,7 +90,7 @@ class HuggingFaceSource(ArraySource):
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
-        self._check(episode, start, stop)
+        check_steps(self, episode, start, stop)
         with _reading(self._where[episode]):
             stored = self._stored(episode, start, stop)
         return [data if isinstance(data, bytes) else encode_png(data) for data in stored]

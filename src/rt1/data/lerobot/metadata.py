@@ -153,15 +153,7 @@ def episode_stats(
 def episode_row(
     episode: RecordedEpisode, columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings, *, file: int, base: int
 ) -> dict[str, Any]:
-    """Return the row of an episode in its episodes file.
-
-    Args:
-        episode: the episode.
-        columns: its :func:`step_columns`.
-        settings: of the data set.
-        file: number of the data file, and of the video file, which go together.
-        base: number of the first step of that file.
-    """
+    """Return the row of an episode in its episodes file."""
     first, steps = int(columns["index"][0]), len(episode.images)
     chunk, within = divmod(file, CHUNK_FILES)
     row: dict[str, Any] = {

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, describe, reading
-from rt1.data.bounds import spec_between
 from rt1.data.lerobot.embeddings import read_embeddings
 from rt1.data.lerobot.schema import (
     COPY_AGAIN,
@@ -29,7 +28,9 @@ from rt1.data.lerobot.schema import (
 from rt1.data.lerobot.steps import StoredImages, first_of_each, read_steps, sentences
 from rt1.data.lerobot.video import VideoImages
 from rt1.data.rlds.schema import read_json, read_recorder_notes
+from rt1.data.sources.base import check_steps
 from rt1.data.sources.images import decode_image, encode_png
+from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 
@@ -104,44 +105,37 @@ class LeRobotSource:
         self._stored = None if in_video else StoredImages(episodes, steps.rows, self.image_key)
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
-        return self._instructions[self._checked(episode)]
+        check_steps(self, episode)
+        return self._instructions[episode]
 
     def task(self, episode: int) -> str:
         """Return the task name our writer noted, else an empty string."""
-        return self._tasks[self._checked(episode)]
+        check_steps(self, episode)
+        return self._tasks[episode]
 
     def text_embedding(self, episode: int) -> FloatArray | None:
         """Return the text embedding our writer kept beside the data set, float32 (E,), else None."""
-        self._checked(episode)
+        check_steps(self, episode)
         return None if self._embeddings is None else self._embeddings.vectors[self._embeddings.rows[episode]].copy()
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the JPEG or PNG bytes of steps ``start..stop-1``; images of a video become quickly written PNGs."""
-        self._checked(episode, start, stop)
+        check_steps(self, episode, start, stop)
         if self._stored is not None:
             return self._stored.read(episode, start, stop)
         return [encode_png(image) for image in self.images(episode, start, stop)]
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
         """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255; saves a detour where images lie in a video."""
-        self._checked(episode, start, stop)
+        check_steps(self, episode, start, stop)
         if self._video is not None:
             return self._video.read(episode, start, stop)
         return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
-        first = int(self._starts[self._checked(episode, start, stop)])
+        check_steps(self, episode, start, stop)
+        first = int(self._starts[episode])
         return self._actions[first + start : first + stop].copy()
-
-    def _checked(self, episode: int, start: int = 0, stop: int = 0) -> int:
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
-        if not 0 <= start <= stop <= self.lengths[episode]:
-            length = self.lengths[episode]
-            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
-        return episode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +172,7 @@ def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
         low, high = (np.array(stats[name], dtype=np.float64).reshape(size) for name in ("min", "max"))
         spec = spec_between(low, high, parts={key: size})
     except DAMAGE as error:
-        cure = "pass action_spec, see rt1.data.bounds.spec_between"
+        cure = "pass action_spec, see rt1.data.statistics.spec_between"
         raise DataError(f"{path} has no usable min and max of {key!r} ({describe(error)}); {cure}") from error
     names = info.features[key].get("names")
     if not isinstance(names, list) or len(set(map(str, names))) != size:

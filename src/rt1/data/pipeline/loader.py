@@ -15,13 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, TokenArray
-from rt1.data.embodiments import Embodiments, embodiments_of
 from rt1.data.pipeline.buffers import ImageBuffers, ImageGroup
 from rt1.data.pipeline.mixture import Mixture, SampleOrder, image_sizes
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
 from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.concat import origin
+from rt1.data.sources.concat import Embodiments, embodiments_of, origin
 from rt1.data.sources.decoding import each_image
 from rt1.errors import DataError
 
@@ -243,7 +242,7 @@ class Loader:
             image_of_row={row: image for group in images for row, image in zip(*group, strict=True)},
             token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
             action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
-            valid_BT=(step_BT >= 0) & (step_BT < places.stops[:, None]),
+            valid_BT=step_BT < places.stops[:, None],
             text_BE=text_BE,
             places=places,
             cuts=self._windows.cuts(numbers),
@@ -256,16 +255,12 @@ class Loader:
             episode, start, stop = arrays.real_steps(row)
             own, number = origin(self._source, episode)
             image_THWC = arrays.image_of_row[row]
-            begin = start - int(arrays.places.starts[row])  # above 0 where padded at the start
-            end = begin + stop - start
             try:
-                _read_images(own, number, start, stop, image_THWC[begin:end])
+                _read_images(own, number, start, stop, image_THWC[: stop - start])
             except Exception as error:
                 error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
                 raise
-            if begin > 0 or end < len(image_THWC):
-                image_THWC[:begin] = image_THWC[begin]
-                image_THWC[end:] = 0
+            image_THWC[stop - start :] = 0
 
     def _fill_tokens(self, arrays: _Arrays) -> int:
         """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
@@ -335,7 +330,7 @@ class _Arrays(NamedTuple):
     def real_steps(self, row: int) -> tuple[int, int, int]:
         """Return episode, first step and one past the last step of a row, without padding."""
         episode, start, stop = (int(column[row]) for column in self.places)
-        return episode, max(0, start), stop
+        return episode, start, stop
 
     def batch(self, *, clipped: int) -> Batch:
         return Batch(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Padding = Literal["none", "repeat_first"]
+from rt1.common.json_config import check_at_least
+
+_FIXED = {"padding": "none", "stride": 1, "goal_steps": 0, "goal_factor": 1}
+"""What a run's state notes of its windows since they had these options."""
 
 
 class Places(NamedTuple):
@@ -19,7 +22,7 @@ class Places(NamedTuple):
     episodes: NDArray[np.int64]
     """Episodes."""
     starts: NDArray[np.int64]
-    """First steps; below 0 where the episode's first step stands at the places before it too."""
+    """First steps."""
     stops: NDArray[np.int64]
     """One past the last steps."""
 
@@ -37,9 +40,8 @@ class Cuts(NamedTuple):
 class Windows:
     """All windows of ``window`` consecutive steps of the given episodes.
 
-    An episode of S steps gives ``max(1, S - window + 1)`` windows without padding and S with it, before the stride. An
-    episode too short for a window without padding gives one whose last places are padding: as on the robot, the
-    episode's first image stands at the first place.
+    An episode of S steps gives ``max(1, S - window + 1)`` windows. An episode shorter than a window gives one whose
+    last places are padding: as on the robot, the episode's first image stands at the first place.
     """
 
     lengths: NDArray[np.int64]
@@ -48,25 +50,9 @@ class Windows:
     """Episodes to take windows from, in order."""
     window: int
     """T: steps of a window."""
-    padding: Padding = "none"
-    """``none``: a window lies within its episode. ``repeat_first``: every step is the last one of a window; what is
-    missing before the episode is its first step again, marked as padding."""
-    stride: int = 1
-    """Steps from a window to the next, counted back from the episode's last window, which is always there."""
-    goal_steps: int = 0
-    """How many last steps of an episode are its goal: windows that end there come more often."""
-    goal_factor: int = 1
-    """How often a window that ends in the goal comes in one pass."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("window", "stride", "goal_factor")}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.goal_steps < 0:
-            raise ValueError(f"goal_steps is {self.goal_steps}; it must be at least 0")
-        if self.padding not in ("none", "repeat_first"):
-            raise ValueError(f"padding is {self.padding!r}; it must be 'none' or 'repeat_first'")
+        check_at_least(self, 1, "window")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -78,44 +64,27 @@ class Windows:
 
     @cached_property
     def per_episode(self) -> NDArray[np.int64]:
-        """Number of different windows of each of ``episodes``."""
-        longest = self.lengths[self.episodes]
-        all_starts = longest if self.padding == "repeat_first" else np.maximum(1, longest - self.window + 1)
-        return (all_starts - 1) // self.stride + 1
-
-    def locate(self, number: int) -> tuple[int, int, int]:
-        """Return (episode, first step, one past the last step) of window ``number``, 0..len-1; see :class:`Places`."""
-        if not 0 <= number < len(self):
-            raise IndexError(f"window {number} of {len(self)}")
-        episodes, starts, stops = self.places(np.array([number]))
-        return int(episodes[0]), int(starts[0]), int(stops[0])
+        """Number of windows of each of ``episodes``."""
+        return np.maximum(1, self.lengths[self.episodes] - self.window + 1)
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return where windows lie; ``numbers`` are int64 (n,), 0..len-1."""
-        rows, within = _rows(self._ends, numbers)
-        count, repeated = self.per_episode[rows], self._repeated[rows]
-        again = count - repeated + (within - count) % np.maximum(1, repeated)
-        return self.places_of(rows, np.where(within < count, within, again))
+        return self.places_of(*_rows(self._ends, numbers))
 
     def places_of(self, rows: NDArray[np.int64], windows: NDArray[np.int64]) -> Places:
-        """Return where window ``windows[i]`` of episode ``episodes[rows[i]]`` lies, counted without repetitions."""
+        """Return where window ``windows[i]`` of episode ``episodes[rows[i]]`` lies."""
         episodes = self.episodes[rows]
-        lengths = self.lengths[episodes]
-        last = lengths - self.window
-        if self.padding == "none":
-            last = np.maximum(0, last)
-        starts = last - (self.per_episode[rows] - 1 - windows) * self.stride
-        return Places(episodes, starts, np.minimum(starts + self.window, lengths))
+        return Places(episodes, windows, np.minimum(windows + self.window, self.lengths[episodes]))
 
     def cuts(self, numbers: NDArray[np.int64]) -> None:
         """Return None: windows are not cut from anything."""
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the windows as plain data, to compare with."""
-        names = ("window", "padding", "stride", "goal_steps", "goal_factor")
         chosen = self.lengths[self.episodes]
         return {
-            **{name: getattr(self, name) for name in names},
+            "window": self.window,
+            **_FIXED,
             "episodes": len(self.episodes),
             "steps": int(chosen.sum()),
             "checksum": _checksum(self.episodes, chosen),
@@ -123,33 +92,23 @@ class Windows:
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
-        return np.cumsum(self.per_episode + (self.goal_factor - 1) * self._repeated)
-
-    @cached_property
-    def _repeated(self) -> NDArray[np.int64]:
-        """Windows of each episode that end in the goal."""
-        return np.minimum(self.per_episode, -(-self.goal_steps // self.stride))
+        return np.cumsum(self.per_episode)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clips:
     """Runs of ``group`` neighbouring windows: their steps are read and encoded once, then the windows are cut.
 
-    One pass over the clips holds every window once. The last clip of an episode may hold fewer. Padding before the
-    episode costs no place in a clip: :attr:`Cuts.place_BGT` names the first step again.
+    One pass over the clips holds every window once. The last clip of an episode may hold fewer.
     """
 
     windows: Windows
-    """The windows; none may be repeated (``goal_factor`` is 1)."""
+    """The windows."""
     group: int
     """G: windows in a clip."""
 
     def __post_init__(self) -> None:
-        if self.group < 1 or self.windows.goal_factor != 1:
-            raise ValueError(
-                f"group is {self.group}, goal_factor {self.windows.goal_factor}; clips need a group of at least 1 and "
-                "a goal_factor of 1: a repeated window would be cut from the same clip"
-            )
+        check_at_least(self, 1, "group")
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -162,13 +121,13 @@ class Clips:
     @property
     def steps(self) -> int:
         """S: steps of a sample, those of a whole clip."""
-        return self.windows.window + (self.group - 1) * self.windows.stride
+        return self.windows.window + self.group - 1
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return where clips lie, always within their episodes; ``numbers`` are int64 (n,), 0..len-1."""
         rows, first, last = self._groups(numbers)
         begin, end = self.windows.places_of(rows, first), self.windows.places_of(rows, last)
-        return Places(begin.episodes, np.maximum(0, begin.starts), end.stops)
+        return Places(begin.episodes, begin.starts, end.stops)
 
     def cuts(self, numbers: NDArray[np.int64]) -> Cuts:
         """Return how the windows of clips are cut."""
@@ -178,9 +137,9 @@ class Clips:
         rows_BG = np.broadcast_to(rows[:, None], number_BG.shape)
         windows = self.windows.places_of(rows_BG, np.minimum(number_BG, last[:, None]))
         step_BGT = windows.starts[..., None] + np.arange(self.window)
-        valid_BGT = (step_BGT >= 0) & (step_BGT < windows.stops[..., None]) & present_BG[..., None]
+        valid_BGT = (step_BGT < windows.stops[..., None]) & present_BG[..., None]
         clips = self.places(numbers)
-        readable = np.clip(step_BGT, clips.starts[:, None, None], clips.stops[:, None, None] - 1)
+        readable = np.minimum(step_BGT, clips.stops[:, None, None] - 1)
         return Cuts(readable - clips.starts[:, None, None], valid_BGT)
 
     def describe(self) -> dict[str, Any]:

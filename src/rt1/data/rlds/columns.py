@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Discrete, FloatArray
-from rt1.data.bounds import spec_between
 from rt1.data.rlds.schema import FeatureInfo, RLDSLayout, find_feature
+from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 JoinActions = Callable[[Sequence[NDArray[Any]]], FloatArray]

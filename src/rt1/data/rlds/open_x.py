@@ -16,6 +16,7 @@ from rt1.data.rlds import open_x_actions as mappings
 from rt1.data.rlds.open_x_actions import ActionMapping
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
+from rt1.data.sources.base import check_steps
 from rt1.errors import DataError
 
 
@@ -104,7 +105,6 @@ class OpenXSource:
         return self.raw.skipped
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
         return self.raw.instruction(episode)
 
     def task(self, episode: int) -> str:
@@ -112,17 +112,18 @@ class OpenXSource:
         return self.raw.task(episode)
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with an episode, float32 (E,), or None where there is none."""
         return self.raw.text_embedding(episode)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the JPEG or PNG bytes of steps ``start..stop-1`` as stored; see ``bgr``."""
-        first = self._first(episode, start, stop)
+        check_steps(self, episode, start, stop)
+        first = self.dataset.first_step
         return self.raw.encoded_images(episode, first + start, first + stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return RT-1's action, float32 (stop - start, 11), of steps ``start..stop-1`` (not clipped)."""
-        first = self._first(episode, start, stop)
+        check_steps(self, episode, start, stop)
+        first = self.dataset.first_step
         stored = self.raw.actions(episode, first, int(self.raw.lengths[episode]))
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite below
             mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
@@ -133,14 +134,6 @@ class OpenXSource:
                 f"it must return finite float32 {expected}"
             )
         return mapped[start:stop].copy()
-
-    def _first(self, episode: int, start: int, stop: int) -> int:
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
-        if not 0 <= start <= stop <= self.lengths[episode]:
-            steps = f"which has {self.lengths[episode]} steps"
-            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, {steps}")
-        return self.dataset.first_step
 
 
 def open_x_source(
@@ -189,102 +182,34 @@ _BERKELEY_BRIDGE = OpenXDataset(
 )
 
 _TABLE = (
-    OpenXDataset(
-        name="fractal20220817_data",
-        action_keys=_ALL,
-        one_hot_keys=_MODE,
-        to_rt1=mappings.fractal,
-        control_rate=3.0,
-        weight=150.0,
-    ),
-    OpenXDataset(
-        name="kuka",
-        action_keys=_ALL,
-        one_hot_keys=_MODE,
-        to_rt1=mappings.fractal,
-        control_rate=10.0,
-        weight=20.0,
-    ),
-    OpenXDataset(
-        name="bridge",
-        action_keys=(*_ARM, "action/open_gripper"),
-        to_rt1=mappings.bridge,
-        control_rate=5.0,
-        first_step=1,
-        weight=50.0,
-    ),
-    OpenXDataset(
-        name="taco_play",
-        action_keys=(*_MODE, "action/rel_actions_world"),
-        to_rt1=mappings.taco_play,
-        control_rate=15.0,
-        image_key="observation/rgb_static",
-        weight=5.0,
-    ),
-    OpenXDataset(
-        name="jaco_play",
-        action_keys=(*_MODE, "action/world_vector", "action/gripper_closedness_action"),
-        one_hot_keys=_MODE,
-        to_rt1=mappings.jaco_play,
-        control_rate=10.0,
-        weight=20.0,
-    ),
-    OpenXDataset(
-        name="berkeley_cable_routing",
-        action_keys=_ARM,
-        to_rt1=mappings.berkeley_cable_routing,
-        control_rate=10.0,
-        weight=20.0,
-    ),
-    OpenXDataset(
-        name="roboturk",
-        action_keys=_ARM_AND_GRIPPER,
-        to_rt1=mappings.roboturk,
-        control_rate=10.0,
-        image_key="observation/front_rgb",
-        weight=10.0,
-    ),
-    OpenXDataset(
-        name="nyu_door_opening_surprising_effectiveness",
-        action_keys=_ARM_AND_GRIPPER,
-        to_rt1=mappings.nyu_door_opening,
-        control_rate=3.0,
-        weight=5.0,
-    ),
-    OpenXDataset(
-        name="viola",
-        action_keys=_ARM_AND_GRIPPER,
-        to_rt1=mappings.viola,
-        control_rate=20.0,
-        image_key="observation/agentview_rgb",
-        weight=3.0,
-    ),
-    OpenXDataset(  # its other camera, observation/hand_image, is stored BGR
-        name="berkeley_autolab_ur5",
-        action_keys=_ARM_AND_GRIPPER,
-        to_rt1=mappings.berkeley_autolab_ur5,
-        control_rate=5.0,
-        weight=5.0,
-    ),
-    OpenXDataset(
-        name="toto",
-        action_keys=(*_ARM, "action/open_gripper"),
-        to_rt1=mappings.toto,
-        control_rate=30.0,
-        weight=5.0,
-    ),
-    OpenXDataset(
-        name="language_table",
-        action_keys=("action", "is_terminal"),
-        to_rt1=mappings.language_table,
-        control_rate=10.0,
-        image_key="observation/rgb",
-        instruction_key="observation/instruction",
-        embedding_key=None,
-        weight=30.0,
-    ),
+    OpenXDataset(name="fractal20220817_data", action_keys=_ALL, one_hot_keys=_MODE, to_rt1=mappings.fractal,
+                 control_rate=3.0, weight=150.0),
+    OpenXDataset(name="kuka", action_keys=_ALL, one_hot_keys=_MODE, to_rt1=mappings.fractal, control_rate=10.0,
+                 weight=20.0),
+    OpenXDataset(name="bridge", action_keys=(*_ARM, "action/open_gripper"), to_rt1=mappings.bridge, control_rate=5.0,
+                 first_step=1, weight=50.0),
+    OpenXDataset(name="taco_play", action_keys=(*_MODE, "action/rel_actions_world"), to_rt1=mappings.taco_play,
+                 control_rate=15.0, image_key="observation/rgb_static", weight=5.0),
+    OpenXDataset(name="jaco_play", action_keys=(*_MODE, "action/world_vector", "action/gripper_closedness_action"),
+                 one_hot_keys=_MODE, to_rt1=mappings.jaco_play, control_rate=10.0, weight=20.0),
+    OpenXDataset(name="berkeley_cable_routing", action_keys=_ARM, to_rt1=mappings.berkeley_cable_routing,
+                 control_rate=10.0, weight=20.0),
+    OpenXDataset(name="roboturk", action_keys=_ARM_AND_GRIPPER, to_rt1=mappings.roboturk, control_rate=10.0,
+                 image_key="observation/front_rgb", weight=10.0),
+    OpenXDataset(name="nyu_door_opening_surprising_effectiveness", action_keys=_ARM_AND_GRIPPER,
+                 to_rt1=mappings.nyu_door_opening, control_rate=3.0, weight=5.0),
+    OpenXDataset(name="viola", action_keys=_ARM_AND_GRIPPER, to_rt1=mappings.viola, control_rate=20.0,
+                 image_key="observation/agentview_rgb", weight=3.0),
+    # its other camera, observation/hand_image, is stored BGR
+    OpenXDataset(name="berkeley_autolab_ur5", action_keys=_ARM_AND_GRIPPER, to_rt1=mappings.berkeley_autolab_ur5,
+                 control_rate=5.0, weight=5.0),
+    OpenXDataset(name="toto", action_keys=(*_ARM, "action/open_gripper"), to_rt1=mappings.toto, control_rate=30.0,
+                 weight=5.0),
+    OpenXDataset(name="language_table", action_keys=("action", "is_terminal"), to_rt1=mappings.language_table,
+                 control_rate=10.0, image_key="observation/rgb", instruction_key="observation/instruction",
+                 embedding_key=None, weight=30.0),
     _BERKELEY_BRIDGE,
-)
+)  # fmt: skip
 
 OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE} | {"bridge_orig": _BERKELEY_BRIDGE}
 """The data sets known by name; ``bridge_orig`` is another name of ``bridge_dataset``."""

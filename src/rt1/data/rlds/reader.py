@@ -29,6 +29,7 @@ from rt1.data.rlds.schema import (
     read_recorder_notes,
 )
 from rt1.data.rlds.tfrecord import strided_floats
+from rt1.data.sources.base import check_steps
 from rt1.errors import DataError
 
 _OPEN_FILES = 128  # a data set may have more shards than a process may open files
@@ -110,11 +111,9 @@ class RLDSSource:
         return self._index.folder
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
         return self._index.instructions[self._row(episode)["instruction"]]
 
     def task(self, episode: int) -> str:
-        """Return the name of the episode's task, or an empty string."""
         return self._index.tasks[self._row(episode)["task"]]
 
     def text_embedding(self, episode: int) -> FloatArray | None:
@@ -137,22 +136,14 @@ class RLDSSource:
         return [data[at - base : at - base + size] for at, size in zip(offsets, lengths, strict=True)]
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
         return np.array(self._index.actions[self._steps(episode, start, stop)])
 
     def _row(self, episode: int) -> np.void:
-        self._check(episode)
+        check_steps(self, episode)
         return self._index.episodes[episode]
 
-    def _check(self, episode: int) -> None:
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
-
     def _steps(self, episode: int, start: int, stop: int) -> slice:
-        self._check(episode)
-        length = int(self.lengths[episode])
-        if not 0 <= start <= stop <= length:
-            raise IndexError(f"{self.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
+        check_steps(self, episode, start, stop)
         first = int(self._first[episode])
         return slice(first + start, first + stop)
 

@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 
 
+def check_steps(source: EpisodeSource, episode: int, start: int = 0, stop: int = 0) -> None:
+    """Raise ``IndexError`` where a source does not have this episode, or not its steps ``start..stop-1``."""
+    if not 0 <= episode < len(source.lengths):
+        raise IndexError(f"{source.name}: episode {episode}; it has the episodes 0..{len(source.lengths) - 1}")
+    length = source.lengths[episode]
+    if not 0 <= start <= stop <= length:
+        raise IndexError(f"{source.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
+
+
 @runtime_checkable
 class EpisodeSource(Protocol):
     """Recorded episodes by index. ``rt1.testing.check_source`` checks an implementation.

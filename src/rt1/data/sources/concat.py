@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import EpisodeSource, check_steps, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.errors import DataError
 
@@ -51,7 +53,7 @@ class JoinedSource:
         """Dimensions and bounds of the actions.
 
         Raises:
-            DataError: there are several embodiments, each with its own; see :mod:`rt1.data.embodiments`.
+            DataError: there are several embodiments, each with its own; see :mod:`rt1.data.sources.concat`.
         """
         if len(self._specs) > 1:
             raise DataError(
@@ -62,18 +64,15 @@ class JoinedSource:
 
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         """Return the source of an episode and the episode's number there."""
-        if not 0 <= episode < len(self.lengths):
-            raise IndexError(f"{self.name}: episode {episode}; it has the episodes 0..{len(self.lengths) - 1}")
+        check_steps(self, episode)
         number = int(np.searchsorted(self.firsts, episode, side="right")) - 1
         return self.sources[number], episode - int(self.firsts[number])
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
         source, own = self.part(episode)
         return source.instruction(own)
 
     def task(self, episode: int) -> str:
-        """Return the name of the episode's task, or an empty string."""
         source, own = self.part(episode)
         return source.task(own)
 
@@ -92,11 +91,9 @@ class JoinedSource:
         return source.encoded_images(own, start, stop)
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3)."""
         return decoded_images(*origin(self, episode), start, stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        """Return float32 (stop - start, A), physical units as stored (not clipped)."""
         source, own = self.part(episode)
         return source.actions(own, start, stop)
 
@@ -116,15 +113,12 @@ class MappedSource:
         self.actions(0, 0, 1)
 
     def instruction(self, episode: int) -> str:
-        """Return the sentence of an episode."""
         return self.source.instruction(episode)
 
     def task(self, episode: int) -> str:
-        """Return the name of the episode's task, or an empty string."""
         return self.source.task(episode)
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with an episode."""
         return self.source.text_embedding(episode)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
@@ -132,7 +126,6 @@ class MappedSource:
         return self.source.encoded_images(episode, start, stop)
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3)."""
         return decoded_images(*origin(self, episode), start, stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
@@ -185,3 +178,47 @@ def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, 
             "bins in the mixture file"
         )
     return {name: source.action_spec for name, source in firsts.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Embodiments:
+    """The embodiments of a source; an embodiment's number is its place, and that of the network's head."""
+
+    sources: Mapping[str, EpisodeSource]
+    """The episodes of each, by name."""
+    heads: NDArray[np.int64]
+    """(E,) number of each episode's embodiment."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.sources) > 1
+
+    @cached_property
+    def specs(self) -> dict[str, ActionSpec]:
+        """Action spec of each, by name."""
+        return {name: source.action_spec for name, source in self.sources.items()}
+
+    @property
+    def size(self) -> int:
+        """A: dimensions of the longest action."""
+        return max(spec.size for spec in self.specs.values())
+
+    def own_numbers(self, head: int, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return those of the episodes that are of an embodiment, by their numbers in its own source."""
+        mine = self.heads == head
+        return (np.cumsum(mine) - 1)[episodes[mine[episodes]]]
+
+
+def embodiments_of(source: EpisodeSource) -> Embodiments:
+    """Return the embodiments of a source; one that is not joined of several has one, under its own name."""
+    names = source.embodiments if isinstance(source, JoinedSource) else ()
+    distinct = list(dict.fromkeys(names))
+    if not isinstance(source, JoinedSource) or len(distinct) < 2:
+        name = distinct[0] if distinct else source.name
+        return Embodiments(sources={name: source}, heads=np.zeros(len(source.lengths), dtype=np.int64))
+    groups = {name: [own for own, its in zip(source.sources, names, strict=True) if its == name] for name in distinct}
+    return Embodiments(
+        sources={name: group[0] if len(group) == 1 else JoinedSource(group) for name, group in groups.items()},
+        heads=np.repeat([distinct.index(name) for name in names], [len(own.lengths) for own in source.sources]),
+    )

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.evaluate.statistics import wilson_interval
+from rt1.evaluate.results import wilson_interval
 
 
 # Newcombe (1998), Statistics in Medicine 17, table I, method 3 (score without continuity correction).
