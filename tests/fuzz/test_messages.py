@@ -8,12 +8,14 @@ from typing import Any
 import cv2
 import msgpack
 import numpy as np
+import torch
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 
 from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ObservationError, ProtocolError
 from rt1.policy.base import Instruction
+from rt1.policy.stepper import PreparedImage
 from rt1.serve.protocol import decode, encode
 from rt1.serve.session import Session
 
@@ -64,14 +66,15 @@ def _check_read(session: Session, message: bytes) -> None:
     assert "\n" not in refusal
     assert len(refusal) < 1000
     for image in images:
-        assert image.dtype == np.uint8
-        assert image.ndim == 3
-        assert image.shape[2] == 3
+        if not isinstance(image, PreparedImage):
+            assert image.dtype == np.uint8
+            assert image.ndim == 3
+            assert image.shape[2] == 3
 
 
 def test_a_damaged_observation_is_read_or_refused_in_one_line(fuzz: Fuzz) -> None:
     def check(rng: random.Random) -> None:
-        session = Session(_start, lambda image: image[:8, :8], window=3)
+        session = Session(_start, lambda image: PreparedImage(torch.from_numpy(image[None, :8, :8])), window=3)
         if rng.random() < 0.5:
             session.read(decode(MESSAGES[0]))
         _check_read(session, _message(rng))
