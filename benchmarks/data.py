@@ -20,7 +20,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from fractal import NAME, FractalSize, write_fractal
 
@@ -33,7 +32,6 @@ from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.images import decode_image
 
 WINDOW = 6
-IMAGE_SIZE = (300, 300)
 BATCH_SIZE = 32
 LAYOUT = OPEN_X[NAME].layout()
 
@@ -125,7 +123,7 @@ def measure_index(folder: Path) -> dict[str, float]:
 
 
 def measure_windows(source: OpenXSource, amounts: Amounts) -> tuple[float, float]:
-    """Return windows per CPU second of a bare loop and of the loader, in turns so that both see the same machine."""
+    """Return windows per CPU second of a loop that only decodes, and of the loader, in turns."""
     counting = CountingSource(source)
     loader = _loader(counting, amounts.threads)
     rounds = 5
@@ -164,12 +162,10 @@ class CountingSource:
         return self.source.encoded_images(episode, start, stop)
 
 
-def _loader(source: EpisodeSource, threads: int, image_size: tuple[int, int] = IMAGE_SIZE) -> Loader:
+def _loader(source: EpisodeSource, threads: int) -> Loader:
     windows = Windows(lengths=source.lengths, episodes=np.arange(len(source.lengths)), window=WINDOW)
     text = np.zeros((len(source.lengths), 512), np.float32)
-    return Loader(
-        source, windows, text=text, batch_size=BATCH_SIZE, seed=0, threads=threads, image_size=image_size
-    )  # fmt: skip
+    return Loader(source, windows, text=text, batch_size=BATCH_SIZE, seed=0, threads=threads)
 
 
 def _encoded_images(source: OpenXSource, windows: int) -> list[bytes]:
@@ -187,7 +183,7 @@ def _bare(encoded: list[bytes], threads: int) -> float:
 
     def loop(part: list[bytes]) -> None:
         for data in part:
-            cv2.resize(decode_image(data), IMAGE_SIZE, interpolation=cv2.INTER_LINEAR)
+            decode_image(data)
 
     workers = [threading.Thread(target=loop, args=(encoded[number::threads],)) for number in range(threads)]
     start = time.process_time()
@@ -203,7 +199,7 @@ def measure_memory(folder: Path, source: OpenXSource, amounts: Amounts) -> float
     loader = _loader(source, amounts.threads)
     if amounts.small:
         size = FractalSize(episodes=200, distinct_images=60, height=32, width=40, seed=1)
-        loader = _loader(open_x_source(write_fractal(folder / "small", size), dataset=NAME), amounts.threads, (32, 40))
+        loader = _loader(open_x_source(write_fractal(folder / "small", size), dataset=NAME), amounts.threads)
     early = 0.0
     with closing(loader.stream(0)) as stream:
         for number, _ in enumerate(stream, start=1):
@@ -268,9 +264,7 @@ def _tf_data_stream(folder: Path) -> Iterator[object]:
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     data = data.shuffle(1_000).map(
-        lambda encoded: tf.cast(
-            tf.image.resize(tf.map_fn(tf.io.decode_jpeg, encoded, fn_output_signature=tf.uint8), IMAGE_SIZE), tf.uint8
-        ),
+        lambda encoded: tf.map_fn(tf.io.decode_jpeg, encoded, fn_output_signature=tf.uint8),
         num_parallel_calls=tf.data.AUTOTUNE,
     )
     return iter(data.prefetch(4))

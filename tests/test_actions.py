@@ -221,7 +221,7 @@ def test_the_most_likely_token_of_each_dimension_is_the_action() -> None:
     tokens, action = spec.decode_logits(np.eye(5, dtype=np.float32)[expected])
     np.testing.assert_array_equal(tokens, expected)
     np.testing.assert_array_equal(action, expected)
-    assert [tokens.dtype.name, action.dtype.name] == ["int32", "float32"]
+    assert (tokens.dtype.name, action.dtype.name) == ("int32", "float32")
 
 
 @pytest.mark.parametrize(("low", "high"), [(-1e39, 0.0), (-3e38, 3e38), (0.0, 10**300), (-float("inf"), 0.0)])
