@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rt1.evaluate.token_counts import Reliability
+from rt1.evaluate.scores import Reliability
 from rt1.report.offline_figures import (
     NEAR,
     attention_overlay,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.envs.base import Image
-from rt1.evaluate.token_counts import Reliability
+from rt1.evaluate.scores import Reliability
 from rt1.report.svg import INKS, panel, percent, share_axis
 
 NEAR = 10
