@@ -28,8 +28,6 @@ from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words
 from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, named, stream_episode
 from rt1.evaluate.scores import ActionScores, TokenCounts
-from rt1.evaluate.token_counts import TokenCounts
-from rt1.evaluate.windowed import WindowBlock, window_blocks
 from rt1.model.rt1 import RT1
 from rt1.policy.agreement import NOTHING_COMPARED, Agreement, compare_logits
 from rt1.policy.policy import Policy
@@ -237,7 +235,7 @@ def window_blocks(
         source: recorded episodes.
         episode: the number of one.
         text_E: its text embedding, float32 (E,).
-        cond_scale: guidance, see :class:`rt1.policy.stepper.ControlStep`.
+        cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)
@@ -249,7 +247,7 @@ def window_blocks(
         present = batch.cuts.valid_BGT[0].any(axis=1)
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
-        image_SHWC = torch.from_numpy(batch.image_BTHWC[0][batch.valid_BT[0]])
+        image_SHWC = torch.from_numpy(batch.images[0].image_NTHWC[0][batch.valid_BT[0]])
         logits_GTAV = _logits(model, image_SHWC, place_GT, condition_1)
         if null_1 is not None:
             logits_GTAV = guided(logits_GTAV, _logits(model, image_SHWC, place_GT, null_1), cond_scale)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rt1.actions import ActionSpec, FloatArray, TokenArray, choose_tokens
+from rt1.actions import ActionSpec, FloatArray, TokenArray
 
 
 class ActionScores:
@@ -197,7 +197,7 @@ class TokenCounts:
 
     def add(self, logits_NAV: FloatArray, token_NA: TokenArray) -> None:
         """Count steps: float32 logits (N, A, V) and the recorded tokens, integers (N, A)."""
-        predicted_NA = choose_tokens(logits_NAV)
+        predicted_NA, _ = self.action_spec.decode_logits(logits_NAV)
         # Probability of the likeliest token: exp(0) over the sum, with the largest logit taken off.
         shifted_NAV = logits_NAV.astype(np.float64) - logits_NAV.max(axis=-1, keepdims=True)
         confidence_NA = 1.0 / np.exp(shifted_NAV).sum(axis=-1)
