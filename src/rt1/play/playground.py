@@ -101,7 +101,7 @@ class Playground:
         """Take what to play with; nothing is opened yet.
 
         Args:
-            policy: what acts; its own episode is used.
+            policy: what acts, with its own episode.
             world: where.
             tasks: the tasks that the page offers, the first of which opens first.
             seed: seed of the starts, which are those of an evaluation with this seed.
