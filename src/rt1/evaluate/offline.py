@@ -66,7 +66,7 @@ def evaluate_offline(
     """Run a policy over recorded episodes and count.
 
     Args:
-        policy: the policy; its own episode is used.
+        policy: the policy, whose own episode is used.
         source: recorded episodes with the policy's action spec.
         chosen: which of them; see :func:`rt1.evaluate.episode_choice.choose_episodes`.
         words: what it is told; see :func:`rt1.evaluate.episode_choice.choose_words`.

@@ -34,7 +34,7 @@ class Agreement:
     clear_tokens_agreeing: int
     """Those of them that are the same."""
     logit_difference: float
-    """Largest absolute difference of a logit; NaN where a logit is NaN."""
+    """Largest absolute difference of a logit. NaN where a logit is NaN."""
     largest_logit: float
     """Largest absolute reference logit."""
 
@@ -53,12 +53,12 @@ class Agreement:
 
     @property
     def other_tokens(self) -> int:
-        """Action tokens that differ; rounding may decide a tie."""
+        """Action tokens that differ. Rounding may decide a tie."""
         return self.tokens - self.tokens_agreeing
 
     @property
     def clear_agreement(self) -> float:
-        """Share of the clear tokens that agree; 1 where there are none."""
+        """Share of the clear tokens that agree, 1 where there are none."""
         return self.clear_tokens_agreeing / self.clear_tokens if self.clear_tokens else 1.0
 
     @property

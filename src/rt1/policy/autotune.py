@@ -67,7 +67,7 @@ class Choice:
     """Threads for each robot; None: as the setting says."""
 
     def stepper(self, model: RT1, *, cond_scale: float = 1.0) -> Stepper:
-        """Return the stepper of a network, run so; see there."""
+        """Return the stepper of a network that runs this way."""
         return Stepper(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
 
 
@@ -175,7 +175,7 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
 
 
 def _steppers(model: RT1, name: str) -> dict[Choice, Stepper]:
-    """Return a setting's steppers by number of threads; none where the setting cannot run."""
+    """Return a setting's steppers by number of threads, none where the setting cannot run."""
     device_is_there = SETTINGS[name].device == "cpu" or torch.cuda.is_available()
     if name != REFERENCE and not (device_is_there and packable(model)):
         return {}

@@ -86,7 +86,7 @@ class Policy(BasePolicy):
 
     @property
     def cond_scale(self) -> float:
-        """Scale of the guidance; 1 is the network as it is."""
+        """Scale of the guidance, 1 for the network as it is."""
         return self.stepper.cond_scale
 
     @property
@@ -125,15 +125,15 @@ class Policy(BasePolicy):
         return self.stepper.attention_maps(self.state)
 
     def start(self, instruction: Instruction) -> EpisodeState:
-        """Return the state of a new episode, apart from the policy's own; the instruction is as for :meth:`reset`."""
+        """Return the state of a new episode, apart from the policy's own. The instruction is as for :meth:`reset`."""
         return self.stepper.start(self._embed(instruction))
 
     def step(self, states: Sequence[EpisodeState], images: Sequence[NDArray[Any] | PreparedImage]) -> FloatArray:
-        """Take one new image into each episode and return float32 logits (S, A, V); see :meth:`Stepper.step`."""
+        """Take one new image into each episode and return float32 logits (S, A, V), as :meth:`Stepper.step` does."""
         return self.stepper.step(states, images)
 
     def prepare(self, image: NDArray[Any]) -> PreparedImage:
-        """Bring an image to what the network sees of it, for :meth:`step`; see :meth:`Stepper.prepare`."""
+        """Bring an image to what the network sees of it, as :meth:`Stepper.prepare` does, for :meth:`step`."""
         return self.stepper.prepare(image)
 
     def _embed(self, instruction: Instruction) -> NDArray[np.float32]:

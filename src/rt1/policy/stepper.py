@@ -30,7 +30,7 @@ from rt1.policy.packed.layers import Numbers, Target, first_line, obstacle, thre
 
 @dataclass(eq=False, kw_only=True)
 class EpisodeState:
-    """One robot's episode so far; made by :meth:`Stepper.start`, changed only by :meth:`Stepper.step`."""
+    """One robot's episode so far, made by :meth:`Stepper.start`, changed only by :meth:`Stepper.step`."""
 
     text_E: Tensor
     """Text embedding of the instruction."""
@@ -56,7 +56,7 @@ class EpisodeState:
 
 
 class PreparedImage(NamedTuple):
-    """An image as the network sees it; made by :meth:`Stepper.prepare`."""
+    """An image as the network sees it, made by :meth:`Stepper.prepare`."""
 
     image_1CHW: Tensor
     """float32 (1, 3, *image_size) in [0, 1]."""
@@ -248,7 +248,7 @@ class Stepper:
 
     @torch.inference_mode()
     def prepare(self, image: NDArray[Any]) -> PreparedImage:
-        """Bring an image to what the network sees of it. Thread-safe: a large image need not hold up a step.
+        """Bring an image to what the network sees of it. Several threads may call this.
 
         Args:
             image: RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], any size.

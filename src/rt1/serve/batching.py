@@ -64,7 +64,7 @@ class Batcher:
         """Start nothing yet.
 
         Args:
-            policy: takes the steps; its own episode is not used.
+            policy: takes the steps. Its own episode is not used.
             capacity: says what a batch costs, and learns from each.
             worker: its one thread takes the steps.
             max_wait: seconds that a step waits for companions at most.
@@ -177,7 +177,7 @@ class Batcher:
         return [self._stepped(*step, seconds) for step in zip(logits_SAV, states, strict=True)]
 
     def _stepped(self, logits_AV: FloatArray, state: EpisodeState, seconds: float) -> Stepped | PolicyError:
-        """Return a robot's step; logits that are not finite are its error alone, not its companions'."""
+        """Return a robot's step; logits that are not finite are an error of this robot alone."""
         try:
             _, action = self._policy.action_spec.decode_logits(logits_AV)
         except PolicyError as error:

@@ -64,7 +64,7 @@ class PolicyServer:
         """Read key and certificate; nothing is opened yet.
 
         Args:
-            policy: network and text encoder; its own episode is not used.
+            policy: network and text encoder. Its own episode is not used.
             settings: where and how to serve.
             metadata: plain data that each client gets first, besides what the server says of itself.
 

@@ -44,7 +44,7 @@ class Turn:
     state: EpisodeState
     """The episode that the images come to."""
     images: tuple[NDArray[Any] | PreparedImage, ...]
-    """RGB (H, W, 3) each, or prepared, oldest first; the action wanted is that of the last. None: a reset alone."""
+    """RGB (H, W, 3) each, or prepared, oldest first. The action wanted is that of the last. None: a reset alone."""
     is_own_episode: bool = False
     """True for stacked images, which leave the session's own episode alone."""
 

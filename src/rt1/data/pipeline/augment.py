@@ -57,7 +57,7 @@ def augment(
 
     Args:
         image_BTCHW: float RGB in [0, 1], any size.
-        row_B: places of the samples in the batch of all ranks: a sample gets the same colours and crop whichever rank,
+        row_B: places of the samples in the batch of all ranks: a sample gets the same colors and crop whichever rank,
             and whichever part of a batch, holds it.
         settings: how much.
         seed: seed of the run.

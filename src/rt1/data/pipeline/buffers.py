@@ -19,11 +19,11 @@ class ImageGroup(NamedTuple):
     row_N: NDArray[np.int64]
     """Which samples of the batch they are of, ascending."""
     image_NTHWC: NDArray[np.uint8]
-    """uint8 RGB; black where padded at the end, the episode's first image where padded at the start."""
+    """uint8 RGB. Padding at the end is black, padding at the start is the episode's first image."""
 
 
 class ImageBuffers:
-    """Hands out arrays for images without clearing them; memory that comes back is handed out again.
+    """Hands out arrays for images without clearing them, and uses memory again that comes back.
 
     Fresh memory costs a page fault every 4 kB, which is felt at hundreds of megabytes a batch. An array may be kept as
     long as one likes: its memory comes back when the last view of it, a torch tensor included, is gone. So no more is

@@ -33,7 +33,7 @@ class Batch:
     """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
 
     images: tuple[ImageGroup, ...]
-    """As stored, a group for each size; together they hold each sample once."""
+    """The images as stored, one group for each size. Each sample is in one group."""
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
