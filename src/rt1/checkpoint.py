@@ -44,24 +44,6 @@ RUN_ORDER = ("last", "best")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointInfo:
-    """What a checkpoint says of itself."""
-
-    model: RT1Config
-    """The network."""
-    action_spec: ActionSpec
-    """Dimensions, bounds and bins of its actions."""
-    text_encoder: TextEncoderIdentity | None
-    """The encoder its text embeddings come from; None where it is not known."""
-    control_rate: float | None = None
-    """Steps per second it was trained at, Hz; None where it is not known."""
-    statistics: SourceStatistics | None = None
-    """Of the actions it was trained on, per dimension; None where they are not known."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where the weights come from: data, command, update, source file."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Embodiment:
     """One of several kinds of robots that share a network, which has a head for each."""
 
@@ -72,7 +54,17 @@ class Embodiment:
     statistics: SourceStatistics | None = None
     """Of its actions, per dimension; None where they are not known."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where its data come from."""
+    """Where its data come from; of a checkpoint also its weights: command, update, source file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointInfo(Embodiment):
+    """What a checkpoint says of itself."""
+
+    model: RT1Config
+    """The network."""
+    text_encoder: TextEncoderIdentity | None
+    """The encoder its text embeddings come from; None where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +85,8 @@ class SharedInfo:
         found = self.embodiments[name]
         return CheckpointInfo(
             model=replace(self.model, embodiments=(), action_tokens=found.action_spec.size),
-            action_spec=found.action_spec,
             text_encoder=self.text_encoder,
-            control_rate=found.control_rate,
-            statistics=found.statistics,
-            provenance={**self.provenance, **found.provenance, "embodiment": name},
+            **{**vars(found), "provenance": {**self.provenance, **found.provenance, "embodiment": name}},
         )
 
 
@@ -310,21 +299,10 @@ def load_training(path: Path | str) -> TrainingState:
 
 
 def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "model": json_config.to_json(info.model),
-        **({"embodiments": _embodiments_to_json(info)} if isinstance(info, SharedInfo) else _robot_to_json(info)),
-        "text_encoder": None if info.text_encoder is None else info.text_encoder.to_json(),
-        "provenance": dict(info.provenance),
-    }
-
-
-def _robot_to_json(robot: CheckpointInfo | Embodiment) -> dict[str, Any]:
-    return {
-        "action_spec": robot.action_spec.to_json(),
-        "control_rate": robot.control_rate,
-        "statistics": None if robot.statistics is None else robot.statistics.to_json(),
-    }
+    data = {"format": FORMAT, **json_config.to_json(info)}
+    if isinstance(info, SharedInfo):  # a list: its order is that of the heads
+        data["embodiments"] = [{"name": name, **robot} for name, robot in data["embodiments"].items()]
+    return data
 
 
 def _robot_from_json(data: Mapping[str, Any]) -> Embodiment:
@@ -345,14 +323,6 @@ def _object(data: object, what: str) -> dict[str, Any]:
     return data
 
 
-def _embodiments_to_json(info: SharedInfo) -> list[dict[str, Any]]:
-    """A list: its order is that of the heads."""
-    return [
-        {"name": name, **_robot_to_json(robot), "provenance": dict(robot.provenance)}
-        for name, robot in info.embodiments.items()
-    ]
-
-
 def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
     """Return a network's settings as saved, with the names that settings have today."""
     if not isinstance(network, Mapping) or "heads" not in network:
@@ -369,14 +339,7 @@ def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
         provenance = _object(data["provenance"], "provenance")
         return SharedInfo(model=model, embodiments=robots, text_encoder=encoder, provenance=provenance)
     robot = _robot_from_json(data)
-    return CheckpointInfo(
-        model=model,
-        action_spec=robot.action_spec,
-        text_encoder=encoder,
-        control_rate=robot.control_rate,
-        statistics=robot.statistics,
-        provenance=robot.provenance,
-    )
+    return CheckpointInfo(model=model, text_encoder=encoder, **vars(robot))
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

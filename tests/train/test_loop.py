@@ -29,7 +29,6 @@ from rt1.train.config import TrainConfig
 from rt1.train.data import prepare_data
 from rt1.train.log import LogSettings
 from rt1.train.loop import RUN_FILES, RunResult, train
-from rt1.train.meter import MACHINE
 from rt1.train.optim import OptimizerSettings
 from rt1.train.validation import validate
 
@@ -64,6 +63,10 @@ class _AtValidation:
         if reading and episode in self.held_out and not self.done:
             self.done = True
             self.action()
+
+
+MACHINE = ("windows_per_second", "images_per_second", "data_wait", "memory_gb", "gpu_memory_gb")
+"""Metrics of the machine and not of the network."""
 
 
 def _up_to(high: float) -> ActionSpec:

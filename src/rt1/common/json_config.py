@@ -73,12 +73,22 @@ def _check(settings: Any, name: str, holds: Callable[[float], bool], rule: str) 
 
 
 def to_json(settings: Any) -> Any:
-    """Turn nested dataclasses, tuples and plain values into data for ``json``."""
+    """Turn nested dataclasses, mappings, tuples, arrays and plain values into data for ``json``.
+
+    What a dataclass holds may have a ``to_json`` of its own.
+    """
     if dataclasses.is_dataclass(settings):
-        return {f.name: to_json(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        return {f.name: _held(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+    if isinstance(settings, Mapping):
+        return {name: _held(value) for name, value in settings.items()}
     if isinstance(settings, tuple | list):
-        return [to_json(value) for value in settings]
-    return settings
+        return [_held(value) for value in settings]
+    return settings.tolist() if hasattr(settings, "tolist") else settings
+
+
+def _held(value: Any) -> Any:
+    own = getattr(value, "to_json", None)
+    return to_json(value) if own is None else own()
 
 
 def from_json(kind: type[T], data: Any, *, where: str = "") -> T:

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, and for servers an event of their loop."""
+"""Signals that ask a process to end: an event for servers, a list for training."""
 
 from __future__ import annotations
 

@@ -90,8 +90,6 @@ class SplitData:
     """Samples of the training episodes, by weight where there are several data sets."""
     held_out: Samples | None
     """Samples of the held-out episodes, likewise; None where none are held out."""
-    train_episodes: NDArray[np.int64]
-    """Numbers of the training episodes in ``source``, ascending."""
     held_out_episodes: NDArray[np.int64]
     """Numbers of the held-out episodes in ``source``, ascending."""
 
@@ -144,7 +142,6 @@ def split_sources(
     cut: CutEpisodes,
     held_out: float,
     seed: int,
-    cut_held_out: CutEpisodes | None = None,
 ) -> SplitData:
     """Hold out the same share of every source's episodes, by whole episodes, and join what is left by weight.
 
@@ -152,10 +149,9 @@ def split_sources(
 
     Args:
         sources: the data sets.
-        cut: makes the samples of the training episodes of one source.
+        cut: makes the samples of episodes of one source.
         held_out: share of each source's episodes that is held out, in [0, 1).
         seed: seed of the choice; see :func:`rt1.data.pipeline.windows.split_episodes`.
-        cut_held_out: makes the samples of the held-out episodes; None: as ``cut``.
 
     Raises:
         DataError: a source without episodes, or with too few to hold any out; action specs that differ.
@@ -179,8 +175,7 @@ def split_sources(
     return SplitData(
         source=source,
         train=train,
-        held_out=samples(own_held_out, cut_held_out or cut)[1] if held_out else None,
-        train_episodes=np.concatenate([own + first for own, first in zip(own_train, firsts, strict=True)]),
+        held_out=samples(own_held_out, cut)[1] if held_out else None,
         held_out_episodes=np.concatenate([own + first for own, first in zip(own_held_out, firsts, strict=True)]),
     )
 

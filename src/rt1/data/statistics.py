@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import reading
 from rt1.common.files import write_text
+from rt1.common.json_config import to_json
 from rt1.common.json_files import read_object
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.errors import DataError, SaveError
@@ -49,11 +50,7 @@ class SourceStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
-        return {
-            "names": list(self.names),
-            "statistics": self.statistics.to_json(),
-            "outside": self.outside.tolist(),
-        }
+        return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SourceStatistics:
@@ -170,7 +167,7 @@ class ActionStatistics:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
-        return {f.name: v if isinstance(v := getattr(self, f.name), int) else v.tolist() for f in fields(self)}
+        return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ActionStatistics:

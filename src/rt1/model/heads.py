@@ -1,4 +1,4 @@
-"""From a network with a head for each embodiment to the plain network of one of them."""
+"""From a network with a head for each embodiment to the plain network of one of them, and counts of parameters."""
 
 from __future__ import annotations
 

@@ -107,19 +107,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back."""
-        return {
-            "format": FORMAT,
-            "kind": self.kind,
-            "precision": self.precision,
-            "sizes": json_config.to_json(self.sizes),
-            "action_spec": self.action_spec.to_json(),
-            "text_encoder": None if self.text_encoder is None else self.text_encoder.to_json(),
-            "control_rate": self.control_rate,
-            "comparison": json_config.to_json(self.comparison),
-            "versions": dict(self.versions),
-            "files": dict(self.files),
-            "provenance": dict(self.provenance),
-        }
+        return {"format": FORMAT, **json_config.to_json(self)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Manifest:

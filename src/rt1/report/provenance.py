@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rt1.checkpoint import load_info, resolve
+from rt1.common.json_config import to_json
 from rt1.common.system import PeakMemory, commit, describe_machine
 from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
@@ -106,11 +107,5 @@ class ProvenanceRecorder:
 
 def provenance_json(provenance: Provenance) -> dict[str, Any]:
     """Return it as plain data for ``json``."""
-    return {
-        "seconds": dict(provenance.seconds),
-        "peak_gb": provenance.peak_gb,
-        "commit": provenance.commit,
-        "command": provenance.command,
-        "machine": provenance.machine,
-        "date": provenance.date,
-    }
+    names = ("seconds", "peak_gb", "commit", "command", "machine", "date")
+    return to_json({name: getattr(provenance, name) for name in names})

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rt1.common.files import write_text
+from rt1.common.json_config import to_json
 from rt1.common.system import commit, describe_machine
 from rt1.evaluate.results import Counted
 from rt1.report.html import render
@@ -30,7 +31,7 @@ def results_json(improvement: Improvement) -> dict[str, Any]:
     """Return the figures as plain data: per round the counts and the mean success rates, 0..1."""
     return {
         "rounds": [
-            {**r.to_json(), "improved_success": success(r.improved), "control_success": success(r.control)}
+            {**to_json(r), "improved_success": success(r.improved), "control_success": success(r.control)}
             for r in improvement.rounds
         ],
         "cpu_seconds": dict(improvement.cpu_seconds),

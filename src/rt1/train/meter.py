@@ -13,9 +13,6 @@ from rt1.common.system import peak_memory
 
 T = TypeVar("T")
 
-MACHINE = ("windows_per_second", "images_per_second", "data_wait", "memory_gb", "gpu_memory_gb")
-"""Numbers that say something of the machine and not of the network."""
-
 _COUNTS = ("updates", "windows", "images")
 
 

@@ -98,19 +98,6 @@ class Round:
     control: tuple[Counted, ...]
     """Trials of the policy that does not; empty where there is none."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
-        counted = {
-            name: [{"task": c.task, "trials": c.trials, "successes": c.successes} for c in getattr(self, name)]
-            for name in ("improved", "control")
-        }
-        return {"number": self.number, "attempts": dict(self.attempts), "kept": dict(self.kept), **counted}
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> Round:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        return json_config.from_json(Round, data, where="a round")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Improvement:
@@ -209,7 +196,7 @@ class _Loop:
         if file.is_file():
             with reading(file, cure="restore it from a copy, or give another --out"):
                 state = read_object(file)
-                self.rounds = [Round.from_json(data) for data in state["rounds"]]
+                self.rounds = [json_config.from_json(Round, data, where="a round") for data in state["rounds"]]
                 self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
                 changed = differences(_flat(state), _flat(about))
             if changed and (self.rounds or any(self.folder.glob("round-*"))):
@@ -326,7 +313,7 @@ class _Loop:
     def _save(self) -> None:
         state = {
             **self.about,
-            "rounds": [found.to_json() for found in self.rounds],
+            "rounds": [json_config.to_json(found) for found in self.rounds],
             "cpu_seconds": self.cpu_seconds,
         }
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))

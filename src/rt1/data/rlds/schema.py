@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rt1.common.border import reading
-from rt1.common.json_config import from_json
+from rt1.common.json_config import from_json, to_json
 from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.errors import DataError
@@ -48,7 +48,7 @@ class RLDSLayout:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``; :meth:`from_json` reads it back."""
-        return {**asdict(self), "action_keys": list(self.action_keys), "one_hot_keys": list(self.one_hot_keys)}
+        return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RLDSLayout:

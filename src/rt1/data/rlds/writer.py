@@ -15,7 +15,7 @@ import numpy as np
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.files import replacing, write_text
 from rt1.common.folders import check_folder
-from rt1.common.json_config import check_at_least
+from rt1.common.json_config import check_at_least, to_json
 from rt1.data.rlds.schema import FEATURES_FILE, INFO_FILE, RECORDING_FILE, RT1_FILE, RLDSLayout, read_json
 from rt1.data.rlds.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
 from rt1.data.sources.images import image_size
@@ -88,16 +88,7 @@ class RecordingSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``."""
-        return {
-            "name": self.name,
-            "image_size": list(self.image_size),
-            "action_spec": self.action_spec.to_json(),
-            "episodes": self.episodes,
-            "episodes_per_shard": self.episodes_per_shard,
-            "shards": self.shards,
-            "text_encoder": None if self.text_encoder is None else dict(self.text_encoder),
-            "details": dict(self.details),
-        }
+        return {**to_json(self), "shards": self.shards}
 
 
 class RLDSWriter:
