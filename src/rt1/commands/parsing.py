@@ -112,7 +112,7 @@ def _rule(event: _errors.ParseErrorEvent, argument: ArgumentDefinition, message:
         return f"lacks its value; give {argument.lowered.nargs}"
     if message.startswith("is "):  # our own rules, see _plain_value
         return message
-    first, form = message.partition("\n")[0], argument.lowered.metavar or ""
+    first, form = message.partition("\n")[0], (argument.lowered.metavar or "").removeprefix("{None}|")
     return f"is {first[first.find('[') + 1 : first.rfind(']')]}; it must be {'one of ' * ('|' in form)}{form}"
 
 
