@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -223,7 +223,6 @@ def measure_order() -> float:
         Windows(lengths=every, episodes=np.arange(len(lengths)) + part * len(lengths), window=WINDOW)
         for part in range(4)
     ]
-    windows = [replace(part, padding="repeat_first") for part in windows]
     order = SampleOrder(Mixture(parts=tuple(windows), weights=(150.0, 50.0, 20.0, 5.0)), seed=0)
     order.samples(0, BATCH_SIZE)
     batches = 20_000
