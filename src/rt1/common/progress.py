@@ -3,56 +3,152 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 _LINE_SECONDS = 10.0
+_BAR_SECONDS = 0.2
 
 
 class Progress:
-    """A bar on a terminal, a line now and then in a log file."""
+    """A bar on a terminal. In a log file a line every 10 seconds, and the last one."""
 
     def __init__(self, name: str, total: int, *, unit: str, done: int = 0, stream: TextIO | None = None) -> None:
         self.name, self.total, self.unit = name, total, unit
         self._stream = stream or sys.stderr
         self._bar = self._stream.isatty()
         self._done = self._first = done
+        self._note = ""
         self._started = time.monotonic()
-        self._shown = self._started if not self._bar else 0.0
+        self._shown = 0.0 if self._bar else self._started
+        self._is_new = False  # whether something is not shown yet
 
     def update(self, done: int, note: str = "") -> None:
         """Say that ``done`` of the total are done."""
-        self._done = done
-        now = time.monotonic()
-        if now - self._shown >= (0.2 if self._bar else _LINE_SECONDS) or done == self.total:
-            self._shown = now
-            self._show(note)
+        self._done, self._note, self._is_new = done, note, True
+        if time.monotonic() - self._shown >= (_BAR_SECONDS if self._bar else _LINE_SECONDS):
+            self._show()
 
     def close(self) -> None:
-        """End the bar's line."""
+        """Show what is not shown yet, and end the bar's line."""
+        if self._is_new:
+            self._show()
         if self._bar:
             self._stream.write("\n")
             self._stream.flush()
 
-    def _show(self, note: str) -> None:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = (self._done - self._first) / seconds
-        left = duration((self.total - self._done) / rate) if rate > 0 else "?"
-        share = self._done / max(self.total, 1)
-        speed = f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
-        text = f"{self.name} {self._done}/{self.total} {self.unit}, {speed}/s, {left} left"
-        if note:
-            text += f", {note}"
+    def _speed(self) -> tuple[str, float | None]:
+        """Return the speed in words, and the seconds left if they can be estimated."""
+        rate = (self._done - self._first) / max(time.monotonic() - self._started, 1e-9)
+        return f"{_number(rate)}/s", (self.total - self._done) / rate if rate > 0 else None
+
+    def _show(self) -> None:
+        speed, left = self._speed()
+        time_left = "?" if left is None else duration(left)
+        note = f", {self._note}" if self._note else ""
+        text = f"{self.name} {self._done}/{self.total} {self.unit}, {speed}, {time_left} left{note}"
         if self._bar:
-            filled = round(share * 20)
-            text = f"\r\x1b[2K[{'#' * filled}{'.' * (20 - filled)}] {text}"
-            self._stream.write(text)
+            filled = round(self._done / max(self.total, 1) * 20)
+            self._stream.write(f"\r\x1b[2K[{'#' * filled}{'.' * (20 - filled)}] {text}")
         else:
             self._stream.write(text + "\n")
         self._stream.flush()
+        self._shown, self._is_new = time.monotonic(), False
+
+
+def _number(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"
+
+
+class EpisodeCount:
+    """Episodes and steps done by this process and, once it is shared, by the worker processes."""
+
+    def __init__(self, episodes: int = 0) -> None:
+        self._counts: Any = [episodes, 0, 0]
+
+    def share(self) -> None:
+        """Move the numbers to where worker processes can add to them."""
+        self._counts = multiprocessing.get_context("spawn").Array("q", self.read())
+
+    def add(self, *, episodes: int = 0, steps: int = 0, longest: int = 0) -> None:
+        """Add to the numbers, and note how long an episode may be."""
+        if isinstance(self._counts, list):
+            self._add(episodes, steps, longest)
+        else:
+            with self._counts.get_lock():
+                self._add(episodes, steps, longest)
+
+    def _add(self, episodes: int, steps: int, longest: int) -> None:
+        self._counts[0] += episodes
+        self._counts[1] += steps
+        self._counts[2] = max(self._counts[2], longest)
+
+    def read(self) -> list[int]:
+        """Return the numbers of episodes and steps, and the largest number of steps of an episode."""
+        counts = self._counts
+        # Without the lock, which a worker that was killed may hold for ever.
+        return list(counts if isinstance(counts, list) else counts.get_obj())
+
+
+_counts: list[EpisodeCount] = []
+"""What this process counts into, the innermost last."""
+
+
+def current_count() -> EpisodeCount | None:
+    """Return what this process counts into, or None where nobody looks."""
+    return _counts[-1] if _counts else None
+
+
+def count_into(count: EpisodeCount | None) -> None:
+    """Let this process, a worker, count into its parent's numbers."""
+    _counts[:] = [] if count is None else [count]
+
+
+def count_step(longest: int) -> None:
+    """Count a step of an episode that has at most ``longest`` steps."""
+    if _counts:
+        _counts[-1].add(steps=1, longest=longest)
+
+
+def count_episode() -> None:
+    """Count an episode as done."""
+    if _counts:
+        _counts[-1].add(episodes=1)
+
+
+class EpisodeProgress(Progress):
+    """Progress of episodes, by the steps that this process and its workers count."""
+
+    note = ""
+    """What else the line says."""
+
+    def __init__(self, count: EpisodeCount, name: str, total: int, *, unit: str, stream: TextIO | None = None) -> None:
+        super().__init__(name, total, unit=unit, done=count.read()[0], stream=stream)
+        self._count = count
+
+    def poll(self) -> None:
+        """Show what was counted."""
+        episodes, steps, _ = self._count.read()
+        if not steps:
+            self._started = time.monotonic()  # the time in which workers start tells nothing about the speed
+        self.update(episodes, self.note)
+
+    def _speed(self) -> tuple[str, float | None]:
+        """Return steps and their rate, and the seconds left.
+
+        The episodes to come are taken to be as long as those before, the first ones as long as they may be.
+        """
+        episodes, steps, longest = self._count.read()
+        rate = steps / max(time.monotonic() - self._started, 1e-9)
+        done = episodes - self._first
+        length = steps / done if done else longest
+        left = max((self.total - self._first) * length - steps, 0) / rate if rate > 0 else None
+        return f"{steps} steps, {_number(rate)} steps/s", left
 
 
 @contextmanager
@@ -62,6 +158,33 @@ def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = F
     try:
         yield bar
     finally:
+        bar.close()
+
+
+@contextmanager
+def episode_progress(name: str, total: int, *, unit: str = "episodes", done: int = 0) -> Iterator[EpisodeProgress]:
+    """Show how many episodes and steps are counted while the block runs, by this process or its workers.
+
+    Inside, :func:`count_step` and :func:`count_episode` count, and ``note`` may be set.
+    """
+    count, ended = EpisodeCount(done), threading.Event()
+    bar = EpisodeProgress(count, name, total, unit=unit)
+
+    def watch() -> None:
+        while not ended.wait(_BAR_SECONDS):
+            bar.poll()
+
+    thread = threading.Thread(target=watch, daemon=True, name="rt1-progress")
+    _counts.append(count)
+    thread.start()
+    try:
+        yield bar
+    finally:
+        _counts.remove(count)
+        ended.set()
+        thread.join()
+        if total:
+            bar.poll()
         bar.close()
 
 

@@ -12,6 +12,7 @@ import torch
 from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
+from rt1.common.progress import count_episode
 from rt1.envs.metaworld import MetaWorldEnv
 from rt1.envs.registry import EnvSettings
 from rt1.policy.autotune import ActingSettings, setting_for
@@ -162,6 +163,7 @@ def _run_trial(worker: _Worker, env: MetaWorldEnv, plan: TrialPlan, trial: int) 
         instruction=plan.instruction,
         keep_images=plan.kind == "policy",
     )
+    count_episode()
     return TrialResult(plan=plan, trial=trial, rollout=result)
 
 
