@@ -128,7 +128,7 @@ def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Po
     """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
     info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
     model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
-    choice = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
+    choice = setting_for(chosen.checkpoint, model, chosen.acting.choice)
     control = choice.control(model, cond_scale=chosen.acting.cond_scale)
     return Policy(control, info.action_spec, encode_text=embeddings.__getitem__)
 
