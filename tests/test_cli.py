@@ -9,6 +9,7 @@ import json
 import math
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from rt1.commands import train as train_command
 from rt1.commands.inspect import InspectCommand
 from rt1.data.rlds.reader import RLDSSource
 from rt1.envs import metaworld
-from rt1.errors import ClientError
+from rt1.errors import ClientError, RT1Error
 from rt1.presets import PRESETS, preset
 from rt1.serve.client import Client
 from rt1.serve.settings import ServerSettings
@@ -122,17 +123,82 @@ def test_the_preset_of_a_training_gives_the_defaults_of_its_options(capsys: pyte
     assert f"(default: {preset('debug').batch_size})" in capsys.readouterr().out
 
 
-def test_help_lists_every_preset_and_begins_with_the_options_that_matter(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_preset_and_begins_with_the_options_that_matter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # wider pages stand in two columns
     assert _status("train", "--help") == 0
     page = capsys.readouterr().out
     for name in PRESETS:
         assert re.search(rf"- {name}: \S+ ", page)
-    options = re.findall(r"^│ --([\w.-]+)", page, re.MULTILINE)
+    options = re.findall(r"^[│ ]+--(\w[\w.-]*)", page, re.MULTILINE)
     assert options[:4] == ["data", "out", "preset", "text-encoder"]
     assert set(options[4:10]) == {"updates", "batch-size", "seed", "init", "device", "precision"}
     nested = [name for name in options if "." in name]
     assert options.index(nested[0]) > options.index("name")  # after all settings of the run itself
     assert options[-1] == "skip-corrupt"  # how to read a data set comes last
+
+
+# Documents
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(page for folder in ("docs", "packages") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
+
+
+def _commands_in(page: Path) -> Iterator[str]:
+    """Yield the commands of rt1 in a page's code blocks, fenced or indented."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [*"\n".join(blocks).splitlines(), *re.findall(r"(?:\A|\n\n) {4}(\S.*)", text)]
+    for line in lines:
+        if match := re.search(r"(?:^|/|-m )rt1 (.*)", line.strip()):
+            yield match[1]
+
+
+DOCUMENTED = [(page.name, command) for page in PAGES if page.name != "results.md" for command in _commands_in(page)]
+
+
+def test_commands_are_found_in_documents() -> None:
+    assert {"README.md", "evaluation.md", "training.md", "weights.md"} <= {page for page, _ in DOCUMENTED}
+    assert any("--preset paper" in command for _, command in DOCUMENTED)  # of several lines
+
+
+@pytest.mark.parametrize(("page", "command"), DOCUMENTED)
+def test_a_documented_command_can_be_typed_as_it_stands(
+    page: str, command: str, make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command, comments=True)
+    if "--init" in words:  # is read to learn the network's settings
+        make_checkpoint(tmp_path / words[words.index("--init") + 1])
+    assert dataclasses.is_dataclass(parse(words)), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_in_running_text_exist(page: Path) -> None:
+    if page.name == "results.md":  # what was typed then
+        return
+    for span in re.findall(r"`rt1 ([^`]*)`", page.read_text(encoding="utf-8")):
+        words = [word for word in span.split() if word not in ("|", "...")]
+        if words[0] in ("COMMAND", "--version", "--help") or words == ["convert"]:
+            continue
+        name = " ".join(words[: 2 if words[0] == "convert" else 1])
+        assert any(known.startswith(name) for known in COMMANDS), span
+        assert not re.search("unknown|is now", _complaint(words)), span
+
+
+def _complaint(words: list[str]) -> str:
+    """Return what is said of a command with too few words, or with files that are not there."""
+    try:
+        parse(words)
+    except RT1Error as error:
+        return str(error)
+    except SystemExit:  # --help
+        pass
+    return ""
 
 
 # Old spellings
@@ -218,8 +284,8 @@ def test_a_value_that_cannot_be_is_named(
         ("train --data d --out o --held-out inf", "--held-out is inf; it must be a finite number"),
         ("train --data d --out o --model.window 1000000000", "--model.window is 1000000000, --model.image-tokens"),
         (
-            "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 900",
-            "together 82,944,000,000 weights",
+            "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 400",
+            "together 36,864,000,000 weights",
         ),
         ("improve --data d --out o --train.model.bins 60000 --train.model.transformer.width 60000", "weights"),
         ("record --out o --tasks reach --seed 100000000000000000000000", "--seed is 100000000000000000000000; it must"),

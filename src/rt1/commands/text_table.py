@@ -21,7 +21,7 @@ class TextTableCommand:
     path: tyro.conf.Positional[Path]
     """Folder of the data set."""
     out: Path
-    """Table to write, a .safetensors file. Other commands take it as --text-encoder."""
+    """Table to write, a .safetensors file. Other commands take it as text encoder."""
     encoder: str | None = None
     """Name of the encoder that made the embeddings. Default: the one that the data set names, or Universal Sentence
     Encoder if it names none, as in Open X sets."""
