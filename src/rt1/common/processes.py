@@ -11,7 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from rt1.common.progress import EpisodeCount, count_into, current_count
+from rt1.common.progress import EpisodeCount, counts
 from rt1.common.signals import stop_signals
 from rt1.errors import WorkerError
 
@@ -59,10 +59,9 @@ def run_jobs(
         return
     # Spawned, not forked: GL contexts and torch threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    count = current_count()
-    if count is not None:
+    for count in counts:
         count.share()
-    given = (apart, count, prepare, arguments)
+    given = (apart, tuple(counts), prepare, arguments)
     with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=given) as pool:
         futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
         try:
@@ -78,11 +77,11 @@ def run_jobs(
 
 def _prepare(
     apart: bool,  # noqa: FBT001
-    count: EpisodeCount | None,
+    counted: tuple[EpisodeCount, ...],
     prepare: Callable[..., None] | None,
     arguments: tuple[Any, ...],
 ) -> None:
-    count_into(count)
+    counts[:] = counted
     threading.Thread(target=_end_with_parent, daemon=True, name="rt1-parent-watch").start()
     if apart:
         for number in set(stop_signals()) - {signal.SIGTERM}:  # by which a broken pool ends its workers

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import multiprocessing
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TextIO
 
 _LINE_SECONDS = 10.0
@@ -66,59 +66,43 @@ def _number(rate: float) -> str:
 
 
 class EpisodeCount:
-    """Episodes and steps done by this process and, once it is shared, by the worker processes."""
+    """Episodes done, steps done, and the longest that an episode may be, of this process and of its workers."""
 
     def __init__(self, episodes: int = 0) -> None:
-        self._counts: Any = [episodes, 0, 0]
+        self._numbers: Any = [episodes, 0, 0]
+        self._lock: Any = contextlib.nullcontext()
 
     def share(self) -> None:
         """Move the numbers to where worker processes can add to them."""
-        self._counts = multiprocessing.get_context("spawn").Array("q", self.read())
+        shared = multiprocessing.get_context("spawn").Array("q", self._numbers[:])
+        self._numbers, self._lock = shared.get_obj(), shared.get_lock()
 
     def add(self, *, episodes: int = 0, steps: int = 0, longest: int = 0) -> None:
-        """Add to the numbers, and note how long an episode may be."""
-        if isinstance(self._counts, list):
-            self._add(episodes, steps, longest)
-        else:
-            with self._counts.get_lock():
-                self._add(episodes, steps, longest)
-
-    def _add(self, episodes: int, steps: int, longest: int) -> None:
-        self._counts[0] += episodes
-        self._counts[1] += steps
-        self._counts[2] = max(self._counts[2], longest)
+        """Add to the numbers."""
+        with self._lock:
+            self._numbers[0] += episodes
+            self._numbers[1] += steps
+            self._numbers[2] = max(self._numbers[2], longest)
 
     def read(self) -> list[int]:
-        """Return the numbers of episodes and steps, and the largest number of steps of an episode."""
-        counts = self._counts
-        # Without the lock, which a worker that was killed may hold for ever.
-        return list(counts if isinstance(counts, list) else counts.get_obj())
+        """Return the three numbers, without the lock: a worker that was killed may hold it for ever."""
+        return self._numbers[:]
 
 
-_counts: list[EpisodeCount] = []
-"""What this process counts into, the innermost last."""
-
-
-def current_count() -> EpisodeCount | None:
-    """Return what this process counts into, or None where nobody looks."""
-    return _counts[-1] if _counts else None
-
-
-def count_into(count: EpisodeCount | None) -> None:
-    """Let this process, a worker, count into its parent's numbers."""
-    _counts[:] = [] if count is None else [count]
+counts: list[EpisodeCount] = []
+"""What this process counts into: nothing, or one."""
 
 
 def count_step(longest: int) -> None:
     """Count a step of an episode that has at most ``longest`` steps."""
-    if _counts:
-        _counts[-1].add(steps=1, longest=longest)
+    for count in counts:
+        count.add(steps=1, longest=longest)
 
 
 def count_episode() -> None:
     """Count an episode as done."""
-    if _counts:
-        _counts[-1].add(episodes=1)
+    for count in counts:
+        count.add(episodes=1)
 
 
 class EpisodeProgress(Progress):
@@ -135,23 +119,19 @@ class EpisodeProgress(Progress):
         """Show what was counted."""
         episodes, steps, _ = self._count.read()
         if not steps:
-            self._started = time.monotonic()  # the time in which workers start tells nothing about the speed
+            self._started = time.monotonic()  # the start of the workers says nothing about the speed
         self.update(episodes, self.note)
 
     def _speed(self) -> tuple[str, float | None]:
-        """Return steps and their rate, and the seconds left.
-
-        The episodes to come are taken to be as long as those before, the first ones as long as they may be.
-        """
+        # The next episodes are taken to be as long as those before, or the first as long as they may be.
         episodes, steps, longest = self._count.read()
         rate = steps / max(time.monotonic() - self._started, 1e-9)
         done = episodes - self._first
-        length = steps / done if done else longest
-        left = max((self.total - self._first) * length - steps, 0) / rate if rate > 0 else None
-        return f"{steps} steps, {_number(rate)} steps/s", left
+        expected = (self.total - self._first) * (steps / done if done else longest)
+        return f"{steps} steps, {_number(rate)} steps/s", max(expected - steps, 0) / rate if rate > 0 else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
     """Show progress while the block runs; call ``update(done)`` inside. ``quiet`` shows nothing."""
     bar = Progress(name, total, unit=unit, done=done, stream=io.StringIO() if quiet else None)
@@ -161,7 +141,7 @@ def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = F
         bar.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def episode_progress(name: str, total: int, *, unit: str = "episodes", done: int = 0) -> Iterator[EpisodeProgress]:
     """Show how many episodes and steps are counted while the block runs, by this process or its workers.
 
@@ -175,12 +155,12 @@ def episode_progress(name: str, total: int, *, unit: str = "episodes", done: int
             bar.poll()
 
     thread = threading.Thread(target=watch, daemon=True, name="rt1-progress")
-    _counts.append(count)
+    counts[:] = [count]
     thread.start()
     try:
         yield bar
     finally:
-        _counts.remove(count)
+        counts.clear()
         ended.set()
         thread.join()
         if total:
