@@ -73,7 +73,7 @@ def measure(folder: Path, updates: int) -> dict[str, float]:
     """Return all figures."""
     torch.set_num_threads(THREADS)
     tune_allocator(keep=True)  # as rt1 train does
-    window, clip = start(folder, "window", batch_size=4), start(folder, "clip", batch_size=CLIP, clip=CLIP)
+    window, clip = start(folder, "window", batch_size=4), start(folder, "clip", batch_size=CLIP, windows_per_clip=CLIP)
     window_costs, clip_costs, matmul_costs, waits = [], [], [], []
     with closing(stream(window)) as windows, closing(stream(clip)) as clips:
         for number in range(updates + 1):  # in turns, so that all see the same machine

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -29,7 +30,7 @@ from rt1.commands import train as train_command
 from rt1.commands.inspect import InspectCommand
 from rt1.data.rlds.reader import RLDSSource
 from rt1.envs import metaworld
-from rt1.errors import ClientError
+from rt1.errors import ClientError, RT1Error
 from rt1.presets import PRESETS, preset
 from rt1.serve.client import Client
 from rt1.serve.settings import ServerSettings
@@ -122,6 +123,105 @@ def test_the_preset_of_a_training_gives_the_defaults_of_its_options(capsys: pyte
     assert f"(default: {preset('debug').batch_size})" in capsys.readouterr().out
 
 
+def test_help_lists_every_preset_and_begins_with_the_options_that_matter(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")  # wider pages stand in two columns
+    assert _status("train", "--help") == 0
+    page = capsys.readouterr().out
+    for name in PRESETS:
+        assert re.search(rf"- {name}: \S+ ", page)
+    options = re.findall(r"^[│ ]+--(\w[\w.-]*)", page, re.MULTILINE)
+    assert options[:4] == ["data", "out", "preset", "text-encoder"]
+    assert set(options[4:10]) == {"updates", "batch-size", "seed", "init", "device", "precision"}
+    nested = [name for name in options if "." in name]
+    assert options.index(nested[0]) > options.index("name")  # after all settings of the run itself
+    assert options[-1] == "skip-corrupt"  # how to read a data set comes last
+
+
+# Documents
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(page for folder in ("docs", "packages") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
+
+
+def _commands_in(page: Path) -> Iterator[str]:
+    """Yield the commands of rt1 in a page's code blocks, fenced or indented."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [*"\n".join(blocks).splitlines(), *re.findall(r"(?:\A|\n\n) {4}(\S.*)", text)]
+    for line in lines:
+        if match := re.search(r"(?:^|/|-m )rt1 (.*)", line.strip()):
+            yield match[1]
+
+
+DOCUMENTED = [(page.name, command) for page in PAGES if page.name != "results.md" for command in _commands_in(page)]
+
+
+def test_commands_are_found_in_documents() -> None:
+    assert {"README.md", "evaluation.md", "training.md", "weights.md"} <= {page for page, _ in DOCUMENTED}
+    assert any("--preset paper" in command for _, command in DOCUMENTED)  # of several lines
+
+
+@pytest.mark.parametrize(("page", "command"), DOCUMENTED)
+def test_a_documented_command_can_be_typed_as_it_stands(
+    page: str, command: str, make_checkpoint: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(command, comments=True)
+    if "--init" in words:  # is read to learn the network's settings
+        make_checkpoint(tmp_path / words[words.index("--init") + 1])
+    assert dataclasses.is_dataclass(parse(words)), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_in_running_text_exist(page: Path) -> None:
+    if page.name == "results.md":  # what was typed then
+        return
+    for span in re.findall(r"`rt1 ([^`]*)`", page.read_text(encoding="utf-8")):
+        words = [word for word in span.split() if word not in ("|", "...")]
+        if words[0] in ("COMMAND", "--version", "--help") or words == ["convert"]:
+            continue
+        name = " ".join(words[: 2 if words[0] == "convert" else 1])
+        assert any(known.startswith(name) for known in COMMANDS), span
+        assert not re.search("unknown|is now", _complaint(words)), span
+
+
+def _complaint(words: list[str]) -> str:
+    """Return what is said of a command with too few words, or with files that are not there."""
+    try:
+        parse(words)
+    except RT1Error as error:
+        return str(error)
+    except SystemExit:  # --help
+        pass
+    return ""
+
+
+# Old spellings
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate --checkpoint x --trials 2", "--checkpoint is now a positional argument: rt1 evaluate x"),
+        ("evaluate --checkpoint=x", "--checkpoint is now a positional argument: rt1 evaluate x"),
+        ("improve --data d --out o --checkpoint x", "--checkpoint is now a positional argument: rt1 improve x"),
+        ("evaluate x --trials 0", "rt1 evaluate-offline RUN --data DATA"),
+        ("serve x --setting int8", "--setting is now --backend"),
+        ("train --data d --out o --clip 2", "--clip is now --windows-per-clip"),
+        ("improve --data d --out o --train.clip 2", "--train.clip is now --train.windows-per-clip"),
+        ("harvest d --out o", "harvest is now called text-table"),
+        ("improve --data d --out o x", "x must come before the options: rt1 improve x"),
+    ],
+)
+def test_an_old_spelling_ends_with_the_new_one(refused: Callable[..., str], words: str, message: str) -> None:
+    assert message in refused(*words.split())
+
+
 # Mistyped words
 
 
@@ -193,9 +293,9 @@ def test_a_value_that_cannot_be_is_named(
         ("record --out o --tasks reach --workers 100000", "--workers is 100000; it must be at most 512"),
         ("serve c --max-message-mb 1e400", "--max-message-mb is 1e400; it must be a finite number"),
         ("serve c --port -1", "--port is -1"),
-        ("evaluate --checkpoint c --seed -1", "--seed is -1; it must be at least 0"),
-        ("evaluate --checkpoint c --episodes 1e400", "--episodes is '1e400'; it must be one of"),
-        ("evaluate --checkpoint c --cond-scale nan", "--cond-scale is nan; it must be a finite number"),
+        ("evaluate c --seed -1", "--seed is -1; it must be at least 0"),
+        ("evaluate-offline c --data d --episodes 1e400", "--episodes is '1e400'; it must be one of"),
+        ("evaluate c --cond-scale nan", "--cond-scale is nan; it must be a finite number"),
         ("demo --episodes 0", "--episodes is 0; it must be at least 1"),
         ("play c --seed -1", "--seed is -1; it must be at least 0"),
         ("inspect d --episode -1", "--episode is -1; it must be at least 0"),
@@ -219,10 +319,11 @@ def test_a_number_out_of_bounds_is_one_line_with_its_option(
 SMALLEST_CALL = {
     "record": "--out o --tasks reach",
     "train": "--data d --out o",
-    "evaluate": "--checkpoint c",
+    "evaluate": "c",
+    "evaluate-offline": "c --data d",
     "improve": "--data d --out o",
     "inspect": "d",
-    "harvest": "d --out o",
+    "text-table": "d --out o",
     "serve": "c",
     "play": "c",
     "export": "c --out o --to onnx",
@@ -345,7 +446,7 @@ def test_an_address_space_in_which_libraries_crash_is_refused() -> None:
 def test_an_unknown_environment_or_task_of_an_evaluation_is_named(
     refused: Callable[..., str], make_checkpoint: Callable[..., Path], tmp_path: Path, table_file: Path
 ) -> None:
-    words = ["evaluate", "--checkpoint", make_checkpoint(tmp_path / "run"), "--text-encoder", table_file]
+    words = ["evaluate", make_checkpoint(tmp_path / "run"), "--text-encoder", table_file]
     assert "did you mean 'metaworld'" in refused(*words, "--env", "metawrld")
     assert "did you mean 'faucet-close'" in refused(*words, "--tasks", "faucet-clsoe")
 
@@ -430,7 +531,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named_with_the_reason(
     damage(folder)
     words = ["inspect", folder]
     if command == "evaluate":
-        words = ["evaluate", "--checkpoint", folder, "--text-encoder", table_file, "--trials", "1"]
+        words = ["evaluate", folder, "--text-encoder", table_file, "--trials", "1"]
     line = refused(*words)
     assert str(folder) in line
     assert re.search(message, line)
@@ -457,7 +558,7 @@ def test_without_a_gl_library_one_line_says_what_to_install(
     refused: Callable[..., str], make_checkpoint: Callable[..., Path], table_file: Path, tmp_path: Path
 ) -> None:
     options = ["--text-encoder", table_file, "--workers", "1", "--tasks", "faucet-open"]
-    evaluate = ["evaluate", "--checkpoint", make_checkpoint(tmp_path / "run"), "--trials", "1"]
+    evaluate = ["evaluate", make_checkpoint(tmp_path / "run"), "--trials", "1"]
     for words in (["record", "--out", tmp_path / "set", "--episodes", "1"], evaluate):
         line = refused(*words, *options)
         assert line.startswith("rt1: no GL library for headless rendering")
@@ -561,16 +662,16 @@ def test_record_and_evaluate_say_what_they_counted(
     pytest.importorskip("matplotlib", reason="matplotlib, which draws the report, is not installed")
     assert _status("record", "--out", tmp_path / "set", *FAUCET, "--text-encoder", table_file) == 0
     recorded = capsys.readouterr().out
-    assert recorded.startswith(f"recorded 2 episodes into {tmp_path / 'set'}; rejected because the expert failed: none")
+    assert recorded.startswith(f"recorded 2 episodes into {tmp_path / 'set'}. Rejected because the expert failed: none")
     folder = make_checkpoint(tmp_path / "run" / "last")
-    words = ["evaluate", "--checkpoint", folder.parent, "--text-encoder", table_file, "--trials", "1", "--workers", "1"]
+    words = ["evaluate", folder.parent, "--text-encoder", table_file, "--trials", "1", "--workers", "1"]
     assert _status(*words, "--no-baselines") == 0
     said = capsys.readouterr().out
     for task in ("faucet-open-v3", "faucet-close-v3"):  # those it was trained on
         assert re.search(rf"^{task}: [01] of 1 \(\d+%, 95 % \d+%\.\.\d+%\)$", said, re.MULTILINE)
     assert f"report: {folder.parent / 'evaluation-last' / 'report.html'}" in said
     results = json.loads((folder.parent / "evaluation-last" / "results.json").read_text())
-    assert results["command"].startswith("rt1 evaluate --checkpoint ")
+    assert results["command"].startswith("rt1 evaluate /")
 
 
 # What is neither
@@ -584,7 +685,7 @@ def test_an_interrupted_command_says_how_to_go_on(
 
     monkeypatch.setattr(train_command, "open_mixture", interrupt)
     assert main(["train", "--data", str(tmp_path), "--out", str(tmp_path), "--preset", "debug"]) == 130
-    assert capsys.readouterr().err == "rt1: interrupted; run the same command to go on\n"
+    assert capsys.readouterr().err == "rt1: interrupted. Run the same command again to resume\n"
 
 
 def test_the_traceback_of_an_expected_error_is_there_for_who_asks(

@@ -46,7 +46,19 @@ def data(make_source: Callable[..., Any], write_recording: Callable[..., Path], 
 
 
 def _train(data: Path, out: Path, options: str) -> int:
-    words = ["train", "--data", str(data), "--out", str(out), "--preset", "debug", "--updates", "2", "--clip", "2"]
+    words = [
+        "train",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        "--preset",
+        "debug",
+        "--updates",
+        "2",
+        "--windows-per-clip",
+        "2",
+    ]
     return main([*words, *options.split()])
 
 
@@ -59,7 +71,7 @@ def test_a_variant_trains_in_clips_is_evaluated_and_acts(variant: str, data: Pat
     assert _train(data, run, VARIANTS[variant]) == 0
     assert _train(data, run, VARIANTS[variant]) == 0  # finds itself finished
     # Its status says whether acting step by step and computing whole windows agree.
-    assert main(["evaluate", "--checkpoint", str(run), "--data", str(data), "--out", str(tmp_path / "report")]) == 0
+    assert main(["evaluate-offline", str(run), "--data", str(data), "--out", str(tmp_path / "report")]) == 0
     scales = (1.0, 3.0) if load_model(run).config.text.drop else (1.0,)
     for scale in scales:
         policy = Policy.from_checkpoint(run, cond_scale=scale)

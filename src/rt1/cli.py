@@ -1,4 +1,4 @@
-"""The command ``rt1``: demo, record, train, evaluate, inspect, serve, play, export, convert."""
+"""The command ``rt1`` and the list of its commands."""
 
 from __future__ import annotations
 
@@ -52,70 +52,85 @@ EXTRAS = {
 COMMANDS = {
     "demo": (
         "rt1.commands.demo:DemoCommand",
-        "Record, train, evaluate and report in a simulator in one go; run again to reuse what is done.",
+        "Record, train, evaluate and report in a simulator in one go. Run it again to reuse finished stages.",
     ),
     "record": (
         "rt1.commands.record:RecordCommand",
-        "Record an environment's scripted experts as an RLDS data set; run again to resume.",
+        "Record an environment's scripted experts as an RLDS data set. Run it again to resume.",
     ),
     "train": (
         "rt1.commands.train:TrainCommand",
-        "Train a policy on a recorded data set; run again to resume exactly.",
+        "Train a policy on a recorded data set. Run it again to resume exactly.",
     ),
     "evaluate": (
         "rt1.commands.evaluate:EvaluateCommand",
-        "Run a policy closed loop and count its successes, or hold it against recorded episodes; write a report.",
+        "Run a policy closed loop in a simulator, count its successes, and write a report.",
+    ),
+    "evaluate-offline": (
+        "rt1.commands.evaluate_offline:EvaluateOfflineCommand",
+        "Compare a policy's actions with recorded episodes, without a simulator, and write a report.",
     ),
     "improve": (
         "rt1.commands.improve:ImproveCommand",
-        "Let a policy learn from its own successes in rounds; run again to resume, or with more rounds.",
+        "Train a policy on its own successes, in rounds. Run it again to resume, or to add rounds.",
     ),
-    "inspect": ("rt1.commands.inspect:InspectCommand", "Show what is in a checkpoint or a data set."),
-    "harvest": (
-        "rt1.commands.harvest:HarvestCommand",
-        "Write the text embeddings that a data set carries as a table, which then is a text encoder for its sentences.",
+    "inspect": ("rt1.commands.inspect:InspectCommand", "Show the contents of a checkpoint or a data set."),
+    "text-table": (
+        "rt1.commands.text_table:TextTableCommand",
+        "Write the text embeddings of a data set to a table file, which is a text encoder for its sentences.",
     ),
     "serve": (
         "rt1.commands.serve:ServeCommand",
-        "Serve a policy to robots over WebSockets, in openpi's protocol, until SIGTERM or Ctrl-C.",
+        "Serve a policy to robots over WebSockets, with openpi's protocol, until SIGTERM or Ctrl-C.",
     ),
     "play": (
         "rt1.commands.play:PlayCommand",
-        "Watch and drive a policy in a simulator, on a web page on this machine, until Ctrl-C.",
+        "Watch and control a policy in a simulator, on a web page on this machine, until Ctrl-C.",
     ),
     "export": (
         "rt1.commands.export:ExportCommand",
-        "Write a policy as two graphs for ONNX Runtime, OpenVINO or torch, compared with the network step by step.",
+        "Export a policy to ONNX Runtime, OpenVINO or torch, and compare it with the network step by step.",
     ),
     "convert tensorflow": (
         "rt1.commands.convert:ConvertTensorFlowCommand",
-        "Convert Google's RT-1: a ckpt-NNN prefix or a SavedModel folder; needs no TensorFlow.",
+        "Convert Google's RT-1, a ckpt-NNN prefix or a SavedModel folder. TensorFlow is not needed.",
     ),
     "convert flax": (
         "rt1.commands.convert:ConvertFlaxCommand",
-        "Convert Google's RT-1-X: a flax msgpack file or the folder it lies in; needs no JAX.",
+        "Convert Google's RT-1-X, a flax msgpack file or its folder. JAX is not needed.",
     ),
     "convert imagenet": (
         "rt1.commands.convert:ConvertImageNetCommand",
-        "Convert ImageNet weights to our backbone: EfficientNet-B3 of Keras (.h5), timm, torchvision; MaxViT of timm.",
+        "Convert ImageNet weights to a backbone: EfficientNet-B3 (Keras .h5, timm, torchvision) or MaxViT (timm).",
     ),
     "convert rlds": (
         "rt1.commands.convert:ConvertDataCommand",
-        "Convert a data set between RLDS and LeRobot, image bytes unchanged; run again to resume.",
+        "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
     ),
     "convert lerobot": (
         "rt1.commands.convert:ConvertDataCommand",
-        "Convert a data set between RLDS and LeRobot, image bytes unchanged; run again to resume.",
+        "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
     ),
 }
 """Command -> its class, imported only to run it or to explain its options, and the first line of its help."""
 
-PRESET_COMMANDS = {"train": "--init", "improve": "--checkpoint"}
-"""Commands whose options' defaults are those of a preset, and the option that names a network to go on with."""
+PRESET_COMMANDS = ("train", "improve")
+"""Commands whose options take their defaults from a preset, or from the network of a checkpoint."""
+
+RENAMED_COMMANDS = {"harvest": "text-table"}
+"""Old name -> name."""
+
+RENAMED_OPTIONS = {
+    "--checkpoint": "a positional argument: rt1 {command} {value}",
+    "--setting": "--backend",
+    "--clip": "--windows-per-clip",
+    "--train.clip": "--train.windows-per-clip",
+}
+"""Option that no command has any more -> what to write."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors a user can mend are one line on stderr and exit status 1, or 2 for words amiss."""
+    """Run one command. An error that the user can fix is one line on stderr, with status 1, or 2 for a usage error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _escape_what_cannot_be_printed()
     if answer := _answer(words):
@@ -129,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except KeyboardInterrupt:
-        print("rt1: interrupted; run the same command to go on", file=sys.stderr)
+        print("rt1: interrupted. Run the same command again to resume", file=sys.stderr)
         return 130
     except Exception as error:
         line = _in_one_line(error, command)
@@ -170,10 +185,13 @@ def _in_one_line(error: Exception, command: Any) -> str | None:  # noqa: ANN401 
 
 
 def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command classes)
-    """Return the command object for command-line words; a preset gives the defaults of the options of its run."""
+    """Return the command object for command-line words. A preset gives the defaults of a run's settings."""
     name, words = _command_name(words)
+    if name in RENAMED_COMMANDS:
+        raise UsageError(f"{name} is now called {RENAMED_COMMANDS[name]}: rt1 {RENAMED_COMMANDS[name]}")
     if name not in COMMANDS:
         raise UsageError(unknown_name("command", name, COMMANDS))
+    _check_renamed_options(name, words)
     _check_address_space()
     from rt1.commands.parsing import parsed  # with tyro, which a page of commands does not need
 
@@ -186,11 +204,21 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
 
         from rt1.commands.train import starting_config
 
-        start = _option(words, PRESET_COMMANDS[name], "")
+        start = _option(words, "--init", "") if name == "train" else next(iter(words), "")
         _refuse_old_names(words)
-        config = starting_config(_option(words, "--preset", "demo"), start)
+        config = starting_config(_option(words, "--preset", "demo"), "" if start.startswith("-") else start)
         choices["default"] = kind(data=tyro.MISSING, out=tyro.MISSING, preset=config.name, config=config)
-    return parsed(kind, words, program=f"rt1 {name}", **choices)
+    command = parsed(kind, words, program=f"rt1 {name}", **choices)
+    if name == "improve" and command.checkpoint is not None and words[0].startswith("-"):
+        raise UsageError(f"{command.checkpoint} must come before the options: rt1 improve {command.checkpoint} ...")
+    return command
+
+
+def _check_renamed_options(command: str, words: Sequence[str]) -> None:
+    for option in (word.partition("=")[0] for word in words):
+        if option in RENAMED_OPTIONS:
+            value = shlex.quote(_option(words, option, "RUN"))
+            raise UsageError(f"{option} is now {RENAMED_OPTIONS[option].format(command=command, value=value)}")
 
 
 def _check_address_space() -> None:

@@ -43,7 +43,7 @@ def paper() -> TrainConfig:
 
 
 def demo() -> TrainConfig:
-    """The main job's network: RT-1 small enough to learn five simulated tasks in minutes on one core.
+    """The network of rt1 demo: RT-1 small enough to learn five simulated tasks in minutes on one core.
 
     Found by trying, see docs/results.md: small batches learn faster per image than large ones; spread targets halve
     the action error after the same time; random crops hurt where the camera never moves; one thread beats two at
@@ -66,7 +66,7 @@ def demo() -> TrainConfig:
 
 
 def sentence() -> TrainConfig:
-    """The small RT-1 with a sentence encoder: no top convolution, 9x9 by pooling, 48 tokens, actions read at the last.
+    """RT-1 with a sentence encoder: no top convolution, 9x9 positions by pooling, 48 tokens.
 
     After the PyTorch variant that users of sentence-transformers know: vectors of 384 entries brought to 512 by a
     learned layer, TokenLearner with sigmoid weights, GELU feed-forward, one linear layer per action dimension. All
@@ -114,7 +114,7 @@ def robocat() -> TrainConfig:
 
 
 def demo_sentence() -> TrainConfig:
-    """The demo with the network of :func:`sentence`, made small."""
+    """The demo with a small network like that of the preset sentence."""
     small = demo().model
     model = replace(
         small,
@@ -128,7 +128,7 @@ def demo_sentence() -> TrainConfig:
 
 
 def demo_maxvit() -> TrainConfig:
-    """The demo with a small MaxViT in place of the EfficientNet."""
+    """The demo with a small MaxViT instead of the EfficientNet."""
     blocks = MaxViTConfig(
         stem_channels=16, channels=(32, 48), depths=(1, 1), partition=4, head_width=16, expand=2, drop_connect=0.0
     )
@@ -143,7 +143,7 @@ def demo_attention() -> TrainConfig:
 
 
 def debug() -> TrainConfig:
-    """A network of a few thousand parameters that trains in seconds: for tests and for a first look at own data."""
+    """A few thousand parameters that train in seconds, for tests and for a first look at your data."""
     return TrainConfig(
         name="debug",
         model=RT1Config(

@@ -44,7 +44,7 @@ def test_recorded_images_are_taken_from_a_data_set(
     assert _export(checkpoint, "--to", "torch-export", "--out", tmp_path / "export", "--data", data) == 0
     page = capsys.readouterr().out
     assert "compared on 12 steps of recorded images:" in page
-    assert "it holds no instruction, so it takes text embeddings only; add some with --instructions" in page
+    assert "takes only text embeddings. Add instructions with --instructions" in page
 
 
 def test_an_export_above_the_tolerance_fails_and_leaves_nothing(

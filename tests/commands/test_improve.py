@@ -53,8 +53,8 @@ def test_one_embodiment_of_several_is_improved_and_what_is_done_is_said(
     )
 
     def improve(*more: Any) -> int:
-        words = ["--data", tmp_path / "data", "--out", tmp_path / "out", "--text-encoder", table_file]
-        return main(["improve", *map(str, [*words, "--checkpoint", shared, *LITTLE.split(), *more])])
+        words = [shared, "--data", tmp_path / "data", "--out", tmp_path / "out", "--text-encoder", table_file]
+        return main(["improve", *map(str, [*words, *LITTLE.split(), *more])])
 
     assert improve() == 1
     assert "has several embodiments: arm, hand; name one with --embodiment" in capsys.readouterr().err
@@ -66,7 +66,7 @@ def test_one_embodiment_of_several_is_improved_and_what_is_done_is_said(
     assert load_info(tmp_path / "out" / "start").provenance["embodiment"] == "arm"
     assert load_info(tmp_path / "out" / "round-1" / "improved").model.embodiments == ()
     assert improve("--embodiment", "arm") == 0
-    assert "was done before, success " in capsys.readouterr().out
+    assert "is finished already, success " in capsys.readouterr().out
 
 
 def test_an_embodiment_needs_a_checkpoint(
@@ -79,4 +79,4 @@ def test_an_embodiment_needs_a_checkpoint(
     data = write_recording(tmp_path / "data", make_source(4))
     words = ["--data", data, "--out", tmp_path / "out", "--text-encoder", table_file, "--embodiment", "arm"]
     assert main(["improve", *map(str, words)]) == 1
-    assert "--embodiment arm is one of a checkpoint's; give --checkpoint, too" in capsys.readouterr().err
+    assert "--embodiment arm needs a checkpoint: rt1 improve RUN" in capsys.readouterr().err

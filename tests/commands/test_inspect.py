@@ -11,7 +11,7 @@ import pytest
 from rt1.cli import main
 
 
-@pytest.mark.parametrize("command", ["inspect", "harvest"])
+@pytest.mark.parametrize("command", ["inspect", "text-table"])
 def test_a_folder_is_not_replaced_by_a_file(
     command: str,
     make_source: Callable[..., Any],

@@ -73,4 +73,4 @@ def test_a_checkpoint_that_names_no_tasks_needs_them(
     del info["provenance"]["tasks"]
     file.write_text(json.dumps(info))
     assert main(["play", str(tmp_path / "run")]) == 1
-    assert "does not say which tasks it was trained on; give --tasks" in capsys.readouterr().err
+    assert "names no tasks. Give --tasks" in capsys.readouterr().err

@@ -156,7 +156,7 @@ COMMANDS = {
     "train": "--data DATA --preset debug",
     "improve": "--data DATA --preset debug",
     "demo": "",
-    "evaluate": "--checkpoint CHECKPOINT --data DATA --trials 0",
+    "evaluate-offline": "CHECKPOINT --data DATA",
     "export": "CHECKPOINT --to torch-export",
     "convert rlds": "DATA --to rlds",
     "convert lerobot": "DATA --to lerobot --fps 3",
@@ -164,7 +164,7 @@ COMMANDS = {
     "convert flax": "CHECKPOINT",
     "convert imagenet": "CHECKPOINT/model.safetensors",
     "inspect": "DATA",
-    "harvest": "DATA",
+    "text-table": "DATA",
 }
 
 

@@ -7,7 +7,17 @@ import re
 
 import pytest
 
-from rt1.common.progress import Progress, duration, progress
+from rt1.common.processes import run_jobs
+from rt1.common.progress import (
+    EpisodeCount,
+    EpisodeProgress,
+    Progress,
+    count_episode,
+    count_step,
+    duration,
+    episode_progress,
+    progress,
+)
 
 
 class _Terminal(io.StringIO):
@@ -72,7 +82,9 @@ def test_the_speed_counts_only_what_was_done_here() -> None:
 
 def test_a_great_speed_is_a_plain_number() -> None:
     stream = io.StringIO()
-    Progress("counting", 10**9, unit="things", stream=stream).update(10**9)
+    bar = Progress("counting", 10**9, unit="things", stream=stream)
+    bar.update(10**9)
+    bar.close()
     assert re.search(r", \d{4,}/s, ", stream.getvalue())
 
 
@@ -88,6 +100,52 @@ def test_progress_goes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("recording 2/2 episodes")
+
+
+def test_steps_give_a_rate_and_a_time_left_before_the_first_episode_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, stream, count = 0.0, _Terminal(), EpisodeCount()
+    monkeypatch.setattr("rt1.common.progress.time.monotonic", lambda: seconds)
+    bar = EpisodeProgress(count, "trials", 4, unit="trials", stream=stream)
+    for moment, steps, episodes in ((5.0, 0, 0), (7.0, 20, 0), (15.0, 80, 2)):  # the workers start for five seconds
+        seconds = moment
+        count.add(steps=steps, episodes=episodes, longest=60)
+        bar.poll()
+    shown = [text.partition("] ")[2] for text in stream.getvalue().split("\r")[1:]]
+    assert shown == [
+        "trials 0/4 trials, 0 steps, 0 steps/s, ? left",
+        "trials 0/4 trials, 20 steps, 10 steps/s, 22 s left",  # 4 episodes of at most 60 steps
+        "trials 2/4 trials, 100 steps, 10 steps/s, 10 s left",  # 2 more of 50
+    ]
+
+
+def test_a_file_gets_at_most_one_line_in_ten_seconds_of_many_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, stream, count = 0.0, io.StringIO(), EpisodeCount()
+    monkeypatch.setattr("rt1.common.progress.time.monotonic", lambda: seconds)
+    bar = EpisodeProgress(count, "trials", 4, unit="trials", stream=stream)
+    for moment in range(1, 36):
+        seconds = float(moment)
+        count.add(steps=1, longest=60)
+        bar.poll()
+    bar.close()
+    assert re.findall(r", (\d+) steps, ", stream.getvalue()) == ["10", "20", "30", "35"]
+
+
+def _one_episode(steps: int) -> None:
+    for _ in range(steps):
+        count_step(10)
+    count_episode()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_episodes_and_steps_of_all_workers_are_counted_and_earlier_ones_kept(
+    workers: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with episode_progress("recording", 7, done=4) as bar:
+        assert len(list(run_jobs(_one_episode, [10, 3, 5], workers=workers))) == 3
+        bar.note = "1 rejected"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"recording 7/7 episodes, 18 steps, \S+ steps/s, 0 s left, 1 rejected", line)
+    count_step(10)  # nobody looks: no error
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_the_policy_acts_in_the_setting_asked_for(
     gl: str, checkpoint: Path, small_world: MetaWorldSuite, table: TableEncoder
 ) -> None:
     assert gl
-    acting = ActingSettings(setting="cuda-fp32")
+    acting = ActingSettings(backend="cuda-fp32")
     settings = TrialSettings(tasks=("faucet-open",), trials=1, baselines=False, acting=acting, workers=1)
     with pytest.raises(ValueError, match="the setting 'cuda-fp32' cannot run here: no CUDA device is there"):
         evaluate_closed_loop(checkpoint, suite=small_world, settings=settings, encoder=table)

@@ -117,4 +117,4 @@ def test_a_checkpoint_has_no_page(
 ) -> None:
     run = make_checkpoint(tmp_path / "run")
     assert cli.main(["inspect", str(run), "--out", str(tmp_path / "page.html")]) == 1
-    assert "is a checkpoint, which has no page; leave out --out" in capsys.readouterr().err
+    assert "is a checkpoint, which has no page. Remove --out" in capsys.readouterr().err

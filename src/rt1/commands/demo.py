@@ -11,10 +11,10 @@ from rt1.commands.demo_pipeline import DemoSettings, run_demo, summary
 
 @dataclass(frozen=True, kw_only=True)
 class DemoCommand:
-    """Record, train, evaluate and report in a simulator in one go; run again to reuse what is done."""
+    """Record, train, evaluate and report in a simulator in one go. Run it again to reuse finished stages."""
 
     demo: tyro.conf.OmitArgPrefixes[DemoSettings] = field(default_factory=DemoSettings)
-    """What the demo does."""
+    """Settings of the demo."""
 
     def run(self, command: str) -> int:
         """Run the demo."""

@@ -1,4 +1,4 @@
-"""The main job, end to end: record experts, train one policy, run it closed loop, write the report."""
+"""The demo: record experts, train one policy, run it closed loop, write the report."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rt1.checkpoint import MODEL_FILE, resolve
+from rt1.commands.options import Preset
 from rt1.common import json_config
 from rt1.common.border import reading
 from rt1.common.files import write_text
@@ -37,25 +38,24 @@ _RUN_AGAIN = "remove it and run the demo again"
 STATE_FILE = "demo.json"
 
 NOISE = 0.8
-"""Recording noise; the experts of these tasks recover from it, and the policy learns to."""
+"""Recording noise. The experts of these tasks recover from it, and the policy learns to recover."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What the demo does; the defaults are the published result."""
+    """What the demo does. The defaults give the published result."""
 
     out: Path = Path("outputs/demo")
     """Folder of the recording, the run and the report."""
     tasks: tuple[str, ...] = DEMO_TASKS
-    """Tasks of the demo's environment, one policy for all."""
+    """Tasks. One policy learns all of them."""
     episodes: int = 100
     """Recorded expert episodes per task."""
     trials: int = 20
     """Trials per task."""
     updates: int | None = None
-    """Optimizer updates; None takes the preset's."""
-    preset: str = "demo"
-    """Preset of the training run."""
+    """Optimizer updates. Default: those of the preset."""
+    preset: Preset = "demo"
     seed: int = 0
     """Seed of recording, training and trials."""
 
@@ -67,24 +67,24 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Where the demo left things."""
+    """What the demo wrote."""
 
     report: Path
-    """The page."""
+    """The report, an HTML page."""
     results: dict[str, Any]
     """The figures of ``results.json``."""
 
 
 def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
-    """Run all stages; a stage that is done is reused, one that was interrupted goes on.
+    """Run all stages. A finished stage is reused, an interrupted one resumes.
 
     Raises:
-        ValueError: settings that differ from those the folder was begun with.
+        ValueError: the folder holds a demo with other settings.
         SaveError: the folder holds something else.
         LockedError: another process works in the folder.
     """
     check_folder(demo.out, ours=(STATE_FILE,))
-    # Everything a user can get wrong shows before the first file is written and not after minutes of work.
+    # All mistakes of a user are found here, before the first file is written and before minutes of work.
     suite = demo_suite(_image_size(demo))
     tasks = check_tasks(suite, demo.tasks)
     recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
@@ -93,13 +93,13 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     if demo.updates is not None:
         config = replace(config, updates=demo.updates)
     encoder = load_text_encoder("minilm")
-    own = TEXT_ENCODERS.get(demo.preset)  # None: the network learns from the embeddings stored with the recording
-    trained = None if own is None else load_text_encoder(own)
+    name = TEXT_ENCODERS.get(demo.preset)  # None: training uses the embeddings stored with the recording
+    training_encoder = None if name is None else load_text_encoder(name)
     with working_in(demo.out, ours=(STATE_FILE,)):
         stages = _Stages(demo)
         stages.run("record", lambda: record(stages.data, suite=suite, settings=recording, encoder=encoder))
         source = RLDSSource(stages.data)
-        result = stages.run("train", lambda: train(source, config, stages.training, encoder=trained))
+        result = stages.run("train", lambda: train(source, config, stages.training, encoder=training_encoder))
         if not result.finished:
             raise KeyboardInterrupt
         context = ReportContext(
@@ -124,7 +124,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
                 suite=suite,
                 settings=trials,
                 source=source,
-                encoder=trained or encoder,
+                encoder=training_encoder or encoder,
                 context=context,
             )
             stages.note_evaluated()
@@ -134,13 +134,15 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
 
 
 class _Stages:
-    """The demo's folder: what is done, and how long it took."""
+    """The folder of the demo: the finished stages, and how long they took."""
 
     def __init__(self, demo: DemoSettings) -> None:
         self._file = demo.out / STATE_FILE
         self.data, self.training = demo.out / "data", demo.out / "run"
-        wanted = {k: v for k, v in json_config.to_json(replace(demo, out=Path())).items() if k not in ("out", "trials")}
-        self._state: dict[str, Any] = {"settings": wanted, "seconds": {}, "peak_gb": None, "evaluated": None}
+        settings = {
+            k: v for k, v in json_config.to_json(replace(demo, out=Path())).items() if k not in ("out", "trials")
+        }
+        self._state: dict[str, Any] = {"settings": settings, "seconds": {}, "peak_gb": None, "evaluated": None}
         self._trials = demo.trials
         self._out = demo.out
         if self._file.is_file():
@@ -149,16 +151,16 @@ class _Stages:
                 state["seconds"] = {str(name): float(seconds) for name, seconds in state["seconds"].items()}
                 state["peak_gb"] = None if state["peak_gb"] is None else float(state["peak_gb"])
                 self._state = {name: state[name] for name in self._state}
-            if self._state["settings"] != json.loads(json.dumps(wanted)):
+            if self._state["settings"] != json.loads(json.dumps(settings)):
                 raise ValueError(
-                    f"{demo.out} holds a demo with other settings ({self._state['settings']!r}); give another --out "
+                    f"{demo.out} holds a demo with other settings ({self._state['settings']!r}). Give another --out, "
                     "or remove it"
                 )
         self._save()
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Seconds each stage took, interruptions included."""
+        """Seconds of each stage, over all calls."""
         return dict(self._state["seconds"])
 
     @property
@@ -168,7 +170,7 @@ class _Stages:
         return peak
 
     def run(self, name: str, work: Callable[[], T]) -> T:
-        """Run a stage and note its seconds and its memory; a stage that finds itself done adds nothing."""
+        """Run a stage, and store its seconds and peak memory until the evaluation is done."""
         started = time.monotonic()
         try:
             with PeakMemory() as memory:
@@ -182,12 +184,12 @@ class _Stages:
                 self._save()
 
     def is_evaluated(self) -> bool:
-        """Return whether this checkpoint was evaluated with these trials by this code."""
+        """Return whether this code evaluated this checkpoint with these trials."""
         there = all((self._out / name).is_file() for name in (RESULTS_FILE, "report.html"))
         return there and self._state["evaluated"] == self._evaluation()
 
     def note_evaluated(self) -> None:
-        """Note that the evaluation is done."""
+        """Store that the evaluation is done."""
         self._state["evaluated"] = self._evaluation()
         self._save()
 
@@ -206,7 +208,7 @@ def _image_size(demo: DemoSettings) -> int:
 
 
 def summary(result: DemoResult) -> str:
-    """Return the demo's figures as a few lines for the terminal."""
+    """Return the results of the demo as lines for the terminal."""
     with reading(result.report.with_name(RESULTS_FILE), cure=_RUN_AGAIN):
         return "\n".join(_summary(result.results, result.report))
 
@@ -221,7 +223,7 @@ def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
         )
     lines.append(f"{'mean':26s}{figures['mean_success']:8.0%}{'':22s}{_rate(figures['mean_blind']):>8s}")
     lines.append(
-        f"under the other task's instruction {_rate(figures['swapped_success'])}, under an unread paraphrase "
+        f"with the other task's instruction {_rate(figures['swapped_success'])}, with an unseen paraphrase "
         f"{_rate(figures['paraphrase_success'])}"
     )
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in figures["seconds"].items())

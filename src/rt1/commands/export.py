@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from rt1.commands.options import DataFormat
 from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
 from rt1.export.exporter import EXPORT_FILES, ExportSettings, export
@@ -16,21 +17,20 @@ from rt1.text.load import load_text_encoder
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCommand:
-    """Write a policy as two graphs for ONNX Runtime, OpenVINO or torch, compared with the network step by step."""
+    """Export a policy to ONNX Runtime, OpenVINO or torch, and compare it with the network step by step."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint or run folder."""
     out: Path
-    """Folder to write; an earlier export there is replaced."""
+    """Folder to write. An earlier export in it is replaced."""
     export: tyro.conf.OmitArgPrefixes[ExportSettings]
-    """What to export."""
+    """Settings of the export."""
     data: Path | None = None
-    """Data set whose images it is compared on; generated ones if not given."""
-    options: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
-    """What the data set does not say of itself."""
+    """Data set with the images of the comparison. Default: generated images."""
     text_encoder: str | None = None
-    """Text encoder of the instructions: minilm, a table file, or an .onnx file; the one the checkpoint names if not
-    given."""
+    """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
+    options: DataFormat = field(default_factory=DataOptions)
+    """How to read a data set that does not describe itself."""
 
     def run(self, _command: str) -> int:
         """Export."""
@@ -47,21 +47,21 @@ class ExportCommand:
         )
         print(_summary(manifest))
         size = sum((self.out / name).stat().st_size for name in manifest.files)
-        print(f"export: {self.out} ({size / 1e6:.1f} MB); docs/export.md shows how to act with it")
+        print(f"export: {self.out} ({size / 1e6:.1f} MB). docs/export.md shows how to use it")
         return 0
 
 
 def _summary(manifest: Manifest) -> str:
-    found = manifest.comparison
-    assert found is not None
-    where = "recorded images" if found.images == "recorded" else "generated images (give --data for recorded ones)"
-    equal = f"{found.tokens_agreeing} of {found.tokens}"
-    clear = f"{found.clear_tokens_agreeing} of {found.clear_tokens}"
+    comparison = manifest.comparison
+    assert comparison is not None
+    where = "recorded images" if comparison.images == "recorded" else "generated images (give --data for recorded ones)"
+    equal = f"{comparison.tokens_agreeing} of {comparison.tokens}"
+    clear = f"{comparison.clear_tokens_agreeing} of {comparison.clear_tokens}"
     lines = [
-        f"compared on {found.steps} steps of {where}:",
-        f"  largest logit difference {found.logit_difference:.2g}, largest logit {found.largest_logit:.3g}",
-        f"  equal tokens {equal}, of the clear ones {clear}",
+        f"compared on {comparison.steps} steps of {where}:",
+        f"  largest logit difference {comparison.logit_difference:.2g}, largest logit {comparison.largest_logit:.3g}",
+        f"  equal tokens {equal}, equal clear tokens {clear}",
     ]
     if TABLE_FILE not in manifest.files:
-        lines.append("it holds no instruction, so it takes text embeddings only; add some with --instructions")
+        lines.append("it holds no instructions and takes only text embeddings. Add instructions with --instructions")
     return "\n".join(lines)

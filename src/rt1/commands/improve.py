@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_info, save_checkpoint
+from rt1.commands.options import Preset
 from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions, open_data
 from rt1.report.self_improvement import write_report
@@ -20,27 +21,26 @@ from rt1.train.self_improvement import IMPROVE_FILES, Improvement, ImproveSettin
 
 @dataclass(frozen=True, kw_only=True)
 class ImproveCommand:
-    """Let a policy learn from its own successes in rounds; run again to resume, or with more rounds."""
+    """Train a policy on its own successes, in rounds. Run it again to resume, or to add rounds."""
 
+    checkpoint: tyro.conf.Positional[Path | None] = None
+    """Policy to start from, before all options. Default: train one on the recorded data first."""
     data: Path
     """Recorded episodes of an environment, as rt1 record writes them."""
     out: Path
     """Folder of all rounds and of report.html."""
-    checkpoint: Path | None = None
-    """Policy to begin with; one is trained on the recorded data if not given."""
-    embodiment: str | None = None
-    """Which embodiment of that policy acts, where it has several."""
     improve: tyro.conf.OmitArgPrefixes[ImproveSettings] = field(default_factory=ImproveSettings)
-    """What is repeated, and how often."""
+    """Rounds and their settings."""
+    preset: Preset = "demo"
+    embodiment: str | None = None
+    """Embodiment that acts. Required if the checkpoint has several."""
     text_encoder: str | None = None
-    """Text encoder, as of rt1 train; the one the data names if not given."""
-    preset: str = "demo"
-    """Preset of network and training."""
+    """Text encoder, as for rt1 train. Default: the one that the data names."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="train")] = field(default_factory=TrainConfig)
     """Settings of the training runs, except updates and seed."""
 
     def run(self, command: str) -> int:
-        """Improve."""
+        """Run the rounds. Print a line and write the report after each."""
         check_folder(self.out, ours=IMPROVE_FILES)
         source = open_data(self.data, DataOptions())
         stored = stored_text_encoder(source)
@@ -50,19 +50,18 @@ class ImproveCommand:
         elif stored is not None:
             encoder = load_identified(stored)
         else:
-            raise ValueError(f"{self.data} names no text encoder; give --text-encoder")
+            raise ValueError(f"{self.data} names no text encoder. Give --text-encoder")
 
         new = []
 
-        def show(found: Improvement) -> None:
-            new.append(found)
-            page, last = write_report(found, command=command), found.rounds[-1]
+        def show(improvement: Improvement) -> None:
+            new.append(improvement)
+            page, last = write_report(improvement, command=command), improvement.rounds[-1]
             control = success(last.control)
-            beside = "" if control is None else f", without its own episodes {control:.0%}"
+            baseline = "" if control is None else f", without its own episodes {control:.0%}"
             kept = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} starts, " if last.number else ""
-            print(
-                f"round {last.number}: {kept}success {success(last.improved):.0%}{beside}; report: {page}", flush=True
-            )
+            line = f"round {last.number}: {kept}success {success(last.improved):.0%}{baseline}, report: {page}"
+            print(line, flush=True)
 
         result = improve(
             source,
@@ -74,17 +73,19 @@ class ImproveCommand:
             after_round=show,
         )
         if not result.finished:
-            print(f"the budget of {self.improve.cpu_minutes:g} CPU minutes is spent; give a larger one to go on")
+            print(f"the budget of {self.improve.cpu_minutes:g} CPU minutes is spent. Give a larger one to resume")
         elif not new:
             rate = success(result.rounds[-1].improved)
-            print(f"{self.out} was done before, success {rate:.0%}; give more --rounds to go on, or another --out")
+            print(f"{self.out} is finished already, success {rate:.0%}. Give more --rounds, or another --out")
         return 0
 
     def _start(self) -> Path | None:
-        """Return the policy to begin with; of several embodiments the one that acts, in a checkpoint of its own."""
+        """Return the checkpoint to start from. One embodiment of several becomes a checkpoint of its own."""
         if self.checkpoint is None:
             if self.embodiment is not None:
-                raise ValueError(f"--embodiment {self.embodiment} is one of a checkpoint's; give --checkpoint, too")
+                raise ValueError(
+                    f"--embodiment {self.embodiment} needs a checkpoint: rt1 improve RUN --embodiment {self.embodiment}"
+                )
             return None
         info = load_info(self.checkpoint, embodiment=self.embodiment)
         if isinstance(load_whole_info(self.checkpoint), CheckpointInfo):

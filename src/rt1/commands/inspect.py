@@ -8,6 +8,7 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
+from rt1.commands.options import DataFormat
 from rt1.common.files import check_replaceable
 from rt1.common.json_config import check_at_least
 from rt1.data.open_data import DataOptions, open_data
@@ -18,26 +19,26 @@ from rt1.report.dataset_terminal import checkpoint_text, data_text
 
 @dataclass(frozen=True, kw_only=True)
 class InspectCommand:
-    """Show what is in a checkpoint or a data set."""
+    """Show the contents of a checkpoint or a data set."""
 
     path: tyro.conf.Positional[Path]
     """Checkpoint, run or data folder."""
     out: Path | None = None
-    """HTML file to write about a data set, with histograms and images; none if not given."""
+    """HTML file to write, with histograms and images of a data set. Default: none."""
     episode: int | None = None
-    """Episode the page shows; one of median length if not given."""
-    data: tyro.conf.OmitArgPrefixes[DataOptions] = field(default_factory=DataOptions)
-    """How to read a data set."""
+    """Number of the episode that the page shows. Default: one of median length."""
+    data: DataFormat = field(default_factory=DataOptions)
+    """How to read a data set that does not describe itself."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 0, "episode")
 
     def run(self, command: str) -> int:
-        """Inspect."""
+        """Print the contents, and write the page."""
         known = (EXPORT_FILE, INFO_FILE, *(f"{name}/{INFO_FILE}" for name in RUN_ORDER))
         if any((self.path / name).is_file() for name in known):
             if self.out is not None:
-                raise ValueError(f"{self.path} is a checkpoint, which has no page; leave out --out {self.out}")
+                raise ValueError(f"{self.path} is a checkpoint, which has no page. Remove --out {self.out}")
             print(checkpoint_text(self.path))
             return 0
         if self.out is not None:

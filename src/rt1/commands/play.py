@@ -18,47 +18,49 @@ from rt1.text.load import load_text_encoder
 
 @dataclass(frozen=True, kw_only=True)
 class PlayCommand:
-    """Watch and drive a policy in a simulator, on a web page on this machine, until Ctrl-C."""
+    """Watch and control a policy in a simulator, on a web page on this machine, until Ctrl-C."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint or run folder."""
     tasks: tuple[str, ...] = ()
-    """Tasks to choose from; those it was trained on if not given."""
+    """Tasks to choose from. Default: the tasks of the training data."""
     env: str | None = None
-    """Environment name; that of the training data if not given."""
+    """Environment name. Default: that of the training data."""
     port: int = 8001
-    """Port on 127.0.0.1; 0 takes a free one."""
+    """Port on 127.0.0.1. 0 takes a free one."""
     seed: int = 0
-    """Seed of the starts, as for an evaluation."""
+    """Seed of the initial states, as in rt1 evaluate."""
     embodiment: str | None = None
-    """Which embodiment acts, where the checkpoint has several."""
+    """Embodiment that acts. Required if the checkpoint has several."""
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
-    """How the network acts."""
+    """How the network runs."""
     text_encoder: str | None = None
-    """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+    """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
 
     def __post_init__(self) -> None:
         check_between(self, 0, MOST_PORT, "port")
         check_at_least(self, 0, "seed")
 
     def run(self, _command: str) -> int:
-        """Play."""
+        """Serve the page."""
         from rt1.play.server import PlayServer, serve
 
         provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
         suite = suite_of(provenance, self.env)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if not tasks:
-            raise ValueError(f"{self.checkpoint} does not say which tasks it was trained on; give --tasks")
+            raise ValueError(f"{self.checkpoint} names no tasks. Give --tasks")
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         policy = Policy.from_checkpoint(
             self.checkpoint,
             embodiment=self.embodiment,
             text_encoder=encoder,
             cond_scale=self.acting.cond_scale,
-            setting=self.acting.wanted,
+            setting=self.acting.choice,
         )
         playground = Playground(policy, suite, tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)
-        serve(server, lambda port: print(f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it", flush=True))
+        serve(
+            server, lambda port: print(f"open http://127.0.0.1:{port} in a browser, press Ctrl-C to stop", flush=True)
+        )
         return 0

@@ -16,14 +16,14 @@ from rt1.text.load import load_text_encoder
 
 @dataclass(frozen=True, kw_only=True)
 class RecordCommand:
-    """Record an environment's scripted experts as an RLDS data set; run again to resume."""
+    """Record an environment's scripted experts as an RLDS data set. Run it again to resume."""
 
     out: Path
     """Folder of the data set."""
     record: tyro.conf.OmitArgPrefixes[RecordSettings]
-    """What to record."""
+    """Settings of the recording."""
     env: tyro.conf.OmitArgPrefixes[EnvSettings] = field(default_factory=EnvSettings)
-    """Where to record."""
+    """Environment."""
     text_encoder: str = "minilm"
     """Text encoder of the instructions: minilm, a table file, or an .onnx file."""
 
@@ -35,6 +35,6 @@ class RecordCommand:
         )
         rejected = ", ".join(f"{task} {count}" for task, count in report.rejected.items() if count) or "none"
         print(
-            f"recorded {report.recorded} episodes into {report.folder}; rejected because the expert failed: {rejected}"
+            f"recorded {report.recorded} episodes into {report.folder}. Rejected because the expert failed: {rejected}"
         )
         return 0

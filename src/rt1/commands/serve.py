@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeCommand:
-    """Serve a policy to robots over WebSockets, in openpi's protocol, until SIGTERM or Ctrl-C."""
+    """Serve a policy to robots over WebSockets, with openpi's protocol, until SIGTERM or Ctrl-C."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint or run folder."""
     server: tyro.conf.OmitArgPrefixes[ServerSettings] = field(default_factory=ServerSettings)
-    """Where it listens and what it lets happen."""
+    """Address and limits of the server."""
     embodiment: str | None = None
-    """Which embodiment acts, where the checkpoint has several."""
+    """Embodiment that acts. Required if the checkpoint has several."""
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
-    """How the network acts."""
+    """How the network runs."""
     text_encoder: str | None = None
-    """Text encoder: minilm, a table file, or an .onnx file; the one the checkpoint names if not given."""
+    """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
 
     def run(self, _command: str) -> int:
         """Serve."""
@@ -45,7 +45,7 @@ class ServeCommand:
             embodiment=self.embodiment,
             text_encoder=self._encoder(info),
             cond_scale=self.acting.cond_scale,
-            setting=self.acting.wanted,
+            setting=self.acting.choice,
         )
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
         serve(server, lambda port: print(self._words(server, port), flush=True))
@@ -56,12 +56,12 @@ class ServeCommand:
         most, latency = self.server.max_sessions, self.server.max_latency
         return (
             f"serving {self.checkpoint} on {scheme}://{self.server.host}:{port}, "
-            f"{server.step_seconds * 1e3:.1f} ms a step in {server.setting}; carries {server.capacity} of at most "
-            f"{most} sessions within {latency:g} s"
+            f"{server.step_seconds * 1e3:.1f} ms a step with {server.setting}, room for {server.capacity} of at "
+            f"most {most} sessions within {latency:g} s"
         )
 
     def _encoder(self, info: CheckpointInfo) -> TextEncoder | None:
-        """Return the text encoder, loaded now: the first robot should not wait for it."""
+        """Return the text encoder. It is loaded now, so that the first robot does not wait for it."""
         if self.text_encoder is not None:
             return load_text_encoder(self.text_encoder)
         if info.text_encoder is None:
@@ -69,6 +69,6 @@ class ServeCommand:
         try:
             return load_identified(info.text_encoder)
         except (ValueError, ModuleNotFoundError) as error:
-            # Robots may send text embeddings; a sentence is refused in the same words.
-            print(f"rt1: instructions are not understood, only text embeddings: {error}", file=sys.stderr)
+            # Robots may still send text embeddings. A sentence is refused with the same message.
+            print(f"rt1: only text embeddings are accepted, no instructions: {error}", file=sys.stderr)
             return None

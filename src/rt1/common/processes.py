@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
+from rt1.common.progress import EpisodeCount, counts
 from rt1.common.signals import stop_signals
 from rt1.errors import WorkerError
 
@@ -58,7 +59,9 @@ def run_jobs(
         return
     # Spawned, not forked: GL contexts and torch threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    given = (apart, prepare, arguments)
+    for count in counts:
+        count.share()
+    given = (apart, tuple(counts), prepare, arguments)
     with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=given) as pool:
         futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
         try:
@@ -72,7 +75,13 @@ def run_jobs(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _prepare(apart: bool, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:  # noqa: FBT001
+def _prepare(
+    apart: bool,  # noqa: FBT001
+    counted: tuple[EpisodeCount, ...],
+    prepare: Callable[..., None] | None,
+    arguments: tuple[Any, ...],
+) -> None:
+    counts[:] = counted
     threading.Thread(target=_end_with_parent, daemon=True, name="rt1-parent-watch").start()
     if apart:
         for number in set(stop_signals()) - {signal.SIGTERM}:  # by which a broken pool ends its workers

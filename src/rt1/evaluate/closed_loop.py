@@ -11,7 +11,7 @@ import numpy as np
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo, load_info, resolve
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
-from rt1.common.progress import progress
+from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.policy.autotune import ActingSettings
@@ -91,7 +91,7 @@ def evaluate_closed_loop(
     sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
     embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
-    with progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
+    with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
         for batch in run_trials(
             plans,
             suite=suite,
@@ -101,7 +101,7 @@ def evaluate_closed_loop(
         ):
             results += batch
             own = [r.rollout.success for r in results if r.plan.kind == "policy"]
-            bar.update(len(results), f"policy {sum(own)} of {len(own)}")
+            bar.note = f"policy {sum(own)} of {len(own)}"
     return _count(tasks, results, suite.control_rate)
 
 

@@ -40,11 +40,11 @@ AUTO, TUNE = "auto", "tune"
 class ActingSettings:
     """How a trained network acts."""
 
-    setting: str = "fp32"
-    """How the network is run: fp32, bf16, int8, on a GPU cuda-graphs-bf16 and others; auto takes the fastest that acts
-    as fp32 does, as measured once on this machine."""
+    backend: str = "fp32"
+    """How the network runs: fp32, bf16, int8, cuda-graphs-bf16 and others on a GPU. auto takes the fastest backend that
+    acts as fp32 does, measured once on this machine."""
     tune: bool = False
-    """Measure now which setting is the fastest that acts as fp32 does, remember it, and use it."""
+    """Measure again which backend auto takes, remember it, and use it."""
     cond_scale: float = 1.0
     """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
 
@@ -52,9 +52,9 @@ class ActingSettings:
         check_between(self, 0, 1000, "cond_scale")
 
     @property
-    def wanted(self) -> str:
-        """The setting as :func:`setting_for` takes it."""
-        return TUNE if self.tune else self.setting
+    def choice(self) -> str:
+        """The backend as :func:`setting_for` takes it."""
+        return TUNE if self.tune else self.backend
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> Choice:
         ValueError: an unknown setting.
     """
     if setting not in (AUTO, TUNE):
-        lookup("setting", setting, {**SETTINGS, AUTO: None, TUNE: None})
+        lookup("backend", setting, {**SETTINGS, AUTO: None, TUNE: None})
         return Choice(setting=setting)
     found = tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE)
     return Choice(setting=found.setting, threads=found.threads[found.setting])

@@ -136,7 +136,7 @@ class Stepper:
         self.model = model.eval()
         self.cond_scale = _checked_scale(cond_scale, model)
         self.setting = setting
-        choice = lookup("setting", setting, SETTINGS)
+        choice = lookup("backend", setting, SETTINGS)
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's own")
         self._threads = choice.threads if threads is None else threads

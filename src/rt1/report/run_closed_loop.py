@@ -47,9 +47,9 @@ def evaluate_checkpoint(
             embodiment=settings.embodiment,
             text_encoder=encoder,
             cond_scale=settings.acting.cond_scale,
-            setting=settings.acting.wanted,
+            setting=settings.acting.choice,
         )
-        chosen = replace(settings.acting, setting=policy.setting, tune=False)
+        chosen = replace(settings.acting, backend=policy.setting, tune=False)
         settings = replace(settings, acting=chosen)
         plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
@@ -98,5 +98,5 @@ def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]
         "trials per task": str(settings.trials),
         "evaluation seed": str(settings.seed),
         **({} if acting.cond_scale == 1.0 else {"guidance (cond_scale)": f"{acting.cond_scale:g}"}),
-        **({} if acting.setting == "fp32" else {"setting of the policy": acting.setting}),
+        **({} if acting.backend == "fp32" else {"backend of the policy": acting.backend}),
     }

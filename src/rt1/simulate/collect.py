@@ -21,7 +21,7 @@ from rt1.common.files import replacing, write_text
 from rt1.common.json_config import check_at_least, check_between, from_json
 from rt1.common.json_files import read_object
 from rt1.common.processes import run_jobs
-from rt1.common.progress import progress
+from rt1.common.progress import count_episode, episode_progress
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
@@ -140,10 +140,9 @@ def collect(
     jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
     missing = [job for job in jobs if not job.file.is_file()]
     total, left = (sum(len(job.attempts) for job in some) for some in (jobs, missing))
-    with progress(f"collecting into {folder}", total, unit="attempts", done=total - left) as bar:
-        for index, _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
-            left -= len(missing[index].attempts)
-            bar.update(total - left)
+    with episode_progress(f"collecting into {folder}", total, unit="attempts", done=total - left):
+        for _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
+            pass
     return _write(folder, jobs, work, encoder)
 
 
@@ -169,6 +168,7 @@ def _run(job: _Job) -> None:
     try:
         for attempt in job.attempts:
             tensors |= _attempt(worker, env, job.task, attempt)
+            count_episode()
     finally:
         env.close()
     with replacing(job.file) as beside:

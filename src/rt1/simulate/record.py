@@ -11,7 +11,7 @@ from rt1.actions import FloatArray
 from rt1.common.folders import working_in
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.processes import run_jobs
-from rt1.common.progress import progress
+from rt1.common.progress import count_episode, count_step, episode_progress
 from rt1.data.rlds.schema import RECORDING_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
@@ -107,19 +107,17 @@ def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder:
     shards = [_Shard(n, tuple(writer.settings.shard_episodes(n))) for n in writer.missing_shards()]
     total = sum(len(shard.episodes) for shard in shards)
     rejected = dict.fromkeys(tasks, 0)
-    done = 0
     with (
         working_in(folder, ours=(RECORDING_FILE,)),
-        progress(f"recording into {folder}", total, unit="episodes") as bar,
+        episode_progress(f"recording into {folder}", total) as bar,
     ):
         work = _Work(suite, settings, tasks, embeddings, writer)
-        for index, failures in run_jobs(
+        for _, failures in run_jobs(
             _record_shard, shards, workers=settings.workers, prepare=_prepare, arguments=(work,)
         ):
-            done += len(shards[index].episodes)
             for task, count in failures.items():
                 rejected[task] += count
-            bar.update(done, f"{sum(rejected.values())} rejected")
+            bar.note = f"{sum(rejected.values())} rejected"
     writer.finish()
     return RecordReport(folder=folder, recorded=total, rejected=rejected)
 
@@ -137,6 +135,7 @@ def record_episode(
         images.append(encode_jpeg(observation.image, quality))
         actions.append(action)
         result = env.step(drift.disturb(action))
+        count_step(env.max_steps)
         observation = result.observation
         if result.done:
             return images, np.stack(actions), result.success
@@ -201,6 +200,7 @@ def _successful_episode(work: _Work, env: Env, task: str, number: int, index: in
             env, expert, seed=seed, noise=work.settings.noise, quality=work.settings.jpeg_quality
         )
         if success:
+            count_episode()
             episode = RecordedEpisode(
                 images=images,
                 actions=actions,

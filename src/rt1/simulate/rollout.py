@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.common.progress import count_step
 from rt1.envs.base import Env, Image, Observation
 
 
@@ -71,6 +72,7 @@ def rollout(
         clipped += int(env.action_spec.out_of_bounds(wanted).sum())
         action = within_bounds(env.action_spec, wanted)
         result = env.step(action)
+        count_step(env.max_steps)
         observation = result.observation
         actions.append(action)
         if keep_images:

@@ -13,6 +13,7 @@ import torch
 from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
+from rt1.common.progress import count_episode
 from rt1.envs.base import Env, ScriptedExpert, TaskSuite
 from rt1.policy.autotune import ActingSettings, setting_for
 from rt1.policy.policy import Policy
@@ -127,7 +128,7 @@ def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Po
     """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
     info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
     model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
-    choice = setting_for(chosen.checkpoint, model, chosen.acting.wanted)
+    choice = setting_for(chosen.checkpoint, model, chosen.acting.choice)
     stepper = choice.stepper(model, cond_scale=chosen.acting.cond_scale)
     return Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__)
 
@@ -162,6 +163,7 @@ def _run_trial(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> TrialR
         instruction=plan.instruction,
         keep_images=plan.kind == "policy",
     )
+    count_episode()
     return TrialResult(plan=plan, trial=trial, rollout=result)
 
 

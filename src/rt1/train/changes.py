@@ -28,9 +28,14 @@ HARMLESS = {
 """Settings that only decide how often, how fast and where a run works: the losses stay the same but for rounding."""
 
 
+RENAMED = {"clip": "windows_per_clip"}
+"""Setting of an earlier version -> its name."""
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``name: value then, value now`` for all that differs and is not harmless."""
     plain_old, plain_new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+    plain_old = {RENAMED.get(name, name): value for name, value in plain_old.items()}
     texts = _differences(plain_old, plain_new, "")
     return [" ".join(text.splitlines()) for text in texts if text.split(":")[0] not in HARMLESS]
 

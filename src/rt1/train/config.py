@@ -21,30 +21,32 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run's losses, and when it reports."""
+    """Everything that decides a run's losses, and when it reports. The help page shows it in this order."""
 
-    name: str = "custom"
-    """Name of the preset this came from."""
-    model: RT1Config = field(default_factory=RT1Config)
-    """The network. Action dimensions, bins and text width are taken from the data."""
-    init: str | None = None
-    """Checkpoint to start from, or a backbone of ``rt1 convert imagenet``: what fits is taken over, the rest is new."""
-    init_new_text: bool = False
-    """Let all that multiplies the text start anew, for another text encoder than the checkpoint's."""
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    """Optimizer and learning rate."""
     updates: int = 10_000
     """Optimizer updates in all."""
     batch_size: int = 32
     """Windows per update, of all ranks together."""
-    clip: int = 0
+    seed: int = 0
+    """Seed of weights, order, crops, colours and dropout."""
+    init: str | None = None
+    """Checkpoint to start from, or a backbone of ``rt1 convert imagenet``: what fits is taken over, the rest is new."""
+    device: Device = "auto"
+    """``auto``: a GPU where there is one."""
+    precision: Precision = "fp32"
+    """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
+    model: RT1Config = field(default_factory=RT1Config)
+    """The network. Action dimensions, bins and text width are taken from the data."""
+    init_new_text: bool = False
+    """Let all that multiplies the text start anew, for another text encoder than the checkpoint's."""
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    """Optimizer and learning rate."""
+    windows_per_clip: int = 0
     """Windows cut from each clip of consecutive steps, whose images are encoded once for all of them; batch_size must
     be a multiple of it. 0: each window is drawn and encoded by itself, as Google does."""
     accumulation: int = 1
     """Parts that a rank's batch is computed in, one after the other: the same loss in less memory (BatchNorm uses the
     images of one part)."""
-    seed: int = 0
-    """Seed of weights, order, crops, colours and dropout."""
     held_out: float = 0.05
     """Fraction of the episodes kept for validation."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
@@ -59,16 +61,12 @@ class TrainConfig:
     0 trains on one-hot targets, as Google does."""
     label_smoothing: float = 0.0
     """Share of each target that goes to all bins alike; 0 as in Google's code."""
-    precision: Precision = "fp32"
-    """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
     batch_norm: BatchNormKind = "local"
     """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""
     activations: Activations = "kept"
     """What the backbone's blocks keep for their backward pass; they compute the rest again. ``kept``: all.
     ``selective``: outputs of convolutions and matrix products. ``full``: only their inputs, for the least memory."""
-    device: Device = "auto"
-    """``auto``: a GPU where there is one."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster updates on a GPU."""
     log_every: int = 20
@@ -92,6 +90,8 @@ class TrainConfig:
     """Torch threads; 0 means one per core."""
     loader_threads: int = 1
     """Threads that read and decode images."""
+    name: str = "custom"
+    """Name of the preset this came from."""
 
     def __post_init__(self) -> None:
         self._check_ranges()
@@ -108,7 +108,7 @@ class TrainConfig:
         check_between(self, 1, 1 << 20, "batch_size", "accumulation")
         check_between(self, 1, MOST_THREADS, "loader_threads")
         check_between(self, 0, MOST_THREADS, "threads")
-        check_at_least(self, 0, "seed", "clip", "keep_every", "target_spread")
+        check_at_least(self, 0, "seed", "windows_per_clip", "keep_every", "target_spread")
         check_fraction(self, "held_out", "label_smoothing")
         if self.activations in RENAMED:
             raise ValueError(f"activations is {self.activations}, an old name; use {RENAMED[self.activations]}")
@@ -119,11 +119,11 @@ class TrainConfig:
         Raises:
             ValueError: the batch cannot be shared out.
         """
-        unit = max(1, self.clip) * self.accumulation * ranks
+        unit = max(1, self.windows_per_clip) * self.accumulation * ranks
         if self.batch_size % unit:
             raise ValueError(
                 f"batch_size is {self.batch_size}; it must be a multiple of {unit}: {ranks} ranks x "
-                f"{self.accumulation} parts (accumulation) x {max(1, self.clip)} windows of a "
+                f"{self.accumulation} parts (accumulation) x {max(1, self.windows_per_clip)} windows of a "
                 f"clip; {unit * -(-self.batch_size // unit)} is"
             )
-        return self.batch_size // max(1, self.clip) // ranks
+        return self.batch_size // max(1, self.windows_per_clip) // ranks

@@ -90,7 +90,7 @@ def prepare_data(
 
     def cut(lengths: NDArray[np.int64], episodes: NDArray[np.int64]) -> Windows | Clips:
         windows = Windows(lengths=lengths, episodes=episodes, window=config.model.window)
-        return Clips(windows=windows, group=config.clip) if config.clip else windows
+        return Clips(windows=windows, group=config.windows_per_clip) if config.windows_per_clip else windows
 
     split = split_sources(sources, cut=cut, held_out=config.held_out, seed=config.seed)
     text: NDArray[np.float32] | Sentences
@@ -103,7 +103,7 @@ def prepare_data(
             split.source,
             samples,
             text=text,
-            batch_size=config.batch_size // max(1, config.clip),
+            batch_size=config.batch_size // max(1, config.windows_per_clip),
             seed=config.seed,
             threads=config.loader_threads,
         )

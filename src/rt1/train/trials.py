@@ -11,7 +11,7 @@ import numpy as np
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
-from rt1.common.progress import progress
+from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, check_tasks
 from rt1.envs.registry import suite_of
 from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
@@ -67,7 +67,7 @@ class ClosedLoop:
             WorkerError: a process was killed.
         """
         found: dict[str, list[bool]] = {}
-        with progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
+        with episode_progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
             for results in run_trials(
                 self.plans,
                 suite=self.suite,
@@ -79,7 +79,7 @@ class ClosedLoop:
                 for result in results:
                     found.setdefault(result.plan.task, []).append(result.rollout.success)
                 done = [success for own in found.values() for success in own]
-                bar.update(len(done), f"{sum(done)} succeeded")
+                bar.note = f"{sum(done)} succeeded"
         rates = {task: float(np.mean(found[task])) for task in sorted(found)}
         return {SUCCESS: float(np.mean([*rates.values()])), **{f"{SUCCESS}/{task}": r for task, r in rates.items()}}
 

@@ -1,4 +1,4 @@
-"""rt1 harvest."""
+"""rt1 text-table."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def test_a_data_set_s_embeddings_become_a_table(
 ) -> None:
     folder = write_recording(tmp_path / "data", make_source(3, 2, 4))
     out = tmp_path / "table.safetensors"
-    assert main(["harvest", str(folder), "--out", str(out)]) == 0
+    assert main(["text-table", str(folder), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}: 2 sentences, 8 entries each, of table\n"
     assert TableEncoder.load(out).sentences == ("close the drawer", "open the drawer")
-    assert main(["harvest", str(folder), "--out", str(out), "--encoder", "another"]) == 0
+    assert main(["text-table", str(folder), "--out", str(out), "--encoder", "another"]) == 0
     assert TableEncoder.load(out).identity.name == "another"
 
 
@@ -32,7 +32,7 @@ def test_a_table_of_a_known_encoder_goes_by_its_file_and_is_found_by_who_trained
     make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path, table: TableEncoder
 ) -> None:
     folder, out = write_recording(tmp_path / "data", make_source(3, 2, 4)), tmp_path / "table.safetensors"
-    assert main(["harvest", str(folder), "--out", str(out)]) == 0
+    assert main(["text-table", str(folder), "--out", str(out)]) == 0
     found = TableEncoder.load(out).identity
     assert found.name == str(out)
     assert found != table.identity
