@@ -136,7 +136,7 @@ def test_help_lists_every_preset_and_begins_with_the_options_that_matter(
     assert set(options[4:10]) == {"updates", "batch-size", "seed", "init", "device", "precision"}
     nested = [name for name in options if "." in name]
     assert options.index(nested[0]) > options.index("name")  # after all settings of the run itself
-    assert options[-1] == "skip-corrupt"  # how to read a data set comes last
+    assert options[-1] == "episode-key"  # how to read a data set comes last
 
 
 # Documents

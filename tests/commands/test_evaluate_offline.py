@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rt1.cli import main
-from rt1.evaluate import offline
+from rt1.policy import agreement
 
 pytest.importorskip("matplotlib")
 
@@ -75,7 +75,7 @@ def test_of_several_data_sets_the_held_out_episodes_are_found_again(
 def test_a_disagreement_of_streaming_and_windows_ends_the_command_with_an_error(
     run: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "TOLERANCE", -1.0)  # no two numbers are that close
+    monkeypatch.setattr(agreement, "ROUNDING", -1.0)  # no two numbers are that close
     assert _status(run, "--data", data) == 1
     said = capsys.readouterr()
     assert "rt1: streaming and windows DISAGREE" in said.err
