@@ -21,7 +21,9 @@ MAX_PARAMETERS = 7
 
 # Tests of the whole rather than of one module.
 TESTS_WITHOUT_A_MODULE = {
-    "fuzz",  # a folder
+    "fixtures",  # folders
+    "fuzz",
+    "reference",
     "test_house_rules.py",
     "test_public_surface.py",
     "test_examples.py",

@@ -39,17 +39,17 @@ TF_SMALL = {
 
 
 @pytest.fixture(scope="module")
-def reference_files(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference_files(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
-    script = shared / "reference" / "make_checkpoints.py"
+    script = reference / "make_checkpoints.py"
     subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
     (folder / "tf_small.json").write_text(json.dumps(TF_SMALL))
     return folder
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, NDArray[np.generic]]:
-    return dict(np.load(shared / "reference" / "tf_small" / "golden.npz"))
+def golden(reference: Path) -> dict[str, NDArray[np.generic]]:
+    return dict(np.load(reference / "tf_small" / "golden.npz"))
 
 
 def _convert(*words: object) -> int:
@@ -66,7 +66,9 @@ def test_a_tensorflow_checkpoint_becomes_a_policy_with_the_recorded_numbers(
     assert "skipped 2: unused: the network sets action tokens to zero" in said
     assert load_info(tmp_path / "out").text_encoder == USE_LARGE_5
     with torch.inference_mode():
-        logits = load_model(tmp_path / "out")(torch.from_numpy(golden["image"]), torch.from_numpy(golden["lang"]))
+        logits = load_model(tmp_path / "out").predict(
+            torch.from_numpy(golden["image"]), torch.from_numpy(golden["lang"])
+        )
     np.testing.assert_allclose(logits.numpy(), golden["inf/logits_action"], atol=3e-3)
     policy = Policy.from_checkpoint(tmp_path / "out")
     policy.reset(golden["stream/lang"][0])
@@ -93,7 +95,7 @@ def test_a_failed_conversion_is_one_line_and_leaves_nothing(
 
 
 def test_an_unknown_kind_of_conversion_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _convert("tensorflwo", "x") == 1
+    assert _convert("tensorflwo", "x") == 2
     assert "did you mean 'convert tensorflow'?" in capsys.readouterr().err
 
 
