@@ -48,21 +48,21 @@ def tokens_of(spec: ActionSpec, seed: int) -> NDArray[np.int32]:
 
 
 @pytest.mark.parametrize("bins", [256, 512])
-def test_every_recorded_action_gives_googles_tokens(shared: Path, bins: int) -> None:
-    reference = np.load(shared / "reference" / "unit" / f"action_tokenizer_v{bins}.npz")
+def test_every_recorded_action_gives_googles_tokens(reference: Path, bins: int) -> None:
+    recorded = np.load(reference / "unit" / f"action_tokenizer_v{bins}.npz")
     spec = rt1_action_spec(bins=bins)
-    action = spec.from_dict({name: reference[f"in/{name}"] for name in reference["action_order"]})
-    np.testing.assert_array_equal(spec.encode(action), reference["tokens"])
+    action = spec.from_dict({name: recorded[f"in/{name}"] for name in recorded["action_order"]})
+    np.testing.assert_array_equal(spec.encode(action), recorded["tokens"])
 
 
 @pytest.mark.parametrize("bins", [256, 512])
-def test_every_token_value_decodes_to_googles_action(shared: Path, bins: int) -> None:
-    reference = np.load(shared / "reference" / "unit" / f"action_tokenizer_v{bins}.npz")
+def test_every_token_value_decodes_to_googles_action(reference: Path, bins: int) -> None:
+    recorded = np.load(reference / "unit" / f"action_tokenizer_v{bins}.npz")
     spec = rt1_action_spec(bins=bins)
-    decoded = spec.to_dict(spec.decode(reference["decode_in_tokens"]))
-    for name in reference["action_order"]:
-        np.testing.assert_array_equal(decoded[name], reference[f"decoded/{name}"])
-        assert decoded[name].dtype == reference[f"decoded/{name}"].dtype
+    decoded = spec.to_dict(spec.decode(recorded["decode_in_tokens"]))
+    for name in recorded["action_order"]:
+        np.testing.assert_array_equal(decoded[name], recorded[f"decoded/{name}"])
+        assert decoded[name].dtype == recorded[f"decoded/{name}"].dtype
 
 
 @given(spec=specs(), seed=st.integers(0, 2**32 - 1))

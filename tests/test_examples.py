@@ -149,9 +149,8 @@ def test_a_hugging_face_data_set_trains_a_guided_policy(
 
 @pytest.mark.slow
 def test_google_s_weights_are_converted_and_act(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reference = shared / "reference"
     build = runpy.run_path(str(reference / "make_checkpoints.py"))["flax_checkpoint"]
     build(reference / "jax_small" / "checkpoint", tmp_path / "jax_small")
     transformer = {"layers": 2, "width": 64, "heads": 4, "head_width": 32, "feed_forward": "linear_no_bias"}

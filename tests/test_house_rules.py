@@ -23,6 +23,7 @@ MAX_PARAMETERS = 7
 TESTS_WITHOUT_A_MODULE = {
     "fixtures",  # folders
     "fuzz",
+    "reference",
     "test_house_rules.py",
     "test_public_surface.py",
     "test_examples.py",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tests.reference.expand import compared
 
 from rt1.preprocess import crop_margins, resize, shifted, to_float
 
@@ -16,48 +19,45 @@ SIZE = (300, 300)
 
 
 @pytest.fixture(scope="module")
-def unit(shared: Path) -> Path:
-    return shared / "reference" / "unit"
+def recorded(reference: Path) -> dict[str, NDArray[Any]]:
+    return dict(np.load(reference / "unit" / "preprocess.npz"))
 
 
-def test_uint8_images_become_googles_floats_to_the_last_bit(unit: Path) -> None:
-    reference = np.load(unit / "preprocess.npz")
-    image = to_float(torch.from_numpy(reference["image_uint8"])).permute(0, 2, 3, 1)
-    np.testing.assert_array_equal(image[:, ::7, ::7].numpy(), reference["eval_float"])
+def check_close(ours_XCHW: torch.Tensor, recorded: dict[str, NDArray[Any]], name: str, atol: float) -> None:
+    ours, theirs = compared(ours_XCHW.permute(0, 2, 3, 1).numpy(), recorded, name)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
 
 
-def test_the_training_crop_is_googles(unit: Path) -> None:
-    reference = np.load(unit / "preprocess.npz")
-    image = to_float(torch.from_numpy(reference["image_uint8"]))
-    y, x = (int(v) for v in reference["train_offset_yx"])
+def test_uint8_images_become_googles_floats_to_the_last_bit(recorded: dict[str, NDArray[Any]]) -> None:
+    image = to_float(torch.from_numpy(recorded["image_uint8"]))
+    check_close(image[:, :, ::7, ::7], recorded, "eval_float", atol=0)
+
+
+def test_the_training_crop_is_googles(recorded: dict[str, NDArray[Any]]) -> None:
+    image = to_float(torch.from_numpy(recorded["image_uint8"]))
+    y, x = (int(v) for v in recorded["train_offset_yx"])
     cropped = shifted(image, crop_margins(256, 320), (y, x))
-    np.testing.assert_array_equal(cropped.permute(0, 2, 3, 1)[:, ::7, ::7].numpy(), reference["train_float"])
-    resized = resize(cropped, SIZE).permute(0, 2, 3, 1)
-    np.testing.assert_allclose(resized[:, ::3, ::3].numpy(), reference["train_resized_300"], rtol=0, atol=5e-6)
+    check_close(cropped[:, :, ::7, ::7], recorded, "train_float", atol=0)
+    check_close(resize(cropped, SIZE)[:, :, ::3, ::3], recorded, "train_resized_300", atol=5e-6)
 
 
-def test_resizing_stretches_as_google_does(unit: Path) -> None:
-    reference = np.load(unit / "preprocess.npz")
-    resized = resize(to_float(torch.from_numpy(reference["image_uint8"])), SIZE)
-    np.testing.assert_allclose(
-        resized.permute(0, 2, 3, 1)[:, ::3, ::3].numpy(), reference["eval_resized_300"], rtol=0, atol=5e-6
-    )
+def test_resizing_stretches_as_google_does(recorded: dict[str, NDArray[Any]]) -> None:
+    resized = resize(to_float(torch.from_numpy(recorded["image_uint8"])), SIZE)
+    check_close(resized[:, :, ::3, ::3], recorded, "eval_resized_300", atol=5e-6)
     # The recorded sums are float32, each over 90,000 pixels.
-    np.testing.assert_allclose(resized.sum((2, 3)).numpy(), reference["eval_resized_300_sum"], rtol=1e-4)
+    np.testing.assert_allclose(resized.sum((2, 3)).numpy(), recorded["eval_resized_300_sum"], rtol=1e-4)
 
 
-def test_a_larger_image_is_resized_without_antialias(unit: Path) -> None:
-    reference = np.load(unit / "preprocess.npz")
-    grey = torch.from_numpy(reference["image480_uint8"]).expand(-1, -1, -1, 3)
-    resized = resize(to_float(grey), SIZE)[:, :1].permute(0, 2, 3, 1)
-    np.testing.assert_allclose(resized.numpy(), reference["image480_resized_300"], rtol=0, atol=5e-6)
+def test_a_larger_image_is_resized_without_antialias(recorded: dict[str, NDArray[Any]]) -> None:
+    gray = torch.from_numpy(recorded["image480_uint8"]).expand(-1, -1, -1, 3)
+    check_close(resize(to_float(gray), SIZE)[:, :1], recorded, "image480_resized_300", atol=5e-6)
 
 
-def test_a_ramp_is_resized_with_half_pixel_centres(unit: Path) -> None:
-    expected = np.load(unit / "resize_probe.npz")["probe_resized"]
+def test_a_ramp_is_resized_with_half_pixel_centres(reference: Path) -> None:
+    recorded = dict(np.load(reference / "unit" / "resize_probe.npz"))
     rows, columns = np.mgrid[0:256, 0:320]
     ramp = torch.from_numpy((1000.0 * rows + columns).astype(np.float32))[None, None]
-    np.testing.assert_allclose(resize(ramp, SIZE)[0, 0].numpy(), expected, rtol=0, atol=0.05)
+    check_close(resize(ramp, SIZE), recorded, "probe_resized", atol=0.05)
 
 
 def test_an_image_of_the_wanted_size_is_left_alone() -> None:

@@ -39,17 +39,17 @@ TF_SMALL = {
 
 
 @pytest.fixture(scope="module")
-def reference_files(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference_files(reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoints")
-    script = shared / "reference" / "make_checkpoints.py"
+    script = reference / "make_checkpoints.py"
     subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
     (folder / "tf_small.json").write_text(json.dumps(TF_SMALL))
     return folder
 
 
 @pytest.fixture(scope="module")
-def golden(shared: Path) -> dict[str, NDArray[np.generic]]:
-    return dict(np.load(shared / "reference" / "tf_small" / "golden.npz"))
+def golden(reference: Path) -> dict[str, NDArray[np.generic]]:
+    return dict(np.load(reference / "tf_small" / "golden.npz"))
 
 
 def _convert(*words: object) -> int:

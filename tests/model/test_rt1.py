@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from tests.reference.expand import compared
 from torch import Tensor
 
 from rt1.model.conditioning import TextConfig
@@ -135,13 +136,14 @@ def update(reference: Path, tf_small: Conversion) -> Update:
 
 def test_the_training_crop_is_the_recorded_one(update: Update) -> None:
     image = cropped_images(update.recorded)[0].permute(1, 2, 0)[::4, ::4]
-    np.testing.assert_array_equal(image.numpy(), update.recorded["train/preprocessed_frame0"])
+    np.testing.assert_array_equal(*compared(image.numpy(), update.recorded, "train/preprocessed_frame0"))
 
 
 def test_training_mode_gives_the_recorded_tokens_and_logits(update: Update) -> None:
-    recorded = update.recorded["train/film_tokens_frame0"]
-    assert np.sqrt(np.mean((update.film_tokens[0].numpy() - recorded) ** 2)) < 1e-3 * recorded.std()
-    np.testing.assert_allclose(update.logits.numpy(), update.recorded["train/logits_action"], rtol=0, atol=5e-2)
+    ours, recorded = compared(update.film_tokens[0].numpy(), update.recorded, "train/film_tokens_frame0")
+    assert np.sqrt(np.mean((ours - recorded) ** 2)) < 1e-3 * recorded.std()
+    ours, recorded = compared(update.logits.numpy(), update.recorded, "train/logits_action")
+    np.testing.assert_allclose(ours, recorded, rtol=0, atol=5e-2)
 
 
 def test_the_cross_entropy_and_both_sums_of_it_are_the_recorded_ones(update: Update) -> None:
@@ -193,8 +195,10 @@ def test_every_gradient_has_the_recorded_norm_and_samples(update: Update, to_sou
 
 def test_the_batch_norm_statistics_are_updated_as_recorded(update: Update) -> None:
     mean, variance = batch_norm_statistics(update.model)
-    np.testing.assert_allclose(mean, update.recorded["train/bn_after_moving_mean"], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(variance, update.recorded["train/bn_after_moving_variance"], rtol=1e-4)
+    ours, recorded = compared(mean, update.recorded, "train/bn_after_moving_mean")
+    np.testing.assert_allclose(ours, recorded, rtol=0, atol=1e-5)
+    ours, recorded = compared(variance, update.recorded, "train/bn_after_moving_variance")
+    np.testing.assert_allclose(ours, recorded, rtol=1e-4)
 
 
 def keras_adam_step(gradient: NDArray[Any]) -> NDArray[Any]:
@@ -270,19 +274,23 @@ def float64_images(image_XCHW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_in_float64_every_output_is_googles_to_1e_10(reference: Path, checkpoints: Path, tf_small: Conversion) -> None:
-    recorded = np.load(reference / "tf_small" / "golden.npz")
-    exact = np.load(reference / "tf_small" / "golden_f64.npz")
+    recorded = dict(np.load(reference / "tf_small" / "golden.npz"))
+    exact = dict(np.load(reference / "tf_small" / "golden_f64.npz"))
+
+    def check(ours: Tensor, name: str, atol: float = 1e-10) -> None:
+        values, google = compared(ours.numpy(), exact, name)
+        np.testing.assert_allclose(values, google, rtol=0, atol=atol)
+
     model = in_float64(tf_small.model, checkpoints / "tf_small")
     image = to_float(torch.from_numpy(recorded["image"].astype(np.float32) / np.float32(255)).flatten(0, 1))
     image = float64_images(image)
-    np.testing.assert_array_equal(image[:2].permute(0, 2, 3, 1).numpy(), exact["resized_frames01"])
+    check(image[:2].permute(0, 2, 3, 1), "resized_frames01", atol=0)
     text = torch.from_numpy(recorded["lang"]).flatten(0, 1).double()
     positions = model.positions(image, model.text(text))
-    np.testing.assert_allclose(positions.numpy(), exact["film_tokens"], rtol=0, atol=1e-10)
+    check(positions, "film_tokens")
     tokens = model.token_learner(positions).unflatten(0, (2, 3))
-    np.testing.assert_allclose(tokens.numpy(), exact["image_tokens"], rtol=0, atol=1e-10)
-    logits = model.transformer.output(model.hidden(tokens))
-    np.testing.assert_allclose(logits.numpy(), exact["logits_all"], rtol=0, atol=1e-10)
+    check(tokens, "image_tokens")
+    check(model.transformer.output(model.hidden(tokens)), "logits_all")
 
 
 @pytest.mark.slow
@@ -293,7 +301,8 @@ def test_in_float64_a_training_update_is_googles_to_1e_10(
     exact = dict(np.load(reference / "tf_small" / "golden_f64.npz"))
     model = in_float64(without_dropout(tf_small.model), checkpoints / "tf_small")
     update = run_update(model, float64_images(cropped_images(recorded)), recorded)
-    np.testing.assert_allclose(update.logits.numpy(), exact["train_logits_action"], rtol=0, atol=1e-10)
+    ours, google = compared(update.logits.numpy(), exact, "train_logits_action")
+    np.testing.assert_allclose(ours, google, rtol=0, atol=1e-10)
     assert update.loss.item() == pytest.approx(exact["train_loss_total_masked"].item(), rel=1e-12)
     exact["grad_sample_index"] = recorded["train/grad_sample_index"]
     check_gradients(update, to_source, exact, share=1e-10)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.reference.expand import compared
 from torch import Tensor
 
 from rt1.common.json_config import to_json
@@ -61,9 +62,14 @@ def inputs(golden: Reference) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(golden["image"]), torch.from_numpy(golden["lang"])
 
 
-def check_close(ours: NDArray[Any], recorded: NDArray[Any], *, rms: float = 5e-5) -> None:
-    error = np.asarray(ours, np.float64) - recorded
-    assert np.sqrt(np.mean(error**2)) < rms * max(float(recorded.std()), 1e-6)
+def check_close(ours: NDArray[Any], golden: Reference, name: str, *, rms: float = 5e-5) -> None:
+    values, recorded = compared(np.asarray(ours, np.float64), golden, name)
+    assert np.sqrt(np.mean((values - recorded) ** 2)) < rms * max(float(recorded.std()), 1e-6)
+
+
+def check_within(ours: NDArray[Any], golden: Reference, name: str, *, atol: float, rtol: float = 0) -> None:
+    values, recorded = compared(ours, golden, name)
+    np.testing.assert_allclose(values, recorded, rtol=rtol, atol=atol)
 
 
 def test_every_array_of_the_recorded_network_is_named_with_its_shape(reference: Path, jax_small: Conversion) -> None:
@@ -82,7 +88,7 @@ def test_every_array_of_the_recorded_network_is_named_with_its_shape(reference: 
 def test_the_images_are_resized_as_recorded(golden: Reference) -> None:
     image = to_float(torch.from_numpy(golden["image"][:, -1]))
     resized = resize(image, (300, 300)).permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(resized, golden["image300_frame_last"], rtol=0, atol=5e-6)
+    check_within(resized, golden, "image300_frame_last", atol=5e-6)
 
 
 @torch.inference_mode()
@@ -122,9 +128,9 @@ def test_every_layer_is_reproduced(golden: Reference, jax_small: Conversion) -> 
         output = kept["image_tokens" if name.endswith("image_tokens") else name.removesuffix("/__call__")]
         assert list(output.shape) == golden[f"inter_shape/{name}"].tolist()
         sample = output.contiguous().numpy().ravel()[golden[f"inter_index/{name}"]]
-        check_close(sample, golden[f"inter_value/{name}"])
-    np.testing.assert_allclose(logits.numpy(), golden["logits_action"], rtol=0, atol=3e-3)
-    check_close(logits.numpy(), golden["logits_action"])
+        check_close(sample, golden, f"inter_value/{name}")
+    check_within(logits.numpy(), golden, "logits_action", atol=3e-3)
+    check_close(logits.numpy(), golden, "logits_action")
 
 
 @torch.inference_mode()
@@ -134,9 +140,9 @@ def test_all_positions_tokens_and_actions_of_the_last_step_are_the_recorded_ones
     model, spec = jax_small.model, jax_small.configuration.action
     image, text = inputs(golden)
     token = model.encode(model.prepare(image.flatten(0, 1)), model.text(text.flatten(0, 1))).unflatten(0, (2, 3))
-    check_close(token.numpy(), golden["image_tokens"])
+    check_close(token.numpy(), golden, "image_tokens")
     everywhere = model.transformer.output(model.hidden(token))[:, -19:].numpy()
-    np.testing.assert_allclose(everywhere, golden["logits_last_step_all_positions"], rtol=0, atol=3e-3)
+    check_within(everywhere, golden, "logits_last_step_all_positions", atol=3e-3)
     logits = model.decode(token)
     tokens = logits[:, -1].argmax(-1).numpy()
     np.testing.assert_array_equal(tokens, golden["tokens_last_step"])
@@ -171,12 +177,12 @@ def test_training_mode_and_the_updated_statistics_are_reproduced(golden: Referen
     model.load_state_dict(jax_small.model.state_dict())
     with torch.no_grad():
         logits = model.train().predict(*inputs(golden))
-    np.testing.assert_allclose(logits.numpy(), golden["train/logits_action"], rtol=0, atol=5e-2)
+    check_within(logits.numpy(), golden, "train/logits_action", atol=5e-2)
     state, compared = model.state_dict(), 0
     for weight in variables(config):
         if weight.name.startswith("batch_stats/"):
-            recorded = golden[f"train/batch_stats_after/{weight.name.removeprefix('batch_stats/')}"]
-            np.testing.assert_allclose(state[weight.key].numpy(), recorded, rtol=1e-4, atol=1e-5)
+            name = f"train/batch_stats_after/{weight.name.removeprefix('batch_stats/')}"
+            check_within(state[weight.key].numpy(), golden, name, rtol=1e-4, atol=1e-5)
             compared += 1
     assert compared == 156
 

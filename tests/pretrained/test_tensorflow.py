@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.reference.expand import compared
 from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous
@@ -161,10 +162,21 @@ class Probes:
         self.transformer_attention = scores.masked_fill(~inputs[1], -torch.inf).softmax(-1)
 
 
-def check_close(ours: Tensor | NDArray[Any], recorded: NDArray[Any], *, rms: float) -> None:
+def check_close(ours: NDArray[Any], recorded: NDArray[Any], *, rms: float = 5e-5) -> None:
     """Compare in units of the recording's spread, as the recordings' own noise was measured."""
     error = np.asarray(ours, np.float64) - recorded
     assert np.sqrt(np.mean(error**2)) < rms * max(float(recorded.std()), 1e-6)
+
+
+def check_array(
+    ours: Tensor, recorded: dict[str, NDArray[Any]], name: str, *, rms: float = 5e-5, atol: float | None = None
+) -> None:
+    """Compare with a recorded array: within ``atol`` where it is given, else in units of its spread."""
+    values, expected = compared(ours.numpy(), recorded, name)
+    if atol is None:
+        check_close(values, expected, rms=rms)
+    else:
+        np.testing.assert_allclose(values, expected, rtol=0, atol=atol)
 
 
 @pytest.fixture(scope="module")
@@ -188,33 +200,31 @@ def test_every_layer_of_the_image_network_is_reproduced(probes: Probes) -> None:
         assert ours.std() == pytest.approx(spread, rel=1e-4)
         assert np.abs(ours).max() == pytest.approx(recorded["inf/eff_absmax"][index], rel=1e-4)
         sample = ours.ravel()[recorded["inf/eff_sample_index"][index]]
-        check_close(sample, recorded["inf/eff_sample_value"][index], rms=5e-5)
-    check_close(probes.layers[-1].permute(0, 2, 3, 1), recorded["inf/eff_top_frames01"], rms=5e-5)
+        check_close(sample, recorded["inf/eff_sample_value"][index])
+    check_array(probes.layers[-1].permute(0, 2, 3, 1), recorded, "inf/eff_top_frames01")
 
 
 def test_positions_attention_and_image_tokens_are_reproduced(probes: Probes) -> None:
-    check_close(probes.positions, probes.recorded["inf/film_tokens"], rms=5e-5)
-    check_close(probes.tokens, probes.recorded["inf/image_tokens"], rms=5e-5)
-    attention = probes.recorded["inf/token_learner_attention"]
-    np.testing.assert_allclose(probes.attention.numpy(), attention, rtol=0, atol=1e-3)
+    check_array(probes.positions, probes.recorded, "inf/film_tokens")
+    check_array(probes.tokens, probes.recorded, "inf/image_tokens")
+    check_array(probes.attention, probes.recorded, "inf/token_learner_attention", atol=1e-3)
 
 
 def test_every_transformer_layer_is_reproduced(probes: Probes) -> None:
     recorded = probes.recorded
-    sequence = np.concatenate([probes.tokens[0].numpy(), np.zeros((3, 8, 512), np.float32)], axis=1).reshape(48, 512)
-    check_close(sequence, recorded["inf/input_sequence_b0"], rms=5e-5)
-    check_close(probes.stream[0][0], recorded["inf/tr_embedded_b0"], rms=5e-5)
-    check_close(probes.stream[1][0], recorded["inf/tr_layer0_b0"], rms=5e-5)
-    check_close(probes.hidden[0], recorded["inf/tr_layer1_b0"], rms=5e-5)
-    attention = probes.transformer_attention[0].numpy()
-    np.testing.assert_allclose(attention, recorded["inf/tr_attention_layer0_b0"], rtol=0, atol=1e-4)
+    sequence = torch.cat([probes.tokens[0], torch.zeros(3, 8, 512)], dim=1).reshape(48, 512)
+    check_array(sequence, recorded, "inf/input_sequence_b0")
+    check_array(probes.stream[0][0], recorded, "inf/tr_embedded_b0")
+    check_array(probes.stream[1][0], recorded, "inf/tr_layer0_b0")
+    check_array(probes.hidden[0], recorded, "inf/tr_layer1_b0")
+    check_array(probes.transformer_attention[0], recorded, "inf/tr_attention_layer0_b0", atol=1e-4)
 
 
 def test_the_logits_are_reproduced_and_read_one_place_early(probes: Probes) -> None:
     recorded = probes.recorded
-    np.testing.assert_allclose(probes.logits_all.numpy(), recorded["inf/logits_all"], rtol=0, atol=3e-3)
-    np.testing.assert_allclose(probes.logits.numpy(), recorded["inf/logits_action"], rtol=0, atol=3e-3)
-    check_close(probes.logits, recorded["inf/logits_action"], rms=5e-5)
+    check_array(probes.logits_all, recorded, "inf/logits_all", atol=3e-3)
+    check_array(probes.logits, recorded, "inf/logits_action", atol=3e-3)
+    check_array(probes.logits, recorded, "inf/logits_action")
     read = probes.logits_all[:, torch.from_numpy(recorded["inf/logit_positions"]).long()]
     torch.testing.assert_close(read.view(probes.logits.shape), probes.logits)
 
@@ -245,11 +255,11 @@ def test_ten_steps_with_a_memory_of_image_tokens_are_the_recorded_stream(
     golden: dict[str, NDArray[Any]], tf_small: Conversion
 ) -> None:
     model, spec, memory = tf_small.model, tf_small.configuration.action, torch.zeros(1, 0, 8, 512)
-    text = torch.from_numpy(golden["stream/lang"])
+    text, tokens_seen = torch.from_numpy(golden["stream/lang"]), []
     for step, frame in enumerate(golden["stream/image"]):
         image = to_float(torch.from_numpy(frame[None].astype(np.float32) / np.float32(255)))
         token = model.encode(model.prepare(image.permute(0, 2, 3, 1)), model.text(text))
-        check_close(token[0], golden["stream/image_tokens"][step], rms=1e-4)
+        tokens_seen.append(token[0])
         memory = torch.cat([memory, token[:, None]], dim=1)[:, -3:]
         logits = model.decode(memory)[0, -1].numpy()
         np.testing.assert_allclose(logits, golden["stream/logits"][step], rtol=0, atol=3e-3)
@@ -261,8 +271,9 @@ def test_ten_steps_with_a_memory_of_image_tokens_are_the_recorded_stream(
             for name in decoded:
                 np.testing.assert_array_equal(decoded[name], golden[f"stream/decoded/{name}"][step])
         if step == 2:
-            check_close(memory[0], golden["stream/state_context_image_tokens_step2"], rms=1e-4)
-    check_close(memory[0], golden["stream/state_context_image_tokens_last"], rms=1e-4)
+            check_array(memory[0], golden, "stream/state_context_image_tokens_step2", rms=1e-4)
+    check_array(memory[0], golden, "stream/state_context_image_tokens_last", rms=1e-4)
+    check_array(torch.stack(tokens_seen), golden, "stream/image_tokens", rms=1e-4)
 
 
 def test_the_report_lists_what_was_used_and_why_the_rest_was_not(tf_small: Conversion) -> None:
