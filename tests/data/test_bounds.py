@@ -76,7 +76,7 @@ def test_constant_dimensions_are_named(statistics: ActionStatistics) -> None:
 
 
 def test_parts_that_do_not_add_up_are_refused(statistics: ActionStatistics) -> None:
-    with pytest.raises(DataError, match="add up to 2 dimensions; the actions have 3"):
+    with pytest.raises(DataError, match=r"2 dimensions.* 3"):
         bounds_spec(statistics, parts={"move": 2})
 
 

@@ -98,10 +98,10 @@ def test_the_rate_must_be_known_and_whole(
     tmp_path: Path, make_source: Callable[..., EpisodeSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_source(2)
-    with pytest.raises(DataError, match="does not note its control rate; give fps"):
+    with pytest.raises(DataError, match=r"control rate.*fps"):
         convert_source(source, tmp_path / "out", to="lerobot")
     monkeypatch.setattr(source, "details", {"control_rate": 12.5}, raising=False)
-    with pytest.raises(DataError, match=r"has a control rate of 12\.5; LeRobot wants a whole number"):
+    with pytest.raises(DataError, match=r"control rate of 12\.5.*whole"):
         convert_source(source, tmp_path / "out", to="lerobot")
 
 
@@ -125,18 +125,18 @@ def test_settings_without_use_are_refused(
 
 
 def test_folders_that_cannot_be_converted_are_refused(tmp_path: Path, record: Callable[[Path], Path]) -> None:
-    with pytest.raises(DataError, match=r"has neither features.json \(RLDS\) nor meta/info.json \(LeRobot\)"):
+    with pytest.raises(DataError, match=r"features\.json .*meta/info\.json"):
         convert_data(tmp_path, tmp_path.with_name("out"), to="rlds")
     recorded = record(tmp_path / "recorded")
-    with pytest.raises(DataError, match=r"lies in the data set .*write to a folder outside of it"):
+    with pytest.raises(DataError, match=r"in the data set .*outside"):
         convert_data(recorded, recorded / "lerobot", to="lerobot")
     convert_data(recorded, tmp_path / "out", to="lerobot", settings=ConvertSettings(fps=3))
-    with pytest.raises(DataError, match="was begun with other settings: fps was 3, now 5"):
+    with pytest.raises(DataError, match=r"settings.*fps was 3, now 5"):
         convert_data(recorded, tmp_path / "out", to="lerobot", settings=ConvertSettings(fps=5))
 
 
 def test_a_source_without_episodes_is_refused(tmp_path: Path, make_source: Callable[..., EpisodeSource]) -> None:
-    with pytest.raises(DataError, match="memory has no episodes; there is nothing to convert"):
+    with pytest.raises(DataError, match=r"memory .*no episodes"):
         convert_source(make_source(), tmp_path / "out", to="rlds")
 
 

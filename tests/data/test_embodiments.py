@@ -95,7 +95,7 @@ def test_two_specs_with_one_name_are_refused(make_source: MakeSource) -> None:
 
 def test_what_heads_cannot_share_and_an_empty_name_are_refused(make_source: MakeSource) -> None:
     arm, hand = make_source(3, name="arm"), make_source(3, bins=32, name="hand")
-    with pytest.raises(DataError, match="different numbers of bins: arm 16, hand 32; the heads of a network share"):
+    with pytest.raises(DataError, match="bins: arm 16, hand 32"):
         JoinedSource([arm, hand], embodiments=["arm", None])
     with pytest.raises(DataError, match="the name of an embodiment is empty"):
         JoinedSource([arm, arm], embodiments=["arm", ""])
@@ -103,7 +103,7 @@ def test_what_heads_cannot_share_and_an_empty_name_are_refused(make_source: Make
 
 def test_several_embodiments_have_no_one_action_spec(make_source: MakeSource) -> None:
     joined = JoinedSource([make_source(3), make_source(3, dimensions=5)], embodiments=["arm", "hand"])
-    with pytest.raises(DataError, match="has the embodiments arm, hand, each with an action spec of its own; give the"):
+    with pytest.raises(DataError, match="embodiments arm, hand"):
         _ = joined.action_spec
 
 
@@ -111,5 +111,5 @@ def test_an_action_that_cannot_be_encoded_is_named(make_source: MakeSource) -> N
     arm, hand = make_source(4, name="arm"), make_source(4, dimensions=5, name="hand")
     hand.moves[0][2, 4] = np.nan
     loader = _loader(_part(arm, "arm"), _part(hand, "hand"))
-    with pytest.raises(DataError, match=r"hand, episode 0, steps 1\.\.2: the action is NaN"):
+    with pytest.raises(DataError, match=r"hand, episode 0, steps 1\.\.2: .*NaN"):
         loader.take(np.array([0, 1, 4]))

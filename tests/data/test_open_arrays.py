@@ -72,18 +72,18 @@ def test_a_saved_hugging_face_data_set_opens(tmp_path: Path) -> None:
 
 def test_without_an_instruction_it_says_how_to_give_one(tmp_path: Path) -> None:
     np.savez(tmp_path / "0.npz", **_arrays(2))
-    with pytest.raises(DataError, match=r"--instruction-key, or give one sentence for all episodes with --instruction"):
+    with pytest.raises(DataError, match=r"--instruction-key.*sentence.*--instruction"):
         open_data(tmp_path, DataOptions())
 
 
 def test_several_action_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "0.npz", **_arrays(2))
-    with pytest.raises(DataError, match=r"--action-keys names a, b; .* in one array"):
+    with pytest.raises(DataError, match=r"--action-keys .*a, b.*one array"):
         open_data(tmp_path, DataOptions(instruction="go", action_keys=("a", "b")))
 
 
 def test_options_of_arrays_are_refused_for_other_data(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"--group cannot be used here: .* no folder of npz or HDF5 episodes"):
+    with pytest.raises(DataError, match=r"--group .*npz or HDF5"):
         open_data(tmp_path, DataOptions(group="data"))
 
 
@@ -100,7 +100,7 @@ def test_options_of_arrays_are_refused_for_other_data(tmp_path: Path) -> None:
 )
 def test_options_that_mean_nothing_for_npz_are_refused(tmp_path: Path, more: dict[str, Any], named: str) -> None:
     np.savez(tmp_path / "0.npz", **_arrays(2))
-    with pytest.raises(DataError, match=rf"^{named} cannot be used here: .* is a folder of npz episodes; leave it out"):
+    with pytest.raises(DataError, match=rf"^{named} .*npz"):
         open_data(tmp_path, DataOptions(instruction="go", **more))
 
 
@@ -108,7 +108,7 @@ def test_options_that_mean_nothing_for_hdf5_are_refused(tmp_path: Path) -> None:
     (tmp_path / "demo.hdf5").write_bytes(b"")
     changes: list[dict[str, Any]] = [{"episode_key": "episode"}, {"split": "test"}]
     for more in changes:
-        with pytest.raises(DataError, match=r"cannot be used here: .* is HDF5; leave it out"):
+        with pytest.raises(DataError, match=r"HDF5.*leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))
 
 
@@ -116,5 +116,5 @@ def test_options_that_mean_nothing_for_a_hugging_face_data_set_are_refused(tmp_p
     (tmp_path / "state.json").write_text("{}")
     changes: list[dict[str, Any]] = [{"channels_first": True}, {"group": "data"}, {"split": "test"}]
     for more in changes:
-        with pytest.raises(DataError, match=r"cannot be used here: .* is a saved Hugging Face data set; leave it out"):
+        with pytest.raises(DataError, match=r"saved Hugging Face.*leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))

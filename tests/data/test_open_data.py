@@ -33,14 +33,12 @@ def test_our_own_recordings_need_no_keys(data: Path) -> None:
 
 
 def test_a_foreign_set_is_read_by_its_keys_and_without_them_these_are_named(foreign: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"has no rt1\.json; name its keys with --image-key.*observation/image"
-    ) as error:
+    with pytest.raises(DataError, match=r"no rt1\.json.*--image-key.*observation/image") as error:
         open_data(foreign, DataOptions())
     assert "\n" not in str(error.value)
     source = open_data(foreign, DataOptions(action_keys=("action",)))
     assert source.instruction(1) == "close the drawer"
-    with pytest.raises(DataError, match="unknown RLDS key 'actoin'; did you mean 'action'"):
+    with pytest.raises(DataError, match=r"'actoin'.*'action'"):
         open_data(foreign, DataOptions(action_keys=("actoin",)))
 
 
@@ -55,7 +53,7 @@ def test_what_was_skipped_can_be_asked_for(data: Path) -> None:
 
 
 def test_keys_are_refused_beside_the_name_of_an_open_x_set(data: Path) -> None:
-    with pytest.raises(DataError, match="--image-key cannot be used here: --open-x names the keys itself"):
+    with pytest.raises(DataError, match=r"--image-key .*--open-x"):
         open_data(data, DataOptions(open_x="bridge", image_key="observation/image"))
     with pytest.raises(ValueError, match="did you mean 'bridge"):
         open_data(data, DataOptions(open_x="brigde"))
@@ -65,7 +63,7 @@ def test_options_of_rlds_are_refused_for_a_lerobot_set(tmp_path: Path) -> None:
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta" / "info.json").write_text("{}")
     for options in (DataOptions(split="val"), DataOptions(open_x="bridge"), DataOptions(skip_corrupt=True)):
-        with pytest.raises(DataError, match="cannot be used here: a LeRobot data set needs at most --image-key"):
+        with pytest.raises(DataError, match=r"LeRobot.*--image-key"):
             open_data(tmp_path, options)
-    with pytest.raises(DataError, match="--action-keys names a, b; a LeRobot data set has one"):
+    with pytest.raises(DataError, match=r"--action-keys .*a, b.*LeRobot"):
         open_data(tmp_path, DataOptions(action_keys=("a", "b")))

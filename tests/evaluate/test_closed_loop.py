@@ -80,14 +80,14 @@ def test_an_unknown_task_is_refused_with_the_one_that_was_meant(
 
 def test_another_text_encoder_than_the_checkpoints_is_refused(checkpoint: Path, small_world: EnvSettings) -> None:
     other = TableEncoder({"open": np.ones(8)}, "other")
-    with pytest.raises(ValueError, match=r"the text encoder is 'other' .* but 'table' .* is needed"):
+    with pytest.raises(ValueError, match=r"'other'.*'table' .*needed"):
         evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS, encoder=other)
 
 
 def test_a_checkpoint_that_names_no_encoder_asks_for_one(checkpoint: Path, small_world: EnvSettings) -> None:
     info = json.loads((checkpoint / "checkpoint.json").read_text())
     (checkpoint / "checkpoint.json").write_text(json.dumps({**info, "text_encoder": None}))
-    with pytest.raises(ValueError, match="names no text encoder; give the one its embeddings come from"):
+    with pytest.raises(ValueError, match="no text encoder"):
         evaluate_closed_loop(checkpoint, env=small_world, settings=FAUCETS)
 
 
@@ -95,7 +95,7 @@ def test_a_policy_of_another_robot_is_refused_with_both_sets_of_dimensions(
     make_checkpoint: Callable[..., Path], small_world: EnvSettings, table: TableEncoder, tmp_path: Path
 ) -> None:
     folder = make_checkpoint(tmp_path / "other", names=("left", "right"))
-    with pytest.raises(ValueError, match="acts in left, right, the environment takes hand_x, hand_y, hand_z, gripper"):
+    with pytest.raises(ValueError, match=r"left, right.*hand_x, hand_y, hand_z, gripper"):
         evaluate_closed_loop(folder, env=small_world, settings=FAUCETS, encoder=table)
 
 

@@ -94,20 +94,20 @@ def test_a_refused_image_changes_no_memory(bad: NDArray[np.uint8], control: Cont
 
 def test_a_memory_given_twice_is_refused(control: ControlStep) -> None:
     memory, image = control.start(_embedding()), _images(1)[0]
-    with pytest.raises(ValueError, match="the same memory was given twice; a robot takes one image per step"):
+    with pytest.raises(ValueError, match="twice"):
         control.step([memory, memory], [image, image])
 
 
 @pytest.mark.parametrize(("robots", "images"), [(0, 0), (1, 2), (2, 1)])
 def test_each_robot_needs_one_image(robots: int, images: int, control: ControlStep) -> None:
     memories: list[Memory] = [control.start(_embedding()) for _ in range(robots)]
-    with pytest.raises(ValueError, match=f"{robots} memories and {images} images; give one image for each robot"):
+    with pytest.raises(ValueError, match=f"{robots} memories .*{images} images"):
         control.step(memories, _images(images))
 
 
 def test_the_attention_maps_are_those_of_the_last_image(control: ControlStep, model: RT1) -> None:
     memory, images = control.start(_embedding()), _images(2)
-    with pytest.raises(ValueError, match="no attention maps before the first image; take a step first"):
+    with pytest.raises(ValueError, match=r"attention maps .*first"):
         control.attention_maps(memory)
     for image in images:
         control.step([memory], [image])
@@ -211,7 +211,7 @@ def test_an_impossible_scale_is_refused(scale: float) -> None:
 
 def test_guidance_is_refused_for_a_network_that_never_did_without_the_text() -> None:
     model = RT1(preset("debug").model)
-    with pytest.raises(ValueError, match=r"cond_scale is 1\.5, but .*text\.drop is 0.*--model\.text\.drop"):
+    with pytest.raises(ValueError, match=r"cond_scale is 1\.5.*text\.drop is 0"):
         ControlStep(model, cond_scale=1.5)
 
 
@@ -304,19 +304,19 @@ def test_robots_in_one_batch_get_nearly_what_each_gets_alone_in_every_setting(
 
 
 def test_an_unknown_setting_is_refused_with_a_suggestion(model: RT1) -> None:
-    with pytest.raises(ValueError, match="unknown setting 'int9'; did you mean 'int8'"):
+    with pytest.raises(ValueError, match=r"'int9'.*'int8'"):
         ControlStep(model, setting="int9")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is refused elsewhere")
 @pytest.mark.parametrize("setting", ["cuda-fp32", "cuda-graphs-bf16"])
 def test_a_gpu_s_setting_is_refused_where_there_is_none(setting: str, model: RT1) -> None:
-    with pytest.raises(ValueError, match=r"cannot run here: no CUDA device is there; use 'fp32', or 'auto'"):
+    with pytest.raises(ValueError, match=r"CUDA.*'fp32'.*'auto'"):
         ControlStep(model, setting=setting)
 
 
 def test_fewer_bits_are_refused_for_a_network_with_parts_that_cannot_be_packed(model: RT1) -> None:
-    with pytest.raises(ValueError, match="this network has another part; use 'fp32'"):
+    with pytest.raises(ValueError, match=r"another part.*'fp32'"):
         ControlStep(RT1(dataclasses.replace(model.config, readout="mean_token")), setting="bf16")
 
 
