@@ -45,7 +45,7 @@ def paper() -> TrainConfig:
 def demo() -> TrainConfig:
     """The network of rt1 demo: RT-1 small enough to learn five simulated tasks in minutes on one core.
 
-    Found by trying, see docs/results.md: small batches learn faster per image than large ones; spread targets halve
+    Found by trying, see dev/log.md: small batches learn faster per image than large ones; spread targets halve
     the action error after the same time; random crops hurt where the camera never moves; one thread beats two at
     this size, and bf16 gains nothing.
     """

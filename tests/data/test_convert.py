@@ -164,10 +164,10 @@ def test_the_rate_must_be_known_and_whole(
     tmp_path: Path, make_source: Callable[..., EpisodeSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_source(2)
-    with pytest.raises(DataError, match="does not note its control rate; give fps"):
+    with pytest.raises(DataError, match=r"control rate.*fps"):
         convert_source(source, tmp_path / "out", to="lerobot")
     monkeypatch.setattr(source, "details", {"control_rate": 12.5}, raising=False)
-    with pytest.raises(DataError, match=r"has a control rate of 12\.5; LeRobot wants a whole number"):
+    with pytest.raises(DataError, match=r"control rate of 12\.5.*whole"):
         convert_source(source, tmp_path / "out", to="lerobot")
 
 
@@ -195,5 +195,5 @@ def test_a_conversion_does_not_go_on_with_other_settings(tmp_path: Path, record:
 
 
 def test_a_source_without_episodes_is_refused(tmp_path: Path, make_source: Callable[..., EpisodeSource]) -> None:
-    with pytest.raises(DataError, match="memory has no episodes; there is nothing to convert"):
+    with pytest.raises(DataError, match=r"memory .*no episodes"):
         convert_source(make_source(), tmp_path / "out", to="rlds")

@@ -34,14 +34,12 @@ def test_our_own_recordings_need_no_keys(data: Path) -> None:
 
 
 def test_a_foreign_set_is_read_by_its_keys_and_without_them_these_are_named(foreign: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"has no rt1\.json; name its keys with --image-key.*observation/image"
-    ) as error:
+    with pytest.raises(DataError, match=r"no rt1\.json.*--image-key.*observation/image") as error:
         open_data(foreign, DataOptions())
     assert "\n" not in str(error.value)
     source = open_data(foreign, DataOptions(action_keys=("action",)))
     assert source.instruction(1) == "close the drawer"
-    with pytest.raises(DataError, match="unknown RLDS key 'actoin'; did you mean 'action'"):
+    with pytest.raises(DataError, match=r"'actoin'.*'action'"):
         open_data(foreign, DataOptions(action_keys=("actoin",)))
 
 

@@ -146,7 +146,7 @@ def test_a_mixture_file_stands_alone(folders: Path) -> None:
     (folders / "m.json").write_text('{"parts": [{"data": "one"}]}')
     with pytest.raises(DataError, match="give it alone"):
         open_mixture([folders / "m.json", folders / "two"], PLAIN)
-    with pytest.raises(DataError, match="--image-key, --skip-corrupt cannot be used beside"):
+    with pytest.raises(DataError, match="--image-key, --skip-corrupt"):
         open_mixture([folders / "m.json"], DataOptions(skip_corrupt=True, image_key="observation/image"))
     with pytest.raises(DataError, match="No such file"):
         open_mixture([folders / "none.toml"], PLAIN)
@@ -238,9 +238,9 @@ _OWNERS = (("one", "big"), ("two", "small"), ("wide", "big"))
 
 def test_two_specs_with_one_name_and_a_name_without_heads_are_refused(folders: Path) -> None:
     parts = "".join(f'[[parts]]\ndata = "{name}"\nembodiment = "arm"\n' for name in ("one", "wide"))
-    with pytest.raises(DataError, match="are both the embodiment 'arm' and have different action specs"):
+    with pytest.raises(DataError, match=r"'arm'.*different action specs"):
         open_mixture([_mixture_file(folders, 'heads = "separate"\n' + parts)], PLAIN)
-    with pytest.raises(DataError, match='names the embodiment \'arm\' and has heads = "one"; set heads = "separate"'):
+    with pytest.raises(DataError, match=r"'arm'.*heads"):
         open_mixture([_mixture_file(folders, parts)], PLAIN)
 
 

@@ -77,7 +77,7 @@ def test_nan_and_infinite_actions_are_counted_and_left_out(make_source: Callable
     assert np.isfinite(actions.statistics.mean).all()
     for moves in source.moves:
         moves[:] = np.nan
-    with pytest.raises(DataError, match="memory: no step of 10 has a finite action"):
+    with pytest.raises(DataError, match=r"memory: .*10 .*finite"):
         survey_data(source)
 
 
@@ -142,7 +142,7 @@ def test_the_shown_episode_has_median_length_and_runs_from_first_to_last(make_so
     assert last is not None
     np.testing.assert_allclose(shown.images[-1], last[..., ::-1], atol=4)
     assert show_episode(source, 1).steps == (0, 1)
-    with pytest.raises(DataError, match=r"there is no episode 3; memory has the episodes 0\.\.2"):
+    with pytest.raises(DataError, match=r"episode 3.*memory .*0\.\.2"):
         show_episode(source, 3)
 
 

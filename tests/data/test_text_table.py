@@ -50,22 +50,22 @@ def test_a_real_data_set_gives_google_s_vectors(shared: Path, tmp_path: Path) ->
 
 def test_one_instruction_with_two_vectors_is_refused_by_name(source: Any, tmp_path: Path) -> None:
     source.text_embedding = lambda episode: np.full(8, episode, np.float32)
-    with pytest.raises(ValueError, match="the sentence 'open the drawer' comes with two different vectors"):
+    with pytest.raises(ValueError, match=r"'open the drawer' .*different vectors"):
         harvest_text_table(source, tmp_path / "table", encoder_name="memory")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_episodes_without_an_instruction_are_left_out_and_counted(source: Any, tmp_path: Path) -> None:
     source.instruction = lambda episode: ("", "close the drawer", " ")[episode]
-    with pytest.warns(UserWarning, match="memory: 2 episodes without an instruction were left out"):
+    with pytest.warns(UserWarning, match="memory: 2 episodes .*instruction"):
         table = harvest_text_table(source, tmp_path / "table", encoder_name="memory")
     assert table.sentences == ("close the drawer",)
     source.instruction = lambda _: ""
-    with pytest.raises(DataError, match="none of its 3 episodes has an instruction"):
+    with pytest.raises(DataError, match=r"3 episodes .*instruction"):
         harvest_text_table(source, tmp_path / "none", encoder_name="memory")
 
 
 def test_an_episode_without_an_embedding_is_refused(source: Any, tmp_path: Path) -> None:
     source.text_embedding = lambda episode: None if episode == 1 else source.embeddings[0]
-    with pytest.raises(DataError, match="memory, episode 1 has no text embedding to harvest; name the key"):
+    with pytest.raises(DataError, match=r"memory, episode 1 .*text embedding"):
         harvest_text_table(source, tmp_path / "table", encoder_name="memory")

@@ -58,7 +58,7 @@ def test_of_other_data_all_episodes_are_taken_and_why_is_said(
     assert reason in chosen.reason
     assert chosen.held_out is held_out
     assert choose_episodes(source, provenance, 2).numbers.tolist() == [0, 5]
-    with pytest.raises(DataError, match=r"no held-out episodes are known: .*; leave out --episodes"):
+    with pytest.raises(DataError, match=r"held-out.*--episodes"):
         choose_episodes(source, provenance, "held-out")
 
 
@@ -108,5 +108,5 @@ def test_an_episode_without_words_has_none_and_one_without_its_embedding_is_an_e
     source.instruction = lambda _: " "
     assert choose_words(source, info, table).of(source, 0) is None
     source.text_embedding = lambda _: None
-    with pytest.raises(DataError, match="memory, episode 1 has no text embedding, others have; name a text encoder"):
+    with pytest.raises(DataError, match=r"memory, episode 1 .*text embedding"):
         stored.of(source, 1)

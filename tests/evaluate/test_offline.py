@@ -136,7 +136,7 @@ def test_the_episodes_shown_are_spread_over_those_evaluated(
     ]
     assert len(_evaluate(policy, source, shown=9).plots) == 5
     assert _evaluate(policy, source, shown=0).plots == []
-    with pytest.raises(ValueError, match="-1 episodes are to be shown; it must be at least 0"):
+    with pytest.raises(ValueError, match="-1 episodes"):
         _evaluate(policy, source, shown=-1)
 
 
@@ -154,7 +154,7 @@ def test_episodes_without_an_instruction_are_left_out_and_named(
     shown = evaluate_offline(policy, source, choose_episodes(source, {}), sentences, shown=1).plots
     assert [plot.title for plot in shown] == ["Episode 1: 'go'"]
     source.instruction = lambda _: ""
-    with pytest.raises(DataError, match="no episode of memory that was chosen has an instruction"):
+    with pytest.raises(DataError, match=r"memory .*instruction"):
         evaluate_offline(policy, source, choose_episodes(source, {}), sentences)
 
 
@@ -174,7 +174,7 @@ def test_data_with_another_action_spec_are_refused_with_the_difference(
 ) -> None:
     source = make_source(2)
     chosen = ChosenEpisodes(numbers=np.array([0]), reason="one", held_out=None)
-    with pytest.raises(DataError, match=rf"memory are not those of the checkpoint \({difference}"):
+    with pytest.raises(DataError, match=rf"memory .*checkpoint .*{difference}"):
         evaluate_offline(Policy(make_network(), spec), source, chosen, STORED)
 
 

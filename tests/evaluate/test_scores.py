@@ -134,13 +134,13 @@ def test_nothing_counted_gives_no_numbers() -> None:
 def test_shapes_that_do_not_belong_together_are_refused() -> None:
     logits, token, mask, action = _random(0, 2, 3)
     scores = ActionScores(SPEC)
-    with pytest.raises(ValueError, match=r"the logits have shape \(2, 3, 3, 11\), .* \(2, 3, 3, 12\); give those"):
+    with pytest.raises(ValueError, match=r"logits .*\(2, 3, 3, 11\).*\(2, 3, 3, 12\)"):
         scores.add(logits[..., :-1], token, mask)
     with pytest.raises(ValueError, match=r"the tokens have shape \(2, 3, 2\)"):
         scores.add(logits, token[..., :2], mask)
     with pytest.raises(ValueError, match=r"the actions have shape \(1, 3, 3\)"):
         scores.add(logits, token, mask, action[:1])
-    with pytest.raises(ValueError, match="one action spec and one choice of within"):
+    with pytest.raises(ValueError, match="one action spec"):
         scores.load_sums(ActionScores(SPEC, within=(1,)).sums)
     with pytest.raises(ValueError, match=r"within is \(1, 1\)"):
         ActionScores(SPEC, within=(1, 1))

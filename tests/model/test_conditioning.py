@@ -69,7 +69,7 @@ def test_the_null_takes_the_place_of_dropped_texts_only_and_learns(*, as_tokens:
 
 
 def test_dropping_is_refused_where_there_is_no_null() -> None:
-    with pytest.raises(ValueError, match=r"trained without dropping the text .*text\.drop above 0"):
+    with pytest.raises(ValueError, match=r"text\.drop above 0"):
         _input(TextConfig(), text_width=4)(torch.randn(1, 4), torch.tensor([True]))
 
 
@@ -117,7 +117,7 @@ def test_a_map_is_conditioned_place_by_place_as_a_sequence() -> None:
 
 
 def test_a_width_the_tokens_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="7 entries, which 2 tokens cannot share evenly"):
+    with pytest.raises(ValueError, match=r"7 entries.*2 tokens"):
         _input(TextConfig(tokens=2), text_width=7)
 
 

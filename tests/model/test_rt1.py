@@ -456,7 +456,7 @@ def test_without_smoothing_the_loss_is_the_same_bit_for_bit() -> None:
 @pytest.mark.parametrize("shape", [(2, 13), (3, 12), (2, 4, 12), (12,)])
 def test_a_text_embedding_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
     image, _ = tiny_batch()
-    with pytest.raises(ValueError, match=r"the text embedding has shape .*; it must be \(2, 12\) or \(2, 3, 12\)"):
+    with pytest.raises(ValueError, match=r"text embedding .*\(2, 12\) or \(2, 3, 12\)"):
         tiny_model().predict(image, torch.zeros(shape))
 
 
@@ -469,13 +469,13 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_more_steps_than_the_window_are_refused() -> None:
     image, text = tiny_batch(window=4)
-    with pytest.raises(ValueError, match="4 steps were given; this network has a window of 3"):
+    with pytest.raises(ValueError, match=r"4 steps.*window of 3"):
         tiny_model().predict(image, text)
 
 
 @pytest.mark.parametrize("settings", [{"window": 0}, {"bins": 1}, {"image_size": (0, 48)}])
 def test_sizes_that_make_no_network_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"(window|bins|image_size) is .*; it must be at least"):
+    with pytest.raises(ValueError, match=r"(window|bins|image_size) is .*at least"):
         replace(TINY, **settings)
 
 

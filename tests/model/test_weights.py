@@ -57,8 +57,6 @@ def test_a_file_that_is_no_safetensors_is_one_line_of_the_callers_error(tmp_path
     tensors, metadata = read_safetensors(file, error=CheckpointError, cure="restore it")
     assert (tensors["a"].tolist(), metadata) == ([1.0, 1.0], {"of": "me"})
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(
-        CheckpointError, match=r"w\.safetensors is not a whole safetensors file .*; restore it"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"w\.safetensors .*restore it") as caught:
         read_safetensors(file, error=CheckpointError, cure="restore it")
     assert "\n" not in str(caught.value)

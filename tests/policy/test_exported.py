@@ -151,12 +151,12 @@ def test_acting_before_the_first_reset_is_refused(manifest: Manifest) -> None:
 
 
 def test_an_embedding_of_another_encoder_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(ValueError, match=r"shape \(7,\); this network takes \(8,\)"):
+    with pytest.raises(ValueError, match=r"\(7,\).*\(8,\)"):
         ExportedPolicy(manifest, Counting()).reset(np.zeros(7, dtype=np.float32))
 
 
 def test_a_sentence_without_a_table_says_how_to_get_one(manifest: Manifest) -> None:
-    with pytest.raises(ValueError, match=r"no table of text embeddings of 'table' .* export again with --instructions"):
+    with pytest.raises(ValueError, match=r"'table' .*--instructions"):
         ExportedPolicy(manifest, Counting()).reset("open the drawer")
     with pytest.raises(ValueError, match="no table of text embeddings, only"):
         ExportedPolicy(replace(manifest, text_encoder=None), Counting()).reset("open the drawer")
@@ -166,9 +166,7 @@ def test_a_sentence_that_the_table_lacks_is_answered_with_the_closest(
     manifest: Manifest, sentences: TableEncoder
 ) -> None:
     policy = ExportedPolicy(manifest, Counting(), encoder=sentences)
-    with pytest.raises(
-        ValueError, match=r"unknown instruction 'open the door'; did you mean 'open the drawer'\?.*embedding"
-    ):
+    with pytest.raises(ValueError, match=r"'open the door'.*'open the drawer'.*embedding"):
         policy.reset("open the door")
 
 

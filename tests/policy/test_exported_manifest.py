@@ -57,7 +57,7 @@ def test_the_description_tells_what_was_exported_and_how_well(folder: Path) -> N
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"holds no export\.json; give a folder that rt1 export has written"):
+    with pytest.raises(ExportError, match=r"no export\.json"):
         read_manifest(tmp_path)
 
 
@@ -65,7 +65,7 @@ def test_a_changed_or_missing_file_is_noticed(folder: Path) -> None:
     graph = folder / "decoder.pt2"
     content = graph.read_bytes()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ExportError, match=r"decoder\.pt2 is missing or not the file that was exported"):
+    with pytest.raises(ExportError, match=r"decoder\.pt2 .*missing"):
         read_manifest(folder)
     graph.unlink()
     with pytest.raises(ExportError, match=r"decoder\.pt2 is missing"):

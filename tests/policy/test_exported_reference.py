@@ -76,7 +76,7 @@ def test_an_export_that_acts_otherwise_is_refused_with_the_figure(
     wrong: int, figure: str, value: float, folder: Path, manifest: Manifest
 ) -> None:
     policy = ExportedPolicy(manifest, Seeing(wrong=wrong, value=value))
-    with pytest.raises(ExportError, match=f"{figure} of the 12 clear tokens .* 99% must agree; export again") as caught:
+    with pytest.raises(ExportError, match=f"{figure} .*12 clear tokens .*99%") as caught:
         check_reference(policy, folder, manifest)
     assert "\n" not in str(caught.value)
 
@@ -103,7 +103,7 @@ def test_reference_steps_that_cannot_be_used_are_refused(
     change: Callable[[Path], Any], message: str, folder: Path, manifest: Manifest
 ) -> None:
     change(folder / REFERENCE_FILE)
-    with pytest.raises(ExportError, match=rf"reference\.safetensors {message}.*export again"):
+    with pytest.raises(ExportError, match=rf"reference\.safetensors .*{message}"):
         check_reference(ExportedPolicy(manifest, Seeing()), folder, manifest)
 
 
@@ -119,5 +119,5 @@ def test_a_loaded_export_has_taken_its_reference_steps(
     data = json.loads((folder / MANIFEST_FILE).read_text())
     data["files"][REFERENCE_FILE] = sha256(folder / REFERENCE_FILE)
     (folder / MANIFEST_FILE).write_text(json.dumps(data))
-    with pytest.raises(ExportError, match=r"chooses \d+\.\d% of the \d+ clear tokens"):
+    with pytest.raises(ExportError, match=r"\d+\.\d% .*clear tokens"):
         load_exported(folder, threads=1)

@@ -150,13 +150,13 @@ def test_a_network_in_training_mode_is_put_into_evaluation_mode(model: RT1) -> N
 
 
 def test_acting_before_reset_is_refused(policy: Policy) -> None:
-    with pytest.raises(RuntimeError, match=r"act\(\) was called before reset\(\); call reset\(instruction\)"):
+    with pytest.raises(RuntimeError, match=r"act\(\) .*before reset\(\)"):
         policy.act(_images(1)[0])
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 8), ()])
 def test_an_embedding_of_another_width_is_refused(shape: tuple[int, ...], policy: Policy) -> None:
-    with pytest.raises(ValueError, match=r"this network takes \(8,\); use the encoder it was trained with"):
+    with pytest.raises(ValueError, match=r"\(8,\).*encoder"):
         policy.reset(np.zeros(shape, np.float32))
 
 
@@ -254,7 +254,7 @@ def test_what_is_no_image_is_refused_and_not_remembered(
 
 
 def test_an_instruction_without_encoder_is_refused(policy: Policy) -> None:
-    with pytest.raises(ValueError, match="no text encoder is at hand for the instruction 'open the drawer'; give its"):
+    with pytest.raises(ValueError, match=r"no text encoder .*'open the drawer'"):
         policy.reset("open the drawer")
 
 
@@ -267,7 +267,7 @@ def test_a_policy_from_a_checkpoint_takes_sentences_of_the_given_table(
     other.reset(table.encode(["open the drawer"])[0])
     for image in _images(4):
         np.testing.assert_array_equal(policy.logits(image), other.logits(image))
-    with pytest.raises(ValueError, match="unknown instruction 'open the draw'; did you mean 'open the drawer'"):
+    with pytest.raises(ValueError, match=r"'open the draw'.*'open the drawer'"):
         policy.reset("open the draw")
 
 
@@ -281,14 +281,14 @@ def test_a_policy_finds_the_table_that_its_checkpoint_names_by_path(
     policy.reset("open the drawer")
     assert policy.logits(_images(1)[0]).shape == (3, 16)
     TableEncoder({"open the drawer": np.ones(8)}, str(path)).save(path)
-    with pytest.raises(ValueError, match="vectors of two encoders do not mean the same"):
+    with pytest.raises(ValueError, match="vectors of two encoders"):
         Policy.from_checkpoint(tmp_path / "c").reset("open the drawer")
 
 
 def test_another_encoder_than_the_checkpoints_is_refused(model: RT1, table: TableEncoder, tmp_path: Path) -> None:
     folder = _save(model, tmp_path / "c", table.identity)
     other = TableEncoder({"open the drawer": np.ones(8)}, "table")
-    with pytest.raises(ValueError, match=r"but 'table' .* is needed; .* load the one that is needed"):
+    with pytest.raises(ValueError, match=r"'table' .*needed"):
         Policy.from_checkpoint(folder, text_encoder=other)
 
 
@@ -311,9 +311,7 @@ def test_a_sentence_for_a_released_network_needs_vectors_of_google_s_encoder(mod
     folder = _save(wide, tmp_path / "c", USE_LARGE_5)
     vector = np.random.default_rng(3).normal(size=512).astype(np.float32)
     policy = Policy.from_checkpoint(folder)
-    with pytest.raises(
-        ValueError, match=r"are Universal Sentence Encoder \(large/5\) vectors, .*; give the 512-d embedding"
-    ):
+    with pytest.raises(ValueError, match=r"\(large/5\) .*512-d embedding"):
         policy.reset("pick up the can")
     policy.reset(vector)
     table = TableEncoder({"pick up the can": vector}, USE_LARGE_5.name)

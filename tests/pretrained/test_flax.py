@@ -275,5 +275,5 @@ def test_a_configuration_that_does_not_fit_names_the_array(
 def test_a_file_without_batch_statistics_is_refused(tmp_path: Path, to_source: ToSource, small_config: Path) -> None:
     tree = as_flax(small_network(), to_source)
     (tmp_path / "checkpoint").write_bytes(msgpack.packb({"params": tree["params"]}))
-    with pytest.raises(FlaxFileError, match=r"has no \['batch_stats'\]; its entries are \['params'\]"):
+    with pytest.raises(FlaxFileError, match=r"\['batch_stats'\].*\['params'\]"):
         convert_flax(tmp_path, config=small_config)

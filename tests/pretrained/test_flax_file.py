@@ -59,7 +59,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = write(tmp_path / "c", {"params": {"a": array(np.ones(3))}, "batch_stats": {}}).read_bytes()
     for size in range(len(whole)):
         (tmp_path / "c").write_bytes(whole[:size])
-        with pytest.raises(FlaxFileError, match=rf"c \({size} bytes\) is not a whole flax msgpack checkpoint"):
+        with pytest.raises(FlaxFileError, match=rf"c \({size} bytes\) .*whole flax"):
             read_arrays(tmp_path / "c", ["params", "batch_stats"])
 
 
@@ -96,7 +96,7 @@ def test_a_file_is_found_by_itself_its_folder_or_its_step(tmp_path: Path) -> Non
 def test_several_steps_in_a_folder_are_listed(tmp_path: Path) -> None:
     for step in (1, 2):
         write(tmp_path / f"checkpoint_{step}", {})
-    with pytest.raises(FlaxFileError, match="holds 2 flax checkpoints \\(checkpoint_1, checkpoint_2\\); name one"):
+    with pytest.raises(FlaxFileError, match=r"2 flax checkpoints .*checkpoint_1, checkpoint_2"):
         find_file(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_several_steps_in_a_folder_are_listed(tmp_path: Path) -> None:
 def test_an_orbax_folder_is_refused_with_how_to_save_it_again(tmp_path: Path, marker: str) -> None:
     (tmp_path / marker).parent.mkdir(exist_ok=True)
     (tmp_path / marker).write_bytes(b"")
-    with pytest.raises(FlaxFileError, match=r"is an orbax checkpoint.*flax\.serialization\.msgpack_serialize"):
+    with pytest.raises(FlaxFileError, match=r"orbax.*msgpack_serialize"):
         find_file(tmp_path)
 
 

@@ -181,7 +181,7 @@ def test_weights_of_another_size_are_refused_by_name(tmp_path: Path) -> None:
     tensors = random_tensors(timm_shapes())
     tensors["blocks.0.0.conv_dw.weight"] = torch.zeros(32, 1, 3, 3)
     save_file(tensors, tmp_path / "b0.safetensors")
-    with pytest.raises(ValueError, match=r"'blocks\.0\.0\.conv_dw\.weight' has shape \[32, 1, 3, 3\].*give B3 weights"):
+    with pytest.raises(ValueError, match=r"'blocks\.0\.0\.conv_dw\.weight' .*\[32, 1, 3, 3\].*B3"):
         convert_imagenet(tmp_path / "b0.safetensors", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
 
@@ -190,13 +190,13 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = random_tensors(torchvision_shapes())
     del tensors["features.8.1.bias"]
     save_file(tensors, tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match=r"has no 'features\.8\.1\.bias', which EfficientNet-B3 of torchvision has"):
+    with pytest.raises(ValueError, match=r"no 'features\.8\.1\.bias'.*torchvision"):
         convert_imagenet(tmp_path / "weights.safetensors", tmp_path / "out.safetensors")
 
 
 def test_an_unknown_naming_is_refused(tmp_path: Path) -> None:
     save_file({"layer1.weight": torch.zeros(1)}, tmp_path / "resnet.safetensors")
-    with pytest.raises(ValueError, match=r"a way that is not known: \['layer1\.weight'\]"):
+    with pytest.raises(ValueError, match=r"not known.*'layer1\.weight'"):
         convert_imagenet(tmp_path / "resnet.safetensors", tmp_path / "out.safetensors")
 
 
@@ -259,7 +259,7 @@ def test_a_header_that_claims_far_more_than_the_file_holds_is_refused(tmp_path: 
 
 def test_a_file_with_more_than_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"conv_stem.weight": torch.zeros(1)}, "epoch": 3}, tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"no plain dictionary of tensors; save model\.state_dict\(\) alone"):
+    with pytest.raises(ValueError, match=r"dictionary of tensors.*state_dict"):
         convert_imagenet(tmp_path / "weights.pth", tmp_path / "out.safetensors")
 
 
@@ -270,7 +270,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_was_not_converted_is_not_loaded(tmp_path: Path) -> None:
     save_file({"stem.weight": torch.zeros(1)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match="was not written by `rt1 convert imagenet`"):
+    with pytest.raises(ValueError, match="`rt1 convert imagenet`"):
         load_imagenet(RT1(RT1Config()), tmp_path / "weights.safetensors")
 
 

@@ -82,10 +82,10 @@ def test_only_what_imagenet_knows_is_filled(converted: Path) -> None:
 
 def test_a_network_of_other_sizes_is_refused_with_the_options_that_fit(converted: Path) -> None:
     other = MaxViTConfig(stem_channels=8, channels=(8, 16), depths=(1, 1), partition=2, head_width=8)
-    with pytest.raises(ValueError, match=r"holds MaxViT: .*--model.maxvit.depths 1 2.* differ in 46 tensors"):
+    with pytest.raises(ValueError, match=r"MaxViT: .*--model\.maxvit\.depths 1 2.*46 tensors"):
         load_imagenet(_network(other), converted)
     efficientnet = RT1(RT1Config(text_width=4))
-    with pytest.raises(ValueError, match="this network's backbone is another one, efficientnet"):
+    with pytest.raises(ValueError, match=r"backbone .*efficientnet"):
         load_imagenet(efficientnet, converted)
 
 
@@ -103,13 +103,11 @@ def test_a_missing_tensor_is_named(tmp_path: Path, weights: dict[str, Tensor]) -
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     name = "stages.1.blocks.0.attn_block.attn.proj.weight"
     save_file({**weights, name: torch.zeros(16, 8)}, tmp_path / "timm.safetensors")
-    with pytest.raises(
-        ValueError, match=r"attn\.proj\.weight' has shape \[16, 8\], which does not fit \[16, 16\] of MaxV"
-    ):
+    with pytest.raises(ValueError, match=r"attn\.proj\.weight' .*\[16, 8\].*\[16, 16\]"):
         convert_imagenet(tmp_path / "timm.safetensors", tmp_path / "backbone.safetensors")
 
 
 def test_timms_own_variants_are_refused_by_their_bias_table(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     save_file({**weights, FIRST_TABLE: torch.zeros(9, 1)}, tmp_path / "timm.safetensors")
-    with pytest.raises(ValueError, match=r"has shape \[9, 1\], that of timm's own variants.*give a maxvit_\*_tf_\*"):
+    with pytest.raises(ValueError, match=r"\[9, 1\].*maxvit_\*_tf_\*"):
         convert_imagenet(tmp_path / "timm.safetensors", tmp_path / "backbone.safetensors")

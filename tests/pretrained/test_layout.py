@@ -93,5 +93,5 @@ def test_an_array_that_is_no_weight_is_not_filled_in(array: NDArray[Any], proble
 def test_a_negative_variance_of_pixels_is_refused() -> None:
     model = RT1(preset("debug").model)
     weight = Weight(name="variance", key="pixel_std", kind="pixel_variance")
-    with pytest.raises(ValueError, match="'variance', converted, holds a value that is not finite"):
+    with pytest.raises(ValueError, match=r"'variance'.*not finite"):
         fill(model, [weight], lambda _: np.array([-1.0, 1.0, 1.0], np.float32))

@@ -355,7 +355,7 @@ def test_a_missing_variable_is_named(
     tensors = as_tensorflow(small_network(), to_source)
     del tensors[f"{CKPT_PREFIX}_transformer/_output_tokens/bias{SUFFIX}"]
     write_bundle(tmp_path / "ckpt-1", tensors)
-    with pytest.raises(ValueError, match="no variable '_transformer/_output_tokens/bias'"):
+    with pytest.raises(ValueError, match="'_transformer/_output_tokens/bias'"):
         convert_tensorflow(tmp_path / "ckpt-1", config=small_config)
 
 
@@ -365,7 +365,7 @@ def test_more_layers_than_the_configuration_has_are_refused(
     deeper = RT1(replace(SMALL, transformer=replace(SMALL.transformer, layers=3)))
     for saved_model in (False, True):
         write_bundle(tmp_path / f"ckpt-{saved_model:d}", as_tensorflow(deeper, to_source, saved_model=saved_model))
-        with pytest.raises(ValueError, match=r"has 1\d network variables that the configuration small\.json does not"):
+        with pytest.raises(ValueError, match=r"1\d network variables .*small\.json"):
             convert_tensorflow(tmp_path / f"ckpt-{saved_model:d}", config=small_config)
 
 

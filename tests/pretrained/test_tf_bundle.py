@@ -78,12 +78,12 @@ def test_a_data_file_may_be_given(tmp_path: Path, write_bundle: WriteBundle) -> 
 def test_several_checkpoints_in_a_folder_are_listed(tmp_path: Path, write_bundle: WriteBundle) -> None:
     for name in ("ckpt-1", "ckpt-2"):
         write_bundle(tmp_path / name, some_tensors())
-    with pytest.raises(BundleError, match=r"holds 2 checkpoints \(ckpt-1, ckpt-2\); name one"):
+    with pytest.raises(BundleError, match=r"2 checkpoints .*ckpt-1, ckpt-2"):
         TensorBundle(tmp_path)
 
 
 def test_a_path_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"ckpt-9 is no TensorFlow checkpoint: there is no ckpt-9\.index"):
+    with pytest.raises(BundleError, match=r"no ckpt-9\.index"):
         TensorBundle(tmp_path / "ckpt-9")
 
 
@@ -101,16 +101,14 @@ def test_a_truncated_data_file_is_refused_with_both_sizes(tmp_path: Path, write_
     file = Path(f"{prefix}.data-00000-of-00001")
     whole = file.read_bytes()
     file.write_bytes(whole[:1000])
-    with pytest.raises(
-        BundleError, match=rf"{file.name} is truncated: it has 1000 bytes, its index needs {len(whole)}"
-    ):
+    with pytest.raises(BundleError, match=rf"{file.name} .*truncated.*1000 bytes.*{len(whole)}"):
         TensorBundle(prefix)
 
 
 def test_a_missing_data_file_is_named(tmp_path: Path, write_bundle: WriteBundle) -> None:
     prefix = write_bundle(tmp_path / "ckpt-1", some_tensors(), shards=2)
     Path(f"{prefix}.data-00001-of-00002").unlink()
-    with pytest.raises(BundleError, match=r"ckpt-1\.data-00001-of-00002 is missing; it holds \d+ tensors"):
+    with pytest.raises(BundleError, match=r"ckpt-1\.data-00001-of-00002 .*missing"):
         TensorBundle(prefix)
 
 
@@ -122,7 +120,7 @@ def test_a_changed_byte_of_a_tensor_is_found(tmp_path: Path, write_bundle: Write
     file.write_bytes(data)
     bundle = TensorBundle(prefix)
     np.testing.assert_array_equal(bundle.read("a"), np.ones(4))
-    with pytest.raises(BundleError, match="the bytes of 'b' at offset 16 do not match their checksum"):
+    with pytest.raises(BundleError, match=r"'b' .*16 .*checksum"):
         bundle.read("b")
 
 
@@ -154,7 +152,7 @@ def test_an_index_cut_anywhere_is_refused(tmp_path: Path, write_bundle: WriteBun
 
 def test_another_file_in_place_of_an_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ckpt-1.index").write_bytes(b"something else altogether" * 10)
-    with pytest.raises(BundleError, match=r"does not end with the magic number .* \(250 bytes\)"):
+    with pytest.raises(BundleError, match=r"magic number .*250 bytes"):
         TensorBundle(tmp_path / "ckpt-1")
 
 
@@ -162,7 +160,7 @@ def test_an_unknown_tensor_and_a_string_are_refused(checkpoints: Path) -> None:
     bundle = TensorBundle(checkpoints / "tf_small")
     with pytest.raises(BundleError, match="has no tensor 'nothing'"):
         bundle.read("nothing")
-    with pytest.raises(BundleError, match=r"type 7.*only whole numeric tensors can"):
+    with pytest.raises(BundleError, match=r"type 7.*numeric"):
         bundle.read("_CHECKPOINTABLE_OBJECT_GRAPH")
 
 

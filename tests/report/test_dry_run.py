@@ -76,7 +76,7 @@ def test_the_answers_are_the_policys_and_stand_beside_what_was_recorded(
 
 def test_a_recording_of_another_robot_is_refused(client: Any, make_source: Callable[..., Any]) -> None:
     limits = ActionLimits(spec=client.action_spec)
-    with pytest.raises(ValueError, match="different actions: the dimensions move_0, move"):
+    with pytest.raises(ValueError, match=r"different actions.*move_0, move"):
         dry_run(client, make_source(*LENGTHS, dimensions=5), 0, limits)
 
 

@@ -99,7 +99,7 @@ def test_an_unknown_sentence_is_refused_with_the_closest_ones() -> None:
     assert "close the drawer" in str(caught.value)
     assert "in text table 'use'; only the table's sentences can be encoded" in str(caught.value)
     assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=f"and {len(SENTENCES) - 3} more in text table"):
+    with pytest.raises(ValueError, match=f"{len(SENTENCES) - 3} more"):
         table.encode(["zzz"])
 
 
@@ -134,7 +134,7 @@ def test_vectors_that_make_no_table_are_refused(vectors: dict[str, NDArray[np.fl
 def test_pairs_may_repeat_a_sentence_only_with_the_same_vector() -> None:
     pairs = [("open", vector(1, 2)), ("close", vector(3, 4)), ("open", vector(1, 2))]
     assert TableEncoder.from_pairs(pairs, "use").sentences == ("close", "open")
-    with pytest.raises(ValueError, match="'open' comes with two different vectors"):
+    with pytest.raises(ValueError, match=r"'open' .*different vectors"):
         TableEncoder.from_pairs([*pairs, ("open", vector(1, 2.5))], "use")
 
 
@@ -153,7 +153,7 @@ def test_a_table_file_with_conflicting_vectors_is_refused(tmp_path: Path) -> Non
 def test_a_safetensors_file_that_is_no_table_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "table.safetensors"
     save_file({"vectors": np.eye(2, dtype=np.float32)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"table.safetensors is not a text table .* give a file written by"):
+    with pytest.raises(ValueError, match=r"table\.safetensors .*text table"):
         TableEncoder.load(path)
 
 
@@ -177,7 +177,7 @@ def test_an_encoder_other_than_the_wanted_one_is_refused_in_one_line() -> None:
     check_same_encoder(wanted, TextEncoderIdentity(**wanted.to_json()))
     for change in ({"name": "minilm"}, {"sha256": "cd" * 32}, {"width": 384}):
         other = TextEncoderIdentity(**(wanted.to_json() | change))
-        with pytest.raises(ValueError, match=r"the text encoder is '.*' \(sha256 .* but 'use' \(sha256 abab") as caught:
+        with pytest.raises(ValueError, match=r"\(sha256 .*'use' \(sha256 abab") as caught:
             check_same_encoder(wanted, other)
         assert "\n" not in str(caught.value)
 
@@ -187,10 +187,10 @@ def test_where_the_wanted_weights_are_not_known_name_and_width_decide() -> None:
         check_same_encoder(USE_LARGE_5, TextEncoderIdentity(**(USE_LARGE_5.to_json() | {"sha256": sha256})))
     for change in ({"name": "minilm"}, {"width": 384}):
         given = TextEncoderIdentity(**(USE_LARGE_5.to_json() | {"sha256": "ab" * 32} | change))
-        with pytest.raises(ValueError, match=r"but 'universal-.*-large/5' \(weights not known, width 512\) is needed"):
+        with pytest.raises(ValueError, match=r"large/5' \(weights not known, width 512\) .*needed"):
             check_same_encoder(USE_LARGE_5, given)
     known = TextEncoderIdentity(name=USE_LARGE_5.name, sha256="ab" * 32, width=512)
-    with pytest.raises(ValueError, match=r"the text encoder is .*weights not known.* but .*abab.* is needed"):
+    with pytest.raises(ValueError, match=r"weights not known.*abab.*needed"):
         check_same_encoder(known, USE_LARGE_5)
 
 

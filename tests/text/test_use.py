@@ -106,7 +106,7 @@ def test_the_path_of_an_onnx_file_loads_it(write_model: WriteModel) -> None:
 def test_another_form_is_refused_with_what_the_file_has(
     change: dict[str, Any], found: str, write_model: WriteModel
 ) -> None:
-    with pytest.raises(ValueError, match=rf"use\.onnx has .*{found}.*; it must have one input, strings") as caught:
+    with pytest.raises(ValueError, match=rf"use\.onnx .*{found}.*strings") as caught:
         UseOnnx(write_model(**change))
     assert "\n" not in str(caught.value)
 
@@ -128,10 +128,10 @@ def test_operators_of_onnxruntime_extensions_are_taken_from_there(write_model: W
 def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     path = tmp_path / "use.onnx"
-    with pytest.raises(ValueError, match=r"use\.onnx does not exist; give an ONNX file"):
+    with pytest.raises(ValueError, match=r"use\.onnx .*not exist"):
         UseOnnx(path)
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(ValueError, match=r"use\.onnx cannot be loaded .*: Protobuf parsing failed.*; give a whole"):
+    with pytest.raises(ValueError, match=r"use\.onnx .*Protobuf parsing failed"):
         UseOnnx(path)
 
 
@@ -139,5 +139,5 @@ def test_a_missing_onnxruntime_is_one_line_with_the_cure(tmp_path: Path, monkeyp
     path = tmp_path / "use.onnx"
     path.touch()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ValueError, match=r"needs onnxruntime, which is not installed; run `pip install 'rt1\[use\]'`"):
+    with pytest.raises(ValueError, match=r"onnxruntime.*pip install 'rt1\[use\]'"):
         UseOnnx(path)

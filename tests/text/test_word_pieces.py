@@ -65,23 +65,21 @@ def test_the_identity_brings_the_encoder_along(pieces: WordPieces) -> None:
 def test_an_altered_definition_is_refused(pieces: WordPieces) -> None:
     data = pieces.identity.to_json()
     data["definition"] = data["definition"].replace("drawer", "drawes")
-    with pytest.raises(ValueError, match="is needed; vectors of two encoders do not mean the same"):
+    with pytest.raises(ValueError, match=r"needed.*vectors of two encoders"):
         load_identified(TextEncoderIdentity.from_json(data))
     with pytest.raises(ValueError, match="definition of word pieces is not JSON"):
         WordPieces("{", tokens=8)
 
 
 def test_too_long_and_empty_instructions_are_refused(pieces: WordPieces) -> None:
-    with pytest.raises(
-        ValueError, match="has 9 word pieces; at most 8 fit; shorten it, or train with word-pieces:tokens=9"
-    ):
+    with pytest.raises(ValueError, match=r"9 word pieces.*at most 8.*word-pieces:tokens=9"):
         pieces.encode(["the the the the the the the the the"])
     with pytest.raises(ValueError, match="it must say something"):
         pieces.encode([" "])
 
 
 def test_they_can_only_be_made_of_instructions() -> None:
-    with pytest.raises(ValueError, match="made of the instructions a network is trained on"):
+    with pytest.raises(ValueError, match="made of the instructions"):
         load_text_encoder("word-pieces")
     assert load_text_encoder("word-pieces", instructions=SENTENCES).identity.vocabulary > 50
 
@@ -90,5 +88,5 @@ def test_how_many_fit_can_be_chosen_and_travels_with_the_identity() -> None:
     found = load_text_encoder("word-pieces:tokens=40", instructions=SENTENCES)
     assert found.identity.width == 40
     assert load_identified(found.identity).encode(["the " * 40]).all()
-    with pytest.raises(ValueError, match="asks for '0' tokens; give a number of at least 2"):
+    with pytest.raises(ValueError, match=r"'0' tokens.*at least 2"):
         load_text_encoder("word-pieces:tokens=0", instructions=SENTENCES)

@@ -156,7 +156,7 @@ def test_a_layout_that_does_not_fit_is_answered(tmp_path: Path, layout: HDF5Layo
 def test_a_truncated_file_is_refused_by_name(tmp_path: Path, keep: int) -> None:
     path = _write(tmp_path / "episode.hdf5", {"image": _images(20), "action": np.zeros((20, 2))})
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"episode\.hdf5 is no HDF5 file or damaged .*copy it again"):
+    with pytest.raises(DataError, match=r"episode\.hdf5 .*damaged"):
         HDF5Source(path, layout=HDF5Layout(instruction="push"))
 
 
@@ -169,7 +169,7 @@ def test_an_array_that_was_never_written_is_refused(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.h5", {"image": _images(4)})
     with h5py.File(path, "a") as file:
         file.create_dataset("action", (4, 2), chunks=(2, 2), dtype=np.float32)[:2] = 1
-    with pytest.raises(DataError, match=r"a\.h5: the file does not hold all 32 bytes of 'action'"):
+    with pytest.raises(DataError, match=r"a\.h5.*32 bytes.*'action'"):
         HDF5Source(path, layout=HDF5Layout(instruction="push"))
 
 
@@ -186,7 +186,7 @@ def test_an_array_in_another_file_is_refused(tmp_path: Path, kind: str) -> None:
             layout = h5py.VirtualLayout((2, 2), np.float32)
             layout[:] = h5py.VirtualSource(str(other), "action", (2, 2))
             file.create_virtual_dataset("action", layout)
-    with pytest.raises(DataError, match=r"a\.h5: 'action' is stored in another file"):
+    with pytest.raises(DataError, match=r"a\.h5.*'action'.*another file"):
         HDF5Source(path, layout=HDF5Layout(instruction="push"))
 
 
@@ -207,5 +207,5 @@ def test_an_instruction_that_is_no_text_is_refused(tmp_path: Path, instruction: 
 
 def test_images_of_another_type_are_no_encoded_images(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.h5", {"image": np.zeros((2, 50), np.float32), "action": np.zeros((2, 2))})
-    with pytest.raises(DataError, match=r"a\.h5: the images are float32 \(2, 50\); .* rows of uint8"):
+    with pytest.raises(DataError, match=r"a\.h5.*float32 \(2, 50\).*uint8"):
         HDF5Source(path, layout=HDF5Layout(instruction="push", encoded=True))

@@ -111,24 +111,20 @@ def test_an_unusable_episode_is_named(change: dict[str, Any], message: str) -> N
 
 
 def test_an_unknown_column_is_answered_with_the_closest() -> None:
-    with pytest.raises(DataError, match="unknown column 'actions'; did you mean 'action'"):
+    with pytest.raises(DataError, match=r"'actions'.*'action'"):
         HuggingFaceSource(_steps(), layout=HuggingFaceLayout(action_key="actions"))
 
 
 def test_images_of_another_kind_are_refused() -> None:
     single = datasets.Dataset.from_dict(_columns())
     rows = HuggingFaceSource(single, layout=HuggingFaceLayout(episode_key=None))
-    with pytest.raises(
-        DataError, match="row 0: 'image' holds a dict; without episode_key it must be a list of 3 images"
-    ):
+    with pytest.raises(DataError, match=r"row 0.*'image'.*dict.*list of 3"):
         rows.images(0, 0, 1)
     video = datasets.Dataset.from_dict(_columns(image=["a.mp4"] * 5)).cast_column("image", datasets.Video())
-    with pytest.raises(
-        DataError, match="'image' is a video, which holds a whole episode, not a step; leave out episode_key"
-    ):
+    with pytest.raises(DataError, match=r"'image'.*video.*episode_key"):
         HuggingFaceSource(video)
     numbers = datasets.Dataset.from_dict(_columns(image=[1.5] * 5))
-    with pytest.raises(DataError, match=r"episode 0, step 0: the image is float64 \(\); it must be"):
+    with pytest.raises(DataError, match=r"episode 0, step 0.*float64 \(\)"):
         HuggingFaceSource(numbers).images(0, 0, 1)
 
 
@@ -142,7 +138,7 @@ def test_a_row_with_fewer_images_than_actions_is_refused_when_read() -> None:
     table = {"image": [cells], "action": [ACTIONS[:3].tolist()], "instruction": ["push"]}
     dataset = datasets.Dataset.from_dict(table).cast_column("image", datasets.List(datasets.Image()))
     source = HuggingFaceSource(dataset, layout=HuggingFaceLayout(episode_key=None))
-    with pytest.raises(DataError, match=r"row 0: 'image' holds 2 images; .* a list of 3 images, one for each action"):
+    with pytest.raises(DataError, match=r"row 0.*'image'.*2 images.*list of 3"):
         source.images(0, 0, 1)
 
 

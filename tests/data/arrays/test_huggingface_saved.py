@@ -72,7 +72,7 @@ def test_a_mistyped_list_of_files_is_refused(folder: Path, files: object) -> Non
 @pytest.mark.parametrize("name", ["../set/" + ARROW, "a\nb", "/x"])
 def test_a_data_file_outside_of_the_folder_is_refused(folder: Path, name: str) -> None:
     _edit(folder / "state.json", _data_files=[{"filename": name}])
-    with pytest.raises(DataError, match=r"state\.json names the data file .* file of this folder"):
+    with pytest.raises(DataError, match=r"state\.json .*data file"):
         open_saved(folder)
 
 
@@ -87,5 +87,5 @@ def test_features_that_datasets_does_not_understand_are_one_line(folder: Path, f
 def test_a_file_that_shrinks_after_the_open_is_refused_at_the_next_read(folder: Path) -> None:
     source = HuggingFaceSource(open_saved(folder), layout=HuggingFaceLayout())
     (folder / ARROW).write_bytes((folder / ARROW).read_bytes()[:900])
-    with pytest.raises(DataError, match=rf"{ARROW} has changed since it was opened"):
+    with pytest.raises(DataError, match=rf"{ARROW} .*changed"):
         source.encoded_images(0, 0, 1)

@@ -60,7 +60,7 @@ def test_bounds_come_from_the_data_unless_given(tmp_path: Path) -> None:
     saved = _episode(4)
     folder = _write(tmp_path / "set", saved)
     np.testing.assert_allclose(NpzSource(folder, layout=LAYOUT).action_spec.low, saved["action"].min(axis=0), rtol=1e-6)
-    with pytest.raises(DataError, match=r"the actions have \[3\] dimensions; the action spec has 11"):
+    with pytest.raises(DataError, match=r"\[3\] dimensions.*11"):
         NpzSource(folder, layout=LAYOUT, action_spec=rt1_action_spec())
 
 
@@ -98,7 +98,7 @@ def test_84_pixel_images_with_channels_first_are_turned(tmp_path: Path) -> None:
     source = NpzSource(folder, layout=layout)
     check_source(source)
     np.testing.assert_array_equal(source.images(0, 0, 3), images.transpose(0, 2, 3, 1))
-    with pytest.raises(DataError, match=r"'observation' is uint8 \(3, 3, 84, 84\); it must be uint8 \(S, H, W, 3\)"):
+    with pytest.raises(DataError, match=r"'observation'.*uint8 \(3, 3, 84, 84\).*\(S, H, W, 3\)"):
         NpzSource(folder, layout=ArrayLayout(image_key="observation", instruction="walk"))
 
 
@@ -123,15 +123,15 @@ def test_an_unusable_episode_is_named(tmp_path: Path, change: dict[str, Any], me
 
 def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", {**_episode(), "action": np.array([{"a": 1}] * 4, dtype=object)})
-    with pytest.raises(DataError, match=r"'action' is .*pickled objects, which are not read"):
+    with pytest.raises(DataError, match=r"'action'.*pickled"):
         NpzSource(folder, layout=LAYOUT)
 
 
 def test_a_missing_array_is_answered_with_the_closest(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", _episode())
-    with pytest.raises(DataError, match="unknown array 'actions'; did you mean 'action'"):
+    with pytest.raises(DataError, match=r"'actions'.*'action'"):
         NpzSource(folder, layout=ArrayLayout(action_key="actions", instruction="x"))
-    with pytest.raises(DataError, match="unknown array 'imag'; did you mean 'image'"):
+    with pytest.raises(DataError, match=r"'imag'.*'image'"):
         NpzSource(folder, layout=ArrayLayout(image_key="imag", instruction="x"))
 
 
@@ -185,7 +185,7 @@ def test_a_header_that_does_not_fit_the_values_is_refused(tmp_path: Path, shape:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
     _write_member(path, f"{key}.npy", header.getvalue() + bytes(96))
-    with pytest.raises(DataError, match=rf"episode_9\.npz: '{key}' is .*by its header and holds 96 bytes"):
+    with pytest.raises(DataError, match=rf"episode_9\.npz.*'{key}'.*header.*96 bytes"):
         NpzSource(tmp_path / "set", layout=LAYOUT)
 
 
@@ -193,5 +193,5 @@ def test_images_of_a_file_that_changed_are_not_read(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", _episode(4))
     source = NpzSource(folder, layout=LAYOUT)
     _write(folder, _episode(3, seed=1))
-    with pytest.raises(DataError, match=r"episode_9\.npz has changed since it was opened"):
+    with pytest.raises(DataError, match=r"episode_9\.npz.*changed"):
         source.images(0, 0, 1)

@@ -57,7 +57,7 @@ def test_every_step_has_its_own_image_of_the_video(tmp_path: Path, kept_as: str)
 
 def test_a_video_with_another_number_of_images_than_actions_is_refused() -> None:
     source = _source([{"bytes": video, "path": None} for video in _videos()], lengths=(3, 6))
-    with pytest.raises(DataError, match="row 1: the video has 7 images for 6 actions"):
+    with pytest.raises(DataError, match=r"row 1.*7 images.*6 actions"):
         source.images(1, 0, 1)
 
 

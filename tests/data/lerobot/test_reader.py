@@ -122,9 +122,9 @@ def test_an_action_of_one_entry_is_stored_as_lerobot_does(
 
 def test_steps_and_episodes_out_of_range_are_refused(written: Path) -> None:
     source = LeRobotSource(written)
-    with pytest.raises(IndexError, match=r"push_blocks: episode 5; it has the episodes 0\.\.4"):
+    with pytest.raises(IndexError, match=r"push_blocks.*episode 5.*0\.\.4"):
         source.instruction(5)
-    with pytest.raises(IndexError, match=r"steps 0\.\.3 of episode 1, which has 2 steps"):
+    with pytest.raises(IndexError, match=r"0\.\.3.*episode 1.*2 steps"):
         source.encoded_images(1, 0, 3)
     with pytest.raises(IndexError, match=r"steps -1\.\.1 of episode 0"):
         source.actions(0, -1, 1)
@@ -166,7 +166,7 @@ def test_a_depth_map_is_no_camera(damaged: Path, notes: dict[str, Any]) -> None:
 def test_several_cameras_must_be_chosen_from(damaged: Path) -> None:
     _without_notes(damaged)
     _edit(damaged, "meta/info.json", lambda info: info["features"].update(wrist={"dtype": "image", "shape": [1, 1, 3]}))
-    with pytest.raises(DataError, match=r"has 2 image keys \(observation.images.image, wrist\); name one"):
+    with pytest.raises(DataError, match=r"2 image keys .*wrist"):
         LeRobotSource(damaged)
 
 
@@ -220,7 +220,7 @@ def test_tables_that_do_not_fit_are_refused(
 def test_truncated_and_missing_tables_are_refused(damaged: Path, name: str) -> None:
     path = damaged / name
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(DataError, match=rf"{path.name} is damaged .*copy it again"):
+    with pytest.raises(DataError, match=rf"{path.name} .*damaged"):
         LeRobotSource(damaged)
     path.unlink()
     with pytest.raises(DataError, match=f"{path.name} is missing|promises the episodes"):
@@ -228,7 +228,7 @@ def test_truncated_and_missing_tables_are_refused(damaged: Path, name: str) -> N
 
 
 def test_other_missing_files_are_refused(damaged: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no meta/info.json; point to the folder of a LeRobot data set"):
+    with pytest.raises(DataError, match=r"no meta/info\.json"):
         LeRobotSource(tmp_path)
     embeddings = damaged / "meta/rt1_embeddings.safetensors"
     embeddings.write_bytes(embeddings.read_bytes()[:40])
@@ -240,7 +240,7 @@ def test_other_missing_files_are_refused(damaged: Path, tmp_path: Path) -> None:
     _without_notes_but_statistics = damaged / "meta/stats.json"
     _without_notes_but_statistics.write_text("{}")
     (damaged / "meta/rt1.json").unlink()
-    with pytest.raises(DataError, match=r"stats.json has no usable min and max of 'action'"):
+    with pytest.raises(DataError, match=r"stats\.json.*min and max.*'action'"):
         LeRobotSource(damaged)
 
 
@@ -248,10 +248,10 @@ def test_images_that_are_not_there_are_refused(damaged: Path) -> None:
     table = pq.read_table(damaged / DATA)
     images = [{"bytes": None, "path": "a.png"}, *table["observation.images.image"].to_pylist()[1:]]
     _set_column(damaged / DATA, "observation.images.image", images)
-    with pytest.raises(DataError, match=r"file-000.parquet: step 0 of episode 0 has no image bytes"):
+    with pytest.raises(DataError, match=r"file-000\.parquet.*step 0 of episode 0.*image"):
         LeRobotSource(damaged).encoded_images(0, 0, 1)
     pq.write_table(table.drop_columns(["observation.images.image"]), damaged / DATA)
-    with pytest.raises(DataError, match=r"has no images in a column 'observation.images.image'"):
+    with pytest.raises(DataError, match=r"column 'observation\.images\.image'"):
         LeRobotSource(damaged)
 
 

@@ -69,7 +69,7 @@ def test_missing_and_damaged_videos_are_refused(write: Callable[[Codec], LeRobot
     path = folder / VIDEO
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"file-000.mp4 is damaged or truncated \(.*copy it again"):
+    with pytest.raises(DataError, match=r"file-000\.mp4 .*damaged"):
         LeRobotSource(folder).images(0, 0, 1)
     path.unlink()
     with pytest.raises(DataError, match=r"file-000.mp4 is missing"):
@@ -83,5 +83,5 @@ def test_a_video_that_ends_too_early_is_refused(write: Callable[[Codec], LeRobot
     shorter.write_bytes(longer)  # 6 images in place of the 9 of the episodes 3 and 4
     source = LeRobotSource(folder)
     assert len(source.images(3, 0, 4)) == 4
-    with pytest.raises(DataError, match=r"file-001.mp4 has no image for step 2 of episode 4 \(second 2.000\)"):
+    with pytest.raises(DataError, match=r"file-001\.mp4.*step 2 of episode 4.*2\.000"):
         source.images(4, 0, 5)

@@ -61,7 +61,7 @@ def test_an_interrupted_writing_resumes_to_the_same_bytes(
         LeRobotWriter(folder, lerobot).write(interrupted)
     (folder / "data/chunk-000").mkdir(parents=True, exist_ok=True)
     (folder / f"data/chunk-000/.file-00{stop // 2}.parquet.writing-7").touch()  # as a killed program leaves it
-    with pytest.raises(DataError, match=f"not finished, {stop // 2} files are written; run the same command again"):
+    with pytest.raises(DataError, match=f"not finished.*{stop // 2} files"):
         LeRobotSource(folder)
     resumed = LeRobotWriter(folder, lerobot)
     assert resumed.missing_episodes() == range(stop // 2 * 2, 5)
@@ -146,7 +146,7 @@ def test_a_set_without_text_embeddings_has_none(
 
 def test_other_settings_and_other_folders_are_refused(tmp_path: Path, lerobot: LeRobotSettings) -> None:
     LeRobotWriter(tmp_path / "set", lerobot)
-    with pytest.raises(DataError, match="was begun with other settings: fps was 3, now 4"):
+    with pytest.raises(DataError, match=r"settings.*fps was 3, now 4"):
         LeRobotWriter(tmp_path / "set", replace(lerobot, fps=4))
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(SaveError, match=r"holds set, thesis\.txt and none of"):
@@ -157,7 +157,7 @@ def test_an_episode_that_does_not_fit_is_refused(
     tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
 ) -> None:
     bad = replace(episodes[0], actions=np.full((1, 3), np.nan, np.float32))
-    with pytest.raises(DataError, match=r"episode 0 cannot be recorded: the action of step 0 is .*must be finite"):
+    with pytest.raises(DataError, match=r"episode 0.*step 0.*finite"):
         LeRobotWriter(tmp_path, lerobot).write(lambda _: bad)
     assert not list(tmp_path.glob("data/**/*.parquet"))
 
@@ -186,5 +186,5 @@ def test_impossible_settings_are_refused(lerobot: LeRobotSettings, change: dict[
 
 def test_a_video_needs_even_sizes(lerobot: LeRobotSettings) -> None:
     odd = replace(lerobot.recording, image_size=(23, 32))
-    with pytest.raises(ValueError, match="the images are 23 x 32; a video needs even sizes"):
+    with pytest.raises(ValueError, match=r"23 x 32.*even"):
         replace(lerobot, recording=odd, video="h264")

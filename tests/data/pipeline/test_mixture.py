@@ -75,7 +75,7 @@ def test_neighbours_in_the_set_are_not_neighbours_in_the_order() -> None:
 
 
 def test_an_empty_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="the set has 0 items; it must have at least one; check the data"):
+    with pytest.raises(ValueError, match="0 items"):
         shuffled(np.arange(3), 0, seed=0)
 
 
@@ -154,14 +154,12 @@ def test_clips_of_several_sources_are_cut_like_those_of_each() -> None:
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (1.0, -2.0), (1.0, float("nan")), (1.0, float("inf"))])
 def test_a_weight_that_is_no_share_is_refused(weights: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="each must be a number above 0; leave a source of weight 0 out"):
+    with pytest.raises(ValueError, match=r"above 0.*weight"):
         _mixture([3, 3], list(weights))
 
 
 def test_weights_that_repeat_too_late_are_refused_with_rounded_ones() -> None:
-    with pytest.raises(
-        ValueError, match=re.escape(f"the most is {LONGEST_PERIOD:,}; round them, for instance to [760")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"{LONGEST_PERIOD:,}") + r".*round.*\[760"):
         _mixture([3, 3], [3_812_345.0, 1_203_998.0])
 
 
@@ -170,7 +168,7 @@ def test_parts_without_samples_and_parts_of_other_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="all must be of one kind and size"):
         Mixture(parts=(one, two), weights=(1.0, 1.0))
     none = Windows(lengths=np.array([5]), episodes=np.array([], dtype=np.int64), window=2)
-    with pytest.raises(ValueError, match=r"parts \[1\] of the mixture have no samples"):
+    with pytest.raises(ValueError, match=r"parts \[1\] .*samples"):
         Mixture(parts=(one, none), weights=(1.0, 1.0))
     with pytest.raises(ValueError, match="a mixture of 1 parts has 2 weights"):
         Mixture(parts=(one,), weights=(1.0, 1.0))

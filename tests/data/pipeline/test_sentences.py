@@ -44,7 +44,7 @@ def test_one_sentence_each_is_always_that_one() -> None:
 
 
 def test_an_episode_without_a_sentence_is_refused() -> None:
-    with pytest.raises(ValueError, match="the fewest 0; give one row per sentence, at least one per episode"):
+    with pytest.raises(ValueError, match=r"fewest 0.*sentence"):
         Sentences(vector_RE=np.zeros((1, 2), np.float32), rows=np.array([0]), counts=np.array([1, 0]))
     with pytest.raises(ValueError, match="2 rows for episodes of 1 sentences"):
         Sentences(vector_RE=np.zeros((1, 2), np.float32), rows=np.array([0, 0]), counts=np.array([1]))

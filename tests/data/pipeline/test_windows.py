@@ -96,5 +96,5 @@ def test_the_split_is_a_function_of_the_seed() -> None:
 
 @pytest.mark.parametrize(("episodes", "held_out"), [(1, 0.1), (10, 0.99), (10, 1.0), (10, -0.1), (10, 1.5)])
 def test_a_split_without_training_episodes_is_refused(episodes: int, held_out: float) -> None:
-    with pytest.raises(ValueError, match=f"held_out is {held_out} of {episodes} episodes; .* lower held_out"):
+    with pytest.raises(ValueError, match=f"held_out is {held_out} of {episodes} episodes"):
         split_episodes(episodes, held_out=held_out, seed=0)

@@ -57,7 +57,7 @@ LAYOUT = RLDSLayout(image_key="image", instruction_key="instruction")
 def test_nothing_left_after_skipping_is_refused(tmp_path: Path) -> None:
     records = [_steps(1, action=np.full(2, np.nan, np.float32))]
     folder = _data_set(tmp_path / "foreign", {"action": _tensor(2)}, records)
-    with pytest.raises(DataError, match=r"holds no readable episode; 1 skipped, the first: .*step 0"):
+    with pytest.raises(DataError, match=r"no readable episode.*1 skipped.*step 0"):
         RLDSSource(folder, layout=LAYOUT, skip_corrupt=True)
 
 
@@ -84,7 +84,7 @@ def test_an_unusable_episode_is_named_and_may_be_left_out(
 ) -> None:
     good = _steps(2, action=np.arange(4, dtype=np.float32))
     folder = _data_set(tmp_path / "foreign", {"action": _tensor(2)}, [good, record, good])
-    with pytest.raises(DataError, match=rf"00000-of-00001: episode 1 of this file, at byte \d+: .*{message}"):
+    with pytest.raises(DataError, match=rf"00000-of-00001.*episode 1 .*byte \d+: .*{message}"):
         RLDSSource(folder, layout=LAYOUT)
     with pytest.warns(UserWarning, match="1 left out"):
         source = RLDSSource(folder, layout=LAYOUT, skip_corrupt=True)
@@ -206,7 +206,7 @@ def test_the_same_files_read_with_another_spec_give_other_vectors(tmp_path: Path
 
 def test_a_choice_that_is_not_one_hot_is_refused_with_its_step(tmp_path: Path) -> None:
     folder, layout, _ = _fractal(tmp_path / "fractal", [[0, 1, 0], [0, 1, 1]])
-    with pytest.raises(DataError, match=r"episode 0 of this file.* step 1: .*terminate_episode.*must be one-hot"):
+    with pytest.raises(DataError, match=r"episode 0 .*step 1: .*terminate_episode.*one-hot"):
         RLDSSource(folder, layout=layout, action_spec=rt1_action_spec())
 
 
@@ -231,7 +231,7 @@ def test_packed_tensors_are_unpacked(tmp_path: Path, encoding: str, pack: Callab
 def test_a_packed_tensor_that_does_not_unpack_is_refused(tmp_path: Path) -> None:
     features = {"action": _tensor(2, encoding="zlib")}
     folder = _data_set(tmp_path / "kuka", features, [_steps(1, action=[b"not zlib"])])
-    with pytest.raises(DataError, match="'steps/action' does not unpack as zlib float32"):
+    with pytest.raises(DataError, match=r"'steps/action'.*zlib float32"):
         RLDSSource(folder, layout=LAYOUT)
 
 
@@ -303,5 +303,5 @@ def test_an_index_takes_at_most_60_bytes_per_step_of_an_11_dimensional_action(tm
 def test_a_tensor_whose_size_differs_from_step_to_step_is_no_action(tmp_path: Path) -> None:
     records = [_steps(1, action=np.zeros(2, np.float32))]
     folder = _data_set(tmp_path / "foreign", {"action": _tensor(-1)}, records)
-    with pytest.raises(DataError, match="'steps/action' holds a nested; numbers are needed there"):
+    with pytest.raises(DataError, match=r"'steps/action'.*nested"):
         RLDSSource(folder, layout=LAYOUT)

@@ -270,28 +270,26 @@ def test_its_control_rate_is_known_and_its_statistics_are_kept_beside_the_index(
 
 
 def test_an_unknown_name_is_answered_with_the_closest(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown Open X data set 'bridge_datase'; did you mean 'bridge_dataset'"):
+    with pytest.raises(ValueError, match=r"'bridge_datase'.*'bridge_dataset'"):
         open_x_source(tmp_path, dataset="bridge_datase")
 
 
 def test_a_set_of_another_kind_is_refused_by_its_missing_key(tmp_path: Path) -> None:
     folder, _ = _write(tmp_path / "set", "toto")
-    with pytest.raises(
-        DataError, match="unknown RLDS key 'action/gripper_closedness_action'; did you mean 'action/open_gripper'"
-    ):
+    with pytest.raises(DataError, match=r"'action/gripper_closedness_action'.*'action/open_gripper'"):
         open_x_source(folder, dataset="viola")
 
 
 def test_a_terminate_vector_with_two_ones_is_refused(tmp_path: Path) -> None:
     rows = np.array([[0, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 0]]).reshape(-1)
     folder, _ = _write(tmp_path / "set", "kuka", **{"action/terminate_episode": rows})
-    with pytest.raises(DataError, match=r"step 1: .*terminate_episode' holds \[0, 1, 1\]; a one-hot key must hold"):
+    with pytest.raises(DataError, match=r"step 1: .*terminate_episode' .*\[0, 1, 1\].*one-hot"):
         open_x_source(folder, dataset="kuka")
 
 
 def test_an_episode_of_only_left_out_steps_is_refused(tmp_path: Path) -> None:
     folder, _ = _write(tmp_path / "set", "viola")
-    with pytest.raises(DataError, match="episode 0 has 4 steps, and the first 4 are left out"):
+    with pytest.raises(DataError, match=r"episode 0 .*4 steps.*first 4"):
         open_x_source(folder, dataset=_own(first_step=4))
 
 
@@ -299,7 +297,7 @@ def test_an_episode_of_only_left_out_steps_is_refused(tmp_path: Path) -> None:
 def test_steps_outside_an_episode_are_refused(tmp_path: Path, start: int, stop: int) -> None:
     folder, _ = _write(tmp_path / "set", "bridge")
     source = open_x_source(folder, dataset="bridge")
-    with pytest.raises(IndexError, match=r"bridge: steps .* of episode 0, which has 3 steps"):
+    with pytest.raises(IndexError, match=r"bridge: .*episode 0.*3 steps"):
         source.actions(0, start, stop)
     with pytest.raises(IndexError, match=r"it has the episodes 0\.\.0"):
         source.encoded_images(1, 0, 1)

@@ -170,19 +170,19 @@ def test_one_flipped_bit_anywhere_in_a_shard_is_never_read_as_good_data(folder: 
 def test_a_truncated_shard_is_refused_with_file_and_offset(folder: Path, cut: int) -> None:
     shard = folder / "push_blocks-train.tfrecord-00002-of-00003"
     os.truncate(shard, shard.stat().st_size - cut)
-    with pytest.raises(DataError, match=r"00002-of-00003: truncated record at byte 0: .*skip_corrupt=True"):
+    with pytest.raises(DataError, match=r"00002-of-00003: truncated .*byte 0: .*skip_corrupt"):
         RLDSSource(folder)
 
 
 def test_a_shard_cut_between_two_records_is_refused(folder: Path) -> None:
     os.truncate(folder / "push_blocks-train.tfrecord-00002-of-00003", 0)
-    with pytest.raises(DataError, match=r"0 episodes, but dataset_info\.json promises 1"):
+    with pytest.raises(DataError, match=r"0 episodes.*dataset_info\.json.* 1"):
         RLDSSource(folder)
 
 
 def test_a_missing_shard_is_refused_by_name(folder: Path) -> None:
     (folder / "push_blocks-train.tfrecord-00001-of-00003").unlink()
-    with pytest.raises(DataError, match=r"1 of 3 shards are missing, the first is push_blocks.*00001-of-00003"):
+    with pytest.raises(DataError, match=r"1 of 3 shards .*missing.*00001-of-00003"):
         RLDSSource(folder)
 
 
@@ -192,7 +192,7 @@ def test_with_damage_skipped_the_rest_is_read_and_counted(folder: Path, episodes
     data = bytearray(shard.read_bytes())
     data[500] ^= 1
     shard.write_bytes(data)
-    with pytest.warns(UserWarning, match=r"2 left out, the first: .*shards are missing"):
+    with pytest.warns(UserWarning, match="2 left out.*missing"):
         source = RLDSSource(folder, skip_corrupt=True)
     assert source.lengths.tolist() == [2, 5]
     assert source.encoded_images(1, 0, 5) == episodes[4].images
@@ -202,7 +202,7 @@ def test_with_damage_skipped_the_rest_is_read_and_counted(folder: Path, episodes
 
 
 def test_a_spec_of_another_width_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="steps/action hold 3 values, the action spec has 11 dimensions"):
+    with pytest.raises(DataError, match=r"steps/action .*3 values.*11 dimensions"):
         RLDSSource(folder, action_spec=rt1_action_spec())
 
 

@@ -35,7 +35,7 @@ def test_a_key_is_looked_up_in_the_step_then_in_the_episode(folder: Path) -> Non
 
 
 def test_an_unknown_key_is_answered_with_the_nearest(folder: Path) -> None:
-    with pytest.raises(DataError, match="unknown RLDS key 'observation/img'; did you mean 'observation/image'"):
+    with pytest.raises(DataError, match=r"'observation/img'.*'observation/image'"):
         find_feature(read_features(folder), "observation/img")
 
 
@@ -48,17 +48,17 @@ def test_a_list_within_a_step_is_marked_as_nested(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere is not a folder; point to the folder of one version"):
+    with pytest.raises(DataError, match=r"nowhere .*folder"):
         read_features(tmp_path / "nowhere")
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no features\.json; point to the folder of one version"):
+    with pytest.raises(DataError, match=r"no features\.json.*one version"):
         read_features(tmp_path)
 
 
 def test_the_folder_above_the_version_is_answered_with_the_version(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"has no features\.json; did you mean .*1\.0\.0\?"):
+    with pytest.raises(DataError, match=r"no features\.json.*did you mean .*1\.0\.0"):
         read_features(folder.parent)
 
 
@@ -103,7 +103,7 @@ def test_no_shards_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_split_is_answered_with_the_known_ones(folder: Path) -> None:
-    with pytest.raises(DataError, match="unknown split 'trian'; did you mean 'train'"):
+    with pytest.raises(DataError, match=r"'trian'.*'train'"):
         find_shards(folder, "trian")
 
 
@@ -134,5 +134,5 @@ def test_other_json_is_no_layout() -> None:
 def test_a_layout_needs_an_action() -> None:
     with pytest.raises(ValueError, match="action_keys is empty"):
         RLDSLayout(action_keys=())
-    with pytest.raises(ValueError, match=r"one_hot_keys names \['mode'\]; it may only name action keys"):
+    with pytest.raises(ValueError, match=r"one_hot_keys .*\['mode'\]"):
         RLDSLayout(one_hot_keys=("mode",))

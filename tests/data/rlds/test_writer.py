@@ -53,7 +53,7 @@ def test_an_unfinished_recording_is_refused_with_its_progress(
     tmp_path: Path, settings: RecordingSettings, episodes: list[RecordedEpisode]
 ) -> None:
     RLDSWriter(tmp_path / "set", settings).write_shard(1, episodes[2:4])
-    with pytest.raises(DataError, match="recording not finished: 1 of 3 shards; run the same record command again"):
+    with pytest.raises(DataError, match=r"not finished.*1 of 3 shards"):
         RLDSSource(tmp_path / "set")
 
 
@@ -78,13 +78,13 @@ def test_a_shard_that_fails_midway_is_still_missing(
 
 def test_other_settings_are_refused_by_the_setting_that_differs(tmp_path: Path, settings: RecordingSettings) -> None:
     RLDSWriter(tmp_path / "set", settings)
-    with pytest.raises(DataError, match=r"other settings: image_size was \[24, 32\], now \[24, 40\]; use them"):
+    with pytest.raises(DataError, match=r"image_size was \[24, 32\], now \[24, 40\]"):
         RLDSWriter(tmp_path / "set", replace(settings, image_size=(24, 40)))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path, settings: RecordingSettings) -> None:
     (tmp_path / "thesis.txt").touch()
-    with pytest.raises(SaveError, match=r"holds thesis\.txt and none of recording\.json"):
+    with pytest.raises(SaveError, match=r"thesis\.txt .*recording\.json"):
         RLDSWriter(tmp_path, settings)
     with pytest.raises(SaveError, match=r"thesis\.txt is a file"):
         RLDSWriter(tmp_path / "thesis.txt", settings)
@@ -131,7 +131,7 @@ def test_an_image_of_another_size_is_refused(
     tmp_path: Path, settings: RecordingSettings, episodes: list[RecordedEpisode]
 ) -> None:
     writer = RLDSWriter(tmp_path, replace(settings, image_size=(24, 40)))
-    with pytest.raises(DataError, match=r"image of step 0 has size \(24, 32\); the recording has \(24, 40\)"):
+    with pytest.raises(DataError, match=r"step 0 .*\(24, 32\).*\(24, 40\)"):
         writer.write_shard(0, episodes[:2])
 
 

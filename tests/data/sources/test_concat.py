@@ -72,7 +72,7 @@ def test_sources_with_different_action_specs_are_refused_unless_mapped(
 ) -> None:
     one, two = make_source(3), make_source(3)
     two.name, two.action_spec = "other", dataclasses.replace(two.action_spec, **change)
-    with pytest.raises(DataError, match=rf"memory and other have different action specs \({difference}\); map one"):
+    with pytest.raises(DataError, match=rf"memory and other .*action specs .*{difference}"):
         JoinedSource([one, two])
 
 
@@ -114,7 +114,7 @@ def test_embeddings_of_different_encoders_are_not_mixed(make_source: MakeSource)
     two.text_encoder = {"name": "another"}
     joined = JoinedSource([one, two])
     assert joined.text_encoder is None
-    with pytest.raises(DataError, match=r"memory\+memory come from different encoders; name one"):
+    with pytest.raises(DataError, match=r"memory\+memory .*encoders"):
         joined.text_embedding(0)
 
 

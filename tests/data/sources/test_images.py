@@ -82,7 +82,7 @@ def test_a_truncated_png_is_refused(image: NDArray[np.uint8], cut: int) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(20), b"\xff\xd8"])
 def test_other_bytes_are_refused_with_their_beginning(data: bytes) -> None:
-    with pytest.raises(DataError, match=f"image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither"):
+    with pytest.raises(DataError, match=f"{len(data)} bytes.*{data[:8].hex(' ')}"):
         decode_image(data)
     with pytest.raises(DataError, match="is neither JPEG nor PNG"):
         image_size(data)
@@ -160,7 +160,7 @@ def test_many_pixels_in_many_scans_are_refused(image: NDArray[np.uint8]) -> None
 )
 def test_a_jpeg_whose_header_hides_its_size_is_refused(image: NDArray[np.uint8], hidden: bytes) -> None:
     data = encode_jpeg(image)
-    with pytest.raises(DataError, match="has no size where its header must have it"):
+    with pytest.raises(DataError, match=r"size.*header"):
         decode_image(data[:2] + b"\xff" + hidden + data[2:])
 
 

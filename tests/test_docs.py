@@ -1,0 +1,76 @@
+"""What the documents name exists: links, paths of the repository, modules and their members."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]+)?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+PATH = re.compile(r"(?<![\w./-])(?:src/rt1|tests|examples|benchmarks|scripts|packages|dev)/[\w./-]*\w/?")
+FILE = re.compile(r"`((?:\w+/)+\w+\.py)`")
+NAME = re.compile(r"(?<![\w./-])rt1(?!\.py\b)(?:\.[A-Za-z_]\w*)+(?![\w/])")
+IMPORT = re.compile(r"^from (rt1(?:\.\w+)*) import ([\w, ]+)$", re.MULTILINE)
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor that a heading gets: lower case, no punctuation, spaces as hyphens."""
+    return "#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _exists(name: str) -> bool:
+    """Whether a dotted name is a module, or a member of one."""
+    module, _, member = name.rpartition(".")
+    if importlib.util.find_spec(module) is None:
+        return False
+    return hasattr(importlib.import_module(module), member) or (
+        hasattr(importlib.import_module(module), "__path__") and importlib.util.find_spec(name) is not None
+    )
+
+
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
+def page(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def test_every_relative_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    broken = []
+    for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+        file = page.parent / target if target else page
+        if not file.exists():
+            broken.append(target)
+        elif anchor and anchor not in map(_anchor, HEADING.findall(file.read_text(encoding="utf-8"))):
+            broken.append(target + anchor)
+    assert broken == []
+
+
+def test_every_path_of_the_repository_exists(page: Path) -> None:
+    paths = set(PATH.findall(page.read_text(encoding="utf-8")))
+    assert sorted(path for path in paths if not (ROOT / path).exists()) == []
+
+
+def test_every_module_named_by_its_file_exists(page: Path) -> None:
+    files = set(FILE.findall(page.read_text(encoding="utf-8")))
+    bases = (ROOT, ROOT / "src" / "rt1")
+    assert sorted(file for file in files if not any((base / file).is_file() for base in bases)) == []
+
+
+def test_every_module_and_member_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    names = set(NAME.findall(text))
+    names |= {f"{module}.{name.strip()}" for module, members in IMPORT.findall(text) for name in members.split(",")}
+    assert sorted(name for name in names if not _exists(name)) == []
+
+
+def test_a_missing_heading_file_or_member_is_noticed() -> None:
+    assert _anchor("What was verified, against what") == "#what-was-verified-against-what"
+    assert not _exists("rt1.policy.nothing")
+    assert _exists("rt1.policy.policy.Policy")
+    assert _exists("rt1.policy")
