@@ -47,6 +47,15 @@ def test_data_and_a_checkpoint_are_all_it_needs(run: Path, data: Path, capsys: p
     assert json.loads((page.parent / "offline.json").read_text())["command"].startswith("rt1 evaluate --data")
 
 
+def test_the_report_never_goes_into_a_checkpoint_of_a_run(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run / "last")
+    assert _status("--data", data, "--checkpoint", ".") == 0
+    assert (run / "evaluation-last" / "offline.html").is_file()
+    assert not (run / "last" / "evaluation").exists()
+
+
 def test_episodes_can_be_chosen(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--data", data, "--checkpoint", run, "--trials", "0", "--out", tmp_path / "out", "--plots", "0"]
     assert _status(*words, "--episodes", "all") == 0

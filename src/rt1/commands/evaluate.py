@@ -171,6 +171,7 @@ class EvaluateCommand:
 
 def _report_folder(checkpoint: Path) -> Path:
     """Return where a checkpoint's report goes: not into last/ or best/, which the next saving replaces."""
+    checkpoint = checkpoint if checkpoint.name else checkpoint.absolute()  # the current folder may be last/
     if checkpoint.name in RUN_ORDER:
         return checkpoint.parent / f"evaluation-{checkpoint.name}"
     return checkpoint / "evaluation"

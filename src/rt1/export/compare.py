@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray
+from rt1.actions import FloatArray, choose_tokens
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
@@ -117,7 +117,7 @@ def compare(
 
 def _with_step(total: Comparison, wanted_AV: FloatArray, given_AV: FloatArray) -> Comparison:
     clear, agreeing = clear_tokens(wanted_AV, given_AV)
-    agrees_A = wanted_AV.argmax(-1) == given_AV.argmax(-1)
+    agrees_A = choose_tokens(wanted_AV) == given_AV.argmax(-1)
     difference = float(np.abs(wanted_AV - given_AV).max())
     return replace(
         total,

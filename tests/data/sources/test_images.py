@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+import zlib
 
 import cv2
 import numpy as np
@@ -180,4 +182,24 @@ def test_a_png_with_a_part_that_claims_gigabytes_is_refused_at_once(image: NDArr
     started = time.process_time()
     with pytest.raises(DataError, match="truncated or damaged"):
         decode_image(bytes(png))
+    assert time.process_time() - started < 0.5
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_the_metadata_of_a_png_is_not_unpacked(image: NDArray[np.uint8]) -> None:
+    png, text = _png(image), b"a\0\0" + zlib.compress(bytes(8_000_000), 9)
+    started = time.process_time()
+    decoded = decode_image(png[:33] + 100 * _chunk(b"zTXt", text) + png[33:])  # 0.8 MB, of which 0.8 GB are made
+    assert time.process_time() - started < 0.5
+    np.testing.assert_array_equal(decoded, image)
+
+
+def test_a_png_of_too_many_parts_is_refused_at_once(image: NDArray[np.uint8]) -> None:
+    png = _png(image)
+    started = time.process_time()
+    with pytest.raises(DataError, match="damaged"):
+        decode_image(png[:33] + 500_000 * _chunk(b"tEXt", b"a\0b") + png[33:])
     assert time.process_time() - started < 0.5
