@@ -89,5 +89,5 @@ def test_a_process_stops_once_its_launcher_is_gone() -> None:
     process = "import time; from rt1.common.processes import stop_with_launcher as stop; stop(); print(flush=True); "
     start = f"subprocess.Popen([sys.executable, '-c', {process + 'time.sleep(60)'!r}], stdout=subprocess.PIPE)"
     launcher = [sys.executable, "-c", f"import subprocess, sys; {start}.stdout.readline()"]
-    ended = subprocess.run(launcher, stderr=subprocess.PIPE, timeout=30, check=True)  # noqa: S603 (our own code)
+    ended = subprocess.run(launcher, stderr=subprocess.PIPE, timeout=30, check=True)
     assert ended.stderr == b""  # this pipe ends with the last process that may write to it
