@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -146,6 +147,7 @@ ATTACKS: dict[str, tuple[int, Callable[[], Callable[[str], None]]]] = {
 
 def attack(name: str, url: str) -> None:
     """Attack until killed; for a process of its own."""
+    logging.disable()  # websockets reports each connection that the server cuts off
     attackers, prepare = ATTACKS[name]
     act = prepare()
 

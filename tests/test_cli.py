@@ -630,6 +630,14 @@ def test_an_out_folder_that_cannot_be_made_is_one_line(refused: Callable[..., st
     assert str(tmp_path / "file") in line
 
 
+def test_a_name_that_the_system_refuses_is_one_line_without_its_number(
+    refused: Callable[..., str], data: Path, tmp_path: Path
+) -> None:
+    line = refused("train", "--data", data, "--preset", "debug", "--out", tmp_path / ("x" * 300))
+    assert "too long" in line
+    assert "Errno" not in line
+
+
 # What goes well
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -343,10 +342,7 @@ def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
-    try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
-    except SafetensorError as error:  # safetensors reports a full disk as its own kind of error
-        raise OSError(str(error)) from error
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, file)
 
 
 def _load_tensors(file: Path) -> dict[str, Tensor]:

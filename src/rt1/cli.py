@@ -177,6 +177,8 @@ def _in_one_line(error: Exception, command: Any) -> str | None:  # noqa: ANN401 
         return f"memory is short ({str(error) or type(error).__name__}); free some, raise `ulimit -v`, or ask for less"
     if not isinstance(error, EXPECTED):
         return None
+    if isinstance(error, OSError) and not isinstance(error, RT1Error) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; give another path, or check who may use it"
     if command is None:
         return str(error)
     from rt1.commands.parsing import as_typed, options_of

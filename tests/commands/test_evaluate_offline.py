@@ -34,6 +34,15 @@ def _status(*words: object) -> int:
     return main(["evaluate-offline", *map(str, words)])
 
 
+def test_the_report_never_goes_into_a_checkpoint_of_a_run(
+    run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run / "last")
+    assert _status(".", "--data", data) == 0
+    assert (run / "evaluation-last" / "offline.html").is_file()
+    assert not (run / "last" / "evaluation").exists()
+
+
 def test_data_and_a_checkpoint_are_all_it_needs(run: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _status(run, "--data", data) == 0
     said = capsys.readouterr().out

@@ -91,6 +91,14 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, full_
     assert _names(tmp_path) == ["file"]
 
 
+def test_an_error_of_safetensors_is_a_save_error_too(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    write_bytes(file, b"old")
+    with pytest.raises(SaveError, match="No such file"), replacing(file) as beside:
+        save_file({"a": np.zeros(1)}, beside / "missing" / "weights")
+    assert file.read_bytes() == b"old"
+
+
 def test_a_path_below_a_file_is_a_save_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
     with pytest.raises(SaveError, match=r"could not save .*/file/inner: .*; free space or choose another folder"):

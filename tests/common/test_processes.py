@@ -83,3 +83,11 @@ def test_a_job_apart_runs_in_another_process_though_it_is_the_only_one_and_leave
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_process_stops_once_its_launcher_is_gone() -> None:
+    process = "import time; from rt1.common.processes import stop_with_launcher as stop; stop(); print(flush=True); "
+    start = f"subprocess.Popen([sys.executable, '-c', {process + 'time.sleep(60)'!r}], stdout=subprocess.PIPE)"
+    launcher = [sys.executable, "-c", f"import subprocess, sys; {start}.stdout.readline()"]
+    ended = subprocess.run(launcher, stderr=subprocess.PIPE, timeout=30, check=True)
+    assert ended.stderr == b""  # this pipe ends with the last process that may write to it

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.sources.images import decode_image
-from rt1.errors import DataError
+from rt1.errors import DataError, PolicyError
 from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
 from rt1.policy.base import BasePolicy, Instruction
 from rt1.policy.exported_manifest import Comparison
@@ -63,6 +63,11 @@ def test_a_clear_token_that_differs_is_counted() -> None:
 def test_a_nan_is_the_largest_difference_of_all() -> None:
     found = _compared(Scripted((1, 2, 0), (1, 2, 0)), Scripted((1, float("nan"), 0), (1, 2, 0)), 2)
     assert np.isnan(found.logit_difference)
+
+
+def test_a_network_whose_logits_are_not_finite_is_not_compared() -> None:
+    with pytest.raises(PolicyError, match="not finite"):
+        _compared(Scripted((1, float("nan"), 0)), Scripted((1, 2, 0)), 1)
 
 
 def test_generated_episodes_follow_from_the_seed() -> None:

@@ -26,6 +26,7 @@ Preset = Annotated[str, tyro.conf.arg(help=_preset_help())]
 
 def report_folder(checkpoint: Path) -> Path:
     """Return the default folder of a checkpoint's reports. It is outside last/ and best/, which training replaces."""
+    checkpoint = checkpoint if checkpoint.name else checkpoint.absolute()  # the current folder may be last/
     if checkpoint.name in RUN_ORDER:
         return checkpoint.parent / f"evaluation-{checkpoint.name}"
     return checkpoint / "evaluation"

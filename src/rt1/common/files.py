@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from rt1.errors import SaveError
 
 _HALF_WRITTEN = re.compile(r"\..+\.writing-(?:([0-9a-f]{8})-)?(\d{1,9})")
@@ -49,11 +51,11 @@ def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
         check_replaceable(path, holding)
         _swap(beside, target)
         _sync(target.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # as safetensors reports a full disk, for one
         with suppress(OSError):  # what hinders writing may hinder removing
             _remove(beside)
         raise SaveError(
-            f"could not save {path}: {error.strerror or error}; what was there before is untouched; "
+            f"could not save {path}: {getattr(error, 'strerror', None) or error}; what was there before is untouched; "
             "free space or choose another folder"
         ) from error
     except BaseException:

@@ -155,7 +155,7 @@ def _recording(source: EpisodeSource, to: Format, settings: ConvertSettings) -> 
 def _steps_per_second(source: EpisodeSource) -> int:
     rate = optional_members(source).details.get("control_rate")
     if rate is None:
-        raise DataError(f"{source.name} does not note its control rate; give fps, the steps per second")
+        raise DataError(f"{source.name} does not note its control rate; give fps=N, the steps per second")
     if rate != int(rate):
         raise DataError(f"{source.name} has a control rate of {rate}; LeRobot wants a whole number; give fps")
     return int(rate)

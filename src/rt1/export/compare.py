@@ -98,10 +98,11 @@ def compare(
         images: what to call the images.
         tolerance: largest logit difference that is to pass, as a share of the largest logit; only noted here.
     """
-    agreements = (
-        compare_logits(policy.episode_logits(*episode), exported.episode_logits(*episode))
-        for episode in ((trial.embedding, trial.images) for trial in trials)
-    )
+    agreements = []
+    for trial in trials:
+        reference_NAV = policy.episode_logits(trial.embedding, trial.images)
+        policy.action_spec.decode_logits(reference_NAV)  # refuses a network whose logits are not finite
+        agreements.append(compare_logits(reference_NAV, exported.episode_logits(trial.embedding, trial.images)))
     return Comparison(**vars(reduce(add, agreements, NOTHING_COMPARED)), images=images, tolerance=tolerance)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rt1.common.processes import stop_with_launcher
 from rt1.errors import TrainingError
 from rt1.model.layers import BatchNorm
 
@@ -81,6 +82,8 @@ def join_world(choice: Device) -> Iterator[World]:
     if size == 1:
         yield World(device=device)
         return
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun, which may be killed; a shell may end before its jobs
+        stop_with_launcher()
     began = not dist.is_initialized()
     if began:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)

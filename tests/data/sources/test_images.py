@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+import zlib
 from typing import Any
 
 import cv2
@@ -196,3 +198,23 @@ def test_only_three_channels_of_eight_bits_count_as_rgb() -> None:
     assert is_rgb(encode_jpeg(image))
     assert not any(is_rgb(cv2.imencode(".png", other)[1].tobytes()) for other in others)
     assert not is_rgb(cv2.imencode(".jpg", image[..., 0])[1].tobytes())
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_the_metadata_of_a_png_is_not_unpacked(image: NDArray[np.uint8]) -> None:
+    png, text = _png(image), b"a\0\0" + zlib.compress(bytes(8_000_000), 9)
+    started = time.process_time()
+    decoded = decode_image(png[:33] + 100 * _chunk(b"zTXt", text) + png[33:])  # 0.8 MB, of which 0.8 GB are made
+    assert time.process_time() - started < 0.5
+    np.testing.assert_array_equal(decoded, image)
+
+
+def test_a_png_of_too_many_parts_is_refused_at_once(image: NDArray[np.uint8]) -> None:
+    png = _png(image)
+    started = time.process_time()
+    with pytest.raises(DataError, match="damaged"):
+        decode_image(png[:33] + 500_000 * _chunk(b"tEXt", b"a\0b") + png[33:])
+    assert time.process_time() - started < 0.5

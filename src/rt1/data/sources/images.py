@@ -17,6 +17,9 @@ except ImportError:  # only a speed-up of about 15 %; cv2 reads the same files
 
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
+_PNG_IMAGE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", _PNG_END)
+"""Chunks that the pixels of a PNG come from; the others are metadata."""
+_MOST_CHUNKS = 1 << 14
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDB)))
 """Markers that have no length, or that no JPEG has before its size."""
@@ -133,17 +136,26 @@ def _decode_cv2(data: bytes, kind: str, end: bytes) -> NDArray[np.uint8]:
     # cv2 fills the missing part of a truncated image with grey instead of refusing it, and unless told
     # otherwise turns images by EXIF, which no other reader of robot data does.
     image = None
-    if end in data[-64:] and (kind != "PNG" or _is_whole_png(data)):
+    if end in data[-64:] and (data := _png_image(data) if kind == "PNG" else data):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise DataError(f"a {kind} of {len(data)} bytes is truncated or damaged; {_CURE}")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def _is_whole_png(data: bytes) -> bool:
-    """Say whether every chunk ends within the data: cv2 first reserves the memory that a chunk claims, up to 2 GB."""
-    position, kind = len(_PNG), b""
-    while kind != _PNG_END and position + 8 <= len(data):
+def _png_image(data: bytes) -> bytes:
+    """Return a PNG without metadata; nothing if a chunk does not end within the data, or if there are too many.
+
+    cv2 reserves the memory that a chunk claims, up to 2 GB, and unpacks metadata to a thousand times its size.
+    """
+    position, kept = len(_PNG), [_PNG]
+    for _ in range(_MOST_CHUNKS):
+        if position + 8 > len(data):
+            break
         length, kind = struct.unpack_from(">I4s", data, position)
+        if kind in _PNG_IMAGE:
+            kept.append(data[position : position + 12 + length])
         position += 12 + length
-    return kind == _PNG_END and position <= len(data)
+        if kind == _PNG_END:
+            return b"".join(kept) if position <= len(data) else b""
+    return b""
