@@ -101,7 +101,8 @@ def expand(folder: Path) -> None:
             if None in arrays:
                 path.write_bytes(arrays[None].tobytes())
             else:
-                np.savez(path, **{str(key): value for key, value in arrays.items()})  # type: ignore[arg-type]
+                named: dict[str, Any] = {str(key): value for key, value in arrays.items()}
+                np.savez(path, **named)
     shutil.copy(HERE / "make_checkpoints.py", folder)
 
 
