@@ -11,9 +11,7 @@ from rt1.serve.client import Client, ClientError
 from rt1.serve.robot import ActionLimits, Rate, StoppedError, Watchdog
 
 
-class YourRobot:
-    """Three functions of your own."""
-
+class YourRobot:  # three functions of your own
     def image(self) -> np.ndarray:
         return np.zeros((256, 320, 3), np.uint8)  # RGB
 
@@ -34,8 +32,7 @@ def drive(client: Client, robot: YourRobot, limits: ActionLimits, steps: int) ->
                 if watchdog.stopped:  # at the start, and after an action that was late or did not come
                     previous = limits.rest()
                     watchdog.start()
-                previous = limits.apply(client.act_vector(robot.image()), previous)
-                watchdog.command(previous)
+                watchdog.command(previous := limits.apply(client.act_vector(robot.image()), previous))
             except (ClientError, StoppedError) as error:
                 watchdog.stop()
                 print("stopped:", error)
@@ -48,12 +45,15 @@ parser.add_argument("--instruction", default="open the drawer")
 parser.add_argument("--steps", type=int, default=100)
 parser.add_argument("--dry-run", type=Path, help="data set whose first episode is replayed; needs all of rt1")
 choices = parser.parse_args()
-with Client(choices.url, timeout=2.0) as client:
-    limits = ActionLimits(spec=client.action_spec, max_change=0.25)  # of a value's range, from one action to the next
-    if choices.dry_run is None:
-        client.reset(choices.instruction)
-        drive(client, YourRobot(), limits, choices.steps)
-    else:
-        from rt1.report.dry_run import replay  # nothing moves; look at the page that it writes
+try:
+    with Client(choices.url, timeout=2.0) as client:
+        limits = ActionLimits(spec=client.action_spec, max_change=0.25)  # of a value's range, from one to the next
+        if choices.dry_run is None:
+            client.reset(choices.instruction)
+            drive(client, YourRobot(), limits, choices.steps)
+        else:
+            from rt1.report.dry_run import replay  # nothing moves; look at the page that it writes
 
-        print("see", replay(client, choices.dry_run, limits, page=Path("dry_run.html")))
+            print("see", replay(client, choices.dry_run, limits, page=Path("dry_run.html")))
+except ClientError as error:
+    parser.exit(1, f"{error}\n")

@@ -33,7 +33,6 @@ from rt1.envs import metaworld
 from rt1.errors import ClientError, RT1Error
 from rt1.presets import PRESETS, preset
 from rt1.serve.client import Client
-from rt1.serve.settings import ServerSettings
 from rt1.train.loop import train
 
 FAUCET = [
@@ -358,8 +357,6 @@ def _hostile(settings: Any, name: str) -> Iterator[Any]:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_number_of_a_command_may_be_negative_infinite_or_nan(command: str) -> None:
     for settings in _settings_in(parse([*command.split(), *SMALLEST_CALL.get(command, "").split()])):
-        if isinstance(settings, ServerSettings):  # its own tests
-            continue
         for field in dataclasses.fields(settings):
             if not re.search(r"\b(int|float|EpisodeChoice)\b", str(field.type)):
                 continue

@@ -107,6 +107,14 @@ def served(
             process.terminate()
 
 
+def test_a_robot_loop_without_a_server_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        _run_robot_loop(monkeypatch, "--url", "ws://127.0.0.1:1")
+    assert re.fullmatch("ws://127.0.0.1:1 [^\n]*\n", capsys.readouterr().err)
+
+
 def _run_robot_loop(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", ["robot_loop.py", *words])
     runpy.run_path(str(EXAMPLES / "robot_loop.py"), run_name="__main__")

@@ -24,6 +24,7 @@ DEFAULT_EXAMPLES = 60
 MAX_CPU_SECONDS = 2.0
 MAX_SECONDS = 20.0
 """Of wall time: far above the limit of CPU time, so that a busy machine is no fault."""
+MAX_LENGTH = 2000
 _SHOWN = 10
 
 Check = Callable[[random.Random], None]
@@ -90,7 +91,7 @@ def _fault(check: Check, seed: int, names: str, seconds: float) -> str | None:
         check(random.Random(seed))
     except (RT1Error, ValueError) as error:
         text = str(error)
-        if names not in text or "\n" in text:
+        if names not in text or "\n" in text or len(text) > MAX_LENGTH:
             reason = f"not one line that names {names}: {_told(error)}"
     except Exception as error:  # noqa: BLE001 a fault is counted, and the others are still looked for
         reason = _told(error)

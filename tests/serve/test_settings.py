@@ -18,17 +18,17 @@ def test_unless_told_otherwise_only_this_machine_is_served() -> None:
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"max_sessions": 0}, "max_sessions is 0; it must be above 0"),
-        ({"idle_seconds": float("nan")}, "idle_seconds is nan; it must be above 0"),
-        ({"batch_wait": -0.001}, "batch_wait is -0.001; it must be at least 0 seconds"),
+        ({"max_sessions": 0}, "max_sessions is 0"),
+        ({"idle_seconds": float("nan")}, "idle_seconds is nan"),
+        ({"batch_wait": -0.001}, "batch_wait is -0.001"),
         ({"host": ""}, "host is ''; it must name an address"),
         ({"host": " "}, "host is ' '; it must name an address"),
         ({"max_message_mb": math.inf}, "max_message_mb is inf"),
         ({"max_message_mb": math.nan}, "max_message_mb is nan"),
         ({"max_message_mb": -1.0}, "max_message_mb is -1"),
-        ({"max_memory_mb": math.inf}, "max_memory_mb inf"),
+        ({"max_memory_mb": math.inf}, "max_memory_mb is inf"),
         ({"max_message_mb": 300.0}, "max_message_mb is 300"),
-        ({"port": 70_000}, r"port is 70000; it must lie in 0..65535"),
+        ({"port": 70_000}, "port is 70000"),
         ({"private_key": Path("key.pem")}, "key.pem, but no certificate; give both"),
     ],
 )

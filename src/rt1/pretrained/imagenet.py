@@ -20,10 +20,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rt1.common.border import reading
 from rt1.common.files import replacing
+from rt1.common.first_look import first_look
 from rt1.common.json_config import to_json
 from rt1.common.json_files import parse
-from rt1.errors import CheckpointError, first_line
+from rt1.errors import CheckpointError, DataError
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
 from rt1.model.rt1 import RT1, RT1Config
@@ -226,13 +228,25 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:
-    """Read every array of a Keras weight file as ``layer/variable``."""
+    import h5py  # noqa: F401 (where it is missing, this is the error)
+
     try:
-        import h5py
-    except ImportError as error:
-        raise ImportError("reading .h5 needs h5py: pip install h5py") from error
+        first_look("rt1.pretrained.imagenet:keras_tensors", path, library="h5py")
+        return keras_tensors(path)
+    except DataError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def keras_tensors(path: Path | str) -> dict[str, Tensor]:
+    """Return every array of a Keras weight file as ``layer/variable``.
+
+    Raises:
+        DataError: it is no HDF5 file, or damaged. h5py can also crash or hang: see :mod:`rt1.common.first_look`.
+    """
+    import h5py
+
     tensors: dict[str, Tensor] = {}
-    left = MAX_RATIO * path.stat().st_size
+    left = MAX_RATIO * Path(path).stat().st_size
 
     def visit(name: str, item: object) -> None:
         nonlocal left
@@ -243,13 +257,8 @@ def _read_keras(path: Path) -> dict[str, Tensor]:
             layer, variable = ["", *name.split("/")][-2:]
             tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.array(item))
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(visit)
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError, OverflowError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as HDF5 ({first_line(error)}); get the whole file again"
-        ) from error
+    with reading(path, cure="get the whole file again"), h5py.File(path, "r") as file:
+        file.visititems(visit)
     return tensors
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
+
+from rt1.common.json_config import MOST_PORT, check_above, check_at_least, check_between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +44,15 @@ class ServerSettings:
             raise ValueError(
                 f"host is {self.host!r}; it must name an address; give 127.0.0.1, or 0.0.0.0 for a network"
             )
-        positive = ("max_sessions", "max_latency", "max_batch", "idle_seconds", "grace_seconds")
-        for name in positive:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 0 < self.max_message_mb <= self.max_memory_mb < math.inf:
+        check_at_least(self, 1, "max_sessions", "max_batch")
+        check_above(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
+        check_at_least(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
+        check_at_least(self, 0, "batch_wait")
+        check_between(self, 0, MOST_PORT, "port")
+        if self.max_message_mb > self.max_memory_mb:
             raise ValueError(
-                f"max_message_mb is {self.max_message_mb} and max_memory_mb {self.max_memory_mb}; both must be finite, "
-                "above 0, and a message not larger than the memory; give other numbers"
+                f"max_message_mb is {self.max_message_mb}; it must be at most max_memory_mb, {self.max_memory_mb}; "
+                "give other numbers"
             )
-        if not 0 <= self.batch_wait < math.inf:
-            raise ValueError(f"batch_wait is {self.batch_wait}; it must be at least 0 seconds")
-        if not 0 <= self.port < 1 << 16:
-            raise ValueError(f"port is {self.port}; it must lie in 0..65535")
         if self.private_key is not None and self.certificate is None:
             raise ValueError(f"there is a private key, {self.private_key}, but no certificate; give both")
