@@ -6,8 +6,8 @@ import itertools
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Batch:
     """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
 
     images: tuple[ImageGroup, ...]
-    """The images as stored, one group for each size. Each sample is in one group."""
+    """The images as stored, one group per size. Each sample is in one group."""
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
@@ -44,22 +44,22 @@ class Batch:
     """True for real steps, False for padding."""
     episodes: tuple[int, ...]
     """The B episodes, for messages."""
-    clipped: int
-    """Action values outside the bounds, clipped by encoding."""
+    clipped: int = 0
+    """Number of action values outside the bounds, which encoding clips."""
     cuts: Cuts | None = None
     """The windows of each clip; None where the samples are windows."""
     embodiment_B: NDArray[np.int64] | None = None
     """Number of each sample's embodiment; None where there is one."""
 
     def rows(self, first: int, last: int) -> Batch:
-        """Return samples ``first..last-1`` as a batch, with the same memory; ``clipped`` counts for the first rows."""
+        """Return samples ``first..last-1`` as a batch that shares memory. The first rows keep the count ``clipped``."""
         cut = slice(first, last)
         groups = [(group, slice(*np.searchsorted(group.row_N, (first, last)))) for group in self.images]
         return Batch(
             images=tuple(
-                ImageGroup(group.row_N[own] - first, group.image_NTHWC[own])
-                for group, own in groups
-                if own.start < own.stop
+                ImageGroup(group.row_N[rows] - first, group.image_NTHWC[rows])
+                for group, rows in groups
+                if rows.start < rows.stop
             ),
             text_BE=self.text_BE[cut],
             token_BTA=self.token_BTA[cut],
@@ -88,16 +88,16 @@ class Loader:
         seed: int,
         threads: int = 2,
     ) -> None:
-        """Prepare a loader; :func:`~rt1.data.pipeline.mixture.mixed` joins several sources and windows.
+        """Prepare a loader. :func:`~rt1.data.pipeline.mixture.mixed` joins several sources and windows.
 
         Args:
-            source: where the episodes are.
-            windows: which windows or clips of it.
-            text: float32 (number of episodes, E), the text embedding of each episode of the source; or several of
-                each, of which every sample of the stream is given one, a function of the seed and its number.
+            source: the episodes.
+            windows: the windows or clips to read.
+            text: float32 (episodes, E) text embedding of each episode, or several per episode. With several, the seed
+                and the sample number decide which one a sample gets.
             batch_size: B, over all ranks.
             seed: seed of the order.
-            threads: threads that read and decode.
+            threads: number of threads that read and decode.
 
         Raises:
             DataError: the first image of a source does not decode.
@@ -117,37 +117,30 @@ class Loader:
     def batch(self, number: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return batch ``number``, counted from 0, of the shuffled endless stream.
 
-        Args:
-            number: number of the batch.
-            rank: of ``world`` processes, which one asks: it gets its rows of the batch. The rows of all ranks in order
-                are the batch of one process.
-            world: number of processes; the batch size must be a multiple of it.
+        With ``world`` processes, ``rank`` gets its rows of the batch. The rows of all ranks in order are the batch of
+        one process. The batch size must be a multiple of ``world``.
         """
         return self._take(self._samples(number, rank, world))
 
     def stream(self, first: int | None = None, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
         """Yield batches from number ``first`` on, without end, decoded ahead by the threads.
 
-        Args:
-            first: number of the first batch; None: the one after the last that was yielded, see :meth:`state_dict`.
-            rank: as in :meth:`batch`.
-            world: as in :meth:`batch`.
+        None for ``first`` continues after the last batch yielded, see :meth:`state_dict`. For ``rank`` and ``world``
+        see :meth:`batch`.
         """
         number = self._next if first is None else first
-        coming = (self._samples(own, rank, world) for own in itertools.count(number))
-        with closing(self._ahead(coming, threads="rt1-loader")) as batches:
-            for ready in batches:
+        samples = (self._samples(following, rank, world) for following in itertools.count(number))
+        with closing(self._ahead(samples, threads="rt1-loader")) as batches:
+            for batch in batches:
                 number += 1
                 self._next = number
-                yield ready
-                del ready  # held no longer than the consumer holds it
+                yield batch
+                del batch  # the consumer decides when its memory is free
 
     def in_order(self, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
-        """Yield every sample once, in order, decoded ahead by the threads; the last batch may be smaller.
+        """Yield every sample once, in order, decoded ahead by the threads. The last batch may be smaller.
 
-        Args:
-            rank: of ``world`` processes, which one asks: it gets every ``world``-th batch, from its own number on.
-            world: number of processes.
+        With ``world`` processes, ``rank`` gets every ``world``-th batch, starting at batch ``rank``.
         """
         starts = range(rank * self._batch_size, len(self._windows), world * self._batch_size)
         numbers = (np.arange(start, min(start + self._batch_size, len(self._windows))) for start in starts)
@@ -157,27 +150,23 @@ class Loader:
         """Return the batch of these samples.
 
         Raises:
-            DataError: an image does not decode or has another size than the first of the source; an action that
-                cannot be encoded, a NaN for one. Source, episode and step are named.
+            DataError: an image that does not decode or has another size than the first of its source, or an action
+                that cannot be encoded, such as NaN. The error names source, episode and step.
         """
         return self._take(self._items(numbers))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return, as plain data, where the stream stands and what decides its order; the number of ranks does not."""
+        """Return the number of the next batch and what decides the order, as plain data for any number of ranks."""
         return {"next_batch": self._next, "order": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Let the next ``stream()`` go on where the state was taken.
-
-        Raises:
-            DataError: the state is of a loader with another order; what differs is named.
-        """
+        """Resume the next ``stream()`` at a state; one of another order raises ``DataError`` with the differences."""
         try:
             following, order = int(state["next_batch"]), dict(state["order"])
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"this is not the state of a loader: {error!r}; give what state_dict() returned") from error
-        own = self._settings()
-        if different := [f"{key} was {order.get(key)!r}, is {own[key]!r}" for key in own if order.get(key) != own[key]]:
+        settings = self._settings().items()
+        if different := [f"{key} was {order.get(key)!r}, is {now!r}" for key, now in settings if order.get(key) != now]:
             raise DataError(f"the state is of another order of samples: {'; '.join(different)}; use the same settings")
         self._next = following
 
@@ -189,7 +178,6 @@ class Loader:
         return _Samples(numbers, places, self._text.instructions(places.episodes))
 
     def _samples(self, number: int, rank: int, world: int) -> _Samples:
-        """Return a rank's samples of a batch."""
         if not 0 <= rank < world or self._batch_size % world:
             raise ValueError(
                 f"rank {rank} of {world} with a batch size of {self._batch_size}; the rank must be 0..{world - 1}, and "
@@ -204,18 +192,15 @@ class Loader:
     def _take(self, samples: _Samples) -> Batch:
         arrays = self._prepare(samples)
         self._fill_images(arrays, 0, len(samples.numbers))
-        return arrays.batch(clipped=self._fill_tokens(arrays))
+        return replace(arrays.batch, clipped=self._fill_tokens(arrays))
 
     def _submit(self, pool: ThreadPoolExecutor, samples: _Samples) -> _Pending:
-        arrays = self._prepare(samples)
-        # A few pieces per thread: the last ones of a batch are not waited for by one thread alone.
-        pieces = (
-            np.linspace(0, len(samples.numbers), min(len(samples.numbers), 4 * self._threads) + 1).astype(int).tolist()
-        )
+        arrays, rows = self._prepare(samples), len(samples.numbers)
+        # Several pieces per thread, so that all threads work until the end of a batch.
+        pieces = np.linspace(0, rows, min(rows, 4 * self._threads) + 1).astype(int).tolist()
         tokens = pool.submit(self._fill_tokens, arrays)
-        return _Pending(
-            arrays, tokens, [pool.submit(self._fill_images, arrays, start, stop) for start, stop in pairwise(pieces)]
-        )
+        images = [pool.submit(self._fill_images, arrays, start, stop) for start, stop in pairwise(pieces)]
+        return _Pending(arrays.batch, tokens, images)
 
     def _ahead(self, samples: Iterator[_Samples], *, threads: str) -> Generator[Batch, None, None]:
         """Yield the batches of these samples while threads of this name decode the next ones."""
@@ -223,8 +208,8 @@ class Loader:
             waiting: deque[_Pending] = deque()
             try:
                 while True:
-                    for chosen in itertools.islice(samples, BATCHES_AHEAD + 1 - len(waiting)):
-                        waiting.append(self._submit(pool, chosen))
+                    for following in itertools.islice(samples, BATCHES_AHEAD + 1 - len(waiting)):
+                        waiting.append(self._submit(pool, following))
                     if not waiting:
                         return
                     yield waiting.popleft().result()
@@ -237,66 +222,58 @@ class Loader:
         rows, steps, dimensions = len(numbers), self._windows.steps, self.embodiments.size
         step_BT = places.starts[:, None] + np.arange(steps)
         images = self._buffers.take(self._size_E[places.episodes], self._sizes, steps)
-        return _Arrays(
+        batch = Batch(
             images=images,
-            image_of_row={row: image for group in images for row, image in zip(*group, strict=True)},
+            text_BE=text_BE,
             token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
             action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
             valid_BT=step_BT < places.stops[:, None],
-            text_BE=text_BE,
-            places=places,
+            episodes=tuple(places.episodes.tolist()),
             cuts=self._windows.cuts(numbers),
             embodiment_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
         )
+        return _Arrays(batch, {row: image for group in images for row, image in zip(*group, strict=True)}, places)
 
     def _fill_images(self, arrays: _Arrays, first: int, last: int) -> None:
-        """Read the images of rows ``first..last-1`` into the arrays."""
         for row in range(first, last):
             episode, start, stop = arrays.real_steps(row)
-            own, number = origin(self._source, episode)
+            source, number = origin(self._source, episode)
             image_THWC = arrays.image_of_row[row]
             try:
-                _read_images(own, number, start, stop, image_THWC[: stop - start])
+                _read_images(source, number, start, stop, image_THWC[: stop - start])
             except Exception as error:
-                error.add_note(f"while reading {own.name}, episode {number}, steps {start}..{stop - 1}")
+                error.add_note(f"while reading {source.name}, episode {number}, steps {start}..{stop - 1}")
                 raise
             image_THWC[stop - start :] = 0
 
     def _fill_tokens(self, arrays: _Arrays) -> int:
         """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
-        embodiment_B = np.zeros(len(arrays.valid_BT)) if arrays.embodiment_B is None else arrays.embodiment_B
-        chosen = [(embodiment_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
-        return sum(self._fill_tokens_of(arrays, chosen_B, spec) for chosen_B, spec in chosen if chosen_B.any())
+        embodiment_B = self.embodiments.heads[arrays.places.episodes]
+        masks = [(embodiment_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
+        return sum(self._fill_tokens_of(arrays, mask_B, spec) for mask_B, spec in masks if mask_B.any())
 
-    def _fill_tokens_of(self, arrays: _Arrays, chosen_B: NDArray[np.bool_], spec: ActionSpec) -> int:
-        """Encode the actions of the chosen rows at once; row by row only to name the one that cannot be."""
-        rows = np.flatnonzero(chosen_B).tolist()
+    def _fill_tokens_of(self, arrays: _Arrays, mask_B: NDArray[np.bool_], spec: ActionSpec) -> int:
+        """Encode the actions of some rows at once; on an error encode them one by one, to name the row."""
+        rows, batch = np.flatnonzero(mask_B).tolist(), arrays.batch
         try:
             actions = np.concatenate([self._source.actions(*arrays.real_steps(row)) for row in rows])
-            here_BT = arrays.valid_BT & chosen_B[:, None]
-            arrays.token_BTA[here_BT, : spec.size] = spec.encode(actions)
-            arrays.token_BTA[chosen_B, :, spec.size :] = -1
-            arrays.action_BTA[here_BT, : spec.size] = actions
+            mask_BT = batch.valid_BT & mask_B[:, None]
+            batch.token_BTA[mask_BT, : spec.size] = spec.encode(actions)
+            batch.token_BTA[mask_B, :, spec.size :] = -1
+            batch.action_BTA[mask_BT, : spec.size] = actions
             return int(spec.out_of_bounds(actions).sum())
         except ValueError:
-            for row in rows:
-                with self._named(arrays, row):
-                    spec.encode(self._source.actions(*arrays.real_steps(row)))
+            for episode, start, stop in map(arrays.real_steps, rows):
+                try:
+                    spec.encode(self._source.actions(episode, start, stop))
+                except ValueError as error:
+                    source, number = origin(self._source, episode)
+                    raise DataError(f"{source.name}, episode {number}, steps {start}..{stop - 1}: {error}") from error
             raise
-
-    @contextmanager
-    def _named(self, arrays: _Arrays, row: int) -> Iterator[None]:
-        """Put the source, its episode and the steps of a row before the message of an error."""
-        try:
-            yield
-        except ValueError as error:
-            episode, start, stop = arrays.real_steps(row)
-            own, number = origin(self._source, episode)
-            raise DataError(f"{own.name}, episode {number}, steps {start}..{stop - 1}: {error}") from error
 
 
 def _read_images(source: EpisodeSource, episode: int, start: int, stop: int, out_THWC: NDArray[np.uint8]) -> None:
-    # One after the other: an image is still in the processor's cache when it is copied.
+    # One by one: an image is still in the processor's cache when it is copied.
     for place, image in enumerate(each_image(source, episode, start, stop)):
         if image.shape != out_THWC.shape[1:]:
             raise DataError(
@@ -307,7 +284,7 @@ def _read_images(source: EpisodeSource, episode: int, start: int, stop: int, out
 
 
 class _Samples(NamedTuple):
-    """Samples about to be read: which items, where they lie, what their text is."""
+    """The samples of a batch before they are read."""
 
     numbers: NDArray[np.int64]
     places: Places
@@ -315,41 +292,22 @@ class _Samples(NamedTuple):
 
 
 class _Arrays(NamedTuple):
-    """A batch being filled."""
+    """A batch whose arrays are being filled."""
 
-    images: tuple[ImageGroup, ...]
+    batch: Batch
     image_of_row: dict[int, NDArray[np.uint8]]
-    token_BTA: TokenArray
-    action_BTA: FloatArray
-    valid_BT: NDArray[np.bool_]
-    text_BE: FloatArray
     places: Places
-    cuts: Cuts | None
-    embodiment_B: NDArray[np.int64] | None
 
     def real_steps(self, row: int) -> tuple[int, int, int]:
-        """Return episode, first step and one past the last step of a row, without padding."""
+        """Return episode, first step and one past the last step of a row without its padding."""
         episode, start, stop = (int(column[row]) for column in self.places)
         return episode, start, stop
-
-    def batch(self, *, clipped: int) -> Batch:
-        return Batch(
-            images=self.images,
-            text_BE=self.text_BE,
-            token_BTA=self.token_BTA,
-            action_BTA=self.action_BTA,
-            valid_BT=self.valid_BT,
-            episodes=tuple(self.places.episodes.tolist()),
-            clipped=clipped,
-            cuts=self.cuts,
-            embodiment_B=self.embodiment_B,
-        )
 
 
 class _Pending(NamedTuple):
     """A batch that threads are filling, piece by piece."""
 
-    arrays: _Arrays
+    batch: Batch
     tokens: Future[int]
     images: list[Future[None]]
 
@@ -358,7 +316,7 @@ class _Pending(NamedTuple):
             clipped = self.tokens.result()
             for piece in self.images:
                 piece.result()
-            return self.arrays.batch(clipped=clipped)
+            return replace(self.batch, clipped=clipped)
         except BaseException:
             self.cancel()
             raise

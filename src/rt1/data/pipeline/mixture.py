@@ -20,25 +20,19 @@ from rt1.data.sources.concat import JoinedSource, origin
 from rt1.data.sources.decoding import decoded_images
 from rt1.errors import DataError
 
-_BLOCK = 8192  # samples whose order is worked out at once
+_BLOCK = 8192  # samples whose order is computed at once
 
 LONGEST_PERIOD = 100_000
-"""Samples after which the turns of a mixture's sources repeat, at most: one period is held in memory."""
+"""Most samples after which the schedule of a mixture repeats: one period is held in memory."""
 
 _ROUNDS = np.arange(1, 7, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step; overflow wraps
 _NEXT_SEED = 0x9E3779B1  # seeds of a mixture's sources lie this far apart, modulo 2^32
 
 
 def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.int64]:
-    """Map global sample numbers to items of a set of ``size``, in an order shuffled anew at every pass.
+    """Return the items 0..size-1, int64 (n,), of global sample numbers, int64 (n,), counted from 0.
 
-    Args:
-        samples: int64 (n,), global sample numbers counted from 0; pass ``p`` covers ``p*size .. (p+1)*size - 1``.
-        size: items in the set.
-        seed: seed of the order.
-
-    Returns:
-        int64 (n,) items 0..size-1; within one pass each item occurs exactly once.
+    Pass ``p`` covers the samples ``p*size .. (p+1)*size - 1``. It holds each item once, in an order of its own.
     """
     if size < 1:
         raise ValueError(f"the set has {size} items; it must have at least one; check the data and the held-out share")
@@ -60,13 +54,12 @@ class Part:
     """One source of a mixture."""
 
     source: EpisodeSource
-    """The episodes."""
     windows: Windows | Clips
-    """Which samples of it; episodes in the source's own numbers."""
+    """Samples of the source, by its own episode numbers."""
     weight: float = 1.0
-    """Its share of the samples, relative to the other parts' weights."""
+    """Share of the samples, relative to the other weights."""
     embodiment: str | None = None
-    """Name of its embodiment, where they have several; see :class:`rt1.data.sources.concat.JoinedSource`."""
+    """Name of the embodiment, see :class:`rt1.data.sources.concat.JoinedSource`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,13 +110,12 @@ class Mixture:
         parts, numbers = self.turns(samples)
         items = np.empty_like(numbers)
         for part in np.unique(parts).tolist():
-            here = parts == part
-            own = shuffled(numbers[here], len(self.parts[part]), seed=seed + part * _NEXT_SEED)
-            items[here] = own + self._ends[part] - len(self.parts[part])
+            mask, size = parts == part, len(self.parts[part])
+            items[mask] = shuffled(numbers[mask], size, seed=seed + part * _NEXT_SEED) + self._ends[part] - size
         return items
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
-        """Return where items lie."""
+        """Return the places of items by number, int64 (n,)."""
         return Places(*self._gather([part.places for part in self.parts], numbers))
 
     def cuts(self, numbers: NDArray[np.int64]) -> Cuts | None:
@@ -132,21 +124,20 @@ class Mixture:
         return Cuts(*self._gather([clip.cuts for clip in clips], numbers)) if clips else None
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the order as plain data, to compare with."""
+        """Return what decides the order as plain data, for comparison."""
         return {"parts": [part.describe() for part in self.parts], "shares": list(_shares(self.weights))}
 
     def _gather(
         self, functions: Sequence[Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]], numbers: NDArray[np.int64]
     ) -> list[NDArray[Any]]:
-        """Ask the function of each item's part, and put the rows it answers back in order."""
+        """Call the function of each item's part, and return the columns in the order of ``numbers``."""
         parts = np.searchsorted(self._ends, numbers, side="right")
         rows = [np.flatnonzero(parts == part) for part in np.unique(parts)]
-        answers = [
-            functions[(part := parts[here[0]])](numbers[here] - self._ends[part] + len(self.parts[part]))
-            for here in rows
+        columns = [
+            functions[(part := parts[row[0]])](numbers[row] - self._ends[part] + len(self.parts[part])) for row in rows
         ]
-        back = np.argsort(np.concatenate(rows))
-        return [np.concatenate(column)[back] for column in zip(*answers, strict=True)]
+        order = np.argsort(np.concatenate(rows))
+        return [np.concatenate(column)[order] for column in zip(*columns, strict=True)]
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -154,7 +145,7 @@ class Mixture:
 
     @cached_property
     def _schedule(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return, for each turn of a period, its part and how many turns that part had before; and all its turns."""
+        """Return the part of each turn of a period, the turns this part had before, and all turns of each part."""
         shares = _shares(self.weights)
         parts = _turns(shares)
         ranks = np.empty_like(parts)
@@ -164,11 +155,10 @@ class Mixture:
 
 
 def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
-    """Join sources into one and mix their windows or clips by weight; a loader takes both.
+    """Return the sources joined and their windows or clips mixed by weight, for a loader.
 
     Raises:
-        DataError: sources with different action specs (map one with :class:`~rt1.data.sources.concat.MappedSource`, or
-            name their embodiments).
+        DataError: sources with different action specs and no embodiments.
         ValueError: weights that are not above 0 or repeat too late, parts without samples or of different sizes.
     """
     joined = JoinedSource([part.source for part in parts], embodiments=[part.embodiment for part in parts])
@@ -185,36 +175,33 @@ def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
 def image_sizes(
     source: EpisodeSource, samples: Windows | Clips | Mixture
 ) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
-    """Return the (height, width) that images have, and for every episode the number of its size.
+    """Return all (height, width) of images, and the number of its size for every episode.
 
-    The first image of each part stands for all of its images.
+    Only the first image of each part is read.
     """
     sizes: list[tuple[int, int]] = []
     size_E = np.zeros(len(source.lengths), dtype=np.int64)
     for part in samples.parts if isinstance(samples, Mixture) else (samples,):
-        chosen = part.windows.episodes if isinstance(part, Clips) else part.episodes
-        own, episode = origin(source, int(chosen[0]))
-        height, width, _ = decoded_images(own, episode, 0, 1)[0].shape
+        episodes = part.windows.episodes if isinstance(part, Clips) else part.episodes
+        height, width, _ = decoded_images(*origin(source, int(episodes[0])), 0, 1)[0].shape
         if (height, width) not in sizes:
             sizes.append((height, width))
-        size_E[chosen] = sizes.index((height, width))
+        size_E[episodes] = sizes.index((height, width))
     return sizes, size_E
 
 
 class SampleOrder:
-    """The endless shuffled stream of one source or a mixture: which item comes when, and where it lies.
+    """The endless shuffled stream of one source or a mixture, a pure function of the seed and the sample number.
 
-    A pure function of the seed and the sample number. It is worked out for a block of samples at once, since numpy
-    takes as long for the 32 samples of a batch as for a thousand.
+    It is computed for a block of samples at once: numpy needs as long for the 32 samples of a batch as for a thousand.
     """
 
     def __init__(self, items: Windows | Clips | Mixture, *, seed: int) -> None:
-        """Prepare the order of ``items``."""
         self._items, self._seed = items, seed
         self._block = functools.lru_cache(maxsize=2)(self._new_block)
 
     def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], Places]:
-        """Return the items of samples ``first..first+count-1``, int64 (count,), and where they lie."""
+        """Return the items of samples ``first..first+count-1``, int64 (count,), and their places."""
         begin, end = first // _BLOCK, (first + count - 1) // _BLOCK
         cut = slice(first - begin * _BLOCK, first - begin * _BLOCK + count)
         block = self._block(begin)
@@ -224,7 +211,7 @@ class SampleOrder:
         return items, Places(*places)
 
     def _new_block(self, number: int) -> NDArray[np.int64]:
-        """Return (4, block): items, and the columns of their places."""
+        """Return the items and the columns of their places, (4, block)."""
         samples = np.arange(number * _BLOCK, (number + 1) * _BLOCK)
         if isinstance(self._items, Mixture):
             items = self._items.order(samples, seed=self._seed)
@@ -234,7 +221,7 @@ class SampleOrder:
 
 
 def _shifted(windows: Windows, lengths: NDArray[np.int64], first: int) -> Windows:
-    """Return the same windows with episodes counted through all sources."""
+    """Return the windows with episodes numbered as in the joined source."""
     count = len(windows.lengths)
     if not np.array_equal(windows.lengths, lengths[first : first + count]):
         raise DataError("the windows were made of another source's lengths; make them of their own source's")
@@ -242,7 +229,7 @@ def _shifted(windows: Windows, lengths: NDArray[np.int64], first: int) -> Window
 
 
 def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:
-    """Return the smallest whole numbers in proportion to the weights, which are taken as the decimals they show."""
+    """Return the smallest whole numbers in proportion to the weights, read as decimals."""
     if not all(0.0 < weight < math.inf for weight in weights):
         raise ValueError(f"the weights are {weights}; each must be a number above 0; leave a source of weight 0 out")
     exact = [Fraction(str(weight)) for weight in weights]
@@ -285,13 +272,13 @@ def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half: int) ->
     bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
     left, right = values >> bits, values & mask
     for number in _ROUNDS:
-        # A key of its own for each round: with keys that are neighbours, items favour their own place.
+        # Each round has another key: with similar keys many items keep their place.
         left, right = right, left ^ (scrambled(right + scrambled(keys + number)) & mask)
     return (left << bits) | right
 
 
 def scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return 64-bit values scrambled (the finalizer of splitmix64), each by itself; overflow wraps, as intended."""
+    """Return 64-bit values hashed by the finalizer of splitmix64, each by itself; overflow wraps, as intended."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

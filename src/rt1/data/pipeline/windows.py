@@ -17,31 +17,28 @@ _FIXED = {"padding": "none", "stride": 1, "goal_steps": 0, "goal_factor": 1}
 
 
 class Places(NamedTuple):
-    """Where n samples lie, each int64 (n,)."""
+    """Episode, first step and one past the last step of n samples, each int64 (n,)."""
 
     episodes: NDArray[np.int64]
-    """Episodes."""
     starts: NDArray[np.int64]
-    """First steps."""
     stops: NDArray[np.int64]
-    """One past the last steps."""
 
 
 class Cuts(NamedTuple):
     """How G windows of T steps are cut from each of B clips of S steps."""
 
     place_BGT: NDArray[np.int64]
-    """Places in the clip, 0..S-1, of the windows' steps; where padded, a place that may be read."""
+    """Index in the clip, 0..S-1, of each window's steps; where padded, any index that may be read."""
     valid_BGT: NDArray[np.bool_]
-    """True for real steps; all False for a window that is not there, at the end of an episode."""
+    """True for real steps; all False for a missing window at the end of an episode."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Windows:
-    """All windows of ``window`` consecutive steps of the given episodes.
+    """All windows of ``window`` consecutive steps of some episodes.
 
-    An episode of S steps gives ``max(1, S - window + 1)`` windows. An episode shorter than a window gives one whose
-    last places are padding: as on the robot, the episode's first image stands at the first place.
+    An episode of S steps gives ``max(1, S - window + 1)`` windows. An episode shorter than a window gives one, padded
+    at the end: as on the robot, its first image is the episode's first.
     """
 
     lengths: NDArray[np.int64]
@@ -68,11 +65,11 @@ class Windows:
         return np.maximum(1, self.lengths[self.episodes] - self.window + 1)
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
-        """Return where windows lie; ``numbers`` are int64 (n,), 0..len-1."""
+        """Return the places of windows by number, int64 (n,), 0..len-1."""
         return self.places_of(*_rows(self._ends, numbers))
 
     def places_of(self, rows: NDArray[np.int64], windows: NDArray[np.int64]) -> Places:
-        """Return where window ``windows[i]`` of episode ``episodes[rows[i]]`` lies."""
+        """Return the place of window ``windows[i]`` of episode ``episodes[rows[i]]``."""
         episodes = self.episodes[rows]
         return Places(episodes, windows, np.minimum(windows + self.window, self.lengths[episodes]))
 
@@ -80,15 +77,11 @@ class Windows:
         """Return None: windows are not cut from anything."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the windows as plain data, to compare with."""
-        chosen = self.lengths[self.episodes]
-        return {
-            "window": self.window,
-            **_FIXED,
-            "episodes": len(self.episodes),
-            "steps": int(chosen.sum()),
-            "checksum": _checksum(self.episodes, chosen),
-        }
+        """Return what decides the windows as plain data, for comparison."""
+        lengths = self.lengths[self.episodes]
+        counts = {"episodes": len(lengths), "steps": int(lengths.sum())}
+        checksum = zlib.crc32(np.concatenate([self.episodes, lengths]).astype("<i8").tobytes())
+        return {"window": self.window, **_FIXED, **counts, "checksum": checksum}
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
@@ -97,13 +90,12 @@ class Windows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Clips:
-    """Runs of ``group`` neighbouring windows: their steps are read and encoded once, then the windows are cut.
+    """Runs of ``group`` neighboring windows: their steps are read and encoded once, then the windows are cut.
 
     One pass over the clips holds every window once. The last clip of an episode may hold fewer.
     """
 
     windows: Windows
-    """The windows."""
     group: int
     """G: windows in a clip."""
 
@@ -120,17 +112,17 @@ class Clips:
 
     @property
     def steps(self) -> int:
-        """S: steps of a sample, those of a whole clip."""
+        """S: steps of a clip."""
         return self.windows.window + self.group - 1
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
-        """Return where clips lie, always within their episodes; ``numbers`` are int64 (n,), 0..len-1."""
+        """Return the places of clips by number, int64 (n,), 0..len-1, always within their episodes."""
         rows, first, last = self._groups(numbers)
         begin, end = self.windows.places_of(rows, first), self.windows.places_of(rows, last)
         return Places(begin.episodes, begin.starts, end.stops)
 
     def cuts(self, numbers: NDArray[np.int64]) -> Cuts:
-        """Return how the windows of clips are cut."""
+        """Return the windows of clips by number, int64 (B,)."""
         rows, first, last = self._groups(numbers)
         number_BG = first[:, None] + np.arange(self.group)
         present_BG = number_BG <= last[:, None]
@@ -143,7 +135,7 @@ class Clips:
         return Cuts(readable - clips.starts[:, None, None], valid_BGT)
 
     def describe(self) -> dict[str, Any]:
-        """Return what decides the clips as plain data, to compare with."""
+        """Return what decides the clips as plain data, for comparison."""
         return {**self.windows.describe(), "group": self.group}
 
     @cached_property
@@ -158,15 +150,9 @@ class Clips:
 
 
 def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split episodes into training and held-out ones, by whole episodes.
+    """Return the numbers of the training and of the held-out episodes, each ascending.
 
-    Args:
-        episodes: number of episodes.
-        held_out: fraction held out, in [0, 1); at least one episode is held out if it is above 0.
-        seed: seed of the choice.
-
-    Returns:
-        The numbers of the training and of the held-out episodes, each ascending.
+    ``held_out`` is the fraction held out, in [0, 1); at least one episode is held out if it is above 0.
     """
     count = 0 if held_out == 0.0 else max(1, round(held_out * episodes))
     if not 0.0 <= held_out < 1.0 or count >= episodes:
@@ -174,19 +160,11 @@ def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArra
             f"held_out is {held_out} of {episodes} episodes; at least one episode must be left for training; "
             "lower held_out or record more"
         )
-    chosen = np.random.default_rng((seed, 2)).permutation(episodes)[:count]
-    return np.setdiff1d(np.arange(episodes), chosen), np.sort(chosen)
+    numbers = np.random.default_rng((seed, 2)).permutation(episodes)[:count]
+    return np.setdiff1d(np.arange(episodes), numbers), np.sort(numbers)
 
 
 def _rows(ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return which run of a row of runs each number falls in, and its place there; ``ends`` are the runs' ends."""
+    """Return the run that each number falls in, and its place in that run; ``ends`` are the ends of the runs."""
     rows = np.searchsorted(ends, numbers, side="right")
     return rows, numbers - np.where(rows > 0, ends[rows - 1], 0)
-
-
-def _checksum(*arrays: NDArray[np.int64]) -> int:
-    """Return a number that differs, but for chance, when an array does."""
-    value = 0
-    for array in arrays:
-        value = zlib.crc32(np.ascontiguousarray(array, dtype="<i8").tobytes(), value)
-    return value
