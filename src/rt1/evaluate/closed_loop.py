@@ -59,12 +59,9 @@ class TrialSettings:
 class ClosedLoopResult:
     """What the trials counted."""
 
-    tasks: tuple[TaskResult, ...]
-    """One per task."""
-    swapped: tuple[SwappedResult, ...]
-    """One per task that shares its scene."""
-    paraphrases: tuple[ParaphraseResult, ...]
-    """One per task with an unread paraphrase."""
+    tasks: tuple[TaskResult, ...]  # one per task
+    swapped: tuple[SwappedResult, ...]  # one per task that shares its scene
+    paraphrases: tuple[ParaphraseResult, ...]  # one per task with an unseen paraphrase
 
 
 def evaluate_closed_loop(

@@ -23,10 +23,8 @@ EpisodeChoice = Literal["all", "held-out"] | int
 class ChosenEpisodes:
     """Episodes and why these."""
 
-    numbers: NDArray[np.int64]
-    """Their numbers in the source, ascending; at least one."""
-    reason: str
-    """What they are, as a sentence for the reader of the numbers."""
+    numbers: NDArray[np.int64]  # ascending; at least one
+    reason: str  # a sentence for the report
     held_out: bool | None
     """True where the checkpoint was trained on none of them, False where on some; None where it is not known."""
 
@@ -88,10 +86,8 @@ def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
 class Words:
     """What the policy is told for an episode: its sentence, or the text embedding stored with it."""
 
-    stored: bool
-    """True for the stored embedding."""
-    origin: str
-    """Where the text embeddings come from, in words."""
+    stored: bool  # whether it is the stored embedding
+    origin: str  # source of the text embeddings, in words
 
     def of(self, source: EpisodeSource, episode: int) -> str | FloatArray | None:
         """Return the sentence or the float32 (E,) embedding of an episode; None where it has an empty sentence."""

@@ -23,9 +23,7 @@ class AttentionView:
     """Where TokenLearner looked in one image."""
 
     step: int
-    """Step of the image."""
-    image: Image
-    """uint8 RGB (H, W, 3)."""
+    image: Image  # uint8 RGB (H, W, 3)
     map_KRC: FloatArray
     """float32 (K, rows, columns), of each image token the weights on the positions of the image; their sum is 1."""
 
@@ -35,19 +33,12 @@ class EpisodePlot:
     """One episode: what was recorded and what the policy predicts at the same images."""
 
     title: str
-    """Which episode it is."""
     dimension_names: Sequence[str]
-    """A names."""
-    recorded: FloatArray
-    """(S, A) recorded actions, physical units."""
-    predicted: FloatArray
-    """(S, A) predicted actions, physical units."""
-    steps: Sequence[int]
-    """Steps of the images shown."""
-    images: Sequence[Image] = field(repr=False)
-    """The images shown, in order, uint8 RGB (H, W, 3); at least one."""
-    attention: Sequence[AttentionView] = field(default=(), repr=False)
-    """TokenLearner's maps at some of the steps shown."""
+    recorded: FloatArray  # (S, A) recorded actions, physical units
+    predicted: FloatArray  # (S, A) predicted actions, physical units
+    steps: Sequence[int]  # of the images
+    images: Sequence[Image] = field(repr=False)  # uint8 RGB (H, W, 3); at least one
+    attention: Sequence[AttentionView] = field(default=(), repr=False)  # TokenLearner's maps
 
     def __post_init__(self) -> None:
         width = len(self.dimension_names)

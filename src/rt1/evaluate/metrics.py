@@ -15,9 +15,7 @@ class Metric(NamedTuple):
     """What a number means."""
 
     unit: str
-    """What it counts."""
-    meaning: str
-    """In words, for a reader who sees its name only."""
+    meaning: str  # a description
 
 
 _RECORD = "mean of the updates since the last record"

@@ -38,26 +38,16 @@ from rt1.policy.stepper import guided
 class OfflineResult:
     """What an offline evaluation counted."""
 
-    source: str
-    """Name of the data set."""
+    source: str  # data set
     chosen: ChosenEpisodes
-    """The episodes."""
-    words: Words
-    """What the policy was told."""
-    streaming: ActionScores
-    """Every step, as the robot runs."""
-    window_last: ActionScores
-    """The last step of every window."""
-    window_all: ActionScores
-    """All steps of every window, as in training and its validation."""
-    counts: TokenCounts
-    """Tokens and confidences of the streaming steps."""
-    agreement: Agreement = NOTHING_COMPARED
-    """Streaming against windows."""
-    without_instruction: list[int] = field(default_factory=list)
-    """Episodes left out because they have no instruction."""
+    words: Words  # source of the instructions
+    streaming: ActionScores  # every step, as the robot runs
+    window_last: ActionScores  # the last step of every window
+    window_all: ActionScores  # all steps of every window, as in training and its validation
+    counts: TokenCounts  # tokens and confidences of the streaming steps
+    agreement: Agreement = NOTHING_COMPARED  # streaming against windows
+    without_instruction: list[int] = field(default_factory=list)  # skipped episodes
     plots: list[EpisodePlot] = field(default_factory=list)
-    """The episodes shown."""
 
 
 def evaluate_offline(
@@ -195,18 +185,12 @@ _IMAGES = 8  # encoded at once, which bounds the memory whatever their size
 class WindowBlock:
     """Some neighbouring windows of an episode."""
 
-    start: int
-    """First step of the first window."""
-    stop: int
-    """One past the last step of the last window."""
-    step_GT: NDArray[np.int64]
-    """Step of the episode at each place; where padded, a step that may be read."""
-    valid_GT: NDArray[np.bool_]
-    """False where padded: behind the last step of an episode shorter than a window."""
-    token_GTA: Tensor
-    """Recorded action tokens."""
-    logits_GTAV: Tensor
-    """float32."""
+    start: int  # first step of the first window
+    stop: int  # exclusive last step of the last window
+    step_GT: NDArray[np.int64]  # step of the episode; at padding any readable step
+    valid_GT: NDArray[np.bool_]  # false at padding, after the end of a short episode
+    token_GTA: Tensor  # recorded action tokens
+    logits_GTAV: Tensor  # float32
 
     def last_steps(self) -> NDArray[np.bool_]:
         """Return bool (G, T), True at the last step of each window, the one that a policy acts on."""

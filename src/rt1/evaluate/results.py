@@ -18,12 +18,9 @@ def mean(rates: Sequence[float | None]) -> float | None:
 class Counted:
     """Trials of one task and how many reached its goal."""
 
-    task: str
-    """Name of the task whose goal counts."""
-    trials: int
-    """Trials run, at least 1."""
-    successes: int
-    """Trials that reached the goal, ``0..trials``."""
+    task: str  # whose goal counts
+    trials: int  # at least 1
+    successes: int  # ``0..trials``
 
     def __post_init__(self) -> None:
         wilson_interval(self.successes, self.trials)  # refuses counts that cannot be
@@ -43,38 +40,28 @@ class Counted:
 class TaskResult(Counted):
     """One task under its own instruction, and what else was tried on it in the same evaluation."""
 
-    instruction: str
-    """The sentence given to the policy."""
-    expert: float | None
-    """Success rate of the scripted expert, 0..1; ``None`` where it was not run."""
-    blind: float | None
-    """Success rate of replaying another episode without looking, 0..1."""
-    random: float | None
-    """Success rate of random actions, 0..1."""
+    instruction: str  # the sentence given to the policy
+    expert: float | None  # success rate of the scripted expert, 0..1; ``None`` where it was not run
+    blind: float | None  # success rate of open-loop replay, 0..1
+    random: float | None  # success rate of random actions, 0..1
     mean_steps: float
-    """Steps per trial, mean."""
-    clipped: int
-    """Action values outside the bounds, clipped, over all trials."""
-    success_video: bytes | None = field(default=None, repr=False)
-    """An mp4 of a trial that succeeded."""
-    failure_video: bytes | None = field(default=None, repr=False)
-    """An mp4 of a trial that failed."""
+    clipped: int  # clipped action values, over all trials
+    success_video: bytes | None = field(default=None, repr=False)  # mp4
+    failure_video: bytes | None = field(default=None, repr=False)  # mp4
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwappedResult(Counted):
     """One task while the policy was given the instruction of another; the original goal counts."""
 
-    given_instruction: str
-    """The other task's sentence."""
+    given_instruction: str  # the other task's sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParaphraseResult(Counted):
     """One task under a sentence that was not in the training text."""
 
-    paraphrase: str
-    """The sentence given to the policy."""
+    paraphrase: str  # the sentence given to the policy
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

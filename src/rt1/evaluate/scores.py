@@ -170,12 +170,9 @@ CONFIDENCE_BINS = 20
 class Reliability:
     """Predictions grouped by confidence, the probability that the softmax gave the predicted token."""
 
-    count: NDArray[np.float64]
-    """(R,) predictions in each bin."""
-    confidence: NDArray[np.float64]
-    """(R,) their mean confidence; NaN where there is none."""
-    accuracy: NDArray[np.float64]
-    """(R,) share of them that are right; NaN where there is none."""
+    count: NDArray[np.float64]  # (R,) predictions in each bin
+    confidence: NDArray[np.float64]  # (R,) their mean confidence; NaN where there is none
+    accuracy: NDArray[np.float64]  # (R,) share of them that are right; NaN where there is none
 
     @property
     def error(self) -> float:

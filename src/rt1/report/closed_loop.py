@@ -24,15 +24,10 @@ class Report(Provenance):
     """Everything one evaluation found and how it was made."""
 
     tasks: Sequence[TaskResult]
-    """One result per task, at least one."""
-    swapped: Sequence[SwappedResult] = ()
-    """Trials under another task's instruction."""
-    paraphrases: Sequence[ParaphraseResult] = ()
-    """Trials under a sentence not in the training text."""
-    episodes: Sequence[EpisodePlot] = ()
-    """Held-out episodes to plot."""
-    metrics: Sequence[Mapping[str, Any]] = ()
-    """Records of ``metrics.jsonl``."""
+    swapped: Sequence[SwappedResult] = ()  # trials under another task's instruction
+    paraphrases: Sequence[ParaphraseResult] = ()  # trials under a sentence not in the training text
+    episodes: Sequence[EpisodePlot] = ()  # held-out episodes to plot
+    metrics: Sequence[Mapping[str, Any]] = ()  # records of ``metrics.jsonl``
 
     def __post_init__(self) -> None:
         if not self.tasks:

@@ -31,15 +31,10 @@ class DryRun:
     """What a server answered to the images of one recorded episode."""
 
     plot: EpisodePlot
-    """Recorded and predicted actions, some images."""
-    limited: FloatArray
-    """(S, A) what the robot would get: the predicted actions within its limits."""
-    seconds: NDArray[np.float64]
-    """(S,) from sending an image to having its action."""
+    limited: FloatArray  # (S, A) predicted actions within the limits of the robot
+    seconds: NDArray[np.float64]  # (S,) latency of each action
     action_spec: ActionSpec
-    """Dimensions and bounds."""
-    period: float
-    """Seconds between two steps of the episode."""
+    period: float  # seconds between two steps of the episode
 
     @property
     def late(self) -> NDArray[np.bool_]:

@@ -29,9 +29,7 @@ class OfflineReport(Provenance):
     """Everything an offline evaluation found and how it was made."""
 
     result: OfflineResult
-    """What was counted."""
     network: RT1Config
-    """Sizes of the network."""
 
 
 def offline_json(report: OfflineReport) -> dict[str, Any]:

@@ -21,27 +21,16 @@ class Provenance:
     """What an evaluation was made from, with, and how long it took."""
 
     title: str
-    """Heading of the page."""
     command: str
-    """The command line that made it."""
-    commit: str
-    """Commit of the code."""
-    machine: str
-    """Processor, cores, memory, in words."""
-    date: str
-    """Day of the evaluation, ISO 8601."""
+    commit: str  # of the code
+    machine: str  # processor, cores, memory, in words
+    date: str  # day of the evaluation, ISO 8601
     checkpoint: str
-    """The checkpoint evaluated."""
-    seconds: Mapping[str, float]
-    """Stage to seconds it took."""
-    peak_gb: float | None
-    """Peak memory, GB; ``None`` where it was not measured."""
-    parameters: int
-    """Trainable parameters of the network."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Setting to value, as they should be read."""
-    notes: tuple[str, ...] = ()
-    """Sentences a reader must know."""
+    seconds: Mapping[str, float]  # of each stage
+    peak_gb: float | None  # peak memory, GB; ``None`` where it was not measured
+    parameters: int  # trainable ones
+    settings: Mapping[str, str] = field(default_factory=dict)  # setting -> displayed value
+    notes: tuple[str, ...] = ()  # sentences
 
     @property
     def subtitle(self) -> str:
@@ -53,16 +42,11 @@ class Provenance:
 class ReportContext:
     """What the report says of its provenance, beyond what the evaluation knows itself."""
 
-    title: str = ""
-    """Heading of the page; that of its kind of evaluation if empty."""
+    title: str = ""  # heading of the page; that of its kind of evaluation if empty
     command: str = ""
-    """Command line that made it."""
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    """Stages before the evaluation and their seconds."""
-    peak_gb: float | None = None
-    """Peak memory of the stages before, GB."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Further settings to show."""
+    seconds: Mapping[str, float] = field(default_factory=dict)  # stages before the evaluation and their seconds
+    peak_gb: float | None = None  # peak memory of the stages before, GB
+    settings: Mapping[str, str] = field(default_factory=dict)  # further settings to show
 
 
 class ProvenanceRecorder:

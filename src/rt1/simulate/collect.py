@@ -71,12 +71,9 @@ class CollectSettings:
 class Collection:
     """What a policy collected."""
 
-    folder: Path
-    """The data set; no data set was written where nothing succeeded."""
-    attempts: Mapping[str, int]
-    """Starts attempted, by task."""
-    successes: Mapping[str, int]
-    """Episodes kept, by task."""
+    folder: Path  # the data set; without a success none is written
+    attempts: Mapping[str, int]  # task -> attempted initial states
+    successes: Mapping[str, int]  # task -> kept episodes
 
     @property
     def episodes(self) -> int:

@@ -60,11 +60,8 @@ class RecordReport:
     """What a recording did."""
 
     folder: Path
-    """The data set."""
-    recorded: int
-    """Episodes recorded by this call; the rest were there."""
-    rejected: dict[str, int]
-    """Episodes per task in which the expert failed, thrown away."""
+    recorded: int  # episodes recorded by this call
+    rejected: dict[str, int]  # task -> discarded episodes, in which the expert failed
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,9 @@ class Rollout:
     """One finished trial."""
 
     success: bool
-    """Whether the goal was reached."""
     steps: int
-    """Actions taken."""
-    actions: FloatArray
-    """(S, A) actions as executed."""
-    clipped: int
-    """Number of action values that lay outside the bounds and were clipped."""
+    actions: FloatArray  # (S, A) actions as executed
+    clipped: int  # action values outside the bounds, which were clipped
     images: tuple[Image, ...] = field(default=(), repr=False)
     """The S+1 images seen, first to last, when they were asked for."""
 

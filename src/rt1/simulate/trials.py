@@ -30,16 +30,11 @@ _CHUNK = 5
 class TrialPlan:
     """Some trials of one kind on one task."""
 
-    kind: Kind
-    """What acts, and what it is told."""
+    kind: Kind  # what acts, under which instruction
     task: str
-    """The task whose goal counts."""
     instruction: str
-    """The sentence given."""
-    trials: tuple[int, ...]
-    """Numbers of the trials; equal numbers start alike whatever the kind."""
-    seed: int
-    """Seed of the evaluation."""
+    trials: tuple[int, ...]  # equal numbers have equal initial states, for all kinds
+    seed: int  # of the evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +42,8 @@ class TrialResult:
     """One counted trial."""
 
     plan: TrialPlan
-    """The plan it belongs to."""
     trial: int
-    """Its number."""
-    rollout: Rollout
-    """What happened; images are kept for the first success and the first failure of a plan."""
+    rollout: Rollout  # images: of the first success and the first failure of a plan
 
 
 def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
@@ -73,11 +65,8 @@ class TrialPolicy:
     """The policy that trials are run with."""
 
     checkpoint: Path
-    """Its folder."""
-    embodiment: str | None = None
-    """Which one acts, where the network has several."""
+    embodiment: str | None = None  # of a network with several
     acting: ActingSettings = field(default_factory=ActingSettings)
-    """How it acts."""
 
 
 def run_trials(

@@ -33,17 +33,11 @@ class TrainingData:
     """A source made ready for a run."""
 
     source: EpisodeSource
-    """The episodes."""
-    text_encoder: TextEncoderIdentity | None
-    """Where the text embeddings come from."""
-    paraphrases: str | None
-    """Hash of the paraphrases; None without."""
-    train: Loader
-    """Shuffled windows of the training episodes."""
-    held_out: Loader | None
-    """Windows of the held-out episodes; None where none are held out."""
+    text_encoder: TextEncoderIdentity | None  # encoder of the text embeddings
+    paraphrases: str | None  # hash of the paraphrases; None without
+    train: Loader  # shuffled windows of the training episodes
+    held_out: Loader | None  # None where no episode is held out
     held_out_episodes: NDArray[np.int64]
-    """Numbers of the held-out episodes."""
 
     @property
     def embodiments(self) -> Embodiments:

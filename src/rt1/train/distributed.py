@@ -31,12 +31,9 @@ _LOST = ("Connection closed", "Connection reset", "Connection refused", "Broken 
 class World:
     """The processes of a run, each called a rank, and which one this is."""
 
-    rank: int = 0
-    """Number of this one."""
-    size: int = 1
-    """How many there are."""
+    rank: int = 0  # of this process
+    size: int = 1  # number of ranks
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
-    """Where this one computes."""
 
     @property
     def is_main(self) -> bool:

@@ -30,16 +30,11 @@ _PIXELS_AT_ONCE = 1 << 24
 class Layout:
     """Which images of a batch are encoded, and how its windows are put together from them."""
 
-    image_X: NDArray[np.int64] | None
-    """Places among the B*S images; None: all of them, in order."""
-    place_WT: NDArray[np.int64] | None
-    """Which of the X images stands at each place of a window; None: all, in order."""
-    row_W: NDArray[np.int64]
-    """The sample of each window."""
-    step_WT: NDArray[np.int64]
-    """Places among the B*S steps."""
-    valid_WT: NDArray[np.bool_]
-    """True for real steps."""
+    image_X: NDArray[np.int64] | None  # indices into the B*S images; None: all of them, in order
+    place_WT: NDArray[np.int64] | None  # image at each window position; None: all X, in order
+    row_W: NDArray[np.int64]  # sample of each window
+    step_WT: NDArray[np.int64]  # indices into the B*S steps
+    valid_WT: NDArray[np.bool_]  # true for real steps
 
     @property
     def images(self) -> int:
@@ -74,16 +69,11 @@ def layout(batch: Batch) -> Layout:
 class Prediction(NamedTuple):
     """What the network says of a batch's windows, and what was recorded."""
 
-    logits_WTAV: Tensor
-    """float32."""
-    token_WTA: Tensor
-    """Recorded action tokens; -1 in dimensions that a window's embodiment does not have."""
-    mask_WT: Tensor
-    """True for the steps that count."""
-    action_WTA: Tensor
-    """Recorded actions, physical units."""
-    embodiment_W: Tensor | None = None
-    """Number of each window's embodiment; None where there is one."""
+    logits_WTAV: Tensor  # float32
+    token_WTA: Tensor  # recorded action tokens; -1 in dimensions that a window's embodiment does not have
+    mask_WT: Tensor  # true for the steps that count
+    action_WTA: Tensor  # recorded actions, physical units
+    embodiment_W: Tensor | None = None  # number of each window's embodiment; None where there is one
 
     def accuracy(self) -> float:
         """Return the share of right tokens among those that count."""

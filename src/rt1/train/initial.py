@@ -29,13 +29,9 @@ class Start:
     """What a network started from."""
 
     source: str
-    """Checkpoint or file."""
-    loaded: tuple[str, ...]
-    """Tensors that were taken over."""
-    fresh: Mapping[str, tuple[str, ...]]
-    """Why tensors start anew, and which."""
-    notes: tuple[str, ...] = ()
-    """What else the user should know."""
+    loaded: tuple[str, ...]  # names of the loaded tensors
+    fresh: Mapping[str, tuple[str, ...]]  # reason -> names of the new tensors
+    notes: tuple[str, ...] = ()  # further remarks for the user
 
     def lines(self) -> list[str]:
         """Return the account in words."""

@@ -41,16 +41,11 @@ RUN_FILES = (*RUN_ORDER, METRICS_FILE, ABOUT_FILE)
 class RunResult:
     """How a call of :func:`train` ended."""
 
-    run: Path
-    """The run folder: ``last/``, ``best/``, ``metrics.jsonl``."""
-    updates: int
-    """Updates done so far."""
-    finished: bool
-    """False if it was interrupted; the same call goes on from there."""
-    best: float | None
-    """Best held-out value so far of ``config.best_metric``; None where nothing is held out."""
-    changes: tuple[str, ...] = ()
-    """Settings that were changed on the way, each with the update it was changed at."""
+    run: Path  # the run folder: ``last/``, ``best/``, ``metrics.jsonl``
+    updates: int  # updates done so far
+    finished: bool  # false if it was interrupted: the same call resumes it
+    best: float | None  # best held-out value so far of ``config.best_metric``; None where nothing is held out
+    changes: tuple[str, ...] = ()  # changed settings, each with the update of the change
 
 
 def train(

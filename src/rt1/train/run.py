@@ -67,31 +67,18 @@ class Run:
     """What a run works with, and what changes while it goes on."""
 
     config: TrainConfig
-    """Its settings."""
     folder: Path
-    """Its output."""
     data: TrainingData
-    """What it learns from."""
     model: RT1
-    """The network."""
-    predictor: nn.Module
-    """The network as updates run it: compiled, spread over the ranks."""
+    predictor: nn.Module  # the network in training: compiled, data-parallel
     world: World
-    """The ranks."""
     optimizer: torch.optim.Adam
-    """What changes the weights."""
-    info: CheckpointInfo | SharedInfo
-    """What its checkpoints say of themselves."""
+    info: CheckpointInfo | SharedInfo  # description stored in its checkpoints
     average: WeightAverage | None = None
-    """Average of the weights, where one is kept."""
     update: int = 0
-    """Updates done."""
-    best: float | None = None
-    """Best value so far of the held-out metric that decides."""
-    changes: tuple[str, ...] = ()
-    """What was changed on the way, each with the update it was changed at."""
-    meter: Meter = field(default_factory=Meter)
-    """Of the updates since the last line of metrics."""
+    best: float | None = None  # best value so far of ``config.best_metric``
+    changes: tuple[str, ...] = ()  # changed settings, each with the update of the change
+    meter: Meter = field(default_factory=Meter)  # since the last record of metrics
 
     def acting(self) -> AbstractContextManager[Mapping[str, Tensor]]:
         """Let the network have the weights to act with while a block runs, and give its own meanwhile if others."""

@@ -87,16 +87,11 @@ class ImproveSettings:
 class Round:
     """What one round came to; round 0 is the start."""
 
-    number: int
-    """0 before anything was collected."""
-    attempts: Mapping[str, int]
-    """Starts attempted, by task."""
-    kept: Mapping[str, int]
-    """Episodes that succeeded and are learned from, by task."""
-    improved: tuple[Counted, ...]
-    """Trials of the policy that learns from its own episodes, too."""
-    control: tuple[Counted, ...]
-    """Trials of the policy that does not; empty where there is none."""
+    number: int  # 0 before anything was collected
+    attempts: Mapping[str, int]  # task -> attempted initial states
+    kept: Mapping[str, int]  # task -> successful episodes, used for training
+    improved: tuple[Counted, ...]  # trials of the policy that also trains on its own episodes
+    control: tuple[Counted, ...]  # trials of the baseline policy; empty where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +99,9 @@ class Improvement:
     """All rounds so far."""
 
     folder: Path
-    """Where everything is."""
-    rounds: tuple[Round, ...]
-    """Round 0 and those after it."""
-    cpu_seconds: Mapping[str, float]
-    """CPU time by kind of stage."""
-    finished: bool
-    """False if the budget ended it; with a larger one the same call goes on."""
+    rounds: tuple[Round, ...]  # from round 0 on
+    cpu_seconds: Mapping[str, float]  # stage -> CPU time
+    finished: bool  # false if the budget ended it: a larger budget resumes it
 
 
 def success(trials: Sequence[Counted]) -> float | None:

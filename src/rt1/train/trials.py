@@ -48,15 +48,10 @@ class ClosedLoop:
     """Trials made ready: whatever could be wrong with them has shown."""
 
     suite: TaskSuite
-    """The environments."""
-    plans: tuple[TrialPlan, ...]
-    """The trials of a round."""
-    embeddings: Mapping[str, FloatArray]
-    """Text embedding of each instruction."""
+    plans: tuple[TrialPlan, ...]  # the trials of a round
+    embeddings: Mapping[str, FloatArray]  # text embedding of each instruction
     workers: int
-    """Processes."""
-    embodiment: str | None = None
-    """Which one acts, where the network has several."""
+    embodiment: str | None = None  # which one acts, where the network has several
 
     def round(self, checkpoint: Path) -> dict[str, float]:
         """Return ``success``, the mean over the tasks, and ``success/TASK`` of each, 0..1.

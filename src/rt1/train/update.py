@@ -33,8 +33,7 @@ class _Part:
     first_row: int
     images: Rows
     windows: Rows
-    share: float
-    """Of the steps that count in the batches of all ranks, how many are in this part, 0..1."""
+    share: float  # of the steps that count in the batches of all ranks, how many are in this part, 0..1
 
 
 def do_update(run: Run, batch: Batch) -> dict[str, float]:
