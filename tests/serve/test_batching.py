@@ -21,7 +21,7 @@ from rt1.serve.capacity import Capacity
 
 Images = NDArray[np.uint8]
 FREE = {1: 1.0, 2: 1.0, 4: 1.0}
-"""Seconds of batches on a machine where companions cost nothing: only ``max_wait`` bounds the waiting for them."""
+"""Seconds of batches on a machine where others cost nothing: only ``max_wait`` bounds the waiting for them."""
 DEAR = {1: 1.0, 2: 2.5, 4: 5.0}
 """Seconds of batches on a machine where a batch takes longer than its robots one by one."""
 HOUR = 3600.0
@@ -33,7 +33,7 @@ def _run(stepper: Any, script: Script, *, times: dict[int, float] = FREE, max_wa
     async def main() -> None:
         with ThreadPoolExecutor(1) as worker:
             capacity = Capacity(times, max_latency=HOUR)
-            batcher = Batcher(Policy(stepper, SPEC), capacity, worker, max_wait=max_wait, saw=lambda *_: None)
+            batcher = Batcher(Policy(stepper, SPEC), capacity, worker, max_wait=max_wait, on_batch=lambda *_: None)
             running = asyncio.create_task(batcher.run())
             async with asyncio.timeout(30):
                 await script(batcher)
@@ -50,7 +50,7 @@ def _action(stepper: Any, state: EpisodeState, image: Images) -> FloatArray:
     return SPEC.decode_logits(stepper.step([state], [image])[0])[1]
 
 
-def test_one_robot_alone_never_waits_for_companions(blocked: Any, images: Images) -> None:
+def test_one_robot_alone_never_waits_for_other_robots(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
         state = _state(blocked)
         for image in images:
@@ -76,7 +76,7 @@ def test_robots_that_ask_at_once_go_together_and_get_what_each_gets_alone(blocke
     assert len({tuple(action) for action in alone}) == 4
 
 
-def test_a_step_waits_for_another_robot_that_is_awake_but_not_for_ever(blocked: Any, images: Images) -> None:
+def test_a_step_waits_for_another_robot_that_is_active_but_not_forever(blocked: Any, images: Images) -> None:
     async def script(batcher: Batcher) -> None:
         both = (batcher.step(robot, _state(blocked), images[0]) for robot in "ab")
         await asyncio.gather(*both)

@@ -36,14 +36,14 @@ def test_as_many_are_carried_as_get_their_answers_in_time(
 
 def test_a_machine_that_has_become_slower_carries_fewer_and_one_slow_step_changes_nothing() -> None:
     capacity = Capacity(CPU_LIKE, max_latency=0.45)
-    capacity.saw(1, 60.0)
-    capacity.saw(1, 0.1)
+    capacity.learn(1, 60.0)
+    capacity.learn(1, 0.1)
     assert capacity.sessions(64) == 4
     for _ in range(100):
-        capacity.saw(2, 0.4)
+        capacity.learn(2, 0.4)
     assert capacity.sessions(64) == 2
     for _ in range(100):
-        capacity.saw(2, 0.2)
+        capacity.learn(2, 0.2)
     assert capacity.sessions(64) == 4
 
 

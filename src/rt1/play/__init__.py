@@ -1,1 +1,1 @@
-"""A page to look at: a policy in a simulator, live in a browser; start at server.py."""
+"""The live page: a policy in a simulator, shown in a browser. Start at server.py."""

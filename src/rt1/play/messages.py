@@ -28,23 +28,14 @@ _ARGUMENTS: dict[str, type | None] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What somebody asked for on the page."""
+    """A command from the page: one of the names of ``_ARGUMENTS`` and its value."""
 
     name: str
-    """start, stop, reset (to a start), instruct, task or speed."""
     value: Any = None
-    """What it takes: the number of a start, a sentence, a task's name, a factor."""
 
 
 def parse_command(message: str | bytes) -> Command:
-    """Read a command from the page.
-
-    Args:
-        message: JSON, ``{"command": NAME, "value": VALUE}``.
-
-    Raises:
-        ValueError: anything else.
-    """
+    """Read a command, JSON ``{"command": NAME, "value": VALUE}``. Anything else raises ``ValueError``."""
     data = parse(message, name="a command", error=ProtocolError, cure="send an object of command and value")
     if not isinstance(data, dict) or not data.keys() <= {"command", "value"}:
         raise ValueError("a command must be an object of command and value")
@@ -60,7 +51,7 @@ def parse_command(message: str | bytes) -> Command:
 
 
 def describe(playground: Playground, title: str) -> str:
-    """Return what does not change while the page is open, JSON: tasks with their sentences, the action's dimensions."""
+    """Return JSON of what does not change while the page is open: tasks with their sentences, action dimensions."""
     spec, config = playground.policy.action_spec, playground.policy.model.config
     low, high, choices = spec.low.tolist(), spec.high.tolist(), spec.discrete_choices.tolist()
     facts = {
@@ -94,7 +85,6 @@ def encode_view(view: View) -> bytes:
 
 
 def _latency(latencies: tuple[float, ...]) -> dict[str, float] | None:
-    """Return the newest time and two quantiles, ms."""
     if not latencies:
         return None
     p50, p95 = np.percentile(latencies, [50, 95]).tolist()
@@ -111,5 +101,4 @@ def _decision(decision: Decision) -> dict[str, Any]:
 
 
 def _rounded(values: NDArray[np.float32], digits: int) -> list[Any]:
-    """Return nested lists of numbers with few digits, so that their text is short."""
     return np.round(values.astype(np.float64), digits).tolist()

@@ -24,10 +24,10 @@ _OWN_HOSTS = re.compile(r"(?:127\.0\.0\.1|localhost|\[::1\])(?::\d{1,5})?", re.A
 
 
 def answer(request: Request) -> Response | None:
-    """Answer a request; None lets a WebSocket in.
+    """Return the response to a request. None accepts a WebSocket.
 
-    A page of another site may make its visitor's browser ask here: under a name of its own that leads to this machine
-    (DNS rebinding: then ``Host`` is that name), or across sites (then ``Origin`` is that site). Both are refused.
+    Requests of other sites are refused: by DNS rebinding, where ``Host`` is the site's name, and across sites, where
+    ``Origin`` is that site.
     """
     for name in ("Host", "Origin"):
         if (count := len(request.headers.get_all(name))) > 1:
@@ -50,8 +50,8 @@ def answer(request: Request) -> Response | None:
 def _text(name: str) -> str:
     if name == "play.html":
         return render(name, title="rt1 play")
-    own = resources.files("rt1.play").joinpath(name).read_text(encoding="utf-8")
-    return f"{render('page.css')}\n{own}" if name.endswith(".css") else own
+    text = resources.files("rt1.play").joinpath(name).read_text(encoding="utf-8")
+    return f"{render('page.css')}\n{text}" if name.endswith(".css") else text
 
 
 def _response(

@@ -1,4 +1,4 @@
-"""A policy in an environment, as the page drives it: what may be asked of the two, and what there is to see."""
+"""A policy in an environment, as the page drives it: the page's commands and the state that it shows."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LATENCIES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What the policy made of one image."""
+    """The policy's output for one image."""
 
     image: Image
-    """uint8 RGB (H, W, 3), what it looked at; the decision led to the next one."""
+    """uint8 RGB (H, W, 3), the policy's input."""
     action: FloatArray
     """(A,) physical units."""
     bins: TokenArray
@@ -42,16 +42,16 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Everything the page shows of one moment."""
+    """Everything the page shows at one moment."""
 
     phase: Phase
-    """Opening an environment, stopped, running, episode over, or failed (then Reset opens the environment anew)."""
+    """Opening an environment, stopped, running, episode over, or failed (Reset then opens the environment again)."""
     error: str | None
-    """What went wrong last, in one line; None after something that went well."""
+    """The last error in one line. None after a success."""
     task: str
     """The task's full name."""
     instruction: str | None
-    """What the policy is told; None while it has accepted nothing."""
+    """The policy's instruction. None until it has accepted one."""
     start: int
     """Number of the episode's start."""
     step: int
@@ -77,21 +77,15 @@ class View:
 class Playground:
     """One environment, one policy, and the state of the page. Not thread-safe; one thread must make all calls.
 
-    A request that is refused raises ``ValueError`` and leaves the run as it is. A failure of the environment or the
-    policy closes the environment; the next reset opens it anew.
+    A request that is refused raises ``ValueError`` and changes nothing. A failure of the environment or the policy
+    closes the environment. The next reset opens it again.
     """
 
     def __init__(self, policy: Policy, suite: TaskSuite, tasks: Sequence[str], *, seed: int = 0) -> None:
-        """Take what to play with; nothing is opened yet.
+        """Store the policy, whose own episode is used, and the tasks that the page offers. Nothing opens yet.
 
-        Args:
-            policy: what acts; its own episode is used.
-            suite: where.
-            tasks: the tasks that the page offers, the first of which opens first.
-            seed: seed of the starts, which are those of an evaluation with this seed.
-
-        Raises:
-            ValueError: unknown tasks, or a seed below 0.
+        The initial states are those of an evaluation with this ``seed``. Unknown tasks and a seed below 0 raise
+        ``ValueError``.
         """
         trial_seed(seed, 0)
         self.policy, self.suite, self.tasks = policy, suite, check_tasks(suite, tasks)
@@ -117,15 +111,15 @@ class Playground:
         return 1.0 / (self._control_rate * self.speed)
 
     def choose_task(self, task: str) -> None:
-        """Open a task's environment in place of the present one, at its first start, and give its own instruction."""
+        """Replace the environment by another task's, at its first start and with its own instruction."""
         if task not in self.tasks:
             raise ValueError(unknown_name("task", task, self.tasks))
         self._task, self._instruction = task, None
-        self._close()
+        self.close()
         self.reset(0)
 
     def reset(self, start: int) -> None:
-        """Put the scene to a start and stop; the policy forgets its images."""
+        """Reset the scene to a start and stop. The policy forgets its images."""
         seed = trial_seed(self._seed, start)
         with self._closed_if_it_fails():
             self._image = self._opened().reset(seed).image
@@ -133,7 +127,7 @@ class Playground:
         self.instruct(self._instruction or self.suite.sentences(self._task)[0])
 
     def instruct(self, sentence: str) -> None:
-        """Tell the policy something else: it forgets its images; the scene stays as it is, running or not."""
+        """Set the policy's instruction. The policy forgets its images, the scene does not change."""
         sentence = sentence.strip()
         if not 0 < len(sentence) <= LONGEST_INSTRUCTION:
             raise ValueError(
@@ -143,7 +137,7 @@ class Playground:
         self._instruction, self._decision = sentence, None
 
     def run(self) -> None:
-        """Start or go on; after the end of an episode, with the next start."""
+        """Start or resume. After the end of an episode, begin the next start."""
         if self._env is None:
             raise ValueError("there is no environment; press Reset to open it again")
         if self._instruction is None:
@@ -153,7 +147,7 @@ class Playground:
         self.phase = "running"
 
     def stop(self) -> None:
-        """Take no further step until :meth:`run`, which goes on from here."""
+        """Pause until :meth:`run`."""
         if self.phase == "running":
             self.phase = "stopped"
 
@@ -164,7 +158,7 @@ class Playground:
         self.speed = speed
 
     def step(self) -> None:
-        """Let the policy look at the image and act once."""
+        """Take one step of the policy and the environment."""
         with self._closed_if_it_fails():
             env = self._opened()
             assert self._image is not None
@@ -176,7 +170,7 @@ class Playground:
             self.phase = "over"
 
     def view(self) -> View:
-        """Return what there is to see now."""
+        """Return the current view."""
         return View(
             phase=self.phase,
             error=self.error,
@@ -196,7 +190,9 @@ class Playground:
 
     def close(self) -> None:
         """Free the environment."""
-        self._close()
+        env, self._env, self._image, self._decision = self._env, None, None, None
+        if env is not None:
+            env.close()
 
     def _opened(self) -> Env:
         if self._env is None:
@@ -221,19 +217,14 @@ class Playground:
             attention=self.policy.attention_maps(),
         )
 
-    def _close(self) -> None:
-        env, self._env, self._image, self._decision = self._env, None, None, None
-        if env is not None:
-            env.close()
-
     @contextmanager
     def _closed_if_it_fails(self) -> Iterator[None]:
         try:
             yield
         except Exception:
             self.phase = "failed"
-            with suppress(Exception):  # the failure itself is what the user must read
-                self._close()
+            with suppress(Exception):  # the user must read the first failure
+                self.close()
             raise
 
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from websockets.asyncio.server import ServerConnection
 from websockets.asyncio.server import serve as open_server
 from websockets.exceptions import ConnectionClosed
-from websockets.http11 import Request, Response
 
 from rt1.common.signals import stop_on_signals
 from rt1.play import page
@@ -27,15 +26,10 @@ class PlayServer:
     """Shows one playground to any number of browser tabs on this machine."""
 
     def __init__(self, playground: Playground, *, title: str, port: int = 0) -> None:
-        """Take a playground; nothing is opened yet.
+        """Take over a playground. Nothing opens yet.
 
-        Args:
-            playground: what to show; it belongs to the server's worker from now on.
-            title: what the page says it shows, the checkpoint's name for one.
-            port: port on 127.0.0.1; 0 takes a free one.
-
-        Raises:
-            ValueError: no port.
+        ``title`` is the page's title, such as the checkpoint's name. ``port`` is on 127.0.0.1, 0 takes a free one.
+        A port outside 0..65535 raises ``ValueError``.
         """
         if not 0 <= port < 1 << 16:
             raise ValueError(f"port is {port}; it must lie in 0..65535")
@@ -45,7 +39,7 @@ class PlayServer:
         self._news: set[asyncio.Event] = set()
 
     def open(self) -> None:
-        """Open the first task's environment; what fails here is raised here. Takes seconds."""
+        """Open the first task's environment, which takes seconds, and raise its errors."""
         self._worker.open()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
@@ -61,7 +55,7 @@ class PlayServer:
                 self._attend,
                 HOST,
                 self._port,
-                process_request=_screen,
+                process_request=lambda _, request: page.answer(request),
                 compression=None,
                 max_size=_LONGEST_COMMAND,
                 close_timeout=2,
@@ -92,7 +86,7 @@ class PlayServer:
             showing.cancel()
 
     async def _show(self, connection: ServerConnection) -> None:
-        """Send the newest view whenever there is a new one; a tab that is slow misses the ones in between."""
+        """Send each new view. A slow tab misses some."""
         news = asyncio.Event()
         news.set()
         self._news.add(news)
@@ -108,16 +102,8 @@ class PlayServer:
             self._news.discard(news)
 
 
-def _screen(_connection: ServerConnection, request: Request) -> Response | None:
-    return page.answer(request)
-
-
 def serve(server: PlayServer, ready: Callable[[int], None]) -> None:
-    """Open the environment and serve until SIGTERM or SIGINT; for the main thread of a process.
-
-    Raises:
-        OSError: the port is taken.
-    """
+    """Open the environment and serve until SIGTERM or SIGINT, in the main thread. A taken port raises ``OSError``."""
 
     async def run() -> None:
         await server.run(stop_on_signals(), ready)

@@ -1,4 +1,4 @@
-"""The thread that owns environment and policy: it takes commands, keeps the pace, and says what there is to see."""
+"""The thread that owns environment and policy: it runs commands, keeps the step rate, and publishes views."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _PATIENCE = 10.0
 class Worker:
     """Runs a playground in one thread, which a simulator's renderer must not leave.
 
-    ``latest`` is the newest view, ready to be sent. No view waits for anybody: who is slow misses some.
+    ``latest`` is the newest encoded view. A slow reader misses some.
     """
 
     def __init__(self, playground: Playground) -> None:
-        """Take a playground, which from now on belongs to the thread."""
+        """Take over a playground."""
         self.latest = b""
         self._playground = playground
         playground.on_opening = self._publish
@@ -34,10 +34,9 @@ class Worker:
         self._opened: Future[None] = Future()
 
     def open(self) -> None:
-        """Start the thread and wait for the first task's environment.
+        """Start the thread, wait for the first task's environment, and raise its errors.
 
-        Raises:
-            Exception: whatever its opening raises; an instruction that the policy refuses is shown on the page instead.
+        An instruction that the policy refuses is shown on the page instead.
         """
         self._thread.start()
         self._opened.result()
@@ -47,13 +46,13 @@ class Worker:
         self._listener = listener
 
     def submit(self, command: Command) -> None:
-        """Hand over a command; more than a few that wait raise ``ValueError``."""
+        """Queue a command. A full queue raises ``ValueError``."""
         if self._commands.qsize() >= _MOST_WAITING:
             raise ValueError(f"{_MOST_WAITING} commands wait already; send no more before the page shows their effect")
         self._commands.put(command)
 
     def close(self) -> None:
-        """End the thread and free the environment; a simulator that hangs is left behind after a few seconds."""
+        """End the thread and free the environment. A simulator that hangs is abandoned after a few seconds."""
         self._commands.put(None)
         if self._thread.is_alive():
             self._thread.join(_PATIENCE)
@@ -116,6 +115,6 @@ class Worker:
 
 
 def _one_line(error: Exception) -> str:
-    """Return what the page says of a failure; what no user can mend says its kind."""
+    """Return the page's text of a failure. An error that the user cannot fix includes its class."""
     text = " ".join(str(error).split())[:500]
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text or 'no reason given'}"

@@ -5,74 +5,73 @@ The names are those flax gives to the modules of the Open X-Embodiment code: a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rt1.errors import FlaxFileError
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.heads import parameter_counts
-from rt1.model.rt1 import RT1, RT1Config
+from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import FeedForward
-from rt1.model.weights import outline
 from rt1.pretrained.flax_file import find_file, read_arrays
 from rt1.pretrained.layout import (
+    Conversion,
     ConversionReport,
     Kind,
     Skipped,
     Weight,
+    attention_third,
     block_names,
-    check_shapes,
-    fill,
+    configuration_for,
+    dense,
+    filled_network,
     grouped,
     released_with,
+    renamed,
 )
-from rt1.pretrained.released import Configuration, load_configuration
 
 NET = "image_tokenizer/EfficientNetWithFilm_0/"
 TRANSFORMER = "Transformer_0/"
 COLLECTIONS = ("params", "batch_stats")
 
 
-def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
-    """Read a flax checkpoint into a new network.
+def convert_flax(
+    path: Path | str, *, config: str | Path | None = None, action_order: Sequence[str] | None = None
+) -> Conversion:
+    """Read Google's JAX weights (RT-1-X).
 
     Args:
-        path: the msgpack file, or the folder with one.
-        configuration: name of a released configuration or a JSON file; None takes the released one with these shapes.
+        path: a flax msgpack file, or the folder it lies in.
+        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file; None infers it from the shapes.
+        action_order: names of the action's parts in token order; None keeps the configuration's.
 
     Raises:
-        FlaxFileError: the file cannot be read.
-        ValueError: the arrays are not those of the configuration, or of no released one if none is given.
+        ValueError: the file cannot be read (``FlaxFileError``), or does not fit the configuration.
     """
     file = find_file(Path(path))
     arrays, passed = read_arrays(file, COLLECTIONS)
     _check_collections(file, arrays, passed)
     shapes = {name: array.shape for name, array in arrays.items()}
-    chosen = (
-        released_with(("rt1x",), variables, lambda _: shapes)
-        if configuration is None
-        else load_configuration(configuration)
+    configuration = configuration_for(
+        config, action_order, lambda: released_with(("rt1x",), variables, lambda _: shapes)
     )
-    plan = outline(chosen.model)
-    weights = list(variables(chosen.model))
-    check_shapes(weights, plan, shapes, configuration=chosen.name)
+    weights = list(variables(configuration.model))
     more = sorted(arrays.keys() - {weight.name for weight in weights})
     if more:
         raise ValueError(
-            f"{file} has {len(more)} arrays that the configuration {chosen.name} does not have, such as {more[0]!r}; "
-            "convert with the configuration it was trained with"
+            f"{file} has {len(more)} arrays that the configuration {configuration.name} does not have, such as "
+            f"{more[0]!r}; convert with the configuration it was trained with"
         )
-    model = RT1(chosen.model)
-    fill(model, weights, lambda name: arrays[name])
+    model = filled_network(configuration, weights, shapes, lambda name: arrays[name])
     report = ConversionReport(
         source=file.name,
         format="flax checkpoint",
-        configuration=chosen.name,
+        configuration=configuration.name,
         used=tuple(weight.name for weight in weights),
         skipped=grouped([Skipped(name=name, reason="not of the network") for name in passed]),
         parameters=parameter_counts(model),
     )
-    return model.eval(), chosen, report
+    return Conversion(model=model, configuration=configuration, report=report)
 
 
 def variables(config: RT1Config) -> Iterator[Weight]:
@@ -89,11 +88,8 @@ def variables(config: RT1Config) -> Iterator[Weight]:
     yield Weight(name=f"params/{TRANSFORMER}Dense_1/bias", key="transformer.position_bias_D")
     yield from _dense(f"{TRANSFORMER}Dense_2", "transformer.output")
     for index in range(config.transformer.layers):
-        yield from _layer(
-            f"{TRANSFORMER}TransformerBlock_{index}/",
-            f"transformer.layers.{index}.",
-            config.transformer.feed_forward,
-        )
+        name, key = f"{TRANSFORMER}TransformerBlock_{index}/", f"transformer.layers.{index}."
+        yield from _layer(name, key, config.transformer.feed_forward)
 
 
 def _net(config: EfficientNetConfig) -> Iterator[Weight]:
@@ -105,11 +101,8 @@ def _net(config: EfficientNetConfig) -> Iterator[Weight]:
         if expands:
             yield from _conv(f"{name}expand_conv2d_0", f"{key}expand")
             yield from _batch_norm(next(norms), f"{key}expand_norm")
-        yield Weight(
-            name=f"params/{name}depthwise_conv2d/depthwise_kernel",
-            key=f"{key}depthwise.weight",
-            kind="depthwise",
-        )
+        kernel = f"params/{name}depthwise_conv2d/depthwise_kernel"
+        yield Weight(name=kernel, key=f"{key}depthwise.weight", kind="depthwise")
         yield from _batch_norm(next(norms), f"{key}depthwise_norm")
         yield from _dense(f"{name}SqueezeExcite_0/reduce_conv2d_0", f"{key}squeeze.reduce", "dense_1x1")
         yield from _dense(f"{name}SqueezeExcite_0/expand_conv2d_0", f"{key}squeeze.expand", "dense_1x1")
@@ -125,19 +118,13 @@ def _layer(name: str, key: str, feed_forward: FeedForward) -> Iterator[Weight]:
     yield from _norm(f"{name}LayerNorm_0", f"{key}attention_norm")
     attention = f"params/{name}MultiHeadDotProductAttention_0/"
     for third, part in enumerate(("query", "key", "value")):
-        stacked = f"{key}attention.query_key_value"
-        yield Weight(name=f"{attention}{part}/kernel", key=f"{stacked}.weight", kind="heads_in", third=third)
-        yield Weight(name=f"{attention}{part}/bias", key=f"{stacked}.bias", kind="heads_bias", third=third)
-    yield Weight(name=f"{attention}out/kernel", key=f"{key}attention.output.weight", kind="heads_out")
-    yield Weight(name=f"{attention}out/bias", key=f"{key}attention.output.bias")
+        yield from attention_third(f"{attention}{part}", third, f"{key}attention.query_key_value")
+    yield from dense(f"{attention}out", f"{key}attention.output", "heads_out")
     yield from _norm(f"{name}LayerNorm_1", f"{key}feed_forward_norm")
     if feed_forward == "swiglu":
         for number, part in enumerate(("w1", "gate", "w2")):
-            yield Weight(
-                name=f"params/{name}Dense_{number}/kernel",
-                key=f"{key}feed_forward.{part}.weight",
-                kind="dense",
-            )
+            kernel = f"params/{name}Dense_{number}/kernel"
+            yield Weight(name=kernel, key=f"{key}feed_forward.{part}.weight", kind="dense")
         return
     yield Weight(name=f"params/{name}Dense_0/kernel", key=f"{key}feed_forward.weight", kind="dense")
     if feed_forward == "linear":
@@ -149,8 +136,7 @@ def _conv(name: str, key: str) -> Iterator[Weight]:
 
 
 def _dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
-    yield Weight(name=f"params/{name}/kernel", key=f"{key}.weight", kind=kind)
-    yield Weight(name=f"params/{name}/bias", key=f"{key}.bias")
+    return dense(f"params/{name}", key, kind)
 
 
 def _film(name: str, key: str) -> Iterator[Weight]:
@@ -159,21 +145,19 @@ def _film(name: str, key: str) -> Iterator[Weight]:
 
 
 def _norm(name: str, key: str) -> Iterator[Weight]:
-    yield Weight(name=f"params/{name}/scale", key=f"{key}.weight")
-    yield Weight(name=f"params/{name}/bias", key=f"{key}.bias")
+    return renamed(f"params/{name}", key, {"scale": "weight", "bias": "bias"})
 
 
 def _batch_norm(name: str, key: str) -> Iterator[Weight]:
     yield from _norm(name, key)
-    yield Weight(name=f"batch_stats/{name}/mean", key=f"{key}.running_mean")
-    yield Weight(name=f"batch_stats/{name}/var", key=f"{key}.running_var")
+    yield from renamed(f"batch_stats/{name}", key, {"mean": "running_mean", "var": "running_var"})
 
 
 def _check_collections(file: Path, arrays: Mapping[str, object], passed: list[str]) -> None:
-    found = {name.split("/")[0] for name in arrays}
-    missing = [name for name in COLLECTIONS if name not in found]
+    collections = {name.split("/")[0] for name in arrays}
+    missing = [name for name in COLLECTIONS if name not in collections]
     if missing:
         raise FlaxFileError(
-            f"{file} has no {missing}; its entries are {sorted({*found, *passed})!r:.200}; "
+            f"{file} has no {missing}; its entries are {sorted({*collections, *passed})!r:.200}; "
             f"RT-1-X needs {list(COLLECTIONS)} at the top of the file"
         )

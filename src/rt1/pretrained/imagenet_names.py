@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.maxvit import MaxViTConfig
-from rt1.pretrained.layout import Kind, Weight, block_names
+from rt1.pretrained.layout import Kind, Weight, block_names, dense, keras_norm
 
 Names = Iterator[Weight]
 
@@ -51,21 +51,20 @@ def recognise(tensors: Mapping[str, Tensor]) -> Naming | None:
 
 def keras_names(config: EfficientNetConfig) -> Names:
     yield _one("stem_conv/kernel", "stem", "conv")
-    yield from _keras_norm("stem_bn", "stem_norm")
+    yield from keras_norm("stem_bn", "stem_norm")
     for index, name, expands in block_names(config):
         keras, ours = f"block{name}_", f"blocks.{index}."
         if expands:
             yield _one(f"{keras}expand_conv/kernel", f"{ours}expand", "conv")
-            yield from _keras_norm(f"{keras}expand_bn", f"{ours}expand_norm")
+            yield from keras_norm(f"{keras}expand_bn", f"{ours}expand_norm")
         yield _one(f"{keras}dwconv/depthwise_kernel", f"{ours}depthwise", "depthwise")
-        yield from _keras_norm(f"{keras}bn", f"{ours}depthwise_norm")
+        yield from keras_norm(f"{keras}bn", f"{ours}depthwise_norm")
         for part in ("reduce", "expand"):
-            yield _one(f"{keras}se_{part}/kernel", f"{ours}squeeze.{part}", "dense_1x1")
-            yield Weight(name=f"{keras}se_{part}/bias", key=f"{ours}squeeze.{part}.bias")
+            yield from dense(f"{keras}se_{part}", f"{ours}squeeze.{part}", "dense_1x1")
         yield _one(f"{keras}project_conv/kernel", f"{ours}project", "conv")
-        yield from _keras_norm(f"{keras}project_bn", f"{ours}project_norm")
+        yield from keras_norm(f"{keras}project_bn", f"{ours}project_norm")
     yield _one("top_conv/kernel", "top", "conv")
-    yield from _keras_norm("top_bn", "top_norm")
+    yield from keras_norm("top_bn", "top_norm")
 
 
 def _timm(config: EfficientNetConfig) -> Names:
@@ -116,7 +115,7 @@ def _maxvit_config(tensors: Mapping[str, Tensor]) -> MaxViTConfig:
     return MaxViTConfig(
         stem_channels=_shape(tensors, "stem.conv2.weight")[0],
         channels=channels,
-        depths=tuple(sum(stage == own for own, _ in blocks) for stage in stages),
+        depths=tuple(sum(stage == number for number, _ in blocks) for stage in stages),
         partition=(table[1] + 1) // 2,
         head_width=channels[0] // table[0],
         expand=_shape(tensors, "stages.0.blocks.0.attn_block.mlp.fc1.weight")[0] // channels[0],
@@ -181,14 +180,3 @@ def _conv_and_norm(conv: str, norm: str, key: str) -> Names:
 def _norm(name: str, key: str) -> Names:
     for part in ("weight", "bias", "running_mean", "running_var"):
         yield Weight(name=f"{name}.{part}", key=f"{key}.{part}")
-
-
-def _keras_norm(name: str, key: str) -> Names:
-    parts = {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    }
-    for theirs, ours in parts.items():
-        yield Weight(name=f"{name}/{theirs}", key=f"{key}.{ours}")

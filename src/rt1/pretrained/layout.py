@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.weights import outline, weight_problem
-from rt1.pretrained.released import RELEASED, Configuration
+from rt1.pretrained.released import RELEASED, Configuration, load_configuration
 
 Kind = Literal[
     "copy", "dense", "dense_1x1", "conv", "depthwise", "heads_in", "heads_out", "heads_bias",
@@ -88,6 +89,42 @@ class ConversionReport:
             "tensors_skipped": {reason: len(names) for reason, names in self.skipped.items()},
             "notes": list(self.notes),
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion:
+    """A converted network and all that a checkpoint says of it."""
+
+    model: RT1
+    """The network, in evaluation mode."""
+    configuration: Configuration
+    """Its sizes, and the action it predicts."""
+    report: ConversionReport
+    """What was read and what was left out."""
+
+
+def renamed(name: str, key: str, parts: Mapping[str, str]) -> Iterator[Weight]:
+    """Yield the arrays of a layer that are copied as they are, by part name in the file and in the network."""
+    for part, target in parts.items():
+        yield Weight(name=f"{name}/{part}", key=f"{key}.{target}")
+
+
+def dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
+    """Yield the kernel and the bias of a layer of TensorFlow or flax."""
+    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind)
+    yield Weight(name=f"{name}/bias", key=f"{key}.bias")
+
+
+def attention_third(name: str, third: int, key: str) -> Iterator[Weight]:
+    """Yield kernel and bias of the query (0), key (1) or value (2) of an attention layer."""
+    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind="heads_in", third=third)
+    yield Weight(name=f"{name}/bias", key=f"{key}.bias", kind="heads_bias", third=third)
+
+
+def keras_norm(name: str, key: str) -> Iterator[Weight]:
+    """Yield the arrays of a BatchNorm layer of Keras, in the order of a SavedModel."""
+    parts = {"moving_mean": "running_mean", "moving_variance": "running_var", "gamma": "weight", "beta": "bias"}
+    return renamed(name, key, parts)
 
 
 def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:
@@ -173,6 +210,27 @@ def check_shapes(
             )
 
 
+def configuration_for(
+    config: str | Path | None, action_order: Sequence[str] | None, infer: Callable[[], Configuration]
+) -> Configuration:
+    """Return the configuration of a name or file, or else the inferred one, with its parts in the given order."""
+    configuration = infer() if config is None else load_configuration(config)
+    return configuration if action_order is None else configuration.with_action_order(action_order)
+
+
+def filled_network(
+    configuration: Configuration,
+    weights: Sequence[Weight],
+    shapes: Mapping[str, tuple[int, ...]],
+    read: Callable[[str], NDArray[Any]],
+) -> RT1:
+    """Return a new network in evaluation mode with a file's weights, whose shapes are checked first."""
+    check_shapes(weights, outline(configuration.model), shapes, configuration=configuration.name)
+    model = RT1(configuration.model)
+    fill(model, weights, read)
+    return model.eval()
+
+
 def released_with(
     names: Sequence[str],
     weights_of: Callable[[RT1Config], Iterable[Weight]],
@@ -210,18 +268,14 @@ def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[An
         tensor = state[weight.key]
         if weight.third is not None:
             tensor = tensor.chunk(3)[weight.third]
-        converted = to_torch(_checked(read(weight.name), weight.name), weight.kind, tensor.shape)
+        array = read(weight.name)
+        if (problem := weight_problem(torch.from_numpy(np.array(array)))) is not None:
+            raise ValueError(f"variable {weight.name!r} {problem}; get the file again")
+        converted = to_torch(array, weight.kind, tensor.shape)
         if (problem := weight_problem(converted)) is not None:
             raise ValueError(f"variable {weight.name!r}, converted, {problem}; get the file again")
         with torch.no_grad():
             tensor.copy_(converted)
-
-
-def _checked(array: NDArray[Any], name: str) -> NDArray[Any]:
-    """Return a file's array if it can be a weight; what cannot would become one silently, or infinite."""
-    if (problem := weight_problem(torch.from_numpy(np.array(array)))) is not None:
-        raise ValueError(f"variable {name!r} {problem}; get the file again")
-    return array
 
 
 def grouped(skipped: Sequence[Skipped]) -> dict[str, tuple[str, ...]]:

@@ -7,27 +7,29 @@ the order of :func:`variables`; that order was proven on the released files by e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rt1.errors import BundleError
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.heads import parameter_counts
-from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.weights import outline
+from rt1.model.rt1 import RT1Config
 from rt1.pretrained.layout import (
+    Conversion,
     ConversionReport,
-    Kind,
     Skipped,
     Variable,
     Weight,
+    attention_third,
     block_names,
-    check_shapes,
-    fill,
+    configuration_for,
+    dense,
+    filled_network,
     grouped,
+    keras_norm,
     released_with,
+    renamed,
 )
-from rt1.pretrained.released import Configuration, load_configuration
 from rt1.pretrained.tf_bundle import TensorBundle
 
 Shape = tuple[int, ...]
@@ -55,16 +57,19 @@ OTHER_REASONS = {
 """Why variables outside the network are left out, by how their names start."""
 
 
-def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[RT1, Configuration, ConversionReport]:
-    """Read a checkpoint into a new network.
+def convert_tensorflow(
+    path: Path | str, *, config: str | Path | None = None, action_order: Sequence[str] | None = None
+) -> Conversion:
+    """Read Google's TensorFlow weights.
 
     Args:
-        path: what :class:`rt1.pretrained.tf_bundle.TensorBundle` takes.
-        configuration: name of a released configuration or a JSON file; None takes the released one with these shapes.
+        path: a checkpoint prefix (``.../ckpt-424760``) or a SavedModel folder.
+        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file; None infers it from the shapes.
+        action_order: names of the action's parts in token order, which TensorFlow files do not tell; None keeps the
+            configuration's.
 
     Raises:
-        BundleError: the files cannot be read.
-        ValueError: the variables are not those of the configuration, or of no released one if none is given.
+        ValueError: the files cannot be read (``BundleError``), or do not fit the configuration.
     """
     bundle = TensorBundle(path)
     if not any(key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) for key in bundle.entries):
@@ -73,33 +78,27 @@ def convert(path: Path | str, configuration: str | Path | None = None) -> tuple[
             f"it starts with {sorted(bundle.entries)[:3]}"
         )
     saved_model = any(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
-    if configuration is None:
-        chosen = released_with(
-            RELEASED, network_weights, lambda config: _shapes(bundle, network_keys(config, saved_model=saved_model))
-        )
-    else:
-        chosen = load_configuration(configuration)
-    plan = outline(chosen.model)
-    keys = network_keys(chosen.model, saved_model=saved_model)
+
+    def shapes_of(network: RT1Config) -> dict[str, Shape]:
+        return _shapes(bundle, network_keys(network, saved_model=saved_model))
+
+    configuration = configuration_for(config, action_order, lambda: released_with(RELEASED, network_weights, shapes_of))
+    keys = network_keys(configuration.model, saved_model=saved_model)
     shapes = _shapes(bundle, keys)
-    _refuse_more(bundle, keys, configuration=chosen.name)
-    weights = network_weights(chosen.model)
-    check_shapes(weights, plan, shapes, configuration=chosen.name)
-    model = RT1(chosen.model)
-    fill(model, weights, lambda name: bundle.read(keys[name]))
-    skipped = [
-        variable for variable in variables(chosen.model) if isinstance(variable, Skipped) and variable.name in shapes
-    ]
+    _refuse_more(bundle, keys, configuration=configuration.name)
+    weights = network_weights(configuration.model)
+    model = filled_network(configuration, weights, shapes, lambda name: bundle.read(keys[name]))
+    skipped = [v for v in variables(configuration.model) if isinstance(v, Skipped) and v.name in shapes]
     report = ConversionReport(
         source=bundle.prefix.name,
         format="TensorFlow SavedModel" if saved_model else "TensorFlow checkpoint",
-        configuration=chosen.name,
+        configuration=configuration.name,
         used=tuple(weight.name for weight in weights),
         skipped=grouped([*skipped, *other_variables(bundle, set(keys.values()))]),
         parameters=parameter_counts(model),
         notes=(ORDER_NOTE,) if saved_model else (ORDER_NOTE, CKPT_NOTE),
     )
-    return model.eval(), chosen, report
+    return Conversion(model=model, configuration=configuration, report=report)
 
 
 def variables(config: RT1Config) -> Iterator[Variable]:
@@ -110,16 +109,16 @@ def variables(config: RT1Config) -> Iterator[Variable]:
     yield from _net(config.efficientnet)
     yield from _film(f"{IMAGE}film_layer", "backbone.output_film")
     learner = "_image_tokenizer/_token_learner/"
-    yield from _dense(f"{learner}mlp/_hidden_layer", "token_learner.hidden")
-    yield from _dense(f"{learner}mlp/_output_layer", "token_learner.maps")
+    yield from dense(f"{learner}mlp/_hidden_layer", "token_learner.hidden")
+    yield from dense(f"{learner}mlp/_output_layer", "token_learner.maps")
     yield from _norm(f"{learner}layernorm", "token_learner.norm")
     for index in range(config.transformer.layers):
         yield from _layer(f"{TRANSFORMER}_layers/{index}/", f"transformer.layers.{index}.")
-    yield from _dense(f"{TRANSFORMER}_output_tokens", "transformer.output")
+    yield from dense(f"{TRANSFORMER}_output_tokens", "transformer.output")
     # Dense(one_hot(position)): row p of the kernel is the vector of position p.
     yield Weight(name=f"{TRANSFORMER}_position_emb/kernel", key="transformer.position_LD")
     yield Weight(name=f"{TRANSFORMER}_position_emb/bias", key="transformer.position_bias_D")
-    yield from _dense(f"{TRANSFORMER}_token_emb", "transformer.embed")
+    yield from dense(f"{TRANSFORMER}_token_emb", "transformer.embed")
 
 
 def network_weights(config: RT1Config) -> list[Weight]:
@@ -138,58 +137,42 @@ def _net(config: EfficientNetConfig) -> Iterator[Variable]:
     yield Weight(name=f"{normalisation}/variance", key="pixel_std", kind="pixel_variance")
     yield Skipped(name=f"{normalisation}/count", reason="counter")
     yield Weight(name=f"{layer()}/kernel", key="backbone.stem.weight", kind="conv")
-    yield from _batch_norm(layer(), "backbone.stem_norm")
+    yield from keras_norm(layer(), "backbone.stem_norm")
     for index, _, expands in block_names(config):
         block = f"backbone.blocks.{index}."
         if expands:
             yield Weight(name=f"{layer()}/kernel", key=f"{block}expand.weight", kind="conv")
-            yield from _batch_norm(layer(), f"{block}expand_norm")
+            yield from keras_norm(layer(), f"{block}expand_norm")
         yield Weight(name=f"{layer()}/depthwise_kernel", key=f"{block}depthwise.weight", kind="depthwise")
-        yield from _batch_norm(layer(), f"{block}depthwise_norm")
-        yield from _dense(layer(), f"{block}squeeze.reduce", "dense_1x1")
-        yield from _dense(layer(), f"{block}squeeze.expand", "dense_1x1")
+        yield from keras_norm(layer(), f"{block}depthwise_norm")
+        yield from dense(layer(), f"{block}squeeze.reduce", "dense_1x1")
+        yield from dense(layer(), f"{block}squeeze.expand", "dense_1x1")
         yield Weight(name=f"{layer()}/kernel", key=f"{block}project.weight", kind="conv")
-        yield from _batch_norm(layer(), f"{block}project_norm")
+        yield from keras_norm(layer(), f"{block}project_norm")
         yield from _film(layer(), f"{block}film")
     if config.top_channels is not None:
         yield Weight(name=f"{layer()}/kernel", key="backbone.top.weight", kind="conv")
-        yield from _batch_norm(layer(), "backbone.top_norm")
+        yield from keras_norm(layer(), "backbone.top_norm")
 
 
 def _layer(name: str, key: str) -> Iterator[Weight]:
     yield from _norm(f"{name}layernorm1", f"{key}attention_norm")
-    thirds = {"query": 0, "key": 1, "value": 2}
-    for part in ("key", "output", "query", "value"):
-        dense = f"{name}mha1/_{part}_dense"
-        if part == "output":
-            yield from _dense(dense, f"{key}attention.output", "heads_out")
-            continue
-        stacked = f"{key}attention.query_key_value"
-        yield Weight(name=f"{dense}/kernel", key=f"{stacked}.weight", kind="heads_in", third=thirds[part])
-        yield Weight(name=f"{dense}/bias", key=f"{stacked}.bias", kind="heads_bias", third=thirds[part])
-    yield from _dense(f"{name}ff", f"{key}feed_forward")
+    attention, stacked = f"{name}mha1/_", f"{key}attention.query_key_value"
+    yield from attention_third(f"{attention}key_dense", 1, stacked)
+    yield from dense(f"{attention}output_dense", f"{key}attention.output", "heads_out")
+    yield from attention_third(f"{attention}query_dense", 0, stacked)
+    yield from attention_third(f"{attention}value_dense", 2, stacked)
+    yield from dense(f"{name}ff", f"{key}feed_forward")
     yield from _norm(f"{name}layernorm2", f"{key}feed_forward_norm")
 
 
-def _dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
-    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind)
-    yield Weight(name=f"{name}/bias", key=f"{key}.bias")
-
-
 def _film(name: str, key: str) -> Iterator[Weight]:
-    yield from _dense(f"{name}/_projection_add", f"{key}.add")
-    yield from _dense(f"{name}/_projection_mult", f"{key}.multiply")
+    yield from dense(f"{name}/_projection_add", f"{key}.add")
+    yield from dense(f"{name}/_projection_mult", f"{key}.multiply")
 
 
 def _norm(name: str, key: str) -> Iterator[Weight]:
-    yield Weight(name=f"{name}/gamma", key=f"{key}.weight")
-    yield Weight(name=f"{name}/beta", key=f"{key}.bias")
-
-
-def _batch_norm(name: str, key: str) -> Iterator[Weight]:
-    yield Weight(name=f"{name}/moving_mean", key=f"{key}.running_mean")
-    yield Weight(name=f"{name}/moving_variance", key=f"{key}.running_var")
-    yield from _norm(name, key)
+    return renamed(name, key, {"gamma": "weight", "beta": "bias"})
 
 
 def network_keys(config: RT1Config, *, saved_model: bool) -> dict[str, str]:

@@ -45,11 +45,10 @@ class _Job:
 
 
 class Batcher:
-    """Takes the steps of many robots, one batch at a time, in a worker thread.
+    """Takes the steps of many robots, one batch at a time, in a worker thread. Belongs to one event loop.
 
-    Belongs to one event loop, which stays free meanwhile. A robot has at most one step waiting, so no robot can crowd
-    out another. Waiting for companions is bounded by ``max_wait``, by what one more companion would save, and by how
-    many robots are awake: one alone never waits.
+    A robot has at most one step in the queue, so no robot can crowd out another. A step waits for other robots at most
+    ``max_wait``, at most as long as one more robot would save, and only while other robots are active.
     """
 
     def __init__(
@@ -59,18 +58,13 @@ class Batcher:
         worker: Executor,
         *,
         max_wait: float,
-        saw: Callable[[int, float], None],
+        on_batch: Callable[[int, float], None],
     ) -> None:
-        """Start nothing yet.
+        """Store the policy, whose own episode is not used, and the single-threaded worker that runs its steps.
 
-        Args:
-            policy: takes the steps. Its own episode is not used.
-            capacity: says what a batch costs, and learns from each.
-            worker: its one thread takes the steps.
-            max_wait: seconds that a step waits for companions at most.
-            saw: called with the robots and the seconds of each batch.
+        ``max_wait`` is in seconds. ``on_batch`` is called with the robots and the seconds of each batch.
         """
-        self._policy, self._capacity, self._max_wait, self._saw = policy, capacity, max_wait, saw
+        self._policy, self._capacity, self._max_wait, self._on_batch = policy, capacity, max_wait, on_batch
         self._queue: deque[_Job] = deque()
         self._taking: list[_Job] = []
         self._arrived = asyncio.Event()
@@ -85,17 +79,11 @@ class Batcher:
         *,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> Stepped:
-        """Take one robot's step with others'.
-
-        Args:
-            robot: tells robots apart.
-            state: its episode so far, which stays as it is.
-            image: as for :meth:`rt1.policy.policy.Policy.step`.
-            is_wanted: asked once before the step; False leaves it out.
+        """Take a robot's step in a batch with other robots' steps. The robot's ``state`` does not change.
 
         Raises:
-            GoneError: it was not wanted any more.
-            Exception: whatever the step of this robot alone raises; its companions see nothing of it.
+            GoneError: ``is_wanted`` returned False before the step.
+            Exception: what the step of this robot alone raises. Other robots are not affected.
         """
         job = _Job(state=state, image=image, is_wanted=is_wanted, done=asyncio.get_running_loop().create_future())
         self._last_asked[robot] = job.arrived
@@ -134,7 +122,7 @@ class Batcher:
         while not self._queue:
             self._arrived.clear()
             await self._arrived.wait()
-        await self._wait_for_companions()
+        await self._wait_for_others()
         jobs: list[_Job] = []
         while self._queue and len(jobs) < self._capacity.max_batch:
             job = self._queue.popleft()
@@ -144,28 +132,27 @@ class Batcher:
                 job.done.set_exception(GoneError("the robot has gone"))
         return jobs
 
-    async def _wait_for_companions(self) -> None:
+    async def _wait_for_others(self) -> None:
         wait = min(self._max_wait, self._capacity.saving(len(self._queue)))
         deadline = self._queue[0].arrived + wait
-        most = min(self._capacity.max_batch, self._awake())
+        most = min(self._capacity.max_batch, self._active())
         while len(self._queue) < most and (rest := deadline - time.monotonic()) > 0:
             self._arrived.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(rest):
                     await self._arrived.wait()
 
-    def _awake(self) -> int:
-        """Return how many robots have asked lately, those in the queue among them."""
+    def _active(self) -> int:
         past = time.monotonic() - _ACTIVE_SECONDS
         self._last_asked = {robot: asked for robot, asked in self._last_asked.items() if asked > past}
         return max(len(self._last_asked), len(self._queue))
 
     def _learn(self, robots: int, seconds: float) -> None:
-        self._capacity.saw(robots, seconds)
-        self._saw(robots, seconds)
+        self._capacity.learn(robots, seconds)
+        self._on_batch(robots, seconds)
 
     def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[Stepped | Exception]:
-        """Take the steps of a batch, in the thread; where it fails, each alone, to find out whose fault it is."""
+        """Take the steps of a batch. If the batch fails, take each step alone to find the robot that fails."""
         states = [job.state.copy() for job in jobs]  # if the batch fails, the episodes are as before
         start = time.perf_counter()
         try:
@@ -177,7 +164,7 @@ class Batcher:
         return [self._stepped(*step, seconds) for step in zip(logits_SAV, states, strict=True)]
 
     def _stepped(self, logits_AV: FloatArray, state: EpisodeState, seconds: float) -> Stepped | PolicyError:
-        """Return a robot's step; logits that are not finite are an error of this robot alone."""
+        # Logits that are not finite are an error of this robot alone.
         try:
             _, action = self._policy.action_spec.decode_logits(logits_AV)
         except PolicyError as error:

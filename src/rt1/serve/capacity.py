@@ -24,12 +24,7 @@ class Capacity:
     """
 
     def __init__(self, times: Mapping[int, float], *, max_latency: float) -> None:
-        """Take measured times.
-
-        Args:
-            times: robots in a batch to seconds; it must hold 1.
-            max_latency: seconds that a request may take.
-        """
+        """Store measured times, batch size to seconds with an entry for 1, and the seconds a request may take."""
         assert 1 in times
         self._sizes = sorted(times)
         self._times = np.maximum.accumulate([times[size] for size in self._sizes])  # against noise
@@ -41,8 +36,8 @@ class Capacity:
         """Robots in the largest batch measured."""
         return self._sizes[-1]
 
-    def saw(self, robots: int, seconds: float) -> None:
-        """Learn from a batch how fast the machine is now."""
+    def learn(self, robots: int, seconds: float) -> None:
+        """Update the current speed of the machine from a measured batch."""
         self._slowdowns.append(seconds / self._measured(robots))
 
     def seconds(self, robots: int) -> float:

@@ -81,7 +81,7 @@ class Client:
             ClientError: the server cannot be reached.
         """
         if self._instruction is None:
-            raise ClientError("there is no episode to go on with; call reset(instruction)")
+            raise ClientError("there is no episode to continue; call reset(instruction)")
         self.close()
         self.reset(self._instruction)
         _LOG.warning("connected to %s again: a new episode, without the images before", self.url)
@@ -97,7 +97,7 @@ class Client:
 
         Raises:
             LateReplyError: no reply within the timeout.
-            ClientError: any other failure. After either, :meth:`reconnect` or :meth:`reset` goes on.
+            ClientError: any other failure. After either, call :meth:`reconnect` or :meth:`reset`.
         """
         return self._action_spec.to_dict(self.act_vector(image))
 
@@ -106,10 +106,10 @@ class Client:
         if self._instruction is None:
             raise ClientError("act() was called before reset(); call reset(instruction) at the start of an episode")
         actions = self._request({"image": image}).get("actions")
-        wanted = (1, self._action_spec.size)
-        if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != wanted:
+        shape = (1, self._action_spec.size)
+        if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
             self._drop()
-            raise ClientError(f"{self.url} answered without actions of shape {wanted}; is it an RT-1 server?")
+            raise ClientError(f"{self.url} answered without actions of shape {shape}; is it an RT-1 server?")
         return actions[0].copy()
 
     def close(self) -> None:
@@ -147,9 +147,6 @@ class Client:
             raise ClientError(f"{self.url} is not an address; give ws://host:port or wss://host:port") from error
         except (OSError, WebSocketException) as error:
             raise ClientError(f"{self.url} cannot be reached: {error}; is the server running?") from error
-        self._greet()
-
-    def _greet(self) -> None:
         self.metadata = self._exchange(None)
         try:
             self._action_spec = ActionSpec.from_json(self.metadata["action_spec"])
@@ -196,11 +193,11 @@ class Client:
         return value
 
     def _lost(self, connection: ClientConnection, error: Exception) -> str:
-        """Close the connection and say why it was lost."""
-        late = _last_words(connection) if isinstance(error, ConnectionClosed) else None
+        """Close the connection and return why it was lost."""
+        reason = _refusal(connection) if isinstance(error, ConnectionClosed) else None
         self._drop()
-        if late is not None:
-            return f"{self.url} refused: {late}"
+        if reason is not None:
+            return f"{self.url} refused: {reason}"
         if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code == _TOO_LARGE:
             return f"{self.url} refused: the message is larger than it takes; send JPEG bytes or a smaller image"
         return f"the connection to {self.url} is lost: {error}; call reconnect() for a new episode"
@@ -214,11 +211,11 @@ class Client:
             connection.close()
 
 
-def _last_words(connection: ClientConnection) -> str | None:
+def _refusal(connection: ClientConnection) -> str | None:
     """Return the error that the server sent before it closed while we were still sending."""
     with suppress(ConnectionClosed, TimeoutError):
-        words = connection.recv(timeout=0)
-        return words if isinstance(words, str) else None
+        message = connection.recv(timeout=0)
+        return message if isinstance(message, str) else None
     return None
 
 

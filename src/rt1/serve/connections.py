@@ -30,9 +30,8 @@ _LOG = logging.getLogger(__name__)
 class Connection(ServerConnection):
     """A connection that knows how many bytes it holds and when its last request came."""
 
-    def __init__(self, connections: Connections, *args: Any, **choices: Any) -> None:  # noqa: ANN401 (websockets')
-        """Take the server's connections; the rest is as for the base class."""
-        super().__init__(*args, **choices)
+    def __init__(self, connections: Connections, *args: Any, **options: Any) -> None:  # noqa: ANN401 (websockets')
+        super().__init__(*args, **options)
         self.is_busy = False
         """Whether a request is under way."""
         self._connections = connections
@@ -115,12 +114,7 @@ class Connections:
     """All connections of one server; belongs to its event loop."""
 
     def __init__(self, *, max_sessions: int, max_bytes: float) -> None:
-        """Start empty.
-
-        Args:
-            max_sessions: sessions at a time.
-            max_bytes: bytes that all connections may hold together.
-        """
+        """Start empty, with limits on the sessions and on the bytes that all connections hold together."""
         self._max_sessions, self._max_bytes = max_sessions, max_bytes
         self._handshakes: dict[Connection, None] = {}
         self._sessions: dict[Connection, None] = {}

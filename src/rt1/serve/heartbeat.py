@@ -10,7 +10,7 @@ PERIOD = 0.01
 
 
 async def beat(late: Callable[[float], None]) -> None:
-    """Call a function at a fixed rate with the seconds that the loop was late for it, until cancelled.
+    """Call a function at a fixed rate with the seconds that the loop was late, until canceled.
 
     A beat that was missed counts as one that came late, so a long stall counts for its length.
     """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -145,13 +146,10 @@ def _from_plain(value: Any) -> Any:  # noqa: ANN401
         return _array(value)
     if b"__npgeneric__" in value:
         return _scalar(value)
-    return {_checked_key(key): _from_plain(entry) for key, entry in value.items()}
-
-
-def _checked_key(key: Any) -> str:  # noqa: ANN401
-    if not isinstance(key, str):
-        raise ProtocolError(f"a message has the key {shown(key)}; keys must be strings")
-    return key
+    for key in value:
+        if not isinstance(key, str):
+            raise ProtocolError(f"a message has the key {shown(key)}; keys must be strings")
+    return {key: _from_plain(entry) for key, entry in value.items()}
 
 
 def _array(value: dict[Any, Any]) -> NDArray[Any]:
@@ -196,13 +194,9 @@ def _scalar(value: dict[Any, Any]) -> Any:  # noqa: ANN401 (a numpy scalar of an
 
 
 def _check_dtype(name: Any) -> str:  # noqa: ANN401
-    """Return the name of a dtype of bool, integers or floats; any other could hold objects or has no one meaning."""
-    good = isinstance(name, str) and _DTYPE.fullmatch(name) is not None
-    if good:
-        try:
+    """Return the name of a dtype of bool, integers or floats. Other dtypes could hold objects."""
+    with suppress(TypeError):
+        if isinstance(name, str) and _DTYPE.fullmatch(name) is not None:
             np.dtype(name)
-        except TypeError:
-            good = False
-    if not good:
-        raise ProtocolError(f"an array has dtype {shown(name)}; it must be of bool, integers or floats")
-    return str(name)
+            return name
+    raise ProtocolError(f"an array has dtype {shown(name)}; it must be of bool, integers or floats")

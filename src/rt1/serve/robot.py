@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 
@@ -19,11 +18,7 @@ class Rate:
     """A fixed rate on the monotonic clock. After a late tick the next one is a whole period later: never a burst."""
 
     def __init__(self, hertz: float) -> None:
-        """Start; the first tick is now.
-
-        Args:
-            hertz: ticks per second, above 0.
-        """
+        """Start with the first tick now. ``hertz`` is ticks per second, above 0."""
         if not 0 < hertz < math.inf:
             raise ValueError(f"the rate is {hertz} Hz; it must be above 0 and finite")
         self.period = 1.0 / hertz
@@ -82,9 +77,8 @@ class ActionLimits:
 class Watchdog:
     """Stops a robot whose next action does not come in time.
 
-    Every action goes through :meth:`command`. When the next one is late, a thread calls ``stop`` once, also while the
-    control loop hangs in a call, and every action after that is refused until :meth:`start`: an action never follows a
-    stop unnoticed. Both run under one lock, so a stop never mixes with a command.
+    Every action goes through :meth:`command`. When the next one is late, a thread calls ``stop`` once, even while the
+    control loop hangs in a call. Every action after that is refused until :meth:`start`. One lock covers both.
     """
 
     def __init__(self, command: Callable[[FloatArray], None], stop: Callable[[], None], *, seconds: float) -> None:
@@ -117,7 +111,7 @@ class Watchdog:
         """
         with self._changed:
             if not self._thread.is_alive():
-                raise StoppedError("nothing watches over the robot any more; make a new watchdog")
+                raise StoppedError("the watchdog has ended; make a new watchdog")
             self._stopped = False
             self._rearm()
 
@@ -131,7 +125,7 @@ class Watchdog:
             if self._stopped or time.monotonic() >= self._deadline:
                 raise StoppedError(
                     f"the action came more than {self._seconds:g} s after the last one and was not carried out; call "
-                    "start() to go on"
+                    "start() to continue"
                 )
             self._command(action)
             self._rearm()
@@ -152,9 +146,7 @@ class Watchdog:
     def __enter__(self) -> Watchdog:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _rearm(self) -> None:

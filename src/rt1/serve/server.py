@@ -79,8 +79,8 @@ class PolicyServer:
         certificate = settings.certificate
         self._tls = None if certificate is None else server_context(certificate, settings.private_key)
         self._window = policy.model.config.window
-        own = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
-        self._metadata = protocol.encode({**(metadata or {}), **own})
+        facts = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
+        self._metadata = protocol.encode({**(metadata or {}), **facts})
         self._connections = Connections(max_sessions=settings.max_sessions, max_bytes=settings.max_memory_mb * 1e6)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rt1-read")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="rt1-start")
@@ -91,13 +91,11 @@ class PolicyServer:
         self._stopping = False
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
-        """Measure the network, serve until ``stop`` is set, finish the requests under way, close all connections.
+        """Measure the network, serve until ``stop`` is set, finish open requests, close all connections.
 
-        Args:
-            stop: the order to stop.
-            ready: called with the port once connections are taken.
+        ``ready`` is called with the port once the server accepts connections.
         """
-        await self._get_ready()
+        await self._measure()
         server = await self._open()
         for listener in server.sockets:
             with listener.dup() as socket_:
@@ -154,17 +152,14 @@ class PolicyServer:
         """How long the network takes now for one robot's step; known once it serves."""
         return self._capacity.seconds(1)
 
-    async def _get_ready(self) -> None:
-        """Measure what the machine carries, which also makes the first robot's first step as fast as the others."""
+    async def _measure(self) -> None:
+        """Measure the capacity, which also warms up the network for the first robot."""
         settings, policy = self.settings, self._policy
-
-        def measure() -> dict[int, float]:
-            return measured_times(policy, max_batch=settings.max_batch, max_latency=settings.max_latency)
-
+        measure = partial(measured_times, policy, max_batch=settings.max_batch, max_latency=settings.max_latency)
         times = await asyncio.get_running_loop().run_in_executor(self._worker, measure)
         self._capacity = Capacity(times, max_latency=settings.max_latency)
         self._batcher = Batcher(
-            policy, self._capacity, self._worker, max_wait=settings.batch_wait, saw=self.counters.stepped
+            policy, self._capacity, self._worker, max_wait=settings.batch_wait, on_batch=self.counters.stepped
         )
 
     async def _shut_down(self, server: Server) -> None:
@@ -181,12 +176,12 @@ class PolicyServer:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _shake_hands(self, connection: ServerConnection, request: Request) -> Response | None:
-        async with self._shaking_hands:  # one at a time, so that a crowd at the door does not hold up the event loop
+        async with self._shaking_hands:  # one at a time, so that many new connections do not block the event loop
             await asyncio.sleep(0)
             return self._screen(connection, request)
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
-        """Answer plain HTTP, and refuse who has no key or comes when the house is full; None lets a client in."""
+        """Return the response to plain HTTP, or to a client that is refused. None accepts the client."""
         if request.path == "/healthz":
             return connection.respond(200, "OK\n")
         for name in ("Host", "Authorization"):
@@ -230,7 +225,7 @@ class PolicyServer:
 
     async def _serve_session(self, connection: ServerConnection) -> None:
         assert isinstance(connection, Connection)
-        # Asked again: others may have come in between, while this one shook hands.
+        # Asked again: other clients may have connected during this handshake.
         if (refusal := self._refusal()) is not None:
             with suppress(ConnectionClosed):
                 await _refuse(connection, refusal, _TRY_LATER)
@@ -241,7 +236,7 @@ class PolicyServer:
             await connection.send(self._metadata)
             await self._converse(connection, Session(self._start, self._policy.prepare, window=self._window))
         except (ConnectionClosed, GoneError):
-            pass  # the robot has gone, whatever the server was doing for it
+            pass  # the client has disconnected
         finally:
             self._connections.remove(connection)
 
@@ -292,28 +287,12 @@ class PolicyServer:
         return protocol.encode({**actions, "server_timing": timing})
 
     async def _read(self, session: Session, message: str | bytes) -> Turn:
-        """Read a request: in a thread what may take long, the rest at once, for a thread costs a robot more time."""
         if isinstance(message, str):
             raise ProtocolError("a text message came; an observation is a binary msgpack message")
-
-        loop = asyncio.get_running_loop()
-        is_short = len(message) <= _SHORT
-        observation = (
-            protocol.decode(message)
-            if is_short
-            else await loop.run_in_executor(self._readers, protocol.decode, message)
-        )
-        reader = self._reader(session.effort(observation))
-        return (
-            session.read(observation)
-            if reader is None
-            else await loop.run_in_executor(reader, session.read, observation)
-        )
-
-    def _reader(self, effort: Effort) -> Executor | None:
-        """Return the threads for a request. Each kind waits for its own kind only: no robot waits for large images."""
+        observation = await _call(None if len(message) <= _SHORT else self._readers, protocol.decode, message)
+        # Each kind waits for its own kind only: no robot waits for large images.
         readers = {Effort.SMALL: self._readers, Effort.START: self._starter, Effort.LARGE: self._large_reader}
-        return readers.get(effort)
+        return await _call(readers.get(session.effort(observation)), session.read, observation)
 
     def _start(self, instruction: Instruction) -> EpisodeState:
         """Start an episode; text encoders are not made for several threads."""
@@ -321,8 +300,15 @@ class PolicyServer:
             return self._policy.start(instruction)
 
 
+async def _call(executor: Executor | None, function: Callable[[Any], Any], argument: Any) -> Any:  # noqa: ANN401
+    """Return the function's result, computed in a thread or, where a thread would cost more time, at once."""
+    if executor is None:
+        return function(argument)
+    return await asyncio.get_running_loop().run_in_executor(executor, function, argument)
+
+
 async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERNAL_ERROR) -> None:
-    """Say what is wrong as the protocol wants it: a text message, then the end of the connection."""
+    """Send the reason as the protocol requires: a text message, then the close of the connection."""
     await connection.send(reason)
     await connection.close(code)
 
@@ -332,7 +318,7 @@ def _is_of_request(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """Return one line for the robot; what is no fault of the request stands in the server's log, too."""
+    """Return one line for the robot. An error that the request did not cause is logged, too."""
     if not _is_of_request(error):
         _LOG.error("a request failed", exc_info=error)
     if isinstance(error, ValueError):
@@ -341,18 +327,10 @@ def _reason(error: Exception) -> str:
 
 
 def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or SIGINT; for the main thread of a process.
-
-    Args:
-        server: what to serve.
-        ready: called with the port once connections are taken.
-
-    Raises:
-        OSError: the address is taken or not this machine's.
-    """
+    """Serve until SIGTERM or SIGINT, in the main thread of a process. An address that is taken raises ``OSError``."""
 
     async def run() -> None:
-        gc.freeze()  # the network's many objects stay; looking through them again and again takes 10 ms each time
+        gc.freeze()  # the network's many objects stay; each collection would take 10 ms to scan them
         sys.setswitchinterval(_SWITCH_SECONDS)
         await server.run(stop_on_signals(), ready)
 

@@ -59,13 +59,7 @@ class Session:
         *,
         window: int,
     ) -> None:
-        """Start without an episode.
-
-        Args:
-            start: makes the state of a new episode, or refuses its instruction with ``ValueError``.
-            prepare: brings a large image to what the network sees of it.
-            window: images that the network looks at.
-        """
+        """Start without an episode. ``start`` refuses an instruction with ``ValueError``."""
         self._start, self._prepare, self._window = start, prepare, window
         self._state: EpisodeState | None = None
         self._instruction: Instruction | None = None
@@ -76,19 +70,19 @@ class Session:
         Args:
             observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or uint8 RGB (H, W, 3). Stacked images
                 (T, H, W, 3), oldest first, are an episode of their own that leaves this session's episode alone.
-                ``instruction`` (or ``prompt``): sentence or float (E,) text embedding; once given it holds on, and
-                another one starts a new episode. ``reset``: True starts a new episode. Other keys are not read: a
-                session is a connection, whatever name a robot gives itself.
+                ``instruction`` (or ``prompt``): sentence or float (E,) text embedding. It is kept for later
+                observations, and a different one starts a new episode. ``reset``: True starts a new episode. Other keys
+                are ignored.
 
         Raises:
-            ObservationError: something is missing or wrong; the episode is as it was.
+            ObservationError: a key is missing or wrong. The episode does not change.
         """
         if not isinstance(observation, dict):
             raise ObservationError(f"the observation is a {type(observation).__name__}; it must be a map")
-        given, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
+        new_instruction, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
             raise ObservationError(f"reset is {shown(reset)}; it must be true or false")
-        instruction = self._instruction if given is None else _checked_instruction(given)
+        instruction = self._instruction if new_instruction is None else _checked_instruction(new_instruction)
         if instruction is None:
             raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
         image = _one_of(observation, _IMAGE_KEYS)
@@ -109,12 +103,12 @@ class Session:
             return Effort.NONE
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
         starts = self._instruction is None or observation.get("reset", False) is not False
-        goes_on = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
+        continues = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
         if isinstance(image, bytes) and _work(image) > SMALL_WORK:
             return Effort.LARGE
         if isinstance(image, np.ndarray) and (image.ndim != 3 or _is_large(image)):
             return Effort.LARGE
-        if starts or not goes_on:
+        if starts or not continues:
             return Effort.START
         return Effort.SMALL if isinstance(image, bytes) else Effort.NONE
 
@@ -159,7 +153,13 @@ def _same(one: Instruction, other: Instruction) -> bool:
 
 def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
     if isinstance(image, bytes):
-        return _decoded(image)
+        try:
+            return decode_image(image)
+        except DataError as error:
+            reason = str(error).rpartition("; ")[0]
+            raise ObservationError(
+                f"the image does not decode: {reason}; send a whole JPEG or PNG, or a uint8 array"
+            ) from error
     if not isinstance(image, np.ndarray):
         raise ObservationError(f"the image is a {type(image).__name__}; send JPEG bytes or a uint8 array")
     good = image.dtype == np.uint8 and image.ndim in (3, 4) and image.shape[-1] == 3 and image.size > 0
@@ -167,18 +167,10 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
         raise ObservationError(
             f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3)"
         )
-    _check_pixels(image.shape[-3], image.shape[-2])
+    height, width = image.shape[-3:-1]
+    if height * width > MAX_PIXELS:
+        raise ObservationError(f"the image is {height}x{width}; it may have {MAX_PIXELS} pixels; send a smaller one")
     return image
-
-
-def _decoded(data: bytes) -> NDArray[np.uint8]:
-    try:
-        return decode_image(data)
-    except DataError as error:
-        reason = str(error).rpartition("; ")[0]
-        raise ObservationError(
-            f"the image does not decode: {reason}; send a whole JPEG or PNG, or a uint8 array"
-        ) from error
 
 
 def _work(data: bytes) -> int:
@@ -190,8 +182,3 @@ def _work(data: bytes) -> int:
 
 def _is_large(image: NDArray[Any]) -> bool:
     return image.shape[0] * image.shape[1] > LARGE_PIXELS
-
-
-def _check_pixels(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise ObservationError(f"the image is {height}x{width}; it may have {MAX_PIXELS} pixels; send a smaller one")
