@@ -22,6 +22,10 @@ _WIDE = "9999"
 """Columns of a page on which no message takes more than one line."""
 _IN_WORDS = (
     (r"Error parsing (-\S+): (is .+)", r"\1 \2"),  # our own rules, see _plain_value
+    (
+        r"Error parsing (-\S+): no type matching \{None\}\|INT could .* from \[(.+)\]\.",
+        rf"\1 is \2; it must be a whole number in -{LARGEST}..{LARGEST}",
+    ),
     (r"Error parsing (-\S+): no type matching \{None\}\|(.+) could .* from \[(.+)\]\.", r"\1 is \3; give a \2"),
     (r"Error parsing (-\S+): no type matching (.+) could .* from \[(.+)\]\.", r"\1 is \3; it must be one of \2"),
     (r"Error parsing (-\S+): Could not find valid parse for arguments: (.+)", r"\1 cannot be \2"),
@@ -135,7 +139,8 @@ def _in_one_line(page: str, program: str, known: Collection[str]) -> str:
         return f"{program} needs {', '.join(names)}; {program} --help explains it"
     words = " ".join(row.strip() for row in rows[:end]) or " ".join(page.split())
     if found := re.fullmatch(r"Error parsing ([^-]\S*): (.+)", words):  # a rule of the dataclass at this path
-        return as_typed(found[2], known, path=found[1])
+        path, message = found.groups()
+        return f"{path} {message}" if message.startswith("is ") else as_typed(message, known, path=path)
     for theirs, ours in _IN_WORDS:
         if found := re.fullmatch(theirs, words):
             return found.expand(ours)
