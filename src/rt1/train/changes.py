@@ -27,12 +27,15 @@ HARMLESS = {
 }
 """Settings that only decide how often, how fast and where a run works: the losses stay the same but for rounding."""
 
+_LONGEST = 400
+"""Characters that are shown of a difference; a damaged file may hold names and values of any length."""
+
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``name: value then, value now`` for all that differs and is not harmless."""
     plain_old, plain_new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
     texts = _differences(plain_old, plain_new, "")
-    return [" ".join(text.splitlines()) for text in texts if text.split(":")[0] not in HARMLESS]
+    return [f"{' '.join(text.splitlines()):.{_LONGEST}}" for text in texts if text.split(":")[0] not in HARMLESS]
 
 
 def _differences(old: object, new: object, name: str) -> list[str]:
