@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -11,7 +10,9 @@ from rt1.serve.client import Client, ClientError
 from rt1.serve.robot import ActionLimits, Rate, StoppedError, Watchdog
 
 
-class YourRobot:  # three functions of your own
+class YourRobot:
+    """Three functions of your own."""
+
     def image(self) -> np.ndarray:
         return np.zeros((256, 320, 3), np.uint8)  # RGB
 
@@ -40,10 +41,9 @@ def drive(client: Client, robot: YourRobot, limits: ActionLimits, steps: int) ->
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--url", default="ws://127.0.0.1:8000")
-parser.add_argument("--instruction", default="open the drawer")
-parser.add_argument("--steps", type=int, default=100)
-parser.add_argument("--dry-run", type=Path, help="data set whose first episode is replayed; needs all of rt1")
+for option, default in (("--url", "ws://127.0.0.1:8000"), ("--instruction", "open the drawer"), ("--steps", 100)):
+    parser.add_argument(option, type=type(default), default=default)
+parser.add_argument("--dry-run", help="data set whose first episode is replayed; needs all of rt1")
 choices = parser.parse_args()
 try:
     with Client(choices.url, timeout=2.0) as client:
@@ -54,6 +54,6 @@ try:
         else:
             from rt1.report.dry_run import replay  # nothing moves; look at the page that it writes
 
-            print("see", replay(client, choices.dry_run, limits, page=Path("dry_run.html")))
+            print("see", replay(client, choices.dry_run, limits, page="dry_run.html"))
 except ClientError as error:
     parser.exit(1, f"{error}\n")

@@ -22,3 +22,8 @@ def test_where_nothing_is_known_it_says_none() -> None:
 
 def test_a_known_name_gives_its_value() -> None:
     assert lookup("preset", "demo", {"demo": 2}) == 2
+
+
+def test_a_very_long_name_is_cut() -> None:
+    assert "x ..." in unknown_name("task", "x" * 100_000, ["reach"])
+    assert len(unknown_name("task", "x" * 100_000, ["reach"])) < 300

@@ -113,6 +113,7 @@ def _rule(event: _errors.ParseErrorEvent, argument: ArgumentDefinition, message:
     if message.startswith("is "):  # our own rules, see _plain_value
         return message
     first, form = message.partition("\n")[0], (argument.lowered.metavar or "").removeprefix("{None}|")
+    form = f"a whole number in -{LARGEST}..{LARGEST}" if form == "INT" else form
     return f"is {first[first.find('[') + 1 : first.rfind(']')]}; it must be {'one of ' * ('|' in form)}{form}"
 
 

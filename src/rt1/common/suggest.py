@@ -9,6 +9,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LONG = 12
+_LONGEST = 200
+"""Characters of a name that are shown; one out of a damaged file may have any number."""
 
 
 def printable(text: str) -> str:
@@ -26,7 +28,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     >>> unknown_name("task", "faucet-opne", ["faucet-open", "reach"])
     "unknown task 'faucet-opne'; did you mean 'faucet-open'? Known: faucet-open, reach"
     """
-    known = sorted(known)
+    known, name = sorted(known), name if len(name) <= _LONGEST else f"{name[:_LONGEST]} ..."
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     if close and len(known) > _LONG:

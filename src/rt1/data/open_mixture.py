@@ -11,7 +11,6 @@ where ``cut(lengths, episodes)`` makes the windows or the clips of :mod:`rt1.dat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionPart, ActionSpec, Continuous, FloatArray
 from rt1.common.border import reading
-from rt1.common.json_config import from_json
+from rt1.common.json_config import LARGEST, from_json
 from rt1.common.json_files import read_object
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.pipeline.mixture import Mixture, Part, mixed
@@ -194,6 +193,8 @@ def _described(words: Sequence[str | Path], options: DataOptions) -> MixtureFile
 def _of_word(word: str, options: DataOptions) -> MixturePart:
     folder, equals, weight = word.rpartition("=")
     own = {f.name: getattr(options, f.name) for f in fields(options)}
+    if not word or (equals and not folder):
+        raise DataError(f"data is {word!r}, which names no folder; give FOLDER or FOLDER=WEIGHT")
     if not equals or Path(word).exists():
         return MixturePart(data=word, **own)
     try:
@@ -228,8 +229,10 @@ def _weights(parts: Sequence[MixturePart]) -> list[float]:
         raise DataError(f"{', '.join(without)} has no weight and others have; give every data set one: FOLDER=WEIGHT")
     weights = [1.0 if weight is None else weight for weight in known]
     for part, weight in zip(parts, weights, strict=True):
-        if not 0.0 < weight < math.inf:
-            raise DataError(f"the weight of {part.data} is {weight}; it must be a number above 0, or leave it out")
+        if not 0.0 < weight <= LARGEST:
+            raise DataError(
+                f"the weight of {part.data} is {weight}; it must be above 0 and at most {LARGEST}; or leave it out"
+            )
     return weights
 
 

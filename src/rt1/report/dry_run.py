@@ -44,10 +44,10 @@ class DryRun:
 
 def replay(
     client: Client,
-    folder: Path,
+    folder: Path | str,
     limits: ActionLimits,
     *,
-    page: Path,
+    page: Path | str,
     episodes: Sequence[int] = (0,),
     options: DataOptions | None = None,
 ) -> Path:
@@ -57,12 +57,12 @@ def replay(
     are those of :func:`rt1.data.open_data.open_data`, :func:`dry_run` and :func:`write_dry_run`, and ``ValueError`` for
     the number of an episode that is not there.
     """
-    source = open_data(folder, options or DataOptions())
+    source = open_data(Path(folder), options or DataOptions())
     if episodes and not 0 <= min(episodes) <= max(episodes) < len(source.lengths):
         raise ValueError(
             f"episodes are {tuple(episodes)}; {folder} has 0..{len(source.lengths) - 1}; give some of these"
         )
-    return write_dry_run([dry_run(client, source, episode, limits) for episode in episodes], page)
+    return write_dry_run([dry_run(client, source, episode, limits) for episode in episodes], Path(page))
 
 
 def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionLimits) -> DryRun:

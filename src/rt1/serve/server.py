@@ -131,6 +131,12 @@ class PolicyServer:
             raise OSError(
                 f"host is {settings.host!r}, which is not found ({error}); give an address or a name"
             ) from error
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise OSError(
+                f"host is {settings.host!r} with port {settings.port}: {reason}; give an address of this machine and a "
+                "free port, or 0"
+            ) from error
 
     @property
     def waiting(self) -> int:

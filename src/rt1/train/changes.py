@@ -27,6 +27,9 @@ HARMLESS = {
 }
 """Settings that only decide how often, how fast and where a run works: the losses stay the same but for rounding."""
 
+_LONGEST = 400
+"""Characters that are shown of a difference; a damaged file may hold names and values of any length."""
+
 
 RENAMED = {"clip": "windows_per_clip"}
 """Setting of an earlier version -> its name."""
@@ -37,7 +40,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     plain_old, plain_new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
     plain_old = {RENAMED.get(name, name): value for name, value in plain_old.items()}
     texts = _differences(plain_old, plain_new, "")
-    return [" ".join(text.splitlines()) for text in texts if text.split(":")[0] not in HARMLESS]
+    return [f"{' '.join(text.splitlines()):.{_LONGEST}}" for text in texts if text.split(":")[0] not in HARMLESS]
 
 
 def _differences(old: object, new: object, name: str) -> list[str]:
