@@ -1,4 +1,4 @@
-"""Episodes stored as plain arrays: what the adapters for npz, HDF5 and Hugging Face data sets share."""
+"""Episodes stored as plain arrays: shared code of the readers of npz, HDF5 and Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayLayout:
-    """Which array of an episode holds what; rows are steps."""
+    """Keys of an episode's arrays; rows are steps."""
 
     image_key: str = "image"
     """uint8 RGB images (S, H, W, 3)."""
     action_key: str = "action"
     """Actions (S, A), numbers."""
     instruction_key: str | None = None
-    """Instruction, one for the episode or one a step, of which the first is taken; None where there is none."""
+    """Instruction: one for the episode, or one per step, of which the first is used. None: see ``instruction``."""
     instruction: str = ""
-    """Sentence of every episode where there is no ``instruction_key``."""
+    """Sentence of every episode, instead of ``instruction_key``."""
     embedding_key: str | None = None
-    """Text embedding (E,), or (S, E), of which the first is taken; None where there is none."""
+    """Text embedding (E,), or (S, E), of which the first is used; None: no embeddings."""
     channels_first: bool = False
     """Whether the images are (S, 3, H, W)."""
     action_leads_here: bool = False
-    """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it, the first being
-    a dummy: the image of a row then goes with the action of the next row, and the last image is left out."""
+    """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it. An image is
+    then paired with the action of the next row; the first action and the last image are dropped."""
 
     def __post_init__(self) -> None:
         if (self.instruction_key is None) == (not self.instruction.strip()):
@@ -57,31 +57,23 @@ class EpisodeArrays:
     """One episode without its images."""
 
     where: str
-    """File and place, for errors."""
+    """File and group or row, for errors."""
     steps: int
     """Number of images."""
     actions: NDArray[Any]
     """(S, A) or (S,)."""
     instruction: str
-    """The sentence."""
     embedding: NDArray[Any] | None
     """(E,) or (S, E)."""
 
 
 class ArraySource(ABC):
-    """Episodes whose images are read by a subclass; an :class:`~rt1.data.sources.base.EpisodeSource`.
-
-    Actions, instructions and text embeddings are held in memory, images are not.
-    """
+    """Base of an :class:`~rt1.data.sources.base.EpisodeSource` that holds everything but the images in memory."""
 
     def __init__(
         self, episodes: Sequence[EpisodeArrays], layout: ArrayLayout, *, name: str, action_spec: ActionSpec | None
     ) -> None:
-        """Check the episodes and keep their actions.
-
-        Raises:
-            DataError: no episode, one that cannot be used, actions of several widths or not those of ``action_spec``.
-        """
+        """Check the episodes. Unusable ones, or actions that do not fit ``action_spec``, raise :class:`DataError`."""
         if not episodes:
             raise DataError(f"{name} holds no episode; point to the folder or data set that holds them")
         self.name = name
@@ -93,7 +85,10 @@ class ArraySource(ABC):
         self.action_spec = action_spec or _spec_of(self._actions, layout.action_key)
         self.lengths: NDArray[np.int64] = np.array([len(actions) for actions in self._actions], dtype=np.int64)
         self._where = [episode.where for episode in episodes]
-        self._instructions = [_checked_instruction(episode) for episode in episodes]
+        for episode in episodes:
+            if not episode.instruction.strip():
+                raise DataError(f"{episode.where}: the instruction is empty; store the sentence, or leave it out")
+        self._instructions = [episode.instruction for episode in episodes]
         self._embeddings = [_checked_embedding(episode) for episode in episodes]
 
     def instruction(self, episode: int) -> str:
@@ -106,7 +101,7 @@ class ArraySource(ABC):
         return None if embedding is None else embedding.copy()
 
     def task(self, episode: int) -> str:
-        """Return an empty string: these sets have no names of tasks."""
+        """Return an empty string: these data sets have no task names."""
         check_steps(self, episode)
         return ""
 
@@ -120,16 +115,16 @@ class ArraySource(ABC):
             return self._read_images(episode, start, stop) if start < stop else []
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the images as PNG bytes, made on the spot; :meth:`images` saves that work."""
+        """Return the images encoded as PNG; :meth:`images` is faster."""
         return [encode_png(image) for image in self.images(episode, start, stop)]
 
     @abstractmethod
     def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        """Return the images of at least one step."""
+        """Return the images of one step or more."""
 
 
 def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:
-    """Return the number of images in an array of this shape; one that holds none raises ``DataError``."""
+    """Return the number of images in an array of this shape; an array of anything else raises ``DataError``."""
     expected = "uint8 (S, 3, H, W)" if layout.channels_first else "uint8 (S, H, W, 3)"
     channel = 1 if layout.channels_first else 3
     if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3 or 0 in shape[1:]:
@@ -139,39 +134,31 @@ def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: 
 
 
 def unstack(images: NDArray[Any], layout: ArrayLayout) -> list[Image]:
-    """Return an array of images, in the order of the layout, as separate uint8 RGB (H, W, 3) images."""
+    """Return an array of images as separate uint8 RGB (H, W, 3) images."""
     if layout.channels_first:
         images = images.transpose(0, 2, 3, 1)
     return list(np.ascontiguousarray(images, dtype=np.uint8))
 
 
 def text_of(value: object) -> str:
-    """Return a stored sentence: a string, bytes, or an array of them of which the first is taken.
-
-    Raises:
-        ValueError: something else, or no Unicode.
-    """
+    """Return a stored sentence: a string, bytes, or the first of an array; anything else raises ``ValueError``."""
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size else ""
     text = value.decode("utf-8") if isinstance(value, bytes) else value
     if not isinstance(text, str):
         raise ValueError(f"the instruction is {type(value).__name__}, must be text")
-    text.encode("utf-8")  # h5py stands half characters in for what is no UTF-8
+    text.encode("utf-8")  # h5py returns lone surrogates for bytes that are not UTF-8
     return str(text)
 
 
 def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
-    """Return the files of a folder with one of these endings, numbers in names counted (2 before 10).
-
-    Raises:
-        DataError: no such folder, or none such in it.
-    """
+    """Return the files of a folder with one of these endings in natural order; no such file raises ``DataError``."""
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; point to the folder that holds the episodes")
-    found = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]
-    if not found:
+    files = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]
+    if not files:
         raise DataError(f"{path} has no file ending in {' or '.join(endings)}; point to the folder of the episodes")
-    return sorted(found, key=lambda file: natural_order(file.name))
+    return sorted(files, key=lambda file: natural_order(file.name))
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
@@ -201,12 +188,6 @@ def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
     return values
 
 
-def _checked_instruction(episode: EpisodeArrays) -> str:
-    if not episode.instruction.strip():
-        raise DataError(f"{episode.where}: the instruction is empty; store the sentence, or leave the episode out")
-    return episode.instruction
-
-
 def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
     if episode.embedding is None:
         return None
@@ -216,8 +197,8 @@ def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
         with np.errstate(over="ignore", invalid="ignore"):  # refused here
             embedding = embedding.astype(np.float32)
     if embedding.dtype != np.float32 or embedding.ndim != 1 or not np.isfinite(embedding).all():
-        found = f"{stored.dtype} {stored.shape}"
-        raise DataError(f"{episode.where}: the text embedding is {found}; it must be finite floats (E,) or (S, E)")
+        shape = f"{stored.dtype} {stored.shape}"
+        raise DataError(f"{episode.where}: the text embedding is {shape}; it must be finite floats (E,) or (S, E)")
     return embedding
 
 

@@ -1,4 +1,4 @@
-"""HDF5 files of episodes as an episode source: one episode a file, a group or a run of rows."""
+"""HDF5 files as an episode source: an episode is a file, a group or a run of rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,27 +35,27 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".hdf5", ".h5")
 _OPEN_FILES = 64
-_SCANNED_BYTES = 2**20  # of the images of a file, in the first look; after these, the first and last of an episode
-_MOST_EXPANSION = 1100  # bytes that deflate, the filter in use, can make of one, and a little more
+_SCANNED_BYTES = 2**20  # image bytes read in a first look; after these, only the first and last image of an episode
+_MOST_EXPANSION = 1100  # deflate makes at most about 1030 bytes of one
 
 
 @dataclass(frozen=True, kw_only=True)
 class HDF5Layout(ArrayLayout):
-    """Where the episodes of HDF5 files are. An instruction may also be an attribute of the episode's group."""
+    """Keys of HDF5 files. An instruction may also be an attribute of the episode's group."""
 
     group: str = ""
-    """Group whose members are the episodes, e.g. ``data`` in robomimic's files; empty: the file itself is the episode,
-    or holds rows of several, see ``start_key``."""
+    """Group whose members are the episodes, such as ``data`` in robomimic's files. Empty: the file is one episode, or
+    holds rows of several, see ``start_key``."""
     start_key: str | None = None
-    """Array whose value tells the rows where an episode begins, where one array holds several; None: one each."""
+    """Array that marks the rows where an episode begins, if one array holds several episodes."""
     start_value: int = 1
-    """The value of ``start_key`` at such a row."""
+    """Value of ``start_key`` at such a row."""
     encoded: bool = False
-    """Whether a row of ``image_key`` is a JPEG or PNG, bytes perhaps padded with zeros, instead of pixels."""
+    """Whether a row of ``image_key`` is a JPEG or PNG, padded with zeros or not, instead of pixels."""
 
 
 def v_d4rl_layout(instruction: str) -> HDF5Layout:
-    """Return the layout of V-D4RL's 84-pixel HDF5 files, which have no instruction: give the sentence."""
+    """Return the layout of V-D4RL's 84-pixel HDF5 files, which do not store an instruction."""
     return HDF5Layout(
         image_key="observation",
         instruction=instruction,
@@ -66,9 +66,8 @@ def v_d4rl_layout(instruction: str) -> HDF5Layout:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Rows of a file that are one episode."""
+class _Rows(NamedTuple):
+    """The rows of one episode in a file."""
 
     path: Path
     group: str
@@ -77,7 +76,7 @@ class _Place:
 
 
 class HDF5Source(ArraySource):
-    """Episodes of HDF5 files, files and groups in the order of their names; an ``EpisodeSource``. Needs ``h5py``."""
+    """Episodes of HDF5 files, sorted by file and group name; an ``EpisodeSource``. Needs ``h5py``."""
 
     def __init__(
         self,
@@ -87,19 +86,19 @@ class HDF5Source(ArraySource):
         action_spec: ActionSpec | None = None,
         name: str | None = None,
     ) -> None:
-        """Open a file or a folder of files; images are not read.
+        """Open an HDF5 file, or a folder of ``*.hdf5`` and ``*.h5``, without reading images.
 
-        Args:
-            path: an HDF5 file, or a folder of ``*.hdf5`` and ``*.h5``.
-            layout: which arrays hold what.
-            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
-            name: name for tables and errors, default that of the file or folder.
+        Without ``action_spec`` the action is one continuous part, bounded by the data. ``name`` is for tables and
+        errors; the default is that of the file or folder.
 
         Raises:
-            DataError: nothing there, a damaged file, a key that is missing or holds something else.
+            DataError: a missing or damaged file, or a key that is missing or holds something else.
             ImportError: ``h5py`` is not installed.
         """
-        _require_h5py()
+        try:
+            import h5py  # noqa: F401
+        except ImportError as error:
+            raise ImportError("reading HDF5 episodes needs h5py: pip install h5py") from error
         path = Path(path)
         self._layout = layout
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_open)
@@ -108,13 +107,13 @@ class HDF5Source(ArraySource):
             file: first_look("rt1.data.arrays.hdf5:look_at_file", file, asdict(layout), library="h5py")
             for file in files
         }
-        found = [pair for file in files for pair in _episodes(file, self._open(file), layout)]
-        self._places = [place for place, _ in found]
-        episodes = [episode for _, episode in found]
+        pairs = [pair for file in files for pair in _episodes(file, self._open(file), layout)]
+        self._row_ranges = [rows for rows, _ in pairs]
+        episodes = [episode for _, episode in pairs]
         super().__init__(episodes, layout, name=name or path.resolve().stem, action_spec=action_spec)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
+        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
         if not self._layout.encoded:
             return super().encoded_images(episode, start, stop)
         check_steps(self, episode, start, stop)
@@ -127,35 +126,27 @@ class HDF5Source(ArraySource):
         return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
 
     def _rows(self, episode: int, start: int, stop: int) -> NDArray[Any]:
-        place = self._places[episode]
-        check_unchanged(place.path, self._stamps[place.path])
-        group = self._open(place.path)[place.group or "/"]
-        return group[self._layout.image_key][place.start + start : place.start + stop]
+        path, group, first, _ = self._row_ranges[episode]
+        check_unchanged(path, self._stamps[path])
+        return self._open(path)[group or "/"][self._layout.image_key][first + start : first + stop]
 
 
 def look_at_file(path: str, layout: dict[str, Any]) -> None:
-    """Read from a file what :class:`HDF5Source` relies on, and its images, a few of them where there are many.
+    """Read what :class:`HDF5Source` needs of a file, and some images.
 
-    h5py may crash or hang on a damaged file: this runs in the process of a first look.
+    h5py may crash or hang on a damaged file, so this runs in a process of its own, see ``first_look``.
     """
-    read = HDF5Layout(**layout)
-    left = _SCANNED_BYTES
+    hdf5_layout = HDF5Layout(**layout)
+    unread_bytes = _SCANNED_BYTES
     with _open(Path(path)) as file:
-        for place, episode in _episodes(Path(path), file, read):
+        for (_, group, start, stop), episode in _episodes(Path(path), file, hdf5_layout):
             with reading(episode.where, cure=COPY_AGAIN):
-                images = file[place.group or "/"][read.image_key]
-                if images.chunks is not None and place.start == 0:
-                    images.id.chunk_iter(lambda _: None)  # the whole index of the chunks
-                for row in range(place.start, place.stop):
-                    if left > 0 or row in (place.start, place.stop - 1):
-                        left -= np.asarray(images[row]).nbytes
-
-
-def _require_h5py() -> None:
-    try:
-        import h5py  # noqa: F401
-    except ImportError as error:
-        raise ImportError("reading HDF5 episodes needs h5py: pip install h5py") from error
+                images = file[group or "/"][hdf5_layout.image_key]
+                if images.chunks is not None and start == 0:
+                    images.id.chunk_iter(lambda _: None)  # reads the whole index of the chunks
+                for row in range(start, stop):
+                    if unread_bytes > 0 or row in (start, stop - 1):
+                        unread_bytes -= np.asarray(images[row]).nbytes
 
 
 def _open(path: Path) -> h5py.File:
@@ -167,7 +158,7 @@ def _open(path: Path) -> h5py.File:
         raise DataError(f"{path} is no HDF5 file or damaged ({describe(error)}); {COPY_AGAIN}") from error
 
 
-def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Place, EpisodeArrays]]:
+def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Rows, EpisodeArrays]]:
     with reading(path, cure=COPY_AGAIN):
         if not layout.group:
             return _rows_of_episodes(path, "", file, layout)
@@ -180,16 +171,15 @@ def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Pl
 
 def _rows_of_episodes(
     path: Path, group: str, content: h5py.Group, layout: HDF5Layout
-) -> list[tuple[_Place, EpisodeArrays]]:
+) -> list[tuple[_Rows, EpisodeArrays]]:
     where = f"{path}:{group}" if group else str(path)
     images, actions = _array(where, content, layout.image_key), _array(where, content, layout.action_key)
     rows = _encoded_count(where, images) if layout.encoded else image_count(where, images.shape, images.dtype, layout)
     if rows != len(actions):
         raise DataError(f"{where}: {rows} images and {len(actions)} actions; store one each a step")
-    starts = _starts(where, content, layout)
-    found = []
+    starts, key = _starts(where, content, layout), layout.embedding_key
+    pairs = []
     for start, stop in zip(starts, [*starts[1:], rows], strict=True):
-        key = layout.embedding_key
         episode = EpisodeArrays(
             where=where if len(starts) == 1 else f"{where}, row {start}",
             steps=stop - start,
@@ -197,15 +187,15 @@ def _rows_of_episodes(
             instruction=_instruction(where, content, layout, start),
             embedding=_row_or_all(_array(where, content, key), start) if key else None,
         )
-        found.append((_Place(path=path, group=group, start=start, stop=stop), episode))
-    return found
+        pairs.append((_Rows(path, group, start, stop), episode))
+    return pairs
 
 
 def _encoded_count(where: str, images: h5py.Dataset) -> int:
     import h5py
 
-    listed = images.ndim == 1 and h5py.check_vlen_dtype(images.dtype) == np.uint8
-    if not listed and (images.ndim != 2 or images.dtype != np.uint8):
+    ragged = images.ndim == 1 and h5py.check_vlen_dtype(images.dtype) == np.uint8
+    if not ragged and (images.ndim != 2 or images.dtype != np.uint8):
         raise DataError(f"{where}: the images are {images.dtype} {images.shape}; encoded ones must be rows of uint8")
     return len(images)
 
@@ -213,21 +203,21 @@ def _encoded_count(where: str, images: h5py.Dataset) -> int:
 def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
     import h5py
 
-    found = content.get(key) if isinstance(content, h5py.Group) else None
-    if not isinstance(found, h5py.Dataset):
-        known: list[str] = []
+    array = content.get(key) if isinstance(content, h5py.Group) else None
+    if not isinstance(array, h5py.Dataset):
+        names: list[str] = []
         if isinstance(content, h5py.Group):
-            content.visititems(lambda name, item: known.append(name) if isinstance(item, h5py.Dataset) else None)
-        raise DataError(f"{where}: {unknown_name('array', key, known)}")
-    if found.file.id != content.file.id or found.is_virtual or found.external:
+            content.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        raise DataError(f"{where}: {unknown_name('array', key, names)}")
+    if array.file.id != content.file.id or array.is_virtual or array.external:
         raise DataError(f"{where}: {key!r} is stored in another file, which is not read; copy it into this one")
-    if found.nbytes > _MOST_EXPANSION * content.file.id.get_filesize() or not _is_whole(found):
-        raise DataError(f"{where}: the file does not hold all {found.nbytes} bytes of {key!r}; {COPY_AGAIN}")
-    return found
+    if array.nbytes > _MOST_EXPANSION * content.file.id.get_filesize() or not _is_whole(array):
+        raise DataError(f"{where}: the file does not hold all {array.nbytes} bytes of {key!r}; {COPY_AGAIN}")
+    return array
 
 
 def _is_whole(array: h5py.Dataset) -> bool:
-    """Whether every value was written: HDF5 gives zeros in place of those that were not."""
+    """Return whether every value was written: HDF5 returns zeros for missing ones."""
     if array.chunks is None or not array.size:
         return array.id.get_storage_size() >= array.nbytes
     chunks = (-(-length // chunk) for length, chunk in zip(array.shape, array.chunks, strict=True))
@@ -240,8 +230,8 @@ def _starts(where: str, content: h5py.Group, layout: HDF5Layout) -> list[int]:
     flags = _array(where, content, layout.start_key)[:]
     starts = np.flatnonzero(flags == layout.start_value).tolist()
     if starts[:1] != [0]:
-        wanted = f"{layout.start_key!r} is {layout.start_value}"
-        raise DataError(f"{where}: row 0 begins no episode ({wanted} there); check start_key and start_value")
+        mark = f"{layout.start_key!r} is {layout.start_value}"
+        raise DataError(f"{where}: row 0 begins no episode ({mark} there); check start_key and start_value")
     return starts
 
 
@@ -255,5 +245,5 @@ def _instruction(where: str, content: h5py.Group, layout: HDF5Layout, start: int
 
 
 def _row_or_all(array: h5py.Dataset, row: int) -> Any:  # noqa: ANN401 (whatever is stored: a string, bytes, an array)
-    """Return what holds at a row of an array with a row a step; else the only value there is."""
+    """Return the row of an array with one row per step, else its only value."""
     return array[row] if array.ndim and len(array) > row and (array.ndim > 1 or array.dtype.kind in "OS") else array[()]

@@ -29,23 +29,20 @@ _ROWS = 4096  # rows of the low-dimensional columns read at once
 
 @dataclass(frozen=True, kw_only=True)
 class HuggingFaceLayout(ArrayLayout):
-    """Which columns hold what. Images are ``datasets.Image``, or pixels, uint8 (H, W, 3).
+    """Columns of a data set. Images are ``datasets.Image``, or pixels, uint8 (H, W, 3).
 
-    Where a row is an episode they may be one ``datasets.Video`` with an image for each action; that needs PyAV.
+    If a row is an episode, its images may be one ``datasets.Video`` with an image per action, which needs PyAV.
     """
 
     instruction_key: str | None = "instruction"
-    """Column of the instruction; None where there is none."""
+    """Column of the instruction, or None."""
     episode_key: str | None = "episode_index"
-    """Column that tells the episode of a row, the rows of an episode one after the other; None where a row is an
-    episode, with lists of images and actions."""
+    """Column with the episode of a row; the rows of an episode are consecutive. None: a row is an episode, with lists
+    of images and actions."""
 
 
 class HuggingFaceSource(ArraySource):
-    """Episodes of a ``datasets.Dataset``; an :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``.
-
-    Encoded images are handed on as they are stored.
-    """
+    """Episodes of a ``datasets.Dataset``; an :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``."""
 
     def __init__(
         self,
@@ -55,20 +52,14 @@ class HuggingFaceSource(ArraySource):
         action_spec: ActionSpec | None = None,
         name: str = "hugging-face",
     ) -> None:
-        """Take over a loaded data set, one split of it; images are not read.
+        """Wrap one split, such as ``datasets.load_dataset(..., split="train")``, without reading images.
 
-        Args:
-            dataset: e.g. ``datasets.load_dataset(..., split="train")``.
-            layout: which columns hold what, default those of :class:`HuggingFaceLayout`.
-            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
-            name: name for tables and errors.
-
-        Raises:
-            DataError: a column that is missing or holds something else, an episode in pieces.
+        Without ``action_spec`` the action is one continuous part, bounded by the data. A column that is missing or
+        holds something else, or an episode in pieces, raises :class:`DataError`.
         """
         layout = layout or HuggingFaceLayout()
-        low = [layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key]
-        keys = [key for key in low if key is not None]
+        named = (layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key)
+        keys = [key for key in named if key is not None]
         for key in (layout.image_key, *keys):
             if key not in dataset.column_names:
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
@@ -81,7 +72,8 @@ class HuggingFaceSource(ArraySource):
             if layout.episode_key is None:
                 self._starts = np.arange(len(dataset))
                 episodes = [
-                    _row_episode(name, row, values, layout) for row, values in enumerate(plain.select_columns(keys))
+                    _arrays(f"{name}, row {row}", values, values[layout.action_key], layout)
+                    for row, values in enumerate(plain.select_columns(keys))
                 ]
             else:
                 self._starts, episodes = _runs(name, plain.select_columns(keys), layout, layout.episode_key)
@@ -89,7 +81,7 @@ class HuggingFaceSource(ArraySource):
         super().__init__(episodes, layout, name=name, action_spec=action_spec)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or PNG bytes made on the spot where pixels are stored."""
+        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
         check_steps(self, episode, start, stop)
         with _reading(self._where[episode]):
             stored = self._stored(episode, start, stop)
@@ -110,15 +102,13 @@ class HuggingFaceSource(ArraySource):
         if self._layout.episode_key is None:
             row = self._images[first][key]
             if not isinstance(row, list) or len(row) != self._counts[episode]:
-                held = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
-                wanted = f"a list of {self._counts[episode]} images, one for each action"
-                raise DataError(
-                    f"{self._where[episode]}: {key!r} holds {held}; without episode_key it must be {wanted}"
-                )
-            found = row[start:stop]
+                content = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
+                rule = f"without episode_key it must be a list of {self._counts[episode]} images, one for each action"
+                raise DataError(f"{self._where[episode]}: {key!r} holds {content}; {rule}")
+            values = row[start:stop]
         else:
-            found = self._images[first + start : first + stop][key]
-        return [self._image(episode, start + place, value) for place, value in enumerate(found)]
+            values = self._images[first + start : first + stop][key]
+        return [self._image(episode, step, value) for step, value in enumerate(values, start)]
 
     def _image(self, episode: int, step: int, value: object) -> bytes | Image:
         if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
@@ -128,22 +118,21 @@ class HuggingFaceSource(ArraySource):
             try:
                 return Path(value["path"]).read_bytes()
             except OSError as error:
-                raise DataError(
-                    f"{where}: {value['path']}: {error.strerror or error}; the image is kept there"
-                ) from error
+                reason = error.strerror or error
+                raise DataError(f"{where}: {value['path']}: {reason}; the image is kept there") from error
         pixels = np.asarray(value)
         if self._layout.channels_first and pixels.ndim == 3:
             pixels = pixels.transpose(1, 2, 0)
         whole = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not whole:
-            found = f"{pixels.dtype} {pixels.shape}"
-            raise DataError(f"{where}: the image is {found}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
+            shape = f"{pixels.dtype} {pixels.shape}"
+            raise DataError(f"{where}: the image is {shape}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
         return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Turn what datasets and pyarrow raise about the content of a data set into a :class:`DataError`."""
+    """Turn errors of datasets and pyarrow about the content of a data set into :class:`DataError`."""
     import pyarrow as pa
 
     with reading(where, cure=COPY_AGAIN, also=(pa.ArrowException,)):
@@ -151,7 +140,7 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) -> tuple[datasets.Dataset, bool]:
-    """Return the data set with images handed out as stored bytes instead of being decoded; and if they are videos."""
+    """Return the data set with its images as stored bytes instead of decoded, and whether they are videos."""
     import datasets
 
     key = layout.image_key
@@ -169,17 +158,12 @@ def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) 
     return dataset, False
 
 
-def _row_episode(name: str, row: int, values: dict[str, Any], layout: HuggingFaceLayout) -> EpisodeArrays:
-    where = f"{name}, row {row}"
-    return _arrays(where, values, values[layout.action_key], layout)
-
-
 def _runs(
     name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout, episode_key: str
 ) -> tuple[NDArray[np.int64], list[EpisodeArrays]]:
     """Return the first row of each episode, and the episodes, of a data set whose rows are steps."""
-    each_step = dataset.select_columns([episode_key, layout.action_key])
-    pieces = [each_step[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
+    columns = dataset.select_columns([episode_key, layout.action_key])
+    pieces = [columns[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
     numbers = np.array([number for piece in pieces for number in piece[episode_key]])
     rows = [row for piece in pieces for row in piece[layout.action_key]]
     starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
@@ -197,27 +181,21 @@ def _runs(
 def _arrays(where: str, first: dict[str, Any], actions: list[Any], layout: HuggingFaceLayout) -> EpisodeArrays:
     """Return an episode from the values of its first row and the actions of its steps."""
     key = layout.embedding_key
+    instruction = layout.instruction if layout.instruction_key is None else first[layout.instruction_key]
+    if isinstance(instruction, list):
+        instruction = instruction[0] if instruction else ""
     return EpisodeArrays(
         where=where,
         steps=len(actions),
         actions=_numbers(where, actions, layout.action_key),
-        instruction=_sentence(first, layout),
+        instruction=text_of(instruction or ""),
         embedding=_numbers(where, first[key], key) if key else None,
     )
 
 
-def _sentence(values: dict[str, Any], layout: HuggingFaceLayout) -> str:
-    if layout.instruction_key is None:
-        return layout.instruction
-    stored = values[layout.instruction_key]
-    if isinstance(stored, list):
-        stored = stored[0] if stored else ""
-    return text_of(stored or "")
-
-
 def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
     try:
-        with np.errstate(over="ignore"):  # refused with the other numbers that are not finite
+        with np.errstate(over="ignore"):  # infinity is refused later
             return np.array(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error

@@ -17,12 +17,7 @@ STATE_FILE, INFO_FILE = "state.json", "dataset_info.json"
 
 
 def open_saved(folder: Path) -> datasets.Dataset:
-    """Return the data set of a folder, its Arrow files mapped into memory.
-
-    Raises:
-        DataError: a file that is missing or damaged.
-        ImportError: ``datasets`` is not installed.
-    """
+    """Return the data set of a folder, its Arrow files memory-mapped; missing or damaged ones raise ``DataError``."""
     import datasets
     import pyarrow as pa
 
@@ -38,10 +33,7 @@ def open_saved(folder: Path) -> datasets.Dataset:
 
 
 def look_at_file(path: str) -> None:
-    """Read the structure of an Arrow file and check that its offsets and texts are sound.
-
-    Nothing else checks them: a wrong offset would be read from outside of the file, which ends the process.
-    """
+    """Check the structure, offsets and texts of an Arrow file: reading a wrong offset would crash the process."""
     import pyarrow as pa
 
     with (

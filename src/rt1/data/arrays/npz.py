@@ -1,4 +1,4 @@
-"""A folder of npz files, one episode each, as an episode source; V-D4RL's 64-pixel episodes among them."""
+"""A folder of npz files, one episode each, as an episode source, such as V-D4RL's 64-pixel episodes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +21,9 @@ from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, files_in, image_count, text_of, unstack
 from rt1.errors import DataError
 
-_UNPACKED = 4  # episodes kept unpacked: an npz file is unpacked whole, whatever is asked of it
+_UNPACKED = 4  # episodes kept unpacked, since an npz array can only be unpacked whole
 _CURE = "write it again with numpy, without pickled objects"
-_MOST_EXPANSION = 1100  # bytes that deflate can make of one, and a little more
+_MOST_EXPANSION = 1100  # deflate makes at most about 1030 bytes of one
 _HEADER = re.compile(
     rb"{'descr': '([<>|=][biufcOSUV?]\d*)', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), *}\s*"
 )
@@ -37,10 +36,9 @@ def v_d4rl_layout(instruction: str) -> ArrayLayout:
 
 
 class NpzSource(ArraySource):
-    """Episodes of a folder of npz files, in the order of their names; an :class:`~rt1.data.sources.base.EpisodeSource`.
+    """Episodes of a folder of npz files, sorted by name; an :class:`~rt1.data.sources.base.EpisodeSource`.
 
-    Images of an npz file can only be unpacked all at once: for training on more than a few hundred episodes, convert
-    the set to RLDS.
+    An npz file is unpacked whole to read one image. To train on more than a few hundred episodes, convert to RLDS.
     """
 
     def __init__(
@@ -51,16 +49,11 @@ class NpzSource(ArraySource):
         action_spec: ActionSpec | None = None,
         name: str | None = None,
     ) -> None:
-        """Open a folder; of the images only the headers are read.
+        """Open a folder of ``*.npz``, without reading images.
 
-        Args:
-            folder: holds ``*.npz``, one episode each.
-            layout: which arrays hold what.
-            action_spec: dimensions and bounds of the action. None: one continuous part, bounded by the data.
-            name: name for tables and errors, default the folder's.
-
-        Raises:
-            DataError: nothing there, a damaged file, an array that is missing, pickled or of another form.
+        Without ``action_spec`` the action is one continuous part, bounded by the data. ``name`` is for tables and
+        errors; the default is the folder's. A damaged file, or an array that is missing, pickled or of another form,
+        raises :class:`DataError`.
         """
         folder = Path(folder)
         self._layout = layout
@@ -78,15 +71,15 @@ class NpzSource(ArraySource):
         return _array(self._files[episode], self._layout.image_key)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Header:
+class _Header(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: Literal["C", "F"]
 
 
 def _episode(path: Path, layout: ArrayLayout) -> EpisodeArrays:
-    images = _header(path, layout.image_key)
+    with _opened(path, layout.image_key) as (archive, member), archive.open(member) as file:
+        images = _read_header(file, member)
     key = layout.instruction_key
     with reading(path, cure=_CURE):
         return EpisodeArrays(
@@ -101,19 +94,13 @@ def _episode(path: Path, layout: ArrayLayout) -> EpisodeArrays:
 def _array(path: Path, key: str) -> NDArray[Any]:
     with _opened(path, key) as (archive, member), archive.open(member) as file:
         header = _read_header(file, member)
-        content = file.read(member.file_size)  # all of it: only then its checksum is compared
+        content = file.read(member.file_size)  # zipfile compares the checksum only at the end
         return np.frombuffer(content, header.dtype).reshape(header.shape, order=header.order).copy()
-
-
-def _header(path: Path, key: str) -> _Header:
-    """Return the header of an array without unpacking its values."""
-    with _opened(path, key) as (archive, member), archive.open(member) as file:
-        return _read_header(file, member)
 
 
 @contextmanager
 def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
-    """Yield the archive and the member that holds an array; what is wrong with them raises :class:`DataError`."""
+    """Yield the archive and the member that holds an array; a damaged one raises :class:`DataError`."""
     with reading(f"{path}: {key!r}", cure=_CURE, also=(zipfile.BadZipFile,)), zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if key not in members:
@@ -124,7 +111,7 @@ def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.Zip
 
 
 def _read_header(file: IO[bytes], member: zipfile.ZipInfo) -> _Header:
-    """Return the header of an array, of which the member must hold all values and nothing else."""
+    """Return the header of an array; the member must hold all of its values and nothing else."""
     major, _ = np.lib.format.read_magic(file)
     size = 2 if major == 1 else 4
     text = file.read(int.from_bytes(file.read(size), "little"))
@@ -135,7 +122,7 @@ def _read_header(file: IO[bytes], member: zipfile.ZipInfo) -> _Header:
     dtype = np.dtype(match[1].decode())
     if dtype.hasobject:
         raise ValueError("it holds pickled objects, which are not read")
-    held = member.file_size - len(np.lib.format.magic(1, 0)) - size - len(text)
-    if math.prod(shape) * dtype.itemsize != held:
-        raise ValueError(f"it is {dtype} {shape} by its header and holds {held} bytes")
+    content_bytes = member.file_size - len(np.lib.format.magic(1, 0)) - size - len(text)
+    if math.prod(shape) * dtype.itemsize != content_bytes:
+        raise ValueError(f"it is {dtype} {shape} by its header and holds {content_bytes} bytes")
     return _Header(shape=shape, dtype=dtype, order="F" if match[2] == b"True" else "C")

@@ -1,4 +1,4 @@
-"""Images of an episode kept as one video file or its bytes, found by their number."""
+"""Images of an episode stored as one video, read by number."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ _CURE = "store the video again, or leave the episode out"
 def video_images(where: str, value: object, count: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
     """Return images ``start..stop-1`` of a video of ``count`` images, each uint8 RGB (H, W, 3), 0..255.
 
-    The video is opened anew at every call and decoded from the last image before ``start`` that stands alone.
+    The video is opened at every call and decoded from the last key frame before ``start``.
 
     Args:
         where: the episode, for errors.
-        value: what ``datasets.Video(decode=False)`` hands out: ``{"bytes": ..., "path": ...}``, one of them given.
-        count: images that it must hold, one for each step.
+        value: value of ``datasets.Video(decode=False)``: ``{"bytes": ..., "path": ...}``, one of them set.
+        count: number of images that it must hold.
         start: first image.
         stop: one past the last.
 
     Raises:
-        DataError: no such file, damaged, or another number of images.
-        ModuleNotFoundError: PyAV is not installed.
+        DataError: a missing or damaged file, or another number of images.
     """
     with reading(where, cure=_CURE), _opened(where, value) as container:
         stream = container.streams.video[0]
@@ -41,16 +40,16 @@ def video_images(where: str, value: object, count: int, start: int, stop: int) -
         if len(shown) != count:
             raise DataError(f"{where}: the video has {len(shown)} images for {count} actions; one is needed for each")
         container.seek(shown[start], stream=stream, backward=True)
-        wanted = set(shown[start:stop])
-        found = {}
+        times = set(shown[start:stop])
+        images = {}
         for frame in container.decode(stream):
-            if frame.pts in wanted and not frame.is_corrupt:
-                found[frame.pts] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-            if len(found) == len(wanted):
+            if frame.pts in times and not frame.is_corrupt:
+                images[frame.pts] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            if len(images) == len(times):
                 break
-        if len(found) < stop - start:
-            raise DataError(f"{where}: {stop - start - len(found)} images of the video do not decode; {_CURE}")
-        return [found[time] for time in shown[start:stop]]
+        if len(images) < stop - start:
+            raise DataError(f"{where}: {stop - start - len(images)} images of the video do not decode; {_CURE}")
+        return [images[time] for time in shown[start:stop]]
 
 
 @contextmanager

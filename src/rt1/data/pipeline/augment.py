@@ -1,4 +1,4 @@
-"""Random crops and colours for training: pure functions of (seed, update, row), the same for any number of ranks.
+"""Random crops and colors for training: pure functions of (seed, update, row), the same for any number of ranks.
 
 Shape letters: B samples, T steps, C channels, H height, W width, N pixels of a sample.
 """
@@ -17,27 +17,27 @@ from torch import Tensor
 from rt1.common.json_config import check_between
 from rt1.preprocess import crop_margins, shifted
 
-# Rec. 601: red, green and blue to luma and the two axes of colour, I and Q.
+# Rec. 601: red, green and blue to luma and the two axes of color, I and Q.
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 _CROPS, _COLOURS = 3, 4  # streams of random numbers
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """What training changes about its images; evaluation and robot change nothing."""
+    """Augmentation of training images; evaluation and robot use none."""
 
     crop_share: float = 1.0
     """Random crop as a fraction of Google's margins (20 of 256 rows, 50 of 320 columns); 0 switches it off."""
     crop_per: Literal["batch", "sample"] = "batch"
-    """What shares one offset: the whole batch, as Google draws it, or each window (or clip). Never a single step."""
+    """Which images share one offset: the whole batch, as in Google's code, or each window (or clip)."""
     brightness: float = 0.0
-    """Colours are multiplied by a factor within 1 - this .. 1 + this, one for all steps of a window (or clip)."""
+    """Colors are multiplied by a factor within 1 - this .. 1 + this, one for all steps of a window (or clip)."""
     contrast: float = 0.0
-    """The distance from mid-grey is multiplied by a factor drawn in the same way."""
+    """The distance from mid-gray is multiplied by a factor drawn in the same way."""
     saturation: float = 0.0
-    """The distance from the grey of the same brightness is multiplied by a factor drawn in the same way."""
+    """The distance from the gray of the same brightness is multiplied by a factor drawn in the same way."""
     hue: float = 0.0
-    """Hues are turned by up to this share of the colour circle, either way."""
+    """Hues are turned by up to this share of the color circle, either way."""
 
     def __post_init__(self) -> None:
         check_between(self, 0, 2, "crop_share")
@@ -46,25 +46,24 @@ class AugmentSettings:
 
     @property
     def changes_colours(self) -> bool:
-        """Whether any of the colour settings is on."""
+        """Whether any of the color settings is on."""
         return max(self.brightness, self.contrast, self.saturation, self.hue) > 0.0
 
 
 def augment(
     image_BTCHW: Tensor, row_B: NDArray[np.int64], settings: AugmentSettings, *, seed: int, update: int
 ) -> Tensor:
-    """Return images for training: other colours, then a random crop, whose margins are black.
+    """Return images for training: other colors, then a random crop, whose margins are black.
 
     Args:
         image_BTCHW: float RGB in [0, 1], any size.
-        row_B: places of the samples in the batch of all ranks: a sample gets the same colors and crop whichever rank,
-            and whichever part of a batch, holds it.
-        settings: how much.
+        row_B: rows of the samples in the batch of all ranks, so that the number of ranks changes nothing.
+        settings: ranges of the changes.
         seed: seed of the run.
         update: number of the update.
 
     Returns:
-        float (B, T, C, H, W) in [0, 1]; the same tensor where nothing is to be changed.
+        float (B, T, C, H, W) in [0, 1]; the same tensor where no setting is on.
     """
     rows = row_B.tolist()
     if settings.changes_colours:
@@ -77,20 +76,15 @@ def augment(
         offset = _offset(margins, (seed, _CROPS, update))
         return shifted(image_BTCHW.flatten(0, 1), margins, offset).unflatten(0, image_BTCHW.shape[:2])
     offsets = [_offset(margins, (seed, _CROPS, update, row)) for row in rows]
-    return torch.stack([shifted(own, margins, offset) for own, offset in zip(image_BTCHW, offsets, strict=True)])
+    return torch.stack([shifted(images, margins, offset) for images, offset in zip(image_BTCHW, offsets, strict=True)])
 
 
 def colour_map(*, brightness: float, contrast: float, saturation: float, hue: float) -> NDArray[np.float64]:
-    """Return (3, 4): red, green, blue and 1 to the new red, green and blue.
+    """Return the matrix (3, 4) from red, green, blue and 1 to the new red, green and blue.
 
-    The four changes follow one another in this order: all are linear, so that they cost one pass over the image. Hue
-    turns the colour axes I and Q, which keeps the luma, and not HSV's hexagon.
-
-    Args:
-        brightness: factor of the colours.
-        contrast: factor of the distance from mid-grey, 0.5.
-        saturation: factor of the distance from the grey of the same luma.
-        hue: turn, in shares of the circle.
+    Brightness, contrast and saturation are factors, hue is a turn in shares of the circle. They are applied in this
+    order. All are linear, so that they cost one pass over the image. Hue turns the color axes I and Q, which keeps the
+    luma; it does not use HSV.
     """
     angle = 2 * math.pi * hue
     turn = np.eye(3)

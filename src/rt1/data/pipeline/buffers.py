@@ -1,4 +1,4 @@
-"""Memory for batches of images, used again as soon as nothing refers to it."""
+"""Memory for batches of images, reused as soon as nothing refers to it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ class ImageGroup(NamedTuple):
     """The images of one size in a batch."""
 
     row_N: NDArray[np.int64]
-    """Which samples of the batch they are of, ascending."""
+    """Samples of the batch that they belong to, ascending."""
     image_NTHWC: NDArray[np.uint8]
     """uint8 RGB. Padding at the end is black, padding at the start is the episode's first image."""
 
 
 class ImageBuffers:
-    """Hands out arrays for images without clearing them, and uses memory again that comes back.
+    """A pool of uncleared arrays for images.
 
-    Fresh memory costs a page fault every 4 kB, which is felt at hundreds of megabytes a batch. An array may be kept as
-    long as one likes: its memory comes back when the last view of it, a torch tensor included, is gone. So no more is
-    held than was in use at once. With a CUDA device the memory is pinned, and comes from torch's own pool, which waits
-    for copies to the device that are still under way.
+    New memory costs a page fault every 4 kB, which is slow at hundreds of megabytes a batch. The memory of an array
+    returns to the pool when its last view, torch tensors included, is gone. With a CUDA device the memory is pinned and
+    comes from torch's own pool, which waits for unfinished copies to the device.
     """
 
     def __init__(self) -> None:
@@ -36,14 +35,11 @@ class ImageBuffers:
         self._pinned = torch.cuda.is_available()
 
     def take(self, size_B: NDArray[np.int64], sizes: Sequence[tuple[int, int]], steps: int) -> tuple[ImageGroup, ...]:
-        """Return arrays of any content for a batch, a group for each size of image.
+        """Return uncleared arrays for a batch, one group per size of image.
 
-        Args:
-            size_B: which of the sizes the images of each sample have.
-            sizes: (height, width).
-            steps: images of a sample.
+        ``size_B`` holds for each sample the index of its (height, width) in ``sizes``; a sample has ``steps`` images.
         """
-        # One piece of memory for all groups, as large as the largest images need, so that it can be used again.
+        # All groups share one block, as large as the largest images need, so that every batch can reuse it.
         memory = self._bytes(3 * len(size_B) * steps * max(height * width for height, width in sizes))
         groups, begin = [], 0
         for number, size in enumerate(sizes):
@@ -58,8 +54,7 @@ class ImageBuffers:
         if self._pinned:
             return np.asarray(torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy())
         memory = self._reused(size)
-        # A view through a memoryview: every later view has this array, not the memory below it, as its base, so that
-        # nobody reads any more when it goes.
+        # Through a memoryview every later view has this array as its base, not the memory below it.
         array = np.frombuffer(memory.data, np.uint8)
         weakref.finalize(array, self._free.append, memory).atexit = False
         return array

@@ -1,4 +1,4 @@
-"""Which sentence a sample is given: the text embeddings of every episode's sentences, and the draw among them."""
+"""Text embeddings of the sentences of every episode, and the draw of one for each sample."""
 
 from __future__ import annotations
 
@@ -15,21 +15,20 @@ _STREAM = np.uint64(0x5E47E9CE5)  # apart from the order of samples, which is dr
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sentences:
-    """Text embeddings of all sentences; of each episode, which of them it may be given."""
+    """Text embeddings of all sentences, and which of them belong to each episode."""
 
     vector_RE: NDArray[np.float32]
     """float32 (R, E), a row for each different sentence."""
     rows: NDArray[np.int64]
-    """(n,) rows of the episodes' sentences, one episode after the other, its instruction first."""
+    """(n,) rows of the episodes' sentences, episode by episode, its instruction first."""
     counts: NDArray[np.int64]
     """(episodes,) number of sentences of each episode, at least 1."""
 
     def __post_init__(self) -> None:
         if self.counts.min(initial=1) < 1 or self.counts.sum() != len(self.rows):
-            raise ValueError(
-                f"{len(self.rows)} rows for episodes of {self.counts.sum()} sentences, the fewest "
-                f"{self.counts.min(initial=1)}; give one row per sentence, at least one per episode"
-            )
+            counts = f"{self.counts.sum()} sentences, the fewest {self.counts.min(initial=1)}"
+            rule = "give one row per sentence, at least one per episode"
+            raise ValueError(f"{len(self.rows)} rows for episodes of {counts}; {rule}")
 
     @staticmethod
     def one_each(text: NDArray[np.float32]) -> Sentences:
@@ -42,12 +41,9 @@ class Sentences:
         return self.vector_RE[self.rows[self._firsts[episodes]]]
 
     def drawn(self, episodes: NDArray[np.int64], samples: NDArray[np.int64], *, seed: int) -> NDArray[np.float32]:
-        """Return (B, E): for each sample one of its episode's sentences, all equally likely.
+        """Return (B, E): for each sample the embedding of one of its episode's sentences, all equally likely.
 
-        Args:
-            episodes: int64 (B,).
-            samples: int64 (B,), global sample numbers: with the seed they alone decide the draw.
-            seed: seed of the run.
+        Only the seed and the global sample numbers, int64 (B,), decide the draw.
         """
         key = scrambled(np.array([seed & 0xFFFFFFFF], dtype=np.uint64) ^ _STREAM)
         draws = scrambled(key + samples.astype(np.uint64)) % self.counts[episodes].astype(np.uint64)

@@ -1,4 +1,4 @@
-"""What the data room hands out: episodes by index, whatever file they lie in."""
+"""The protocol of episode sources: episodes by index, in any file format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rt1.actions import ActionSpec, FloatArray
 
 
 def check_steps(source: EpisodeSource, episode: int, start: int = 0, stop: int = 0) -> None:
-    """Raise ``IndexError`` where a source does not have this episode, or not its steps ``start..stop-1``."""
+    """Raise ``IndexError`` if a source lacks this episode or its steps ``start..stop-1``."""
     if not 0 <= episode < len(source.lengths):
         raise IndexError(f"{source.name}: episode {episode}; it has the episodes 0..{len(source.lengths) - 1}")
     length = source.lengths[episode]

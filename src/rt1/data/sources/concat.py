@@ -1,4 +1,4 @@
-"""Sources made of other sources: several as one, and one with another action."""
+"""Sources made of other sources: several joined, and one with mapped actions."""
 
 from __future__ import annotations
 
@@ -19,42 +19,38 @@ MapActions = Callable[[FloatArray], FloatArray]
 
 
 class JoinedSource:
-    """The episodes of several sources counted through; an :class:`~rt1.data.sources.base.EpisodeSource`."""
+    """The episodes of several sources, numbered on; an :class:`~rt1.data.sources.base.EpisodeSource`."""
 
     def __init__(self, sources: Sequence[EpisodeSource], *, embodiments: Sequence[str | None] = ()) -> None:
         """Join sources.
 
         Args:
-            sources: the sources.
-            embodiments: names, one per source, for sources with different action specs: those of one name have one
-                spec, and share a head of the network. None among them: the source's name. Empty, or None only: all
-                have one spec.
+            sources: at least one.
+            embodiments: one name per source, for sources with different action specs. Sources of one name have one
+                spec and share a head of the network. None stands for the source's name. Empty, or None only: all
+                sources have one spec.
 
         Raises:
-            DataError: no source; sources with different action specs, or under one name; different numbers of bins.
+            DataError: no source, different action specs of one embodiment, or different numbers of bins.
         """
         if not sources:
             raise DataError("there are no sources to join; give at least one")
         self.sources = tuple(sources)
         self.name = "+".join(source.name for source in sources)
         self.embodiments = _embodiment_names(self.sources, embodiments)
-        """Name of each source's embodiment; empty where they all have one action spec."""
+        """Name of each source's embodiment; empty if all have one action spec."""
         self._specs = _specs(self.sources, self.embodiments)
         self.lengths: NDArray[np.int64] = np.concatenate([source.lengths for source in sources])
         self.firsts: NDArray[np.int64] = np.cumsum([0, *(len(source.lengths) for source in sources[:-1])])
         """(sources,) number of each source's first episode."""
         encoders = [optional_members(source).text_encoder for source in sources]
-        self.text_encoder = encoders[0] if all(encoder == encoders[0] for encoder in encoders) else None
-        """Identity of the encoder of the stored text embeddings; None where not known, or not the same for all."""
         self._one_encoder = all(encoder == encoders[0] for encoder in encoders)
+        self.text_encoder = encoders[0] if self._one_encoder else None
+        """Identity of the encoder of the stored text embeddings; None if unknown or not the same for all."""
 
     @property
     def action_spec(self) -> ActionSpec:
-        """Dimensions and bounds of the actions.
-
-        Raises:
-            DataError: there are several embodiments, each with its own; see :mod:`rt1.data.sources.concat`.
-        """
+        """Dimensions and bounds of the actions; several embodiments have no common one and raise ``DataError``."""
         if len(self._specs) > 1:
             raise DataError(
                 f"{self.name} has the embodiments {', '.join(self._specs)}, each with an action spec of its own; give "
@@ -69,47 +65,46 @@ class JoinedSource:
         return self.sources[number], episode - int(self.firsts[number])
 
     def instruction(self, episode: int) -> str:
-        source, own = self.part(episode)
-        return source.instruction(own)
+        source, number = self.part(episode)
+        return source.instruction(number)
 
     def task(self, episode: int) -> str:
-        source, own = self.part(episode)
-        return source.task(own)
+        source, number = self.part(episode)
+        return source.task(number)
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with an episode; refused where the sources used different encoders."""
+        """Return the text embedding stored with an episode; sources with different encoders raise ``DataError``."""
         if not self._one_encoder:
             raise DataError(
                 f"the text embeddings of {self.name} come from different encoders; name one for all instructions"
             )
-        source, own = self.part(episode)
-        return source.text_embedding(own)
+        source, number = self.part(episode)
+        return source.text_embedding(number)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the JPEG or PNG bytes as the episode's source has them; :meth:`images` knows which are BGR."""
-        source, own = self.part(episode)
-        return source.encoded_images(own, start, stop)
+        source, number = self.part(episode)
+        return source.encoded_images(number, start, stop)
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
         return decoded_images(*origin(self, episode), start, stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        source, own = self.part(episode)
-        return source.actions(own, start, stop)
+        source, number = self.part(episode)
+        return source.actions(number, start, stop)
 
 
 class MappedSource:
-    """A source with its actions turned into those of another spec, so that it can be joined with others."""
+    """A source with its actions mapped to another spec, so that it can be joined with others."""
 
     def __init__(self, source: EpisodeSource, action_spec: ActionSpec, map_actions: MapActions) -> None:
-        """Put a mapping on top of a source; it is tried on the first step."""
+        """Wrap a source; the mapping is tested on the first step."""
         self.source, self.action_spec, self._map = source, action_spec, map_actions
         self.name = source.name
         self.lengths = source.lengths
         members = optional_members(source)
         self.text_encoder, self.skipped = members.text_encoder, members.skipped
         self.details = dict(members.details)
-        """What the source knows of its recording, its control rate for one."""
         self.actions(0, 0, 1)
 
     def instruction(self, episode: int) -> str:
@@ -140,7 +135,7 @@ class MappedSource:
 
 
 def origin(source: EpisodeSource, episode: int) -> tuple[EpisodeSource, int]:
-    """Return the source that holds an episode's images, below joining and mapping, and its number there."""
+    """Return the stored source that holds an episode, below joining and mapping, and the episode's number there."""
     while isinstance(source, JoinedSource | MappedSource):
         source, episode = source.part(episode) if isinstance(source, JoinedSource) else (source.source, episode)
     return source, episode
@@ -155,7 +150,7 @@ def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | No
 
 
 def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, ActionSpec]:
-    """Return the action spec of each embodiment, in the order of their first source; of all, under no name."""
+    """Return the action spec of each embodiment in the order of the sources; without names, of all under ``""``."""
     firsts: dict[str, EpisodeSource] = {}
     for source, name in zip(sources, names or [""] * len(sources), strict=True):
         first = firsts.setdefault(name, source)
@@ -172,20 +167,18 @@ def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, 
                 'head of its own, in a mixture file with heads = "separate"'
             )
     if len({source.action_spec.bins for source in firsts.values()}) > 1:
-        found = ", ".join(f"{name} {source.action_spec.bins}" for name, source in firsts.items())
-        raise DataError(
-            f"the embodiments have different numbers of bins: {found}; the heads of a network share theirs; set "
-            "bins in the mixture file"
-        )
+        bins = ", ".join(f"{name} {source.action_spec.bins}" for name, source in firsts.items())
+        cure = "the heads of a network share theirs; set bins in the mixture file"
+        raise DataError(f"the embodiments have different numbers of bins: {bins}; {cure}")
     return {name: source.action_spec for name, source in firsts.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embodiments:
-    """The embodiments of a source; an embodiment's number is its place, and that of the network's head."""
+    """The embodiments of a source; an embodiment's number is also that of the network's head."""
 
     sources: Mapping[str, EpisodeSource]
-    """The episodes of each, by name."""
+    """The episodes of each embodiment by name."""
     heads: NDArray[np.int64]
     """(E,) number of each episode's embodiment."""
 
@@ -196,7 +189,7 @@ class Embodiments:
 
     @cached_property
     def specs(self) -> dict[str, ActionSpec]:
-        """Action spec of each, by name."""
+        """Action spec of each embodiment by name."""
         return {name: source.action_spec for name, source in self.sources.items()}
 
     @property
@@ -205,20 +198,22 @@ class Embodiments:
         return max(spec.size for spec in self.specs.values())
 
     def own_numbers(self, head: int, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return those of the episodes that are of an embodiment, by their numbers in its own source."""
-        mine = self.heads == head
-        return (np.cumsum(mine) - 1)[episodes[mine[episodes]]]
+        """Return the episodes of one embodiment among ``episodes``, by their numbers in its own source."""
+        mask = self.heads == head
+        return (np.cumsum(mask) - 1)[episodes[mask[episodes]]]
 
 
 def embodiments_of(source: EpisodeSource) -> Embodiments:
-    """Return the embodiments of a source; one that is not joined of several has one, under its own name."""
+    """Return the embodiments of a source; one that is not joined has one, under its own name."""
     names = source.embodiments if isinstance(source, JoinedSource) else ()
     distinct = list(dict.fromkeys(names))
     if not isinstance(source, JoinedSource) or len(distinct) < 2:
         name = distinct[0] if distinct else source.name
         return Embodiments(sources={name: source}, heads=np.zeros(len(source.lengths), dtype=np.int64))
-    groups = {name: [own for own, its in zip(source.sources, names, strict=True) if its == name] for name in distinct}
+    groups: dict[str, list[EpisodeSource]] = {name: [] for name in distinct}
+    for part, name in zip(source.sources, names, strict=True):
+        groups[name].append(part)
     return Embodiments(
         sources={name: group[0] if len(group) == 1 else JoinedSource(group) for name, group in groups.items()},
-        heads=np.repeat([distinct.index(name) for name in names], [len(own.lengths) for own in source.sources]),
+        heads=np.repeat([distinct.index(name) for name in names], [len(part.lengths) for part in source.sources]),
     )

@@ -1,4 +1,4 @@
-"""The images of a source as RGB arrays, however it holds them."""
+"""The images of any source as RGB arrays."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -
 def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
     """Yield the images of steps ``start..stop-1``, uint8 RGB (H, W, 3), decoded one by one.
 
-    Raises:
-        DataError: an image cannot be read or does not decode; the source, the episode and the step are named.
+    An image that cannot be read or decoded raises :class:`DataError` with source, episode and step.
     """
     members = optional_members(source)
     encoded: list[bytes] = []

@@ -22,12 +22,12 @@ _PNG_IMAGE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", _PNG_END)
 _MOST_CHUNKS = 1 << 14
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDB)))
-"""Markers that have no length, or that no JPEG has before its size."""
+"""Markers without a length, or that no JPEG has before its size."""
 _MOST_SEGMENTS = 1000
 MAX_PIXELS = 1 << 24
-"""Pixels of an image that is decoded; a small file may claim to hold gigabytes."""
+"""Most pixels of an image that is decoded; a small file may claim to hold gigabytes."""
 MAX_SCANS = 100
-"""Scans of a JPEG that is decoded; a usual progressive one has 10."""
+"""Most scans of a JPEG that is decoded; a usual progressive one has 10."""
 MAX_WORK = 1 << 28
 """Largest :func:`decoding_work` of an image that is decoded, about 0.5 s."""
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
@@ -35,13 +35,10 @@ _CURE = "record or download the data set again"
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Return the image in JPEG or PNG bytes, told apart by their first bytes.
+    """Return the image in JPEG or PNG bytes as uint8 RGB (H, W, 3), 0..255.
 
-    Returns:
-        uint8 RGB (H, W, 3), 0..255. A grey image is repeated over the channels, transparency is dropped.
-
-    Raises:
-        DataError: the bytes are neither, damaged, or too much work to decode.
+    Gray is repeated over the channels, transparency is dropped. Bytes that are neither JPEG nor PNG, damaged, or too
+    much work to decode raise :class:`DataError`.
     """
     decoding_work(data)
     if data.startswith(_JPEG):
@@ -52,8 +49,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 def decoding_work(data: bytes) -> int:
     """Return the pixels of a JPEG or PNG times its scans, without decoding; each takes 1 to 3 ns to decode.
 
-    Raises:
-        DataError: the bytes are neither, or beyond the limits of this module.
+    Bytes that are neither, or beyond the limits of this module, raise :class:`DataError`.
     """
     height, width = image_size(data)
     # Between markers a JPEG writes the byte ff as ff 00. Metadata may hold a few more ff da.
@@ -69,8 +65,7 @@ def decoding_work(data: bytes) -> int:
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
     """Return the JPEG of a uint8 RGB (H, W, 3) image, 4:2:0, always by cv2: equal images give equal bytes.
 
-    Raises:
-        ValueError: another dtype or shape, or a quality outside 1..100.
+    Another dtype or shape, or a quality outside 1..100, raises ``ValueError``.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise ValueError(f"the image is {image.dtype} {image.shape}; give uint8 RGB (H, W, 3)")
@@ -91,11 +86,7 @@ def is_rgb(data: bytes) -> bool:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return (height, width) from the header of JPEG or PNG bytes, without decoding.
-
-    Raises:
-        DataError: the bytes are neither, or end before the size.
-    """
+    """Return (height, width) from the header of JPEG or PNG bytes; others raise :class:`DataError`."""
     try:
         if data.startswith(_PNG):
             kind, width, height = struct.unpack_from(">4sII", data, 12)
@@ -114,9 +105,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
     position = 2
     for _ in range(_MOST_SEGMENTS):
         marker = data[position + 1]
-        if (
-            data[position] != 0xFF or marker in _BARE_MARKERS
-        ):  # decoders look for the next marker, which may hide another
+        if data[position] != 0xFF or marker in _BARE_MARKERS:  # decoders would search on for the next marker
             break
         if marker in _SIZE_MARKERS:
             height, width, channels = struct.unpack_from(">HHB", data, position + 5)
@@ -133,8 +122,8 @@ def _decode_simplejpeg(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_cv2(data: bytes, kind: str, end: bytes) -> NDArray[np.uint8]:
-    # cv2 fills the missing part of a truncated image with grey instead of refusing it, and unless told
-    # otherwise turns images by EXIF, which no other reader of robot data does.
+    # cv2 fills the missing part of a truncated image with gray. By default it also rotates images by EXIF, which no
+    # other reader of robot data does.
     image = None
     if end in data[-64:] and (data := _png_image(data) if kind == "PNG" else data):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
