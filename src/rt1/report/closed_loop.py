@@ -1,4 +1,4 @@
-"""The evaluation report: what was counted, as ``results.json`` and as one self-contained HTML page."""
+"""The report of a closed-loop evaluation: ``results.json`` and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from rt1.common.files import write_text
+from rt1.evaluate.closed_loop import BASELINES
 from rt1.evaluate.episode_trace import EpisodePlot
 from rt1.evaluate.results import Counted, ParaphraseResult, SwappedResult, TaskResult, mean
 from rt1.report.episodes import episode_card
@@ -21,7 +22,7 @@ from rt1.report.svg import success_bars, training_curves
 
 @dataclass(frozen=True, kw_only=True)
 class Report(Provenance):
-    """Everything one evaluation found and how it was made."""
+    """All results of a closed-loop evaluation, and its provenance."""
 
     tasks: Sequence[TaskResult]
     swapped: Sequence[SwappedResult] = ()  # trials under another task's instruction
@@ -34,10 +35,7 @@ class Report(Provenance):
             raise ValueError("a report of 0 tasks; it needs at least 1; evaluate a task first")
 
     def task_mean(self, column: str) -> float | None:
-        """Return the mean over the tasks of ``success``, ``expert``, ``blind`` or ``random``, 0..1.
-
-        ``None`` unless it was run on every task: a mean over other tasks would not compare.
-        """
+        """Return the mean of ``success`` or a baseline, 0..1; ``None`` unless it was run on every task."""
         return mean([getattr(task, column) for task in self.tasks])
 
     @property
@@ -55,10 +53,7 @@ def results_json(report: Report) -> dict[str, Any]:
     """Return the report's figures as plain data for ``json``; rates in 0..1, ``None`` where not run."""
     return {
         "tasks": [_task_json(task) for task in report.tasks],
-        "mean_success": report.task_mean("success"),
-        "mean_expert": report.task_mean("expert"),
-        "mean_blind": report.task_mean("blind"),
-        "mean_random": report.task_mean("random"),
+        **{f"mean_{column}": report.task_mean(column) for column in ("success", *BASELINES)},
         "swapped_success": report.swapped_success,
         "swapped": [_counted_json(r, given_instruction=r.given_instruction) for r in report.swapped],
         "paraphrase_success": report.paraphrase_success,
@@ -68,13 +63,10 @@ def results_json(report: Report) -> dict[str, Any]:
 
 
 def write_report(report: Report, folder: Path) -> Path:
-    """Write ``results.json`` and ``report.html`` into a folder, replacing older ones.
-
-    Returns:
-        Path of the page. It needs no network and no other file.
+    """Write ``results.json`` and ``report.html`` into a folder, replacing older ones, and return the page's path.
 
     Raises:
-        SaveError: a file cannot be written; the older one is untouched.
+        SaveError: a file cannot be written; the older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     text = _page(report)
@@ -97,13 +89,12 @@ def _page(report: Report) -> str:
 
 def _bars(task: TaskResult, swapped: Sequence[SwappedResult]) -> Markup:
     others = [result for result in swapped if result.task == task.task]
-    swapped_interval = others[0].interval95 if len(others) == 1 else None
     rates: dict[str, tuple[float | None, tuple[float, float] | None]] = {
         "policy": (task.success, task.interval95),
         "expert": (task.expert, None),
         "replay": (task.blind, None),
         "random": (task.random, None),
-        "swapped": (mean([result.success for result in others]), swapped_interval),
+        "swapped": (mean([result.success for result in others]), others[0].interval95 if len(others) == 1 else None),
     }
     return success_bars(f"Success rates of {task.task}", rates)
 
@@ -116,9 +107,5 @@ def _counted_json(result: Counted, **sentence: str) -> dict[str, Any]:
 def _task_json(task: TaskResult) -> dict[str, Any]:
     return {
         **_counted_json(task, instruction=task.instruction),
-        "expert": task.expert,
-        "blind": task.blind,
-        "random": task.random,
-        "mean_steps": task.mean_steps,
-        "clipped": task.clipped,
+        **{column: getattr(task, column) for column in (*BASELINES, "mean_steps", "clipped")},
     }

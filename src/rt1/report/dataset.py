@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from rt1.common.files import write_text
 from rt1.data.survey import ActionSurvey, DataSurvey, ShownEpisode
-from rt1.report import dataset_figures
+from rt1.report.dataset_figures import action_histogram, episode_trace, length_histogram
 from rt1.report.dataset_notes import BGR_MARGIN, BGR_SHARE, notes, sampling
 from rt1.report.html import render, thumbnail
 from rt1.report.svg import percent
@@ -19,13 +19,10 @@ _IMAGE_WIDTH = 320
 
 
 def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: str) -> Path:
-    """Write the page, replacing an older one.
-
-    Returns:
-        ``path``. The page needs no network and no other file.
+    """Write the page, replacing an older one, and return ``path``.
 
     Raises:
-        SaveError: the file cannot be written; the older one is untouched.
+        SaveError: the file cannot be written; the older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(
@@ -35,15 +32,14 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         survey=survey,
         shown=shown,
         notes=notes(survey),
-        histograms=_histograms(survey.actions),
+        **_action_figures(survey.actions, shown),
         outside=[f"{percent(float(share))} outside" for share in survey.actions.outside],
         images=[
             (thumbnail(image, _IMAGE_WIDTH, 85), f"step {step}")
             for image, step in zip(shown.images, shown.steps, strict=True)
         ],
-        traces=_traces(survey.actions, shown),
         most_sentences=_SENTENCES,
-        length_histogram=dataset_figures.length_histogram(survey.lengths),
+        length_histogram=length_histogram(survey.lengths),
         sampling=[*sampling(survey), _color_test(survey)],
         command=command,
     )
@@ -51,32 +47,15 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
     return path
 
 
-def _histograms(actions: ActionSurvey) -> dict[str, Markup]:
-    spec = actions.spec
-    return {
-        name: dataset_figures.action_histogram(
-            name,
-            actions.values[:, index],
-            low=float(spec.low[index]),
-            high=float(spec.high[index]),
-            choices=int(spec.discrete_choices[index]),
-        )
-        for index, name in enumerate(spec.dimension_names)
-    }
-
-
-def _traces(actions: ActionSurvey, shown: ShownEpisode) -> dict[str, Markup]:
-    spec = actions.spec
-    return {
-        name: dataset_figures.episode_trace(
-            name,
-            shown.actions[:, index],
-            low=float(spec.low[index]),
-            high=float(spec.high[index]),
-            steps=shown.steps,
-        )
-        for index, name in enumerate(spec.dimension_names)
-    }
+def _action_figures(actions: ActionSurvey, shown: ShownEpisode) -> dict[str, dict[str, Markup]]:
+    """Return the histogram and the trace of each dimension."""
+    histograms, traces = {}, {}
+    for index, name in enumerate(actions.spec.dimension_names):
+        low, high = float(actions.spec.low[index]), float(actions.spec.high[index])
+        choices = int(actions.spec.discrete_choices[index])
+        histograms[name] = action_histogram(name, actions.values[:, index], low=low, high=high, choices=choices)
+        traces[name] = episode_trace(name, shown.actions[:, index], low=low, high=high, steps=shown.steps)
+    return {"histograms": histograms, "traces": traces}
 
 
 def _color_test(survey: DataSurvey) -> str:

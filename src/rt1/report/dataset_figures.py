@@ -17,17 +17,16 @@ _VISIBLE = 0.02  # of the tallest bar: a single value far out must be seen
 
 
 def action_histogram(name: str, values: FloatArray, *, low: float, high: float, choices: int = 0) -> Markup:
-    """Draw how often a dimension takes which value, its bounds as dashed lines, what lies outside in another color.
+    """Draw the distribution of a dimension's values as ``<svg>``: bounds dashed, values outside in another color.
+
+    The outermost bars hold everything farther out.
 
     Args:
-        name: of the dimension, for screen readers.
+        name: of the dimension.
         values: float32 (S,), finite, physical units.
         low: lower bound; 0 for a discrete dimension.
         high: upper bound; ``choices - 1`` for a discrete dimension.
-        choices: number of choices of a discrete dimension, 0 for a continuous one.
-
-    Returns:
-        ``<svg>``. The outermost bars hold everything farther out.
+        choices: of a discrete dimension; 0 for a continuous one.
     """
     if choices:
         low, high = low - 0.5, high + 0.5
@@ -68,15 +67,7 @@ def length_histogram(lengths: NDArray[np.int64]) -> Markup:
 
 
 def episode_trace(name: str, values: FloatArray, *, low: float, high: float, steps: Sequence[int]) -> Markup:
-    """Draw a dimension over the steps of one episode, its bounds as dashed lines, a dot at each step with an image.
-
-    Args:
-        name: of the dimension, for screen readers.
-        values: float32 (S,), physical units.
-        low: lower bound.
-        high: upper bound.
-        steps: where an image is shown.
-    """
+    """Draw a dimension, float32 (S,), over the steps of an episode: bounds dashed, a dot at each of ``steps``."""
     with panel(f"{name} over the steps") as (axes, svg):
         axes.plot(values, "-", color=INKS["policy"], linewidth=1.4)
         axes.plot(steps, values[list(steps)], "o", color=INKS["policy"], markersize=3.5)

@@ -1,4 +1,4 @@
-"""What in a data set deserves a look before training on it, as sentences."""
+"""Warnings about a data set before training on it, as sentences."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FEW_BINS = 16
 
 
 def notes(survey: DataSurvey) -> list[str]:
-    """Return one sentence per finding, in the order of their weight."""
+    """Return the warnings, the most important first."""
     return [*_of_episodes(survey), *_of_images(survey.images), *_of_actions(survey.actions)]
 
 
@@ -102,15 +102,15 @@ def sizes(images: ImageSurvey) -> str:
 def sampling(survey: DataSurvey) -> list[str]:
     """Return what was looked at, one sentence each: all of it, or how many of how many."""
     actions, sampled = survey.actions, len(survey.images.blue_minus_red)
-    found = [
+    sentences = [
         f"instructions: {_of_all(survey.instruction_episodes, len(survey.lengths), 'episode')}",
         f"actions: {_of_all(actions.steps, survey.steps, 'step')}",
         f"images: {_of_all(sampled, survey.steps, 'step')}",
     ]
-    own = spec_between(actions.statistics.minimum, actions.statistics.maximum, parts={"all": actions.spec.size})
-    if np.array_equal(own.low, actions.spec.low) and np.array_equal(own.high, actions.spec.high):
-        found.append("bounds: the smallest and largest value of the data, so that nothing lies outside")
-    return found
+    tight = spec_between(actions.statistics.minimum, actions.statistics.maximum, parts={"all": actions.spec.size})
+    if np.array_equal(tight.low, actions.spec.low) and np.array_equal(tight.high, actions.spec.high):
+        sentences.append("bounds: the smallest and largest value of the data, so that nothing lies outside")
+    return sentences
 
 
 def _of_all(seen: int, total: int, thing: str) -> str:

@@ -1,4 +1,4 @@
-"""The dry run before hardware: a recorded episode sent to a policy server, predicted against recorded on one page."""
+"""The dry run before hardware: recorded episodes sent to a policy server, and a page that compares the actions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RT1_RATE = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a server answered to the images of one recorded episode."""
+    """A server's answers to the images of one recorded episode."""
 
     plot: EpisodePlot
     limited: FloatArray  # (S, A) predicted actions within the limits of the robot
@@ -51,11 +51,10 @@ def replay(
     episodes: Sequence[int] = (0,),
     options: DataOptions | None = None,
 ) -> Path:
-    """Do a dry run of some episodes of a data set, write the page about them, and return its path.
+    """Do a dry run of some episodes of a data set, and write the page about them.
 
-    ``options`` say what the data set does not say of itself, see :class:`rt1.data.open_data.DataOptions`. The errors
-    are those of :func:`rt1.data.open_data.open_data`, :func:`dry_run` and :func:`write_dry_run`, and ``ValueError`` for
-    the number of an episode that is not there.
+    Raises the errors of :func:`rt1.data.open_data.open_data`, which takes ``options``, of :func:`dry_run` and of
+    :func:`write_dry_run`, and ``ValueError`` for an unknown episode.
     """
     source = open_data(Path(folder), options or DataOptions())
     if episodes and not 0 <= min(episodes) <= max(episodes) < len(source.lengths):
@@ -66,13 +65,12 @@ def replay(
 
 
 def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionLimits) -> DryRun:
-    """Send the images of a recorded episode to a server, as fast as it answers; nothing moves.
+    """Send the images of a recorded episode to a server, as fast as it answers. Nothing moves.
 
     Args:
-        client: starts a new episode with the recorded instruction, or its text embedding where there is no sentence;
-            an answer is late where it takes longer than a period of the policy's control rate, else of RT-1's 3 Hz.
-        source: recorded episodes, with the action's dimensions that the server's policy has. Bounds and bins may be
-            others: what is compared are physical units.
+        client: starts an episode with the recorded instruction, or its text embedding without one. An answer is late
+            after more than a period of the policy's control rate, or of 3 Hz if that is unknown.
+        source: recorded episodes with the dimensions of the policy's actions. Bounds and bins may differ.
         episode: number of the episode.
         limits: of the robot's actions.
 
@@ -80,10 +78,10 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
         ValueError: the recording has other actions than the policy, or no instruction.
         ClientError: the server fails.
     """
-    ours, theirs = client.action_spec, source.action_spec
-    same_choices = np.array_equal(ours.discrete_choices, theirs.discrete_choices)
-    if ours.dimension_names != theirs.dimension_names or not same_choices:
-        difference = spec_difference(ours, theirs)
+    spec, recorded_spec = client.action_spec, source.action_spec
+    same_choices = np.array_equal(spec.discrete_choices, recorded_spec.discrete_choices)
+    if spec.dimension_names != recorded_spec.dimension_names or not same_choices:
+        difference = spec_difference(spec, recorded_spec)
         raise ValueError(f"policy and recording have different actions: {difference}; take a recording of its robot")
     instruction = source.instruction(episode).strip() or source.text_embedding(episode)
     if instruction is None:
@@ -120,7 +118,7 @@ def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run")
     """Write one self-contained page about dry runs of one policy, and return its path.
 
     Raises:
-        SaveError: the file cannot be written; an older one is untouched.
+        SaveError: the file cannot be written; an older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(

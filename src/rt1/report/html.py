@@ -1,4 +1,4 @@
-"""The HTML pages: Jinja2 templates of this package, in which every value from outside is escaped."""
+"""The HTML pages, from the Jinja2 templates of this package."""
 
 from __future__ import annotations
 
@@ -16,12 +16,7 @@ from rt1.report.svg import percent
 
 
 def render(template: str, /, **values: object) -> str:
-    """Return a template of the folder ``templates`` with its values filled in.
-
-    Args:
-        template: file name.
-        values: what the template names; a missing one is an error. All but ``Markup`` is escaped.
-    """
+    """Return a template of the folder ``templates`` with its values filled in. All but ``Markup`` is escaped."""
     return _environment().get_template(template).render(values)
 
 

@@ -26,7 +26,7 @@ PAGE_FILE, JSON_FILE = "offline.html", "offline.json"
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineReport(Provenance):
-    """Everything an offline evaluation found and how it was made."""
+    """All results of an offline evaluation, and its provenance."""
 
     result: OfflineResult
     network: RT1Config
@@ -57,12 +57,7 @@ def offline_json(report: OfflineReport) -> dict[str, Any]:
             "steps": agreement.steps,
             "tolerance": ROUNDING,
             "other_tokens": agreement.other_tokens,
-            **_finite(
-                {
-                    "largest_difference": agreement.logit_difference,
-                    "largest_logit": agreement.largest_logit,
-                }
-            ),
+            **_finite({"largest_difference": agreement.logit_difference, "largest_logit": agreement.largest_logit}),
         },
         "most_frequent_token": dict(zip(names, result.counts.most_frequent().tolist(), strict=True)),
         "calibration_error": _finite(

@@ -21,10 +21,9 @@ _USED = 0.99  # share of the tokens or errors that decides what range is shown
 
 
 def near_diagonal(counts: NDArray[np.int64]) -> Markup:
-    """Draw the share of tokens by how many bins the prediction is off; the outermost bars hold everything farther.
+    """Draw the share of tokens by the bins between prediction and record; the outermost bars hold everything farther.
 
-    Args:
-        counts: (2 V - 1,) how often predicted less recorded token is -(V - 1) .. V - 1.
+    ``counts`` (2 V - 1,): how often predicted minus recorded token is -(V - 1) .. V - 1.
     """
     offsets, heights = _gathered(counts, NEAR + 1)
     with panel("share of the tokens by bins off") as (axes, svg):
@@ -40,12 +39,9 @@ def near_diagonal(counts: NDArray[np.int64]) -> Markup:
 
 
 def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -> Markup:
-    """Draw the share of the steps by error in physical units; the outermost bars hold everything farther.
+    """Draw the share of steps by error in physical units; the outermost bars hold everything farther.
 
-    Args:
-        name: of the dimension, for screen readers.
-        counts: (2 V - 1,) as in :func:`near_diagonal`, of this dimension.
-        bin_width: physical units from one token to the next.
+    ``counts`` are those of :func:`near_diagonal` for this dimension; ``bin_width`` is in physical units.
     """
     reach = _reach(counts)
     per_bar = max(1, -(-(2 * reach + 1) // _BARS))
@@ -65,16 +61,15 @@ def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -
 
 
 def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> Markup:
-    """Draw which token was predicted where which was recorded, cropped to the range in which 99 % of them lie.
+    """Draw the confusion matrix of a dimension, cropped to the range of 99 % of its tokens.
+
+    Each row is shaded by its own shares: no color is never, full color always.
 
     Args:
-        name: of the dimension, for screen readers.
+        name: of the dimension.
         counts_VV: how often a recorded token (row) was predicted as which (column).
-        choices: number of choices of a discrete dimension, 0 for a continuous one; the column of that number holds all
-            predicted tokens that are no choice.
-
-    Returns:
-        ``<svg>``. Each row is shaded by its own shares: no color is never, full color always.
+        choices: of a discrete dimension, 0 for a continuous one. The column of that number holds all predicted tokens
+            that are no choice.
     """
     if choices:
         counts_VV, first, last = _folded(counts_VV, choices), 0, choices
@@ -114,7 +109,7 @@ def reliability_curve(reliability: Reliability) -> Markup:
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("confidence")
-        axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
+        axes.tick_params(axis="x", pad=6)  # clear of the 0 % next to it
         axes.xaxis.set_major_formatter(lambda share, _: percent(share))
         axes.yaxis.set_major_formatter(lambda share, _: percent(share))
     return svg()
@@ -135,9 +130,9 @@ def confidence_histogram(reliability: Reliability) -> Markup:
 
 
 def attention_overlay(image: Image, map_RC: FloatArray, *, width: int) -> Image:
-    """Return an image, uint8 RGB, ``width`` pixels wide, dark but where a map of TokenLearner (rows, columns) looks.
+    """Return a uint8 RGB image, ``width`` pixels wide, that is bright where a TokenLearner map (rows, columns) attends.
 
-    The brightest place is the map's largest weight, whatever its size.
+    The brightest position is the map's largest weight, independent of its size.
     """
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     small = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA)
@@ -148,9 +143,7 @@ def attention_overlay(image: Image, map_RC: FloatArray, *, width: int) -> Image:
 
 
 def _near_ink(distance: int) -> str:
-    if distance == 0:
-        return "policy"
-    return "replay" if distance <= NEAR else "swapped"
+    return "policy" if distance == 0 else "replay" if distance <= NEAR else "swapped"
 
 
 def _gathered(counts: NDArray[np.int64], reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""How an evaluation was made: what every report says at its end."""
+"""How an evaluation was made: the last section of every report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rt1.model.rt1 import RT1
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What an evaluation was made from, with, and how long it took."""
+    """How an evaluation was made."""
 
     title: str
     command: str
@@ -40,7 +40,7 @@ class Provenance:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What the report says of its provenance, beyond what the evaluation knows itself."""
+    """Provenance that the evaluation does not know itself."""
 
     title: str = ""  # heading of the page; that of its kind of evaluation if empty
     command: str = ""
@@ -50,14 +50,9 @@ class ReportContext:
 
 
 class ProvenanceRecorder:
-    """Watches over an evaluation (``with recorder:``) and says afterwards how it was made."""
+    """Measures an evaluation (``with recorder:``) and returns its provenance."""
 
     def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
-        """Read what the checkpoint says of itself.
-
-        Raises:
-            CheckpointError: it cannot be read.
-        """
         self.folder, self.info = resolve(checkpoint), load_info(checkpoint, embodiment=embodiment)
         self._context = context or ReportContext()
         self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0

@@ -1,11 +1,10 @@
-"""An evaluation from start to end: trials, plots on held-out episodes, report."""
+"""A whole closed-loop evaluation: trials, plots of held-out episodes, report."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-from rt1.checkpoint import CheckpointInfo
 from rt1.data.sources.base import EpisodeSource
 from rt1.envs.base import TaskSuite
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
@@ -31,17 +30,17 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint closed loop and write ``results.json`` and ``report.html`` into ``out``.
 
     Args:
-        checkpoint: checkpoint or run folder; a run folder's training curves are shown, too.
+        checkpoint: checkpoint or run folder; of a run folder the training curves are shown too.
         out: output folder.
         suite: the environments.
         settings: tasks, trials, seed.
-        source: recorded episodes, for plots on those held out from training; None leaves the plots out.
-        encoder: text encoder; the one the checkpoint names if None.
-        context: what the report says of its provenance.
+        source: recorded episodes, to plot held-out ones; None: no plots.
+        encoder: text encoder; None: the one named by the checkpoint.
+        context: further provenance for the report.
     """
     with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
-        folder, info = recorder.folder, recorder.info
-        # First: damaged weights or data show here, in their own words, and not after minutes of trials.
+        folder = recorder.folder
+        # Damaged weights or data must raise here, not after minutes of trials.
         policy = Policy.from_checkpoint(
             folder,
             embodiment=settings.embodiment,
@@ -49,9 +48,11 @@ def evaluate_checkpoint(
             cond_scale=settings.acting.cond_scale,
             setting=settings.acting.choice,
         )
-        chosen = replace(settings.acting, backend=policy.setting, tune=False)
-        settings = replace(settings, acting=chosen)
-        plots = [] if source is None else _held_out_plots(policy, source, info, encoder)
+        settings = replace(settings, acting=replace(settings.acting, backend=policy.setting, tune=False))
+        plots: list[EpisodePlot] = []
+        if source is not None:
+            chosen = choose_episodes(source, recorder.info.provenance)
+            plots = episode_plots(policy, source, chosen, choose_words(source, recorder.info, encoder))
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
     facts = recorder.facts(
         policy.model, title="Closed-loop evaluation", settings=_settings_table(suite, settings), notes=_NOTES
@@ -78,13 +79,6 @@ _NOTES = (
     counts.""",
     """Paraphrase: the same trials under a sentence that no recording uses.""",
 )
-
-
-def _held_out_plots(
-    policy: Policy, source: EpisodeSource, info: CheckpointInfo, encoder: TextEncoder | None
-) -> list[EpisodePlot]:
-    chosen, words = choose_episodes(source, info.provenance), choose_words(source, info, encoder)
-    return episode_plots(policy, source, chosen, words)
 
 
 def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:

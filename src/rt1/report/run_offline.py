@@ -49,8 +49,8 @@ def evaluate_recorded(
         out: output folder.
         source: recorded episodes.
         settings: which of them, and how.
-        encoder: text encoder; None takes the stored embeddings or the encoder the checkpoint names.
-        context: what the report says of its provenance.
+        encoder: text encoder; None: the stored embeddings, or the encoder named by the checkpoint.
+        context: further provenance for the report.
     """
     settings = settings or OfflineSettings()
     with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:

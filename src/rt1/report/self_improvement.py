@@ -1,4 +1,4 @@
-"""The page of an improvement: success by round, with and without the policy's own episodes."""
+"""The report of self-improvement: success by round, with and without the policy's own episodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of the pages as inline SVG that takes its colors from the page, for light and dark mode."""
+"""Figures as inline SVG with the colors of the page, for light and dark mode."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COLORS = {
     "swapped": "var(--swapped, #d55e00)",
     "recorded": "var(--recorded, #a9aeb8)",
 }
-"""What each name becomes in the SVG: the page's color, else one that color-blind people tell apart."""
+"""CSS color of each name: the page's own, or a default that color-blind people can tell apart."""
 
 INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLORS, start=3)}
-"""What to draw in: matplotlib knows plain colors only, and :func:`panel` puts the page's colors in their place."""
+"""Placeholder colors for matplotlib, which :func:`panel` replaces by :data:`COLORS`."""
 
 _SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
 _SQUARE = (2.8, 2.8)
@@ -55,14 +55,9 @@ _STYLE: dict[Any, Any] = {
 
 
 def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
-    """Draw loss and token accuracy over the updates, in training and held out.
+    """Draw loss and token accuracy over the updates, in training and held out, from records of ``metrics.jsonl``.
 
-    Args:
-        metrics: records of ``metrics.jsonl``: ``update``, and ``loss``, ``accuracy``, ``heldout_loss``,
-            ``heldout_accuracy`` where the record has them.
-
-    Returns:
-        Title to ``<svg>``; a curve with no record is left out.
+    Returns the title of each curve that has records and its ``<svg>``.
     """
     curves = {"Loss": ("loss", "heldout_loss"), "Token accuracy": ("accuracy", "heldout_accuracy")}
     out: dict[str, Markup] = {}
@@ -86,11 +81,8 @@ def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted
 
     Args:
         dimension_names: A names.
-        recorded: float (S, A), physical units: what the expert did.
-        predicted: float (S, A), physical units: what the policy would have done at the same images.
-
-    Returns:
-        Dimension name to ``<svg>``.
+        recorded: float (S, A), physical units.
+        predicted: float (S, A), physical units, at the same images.
     """
     plots: dict[str, Markup] = {}
     for index, name in enumerate(dimension_names):
@@ -106,13 +98,7 @@ def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted
 def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float, float] | None]]) -> Markup:
     """Draw the success rates of one task as bars.
 
-    Args:
-        label: what the figure shows, for screen readers.
-        rates: key of ``COLORS`` to success rate in 0..1 (``None``: not run) and its interval
-            (``None``: not known).
-
-    Returns:
-        ``<svg>``.
+    ``rates`` maps a key of ``COLORS`` to a success rate, 0..1 or ``None`` where not run, and its interval if known.
     """
     with panel(label, left=0.18) as (axes, svg):
         for row, (name, (rate, interval)) in enumerate(rates.items()):
@@ -130,15 +116,15 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
 
 
 def share_axis(axes: Axes, top: float) -> None:
-    """Make the y axis one of shares, 0 to a bit above ``top``, written in percent."""
+    """Scale the y axis to shares, 0 to a bit above ``top``, in percent."""
     axes.set_ylim(0, 1.05 * top)
-    axes.tick_params(axis="x", pad=6)  # clear of the 0 % beside it
+    axes.tick_params(axis="x", pad=6)  # clear of the 0 % next to it
     axes.locator_params(axis="y", nbins=4)
     axes.yaxis.set_major_formatter(lambda share, _: percent(share))
 
 
 def percent(rate: float) -> str:
-    """Return a rate in 0..1 as the report writes it: two digits are enough for some ten trials.
+    """Return a rate in 0..1 in percent with two digits, enough for some ten trials.
 
     >>> percent(0.95).split(), percent(0.025).split(), percent(1).split()
     (['95', '%'], ['2.5', '%'], ['100', '%'])
@@ -149,12 +135,9 @@ def percent(rate: float) -> str:
 
 @contextmanager
 def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
-    """Yield axes to draw on and a function that returns the ``<svg>`` when the block has ended.
+    """Yield axes to draw on, and a function that returns the ``<svg>`` after the block.
 
-    Args:
-        label: what the figure shows, for screen readers.
-        left: where the axes begin, as a share of the width.
-        square: draw a square, for a matrix.
+    ``label`` describes the figure for screen readers, ``left`` is the left margin as a share of the width.
     """
     try:
         import matplotlib as mpl
@@ -179,7 +162,7 @@ def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[t
 
 
 def _to_svg(raw: str, label: str, size: tuple[float, float]) -> Markup:
-    """Cut matplotlib's SVG file down to one element that fits its place and takes the page's colors."""
+    """Reduce matplotlib's SVG file to one element with the page's colors."""
     body = raw[raw.index("<svg") :]
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)

@@ -115,12 +115,12 @@ def collect(
     encoder: TextEncoder,
     seed: tuple[int, int] = (0, 0),
 ) -> Collection:
-    """Run a policy and write its successful episodes; run again to resume what was interrupted.
+    """Run a policy and write its successful episodes; run again to resume.
 
     Args:
-        folder: data set to write; its details say which policy made it, from what seeds, in how many attempts.
+        folder: data set to write; its details name the policy, seeds and attempts.
         checkpoint: checkpoint folder of the policy.
-        suite: where it acts.
+        suite: the environments.
         settings: tasks, attempts, tries, noise.
         encoder: the checkpoint's text encoder.
         seed: seed and number of the round.
@@ -129,14 +129,14 @@ def collect(
         ValueError: an unknown task.
     """
     tasks = check_tasks(suite, settings.tasks)
-    if (kept := _finished(folder)) is not None:
-        return kept
+    if (collection := _finished(folder)) is not None:
+        return collection
     sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
     embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
     work = _Work(suite, settings, checkpoint, embeddings, seed)
     jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
     missing = [job for job in jobs if not job.file.is_file()]
-    total, left = (sum(len(job.attempts) for job in some) for some in (jobs, missing))
+    total, left = (sum(len(job.attempts) for job in group) for group in (jobs, missing))
     with episode_progress(f"collecting into {folder}", total, unit="attempts", done=total - left):
         for _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
             pass
@@ -168,8 +168,8 @@ def _run(job: _Job) -> None:
             count_episode()
     finally:
         env.close()
-    with replacing(job.file) as beside:
-        save_file(tensors, beside)
+    with replacing(job.file) as new_file:
+        save_file(tensors, new_file)
 
 
 def _attempt(worker: _Worker, env: Env, task: str, attempt: int) -> dict[str, Any]:
@@ -179,18 +179,18 @@ def _attempt(worker: _Worker, env: Env, task: str, attempt: int) -> dict[str, An
     for number in range(settings.tries):
         drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed + number)
         controller = _Disturbed(PolicyController(worker.policy), drift)
-        found = rollout(
+        trial = rollout(
             env, controller, seed=seed, instruction=instruction, keep_images=True, max_steps=settings.max_steps
         )
-        if found.success:
-            return _tensors(attempt, found, settings.jpeg_quality)
+        if trial.success:
+            return _tensors(attempt, trial, settings.jpeg_quality)
     return {}
 
 
-def _tensors(attempt: int, found: Rollout, quality: int) -> dict[str, Any]:
-    images = [encode_jpeg(image, quality) for image in found.images[:-1]]  # the last one has no action
+def _tensors(attempt: int, trial: Rollout, quality: int) -> dict[str, Any]:
+    images = [encode_jpeg(image, quality) for image in trial.images[:-1]]  # the last one has no action
     return {
-        f"{attempt}/actions": found.actions,
+        f"{attempt}/actions": trial.actions,
         f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
         f"{attempt}/sizes": np.array([len(image) for image in images]),
     }
@@ -209,11 +209,9 @@ class _Disturbed:
     drift: Drift
 
     def reset(self, instruction: str) -> None:
-        """Start the episode."""
         self.controller.reset(instruction)
 
     def act(self, observation: Observation) -> FloatArray:
-        """Return the disturbed action."""
         return self.drift.disturb(self.controller.act(observation))
 
 
@@ -244,8 +242,8 @@ def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder
         )
         writer = RLDSWriter(folder, recording)
         for shard in writer.missing_shards():
-            chosen = recording.shard_episodes(shard)
-            writer.write_shard(shard, [_episode(work, number, *kept[number]) for number in chosen])
+            numbers = recording.shard_episodes(shard)
+            writer.write_shard(shard, [_episode(work, number, *kept[number]) for number in numbers])
         writer.finish()
     write_text(folder / ATTEMPTS_FILE, json.dumps({"attempts": attempts, "successes": successes}))
     shutil.rmtree(jobs[0].file.parent)
@@ -277,11 +275,11 @@ def _episode(work: _Work, number: int, job: _Job, attempt: int, tensors: Mapping
 
 
 def _finished(folder: Path) -> Collection | None:
-    """Return what an earlier call collected, if it came to its end."""
+    """Return what an earlier call collected, if it finished."""
     file = folder / ATTEMPTS_FILE
     if not file.is_file():
         return None
     with reading(file, cure=f"remove {folder} to collect again"):
-        found = from_json(Collection, {**read_object(file), "folder": folder})
-    assert (folder / RT1_FILE).is_file() or not found.episodes
-    return found
+        collection = from_json(Collection, {**read_object(file), "folder": folder})
+    assert (folder / RT1_FILE).is_file() or not collection.episodes
+    return collection

@@ -1,4 +1,4 @@
-"""What can act in a trial besides a person: a policy, and the baselines that a policy must beat."""
+"""The controllers of trials: a policy, and the baselines that a policy must beat."""
 
 from __future__ import annotations
 
@@ -18,26 +18,22 @@ class PolicyController:
         self._policy = policy
 
     def reset(self, instruction: str) -> None:
-        """Start an episode."""
         self._policy.reset(instruction)
 
     def act(self, observation: Observation) -> FloatArray:
-        """Return the policy's action."""
         return self._policy.act_vector(observation.image)
 
 
 class Replay:
-    """Another episode's actions, whatever the image shows; the last one is held when they run out."""
+    """Open-loop replay of another episode's actions; the last one is held when they run out."""
 
     def __init__(self, actions: FloatArray) -> None:
         self._actions, self._step = actions, 0
 
     def reset(self, instruction: str) -> None:  # noqa: ARG002 (blind to the instruction, too)
-        """Start again from the first action."""
         self._step = 0
 
     def act(self, observation: Observation) -> FloatArray:  # noqa: ARG002
-        """Return the next recorded action."""
         action = self._actions[min(self._step, len(self._actions) - 1)]
         self._step += 1
         return action
@@ -53,7 +49,6 @@ class RandomActions:
         """Nothing to forget."""
 
     def act(self, observation: Observation) -> FloatArray:  # noqa: ARG002
-        """Return the next random action."""
         return self._random.uniform(self._spec.low, self._spec.high).astype(np.float32)
 
 
@@ -67,5 +62,4 @@ class Expert:
         """Nothing to forget."""
 
     def act(self, observation: Observation) -> FloatArray:  # noqa: ARG002
-        """Return the expert's action for the simulator's state."""
         return self._expert_action()

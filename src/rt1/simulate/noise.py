@@ -1,4 +1,4 @@
-"""Noise that drifts: it carries the robot off its path, so that recorded actions show the way back."""
+"""Ornstein-Uhlenbeck noise on actions: it moves the robot off its path, so that recordings show the way back."""
 
 from __future__ import annotations
 
@@ -16,25 +16,21 @@ class Drift:
     """The noise of one episode, a function of its seed."""
 
     def __init__(self, spec: ActionSpec, *, control_rate: float, noise: float, seed: int) -> None:
-        """Draw how strong it is.
+        """Draw the strength of the noise.
 
-        Args:
-            spec: the actions.
-            control_rate: steps per second, Hz.
-            noise: largest standard deviation, as a fraction of half the action range; the episode draws its own
-                between 0 and this.
-            seed: seed of the episode.
+        ``noise`` is its largest standard deviation as a fraction of half the action range; the episode draws its own
+        between 0 and this. ``control_rate`` is in Hz.
         """
         self._random = np.random.default_rng((seed, 1))
         self._deviation = noise * self._random.uniform()
-        self._kept = math.exp(-1.0 / (control_rate * SECONDS))
+        self._decay = math.exp(-1.0 / (control_rate * SECONDS))
         self._low, self._high = spec.low, spec.high
         self._drift = self._random.normal(0.0, 1.0, spec.size)
 
     def disturb(self, action: FloatArray) -> FloatArray:
         """Return the action to execute, float32 (A,), within the bounds."""
-        kept, fresh = self._kept, self._random.normal(0.0, 1.0, action.size)
-        self._drift = kept * self._drift + math.sqrt(1.0 - kept**2) * fresh
+        decay, new = self._decay, self._random.normal(0.0, 1.0, action.size)
+        self._drift = decay * self._drift + math.sqrt(1.0 - decay**2) * new
         # The gripper gets no noise: opening it for one step drops what it holds, and no expert recovers from that.
         self._drift[-1] = 0.0
         moved = action + self._drift * self._deviation * (self._high - self._low) / 2

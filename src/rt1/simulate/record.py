@@ -65,12 +65,6 @@ class RecordReport:
 
 
 @dataclass(frozen=True)
-class _Shard:
-    number: int
-    episodes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
 class _Work:
     """What a worker process needs besides the shard."""
 
@@ -85,9 +79,7 @@ _work: list[_Work] = []
 
 
 def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder: TextEncoder) -> RecordReport:
-    """Record a suite's experts into ``folder``; run again to resume what was interrupted.
-
-    Only successful episodes are kept.
+    """Record a suite's experts into ``folder``; run again to resume. Only successful episodes are kept.
 
     Raises:
         ValueError: an unknown task, one without an expert, or one whose expert never succeeds.
@@ -101,13 +93,10 @@ def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder:
     sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
     embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
     writer = RLDSWriter(folder, _writer_settings(suite, settings, tasks, encoder))
-    shards = [_Shard(n, tuple(writer.settings.shard_episodes(n))) for n in writer.missing_shards()]
-    total = sum(len(shard.episodes) for shard in shards)
+    shards = list(writer.missing_shards())
+    total = sum(len(writer.settings.shard_episodes(shard)) for shard in shards)
     rejected = dict.fromkeys(tasks, 0)
-    with (
-        working_in(folder, ours=(RECORDING_FILE,)),
-        episode_progress(f"recording into {folder}", total) as bar,
-    ):
+    with working_in(folder, ours=(RECORDING_FILE,)), episode_progress(f"recording into {folder}", total) as bar:
         work = _Work(suite, settings, tasks, embeddings, writer)
         for _, failures in run_jobs(
             _record_shard, shards, workers=settings.workers, prepare=_prepare, arguments=(work,)
@@ -163,19 +152,19 @@ def _prepare(work: _Work) -> None:
     _work[:] = [work]
 
 
-def _record_shard(shard: _Shard) -> dict[str, int]:
+def _record_shard(shard: int) -> dict[str, int]:
     """Record and write one shard; return the number of rejected episodes per task."""
     (work,) = _work
     rejected: dict[str, int] = {}
     episodes = []
     task, env = "", None
     try:
-        for number in shard.episodes:
-            place, index = divmod(number, work.settings.episodes)
-            if env is None or work.tasks[place] != task:
+        for number in work.writer.settings.shard_episodes(shard):
+            task_number, index = divmod(number, work.settings.episodes)
+            if env is None or work.tasks[task_number] != task:
                 if env is not None:
                     env.close()  # before the next one opens: two renderers in one process disturb each other
-                task = work.tasks[place]
+                task = work.tasks[task_number]
                 env = work.suite.open(task)
             episode, failures = _successful_episode(work, env, task, number, index)
             episodes.append(episode)
@@ -183,7 +172,7 @@ def _record_shard(shard: _Shard) -> dict[str, int]:
     finally:
         if env is not None:
             env.close()
-    work.writer.write_shard(shard.number, episodes)
+    work.writer.write_shard(shard, episodes)
     return rejected
 
 

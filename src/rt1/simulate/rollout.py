@@ -13,7 +13,7 @@ from rt1.envs.base import Env, Image, Observation
 
 
 class Controller(Protocol):
-    """Anything that acts from observations: a policy, a replay, random actions."""
+    """Anything that acts from observations: a policy, open-loop replay, random actions."""
 
     def reset(self, instruction: str) -> None:
         """Forget the last episode and take the instruction of the next."""
@@ -47,16 +47,15 @@ def rollout(
 ) -> Rollout:
     """Run one controller in one environment for one episode.
 
+    A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
+
     Args:
         env: where to act.
-        controller: what acts; it gets the image and the instruction only.
-        seed: seed of the episode's start.
-        instruction: sentence given to the controller instead of the environment's own.
+        controller: gets the image and the instruction only.
+        seed: of the initial state.
+        instruction: for the controller, instead of the environment's own.
         keep_images: keep every image, for a video.
-        max_steps: steps after which it is broken off, if the environment has not ended it before.
-
-    Returns:
-        The trial's result. A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
+        max_steps: step limit, besides the environment's own.
     """
     observation = env.reset(seed)
     controller.reset(env.instruction if instruction is None else instruction)
@@ -64,9 +63,9 @@ def rollout(
     actions: list[FloatArray] = []
     clipped = 0
     while True:
-        wanted = controller.act(observation)
-        clipped += int(env.action_spec.out_of_bounds(wanted).sum())
-        action = within_bounds(env.action_spec, wanted)
+        raw_action = controller.act(observation)
+        clipped += int(env.action_spec.out_of_bounds(raw_action).sum())
+        action = within_bounds(env.action_spec, raw_action)
         result = env.step(action)
         count_step(env.max_steps)
         observation = result.observation
@@ -86,11 +85,7 @@ def within_bounds(spec: ActionSpec, action: FloatArray) -> FloatArray:
 
 
 def check_actions_fit(policy: ActionSpec, env: ActionSpec) -> None:
-    """Refuse a policy whose action has other dimensions than the environment takes.
-
-    Raises:
-        ValueError: their names differ.
-    """
+    """Raise ``ValueError`` unless a policy's action has the dimensions of the environment's."""
     if policy.dimension_names != env.dimension_names:
         raise ValueError(
             f"the policy acts in {', '.join(policy.dimension_names)}, the environment takes "

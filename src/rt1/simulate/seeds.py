@@ -28,7 +28,7 @@ def trial_seed(seed: int, trial: int) -> int:
 def collection_seed(seed: int, round_number: int, attempt: int) -> int:
     """Return the environment seed of a policy's attempt at an episode to learn from: even, spread over 32 bits.
 
-    A trial's seed is odd; one of a recording may be met, with a chance of one in many millions.
+    It is never that of a trial, and that of a recording with a chance of one in many millions.
     """
     if min(seed, round_number, attempt) < 0:
         raise ValueError(f"seed {seed}, round {round_number}, attempt {attempt}: all must be 0 or more")

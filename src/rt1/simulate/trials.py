@@ -1,4 +1,4 @@
-"""Many trials in parallel processes: the policy's, and those of the baselines beside it."""
+"""Trials of a policy and its baselines in parallel processes."""
 
 from __future__ import annotations
 
@@ -78,15 +78,15 @@ def run_trials(
     workers: int = 0,
     apart: bool = False,
 ) -> Iterator[list[TrialResult]]:
-    """Run plans in parallel processes and yield each one's results when it is done.
+    """Run plans in parallel processes and yield the results of each plan when it is done.
 
     Args:
-        plans: what to run.
+        plans: the trials.
         suite: the environments.
-        policy: the policy; None if no plan needs one.
-        embeddings: text embedding, float32 (E,), of every sentence that the policy is given.
-        workers: processes; 0 means one per core.
-        apart: let none of them be this one; see :func:`rt1.common.processes.run_jobs`.
+        policy: None if no plan needs one.
+        embeddings: text embedding, float32 (E,), of each instruction.
+        workers: processes; 0: one per core.
+        apart: run no plan in this process; see :func:`rt1.common.processes.run_jobs`.
     """
     for _, results in run_jobs(
         _run_plan,
@@ -108,17 +108,17 @@ class _Worker:
 _worker: list[_Worker] = []
 
 
-def _prepare(suite: TaskSuite, chosen: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
+def _prepare(suite: TaskSuite, policy: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
     torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
-    _worker[:] = [_Worker(suite, None if chosen is None else open_policy(chosen, embeddings))]
+    _worker[:] = [_Worker(suite, None if policy is None else open_policy(policy, embeddings))]
 
 
-def open_policy(chosen: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
+def open_policy(policy: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
     """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
-    info = load_info(chosen.checkpoint, embodiment=chosen.embodiment)
-    model = load_model(chosen.checkpoint, embodiment=chosen.embodiment)
-    choice = setting_for(chosen.checkpoint, model, chosen.acting.choice)
-    stepper = choice.stepper(model, cond_scale=chosen.acting.cond_scale)
+    info = load_info(policy.checkpoint, embodiment=policy.embodiment)
+    model = load_model(policy.checkpoint, embodiment=policy.embodiment)
+    choice = setting_for(policy.checkpoint, model, policy.acting.choice)
+    stepper = choice.stepper(model, cond_scale=policy.acting.cond_scale)
     return Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__)
 
 
@@ -133,14 +133,14 @@ def _run_plan(plan: TrialPlan) -> list[TrialResult]:
 
 
 def _without_spare_images(results: list[TrialResult]) -> list[TrialResult]:
-    """Keep the images of the first success and the first failure only: enough for two videos, little to send."""
-    shown: set[bool] = set()
-    kept = []
-    for result in results:
-        spare = result.rollout.success in shown
-        kept.append(replace(result, rollout=replace(result.rollout, images=())) if spare else result)
-        shown.add(result.rollout.success)
-    return kept
+    """Keep the images of the first success and the first failure only."""
+    first = {result.rollout.success: result.trial for result in reversed(results)}
+    return [
+        result
+        if result.trial == first[result.rollout.success]
+        else replace(result, rollout=replace(result.rollout, images=()))
+        for result in results
+    ]
 
 
 def _run_trial(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> TrialResult:
@@ -169,7 +169,7 @@ def _controller(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> Contr
 
 
 def _replay(env: Env, expert: ScriptedExpert, plan: TrialPlan, trial: int) -> Replay:
-    """Return the replay of a successful noise-free expert episode with another start than any trial's."""
+    """Return the replay of a successful noise-free expert episode from a recording's seed."""
     for attempt in range(MOST_ATTEMPTS):
         episode = rollout(env, Expert(partial(expert, env)), seed=recording_seed(plan.seed, trial, attempt))
         if episode.success:

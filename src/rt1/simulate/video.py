@@ -17,11 +17,8 @@ def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) ->
 
     Args:
         images: at least one uint8 RGB (H, W, 3), all of one size.
-        fps: images per second, Hz; the control rate plays in real time.
-        scale_to: pixels of the longer side of the video; both sides become even, as H.264 wants.
-
-    Returns:
-        The mp4 file, as many pictures as there are images.
+        fps: images per second, Hz.
+        scale_to: pixels of the longer side; both sides become even, as H.264 requires.
 
     Raises:
         ValueError: no image, images that differ in size or are not uint8 RGB, a rate or size not above 0.
@@ -43,7 +40,7 @@ def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) ->
             stream.pix_fmt = "yuv420p"
             stream.width, stream.height = _even(width * scale), _even(height * scale)
             context = stream.codec_context
-            # Named, or browsers guess the colour matrix from the size.
+            # Named, or browsers guess the color matrix from the size.
             context.colorspace = context.color_primaries = context.color_trc = _BT709
             context.color_range = _LIMITED_RANGE
             for image in images:
