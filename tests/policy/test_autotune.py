@@ -83,7 +83,7 @@ def test_it_is_measured_again_on_demand(model: RT1, file: Path) -> None:
 def test_a_damaged_file_is_left_out_with_a_warning_and_mended(content: str, model: RT1, file: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    with pytest.warns(UserWarning, match="made anew"):
+    with pytest.warns(UserWarning, match="settings.json"):
         tuned(model, identity="a", file=file)
     assert len(json.loads(file.read_text())) == 1
 

@@ -28,11 +28,11 @@ class Agreement:
     tokens: int
     """Action tokens compared."""
     tokens_agreeing: int
-    """Those that are the same."""
+    """Action tokens that are equal."""
     clear_tokens: int
     """Action tokens whose first and second reference logit are more than ``CLEAR_GAP`` apart."""
     clear_tokens_agreeing: int
-    """Those of them that are the same."""
+    """Clear tokens that are equal."""
     logit_difference: float
     """Largest absolute difference of a logit. NaN where a logit is NaN."""
     largest_logit: float

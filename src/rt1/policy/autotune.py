@@ -1,4 +1,4 @@
-"""Which setting of the stepper is the fastest here and still acts as fp32 does: measured, remembered."""
+"""Measure and remember the fastest backend of the stepper that agrees with fp32 on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,24 +60,22 @@ class ActingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How a network is to be run."""
+    """A backend, one of :data:`rt1.policy.stepper.SETTINGS`, and its threads for each robot, None for its default."""
 
     setting: str
-    """One of :data:`rt1.policy.stepper.SETTINGS`."""
     threads: int | None = None
-    """Threads for each robot; None: as the setting says."""
 
     def stepper(self, model: RT1, *, cond_scale: float = 1.0) -> Stepper:
-        """Return the stepper of a network that runs this way."""
+        """Return a network's stepper with this backend."""
         return Stepper(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuned:
-    """What a measurement found."""
+    """The result of a measurement."""
 
     setting: str
-    """The setting chosen."""
+    """The fastest setting that agrees with fp32."""
     milliseconds: Mapping[str, float]
     """Median time of a step by setting."""
     agreement: Mapping[str, float]
@@ -106,8 +105,8 @@ def setting_for(checkpoint: Path | str, model: RT1, setting: str) -> Choice:
     if setting not in (AUTO, TUNE):
         lookup("backend", setting, {**SETTINGS, AUTO: None, TUNE: None})
         return Choice(setting=setting)
-    found = tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE)
-    return Choice(setting=found.setting, threads=found.threads[found.setting])
+    result = tuned(model, identity=weights_hash(checkpoint), again=setting == TUNE)
+    return Choice(setting=result.setting, threads=result.threads[result.setting])
 
 
 def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None = None) -> Tuned:
@@ -115,36 +114,29 @@ def tuned(model: RT1, *, identity: str, again: bool = False, file: Path | None =
 
     Args:
         model: the network.
-        identity: what stands for its weights.
-        again: measure even if there is one.
-        file: where it is remembered; a file of the user's cache if None. One that is damaged is left out with a
-            warning, and so is one that cannot be written.
+        identity: a hash of its weights.
+        again: measure even if a measurement is stored.
+        file: file of the measurements, in the user's cache if None. A file that is damaged or cannot be written gives a
+            warning.
     """
     file = user_cache() / "settings.json" if file is None else file
     key = f"{identity} on {_machine()}"
-    remembered = _read(file)
-    if not again and key in remembered:
-        try:
-            return Tuned(**remembered[key])
-        except (KeyError, TypeError, ValueError):
-            pass  # another version's, or a device that has gone: measured again below
-    found = measure(model)
+    stored = _read(file)
+    if not again and key in stored:
+        with suppress(KeyError, TypeError, ValueError):  # of another version, or of a device that is missing now
+            return Tuned(**stored[key])
+    result = measure(model)
     try:
-        write_text(file, json.dumps({**_read(file), key: asdict(found)}, indent=1))
+        write_text(file, json.dumps({**_read(file), key: asdict(result)}, indent=1))
     except SaveError as error:
         warnings.warn(f"the setting is measured again next time: {error}", stacklevel=2)
-    return found
+    return result
 
 
 def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
-    """Take the same steps in every setting that can run here, in turns, and choose.
+    """Take the same ``steps`` over generated images in each setting, in turns, and return the fastest that agrees.
 
-    A setting that cannot run here is left out, with one line in the log that says why.
-
-    Args:
-        model: the network.
-        steps: steps in each setting, over made-up scenes and instructions.
-        seed: seed of the scenes.
+    A setting that cannot run here is skipped, with the reason in the log.
     """
     steppers = {choice: stepper for name in SETTINGS for choice, stepper in _steppers(model, name).items()}
     names = list(dict.fromkeys(choice.setting for choice in steppers))
@@ -157,19 +149,19 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
                 start = time.perf_counter()
                 logits[choice].append(stepper.step([states[choice]], [image])[0])
                 seconds[choice].append(time.perf_counter() - start)
-    medians = {choice: 1e3 * float(np.median(found)) for choice, found in seconds.items()}
+    medians = {choice: 1e3 * float(np.median(times)) for choice, times in seconds.items()}
     best = {name: _fewest_threads({c: m for c, m in medians.items() if c.setting == name}) for name in names}
     reference = np.stack(logits[best[REFERENCE]])
     agreements = {name: compare_logits(reference, np.stack(logits[choice])) for name, choice in best.items()}
     eligible = [
         name
-        for name, own in agreements.items()
-        if name == REFERENCE or (own.clear_tokens and own.clear_agreement >= LEAST_AGREEMENT)
+        for name, agreement in agreements.items()
+        if name == REFERENCE or (agreement.clear_tokens and agreement.clear_agreement >= LEAST_AGREEMENT)
     ]
     return Tuned(
         setting=min(eligible, key=lambda name: medians[best[name]]),
         milliseconds={name: medians[choice] for name, choice in best.items()},
-        agreement={name: own.clear_agreement for name, own in agreements.items()},
+        agreement={name: agreement.clear_agreement for name, agreement in agreements.items()},
         threads={name: choice.threads for name, choice in best.items()},
     )
 
@@ -200,7 +192,7 @@ def _thread_numbers(name: str) -> list[int | None]:
 def _fewest_threads(milliseconds: Mapping[Choice, float]) -> Choice:
     """Return, of the choices that take hardly longer than the fastest, the one with the fewest threads."""
     least = min(milliseconds.values())
-    return min((c for c, found in milliseconds.items() if found <= NEARLY * least), key=lambda c: c.threads or 0)
+    return min((c for c, time_ms in milliseconds.items() if time_ms <= NEARLY * least), key=lambda c: c.threads or 0)
 
 
 def made_up_episodes(
@@ -225,7 +217,7 @@ def made_up_episodes(
 
 
 def weights_hash(checkpoint: Path | str) -> str:
-    """Return what stands for a checkpoint's weights."""
+    """Return a hash of a checkpoint's weights."""
     with (resolve(checkpoint) / MODEL_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
@@ -239,7 +231,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return read_object(file, cure="it is made anew")
+        return read_object(file, cure="it is written again")
     except DataError as error:
         warnings.warn(str(error), stacklevel=3)
         return {}

@@ -20,7 +20,7 @@ MAX_EMBEDDING = 1e4
 
 
 class BasePolicy(ABC):
-    """Something that acts: from an instruction and the images of an episode to actions."""
+    """A policy: from an instruction and the images of an episode to actions."""
 
     action_spec: ActionSpec
     """Dimensions, bounds and bins of its actions."""
@@ -31,7 +31,7 @@ class BasePolicy(ABC):
 
     @abstractmethod
     def logits(self, image: NDArray[Any]) -> FloatArray:
-        """Take a new image into the episode and return float32 logits (A, V), as they are: maybe not finite."""
+        """Add a new image to the episode and return float32 logits (A, V), which may not be finite."""
 
     def episode_logits(self, instruction: Instruction, images: Iterable[NDArray[Any]]) -> FloatArray:
         """Start an episode and return the logits (N, A, V) of its N images."""
@@ -53,7 +53,7 @@ class BasePolicy(ABC):
         return self.act_with_logits(image)[0]
 
     def act_with_logits(self, image: NDArray[Any]) -> tuple[dict[str, NDArray[Any]], FloatArray]:
-        """Return the action and the float32 logits (A, V) it was taken from, for those who compare."""
+        """Return the action and its float32 logits (A, V)."""
         logits_AV = self.logits(image)
         return self.action_spec.to_dict(self.action_spec.decode_logits(logits_AV)[1]), logits_AV
 

@@ -47,13 +47,7 @@ class ExportedPolicy(BasePolicy):
     """Acts as :class:`~rt1.policy.policy.Policy` does, in another runtime. One per robot, not thread-safe."""
 
     def __init__(self, manifest: Manifest, graphs: Graphs, *, encoder: TextEncoder | None = None) -> None:
-        """Start without an episode.
-
-        Args:
-            manifest: what the export says of itself.
-            graphs: the network.
-            encoder: instruction to text embedding; without it only embeddings can be given to :meth:`reset`.
-        """
+        """Start without an episode. Without an ``encoder``, :meth:`reset` takes embeddings only."""
         self.manifest = manifest
         self.action_spec = manifest.action_spec
         self._graphs = graphs
@@ -74,7 +68,7 @@ class ExportedPolicy(BasePolicy):
         """Forget the last episode and take an instruction: a sentence, or its text embedding, float32 (E,).
 
         Raises:
-            ValueError: a sentence whose embedding is not at hand, or an embedding that does not fit the network.
+            ValueError: a sentence without a stored embedding, or an embedding that does not fit the network.
         """
         embedding = self._encode(instruction) if isinstance(instruction, str) else np.asarray(instruction)
         check_embedding(embedding, self.manifest.sizes.text_width)
@@ -90,7 +84,7 @@ class ExportedPolicy(BasePolicy):
         if self._images == self.manifest.sizes.window:
             self._token_1TKE[:, :-1] = self._token_1TKE[:, 1:]
             self._images -= 1
-        # Steps behind this one may hold anything: no step attends to a later one.
+        # Later steps may hold any values: no step attends to a later one.
         self._token_1TKE[:, self._images] = token_1KE
         self._images += 1
         text_1E = self._text_1E if self.manifest.sizes.decoder_text else None
@@ -99,8 +93,8 @@ class ExportedPolicy(BasePolicy):
     def _encode(self, sentence: str) -> FloatArray:
         cure = "give its text embedding, or export again with --instructions and this sentence"
         if self._encoder is None:
-            wanted = self.manifest.text_encoder
-            source = "" if wanted is None else f" of {wanted}"
+            identity = self.manifest.text_encoder
+            source = "" if identity is None else f" of {identity}"
             raise ValueError(
                 f"this export holds no table of text embeddings{source}, only embeddings are taken; {cure}"
             )
@@ -131,7 +125,11 @@ def load_exported(
 
 def checked_policy(folder: Path, manifest: Manifest, graphs: Graphs, encoder: TextEncoder | None) -> ExportedPolicy:
     """Return the policy of an export whose reference steps agree on this machine; others raise ``ExportError``."""
-    policy = ExportedPolicy(manifest, graphs, encoder=text_encoder(folder, manifest, encoder))
+    if encoder is None:
+        encoder = TableEncoder.load(folder / TABLE_FILE) if TABLE_FILE in manifest.files else None
+    elif manifest.text_encoder is not None:
+        check_same_encoder(manifest.text_encoder, encoder.identity)
+    policy = ExportedPolicy(manifest, graphs, encoder=encoder)
     check_reference(policy.new_session(), folder, manifest)
     return policy
 
@@ -145,15 +143,6 @@ def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None)
     raise ExportError(
         f"{folder} is a {manifest.kind} export, which needs torch; load it with rt1.policy.exported_torch.load_exported"
     )
-
-
-def text_encoder(folder: Path, manifest: Manifest, given: TextEncoder | None) -> TextEncoder | None:
-    """Return the given encoder, if it is the right one, or the table stored in an export, or None."""
-    if given is not None:
-        if manifest.text_encoder is not None:
-            check_same_encoder(manifest.text_encoder, given.identity)
-        return given
-    return TableEncoder.load(folder / TABLE_FILE) if TABLE_FILE in manifest.files else None
 
 
 class OnnxGraphs:
@@ -171,11 +160,9 @@ class OnnxGraphs:
         )
 
     def tokenize(self, image_1HWC: FloatArray, text_1E: FloatArray) -> FloatArray:
-        """Turn a prepared image and a text embedding into image tokens (1, K, E)."""
         return self._tokenizer.run(None, {"image": image_1HWC, "text": text_1E})[0]
 
     def decode(self, token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None) -> FloatArray:
-        """Turn a window's image tokens into the logits (1, A, V) of one step."""
         return self._decoder.run(None, _decoder_inputs(token_1TKE, step_1, text_1E))[0]
 
 
@@ -188,7 +175,7 @@ class OpenVinoGraphs:
 
     def __init__(self, folder: Path, manifest: Manifest, threads: int | None) -> None:
         core = import_openvino().Core()
-        # Said aloud: on a processor with bf16 OpenVINO would otherwise choose it by itself.
+        # On a processor with bf16 OpenVINO would otherwise choose it.
         hints: dict[str, str] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[manifest.precision]}
         if threads is not None:
             hints["INFERENCE_NUM_THREADS"] = str(threads)
@@ -198,11 +185,9 @@ class OpenVinoGraphs:
         )
 
     def tokenize(self, image_1HWC: FloatArray, text_1E: FloatArray) -> FloatArray:
-        """Turn a prepared image and a text embedding into image tokens (1, K, E)."""
         return self._tokenizer.infer({"image": image_1HWC, "text": text_1E})[0].copy()
 
     def decode(self, token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None) -> FloatArray:
-        """Turn a window's image tokens into the logits (1, A, V) of one step."""
         return self._decoder.infer(_decoder_inputs(token_1TKE, step_1, text_1E))[0].copy()
 
 

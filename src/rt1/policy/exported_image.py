@@ -40,15 +40,16 @@ def prepare_image(image: NDArray[Any], size: tuple[int, int]) -> FloatArray:
 
 
 def _stretch(image: FloatArray, size: int, axis: int) -> FloatArray:
-    """Interpolate linearly along an axis: half-pixel centres, edges repeated, no antialias."""
+    """Interpolate linearly along an axis: half-pixel centers, edges repeated, no antialias."""
     length = image.shape[axis]
     if length == size:
         return image
     # float32 throughout, in torch's order of operations, so that no pixel falls on another side of an edge.
     scale = np.float32(length) / np.float32(size)
-    place = np.maximum(scale * (np.arange(size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), np.float32(0.0))
-    first = np.minimum(place.astype(np.intp), length - 1)
+    pixels = np.arange(size, dtype=np.float32)
+    source = np.maximum(scale * (pixels + np.float32(0.5)) - np.float32(0.5), np.float32(0.0))
+    first = np.minimum(source.astype(np.intp), length - 1)
     second = np.minimum(first + 1, length - 1)
-    share = (place - first.astype(np.float32)).reshape([-1 if i == axis else 1 for i in range(3)])
+    share = (source - first.astype(np.float32)).reshape([-1 if i == axis else 1 for i in range(3)])
     near, far = image.take(first, axis=axis), image.take(second, axis=axis)
     return near * (np.float32(1.0) - share) + far * share

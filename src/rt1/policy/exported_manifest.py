@@ -140,7 +140,7 @@ def graph_files(kind: Format, folder: Path) -> tuple[Path, Path]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read an exported folder's description and hold its files against it.
+    """Read an exported folder's description and check its files.
 
     Raises:
         ExportError: no export, another format, a missing or changed file.

@@ -28,12 +28,12 @@ from rt1.policy.exported_manifest import REFERENCE_FILE, Manifest
 def save_reference(
     policy: BasePolicy, folder: Path, manifest: Manifest, *, embedding: NDArray[Any], images: Sequence[NDArray[Any]]
 ) -> None:
-    """Take the reference steps and write them with their logits.
+    """Write reference steps of a compared export with their logits.
 
     Args:
-        policy: the export, which was compared with its network on this machine.
-        folder: the folder of the export.
-        manifest: the export's description.
+        policy: the export.
+        folder: its folder.
+        manifest: its description.
         embedding: text embedding (E,), stored as float32.
         images: RGB images of an episode; one more than the window holds is stored, at the network's size.
     """
@@ -57,16 +57,16 @@ def check_reference(policy: BasePolicy, folder: Path, manifest: Manifest) -> Non
     embedding_E, image_NHWC, expected_NAV = _read(folder / REFERENCE_FILE, manifest)
     difference = 0.0 if manifest.comparison is None else manifest.comparison.logit_difference
     gap = max(CLEAR_GAP, 2.0 * difference)
-    found = compare_logits(expected_NAV, policy.episode_logits(embedding_E, image_NHWC), gap=gap)
-    if not found.clear_tokens:
+    agreement = compare_logits(expected_NAV, policy.episode_logits(embedding_E, image_NHWC), gap=gap)
+    if not agreement.clear_tokens:
         warnings.warn(
             f"{folder} has no clear token in its reference steps, so this machine is not checked; export with --data",
             stacklevel=4,
         )
-    if found.clear_agreement < LEAST_AGREEMENT:
+    if agreement.clear_agreement < LEAST_AGREEMENT:
         raise ExportError(
-            f"{folder} chooses {found.clear_agreement:.1%} of the {found.clear_tokens} clear tokens of its reference "
-            f"steps on this machine, at least {LEAST_AGREEMENT:.0%} must agree; export again here, or in fp32"
+            f"{folder} chooses {agreement.clear_agreement:.1%} of the {agreement.clear_tokens} clear tokens of its "
+            f"reference steps on this machine, at least {LEAST_AGREEMENT:.0%} must agree; export again here, or in fp32"
         )
 
 

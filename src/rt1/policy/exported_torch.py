@@ -21,19 +21,10 @@ from rt1.text.encoder import TextEncoder
 def load_exported(
     folder: Path | str, *, encoder: TextEncoder | None = None, threads: int | None = None
 ) -> ExportedPolicy:
-    """Load an export in any format.
+    """Load an export in any format, as :func:`rt1.policy.exported.load_exported` does for two of them.
 
-    An ``aoti`` export is machine code: load none that you would not run as a program.
-
-    Args:
-        folder: what ``rt1 export`` has written.
-        encoder: encoder for instructions; the sentences stored in the export if None.
-        threads: threads that compute, for torch those of the whole process; the runtime decides if None.
-
-    Raises:
-        ExportError: the folder cannot be used, here or at all, or does not act here as where it was exported.
-        ValueError: ``encoder`` is not the one the network was trained with.
-        ModuleNotFoundError: the runtime is not installed.
+    An ``aoti`` export is machine code: load none that you would not run as a program. In torch's formats ``threads``
+    are those of the whole process.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -53,19 +44,18 @@ class TorchGraphs:
     """The graphs as torch runs them, on the CPU."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        load = _load_program if manifest.kind == "torch-export" else _load_compiled
+        load: Callable[[str], Callable[..., Tensor]] = _load_program
         if manifest.kind == "aoti":
             _check_fits(folder, manifest)
-        self._tokenizer, self._decoder = (load(file) for file in graph_files(manifest.kind, folder))
+            load = torch._inductor.aoti_load_package  # noqa: SLF001 (documented under this name)
+        self._tokenizer, self._decoder = (load(str(file)) for file in graph_files(manifest.kind, folder))
 
     @torch.inference_mode()
     def tokenize(self, image_1HWC: FloatArray, text_1E: FloatArray) -> FloatArray:
-        """Turn a prepared image and a text embedding into image tokens (1, K, E)."""
         return self._tokenizer(torch.from_numpy(image_1HWC), torch.from_numpy(text_1E)).numpy()
 
     @torch.inference_mode()
     def decode(self, token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None) -> FloatArray:
-        """Turn a window's image tokens into the logits (1, A, V) of one step."""
         text = () if text_1E is None else (torch.from_numpy(text_1E),)
         return self._decoder(torch.from_numpy(token_1TKE), torch.from_numpy(step_1), *text).numpy()
 
@@ -77,17 +67,13 @@ def instruction_set() -> str:
 
 def _check_fits(folder: Path, manifest: Manifest) -> None:
     """Compiled code fits one version of torch and one kind of processor; on another it would crash."""
-    here = {"torch": torch.__version__, "cpu": instruction_set()}
-    for name, value in here.items():
+    machine = {"torch": torch.__version__, "cpu": instruction_set()}
+    for name, value in machine.items():
         if manifest.versions.get(name) != value:
             raise ExportError(
                 f"{folder} was compiled for {name} {manifest.versions.get(name)}, here is {value}; export it again here"
             )
 
 
-def _load_program(file: Path) -> Callable[..., Tensor]:
+def _load_program(file: str) -> Callable[..., Tensor]:
     return torch.export.load(file).module()
-
-
-def _load_compiled(file: Path) -> Callable[..., Tensor]:
-    return torch._inductor.aoti_load_package(str(file))  # noqa: SLF001 (documented under this name)

@@ -1,4 +1,4 @@
-"""A policy: the network, the state of its episode, and the decoding of its tokens. It acts."""
+"""A policy: the network, the state of its episode, and the decoding of its tokens."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Policy(BasePolicy):
         return self.state.text_E.cpu().numpy()
 
     def new_session(self) -> Policy:
-        """Return a policy for another robot: the same network and text encoder, no episode."""
+        """Return a policy for another robot with the same network and text encoder, without an episode."""
         return Policy(self.stepper, self.action_spec, encode_text=self._encode_text)
 
     with_own_memory = new_session
@@ -133,7 +133,7 @@ class Policy(BasePolicy):
         return self.stepper.step(states, images)
 
     def prepare(self, image: NDArray[Any]) -> PreparedImage:
-        """Bring an image to what the network sees of it, as :meth:`Stepper.prepare` does, for :meth:`step`."""
+        """Return an image as the network's input for :meth:`step`, as :meth:`Stepper.prepare` does."""
         return self.stepper.prepare(image)
 
     def _embed(self, instruction: Instruction) -> NDArray[np.float32]:
@@ -141,25 +141,25 @@ class Policy(BasePolicy):
             return np.asarray(instruction)
         if self._encode_text is None:
             raise ValueError(
-                f"no text encoder is at hand for the instruction {instruction!r}; give its text embedding, or a text "
-                "encoder when loading the policy"
+                f"the instruction {instruction!r} needs a text encoder; give its text embedding, or a text encoder "
+                "when loading the policy"
             )
         return self._encode_text(instruction)
 
 
 def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callable[[str], NDArray[np.float32]] | None:
     """Return instruction -> vector with the checkpoint's encoder, loaded at its first use."""
-    wanted = info.text_encoder
-    if encoder is not None and wanted is not None:
-        check_same_encoder(wanted, encoder.identity)
-    if encoder is None and wanted is None:
+    identity = info.text_encoder
+    if encoder is not None and identity is not None:
+        check_same_encoder(identity, encoder.identity)
+    if encoder is None and identity is None:
         return None
-    loaded: list[TextEncoder] = [] if encoder is None else [encoder]
 
     def encode(instruction: str) -> NDArray[np.float32]:
-        if not loaded:
-            assert wanted is not None
-            loaded.append(load_identified(wanted))
-        return loaded[0].encode([instruction])[0]
+        nonlocal encoder
+        if encoder is None:
+            assert identity is not None
+            encoder = load_identified(identity)
+        return encoder.encode([instruction])[0]
 
     return encode

@@ -35,9 +35,9 @@ class EpisodeState:
     text_E: Tensor
     """Text embedding of the instruction."""
     condition: Tensor
-    """What the network's text input makes of it, or of no instruction: (W,), or tokens (S, W)."""
+    """The network's condition of it, or of no instruction: (W,), or tokens (S, W)."""
     condition_F: Tensor
-    """What the image encoder makes of that, computed once."""
+    """The image encoder's input computed from the condition, once."""
     token_TKE: Tensor
     """Image tokens of the last images, oldest first; T grows from 0 to the network's window."""
     map_KP: Tensor | None = None
@@ -51,7 +51,7 @@ class EpisodeState:
         return len(self.token_TKE)
 
     def copy(self) -> EpisodeState:
-        """Return the same episode so far, which goes on apart from this one."""
+        """Return an independent copy of the episode."""
         return replace(self, null=None if self.null is None else self.null.copy())
 
 
@@ -75,11 +75,11 @@ class StepSetting:
     graphs: bool = False
     """Record the step as CUDA graphs and replay them: no time is lost between the kernels."""
     threads: int | None = None
-    """Threads for each robot of a step, never more than torch has; None: torch's number. Products of fewer bits are
-    soon done: shared out, they cost more time of the processor, and the action comes no earlier."""
+    """Threads for each robot of a step, at most torch's number, which is the default. Small matrix products of few bits
+    do not benefit from more threads."""
 
     def obstacle(self) -> str | None:
-        """Return in one line why this machine cannot run it; None if it can. It is tried once."""
+        """Return in one line why this machine cannot run it, None if it can. The result of one trial is kept."""
         if self.device == "cuda" and not torch.cuda.is_available():
             return "no CUDA device is there"
         targets = [Target(device=torch.device(self.device), numbers=n) for n in (self.encoder, self.decoder)]
@@ -104,10 +104,10 @@ def packable(model: RT1) -> bool:
 
 
 class Stepper:
-    """A network ready to act. It holds no episode. Each robot has its :class:`EpisodeState`. Not thread-safe.
+    """A network ready to act. It holds no episode: each robot has its :class:`EpisodeState`. Not thread-safe.
 
-    Each step encodes the one new image, reuses the image tokens of the images before it, and runs the transformer once
-    (docs/network.md). An episode starts empty: the first image stands at the first place of the window.
+    Each step encodes the one new image, reuses the image tokens of the past images, and runs the transformer once
+    (docs/network.md). An episode starts empty, with its first image at the first position of the window.
     """
 
     def __init__(
@@ -118,15 +118,13 @@ class Stepper:
         Args:
             model: the network; it is put into evaluation mode and stays where it is.
             setting: one of :data:`SETTINGS`.
-            cond_scale: s of classifier-free guidance: logits are ``null + s * (cond - null)``, both computed as one
-                batch. 1 is the network as it is, at the cost of one; above 1 the instruction counts for more; 0 leaves
-                it out.
-            threads: threads of the processor for each robot of a step, at least 1; the setting's own if None.
+            cond_scale: s of classifier-free guidance: logits are ``null + s * (cond - null)``, computed as one batch.
+                1 is the network without guidance and its cost, 0 ignores the instruction.
+            threads: CPU threads for each robot of a step, at least 1; the setting's default if None.
 
         Raises:
-            ValueError: an unknown setting, one that this machine lacks something for, or one for another network; no
-                thread; a scale that is negative, or not 1 for a network that has not learned to act without the
-                instruction.
+            ValueError: a setting that is unknown or does not run here or with this network, no thread, a negative
+                scale, or a scale other than 1 for a network trained without text dropout.
         """
         if model.config.embodiments:
             raise ValueError(
@@ -138,7 +136,7 @@ class Stepper:
         self.setting = setting
         choice = lookup("backend", setting, SETTINGS)
         if threads is not None and threads < 1:
-            raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's own")
+            raise ValueError(f"threads is {threads}; it must be at least 1, or None for the setting's default")
         self._threads = choice.threads if threads is None else threads
         self._device = torch.device(choice.device)
         if setting != "fp32" and not packable(model):
@@ -151,12 +149,12 @@ class Stepper:
             raise ValueError(f"the setting {setting!r} cannot run here: {reason}; use 'fp32', or 'auto'")
 
     def _pack(self, choice: StepSetting) -> str | None:
-        """Fold and pack the weights and try a step; return in one line why the setting fails here, None if it runs."""
+        """Pack the weights and try a step. Return in one line why the setting fails here, None if it runs."""
         model = self.model
         encoder, decoder = (Target(device=self._device, numbers=n) for n in (choice.encoder, choice.decoder))
         folds, packs = FoldedEncoder.fits(model), StepDecoder.fits(model)
         try:
-            # oneDNN lays small products' weights out for a number of threads; with another it does so at every step.
+            # oneDNN's layout of small weights depends on the number of threads. Another number packs at every step.
             with torch.inference_mode(), threads_at_most(self._threads):
                 encode: FoldedEncoder | PlainEncoder = FoldedEncoder(model, encoder) if folds else PlainEncoder(model)
                 decode: StepDecoder | PlainDecoder = StepDecoder(model, decoder) if packs else PlainDecoder(model)
@@ -175,14 +173,7 @@ class Stepper:
 
     @torch.inference_mode()
     def start(self, embedding: FloatArray) -> EpisodeState:
-        """Return the state of a new episode.
-
-        Args:
-            embedding: text embedding of the instruction, float32 (E,); it is copied.
-
-        Raises:
-            ValueError: another shape than the network takes, or values that are not finite or not sane.
-        """
+        """Return the state of a new episode for a text embedding, float32 (E,), as :func:`check_embedding` allows."""
         check_embedding(embedding, self.model.config.text_width, vocabulary=self.model.config.text.vocabulary)
         text_E = torch.from_numpy(np.array(embedding, dtype=np.float32)).to(self._device)
         state = self._state(text_E, None)
@@ -204,15 +195,15 @@ class Stepper:
     def step(self, states: Sequence[EpisodeState], images: Sequence[NDArray[Any] | PreparedImage]) -> FloatArray:
         """Take one new image into each episode and return float32 logits (S, A, V).
 
-        Each robot's logits are those it would get alone, up to the rounding of float32. When an image is refused no
-        episode has changed.
+        Each robot's logits are those it would get alone, up to the rounding of float32. If an image is refused, no
+        episode changes.
 
         Args:
-            states: S episodes of any length, each once.
-            images: S images as for :meth:`prepare`, or what it made of them.
+            states: S different episodes of any length.
+            images: S images as for :meth:`prepare`, or its results.
 
         Raises:
-            ValueError: something that is no image, an episode given twice, or unequal numbers of both.
+            ValueError: an invalid image, the same episode twice, or unequal numbers of both.
         """
         if len(states) != len(images) or not states:
             raise ValueError(f"{len(states)} episodes and {len(images)} images; give one image for each robot")
@@ -229,13 +220,12 @@ class Stepper:
             return guided(cond_SAV, null_SAV, self.cond_scale).cpu().numpy()
 
     def _logits(self, states: Sequence[EpisodeState], image_SCHW: Tensor) -> Tensor:
-        """Take prepared images into the episodes and return logits (S, A, V)."""
         token_SKE, map_SKP = self._encode(image_SCHW, torch.stack([state.condition_F for state in states]))
         for state, token_KE, map_KP in zip(states, token_SKE, map_SKP, strict=True):
             earlier_TKE = state.token_TKE[max(0, state.images + 1 - self.model.config.window) :]
             state.token_TKE = torch.cat([earlier_TKE, token_KE[None]])
             state.map_KP = map_KP.clone()  # not a view, which would keep all robots' maps
-        # Zeros behind the shorter episodes: later steps are causally invisible.
+        # Shorter episodes are padded with zeros: later steps are causally invisible.
         token_STKE = pad_sequence([state.token_TKE for state in states], batch_first=True)
         step_S = torch.tensor([state.images - 1 for state in states], device=self._device)
         return self._decode(token_STKE, step_S, torch.stack([state.condition for state in states]))
@@ -248,7 +238,7 @@ class Stepper:
 
     @torch.inference_mode()
     def prepare(self, image: NDArray[Any]) -> PreparedImage:
-        """Bring an image to what the network sees of it. Several threads may call this.
+        """Return an image as the network's input. Several threads may call this.
 
         Args:
             image: RGB (H, W, 3), uint8 in [0, 255] or float in [0, 1], any size.

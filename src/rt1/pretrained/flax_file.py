@@ -44,15 +44,13 @@ def find_file(path: Path) -> Path:
             raise FlaxFileError(f"{folder} is an orbax checkpoint, which only JAX can read; {SAVE_AGAIN}")
     if (path / "checkpoint").is_file():
         return path / "checkpoint"
-    found = sorted(file for file in path.glob("checkpoint_*") if file.is_file())
-    if len(found) == 1:
-        return found[0]
-    what = (
-        f"{len(found)} flax checkpoints ({', '.join(f.name for f in found)}); name one"
-        if found
-        else "no flax checkpoint"
+    files = sorted(file for file in path.glob("checkpoint_*") if file.is_file())
+    if len(files) == 1:
+        return files[0]
+    names = f" ({', '.join(file.name for file in files)}); name one" if files else ""
+    raise FlaxFileError(
+        f"{path} holds {len(files) or 'no'} flax checkpoints{names}; the file is usually named 'checkpoint'"
     )
-    raise FlaxFileError(f"{path} holds {what}; the file is usually named 'checkpoint'")
 
 
 def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:

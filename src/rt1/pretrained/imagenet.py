@@ -1,11 +1,10 @@
 """EfficientNet-B3 (Keras, timm, torchvision) and MaxViT (timm) trained on ImageNet to our backbone.
 
-RT-1 starts from Keras' weights. Two things differ between the sources and RT-1's network, and the weights load
-all the same: these networks turn a 300x300 image into a 10x10 map (SAME padding in Keras at a fixed size and in timm's
-``tf_`` models, symmetric padding in torchvision and timm's others) where RT-1's padding gives 9x9; and torchvision and
-timm's models without ``tf_`` were trained with a BatchNorm eps of 1e-5 where RT-1 has 1e-3. Weights of Keras and of
-timm's ``tf_efficientnet_b3`` are therefore the closest. With ``EfficientNetConfig(padding="same")`` these give the
-features they gave on ImageNet. A MaxViT of timm's ``maxvit_*_tf_*``, Google's weights, gives them as it is.
+RT-1 starts from Keras' weights. The sources differ from RT-1's network in two ways. They turn a 300x300 image into a
+10x10 map (SAME padding in Keras and in timm's ``tf_`` models, symmetric padding elsewhere), RT-1's padding into 9x9.
+torchvision and timm's models without ``tf_`` have a BatchNorm eps of 1e-5, RT-1 has 1e-3. The closest are Keras and
+timm's ``tf_efficientnet_b3``: with ``EfficientNetConfig(padding="same")`` they give their ImageNet features. So does a
+MaxViT of timm's ``maxvit_*_tf_*`` (Google's weights).
 """
 
 from __future__ import annotations
@@ -64,20 +63,21 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
     lacking = [weight.name for weight in naming.weights if weight.name not in tensors]
     if lacking:  # before a network is made of the sizes that the names tell
         raise CheckpointError(f"{path} has no {lacking[0]!r}, which {kind} has")
-    wanted = _wanted(_empty(naming.config))
+    targets = _targets(_empty(naming.config))
     converted: dict[str, Tensor] = {}
     for weight in naming.weights:
         if (problem := weight_problem(tensors[weight.name])) is not None:
             raise CheckpointError(f"{path}: {weight.name!r} {problem}; get the file again")
-        tensor = _to_ours(tensors[weight.name], weight, tuple(wanted[weight.key].shape))
+        tensor = _to_ours(tensors[weight.name], weight, tuple(targets[weight.key].shape))
         if tensor is None:
             cure = "; give B3 weights" if isinstance(naming.config, EfficientNetConfig) else ""
             raise CheckpointError(
                 f"{path}: {weight.name!r} has shape {list(tensors[weight.name].shape)}, which does not fit "
-                f"{list(wanted[weight.key].shape)} of {network}{cure}"
+                f"{list(targets[weight.key].shape)} of {network}{cure}"
             )
         converted[weight.key] = tensor
-    assert converted.keys() == wanted.keys()
+    assert converted.keys() == targets.keys()
+    component = "efficientnet" if isinstance(naming.config, EfficientNetConfig) else "maxvit"
     used = tuple(weight.name for weight in naming.weights)
     report = ConversionReport(
         source=path.name,
@@ -85,7 +85,7 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
         configuration=network,
         used=used,
         skipped=grouped([Skipped(name=name, reason=_why(name)) for name in sorted(tensors.keys() - set(used))]),
-        parameters={_kind(naming.config): sum(t.numel() for k, t in converted.items() if "running_" not in k)},
+        parameters={component: sum(t.numel() for k, t in converted.items() if "running_" not in k)},
         notes=(_note(naming),),
     )
     with replacing(out) as beside:
@@ -107,20 +107,17 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     network = about.get("configuration") if isinstance(about, dict) else None
     if not isinstance(model.backbone, FiLMEfficientNet | MaxViT):
         raise CheckpointError(f"{path} holds {network}; this network's backbone is {model.config.backbone}")
-    wanted = _wanted(model.backbone)
+    targets = _targets(model.backbone)
     if isinstance(model.backbone, FiLMEfficientNet) and model.backbone.top is None:
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(("top.", "top_norm."))}
-    bad = sorted(
-        k
-        for k in wanted.keys() | tensors.keys()
-        if k not in wanted or k not in tensors or wanted[k].shape != tensors[k].shape
-    )
+    shapes, target_shapes = ({key: tensor.shape for key, tensor in group.items()} for group in (tensors, targets))
+    bad = sorted(key for key in shapes.keys() | target_shapes.keys() if shapes.get(key) != target_shapes.get(key))
     if bad:
         raise CheckpointError(
             f"{path} holds {network}; this network's backbone is another one, {model.config.backbone}: they differ in "
             f"{len(bad)} tensors, such as {bad[0]!r}; give the network that backbone, or leave the ImageNet weights out"
         )
-    if (problem := first_problem(tensors, wanted)) is not None:
+    if (problem := first_problem(tensors, targets)) is not None:
         raise CheckpointError(f"{path}: {problem}; {_WRITE}")
     model.backbone.load_state_dict(tensors, strict=False)
 
@@ -146,10 +143,6 @@ def _empty(config: EfficientNetConfig | MaxViTConfig) -> nn.Module:
         return MaxViT(config, text_width=1, output_width=1)
 
 
-def _kind(config: EfficientNetConfig | MaxViTConfig) -> str:
-    return "efficientnet" if isinstance(config, EfficientNetConfig) else "maxvit"
-
-
 def _title(config: EfficientNetConfig | MaxViTConfig) -> str:
     """Return a network's name and, for a MaxViT, the options of ``rt1 train`` that give it its sizes."""
     if isinstance(config, EfficientNetConfig):
@@ -170,7 +163,7 @@ def _note(naming: Naming) -> str:
     return f"they fill {_title(naming.config)}; images are multiples of {naming.config.divisor} pixels"
 
 
-def _wanted(backbone: nn.Module) -> dict[str, Tensor]:
+def _targets(backbone: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a backbone that ImageNet weights fill: all but those of its :data:`_ADDED` layers."""
     return {
         key: tensor
@@ -208,7 +201,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings(action="ignore"):  # torch's advice on old formats, for their writers
             tensors: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # Not in torch's words: they advise to load the file with the code in it, or are the number of an opcode.
+        # Not torch's message: it advises to load the file with the code in it, or is the number of an opcode.
         what = (
             "holds objects other than tensors, or is damaged; it is not loaded, since loading could run code; save "
             "model.state_dict() alone"

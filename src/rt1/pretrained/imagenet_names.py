@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 from torch import Tensor
 
@@ -20,12 +19,11 @@ _BIAS_TABLE = "attn_block.attn.rel_pos.relative_position_bias_table"
 
 @dataclass(frozen=True, kw_only=True)
 class Naming:
-    """How a file calls what, and which network it is of."""
+    """The names that a file uses, and the network that it holds."""
 
     layout: str
-    """Whose names these are."""
+    """Keras, timm or torchvision."""
     config: EfficientNetConfig | MaxViTConfig
-    """Sizes of the network."""
     weights: tuple[Weight, ...]
     """The tensors that fill our backbone."""
 
@@ -101,9 +99,8 @@ def _torchvision(config: EfficientNetConfig) -> Names:
 
 def _maxvit_config(tensors: Mapping[str, Tensor]) -> MaxViTConfig:
     """Return the sizes of a MaxViT of timm, all read off its shapes."""
-    blocks = sorted(
-        {(int(m[1]), int(m[2])) for m in (re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", n) for n in tensors) if m}
-    )
+    matches = [re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", name) for name in tensors]
+    blocks = {(int(match[1]), int(match[2])) for match in matches if match}
     stages = sorted({stage for stage, _ in blocks})
     channels = tuple(_shape(tensors, f"stages.{stage}.blocks.0.conv.conv3_1x1.weight")[0] for stage in stages)
     table = _shape(tensors, f"stages.0.blocks.0.{_BIAS_TABLE}", " (maxvit_*_tf_*, of Google's weights, have it)")
@@ -133,10 +130,8 @@ def _maxvit(config: MaxViTConfig) -> Names:
     yield from _norm("stem.norm1", "stem_norm")
     yield from _weight_and_bias("stem.conv2", "stem_2")
     inputs = (config.stem_channels, *config.channels)
-    places = chain.from_iterable(
-        ((stage, block) for block in range(depth)) for stage, depth in enumerate(config.depths)
-    )
-    for index, (stage, block) in enumerate(places):
+    blocks = [(stage, block) for stage, depth in enumerate(config.depths) for block in range(depth)]
+    for index, (stage, block) in enumerate(blocks):
         theirs, ours = f"stages.{stage}.blocks.{block}.", f"blocks.{index}."
         if block == 0 and inputs[stage] != inputs[stage + 1]:
             yield from _weight_and_bias(f"{theirs}conv.shortcut.expand", f"{ours}convolution.shortcut")

@@ -54,7 +54,6 @@ class Skipped:
     name: str
     """Name in the file, without what all names share."""
     reason: str
-    """Why it is left out."""
 
 
 Variable = Weight | Skipped

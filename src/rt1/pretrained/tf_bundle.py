@@ -1,4 +1,4 @@
-"""TensorFlow checkpoints read without TensorFlow: an index of tensors (an SSTable) beside files of raw data.
+"""TensorFlow checkpoints read without TensorFlow: an index of tensors (an SSTable) and files of raw data.
 
 ``PREFIX.index`` lists every tensor's type, shape, place and checksum; ``PREFIX.data-00000-of-00001`` (one file per
 shard) holds the bytes. The index is read whole, tensors one by one, so those that nobody asks for are never loaded.
@@ -37,20 +37,15 @@ DTYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """Where a tensor lies and what it is, as the index has it."""
+    """A tensor's entry in the index: its bytes in the data file number ``shard``."""
 
     name: str
-    """Key in the checkpoint."""
     dtype: str
     """numpy's name of the type (``bfloat16`` aside), or ``type N`` for one that cannot be read."""
     shape: tuple[int, ...]
-    """Dimensions."""
     shard: int
-    """Number of the data file."""
     offset: int
-    """First byte in the data file."""
     size: int
-    """Bytes."""
     checksum: int
     """Masked crc32c of the bytes."""
     sliced: bool
@@ -153,13 +148,13 @@ def find_prefix(path: Path) -> Path:
     if path.is_file() and ".data-" in path.name:
         return path.with_name(path.name.partition(".data-")[0])
     for folder in (path / "variables", path):
-        found = sorted(folder.glob("*.index"))
-        if len(found) == 1:
-            return found[0].with_suffix("")
-        if found:
+        indices = sorted(folder.glob("*.index"))
+        if len(indices) == 1:
+            return indices[0].with_suffix("")
+        if indices:
             raise BundleError(
-                f"{folder} holds {len(found)} checkpoints ({', '.join(f.stem for f in found)}); "
-                f"name one: {found[0].with_suffix('')}"
+                f"{folder} holds {len(indices)} checkpoints ({', '.join(f.stem for f in indices)}); "
+                f"name one: {indices[0].with_suffix('')}"
             )
     raise BundleError(
         f"{path} is no TensorFlow checkpoint: there is no {path.name}.index and no folder with one; give the prefix "

@@ -1,8 +1,8 @@
-"""The transformer for acting: the logits of one step per robot, nothing else.
+"""The transformer for acting: the logits of one step per robot.
 
-The sequence is laid out with all image tokens first and all action tokens behind them. Action tokens are empty, so what
-they hold before the first layer's attention is known beforehand; no action token sees an action token, so their rows
-need a part of the keys only; and the last layer computes only the rows that are read.
+The sequence holds all image tokens, then all action tokens. Action tokens are zeros, so their first projection is
+precomputed. No action token attends to an action token, so their rows need only the image keys. The last layer computes
+only the rows that are read out.
 
 Shape letters: S robots, T images, K tokens per image, E token width, A action dimensions, V bins, L = T*(K+A)
 sequence, D width, N heads, H head width, R rows.
@@ -39,26 +39,20 @@ class PlainDecoder:
 
 @dataclass(frozen=True, kw_only=True)
 class _Rows:
-    """Some rows of the sequence, and what they see."""
+    """Rows of the sequence, the keys they attend to, and the attention bias (1, R, keys): 0 or minus infinity."""
 
     rows: slice
-    """The rows."""
     keys: slice
-    """The rows they may see."""
     bias: Tensor
-    """Float (1, R, keys): 0 where they see, minus infinity where not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Plan:
-    """What depends on the number of images alone."""
+    """The layout for a number of images: image and action rows, and the rows where each step's action is read."""
 
     groups: tuple[_Rows, ...]
-    """Image rows, then action rows."""
     read_TA: Tensor
-    """Rows at which each step's action is read."""
     read_bias_TAL: Tensor
-    """What those rows see."""
 
 
 class StepDecoder:
@@ -75,7 +69,7 @@ class StepDecoder:
         config, transformer = model.config, model.transformer
         self._config = config
         self._mask_LL = model.mask_LL.detach().to(target.device, copy=True)
-        # Elsewhere int8 errs most: in its sums of many rows' values, and in what goes straight into the stream.
+        # int8 errs most in the other layers: in sums of many rows' values, and in outputs added to the residual stream.
         rest = dataclasses.replace(target, numbers="bf16") if target.numbers == "int8" else target
         self._dtype = torch.bfloat16 if target.numbers == "bf16" else torch.float32
         position_LD = (transformer.position_LD + transformer.position_bias_D + transformer.embed.bias).detach()
@@ -86,7 +80,7 @@ class StepDecoder:
         layers: Sequence[Layer] = list(transformer.layers)  # type: ignore[arg-type]
         self._layers = [_WholeLayer(layer, target, rest) for layer in layers[:-1]]
         self._last = _LastLayer(layers[-1], target, rest)
-        # In float32 whatever the numbers: bfloat16 logits of 8 and more are 1/16 apart, and close ones would be equal.
+        # Always float32: bfloat16 logits of 8 and more are 1/16 apart, and close ones would be equal.
         logits = dataclasses.replace(target, numbers="fp32")
         self._output = linear(transformer.output.weight, transformer.output.bias, logits)
         self._known_WAF = self._layers[0].project(self._action_WAD) if self._layers else None
@@ -99,7 +93,9 @@ class StepDecoder:
 
     def _decode(self, token_STKE: Tensor, step_S: Tensor) -> Tensor:
         batch, steps = token_STKE.shape[:2]
-        plan = self._plan(steps)
+        if steps not in self._plans:
+            self._plans[steps] = self._make_plan(steps)
+        plan = self._plans[steps]
         image_STKD = self._embed(token_STKE) + self._image_WKD[:steps]
         action_STAD = self._action_WAD[:steps].expand(batch, -1, -1, -1)
         x_SLD = torch.cat([image_STKD.flatten(1, 2), action_STAD.flatten(1, 2)], dim=1)
@@ -107,11 +103,6 @@ class StepDecoder:
             known = self._known_WAF[:steps].flatten(0, 1) if number == 0 and self._known_WAF is not None else None
             x_SLD = layer(x_SLD, plan, known)
         return at_least_float32(self._output(self._last(x_SLD, plan, step_S)))
-
-    def _plan(self, steps: int) -> _Plan:
-        if steps not in self._plans:
-            self._plans[steps] = self._make_plan(steps)
-        return self._plans[steps]
 
     def _make_plan(self, steps: int) -> _Plan:
         tokens, actions = self._config.image_tokens, self._config.action_tokens
@@ -125,7 +116,7 @@ class StepDecoder:
         for rows in (slice(0, images), slice(images, length)):
             keys = slice(0, length if bool(sees_LL[rows, images:].any()) else images)
             groups.append(_Rows(rows=rows, keys=keys, bias=bias_LL[None, rows, keys].contiguous()))
-        # One place early: the last image token predicts dimension 0, action token k predicts k + 1.
+        # One position early: the last image token predicts dimension 0, action token k predicts k + 1.
         step_T1 = torch.arange(steps)[:, None]
         read_TA = torch.cat(
             [step_T1 * tokens + tokens - 1, images + step_T1 * actions + torch.arange(actions - 1)], dim=1
@@ -134,7 +125,7 @@ class StepDecoder:
 
 
 class _Layer:
-    """What both kinds of layers share: everything but the projection to query, key and value."""
+    """The common part of both kinds of layers: all but the projection to query, key and value."""
 
     def __init__(self, layer: Layer, rest: Target) -> None:
         self.attention_norm = copy.deepcopy(layer.attention_norm).to(rest.device)
@@ -144,7 +135,7 @@ class _Layer:
         self._feed_forward = _feed_forward(layer.feed_forward, rest)
 
     def finish(self, x_SRD: Tensor, seen_XRH: Tensor) -> Tensor:
-        """Return the stream (S, R, D) after the layer; ``seen_XRH``, (S*N, R, H), is what each head has seen."""
+        """Return the residual stream (S, R, D) after the layer, given the heads' outputs (S*N, R, H)."""
         seen_SRF = seen_XRH.unflatten(0, (len(x_SRD), self.heads)).transpose(1, 2).flatten(2)
         x_SRD = x_SRD + self._output(seen_SRF)
         return x_SRD + self._feed_forward(self.feed_forward_norm(x_SRD))
@@ -196,7 +187,7 @@ class _LastLayer(_Layer):
 
 
 def _attend(query_XRH: Tensor, key_XLH: Tensor, value_XLH: Tensor, bias_XRL: Tensor) -> Tensor:
-    """Return what each row sees (X, R, H); X is S*N, and the bias' may be 1."""
+    """Return the attention output (X, R, H), where X is S*N. The bias' X may be 1."""
     if query_XRH.dtype == torch.bfloat16 and query_XRH.device.type == "cpu":  # in float32 it is slower than its parts
         parts = (query_XRH[None], key_XLH[None], value_XLH[None], bias_XRL[None])
         return F.scaled_dot_product_attention(*parts, scale=1.0)[0]

@@ -1,6 +1,6 @@
-"""The image encoder for acting: what :meth:`RT1.encode` computes, folded and packed for one device.
+"""The image encoder for acting: :meth:`RT1.encode` with weights folded and packed for one device.
 
-The instruction holds for an episode, so its FiLM scales and shifts are computed once, when the episode starts.
+FiLM scales and shifts are computed once per episode, from its instruction.
 
 Shape letters: S robots, F scales and shifts of all FiLM layers, C channels, H height, W width, P positions, K tokens,
 E token width.
@@ -29,7 +29,7 @@ class PlainEncoder:
         self._model = model
 
     def prepare(self, condition_S: Tensor) -> Tensor:
-        """Return what :meth:`__call__` needs to know of the condition: it itself."""
+        """Return the condition, which :meth:`__call__` takes as it is."""
         return condition_S
 
     def __call__(self, image_SCHW: Tensor, condition_S: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,15 +51,11 @@ class FoldedEncoder:
         self._token_learner = copy.deepcopy(model.token_learner).to(target.device)
         self._mean_C11 = model.pixel_mean.detach().to(target.device, copy=True)[:, None, None]
         scale_C = 1.0 / model.pixel_std.detach()
-        # Until the map shrinks again in float32 whatever the numbers: what is lost there grows with every layer after.
+        # Always float32 until the map shrinks again: rounding errors there grow with every later layer.
         first = replace(target, numbers="fp32")
+        image_size = model.config.image_size
         self._stem = Convolution(
-            backbone.stem,
-            backbone.stem_norm,
-            first,
-            size=model.config.image_size,
-            swish=True,
-            input_scale_I=scale_C,
+            backbone.stem, backbone.stem_norm, first, size=image_size, swish=True, input_scale_I=scale_C
         )
         self._blocks: list[_Block] = []
         size = self._stem.size
@@ -87,8 +83,7 @@ class FoldedEncoder:
 
     def _encode(self, image_SCHW: Tensor, film_SF: Tensor) -> tuple[Tensor, Tensor]:
         films = iter(film_SF.split(self._films.sizes, dim=1))
-        centred_SCHW = (image_SCHW - self._mean_C11).contiguous(memory_format=torch.channels_last)
-        x_SCHW = self._stem(centred_SCHW)
+        x_SCHW = self._stem((image_SCHW - self._mean_C11).contiguous(memory_format=torch.channels_last))
         for block in self._blocks:
             x_SCHW = film(block(x_SCHW), next(films))
         x_SCHW = x_SCHW if self._top is None else self._top(x_SCHW)
@@ -127,7 +122,7 @@ class _Block:
         height, width = self.size = self._depthwise.size
         self._project = Projection(block.project, block.project_norm, target, size=(height, width))
         self._residual = block.residual
-        # In float32 whatever the numbers: a few thousand products, and every position depends on them.
+        # Always float32: a few thousand products, and every position depends on them.
         self._reduce = _parameters(block.squeeze.reduce, target.device)
         self._expand_gate = _parameters(block.squeeze.expand, target.device)
 

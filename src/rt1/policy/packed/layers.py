@@ -1,8 +1,8 @@
-"""Convolutions and linear layers for inference: weights folded and packed once, for one device and one kind of numbers.
+"""Convolutions and linear layers for inference: weights folded and packed once, for one device and one precision.
 
-On the CPU they call oneDNN's kernels as torch's own compiler does, activation and residual included: the public calls
-arrange the weights anew at every step and walk over the result once more for the activation. Elsewhere, and where
-those kernels fail, the public calls serve. What a machine can compute is found out by trying it once.
+On the CPU they call oneDNN's kernels with activation and residual fused, as torch's compiler does. torch's public calls
+pack the weights at every step and apply the activation in a second pass. They are used on other devices, and where
+oneDNN's kernels fail. One trial tells whether a machine can compute in a precision.
 
 Shape letters: X images, C channels, H height, W width, I inputs, O outputs.
 """
@@ -36,27 +36,26 @@ _FEW_OUTPUTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where and in which numbers a part of the network runs."""
+    """The device and the precision of a part of the network."""
 
     device: torch.device
-    """The device."""
     numbers: Numbers
     """``int8`` is for linear layers on the CPU only."""
 
     @property
     def packs(self) -> bool:
-        """Whether oneDNN's kernels serve."""
+        """Whether oneDNN's kernels are used."""
         return self.device.type == "cpu" and _packing_runs()
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what torch says; behind it stands where in its sources an error was raised."""
+    """Return the first line of torch's message, without the lines on its sources."""
     return str(error).partition("\n")[0].strip() or type(error).__name__
 
 
 @cache
 def obstacle(target: Target) -> str | None:
-    """Return in one line why this machine cannot compute for a target; None if it can. It is tried once."""
+    """Return in one line why this machine cannot compute for a target, None if it can."""
     try:
         off = _trial_error(target)
     except (RuntimeError, AttributeError, AssertionError) as error:  # a call that torch lacks, or one that it refuses
@@ -87,7 +86,7 @@ def _trial_error(target: Target) -> float:
 
 @cache
 def _packing_runs() -> bool:
-    """Try oneDNN's packed kernels once; without them the public calls serve, which are slower."""
+    """Return whether oneDNN's packed kernels run. torch's public calls, the fallback, are slower."""
     try:
         weight = torch.ops.mkldnn._reorder_linear_weight(torch.ones(8, 8))  # noqa: SLF001
         torch.ops.mkldnn._linear_pointwise(torch.ones(1, 8), weight, torch.ones(8), "none", [], "")  # noqa: SLF001
@@ -99,9 +98,9 @@ def _packing_runs() -> bool:
 
 @contextmanager
 def threads_at_most(most: int | None) -> Iterator[None]:
-    """Let torch's operations in this thread take so many threads at most; None: as many as they do.
+    """Limit the threads of torch's operations in this thread, None for no limit.
 
-    Other threads keep their number, but for one that calls torch for the first time meanwhile: it starts with this one.
+    Other threads keep their number, except one that calls torch for the first time meanwhile.
     """
     before = torch.get_num_threads()
     if most is None or most >= before:
@@ -115,8 +114,6 @@ def threads_at_most(most: int | None) -> Iterator[None]:
 
 
 class _Sharing(threading.local):
-    """What :func:`sparing_threads` has set for this thread."""
-
     threads: int | None = None
 
 
@@ -125,9 +122,9 @@ _sharing = _Sharing()
 
 @contextmanager
 def sparing_threads(most: int) -> Iterator[None]:
-    """Let the packed products in here take all of torch's threads, what lies between them ``most`` of them.
+    """Run the packed products with all of torch's threads and other operations with ``most`` threads.
 
-    A sum or a normalisation of one robot's maps takes longer to be shared out than to be done.
+    Small sums and normalizations do not benefit from more threads.
     """
     before = torch.get_num_threads()
     if most >= before or _sharing.threads is not None:
@@ -142,7 +139,7 @@ def sparing_threads(most: int) -> Iterator[None]:
 
 
 def _shared_out(product: Callable[..., Tensor], *arguments: Any) -> Tensor:  # noqa: ANN401
-    """Do a product on as many threads as it may take; asking for them costs less than a microsecond."""
+    """Run a product with all threads. Setting their number takes less than a microsecond."""
     if _sharing.threads is None:
         return product(*arguments)
     fewer = torch.get_num_threads()
@@ -177,15 +174,9 @@ class Convolution:
         swish: bool = False,
         input_scale_I: Tensor | None = None,
     ) -> None:
-        """Fold and pack.
+        """Fold and pack a convolution without bias, with a square kernel and stride 1 or 2, for fp32 or bf16.
 
-        Args:
-            conv: the convolution, without bias, square kernel, stride 1 or 2.
-            norm: the normalisation after it.
-            target: ``fp32`` or ``bf16``.
-            size: height and width of what it is given.
-            swish: apply ``x * sigmoid(x)`` to the result.
-            input_scale_I: float (I,), what the inputs are to be multiplied by.
+        ``size`` is height and width of the input, ``input_scale_I`` a factor of each input channel, float (I,).
         """
         weight, bias = folded(conv, norm)
         if input_scale_I is not None:
@@ -196,7 +187,7 @@ class Convolution:
         self._pad = () if before == after else (before[1], after[1], before[0], after[0])
         self._padding = list(after) if before == after else [0, 0]
         if self._packs and before != after:
-            # oneDNN pads both sides alike here: a larger kernel with zeros at its start does the same, without a copy.
+            # oneDNN pads both sides equally. A larger kernel with leading zeros has the same effect without a copy.
             weight = F.pad(weight, (after[1] - before[1], 0, after[0] - before[0], 0))
             self._pad, self._padding = (), list(after)
         dtype = DTYPES[target.numbers]
@@ -210,7 +201,6 @@ class Convolution:
             )
 
     def __call__(self, x_XCHW: Tensor) -> Tensor:
-        """Convolve."""
         if self._packs:
             after = "swish" if self._swish else "none"
             convolve = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001
@@ -231,14 +221,7 @@ class Projection:
     """
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d, target: Target, *, size: tuple[int, int]) -> None:
-        """Fold and pack.
-
-        Args:
-            conv: the convolution, 1x1, without bias.
-            norm: the normalisation after it.
-            target: ``fp32`` or ``bf16``.
-            size: height and width of what it is given.
-        """
+        """Fold and pack a 1x1 convolution without bias for fp32 or bf16; ``size`` is the input's height and width."""
         weight, bias = folded(conv, norm)
         dtype = DTYPES[target.numbers]
         self._packs = target.packs
@@ -249,7 +232,7 @@ class Projection:
             self._weight_OI = torch.ops.mkldnn._reorder_linear_weight(self._weight_OI)  # noqa: SLF001
 
     def __call__(self, x_XCHW: Tensor, gate_XC: Tensor, residual_XOHW: Tensor | None) -> Tensor:
-        """Gate (X, C, H, W), channels last, by float32 (X, C); project; add where there is something to be added."""
+        """Gate (X, C, H, W), channels last, by float32 (X, C), project, and add the residual."""
         x_XHWC = x_XCHW.permute(0, 2, 3, 1)
         residual_XHWO = None if residual_XOHW is None else residual_XOHW.permute(0, 2, 3, 1)
         if not self._gates_weight:
@@ -299,7 +282,6 @@ class Linear:
             self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight)  # noqa: SLF001
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map (..., I) to (..., O)."""
         x = x.to(self._dtype)
         if self._packs:
             pointwise = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001
@@ -316,7 +298,6 @@ class Int8Linear:
         self._bias_O = bias_O
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map (..., I) to float32 (..., O)."""
         row_RI = x.float().flatten(0, -2)
         scale_R1 = row_RI.abs().amax(1, keepdim=True).clamp_(min=1e-30).div_(127)
         row_RI = (row_RI / scale_R1).round_().to(torch.int8)
