@@ -27,3 +27,18 @@ def test_a_folder_is_not_replaced_by_a_file(
         f"rt1: {out} is a folder, which a file must not replace; give the name of a file\n"
     )
     assert (out / "chapter").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["inspect", "text-table"])
+def test_a_file_of_another_kind_is_not_replaced(
+    command: str,
+    make_source: Callable[..., Any],
+    write_recording: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = write_recording(tmp_path / "data", make_source(3, 2, 4))
+    before = (data / "rt1.json").read_bytes()
+    assert main([command, str(data), "--out", str(data / "rt1.json")]) == 1
+    assert "rt1.json exists" in capsys.readouterr().err
+    assert (data / "rt1.json").read_bytes() == before

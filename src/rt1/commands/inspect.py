@@ -42,7 +42,7 @@ class InspectCommand:
             print(checkpoint_text(self.path))
             return 0
         if self.out is not None:
-            check_replaceable(self.out)  # before the data are read
+            check_replaceable(self.out, suffix=".html")  # before the data are read
         source = open_data(self.path, self.data)
         survey = survey_data(source)
         print(data_text(survey))

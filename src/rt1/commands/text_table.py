@@ -31,7 +31,7 @@ class TextTableCommand:
 
     def run(self, _command: str) -> int:
         """Write the table."""
-        check_replaceable(self.out)  # before the data are read
+        check_replaceable(self.out, suffix=".safetensors")  # before the data are read
         source = open_data(self.path, self.data)
         stored = optional_members(source).text_encoder
         name = self.encoder or (USE_LARGE_5.name if stored is None else str(stored["name"]))

@@ -63,7 +63,7 @@ def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
         raise
 
 
-def check_replaceable(path: Path, holding: Sequence[str] = ()) -> None:
+def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = "") -> None:
     """Refuse to replace what is not ours.
 
     A file replaces regular files only. A folder replaces an empty folder or one of its own kind, never the current
@@ -73,6 +73,7 @@ def check_replaceable(path: Path, holding: Sequence[str] = ()) -> None:
         path: what would be replaced; it may be missing.
         holding: empty for a file; for a folder the names or patterns of its files. The first one marks the kind of
             folder: a folder without that file, or with files of other names, is refused.
+        suffix: ending of the only files that may be replaced, for a file that a user names.
 
     Raises:
         SaveError: it must not be replaced.
@@ -84,6 +85,8 @@ def check_replaceable(path: Path, holding: Sequence[str] = ()) -> None:
         if not target.is_file():
             kind = "a folder" if target.is_dir() else "no regular file"
             raise SaveError(f"{path} is {kind}, which a file must not replace; give the name of a file")
+        if suffix and target.suffix != suffix:
+            raise SaveError(f"{path} exists and is no {suffix} file; give the name of a new file")
         return
     if not target.is_dir():
         raise SaveError(f"{path} is a file, which a folder must not replace; give a new folder")
