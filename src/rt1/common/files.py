@@ -82,11 +82,7 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
     if not target.exists():
         return
     if not holding:
-        if not target.is_file():
-            kind = "a folder" if target.is_dir() else "no regular file"
-            raise SaveError(f"{path} is {kind}, which a file must not replace; give the name of a file")
-        if suffix and target.suffix != suffix:
-            raise SaveError(f"{path} exists and is no {suffix} file; give the name of a new file")
+        _check_file(path, target, suffix)
         return
     if not target.is_dir():
         raise SaveError(f"{path} is a file, which a folder must not replace; give a new folder")
@@ -98,6 +94,14 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
         names = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in holding)]
     if names:
         raise SaveError(f"{path} holds {first_names(names)}, which replacing it would remove; give a new folder")
+
+
+def _check_file(path: Path, target: Path, suffix: str) -> None:
+    if not target.is_file():
+        kind = "a folder" if target.is_dir() else "no regular file"
+        raise SaveError(f"{path} is {kind}, which a file must not replace; give the name of a file")
+    if suffix and target.suffix != suffix:
+        raise SaveError(f"{path} exists and is no {suffix} file; give the name of a new file")
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -30,12 +30,12 @@ _FOR_LEROBOT = ("fps", "video", "robot_type")
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertSettings:
-    """What a conversion cannot know from the data set; everything may be left out where it can."""
+    """Settings of a conversion that override or complete what the data set says."""
 
     name: str | None = None
-    """Name of the new data set: lower case letters, digits, underscores; None makes one of the old name."""
+    """Name of the new data set: lower case letters, digits, underscores. None: derived from the old name."""
     fps: int | None = None
-    """To LeRobot: steps per second; needed unless the data set notes its control rate."""
+    """To LeRobot: steps per second; needed unless the data set stores its control rate."""
     video: Codec | None = None
     """To LeRobot: re-encode the images as video, which loses detail."""
     robot_type: str | None = None
@@ -47,40 +47,37 @@ class ConvertSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertReport:
-    """What a conversion did."""
+    """The new data set after a conversion."""
 
     folder: Path
-    """The new data set."""
     format: Format
-    """Its format."""
     episodes: int
-    """Number of its episodes."""
+    """Number of episodes."""
     steps: int
-    """Number of its steps."""
+    """Number of steps."""
     instructions: int
     """Number of different instructions."""
     megabytes: float
-    """Size of its files."""
+    """Size of the files."""
     resumed_at: int
-    """Number of episodes that were there already when this call began."""
+    """Number of episodes that existed when this call began."""
 
 
 def convert_source(
     source: EpisodeSource, out: Path | str, *, to: Format, settings: ConvertSettings | None = None
 ) -> ConvertReport:
-    """Write any source as a data set.
+    """Write any source as a data set. An interrupted call resumes at the first incomplete file.
 
-    Kept are the bytes of every image, the actions exactly, instructions, task names, text embeddings with the identity
-    of their encoder, and the details a recorder noted. Images become PNG files where their bytes would look different
-    in the new format: the images of a video, images with blue first, and images that are not 8-bit RGB. Not kept, since
-    no :class:`~rt1.data.sources.base.EpisodeSource` has them: other observations, seeds, and success, which an RLDS
-    data set then holds as false with reward 0. After an interruption the call resumes at the first incomplete file.
+    Image bytes, actions, instructions, task names, text embeddings with the identity of their encoder, and the details
+    of the recorder are kept exactly. Images become PNG files if the new format would show their bytes differently:
+    images of a video, BGR images, and images that are not 8-bit RGB. Other observations, seeds and success are lost:
+    an RLDS data set then says success false and reward 0.
 
     Raises:
-        DataError: an episode that cannot be read or written, ``out`` begun otherwise.
-        SaveError: ``out`` holds something else.
+        DataError: an episode that cannot be read or written, or ``out`` was begun with other settings.
+        SaveError: ``out`` holds other files.
         LockedError: another process writes to ``out``.
-        ValueError: an unknown format, a setting that has no use here.
+        ValueError: an unknown format, or a setting that does not apply to it.
     """
     out, settings = Path(out), settings or ConvertSettings()
     if not len(source.lengths):
@@ -101,7 +98,7 @@ def convert_source(
 
 
 def _write_rlds(source: EpisodeSource, out: Path, settings: ConvertSettings) -> int:
-    """Write RLDS and return how many episodes were there already."""
+    """Write RLDS and return how many episodes already existed."""
     unused = [name for name in _FOR_LEROBOT if getattr(settings, name) is not None]
     if unused:
         raise ValueError(f"{', '.join(unused)}: only a LeRobot data set has these; leave them out")
@@ -120,7 +117,7 @@ def _write_rlds(source: EpisodeSource, out: Path, settings: ConvertSettings) -> 
 
 
 def _write_lerobot(source: EpisodeSource, out: Path, settings: ConvertSettings) -> int:
-    """Write LeRobot and return how many episodes were there already."""
+    """Write LeRobot and return how many episodes already existed."""
     lerobot = LeRobotSettings(
         recording=_recording(source, "lerobot", settings),
         fps=_steps_per_second(source) if settings.fps is None else settings.fps,

@@ -1,4 +1,4 @@
-"""A data folder opened by what the command line says of it: RLDS, Open X by name, LeRobot, or arrays."""
+"""Opens a data folder with the options of the command line: RLDS, Open X by name, LeRobot, or arrays."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ _OPTIONS = {
     _OPEN_X: ("open_x", "split", "skip_corrupt"),
     _RLDS: (*_KEYS, "split", "skip_corrupt"),
 }
-"""What each kind may be told."""
+"""Options that apply to each kind."""
 
 HUGGING_FACE_FILE = "state.json"
-"""What ``datasets.Dataset.save_to_disk`` writes beside the data."""
+"""File that ``datasets.Dataset.save_to_disk`` writes."""
 NPZ_ENDING = ".npz"
 HDF5_ENDINGS = (".hdf5", ".h5")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """What a data folder may not say of itself."""
+    """Options that a data folder may need to be read."""
 
     split: str = "train"
     """Split of an RLDS data set."""
     image_key: str | None = None
-    """Key of the images; needed where the data set was not recorded by rt1, as are the other keys."""
+    """Key of the images; keys are needed unless rt1 recorded the data set."""
     instruction_key: str | None = None
     """Key of the instruction."""
     embedding_key: str | None = None
-    """Key of the text embedding, if it has one."""
+    """Key of the text embedding, if any."""
     action_keys: tuple[str, ...] = ()
     """Keys of the action, in the order they are joined."""
     open_x: str | None = None
-    """Name of an Open X data set, instead of keys: its action is mapped to RT-1's and held against RT-1's bounds."""
+    """Name of an Open X data set, instead of keys: its action is mapped to RT-1's, with RT-1's bounds."""
     skip_corrupt: bool = False
     """Leave out damaged records, counted and listed, instead of stopping at the first."""
     instruction: str = ""
-    """Of npz, HDF5 and Hugging Face: the sentence of all episodes, where they carry none."""
+    """Of npz, HDF5 and Hugging Face: the instruction of all episodes, if they store none."""
     channels_first: bool = False
     """Of npz and HDF5: images are (S, 3, H, W), as V-D4RL's are."""
     action_leads_here: bool = False
@@ -64,17 +64,13 @@ class DataOptions:
     group: str = ""
     """Of HDF5: the group whose members are the episodes, data in robomimic's files."""
     start_key: str | None = None
-    """Of HDF5: the array that tells the rows where an episode begins, where one array holds several."""
+    """Of HDF5: the array that marks the rows where an episode begins, if one array holds several."""
     episode_key: str | None = None
-    """Of Hugging Face: the column that tells the episode of a row; a row is an episode if not given."""
+    """Of Hugging Face: the column with the episode of a row; by default a row is an episode."""
 
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
-    """Open a data set.
-
-    Raises:
-        DataError: a folder that cannot be read, keys that are missing, unknown or of no use here.
-    """
+    """Return the episodes of a folder; an unreadable folder, or options that do not fit, raise :class:`DataError`."""
     kind = _kind(folder, options)
     unusable = [f for f in fields(options) if f.name not in _OPTIONS[kind]]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:
@@ -112,14 +108,14 @@ def _has(folder: Path, ending: str) -> bool:
 
 
 def _open_rlds(folder: Path, options: DataOptions) -> EpisodeSource:
-    given = {name: value for name in _KEYS if (value := getattr(options, name))}
-    if not given and not (folder / RT1_FILE).is_file():
-        there = ", ".join(layout_keys(read_features(folder)))
+    keys = {name: value for name in _KEYS if (value := getattr(options, name))}
+    if not keys and not (folder / RT1_FILE).is_file():
+        feature_keys = ", ".join(layout_keys(read_features(folder)))
         raise DataError(
             f"{folder} has no {RT1_FILE}; name its keys with --image-key, --instruction-key, --action-keys (and "
-            f"--embedding-key), or an Open X data set with --open-x; it has {there}"
+            f"--embedding-key), or an Open X data set with --open-x; it has {feature_keys}"
         )
-    layout = RLDSLayout(**given) if given else None
+    layout = RLDSLayout(**keys) if keys else None
     return RLDSSource(folder, split=options.split, layout=layout, skip_corrupt=options.skip_corrupt)
 
 

@@ -1,6 +1,6 @@
-"""Several data sets opened by the command line's words, and split into what is trained on and what is held out.
+"""Data sets opened by the ``--data`` arguments of the command line, and split into training and held-out episodes.
 
-Two calls lead from the words to what a loader takes::
+Two calls lead from the arguments to a loader::
 
     sources = open_mixture(["fractal=150", "bridge=50"], DataOptions())  # or ["mixture.toml"], or one folder
     data = split_sources(sources, cut=cut, held_out=0.05, seed=0)        # data.source, data.train, data.held_out
@@ -44,51 +44,50 @@ class MixturePart(DataOptions):
     """One data set of a mixture file."""
 
     data: str
-    """Its folder; relative to the mixture file."""
+    """Folder, relative to the mixture file."""
     weight: float | None = None
-    """Its share of the samples, relative to the others' weights; of an Open X data set by default that of the table."""
+    """Share of the samples, relative to the other weights; an Open X data set has a default weight."""
     embodiment: str | None = None
     """With ``heads = "separate"``: name of the robot it was recorded with; the data set's name if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureFile:
-    """What a mixture file holds."""
+    """The content of a mixture file."""
 
     parts: tuple[MixturePart, ...]
     """The data sets, ``[[parts]]`` in TOML."""
     bounds: Literal["same", "widest"] = "same"
-    """``same``: data sets whose actions have other bounds are refused. ``widest``: all get bounds that hold each
-    one's; the actions' dimensions, units and number of bins must be the same."""
+    """``same``: all action bounds must be equal. ``widest``: all data sets get the widest bounds; dimensions, units
+    and number of bins must be equal."""
     heads: Literal["one", "separate"] = "one"
-    """``one``: all data sets have one action spec. ``separate``: each embodiment has its own, and a head of the network
-    of its own; ``bounds`` is then for the data sets of one embodiment."""
+    """``one``: all data sets have one action spec. ``separate``: each embodiment has its own action spec and head;
+    ``bounds`` then applies to the data sets of one embodiment."""
     bins: int | None = None
-    """Bins of all data sets' actions; None: as each has them, which must then be the same."""
+    """Bins of all actions. None: as stored, which must be equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightedSource:
-    """An opened data set and its share."""
+    """An opened data set and its weight."""
 
     source: EpisodeSource
-    """The episodes."""
     weight: float = 1.0
-    """Its share of the samples, relative to the others' weights."""
+    """Share of the samples, relative to the other weights."""
     embodiment: str | None = None
-    """Name of its embodiment, where they have several; see :class:`rt1.data.sources.concat.JoinedSource`."""
+    """Name of the embodiment, see :class:`rt1.data.sources.concat.JoinedSource`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitData:
-    """One source of all episodes, and which samples of it are for what; a loader takes both."""
+    """One source of all episodes, and its training and held-out samples; a loader takes both."""
 
     source: EpisodeSource
-    """The episodes: the data set itself, or several joined."""
+    """The data set itself, or several joined."""
     train: Samples
-    """Samples of the training episodes, by weight where there are several data sets."""
+    """Samples of the training episodes, mixed by weight."""
     held_out: Samples | None
-    """Samples of the held-out episodes, likewise; None where none are held out."""
+    """Samples of the held-out episodes, mixed by weight, or None."""
     held_out_episodes: NDArray[np.int64]
     """Numbers of the held-out episodes in ``source``, ascending."""
 
@@ -97,16 +96,15 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
     """Open what ``--data`` names: ``FOLDER``, several of them, ``FOLDER=WEIGHT``, or one mixture file.
 
     Args:
-        words: folders, each with its weight behind ``=`` if it has one; or one ``.toml`` or ``.json`` file with the
-            fields of :class:`MixtureFile`, where every data set has options of its own.
-        options: how to read the folders, the same for all; must be the defaults beside a mixture file.
+        words: folders, or one ``.toml`` or ``.json`` file with the fields of :class:`MixtureFile`.
+        options: options for all folders; a mixture file has its own, and needs the defaults here.
 
     Returns:
-        The data sets in the order named, all with one action spec, or with the names of their embodiments.
+        The data sets in order, all with one action spec, or with the names of their embodiments.
 
     Raises:
-        DataError: a folder or file that cannot be read, a mixture file with an unknown setting or a value of another
-            type, weights that are given for some only, or data sets whose action specs differ.
+        DataError: an unreadable folder or file, an unknown or wrong setting of a mixture file, weights for only some
+            data sets, or different action specs.
     """
     described = _described(words, options)
     weights = _weights(described.parts)
@@ -118,9 +116,9 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
     names = _embodiment_names(described, sources)
     if described.bounds == "widest":
         for name in set(names):
-            chosen = [place for place, own in enumerate(names) if own == name]
-            for place, source in zip(chosen, _with_widest_bounds([sources[p] for p in chosen]), strict=True):
-                sources[place] = source
+            numbers = [number for number, embodiment in enumerate(names) if embodiment == name]
+            for number, source in zip(numbers, _with_widest_bounds([sources[n] for n in numbers]), strict=True):
+                sources[number] = source
     opened = tuple(
         WeightedSource(source=s, weight=w, embodiment=n) for s, w, n in zip(sources, weights, names, strict=True)
     )
@@ -129,36 +127,30 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
 
 
 def joined(sources: Sequence[WeightedSource]) -> EpisodeSource:
-    """Return all episodes as one source: the one there is, or several joined."""
+    """Return all episodes as one source: the only one, or several joined."""
     if len(sources) == 1:
         return sources[0].source
-    return JoinedSource([each.source for each in sources], embodiments=[each.embodiment for each in sources])
+    return JoinedSource([part.source for part in sources], embodiments=[part.embodiment for part in sources])
 
 
-def split_sources(
-    sources: Sequence[WeightedSource],
-    *,
-    cut: CutEpisodes,
-    held_out: float,
-    seed: int,
-) -> SplitData:
-    """Hold out the same share of every source's episodes, by whole episodes, and join what is left by weight.
+def split_sources(sources: Sequence[WeightedSource], *, cut: CutEpisodes, held_out: float, seed: int) -> SplitData:
+    """Hold out the same share of every source's episodes, by whole episodes, and mix the samples by weight.
 
-    One source gives what it would give alone: itself, and windows or clips that are no mixture.
+    A single source stays as it is, with windows or clips that are no mixture.
 
     Args:
         sources: the data sets.
-        cut: makes the samples of episodes of one source.
+        cut: function that makes the samples of one source.
         held_out: share of each source's episodes that is held out, in [0, 1).
-        seed: seed of the choice; see :func:`rt1.data.pipeline.windows.split_episodes`.
+        seed: seed of the split, see :func:`rt1.data.pipeline.windows.split_episodes`.
 
     Raises:
-        DataError: a source without episodes, or with too few to hold any out; action specs that differ.
+        DataError: a source with too few episodes, or different action specs.
     """
-    splits = [_split(each.source, held_out=held_out, seed=seed) for each in sources]
+    splits = [_split(part.source, held_out=held_out, seed=seed) for part in sources]
 
-    def samples(chosen: Sequence[NDArray[np.int64]], make: CutEpisodes) -> tuple[EpisodeSource, Samples]:
-        cuts = [make(each.source.lengths, own) for each, own in zip(sources, chosen, strict=True)]
+    def samples(episodes: Sequence[NDArray[np.int64]]) -> tuple[EpisodeSource, Samples]:
+        cuts = [cut(part.source.lengths, numbers) for part, numbers in zip(sources, episodes, strict=True)]
         if len(sources) == 1:
             return sources[0].source, cuts[0]
         return mixed(
@@ -168,14 +160,14 @@ def split_sources(
             ]
         )
 
-    firsts = np.cumsum([0, *(len(each.source.lengths) for each in sources[:-1])])
-    own_train, own_held_out = zip(*splits, strict=True)
-    source, train = samples(own_train, cut)
+    firsts = np.cumsum([0, *(len(part.source.lengths) for part in sources[:-1])])
+    train_episodes, held_out_episodes = zip(*splits, strict=True)
+    source, train = samples(train_episodes)
     return SplitData(
         source=source,
         train=train,
-        held_out=samples(own_held_out, cut)[1] if held_out else None,
-        held_out_episodes=np.concatenate([own + first for own, first in zip(own_held_out, firsts, strict=True)]),
+        held_out=samples(held_out_episodes)[1] if held_out else None,
+        held_out_episodes=np.concatenate([n + first for n, first in zip(held_out_episodes, firsts, strict=True)]),
     )
 
 
@@ -192,27 +184,25 @@ def _described(words: Sequence[str | Path], options: DataOptions) -> MixtureFile
 
 def _of_word(word: str, options: DataOptions) -> MixturePart:
     folder, equals, weight = word.rpartition("=")
-    own = {f.name: getattr(options, f.name) for f in fields(options)}
+    values = {f.name: getattr(options, f.name) for f in fields(options)}
     if not word or (equals and not folder):
         raise DataError(f"data is {word!r}, which names no folder; give FOLDER or FOLDER=WEIGHT")
     if not equals or Path(word).exists():
-        return MixturePart(data=word, **own)
+        return MixturePart(data=word, **values)
     try:
-        return MixturePart(data=folder, weight=float(weight), **own)
+        return MixturePart(data=folder, weight=float(weight), **values)
     except ValueError as error:
         raise DataError(f"the weight in {word} is {weight!r}; give FOLDER=WEIGHT with a number above 0") from error
 
 
 def _read(path: Path) -> MixtureFile:
     with reading(path, cure="mend it there"):
-        found = from_json(MixtureFile, read_object(path, cure="mend it there"), where=str(path))
-        return replace(found, parts=tuple(replace(part, data=_folder(path, part.data)) for part in found.parts))
-
-
-def _folder(path: Path, name: str) -> str:
-    folder = path.parent / name
-    folder.exists()  # raises for a name that no file can have
-    return str(folder)
+        described = from_json(MixtureFile, read_object(path, cure="mend it there"), where=str(path))
+        folders = [path.parent / part.data for part in described.parts]
+        for folder in folders:
+            folder.exists()  # raises for a name that no file can have
+        parts = zip(described.parts, folders, strict=True)
+        return replace(described, parts=tuple(replace(part, data=str(folder)) for part, folder in parts))
 
 
 def _options(part: MixturePart) -> DataOptions:
@@ -220,7 +210,7 @@ def _options(part: MixturePart) -> DataOptions:
 
 
 def _weights(parts: Sequence[MixturePart]) -> list[float]:
-    """Return each part's weight: as given, that of the Open X table, or all alike."""
+    """Return the weight of each part: its own, that of the Open X table, or 1 for all."""
     if not parts:
         raise DataError("no data set is named; give at least one folder")
     known = [OPEN_X[p.open_x].weight if p.weight is None and p.open_x in OPEN_X else p.weight for p in parts]
@@ -249,20 +239,20 @@ def _embodiment_names(described: MixtureFile, sources: Sequence[EpisodeSource]) 
     """Return the name of each data set's embodiment; None for all where they have one action spec."""
     if described.heads == "one":
         if named := [part.embodiment for part in described.parts if part.embodiment is not None]:
-            raise DataError(
-                f'the mixture names the embodiment {named[0]!r} and has heads = "one"; set heads = "separate", or '
-                "leave the name out"
-            )
+            cure = 'set heads = "separate", or leave the name out'
+            raise DataError(f'the mixture names the embodiment {named[0]!r} and has heads = "one"; {cure}')
         return [None] * len(sources)
-    given = [part.embodiment for part in described.parts]
-    return [source.name if name is None else name for source, name in zip(sources, given, strict=True)]
+    return [
+        source.name if p.embodiment is None else p.embodiment
+        for source, p in zip(sources, described.parts, strict=True)
+    ]
 
 
 def _with_widest_bounds(sources: Sequence[EpisodeSource]) -> list[EpisodeSource]:
-    """Give all sources the bounds that hold each one's, where their specs differ in nothing else."""
+    """Return the sources with the widest bounds, if their specs differ in nothing else."""
     specs = [source.action_spec for source in sources]
     if len({spec.size for spec in specs}) > 1:
-        return list(sources)  # joining them says what differs
+        return list(sources)  # joining them reports the difference
     low, high = np.min([spec.low for spec in specs], axis=0), np.max([spec.high for spec in specs], axis=0)
     widest = [_between(spec, low, high) for spec in specs]
     if any(spec != widest[0] for spec in widest):
@@ -271,7 +261,7 @@ def _with_widest_bounds(sources: Sequence[EpisodeSource]) -> list[EpisodeSource]
 
 
 def _between(spec: ActionSpec, low: FloatArray, high: FloatArray) -> ActionSpec:
-    """Return a spec with its continuous parts between other bounds, each (A,)."""
+    """Return a spec with other bounds (A,) of its continuous parts."""
     parts: list[ActionPart] = []
     first = 0
     for part in spec.parts:

@@ -1,4 +1,4 @@
-"""Statistics of a source's actions against its bounds: read in one pass, kept beside the index, oddities in words."""
+"""Statistics of the actions of a source against its bounds, computed in one pass and cached."""
 
 from __future__ import annotations
 
@@ -26,14 +26,13 @@ _EPISODES_IN_KEY = 64
 
 @dataclass(frozen=True, kw_only=True)
 class SourceStatistics:
-    """The actions of a whole source and how they fill its action spec."""
+    """The actions of a whole source against its action spec."""
 
     names: tuple[str, ...]
     """Name of each dimension."""
     statistics: ActionStatistics
-    """Per dimension, physical units."""
     outside: NDArray[np.float64]
-    """(A,) share of the values outside the bounds, 0..1; encoding clips them."""
+    """(A,) share of the values outside the bounds, 0..1, which encoding clips."""
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence for every dimension that is constant, has far values, or values outside its bounds."""
@@ -63,23 +62,22 @@ class SourceStatistics:
 
 
 def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> SourceStatistics:
-    """Return the statistics of all actions of a source, which are read into memory (4 bytes a value) once.
+    """Return the statistics of all actions of a source, which are read into memory once, 4 bytes a value.
 
-    ``to_json()`` of the result is plain data to store, with a checkpoint for one. Of several sources each has its own:
-    ``[source_statistics(each.source).to_json() for each in sources]``, in the order of the mixture's parts.
-
-    Args:
-        source: the source.
-        cache: folder to keep the result in; None: the source's ``cache_folder``, where it has one. A kept result is
-            used if the action spec, the lengths of all episodes and the actions of 64 of them are the same.
+    ``to_json()`` of the result is plain data, to store with a checkpoint for example. The result is cached in the
+    folder ``cache``, by default the source's ``cache_folder``. A cached result is used if the action spec, the lengths
+    of all episodes and the actions of 64 of them are the same.
 
     Raises:
-        DataError: no steps, or an action that is not finite; the step is named.
+        DataError: no steps, or an action that is not finite, with its step.
     """
     cache = cache or optional_members(source).cache_folder
     path = None if cache is None else cache / f"statistics-{_key(source)}.json"
-    if path is not None and (kept := _kept(path)) is not None:
-        return kept
+    if path is not None:
+        try:
+            return SourceStatistics.from_json(read_object(path))
+        except ValueError:
+            pass  # missing or damaged: it is computed again
     actions = _all_actions(source)
     statistics = SourceStatistics(
         names=source.action_spec.dimension_names,
@@ -117,7 +115,7 @@ def _all_actions(source: EpisodeSource) -> FloatArray:
 
 
 def _key(source: EpisodeSource) -> str:
-    """Return a name of what the statistics depend on, from a part of the actions."""
+    """Return a hash of what the statistics depend on, from part of the actions."""
     digest = hashlib.sha256(json.dumps([source.name, source.action_spec.to_json()]).encode())
     digest.update(np.ascontiguousarray(source.lengths, dtype="<i8").tobytes())
     count = len(source.lengths)
@@ -126,18 +124,11 @@ def _key(source: EpisodeSource) -> str:
     return digest.hexdigest()[:16]
 
 
-def _kept(path: Path) -> SourceStatistics | None:
-    try:
-        return SourceStatistics.from_json(read_object(path))
-    except ValueError:
-        return None  # not there, or half a file: it is made again
-
-
 FAR = 5.0
 """Values farther from the mean than this many standard deviations are counted."""
 
 CONSTANT_MARGIN = 1.0
-"""A constant dimension of value v gets the bounds v - 1 and v + 1 (physical units): bins need a width."""
+"""A constant dimension of value v gets the bounds v - 1 and v + 1 (physical units), since bins need a width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,19 +138,16 @@ class ActionStatistics:
     count: int
     """Number of steps."""
     minimum: NDArray[np.float64]
-    """Smallest value."""
     maximum: NDArray[np.float64]
-    """Largest value."""
     mean: NDArray[np.float64]
-    """Average."""
     std: NDArray[np.float64]
-    """Standard deviation (of the population)."""
+    """Standard deviation of the population."""
     q01: NDArray[np.float64]
-    """1 % of the values lie below."""
+    """1 % quantile."""
     q99: NDArray[np.float64]
-    """99 % of the values lie below."""
+    """99 % quantile."""
     far: NDArray[np.float64]
-    """Share of the values that lie more than ``FAR`` standard deviations from the mean, 0..1."""
+    """Share of the values more than ``FAR`` standard deviations from the mean, 0..1."""
 
     def constant_dimensions(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of the dimensions that never change; ``names`` are the spec's."""
@@ -211,16 +199,10 @@ def spec_between(
     parts: Mapping[str, int],
     bins: int = 256,
 ) -> ActionSpec:
-    """Return a spec of continuous parts with the bounds (A,) given; a constant dimension is widened by ±1.
+    """Return a spec of continuous parts with these bounds (A,), physical units; a constant dimension is widened by ±1.
 
-    Args:
-        low: lower bounds, physical units.
-        high: upper bounds; equal to ``low`` where a dimension is constant, see ``CONSTANT_MARGIN``.
-        parts: name and number of dimensions of each part, in the order of the action vector.
-        bins: bins per dimension.
-
-    Raises:
-        DataError: the parts do not add up to A dimensions.
+    ``parts`` are the name and number of dimensions of each part, in the order of the action vector. A sum other than A
+    raises :class:`DataError`.
     """
     total = sum(parts.values())
     if total != len(low):

@@ -1,4 +1,4 @@
-"""What is in a data set: counted once for the terminal and the page, with a bounded number of steps and images."""
+"""A summary of a data set for terminal and HTML page, from a bounded number of steps and images."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyLimits:
-    """How much of a large data set is read; what is chosen is spread evenly over it."""
+    """How much of a large data set is read, evenly spread over it."""
 
     instructions: int = 200_000
     """Episodes whose instruction is counted."""
     steps: int = 1_000_000
-    """About this many steps, in whole episodes, have their action read."""
+    """Approximate number of steps whose actions are read, in whole episodes."""
     embeddings: int = 20_000
     """Episodes whose text embedding is compared with others of the same instruction."""
     images: int = 64
@@ -39,13 +39,12 @@ class ActionSurvey:
     """The recorded actions against the bounds of the action spec."""
 
     spec: ActionSpec
-    """Dimensions, bounds and bins."""
     episodes: int
     """Number of episodes that were read."""
     steps: int
     """Number of steps that were read."""
     values: FloatArray
-    """(S, A) the actions read that are finite, physical units."""
+    """(S, A) finite actions, physical units."""
     statistics: ActionStatistics
     """Of ``values``."""
     outside: NDArray[np.float64]
@@ -55,11 +54,11 @@ class ActionSurvey:
     outliers: NDArray[np.int64]
     """(A,) number of values farther from the 1 %..99 % range than that range is wide; 0 for discrete dimensions."""
     farthest: tuple[Place | None, ...]
-    """Where the farthest outlier of each dimension is; None where there is none."""
+    """The farthest outlier of each dimension, or None."""
     not_finite: int
     """Number of steps whose action has a NaN or an infinity."""
     first_not_finite: Place | None
-    """The first of them."""
+    """The first of these steps, or None."""
 
     @property
     def constant(self) -> tuple[str, ...]:
@@ -74,17 +73,16 @@ class ImageSurvey:
     sizes: Mapping[tuple[int, int], int]
     """Number of images by (height, width), most frequent first."""
     blue_minus_red: NDArray[np.float64]
-    """(number of images,) mean of blue less mean of red, -255..255, channels as the source declares them."""
+    """(images,) mean of blue minus mean of red, -255..255, channels as the source declares them."""
     declared_bgr: bool
-    """Whether the source says that its images are stored blue, green, red."""
+    """Whether the source declares its images as BGR."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSurvey:
-    """What is in a data set."""
+    """The summary of a data set."""
 
     name: str
-    """Name of the source."""
     lengths: NDArray[np.int64]
     """(E,) number of steps of each episode."""
     instructions: tuple[tuple[str, int], ...]
@@ -92,45 +90,39 @@ class DataSurvey:
     instruction_episodes: int
     """Number of episodes whose instruction was read."""
     empty_instructions: tuple[int, ...]
-    """Those of them whose instruction is empty."""
+    """Episodes with an empty instruction."""
     embedding_width: int | None
-    """Entries of the text embedding stored with the first episode; None where there is none."""
+    """Entries of the text embedding stored with the first episode, or None."""
     conflicting_texts: tuple[str, ...]
-    """Instructions that come with more than one text embedding."""
+    """Instructions stored with more than one text embedding."""
     actions: ActionSurvey
-    """The recorded actions."""
     images: ImageSurvey
-    """The sampled images."""
     skipped: tuple[str, ...]
     """One message for each record the source left out."""
 
     @property
     def steps(self) -> int:
-        """Number of steps."""
         return int(self.lengths.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShownEpisode:
-    """One episode to look at."""
+    """One episode to display."""
 
     episode: int
-    """Its number in the source."""
     instruction: str
-    """Its sentence."""
     steps: tuple[int, ...]
     """The steps of ``images``."""
     images: tuple[Image, ...]
     """Images spread over the episode, first and last included."""
     actions: FloatArray
-    """(S, A) all its actions, physical units."""
+    """(S, A) all actions, physical units."""
 
 
 def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> DataSurvey:
-    """Look through a data set.
+    """Return the summary of a data set.
 
-    Raises:
-        DataError: no episode, no finite action, or an image that does not decode.
+    No episode, no finite action, or an image that does not decode raises :class:`DataError`.
     """
     limits = limits or SurveyLimits()
     if not len(source.lengths):
@@ -152,11 +144,7 @@ def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> Da
 
 
 def show_episode(source: EpisodeSource, episode: int | None = None, *, images: int = 12) -> ShownEpisode:
-    """Return one episode to look at; None chooses one of median length.
-
-    Raises:
-        DataError: no such episode, or an image that does not decode.
-    """
+    """Return one episode to display, by default one of median length; an unknown one raises :class:`DataError`."""
     count = len(source.lengths)
     if episode is None:
         episode = int(np.argsort(source.lengths, kind="stable")[count // 2])
@@ -168,7 +156,7 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
         episode=episode,
         instruction=source.instruction(episode),
         steps=steps,
-        images=tuple(_image(source, episode, step) for step in steps),
+        images=tuple(decoded_images(source, episode, step, step + 1)[0] for step in steps),
         actions=source.actions(episode, 0, length),
     )
 
@@ -176,12 +164,11 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
 def _conflicting_texts(source: EpisodeSource, limit: int) -> tuple[str, ...]:
     """Return the instructions for which two episodes carry different text embeddings."""
     first: dict[str, FloatArray | None] = {}
-    conflicting: dict[str, None] = {}  # in the order found
+    conflicting: dict[str, None] = {}  # ordered
     for episode in _spread(len(source.lengths), limit).tolist():
         sentence, vector = source.instruction(episode), source.text_embedding(episode)
-        known = first.setdefault(sentence, vector)
-        same = known is vector if known is None or vector is None else np.array_equal(known, vector)
-        if not same:
+        other = first.setdefault(sentence, vector)
+        if not (other is vector if other is None or vector is None else np.array_equal(other, vector)):
             conflicting[sentence] = None
     return tuple(conflicting)
 
@@ -203,6 +190,7 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
 
     values = read[finite]
     statistics = statistics_of(values)
+    fraction = (spec.discrete_choices > 0) & (values != np.floor(values))
     beyond = _beyond(values, statistics, spec)
     outliers = (beyond > 0).sum(axis=0)
     return ActionSurvey(
@@ -211,11 +199,11 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
         steps=len(read),
         values=values,
         statistics=statistics,
-        outside=_outside(values, spec).mean(axis=0),
+        outside=(spec.out_of_bounds(values) | fraction).mean(axis=0),
         bins_used=_bins_used(statistics, spec),
         outliers=outliers,
         farthest=tuple(
-            place(int(rows[row])) if some else None for row, some in zip(beyond.argmax(axis=0), outliers, strict=True)
+            place(int(rows[row])) if count else None for row, count in zip(beyond.argmax(axis=0), outliers, strict=True)
         ),
         not_finite=int((~finite).sum()),
         first_not_finite=None if finite.all() else place(int(np.argmin(finite))),
@@ -223,15 +211,10 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
 
 
 def _beyond(values: FloatArray, statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.float64]:
-    """Return (S, A) how far each value is from being no outlier; above 0 it is one."""
+    """Return the distance (S, A) of each value beyond the limit for outliers."""
     width = statistics.q99 - statistics.q01
     beyond = np.maximum(values - statistics.q99, statistics.q01 - values) - width
     return np.where(spec.discrete_choices > 0, -1.0, beyond)
-
-
-def _outside(values: FloatArray, spec: ActionSpec) -> NDArray[np.bool_]:
-    fraction = (spec.discrete_choices > 0) & (values != np.floor(values))
-    return spec.out_of_bounds(values) | fraction
 
 
 def _bins_used(statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.int64]:
@@ -247,19 +230,14 @@ def _survey_images(source: EpisodeSource, limit: int) -> ImageSurvey:
     differences = []
     for step in _spread(int(ends[-1]), limit):
         episode = int(np.searchsorted(ends, step, side="right"))
-        image = _image(source, episode, int(step - (ends[episode] - source.lengths[episode])))
+        number = int(step - (ends[episode] - source.lengths[episode]))
+        (image,) = decoded_images(source, episode, number, number + 1)
         sizes[image.shape[0], image.shape[1]] += 1
         red, _, blue = image.mean(axis=(0, 1))
         differences.append(blue - red)
     return ImageSurvey(
         sizes=dict(sizes.most_common()), blue_minus_red=np.array(differences), declared_bgr=optional_members(source).bgr
     )
-
-
-def _image(source: EpisodeSource, episode: int, step: int) -> Image:
-    """Return the image of a step with red first, as the source declares its channels."""
-    (image,) = decoded_images(source, episode, step, step + 1)
-    return image
 
 
 def _spread(total: int, limit: int) -> NDArray[np.int64]:

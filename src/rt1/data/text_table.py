@@ -1,4 +1,4 @@
-"""A table of text embeddings out of a data set that carries them, for encoders that are not here."""
+"""A table of the text embeddings stored in a data set, for encoders that are not available."""
 
 from __future__ import annotations
 
@@ -13,23 +13,15 @@ from rt1.text.encoder import TableEncoder
 
 
 def harvest_text_table(source: EpisodeSource, out_path: Path | str, *, encoder_name: str) -> TableEncoder:
-    """Collect every instruction of a source with its stored text embedding, and save them as a table.
+    """Save every instruction of a source with its stored text embedding as a table, and return the table.
 
-    Episodes without an instruction are left out, with one warning that counts them.
-
-    Args:
-        source: episodes with text embeddings.
-        out_path: the file to write; :meth:`TableEncoder.load` reads it back.
-        encoder_name: what made the embeddings, e.g. ``USE_LARGE_5.name`` of :mod:`rt1.text.encoder`; checkpoints of
-            that encoder then take the table. The data do not tell it.
-
-    Returns:
-        The table that was saved.
+    Episodes without an instruction are skipped with one warning. ``encoder_name`` is the encoder of the embeddings,
+    such as ``USE_LARGE_5.name`` of :mod:`rt1.text.encoder`: checkpoints of that encoder then accept the table.
 
     Raises:
         DataError: no episode has an instruction, or one with an instruction has no embedding.
-        ValueError: an instruction comes with two different embeddings.
-        SaveError: the disk is full or read-only; nothing is left behind.
+        ValueError: an instruction has two different embeddings.
+        SaveError: the disk is full or read-only.
     """
     episodes = [episode for episode in range(len(source.lengths)) if source.instruction(episode).strip()]
     if not episodes:

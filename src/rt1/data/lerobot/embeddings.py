@@ -1,10 +1,10 @@
-"""Text embeddings beside a LeRobot data set, which has no place for them: each different one once."""
+"""Text embeddings of a LeRobot data set in a file of our own, since the format has no field for them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,22 +16,15 @@ from rt1.data.lerobot.schema import COPY_AGAIN
 from rt1.errors import DataError
 
 
-@dataclass(frozen=True, kw_only=True)
-class Embeddings:
-    """The text embeddings of some episodes."""
+class Embeddings(NamedTuple):
+    """The distinct text embeddings, float32 (N, E), and which of them each episode has, int64 (episodes,)."""
 
     vectors: FloatArray
-    """float32 (N, E), no two alike."""
     rows: NDArray[np.int64]
-    """(episodes,) which of them each episode has."""
-
-    def of_each(self) -> Iterable[FloatArray]:
-        """Yield the embedding of each episode, float32 (E,)."""
-        return (self.vectors[row] for row in self.rows)
 
 
 def write_embeddings(path: Path, embeddings: Iterable[FloatArray]) -> None:
-    """Write the embeddings of episodes, at least one, each float32 (E,)."""
+    """Write the embeddings of one or more episodes, each float32 (E,)."""
     from safetensors.numpy import save
 
     numbers: dict[bytes, int] = {}
@@ -41,11 +34,7 @@ def write_embeddings(path: Path, embeddings: Iterable[FloatArray]) -> None:
 
 
 def read_embeddings(path: Path, *, episodes: int | None = None) -> Embeddings:
-    """Read what :func:`write_embeddings` wrote.
-
-    Raises:
-        DataError: a missing or damaged file, one of another number of episodes where ``episodes`` is given.
-    """
+    """Read what :func:`write_embeddings` wrote; damage or another number of episodes raises :class:`DataError`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -53,17 +42,11 @@ def read_embeddings(path: Path, *, episodes: int | None = None) -> Embeddings:
         raise DataError(f"{path} is missing; {COPY_AGAIN}")
     with reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
         tensors = load(path.read_bytes())
-        read = Embeddings(vectors=tensors["vectors"], rows=tensors["rows"])
-    whole = read.vectors.ndim == 2 and read.rows.ndim == 1 and read.vectors.dtype == np.float32
-    whole = (
-        whole
-        and bool(np.isfinite(read.vectors).all())
-        and read.rows.dtype == np.int64
-        and read.rows.min(initial=0) >= 0
-    )
-    if not whole or read.rows.max(initial=0) >= len(read.vectors) or episodes not in (None, len(read.rows)):
-        shapes = f"vectors {read.vectors.dtype} {read.vectors.shape}, rows {read.rows.dtype} {read.rows.shape}"
-        raise DataError(
-            f"{path} holds {shapes}, which must be a finite vector for each of {episodes} episodes; {COPY_AGAIN}"
-        )
-    return read
+        vectors, rows = tensors["vectors"], tensors["rows"]
+    types = vectors.ndim == 2 and rows.ndim == 1 and vectors.dtype == np.float32 and rows.dtype == np.int64
+    sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
+    if not sound or rows.max(initial=0) >= len(vectors) or episodes not in (None, len(rows)):
+        shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
+        rule = f"which must be a finite vector for each of {episodes} episodes"
+        raise DataError(f"{path} holds {shapes}, {rule}; {COPY_AGAIN}")
+    return Embeddings(vectors, rows)

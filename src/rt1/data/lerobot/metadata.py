@@ -1,4 +1,4 @@
-"""What a LeRobot v3.0 folder holds: the tables of steps and episodes, the tasks, statistics and descriptions."""
+"""The content of a LeRobot v3.0 folder: tables of steps and episodes, tasks, statistics and descriptions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 ACTION_KEY = "action"
 CHUNK_FILES = 1000
-"""Files in a folder, as LeRobot has it."""
+"""Files per folder, as in LeRobot."""
 SAMPLED_IMAGES = 8
 """Images of an episode that its statistics are taken from."""
 _COUNTERS = ("frame_index", "episode_index", "index", "task_index")
@@ -44,7 +44,7 @@ _COUNTERS = ("frame_index", "episode_index", "index", "task_index")
 
 @dataclass(frozen=True, kw_only=True)
 class LeRobotSettings:
-    """What a LeRobot data set consists of, fixed before its first episode."""
+    """Settings of a LeRobot data set, fixed before its first episode."""
 
     recording: RecordingSettings
     """Name, image size, action spec, number of episodes; a file ends after ``episodes_per_shard`` at the latest."""
@@ -55,7 +55,7 @@ class LeRobotSettings:
     robot_type: str = "unknown"
     """Name of the robot."""
     file_megabytes: int = 100
-    """A file ends with the episode that reaches this size; what is lost at most when writing is interrupted."""
+    """A file ends with the episode that reaches this size, the most that an interruption loses."""
     video: Codec | None = None
     """Re-encode the images as video, which loses detail; None keeps their JPEG or PNG bytes unchanged."""
 
@@ -70,8 +70,8 @@ class LeRobotSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``."""
-        own = {name: getattr(self, name) for name in ("fps", "image_key", "robot_type", "file_megabytes", "video")}
-        return {**self.recording.to_json(), **own}
+        names = ("fps", "image_key", "robot_type", "file_megabytes", "video")
+        return {**self.recording.to_json(), **{name: getattr(self, name) for name in names}}
 
 
 def place_of(template: str, file: int, **names: str) -> str:
@@ -143,9 +143,9 @@ def episode_stats(
     images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings
 ) -> dict[str, Stats]:
     """Return the statistics of each feature; those of the images from a few spread over the episode."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, SAMPLED_IMAGES).round().astype(int))
+    numbers = np.unique(np.linspace(0, len(images) - 1, SAMPLED_IMAGES).round().astype(int))
     return {
-        settings.image_key: image_stats([decode_image(images[at]) for at in chosen]),
+        settings.image_key: image_stats([decode_image(images[number]) for number in numbers]),
         **{name: vector_stats(values.reshape(len(values), -1)) for name, values in columns.items()},
     }
 
@@ -182,8 +182,8 @@ def write_episodes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with replacing(path) as beside:
-        pq.write_table(pa.Table.from_pylist(list(rows)), beside, write_page_checksum=True)
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(list(rows)), partial, write_page_checksum=True)
 
 
 def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str], *, files: int, steps: int) -> None:
@@ -247,8 +247,8 @@ def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
     }
     columns = {"task_index": pa.array(range(len(tasks)), pa.int64()), SENTENCE_COLUMN: pa.array(tasks, pa.string())}
     table = pa.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
-    with replacing(path) as beside:
-        pq.write_table(table, beside, write_page_checksum=True)
+    with replacing(path) as partial:
+        pq.write_table(table, partial, write_page_checksum=True)
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +35,9 @@ from rt1.errors import DataError
 class LeRobotSource:
     """Episodes of a LeRobot v3.0 folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
 
-    Opening reads the tables and the actions of all steps into memory, 4 A + 8 bytes a step. Images stay in the files:
-    in image mode a request reads the row group the steps lie in (with LeRobot's recorder and ours, one episode) and a
-    few row groups are kept; in video mode it seeks and decodes. The files need the packages pyarrow and, for videos,
-    av: the extra ``lerobot``.
+    Opening reads the tables and the actions of all steps into memory, 4 A + 8 bytes per step. Images stay in the files.
+    In image mode a request reads row groups (one per episode from LeRobot's recorder and ours) and caches a few. In
+    video mode it seeks and decodes. Needs the extra ``lerobot``: pyarrow and, for videos, av.
     """
 
     def __init__(
@@ -56,15 +53,15 @@ class LeRobotSource:
 
         Args:
             folder: the folder that holds ``meta/info.json``.
-            image_key: feature with the images; None: the one our writer noted, or the only one there is.
-            action_key: feature with the action, a float vector.
-            action_spec: dimensions and bounds of the action. None: what our writer noted, else one continuous part
-                spanning the minima and maxima of ``meta/stats.json``.
-            name: name for tables and errors, default the one our writer noted, else the folder's.
+            image_key: feature of the images. None: as noted by our writer, or the only one.
+            action_key: feature of the action, a float vector.
+            action_spec: dimensions and bounds of the action. None: as noted by our writer, else one continuous part
+                with the minima and maxima of ``meta/stats.json``.
+            name: name for tables and errors, default as noted by our writer, else the folder's.
 
         Raises:
-            DataError: nothing there, another version of the format, an unknown feature, a missing or damaged file,
-                an episode that cannot be used.
+            DataError: another version of the format, an unknown feature, a missing or damaged file, or an unusable
+                episode.
         """
         self.folder = Path(folder)
         with reading(self.folder, cure=COPY_AGAIN):
@@ -72,10 +69,10 @@ class LeRobotSource:
 
     def _open(self, image_key: str | None, action_key: str, action_spec: ActionSpec | None, name: str | None) -> None:
         info = read_info(self.folder)
-        recorded = _recorded_settings(self.folder)
-        self.image_key = info.image_key(image_key or recorded.image_key)
+        notes = read_recorder_notes(self.folder / RT1_FILE, name=str, image_key=str)
+        self.image_key = info.image_key(image_key or notes.image_key)
         size = info.action_size(action_key)
-        spec = action_spec or recorded.action_spec
+        spec = action_spec or notes.action_spec
         if spec is not None and spec.size != size:
             names = ", ".join(spec.dimension_names)
             raise DataError(f"{action_key!r} has {size} entries, the action spec {spec.size} dimensions ({names})")
@@ -84,22 +81,20 @@ class LeRobotSource:
         episodes = read_episodes(self.folder, info, self.image_key if in_video else None)
         steps = read_steps(episodes, action_key, size)
         numbers, changing = first_of_each(steps, episodes.lengths)
-        self.name = name or recorded.name or self.folder.resolve().name
+        self.name = name or notes.name or self.folder.resolve().name
         if changing:
             message = f"{self.name}: {changing} episodes change their instruction; the first one stands for all steps"
             warnings.warn(message, stacklevel=3)
         self.action_spec = spec or _spec_of_stats(self.folder, info, action_key, size)
         self.lengths: NDArray[np.int64] = episodes.lengths
-        self.text_encoder = recorded.text_encoder
-        """Identity of the encoder that made the stored text embeddings (name, sha256, width), or None."""
-        self.details: dict[str, Any] = {"control_rate": info.fps, **recorded.details}
-        """What was noted of the making; ``control_rate`` is the steps per second."""
+        self.text_encoder = notes.text_encoder
+        self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
         self._instructions = sentences(tasks, numbers)
         self._tasks = episodes.tasks
         self._starts = np.cumsum(episodes.lengths) - episodes.lengths
         self._actions = steps.actions
         self._embeddings = None
-        if (self.folder / EMBEDDINGS_FILE).is_file() or recorded.text_encoder is not None:
+        if (self.folder / EMBEDDINGS_FILE).is_file() or notes.text_encoder is not None:
             self._embeddings = read_embeddings(self.folder / EMBEDDINGS_FILE, episodes=len(self.lengths))
         self._video = VideoImages(episodes, info.fps) if in_video else None
         self._stored = None if in_video else StoredImages(episodes, steps.rows, self.image_key)
@@ -109,24 +104,24 @@ class LeRobotSource:
         return self._instructions[episode]
 
     def task(self, episode: int) -> str:
-        """Return the task name our writer noted, else an empty string."""
+        """Return the task name noted by our writer, else an empty string."""
         check_steps(self, episode)
         return self._tasks[episode]
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding our writer kept beside the data set, float32 (E,), else None."""
+        """Return the text embedding stored by our writer, float32 (E,), else None."""
         check_steps(self, episode)
         return None if self._embeddings is None else self._embeddings.vectors[self._embeddings.rows[episode]].copy()
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes of steps ``start..stop-1``; images of a video become quickly written PNGs."""
+        """Return the JPEG or PNG bytes of steps ``start..stop-1``; images of a video are encoded as PNG."""
         check_steps(self, episode, start, stop)
         if self._stored is not None:
             return self._stored.read(episode, start, stop)
         return [encode_png(image) for image in self.images(episode, start, stop)]
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255; saves a detour where images lie in a video."""
+        """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3), 0..255."""
         check_steps(self, episode, start, stop)
         if self._video is not None:
             return self._video.read(episode, start, stop)
@@ -138,34 +133,8 @@ class LeRobotSource:
         return self._actions[first + start : first + stop].copy()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Recorded:
-    """What our writer noted in ``meta/rt1.json``; all empty elsewhere."""
-
-    name: str | None = None
-    image_key: str | None = None
-    action_spec: ActionSpec | None = None
-    text_encoder: dict[str, object] | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _recorded_settings(folder: Path) -> _Recorded:
-    path = folder / RT1_FILE
-    data = read_recorder_notes(path)
-    if data is None:
-        return _Recorded()
-    with reading(path, cure=COPY_AGAIN):
-        return _Recorded(
-            name=str(data["name"]),
-            image_key=str(data["image_key"]),
-            action_spec=ActionSpec.from_json(data["action_spec"]),
-            text_encoder=data["text_encoder"],
-            details=dict(data["details"]),
-        )
-
-
 def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
-    """Return a spec of one part with the bounds of ``stats.json``, its dimensions named as ``info.json`` does."""
+    """Return a spec of one part with the bounds of ``stats.json`` and the dimension names of ``info.json``."""
     path = folder / STATS_FILE
     try:
         stats = read_json(path)[key]

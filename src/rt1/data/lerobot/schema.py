@@ -1,4 +1,4 @@
-"""What a LeRobot v3.0 folder says about itself: features, tasks, episodes, and where their steps lie."""
+"""The metadata of a LeRobot v3.0 folder: features, tasks, episodes, and the files of their steps."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COPY_AGAIN = "copy it again from where the data set came from"
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """``meta/info.json``, as far as it is read."""
+    """The fields of ``meta/info.json`` that are read."""
 
     fps: float
     """Steps per second."""
@@ -46,20 +46,20 @@ class Info:
     data_path: str
     """Template of the paths of the data files."""
     video_path: str
-    """Template of the paths of the video files, empty where there are none."""
+    """Template of the paths of the video files, empty if there are none."""
     episodes: int
     """Number of episodes."""
 
-    def image_key(self, wanted: str | None) -> str:
-        """Return the key of the images to read: the one named, or the only one there is."""
+    def image_key(self, name: str | None) -> str:
+        """Return the key of the images to read: ``name``, or the only one."""
         images = [key for key, feature in self.features.items() if feature["dtype"] in IMAGE_KINDS]
         keys = [key for key in images if not _is_depth(self.features[key])]
-        if wanted is not None:
-            if wanted in images and wanted not in keys:
-                raise DataError(f"the image key {wanted!r} holds depth maps; name one of the RGB images: {keys}")
-            if wanted not in keys:
-                raise DataError(unknown_name("image key", wanted, keys))
-            return wanted
+        if name is not None:
+            if name in images and name not in keys:
+                raise DataError(f"the image key {name!r} holds depth maps; name one of the RGB images: {keys}")
+            if name not in keys:
+                raise DataError(unknown_name("image key", name, keys))
+            return name
         if len(keys) != 1:
             raise DataError(f"the data set has {len(keys)} image keys ({', '.join(keys)}); name one with image_key")
         return keys[0]
@@ -85,22 +85,21 @@ class Episodes:
     """The episodes of a data set in order; every array has one entry per episode."""
 
     lengths: NDArray[np.int64]
-    """Number of steps."""
     first: NDArray[np.int64]
     """Number of the first step in the whole data set."""
     data_files: tuple[Path, ...]
-    """File with the low-dimensional values, and the images of an image-mode set."""
+    """File of the steps, with the images in image mode."""
     video_files: tuple[Path, ...]
-    """File with the images of a video-mode set; empty in image mode."""
+    """File of the images in video mode, else empty."""
     video_starts: NDArray[np.float64]
     """Time of the first image in the video file, seconds; empty in image mode."""
     tasks: tuple[str, ...]
-    """Task names written by this package, empty strings elsewhere."""
+    """Task names written by this package, else empty strings."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what pyarrow says about a missing or damaged Parquet file into a :class:`DataError` with the file."""
+    """Turn errors of pyarrow about a missing or damaged Parquet file into :class:`DataError` with the file."""
     import pyarrow as pa
 
     if not path.is_file():
@@ -110,7 +109,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
-    """Return columns of a Parquet file as pyarrow arrays; what is missing or empty raises :class:`DataError`."""
+    """Return columns of a Parquet file as pyarrow arrays; missing columns or values raise :class:`DataError`."""
     import pyarrow.parquet as pq
 
     with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -134,11 +133,7 @@ def whole_numbers(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.
 
 
 def read_info(folder: Path) -> Info:
-    """Return what ``meta/info.json`` says.
-
-    Raises:
-        DataError: no folder, an unfinished recording, no such file, another version of the format.
-    """
+    """Return ``meta/info.json``; an unfinished recording, or another version, raises :class:`DataError`."""
     path = folder / INFO_FILE
     if not path.is_file():
         if (folder / RECORDING_FILE).is_file():
@@ -169,7 +164,7 @@ def read_tasks(folder: Path) -> dict[int, str]:
     path = folder / TASKS_FILE
     with reading(path):
         names = pq.read_schema(path).names
-    # A data frame whose index was given a name has a column of that name instead.
+    # A data frame with a named index has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in names else "task"
     columns = read_columns(path, ("task_index", sentence))
     with reading(path):
@@ -182,10 +177,9 @@ def read_tasks(folder: Path) -> dict[int, str]:
 
 
 def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
-    """Return all episodes; ``video_key`` names the images of a video-mode set.
+    """Return all episodes; ``video_key`` is the key of the images in video mode, else None.
 
-    Raises:
-        DataError: a missing or damaged file, numbers that are not 0, 1, 2, ..., lengths that do not add up.
+    A missing or damaged file, or numbers or lengths that are inconsistent, raise :class:`DataError`.
     """
     places = ["data/chunk_index", "data/file_index"]
     video = [f"videos/{video_key}/{part}" for part in ("chunk_index", "file_index", TIME)]
@@ -214,13 +208,15 @@ def _episode_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[An
     parts = []
     for path in paths:
         with reading(path):
-            own = TASK_COLUMN in pq.read_schema(path).names
+            has_tasks = TASK_COLUMN in pq.read_schema(path).names
             columns = read_columns(path, names)
             part: dict[str, NDArray[Any]] = {
                 name: _seconds(path, name, column) if name.endswith(TIME) else whole_numbers(path, name, column)
                 for name, column in columns.items()
             }
-            tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist() if own else [""] * len(part[names[0]])
+            tasks = [""] * len(part[names[0]])
+            if has_tasks:
+                tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist()
             part[TASK_COLUMN] = np.array([str(task) for task in tasks], dtype=object)
         parts.append(part)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -236,10 +232,9 @@ def _seconds(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.float
 def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]) -> None:
     numbers, lengths = columns["episode_index"], columns["length"]
     if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
-        found = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
-        raise DataError(
-            f"{folder}: {INFO_FILE} promises the episodes 0..{info.episodes - 1}, found {found}; {COPY_AGAIN}"
-        )
+        span = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
+        rule = f"{INFO_FILE} promises the episodes 0..{info.episodes - 1}"
+        raise DataError(f"{folder}: {rule}, found {span}; {COPY_AGAIN}")
     wrong = (lengths < 1) | (columns["dataset_to_index"] - columns["dataset_from_index"] != lengths)
     if wrong.any():
         episode = int(np.argmax(wrong))
@@ -253,22 +248,20 @@ def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]
 def _paths(
     folder: Path, template: str, places: Iterable[tuple[int, int]], *, video_key: str | None = None
 ) -> tuple[Path, ...]:
-    """Return the file of each episode from (chunk, file) pairs; each file is looked for once."""
-    found: dict[tuple[int, int], Path] = {}
-    out = []
-    for place in places:
-        if place not in found:
-            chunk, file = place
-            with border.reading(f"{folder / INFO_FILE}: the path template {template!r}", cure=COPY_AGAIN):
-                found[place] = folder / _path(template, video_key=video_key, chunk_index=chunk, file_index=file)
-            if not found[place].is_file():
-                raise DataError(f"{found[place]} is missing; {COPY_AGAIN}")
-        out.append(found[place])
-    return tuple(out)
+    """Return the file of each episode from its (chunk, file) pair, and check that it exists."""
+    pairs = list(places)
+    paths: dict[tuple[int, int], Path] = {}
+    for chunk, file in dict.fromkeys(pairs):
+        with border.reading(f"{folder / INFO_FILE}: the path template {template!r}", cure=COPY_AGAIN):
+            path = folder / _path(template, video_key=video_key, chunk_index=chunk, file_index=file)
+        if not path.is_file():
+            raise DataError(f"{path} is missing; {COPY_AGAIN}")
+        paths[chunk, file] = path
+    return tuple(paths[pair] for pair in pairs)
 
 
 def _path(template: str, **values: object) -> str:
-    """Return the path that a template gives within the folder; one that could do more raises ``ValueError``."""
+    """Return the path of a template within the folder; an unsafe one raises ``ValueError``."""
     for _, field, form, _ in string.Formatter().parse(template):
         if field is not None and (field not in values or len(form or "") > len("03d")):
             raise ValueError(f"{{{field}:{form}}} is not a field of LeRobot")

@@ -1,4 +1,4 @@
-"""The steps of a LeRobot data set: actions and task numbers of all episodes, image bytes as they are asked for."""
+"""The steps of a LeRobot data set: actions and task numbers in memory, image bytes on request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 CACHE_BYTES = 128 << 20
-"""Most bytes of decoded row groups kept in memory; one group is kept whatever its size."""
+"""Most bytes of decoded row groups kept in memory; the last group is always kept."""
 _KNOWN_FOOTERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The low-dimensional values of a whole data set, steps in the order of the episodes."""
+    """The actions and tasks of a whole data set, steps in the order of the episodes."""
 
     actions: FloatArray
     """float32 (steps, A)."""
@@ -39,10 +39,9 @@ class Steps:
 
 
 def read_steps(episodes: Episodes, action_key: str, size: int) -> Steps:
-    """Read the actions and task numbers of every step; 4 A + 8 bytes of memory per step.
+    """Return the actions and task numbers of every step, 4 A + 8 bytes of memory per step.
 
-    Raises:
-        DataError: a damaged file, rows that do not belong to the episodes promised, an action that is not finite.
+    A damaged file, rows of other episodes, or an action that is not finite raises :class:`DataError`.
     """
     starts = np.concatenate([[0], np.cumsum(episodes.lengths)])
     actions = np.empty((starts[-1], size), dtype=np.float32)
@@ -83,9 +82,9 @@ def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatA
     if hasattr(column.type, "value_type"):
         flat, sizes = column.combine_chunks().flatten(), pc.list_value_length(column).to_numpy()
     if flat.null_count or (sizes != size).any() or str(flat.type) not in ("float", "double"):
-        found = f"{column.type} with {len(flat)} values in {len(column)} rows, {flat.null_count} empty"
-        raise DataError(f"{path}: the column {key!r} is {found}; it must hold {size} floats a row; {COPY_AGAIN}")
-    with np.errstate(over="ignore"):  # refused with the other values that are not finite
+        content = f"{column.type} with {len(flat)} values in {len(column)} rows, {flat.null_count} empty"
+        raise DataError(f"{path}: the column {key!r} is {content}; it must hold {size} floats a row; {COPY_AGAIN}")
+    with np.errstate(over="ignore"):  # infinity is refused later
         return flat.to_numpy().astype(np.float32).reshape(len(column), size)
 
 
@@ -116,14 +115,12 @@ class StoredImages:
         first, last = int(self._rows[episode]) + start, int(self._rows[episode]) + stop
         with reading(path):
             footer = self._footer(path)
-        bounds = footer.bounds
         images: list[bytes] = []
-        group = int(np.searchsorted(bounds, first, side="right")) - 1
+        group = int(np.searchsorted(footer.bounds, first, side="right")) - 1
         while first < last:
-            end = min(last, int(bounds[group + 1]))
-            images += self._column(path, group, footer.metadata)[
-                first - int(bounds[group]) : end - int(bounds[group])
-            ].to_pylist()
+            begin, end = footer.bounds[group : group + 2].tolist()
+            end = min(last, end)
+            images += self._column(path, group, footer.metadata)[first - begin : end - begin].to_pylist()
             first, group = end, group + 1
         if len(images) != stop - start:
             raise DataError(f"{path} has {len(images)} images for {stop - start} steps of an episode; {COPY_AGAIN}")
@@ -134,15 +131,15 @@ class StoredImages:
 
     def _column(self, path: Path, group: int, metadata: pq.FileMetaData) -> pa.ChunkedArray:
         """Return the images of one row group as a pyarrow column of bytes, from the cache where possible."""
-        place = (path, group)
+        key = (path, group)
         with self._lock:
-            if place in self._groups:
-                self._groups.move_to_end(place)
-                return self._groups[place]
+            if key in self._groups:
+                self._groups.move_to_end(key)
+                return self._groups[key]
         column = _read_group(path, group, self._key, metadata)
         with self._lock:
-            self._groups[place] = column
-            while len(self._groups) > 1 and sum(kept.nbytes for kept in self._groups.values()) > CACHE_BYTES:
+            self._groups[key] = column
+            while len(self._groups) > 1 and sum(stored.nbytes for stored in self._groups.values()) > CACHE_BYTES:
                 self._groups.popitem(last=False)
         return column
 
@@ -155,10 +152,8 @@ class StoredImages:
             raise DataError(f"{path} has no images in a column {self._key!r}: struct<bytes, path>; {COPY_AGAIN}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Footer:
+class _Footer(NamedTuple):
     metadata: pq.FileMetaData
-    """What pyarrow read at the end of the file."""
     bounds: NDArray[np.int64]
     """(groups + 1,) first row of each row group, and the number of rows."""
 
@@ -182,7 +177,7 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
 
 
 def first_of_each(steps: Steps, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Return (E,) the ``task_index`` each episode starts with, and how many episodes change it on the way."""
+    """Return the first ``task_index`` of each episode (E,), and the number of episodes that change it."""
     starts = np.cumsum(lengths) - lengths
     first = steps.tasks[starts]
     changed = np.add.reduceat(steps.tasks != np.repeat(first, lengths), starts) > 0

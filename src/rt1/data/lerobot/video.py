@@ -1,4 +1,4 @@
-"""Images of a video-mode LeRobot set: found by their time in an mp4 file, and written into one."""
+"""Images of a video-mode LeRobot data set: read from an mp4 file by their time, and written to one."""
 
 from __future__ import annotations
 
@@ -39,11 +39,7 @@ class VideoImages:
         self._lock = threading.Lock()
 
     def read(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255.
-
-        Raises:
-            DataError: the file is damaged, or ends before a step.
-        """
+        """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255; a damaged file raises ``DataError``."""
         if start == stop:
             return []
         times = self._starts[episode] + np.arange(start, stop) / self._fps
@@ -56,7 +52,7 @@ class VideoImages:
 
     @contextmanager
     def _borrowed(self, path: Path) -> Iterator[_Video]:
-        """Yield the open file, this thread's alone meanwhile; one that fails is not kept."""
+        """Yield the open file for use by this thread only; one that fails is closed."""
         with self._lock:
             video = next((idle for idle in self._idle if idle.path == path), None)
             if video is not None:
@@ -97,18 +93,18 @@ class _Video:
         base = self._stream.time_base
         assert base is not None
         self._container.seek(max(0, int(times[0] / float(base))), stream=self._stream, backward=True)
-        found: list[NDArray[np.uint8]] = []
+        images: list[NDArray[np.uint8]] = []
         for frame in self._container.decode(self._stream):
             shown = float((frame.pts or 0) * base)
-            if shown > times[len(found)] + tolerance:
+            if shown > times[len(images)] + tolerance:
                 break
-            if shown >= times[len(found)] - tolerance:
+            if shown >= times[len(images)] - tolerance:
                 if frame.is_corrupt:
                     raise DataError(f"{self.path}: the image at second {shown:.3f} is damaged; {COPY_AGAIN}")
-                found.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
-            if len(found) == len(times):
+                images.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+            if len(images) == len(times):
                 break
-        return found
+        return images
 
     def close(self) -> None:
         self._container.close()
@@ -128,10 +124,9 @@ def _decoding(path: Path) -> Iterator[None]:
 
 
 def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec) -> bytes:
-    """Return an mp4 file of uint8 RGB (H, W, 3) images, H and W even, every second one decodable on its own.
+    """Return an mp4 file of uint8 RGB (H, W, 3) images, H and W even, every second one a key frame.
 
-    Raises:
-        DataError: this FFmpeg cannot write the codec.
+    A codec that FFmpeg cannot write raises :class:`DataError`.
     """
     import av
 
@@ -154,7 +149,7 @@ def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec)
 
 
 def join_videos(segments: Sequence[tuple[bytes, int]], path: Path, *, fps: int) -> None:
-    """Write mp4 files of one codec and size, each with its number of images, behind each other into one."""
+    """Concatenate mp4 files of one codec and size, each with its number of images."""
     import av
 
     with av.open(str(path), "w", format="mp4") as out:

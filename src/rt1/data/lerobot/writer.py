@@ -43,18 +43,17 @@ from rt1.data.sources.images import decode_image
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-_PARTS = Path("meta/parts")  # text embeddings file by file, while the writing goes on
+_PARTS = Path("meta/parts")  # text embeddings file by file, until the data set is complete
 
 
 @dataclass(frozen=True, kw_only=True)
 class _State:
-    """How far the writing has come: what the next file begins with."""
+    """The numbers of the next file, episode and step, and the ``task_index`` of each instruction so far."""
 
     file: int = 0
     episode: int = 0
     step: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
-    """``task_index`` of each instruction met so far."""
 
 
 class LeRobotWriter:
@@ -84,13 +83,10 @@ class LeRobotWriter:
         return range(self._state().episode, self.settings.recording.episodes)
 
     def write(self, read: Callable[[int], RecordedEpisode]) -> None:
-        """Write what is missing, showing progress, then the metadata.
+        """Write the missing episodes, showing progress, then the metadata.
 
-        Args:
-            read: returns an episode by its number from 0; called once for each missing one, in order.
-
-        Raises:
-            DataError: an episode that does not fit the settings.
+        ``read`` returns an episode by its number from 0, and is called once for each missing one, in order. An episode
+        that does not fit the settings raises :class:`DataError`.
         """
         state, total = self._state(), self.settings.recording.episodes
         with progress(f"write {self.settings.recording.name}", total, unit="episodes", done=state.episode) as bar:
@@ -107,35 +103,35 @@ class LeRobotWriter:
         shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
 
     def _write_file(self, state: _State, read: Callable[[int], RecordedEpisode]) -> _State:
-        """Write the next data file, what belongs to it, and last the episodes file, which says it is complete."""
+        """Write the next data file and its companions; the episodes file comes last and marks them complete."""
         path = self._path(DATA_PATH, state)
         video, rows = self._path(VIDEO_PATH, state), self._path(EPISODES_PATH, state)
-        for begun in (path, video, rows):
-            recover(begun)
+        for file in (path, video, rows):
+            recover(file)
         limit = self.settings.file_megabytes << 20
         last = min(self.settings.recording.episodes, state.episode + self.settings.recording.episodes_per_shard)
-        with replacing(path) as beside, _open_parquet(beside, self.settings) as sink:
+        with replacing(path) as partial, _open_parquet(partial, self.settings) as sink:
             part = _Part(settings=self.settings, state=state, sink=sink, tasks=dict(state.tasks))
             while part.size < limit and state.episode + len(part.rows) < last:
                 part.add(read(state.episode + len(part.rows)))
         if part.segments:
-            with replacing(video) as beside:
-                join_videos(part.segments, beside, fps=self.settings.fps)
+            with replacing(video) as partial:
+                join_videos(part.segments, partial, fps=self.settings.fps)
         if part.embeddings:
             write_embeddings(self._embeddings_part(state.file), part.embeddings)
         write_episodes(rows, part.rows)
-        return _State(
-            file=state.file + 1, episode=state.episode + len(part.rows), step=part.next_step, tasks=part.tasks
-        )
+        episode = state.episode + len(part.rows)
+        return _State(file=state.file + 1, episode=episode, step=part.next_step, tasks=part.tasks)
 
     def _finish(self, state: _State) -> None:
         if self.settings.recording.text_encoder is not None:
             parts = [read_embeddings(self._embeddings_part(file)) for file in range(state.file)]
-            write_embeddings(self.folder / EMBEDDINGS_FILE, (row for part in parts for row in part.of_each()))
+            vectors = (part.vectors[row] for part in parts for row in part.rows)
+            write_embeddings(self.folder / EMBEDDINGS_FILE, vectors)
         write_metadata(self.folder, self.settings, tuple(state.tasks), files=state.file, steps=state.step)
 
     def _state(self) -> _State:
-        """Return what the complete files say; the first one that is missing ends them."""
+        """Return the state after the complete files, up to the first missing one."""
         state = _State()
         for file in itertools.count():
             path = self._path(EPISODES_PATH, state)
@@ -159,7 +155,7 @@ class LeRobotWriter:
 
 @dataclass(kw_only=True)
 class _Part:
-    """One data file being written, and what will go into the files beside it."""
+    """One data file being written, and the content of its companion files."""
 
     settings: LeRobotSettings
     state: _State
@@ -167,7 +163,7 @@ class _Part:
     tasks: dict[str, int]
     rows: list[dict[str, Any]] = field(default_factory=list)
     segments: list[tuple[bytes, int]] = field(default_factory=list)
-    """mp4 file and number of images of each episode, where the set has videos."""
+    """mp4 file and number of images of each episode of a video-mode set."""
     embeddings: list[FloatArray] = field(default_factory=list)
     size: int = 0
     """Bytes of images so far."""
@@ -177,7 +173,6 @@ class _Part:
         return self.rows[-1]["dataset_to_index"] if self.rows else self.state.step
 
     def add(self, episode: RecordedEpisode) -> None:
-        """Write one episode."""
         settings = self.settings
         check_episode(episode, settings.recording)
         number, task = self.state.episode + len(self.rows), self.tasks.setdefault(episode.instruction, len(self.tasks))
@@ -195,12 +190,11 @@ class _Part:
 
 
 def _open_parquet(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
-    """Open a Parquet file; images are compressed already and never equal, so they are stored plainly."""
+    """Open a Parquet file; images are compressed already, so they are stored as they are."""
     import pyarrow.parquet as pq
 
     schema = step_schema(settings)
     numbers = [name for name in schema.names if name != settings.image_key]
-    compression = dict.fromkeys(numbers, "snappy") | {
-        f"{settings.image_key}.{leaf}": "none" for leaf in ("bytes", "path")
-    }
+    images = dict.fromkeys((f"{settings.image_key}.bytes", f"{settings.image_key}.path"), "none")
+    compression = dict.fromkeys(numbers, "snappy") | images
     return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=numbers, write_page_checksum=True)

@@ -1,4 +1,4 @@
-"""From the keys of a data set to what a source hands out: what each feature is, how actions are joined."""
+"""The features that a layout names, and how action keys are joined into one vector."""
 
 from __future__ import annotations
 
@@ -21,30 +21,24 @@ JoinActions = Callable[[Sequence[NDArray[Any]]], FloatArray]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The features a layout names, found in a data set."""
+    """The features of a data set that a layout names."""
 
     image: FeatureInfo
     """Encoded image of each step."""
     instruction: FeatureInfo
     """Text, or a row of UTF-8 codes."""
     embedding: FeatureInfo | None
-    """Text embedding, floats."""
     actions: tuple[FeatureInfo, ...]
     """Parts of the action, numbers."""
     widths: tuple[int, ...]
-    """Entries each part takes when the parts are joined in the layout's order."""
+    """Number of entries of each part when joined in the layout's order."""
     task: FeatureInfo | None
-    """Name of the task."""
     join: JoinActions
-    """How the parts become one vector."""
+    """Function that joins the parts into one vector."""
 
 
 def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: ActionSpec | None) -> Columns:
-    """Return the features a layout names and how its action keys become the vector of ``spec``.
-
-    Raises:
-        DataError: a key that is not there or cannot hold what it should, action keys that do not fit.
-    """
+    """Return the features that a layout names, for the vector of ``spec``; keys that do not fit raise ``DataError``."""
     actions = tuple(find_feature(features, key) for key in layout.action_keys)
     one_hot = tuple(key in layout.one_hot_keys for key in layout.action_keys)
     widths = tuple(1 if hot else feature.width for hot, feature in zip(one_hot, actions, strict=True))
@@ -61,15 +55,14 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
         raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
     for feature in (*actions, columns.embedding):
         if feature is not None and (feature.kind != "tensor" or not feature.width):
-            held = f"a {feature.kind}" if feature.kind != "tensor" else f"values of shape {feature.shape}"
-            raise DataError(f"RLDS key {feature.key!r} holds {held}; numbers are needed there")
+            content = f"a {feature.kind}" if feature.kind != "tensor" else f"values of shape {feature.shape}"
+            raise DataError(f"RLDS key {feature.key!r} holds {content}; numbers are needed there")
     return columns
 
 
 def _joiner(
     actions: Sequence[FeatureInfo], widths: Sequence[int], one_hot: Sequence[bool], spec: ActionSpec | None
 ) -> JoinActions:
-    """Return how the values of the action keys become one vector."""
     if spec is not None and _by_name(actions, spec):
         return functools.partial(_join_parts, spec, [_part_name(feature) for feature in actions])
     width = sum(widths)
@@ -97,8 +90,8 @@ def _choice(feature: FeatureInfo, values: NDArray[Any]) -> NDArray[Any]:
     ones = numbers @ np.ones(values.shape[1])  # far faster than a sum along so short an axis
     if ((values != 0) & (values != 1)).any() or (ones > 1).any():
         step = int(np.argmax(((values != 0) & (values != 1)).any(axis=1) | (ones > 1)))
-        held = f"{feature.key!r} holds {values[step].tolist()}"
-        raise DataError(f"step {step}: {held}; a one-hot key must hold zeros and at most one 1")
+        row = f"{feature.key!r} holds {values[step].tolist()}"
+        raise DataError(f"step {step}: {row}; a one-hot key must hold zeros and at most one 1")
     return (numbers @ np.arange(values.shape[1]) + ones - 1)[:, None]
 
 
@@ -115,14 +108,14 @@ def _join_parts(spec: ActionSpec, names: Sequence[str], values: Sequence[NDArray
 
 
 def _by_name(actions: Sequence[FeatureInfo], spec: ActionSpec) -> bool:
-    """Tell whether the keys are the spec's parts; a single key as wide as the spec is its vector."""
+    """Return whether the keys are the parts of the spec; a single key as wide as the spec is the whole vector."""
     if len(actions) == 1 and actions[0].width == spec.size:
         return False
     return {_part_name(feature) for feature in actions} == {part.name for part in spec.parts}
 
 
 def named_parts(actions: Sequence[FeatureInfo], spec: ActionSpec | None) -> list[list[Any]] | None:
-    """Return what of the spec decides the stored vectors: its parts and choices where taken by name."""
+    """Return the parts and choices of the spec if they decide the stored vectors, which is if matched by name."""
     if spec is None or not _by_name(actions, spec):
         return None
     return [[part.name, part.choices if isinstance(part, Discrete) else 0] for part in spec.parts]
@@ -133,7 +126,7 @@ def spec_of_data(actions: FloatArray, columns: Columns) -> ActionSpec:
     names = [_part_name(feature) for feature in columns.actions]
     if len(set(names)) < len(names):
         names = [feature.key for feature in columns.actions]
-    columns_of_values = np.ascontiguousarray(actions.T)  # reduced eight times faster than along the other axis
+    columns_of_values = np.ascontiguousarray(actions.T)  # eight times faster to reduce
     low, high = columns_of_values.min(axis=1), columns_of_values.max(axis=1)
     return spec_between(low, high, parts=dict(zip(names, columns.widths, strict=True)))
 

@@ -1,4 +1,4 @@
-"""The index of an RLDS split: one pass over the shards, so that any step is a single disk read later."""
+"""The index of an RLDS split, built in one pass over the shards: reading a step is then one disk read."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EPISODE = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Where everything of a split lies; arrays are memory-mapped when read back."""
+    """File offsets, actions and texts of a split; arrays of a stored index are memory-mapped."""
 
     episodes: NDArray[Any]
     """(E,) of dtype ``EPISODE``."""
@@ -50,25 +50,22 @@ class Index:
     actions: FloatArray
     """(all steps, A)."""
     instructions: tuple[str, ...]
-    """Table of the distinct instructions."""
+    """The distinct instructions."""
     tasks: tuple[str, ...]
-    """Table of the distinct task names."""
+    """The distinct task names."""
     skipped: tuple[str, ...]
-    """One message per record that was passed over."""
+    """One message per skipped record."""
     folder: Path | None = None
-    """Where it is stored; what else is made of the same data may be kept there. None where nothing can be kept."""
+    """Folder of the index and other files made from the same data; None if nothing can be written."""
 
 
 def load_or_build(
     folders: Sequence[Path], settings: Mapping[str, Any], shards: Shards, build: Callable[[], Index]
 ) -> Index:
-    """Return the stored index, or build it and store it in the first of ``folders`` that can be written.
+    """Return the stored index, or build it and store it in the first of ``folders`` that is writable.
 
-    Args:
-        folders: places to look for it and to store it, in order. If none can be written, a warning says so.
-        settings: everything the index depends on but the shards; a stored one made with others is not used.
-        shards: the files; one with another size or time of change makes the stored index void.
-        build: makes the index.
+    A stored index is used if it was built with the same ``settings``, and no shard has another size or time of change.
+    If no folder is writable, a warning says so.
     """
     key = {"format": FORMAT, **settings, "shards": [_stamp(path) for path in shards.paths]}
     for folder in folders:
@@ -89,16 +86,15 @@ def load_or_build(
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
-    """Return 12 hexadecimal digits that name a set of settings."""
+    """Return a hash of the settings, 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
-    """Read every record once, checksums verified; images are only located, actions are copied.
+    """Return the index from one pass over all records, with checksums verified and actions copied.
 
-    Raises:
-        DataError: a damaged or missing file, an episode without steps, instruction or actions, a NaN or
-            infinite action; with ``skip`` such a record is passed over and noted in ``Index.skipped``.
+    A damaged or missing file, an episode without steps, instruction or actions, or an action that is not finite raises
+    :class:`DataError`, or with ``skip`` is left out and listed in ``Index.skipped``.
     """
     _log.info("indexing %d files of %s, which is done once", len(shards.paths), shards.paths[0].parent)
     builder = _Builder(columns, skipped=[] if skip else None)
@@ -109,10 +105,7 @@ def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
 
 
 class _Record(NamedTuple):
-    """One episode as found in a record.
-
-    ``images`` are offset, length, offset, length, ...; ``values`` holds each action key's values, flat.
-    """
+    """One episode: ``images`` are offset, length, offset, ...; ``values`` are flat, one array per action key."""
 
     steps: int
     images: array[int]
@@ -125,13 +118,13 @@ class _Record(NamedTuple):
 
 
 class _Builder:
-    """Collects columns shard by shard."""
+    """Collects the columns of an index shard by shard."""
 
     def __init__(self, columns: Columns, *, skipped: list[str] | None) -> None:
         self.columns = columns
         self.skipped = skipped
         features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
-        self.wanted = frozenset(feature.key.encode() for feature in features if feature)
+        self.keys = frozenset(feature.key.encode() for feature in features if feature)
         self.action_columns = [(feature.key.encode(), feature, feature.width) for feature in columns.actions]
         self.instructions: dict[bytes, int] = {}
         self.tasks: dict[bytes, int] = {}
@@ -169,31 +162,31 @@ class _Builder:
             self.note(message)
         if promised not in (None, count) and not corrupt:
             self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again")
-        kept, actions = self._join(records)
-        if kept:
-            self._append(number, kept, actions)
+        valid, actions = self._join(records)
+        if valid:
+            self._append(number, valid, actions)
 
     def _join(self, records: list[_Record]) -> tuple[list[_Record], list[FloatArray]]:
-        """Return the records with good actions, and these: a shard in one go, one by one to find a fault."""
+        """Return the records with valid actions, and their actions: all at once, or one by one to find an error."""
         try:
             return records, [self._actions(records)] if records else []
         except DataError:
-            kept: list[_Record] = []
+            valid: list[_Record] = []
             actions: list[FloatArray] = []
             for record in records:
                 try:
                     actions.append(self._actions([record]))
-                    kept.append(record)
+                    valid.append(record)
                 except DataError as error:
                     self.note(f"{record.where}: {error}; {_CURE}")
-            return kept, actions
+            return valid, actions
 
     def _actions(self, records: list[_Record]) -> FloatArray:
         values = [
             np.concatenate([record.values[i] for record in records]).reshape(-1, feature.width)
             for i, feature in enumerate(self.columns.actions)
         ]
-        with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is not finite below
+        with np.errstate(over="ignore", invalid="ignore"):  # values beyond float32 become infinite, refused below
             actions = self.columns.join(values)
         if not np.isfinite(actions).all():
             step = int(np.argmin(np.isfinite(actions).all(axis=1)))
@@ -210,7 +203,7 @@ class _Builder:
 
     def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
         columns = self.columns
-        spans = scan_example(data, start, stop, self.wanted)
+        spans = scan_example(data, start, stop, self.keys)
         kind, first, end = span_of(spans, columns.image.key)
         images = bytes_places(data, first, end) if kind == BYTES else array("q")
         if not images:
@@ -279,10 +272,7 @@ def _file_checksum(path: Path) -> int:
 
 
 def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
-    """Return the stored index, or None where there is none made of the same files with the same settings.
-
-    A damaged one is none: all of it is under checksums, since a flipped bit in it would be taken for data.
-    """
+    """Return the stored index, or None if it is missing, damaged, or made from other files or settings."""
     if not (folder / "index.json").is_file():
         return None
     try:
@@ -304,11 +294,11 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
         )
         return index if _is_sound(index, [size for _, size, *_ in key["shards"]]) else None
     except DAMAGE:
-        return None  # half a file: it is made again from the data
+        return None  # damaged: it is built again
 
 
 def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Map the array of a file with the header that numpy writes for it; another header is compared, never parsed."""
+    """Return the memory-mapped array of a file, whose header must be what numpy writes; it is never parsed."""
     header = io.BytesIO()
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)
@@ -325,7 +315,7 @@ def _texts(texts: Sequence[object]) -> tuple[str, ...]:
 
 
 def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
-    """Say whether an index points into files of these sizes only: somebody may have made its checksums fit."""
+    """Return whether an index stays within files of these sizes: its checksums may have been forged."""
     episodes, images = index.episodes, index.images
     steps = episodes["steps"].astype(np.int64)
     if not len(steps) or steps.min() < 1 or steps.sum() != len(images):
@@ -342,5 +332,5 @@ def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return where indexes go whose data folder cannot be written: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the folder for indexes of read-only data, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     return user_cache() / "index"

@@ -22,28 +22,28 @@ from rt1.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class OpenXDataset:
-    """What one must know of an RLDS data set to train on it beside others; describe an own set with it."""
+    """Description of an RLDS data set whose action is mapped to RT-1's; use it for your own data set."""
 
     name: str
     """Name of the data set."""
     action_keys: tuple[str, ...]
-    """Keys the mapping needs, looked up in a step; flags such as ``is_terminal`` may be among them."""
+    """Keys that the mapping needs, including flags such as ``is_terminal``."""
     to_rt1: ActionMapping
     """Pure function of the raw action of a whole episode, float32 (S, n) by key, to float32 (S, 11): RT-1's action."""
     control_rate: float
     """Steps per second."""
     one_hot_keys: tuple[str, ...] = ()
-    """Those of the action keys that are one-hot; the mapping gets the number of the choice (S, 1), -1 for all zeros."""
+    """Action keys that are one-hot; the mapping gets the number of the choice (S, 1), -1 for all zeros."""
     image_key: str = "observation/image"
     """JPEG or PNG image of a step."""
     instruction_key: str = "observation/natural_language_instruction"
     """Instruction."""
     embedding_key: str | None = "observation/natural_language_embedding"
-    """Text embedding of the instruction; None where the set has none."""
+    """Text embedding of the instruction, or None."""
     first_step: int = 0
-    """First step that is used; 1 where the first action of every episode is zero because nobody gave it."""
+    """First step that is used; 1 if the first action of every episode is a zero placeholder."""
     bgr: bool = False
-    """Whether the images under ``image_key`` were stored with blue and red exchanged."""
+    """Whether the images are stored as BGR."""
     weight: float = 1.0
     """Share in a mixture; in the table that of RT-1-X."""
 
@@ -55,7 +55,7 @@ class OpenXDataset:
             raise ValueError(f"{self.name!r}: {rates}; both must be numbers above 0")
 
     def layout(self) -> RLDSLayout:
-        """Return the keys as :class:`rt1.data.rlds.reader.RLDSSource` takes them."""
+        """Return the keys for :class:`rt1.data.rlds.reader.RLDSSource`."""
         return RLDSLayout(
             image_key=self.image_key,
             instruction_key=self.instruction_key,
@@ -72,15 +72,11 @@ class OpenXSource:
     """
 
     def __init__(self, raw: RLDSSource, dataset: OpenXDataset, action_spec: ActionSpec) -> None:
-        """Put a data set's mapping on top of its raw episodes; see :func:`open_x_source`."""
-        self.raw = raw
-        self.dataset = dataset
-        self.name = dataset.name
-        self.action_spec = action_spec
-        self.bgr = dataset.bgr
-        """Whether ``encoded_images`` decode to blue, green, red; exchange the channels after decoding."""
+        """Wrap the raw episodes of a data set; see :func:`open_x_source`."""
+        self.raw, self.dataset, self.action_spec = raw, dataset, action_spec
+        self.name, self.bgr = dataset.name, dataset.bgr
+        self.cache_folder, self.skipped = raw.cache_folder, raw.skipped
         self.details: Mapping[str, Any] = {"control_rate": dataset.control_rate}
-        """What a recorder would have noted of the making."""
         self.lengths: NDArray[np.int64] = raw.lengths - dataset.first_step
         if (self.lengths < 1).any():
             episode = int(np.argmin(self.lengths))
@@ -92,23 +88,13 @@ class OpenXSource:
         self._columns = {
             key: slice(end - width, end) for (key, width), end in zip(raw.action_widths.items(), ends, strict=True)
         }
-        self.actions(0, 0, 1)  # a mapping that does not fit shows now, not in the middle of training
-
-    @property
-    def cache_folder(self) -> Path | None:
-        """Where what is made of the data is kept, the index first; None where nothing can be written."""
-        return self.raw.cache_folder
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """One message per record left out."""
-        return self.raw.skipped
+        self.actions(0, 0, 1)  # a wrong mapping fails now, not during training
 
     def instruction(self, episode: int) -> str:
         return self.raw.instruction(episode)
 
     def task(self, episode: int) -> str:
-        """Return an empty string: Open X has no names of tasks."""
+        """Return an empty string: Open X has no task names."""
         return self.raw.task(episode)
 
     def text_embedding(self, episode: int) -> FloatArray | None:
@@ -125,7 +111,7 @@ class OpenXSource:
         check_steps(self, episode, start, stop)
         first = self.dataset.first_step
         stored = self.raw.actions(episode, first, int(self.raw.lengths[episode]))
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is not finite below
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, refused below
             mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
         expected = (len(stored), self.action_spec.size)
         if mapped.dtype != np.float32 or mapped.shape != expected or not np.isfinite(mapped).all():
@@ -148,15 +134,14 @@ def open_x_source(
 
     Args:
         folder: the folder of one TFDS version: ``features.json`` and ``<name>-<split>.tfrecord-*``.
-        dataset: a name in ``OPEN_X``, or a description of an own data set.
+        dataset: a name in ``OPEN_X``, or the description of your own data set.
         split: name of the split.
-        action_spec: bounds and bins of RT-1's action. None: those of RT-1-X, 512 bins and world_vector within -2..2,
-            which the mappings fill; all sources of a mixture need one spec.
+        action_spec: bounds and bins of RT-1's action. None: those of RT-1-X, 512 bins and world_vector within -2..2.
         skip_corrupt: leave out what cannot be used, warn once with the count, and list it in ``skipped``.
 
     Raises:
         ValueError: an unknown name.
-        DataError: the folder cannot be read, or does not hold the keys of this data set.
+        DataError: an unreadable folder, or one without the keys of this data set.
     """
     if isinstance(dataset, str):
         dataset = lookup("Open X data set", dataset, OPEN_X)

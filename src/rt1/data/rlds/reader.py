@@ -7,7 +7,6 @@ import hashlib
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
-from rt1.data.rlds.columns import Columns, columns_of, named_parts, spec_of_data
+from rt1.data.rlds.columns import columns_of, named_parts, spec_of_data
 from rt1.data.rlds.index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds.schema import (
     FEATURES_FILE,
@@ -39,9 +38,9 @@ class RLDSSource:
     """Episodes of one split of a TFDS folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
 
     The first opening reads every record once, verifies its checksums and stores an index in ``.rt1-index`` in
-    the folder (or below ``~/.cache/rt1/index`` where the folder is read-only). Later openings map that index;
-    when the size or time of change of a file differs it is made again. Images stay in the shards: a request
-    is one disk read, safe from several threads. Checksums are not verified again at that point.
+    the folder (or below ``~/.cache/rt1/index`` if the folder is read-only). Later openings map that index, which is
+    rebuilt when the size or time of change of a file differs. Images stay in the shards: a request is one disk read
+    without checksums, safe from several threads.
     """
 
     def __init__(
@@ -59,24 +58,25 @@ class RLDSSource:
         Args:
             folder: the folder of one TFDS version: ``features.json`` and ``<name>-<split>.tfrecord-*``.
             split: name of the split.
-            layout: which keys hold what; needed unless the folder has the ``rt1.json`` of our recorder.
+            layout: keys to read; needed unless the folder has the ``rt1.json`` of our recorder.
             action_spec: dimensions and bounds of the action. If it has one part per action key, the parts are
-                taken by name (the last piece of the key) and one-hot choices become indices; else the keys
+                matched by name (the last part of the key) and one-hot choices become indices; else the keys
                 are joined in the layout's order. None: from ``rt1.json``, else one continuous part per key,
                 bounded by the data.
             name: name for tables and errors, default the data set's own.
             skip_corrupt: leave out what cannot be used, warn once with the count, and list it in ``skipped``.
 
         Raises:
-            DataError: nothing there, an unknown key, a damaged record, an episode that cannot be used.
+            DataError: a missing folder, an unknown key, a damaged record, or an unusable episode.
         """
         self.folder = Path(folder)
         features = read_features(self.folder)
-        recorded = _recorded_settings(self.folder)
+        notes = read_recorder_notes(self.folder / RT1_FILE, layout=RLDSLayout.from_json)
         shards = find_shards(self.folder, split)
-        self.layout = layout or recorded.layout or _refuse_guessing(self.folder, features)
-        spec = action_spec or recorded.action_spec
-        columns = _columns(self.folder, features, self.layout, spec)
+        self.layout = layout or notes.layout or _refuse_guessing(self.folder, features)
+        spec = action_spec or notes.action_spec
+        with reading(self.folder / FEATURES_FILE, cure="name the keys that it has"):
+            columns = columns_of(features, self.layout, spec)
         settings = {
             "split": split,
             "layout": self.layout.to_json(),
@@ -84,19 +84,15 @@ class RLDSSource:
             "skip_corrupt": skip_corrupt,
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
-        places = _index_places(self.folder, split, settings)
-        self._index = load_or_build(places, settings, shards, lambda: build_index(shards, columns, skip=skip_corrupt))
+        folders = _index_folders(self.folder, split, settings)
+        self._index = load_or_build(folders, settings, shards, lambda: build_index(shards, columns, skip=skip_corrupt))
         self.name = name or shards.name
-        self.text_encoder = recorded.text_encoder
-        """Identity of the encoder that made the stored text embeddings (name, sha256, width), or None."""
-        self.details = recorded.details
-        """What the recorder noted of the making: environment, seed, noise; empty for other sets."""
+        self.text_encoder, self.details = notes.text_encoder, notes.details
         self.skipped = self._index.skipped
-        """One message per record left out."""
         self.lengths: NDArray[np.int64] = self._index.episodes["steps"].astype(np.int64)
         self.action_spec = spec or spec_of_data(self._index.actions, columns)
         self.action_widths = dict(zip(self.layout.action_keys, columns.widths, strict=True))
-        """Entries of an action that each action key takes, in the layout's order (unless a spec names the parts)."""
+        """Number of action entries of each action key, in the layout's order (unless a spec names the parts)."""
         self._first = np.concatenate([[0], np.cumsum(self.lengths)])
         self._shard_of = self._index.episodes["shard"].tolist()
         self._embedding_width = columns.embedding.width if columns.embedding else 0
@@ -107,7 +103,7 @@ class RLDSSource:
 
     @property
     def cache_folder(self) -> Path | None:
-        """Where what is made of the data is kept, the index first; None where nothing can be written."""
+        """Folder of the index and other files made from the data; None if nothing can be written."""
         return self._index.folder
 
     def instruction(self, episode: int) -> str:
@@ -117,7 +113,7 @@ class RLDSSource:
         return self._index.tasks[self._row(episode)["task"]]
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with the first step, float32 (E,), or None where there is none."""
+        """Return the text embedding stored with the first step, float32 (E,), or None."""
         row = self._row(episode)
         stride = int(row["stride"])
         if stride == 0:
@@ -126,7 +122,7 @@ class RLDSSource:
         return strided_floats(np.frombuffer(data, np.uint8), stride).copy()
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes of steps ``start..stop-1``, read in one go."""
+        """Return the JPEG or PNG bytes of steps ``start..stop-1``, by one disk read."""
         rows = self._index.images[self._steps(episode, start, stop)]
         if not len(rows):
             return []
@@ -150,7 +146,7 @@ class RLDSSource:
     def _read(self, shard: int, offset: int, size: int) -> bytes:
         path = self._paths[shard]
         try:
-            file = self._open(path)  # held by name until read: another thread may drop it from the cache
+            file = self._open(path)  # the variable keeps it open: another thread may drop it from the cache
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}; the file was there when it was opened") from error
@@ -160,7 +156,7 @@ class RLDSSource:
 
 
 class _OpenFile:
-    """A file descriptor that closes when its last reader lets go, so that a cache may drop it at any time."""
+    """A file descriptor that closes with its last reference, so that a cache may drop it at any time."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = -1
@@ -171,37 +167,8 @@ class _OpenFile:
             os.close(self.descriptor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Recorded:
-    """What ``rt1.json`` says where our recorder wrote the folder; all None elsewhere."""
-
-    layout: RLDSLayout | None = None
-    action_spec: ActionSpec | None = None
-    text_encoder: dict[str, object] | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _recorded_settings(folder: Path) -> _Recorded:
-    path = folder / RT1_FILE
-    data = read_recorder_notes(path)
-    if data is None:
-        return _Recorded()
-    with reading(path, cure="copy it again or record the data set again"):
-        return _Recorded(
-            layout=RLDSLayout.from_json(data["layout"]),
-            action_spec=ActionSpec.from_json(data["action_spec"]),
-            text_encoder=data["text_encoder"],
-            details=data.get("details", {}),
-        )
-
-
-def _columns(folder: Path, features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: ActionSpec | None) -> Columns:
-    with reading(folder / FEATURES_FILE, cure="name the keys that it has"):
-        return columns_of(features, layout, spec)
-
-
-def _index_places(folder: Path, split: str, settings: Mapping[str, Any]) -> list[Path]:
-    """Return where the index may lie: in the folder, or in the user's cache where the folder is read-only."""
+def _index_folders(folder: Path, split: str, settings: Mapping[str, Any]) -> list[Path]:
+    """Return the folders for the index: in the data set, or in the user's cache if the data set is read-only."""
     name = f"{split}-{settings_hash(settings)}"
     owner = settings_hash({"folder": str(folder.resolve())})
     return [folder / ".rt1-index" / name, cache_folder() / f"{owner}-{name}"]

@@ -1,4 +1,4 @@
-"""What an index takes out of one RLDS record: texts, text embeddings and numbers by feature."""
+"""The values that an index reads from an RLDS record: texts, text embeddings and numbers by feature."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rt1.errors import DataError
 
 
 def span_of(spans: Mapping[bytes, Span], key: str) -> Span:
-    """Return where a feature's list lies; a record without it raises :class:`DataError`."""
+    """Return the span of a feature's list; a record without it raises :class:`DataError`."""
     span = spans.get(key.encode())
     if span is None:
         raise DataError(f"the record has no {key!r}")
@@ -35,7 +35,7 @@ def span_of(spans: Mapping[bytes, Span], key: str) -> Span:
 
 
 def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> bytes:
-    """Return the text at the first step; some sets store it as a row of UTF-8 codes padded with zeros."""
+    """Return the text at the first step; some data sets store it as a row of UTF-8 codes padded with zeros."""
     kind, first, end = span_of(spans, feature.key)
     if kind == INTS:
         codes = int_values(data, first, end)[: feature.width]
@@ -44,7 +44,7 @@ def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> 
 
 
 def embedding_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo | None) -> tuple[int, int]:
-    """Return the offset of the text embedding at the first step and its bytes per value; zeros where there is none."""
+    """Return the offset of the text embedding at the first step and its bytes per value, or zeros."""
     if feature is None or feature.key.encode() not in spans:
         return 0, 0
     kind, first, end = span_of(spans, feature.key)
@@ -72,10 +72,8 @@ def values_of(data: Buffer, span: Span | None, feature: FeatureInfo, count: int)
     else:
         values = _packed_tensors(data, first, end, feature)
     if values.size != count:
-        steps = count // feature.width
-        raise DataError(
-            f"{feature.key!r} has {values.size} values for {steps} steps; it must have {feature.width} a step"
-        )
+        sizes = f"{values.size} values for {count // feature.width} steps"
+        raise DataError(f"{feature.key!r} has {sizes}; it must have {feature.width} a step")
     return values
 
 

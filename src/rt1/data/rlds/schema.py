@@ -1,14 +1,15 @@
-"""What a TFDS folder says about itself: its features, its shards, and which keys hold what."""
+"""The metadata of a TFDS folder: features, shards, layout, and the notes of our recorder."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rt1.actions import ActionSpec
 from rt1.common.border import reading
 from rt1.common.json_config import from_json, to_json
 from rt1.common.json_files import read_object
@@ -24,21 +25,21 @@ _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d{5,})
 
 @dataclass(frozen=True, kw_only=True)
 class RLDSLayout:
-    """Which keys of an RLDS data set hold what. A key is looked up in a step first, then in the episode."""
+    """Keys of an RLDS data set. A key is looked up in a step first, then in the episode."""
 
     image_key: str = "observation/image"
     """JPEG or PNG image of a step."""
     instruction_key: str = "language_instruction"
-    """Instruction; read at the first step where it is stored with every step."""
+    """Instruction, read at the first step."""
     embedding_key: str | None = None
-    """Text embedding of the instruction, read at the first step; None where the set has none."""
+    """Text embedding of the instruction, read at the first step, or None."""
     action_keys: tuple[str, ...] = ("action",)
     """Parts of the action in the order they are joined into a vector."""
     one_hot_keys: tuple[str, ...] = ()
-    """Those of the action keys that hold a one-hot vector: joined as the number of the choice, -1 for a row of zeros.
-    Not needed where an action spec names the parts."""
+    """Action keys that hold a one-hot vector: joined as the number of the choice, -1 for a row of zeros. Not needed if
+    an action spec names the parts."""
     task_key: str | None = None
-    """Name of the episode's task, e.g. ``episode_metadata/task``; None where the set has none."""
+    """Name of the episode's task, such as ``episode_metadata/task``, or None."""
 
     def __post_init__(self) -> None:
         if not self.action_keys:
@@ -90,9 +91,21 @@ class Shards:
     paths: tuple[Path, ...]
     """Files in order, without the missing ones."""
     missing: tuple[str, ...]
-    """Names of the shards that are not there."""
+    """Names of the missing files."""
     lengths: tuple[int | None, ...]
-    """Promised number of episodes of each file; None where ``dataset_info.json`` does not tell."""
+    """Number of episodes of each file in ``dataset_info.json``, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecorderNotes:
+    """What our recorder noted with a data set; all empty for other data sets."""
+
+    name: str | None = None
+    image_key: str | None = None
+    layout: RLDSLayout | None = None
+    action_spec: ActionSpec | None = None
+    text_encoder: dict[str, object] | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -100,37 +113,39 @@ def read_json(path: Path) -> dict[str, Any]:
     return read_object(path, cure=_COPY_AGAIN if path.is_file() else _FOLDER)
 
 
-def read_recorder_notes(path: Path) -> dict[str, Any] | None:
-    """Return what our recorder noted beside a data set, or None where it wrote nothing; another format is refused."""
+def read_recorder_notes(path: Path, **readers: Callable[[Any], Any]) -> RecorderNotes:
+    """Return the notes of our recorder; a damaged file or another format raises :class:`DataError`.
+
+    ``readers`` are functions that check and convert the fields that only this kind of data set has.
+    """
     if not path.is_file():
-        return None
+        return RecorderNotes()
     data = read_json(path)
     if data.get("format") != 1:
         raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
     with reading(path, cure="copy it again or record the data set again"):
-        _check_notes(data.get("text_encoder"), data.get("details", {}))
-    return data
+        details = data.get("details", {})
+        _check_notes(data.get("text_encoder"), details)
+        values = {name: read(data[name]) for name, read in readers.items()}
+        spec = ActionSpec.from_json(data["action_spec"])
+        return RecorderNotes(action_spec=spec, text_encoder=data["text_encoder"], details=details, **values)
 
 
 def read_features(folder: Path) -> dict[str, FeatureInfo]:
-    """Return the features of a TFDS folder by record key.
-
-    Raises:
-        DataError: no folder, an unfinished recording, no ``features.json``, or one of an unknown form.
-    """
+    """Return the features of a TFDS folder by record key; a missing or unusable file raises :class:`DataError`."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; {_FOLDER}")
     if (folder / RECORDING_FILE).is_file() and not (folder / RT1_FILE).is_file():
         raise DataError(_unfinished(folder))
     path = folder / FEATURES_FILE
     if not path.is_file():
-        inner = sorted(str(found.parent) for found in folder.glob(f"*/{FEATURES_FILE}"))
-        hint = f"; did you mean {inner[-1]}?" if inner else f"; {_FOLDER}"
-        raise DataError(f"{folder} has no {FEATURES_FILE}{hint}")
-    found: dict[str, FeatureInfo] = {}
+        inner = sorted(str(file.parent) for file in folder.glob(f"*/{FEATURES_FILE}"))
+        hint = f"did you mean {inner[-1]}?" if inner else _FOLDER
+        raise DataError(f"{folder} has no {FEATURES_FILE}; {hint}")
+    features: dict[str, FeatureInfo] = {}
     with reading(path, cure=_COPY_AGAIN):
-        _walk(read_json(path), "", found, nested=False)
-    return found
+        _walk(read_json(path), "", features, nested=False)
+    return features
 
 
 def find_feature(features: Mapping[str, FeatureInfo], key: str) -> FeatureInfo:
@@ -149,32 +164,28 @@ def layout_keys(features: Mapping[str, FeatureInfo]) -> list[str]:
 def find_shards(folder: Path, split: str) -> Shards:
     """Return the shards of a split.
 
-    Raises:
-        DataError: no shards at all, an unknown split, or shards of two recordings in one folder.
+    No shards, an unknown split, or shards of two recordings in one folder raise :class:`DataError`.
     """
     matches = [m for entry in folder.iterdir() if entry.is_file() and (m := _SHARD.fullmatch(entry.name))]
     if not matches:
         raise DataError(f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N); {_COPY_AGAIN}")
-    mine = {int(m["number"]): m for m in matches if m["split"] == split}
-    if not mine:
+    shards = {int(m["number"]): m for m in matches if m["split"] == split}
+    if not shards:
         raise DataError(f"{folder}: {unknown_name('split', split, {m['split'] for m in matches})}")
     families = sorted({f"{m['name']}, {int(m['total'])} files" for m in matches if m["split"] == split})
-    name, total = mine[min(mine)]["name"], int(mine[min(mine)]["total"])
-    if len(families) > 1 or max(mine) >= total:
+    name, total = shards[min(shards)]["name"], int(shards[min(shards)]["total"])
+    if len(families) > 1 or max(shards) >= total:
         raise DataError(f"{folder} mixes shards of {families}; keep the files of one data set in a folder")
     lengths = _promised_lengths(folder, split, total)
     return Shards(
         name=name,
-        paths=tuple(folder / mine[number].string for number in sorted(mine)),
-        missing=tuple(
-            f"{name}-{split}.tfrecord-{number:05d}-of-{total:05d}" for number in range(total) if number not in mine
-        ),
-        lengths=tuple(lengths[number] for number in sorted(mine)),
+        paths=tuple(folder / shards[number].string for number in sorted(shards)),
+        missing=tuple(f"{name}-{split}.tfrecord-{n:05d}-of-{total:05d}" for n in range(total) if n not in shards),
+        lengths=tuple(lengths[number] for number in sorted(shards)),
     )
 
 
 def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
-    """Raise ``TypeError`` or ``ValueError`` where the notes are not of the types that their readers expect."""
     if encoder is not None and [type(encoder[key]) for key in ("name", "sha256", "width")] != [str, str, int]:
         raise ValueError(f"the text encoder is {encoder!r}; it must have a name, a sha256 and a width")
     if not isinstance(details, dict) or not isinstance(details.get("env", {}), dict):
@@ -192,7 +203,7 @@ def _unfinished(folder: Path) -> str:
 
 
 def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | None]:
-    """Return the episodes per shard, so that a file cut exactly between two records is noticed."""
+    """Return the episodes per shard, which reveal a file that was cut between two records."""
     path = folder / INFO_FILE
     if not path.is_file():
         return [None] * total
@@ -202,21 +213,21 @@ def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | No
     return lengths if len(lengths) == total else [None] * total
 
 
-def _walk(node: Mapping[str, Any], path: str, found: dict[str, FeatureInfo], *, nested: bool) -> None:
+def _walk(node: Mapping[str, Any], path: str, features: dict[str, FeatureInfo], *, nested: bool) -> None:
     """Collect the leaves below a node; the first sequence on a path is the steps, a second one is ragged."""
     if "featuresDict" in node:
         for name, child in node["featuresDict"]["features"].items():
             if not name.isprintable():
                 raise ValueError(f"the feature {name!r} holds a character that cannot be printed")
-            _walk(child, f"{path}/{name}" if path else name, found, nested=nested)
+            _walk(child, f"{path}/{name}" if path else name, features, nested=nested)
     elif "sequence" in node:
         child = node["sequence"]["feature"]
         if nested or "featuresDict" not in child:
-            found[path] = FeatureInfo(key=path, kind="nested", dtype="", shape=(), encoding="none")
+            features[path] = FeatureInfo(key=path, kind="nested", dtype="", shape=(), encoding="none")
         else:
-            _walk(child, path, found, nested=True)
+            _walk(child, path, features, nested=True)
     else:
-        found[path] = _leaf(node, path)
+        features[path] = _leaf(node, path)
 
 
 def _leaf(node: Mapping[str, Any], path: str) -> FeatureInfo:

@@ -44,7 +44,7 @@ _LAST_SHIFT = 63  # of the tenth byte of a number
 
 
 def frame(payload: bytes) -> bytes:
-    """Return a payload with its length and checksums around it, as it stands in a TFRecord file."""
+    """Return the frame of a payload in a TFRecord file: length, checksums and payload."""
     length = struct.pack("<Q", len(payload))
     return length + _CRC.pack(masked_crc32c(length)) + payload + _CRC.pack(masked_crc32c(payload))
 
@@ -63,14 +63,9 @@ def map_file(path: Path) -> Buffer:
 def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) -> Iterator[tuple[int, int]]:
     """Yield first byte and byte after the last of each payload of a TFRecord file, checksums verified.
 
-    Args:
-        path: the file's name, for messages only.
-        data: its content, see :func:`map_file`.
-        corrupt: where given, a damaged record is noted here and passed over; nothing after a damaged length
-            or a truncated end can be found again, so there the file ends.
-
-    Raises:
-        DataError: a truncated record or a checksum that does not fit, unless ``corrupt`` is given.
+    ``data`` is the content of ``path``, see :func:`map_file`. A truncated record or a wrong checksum raises
+    :class:`DataError`, or with ``corrupt`` is skipped and listed there. A damaged length ends the file, since no later
+    record can be located.
     """
     view = memoryview(data)
     start, size = 0, len(data)
@@ -83,10 +78,8 @@ def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) 
         first = start + _HEADER.size
         stop = first + length
         if stop + _CRC.size > size:
-            return _note(
-                corrupt,
-                f"{path}: truncated record at byte {start}: {length} bytes long, the file {size}; {_CURE}",
-            )
+            sizes = f"{length} bytes long, the file {size}"
+            return _note(corrupt, f"{path}: truncated record at byte {start}: {sizes}; {_CURE}")
         if masked_crc32c(view[first:stop]) == _CRC.unpack_from(data, stop)[0]:
             yield first, stop
         else:
@@ -109,16 +102,10 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
 
 
 def scan_example(data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None = None) -> dict[bytes, Span]:
-    """Return where the lists of the Example in ``data[start:stop]`` lie, without reading their values.
+    """Return the spans of the lists of the Example in ``data[start:stop]``, without reading their values.
 
-    Args:
-        data: buffer that holds the Example.
-        start: its first byte.
-        stop: the byte after its last.
-        wanted: names to return, all of them if None. A feature without a list is left out.
-
-    Raises:
-        DataError: the bytes are not an Example.
+    ``wanted`` are the names to return, all if None. A feature without a list is left out. Bytes that are not an Example
+    raise :class:`DataError`.
     """
     found: dict[bytes, Span] = {}
     for tag, first, end in _fields(data, start, stop):
@@ -272,7 +259,7 @@ def _scan_entries(
 
 
 def _any_entry(data: Buffer, start: int) -> tuple[int, int, int]:
-    """Return where an entry's content begins and ends, and its name ends: at the content's end if not known."""
+    """Return first byte and end of an entry's content, and the end of its name: the content's end if unknown."""
     length, first = _varint(data, start + 1)
     end = first + length
     if first + 1 < min(end, len(data)) and data[first] == _FIRST and data[first + 1] < 0x80:
@@ -282,9 +269,7 @@ def _any_entry(data: Buffer, start: int) -> tuple[int, int, int]:
 
 def _scan_feature(data: Buffer, name: bytes, start: int, stop: int, found: dict[bytes, Span]) -> bool:
     """Note the one list that a feature consists of, if any; False where there is more, or something unknown."""
-    if (
-        stop - start > _SIX_BYTES.size
-    ):  # nearly every one: two bytes for its size and two for the list's, 128 B to 16 kB
+    if stop - start > _SIX_BYTES.size:  # usual: two bytes each for its size and the list's, 128 B to 16 kB
         _, low, high, tag, list_low, list_high = _SIX_BYTES.unpack_from(data, start)
         fits = start + low + (high << 7) - 0x7D == stop == start + list_low + (list_high << 7) - 0x7A
         if fits and high < 0x80 <= low and list_high < 0x80 <= list_low and tag in _KIND_OF_TAG:

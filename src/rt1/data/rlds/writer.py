@@ -1,4 +1,4 @@
-"""Episodes to an RLDS data set that this package and TFDS read; recording may be interrupted at any time."""
+"""Writes episodes to an RLDS data set that this package and TFDS read; an interrupted recording resumes."""
 
 from __future__ import annotations
 
@@ -27,29 +27,28 @@ _PACKAGE = "tensorflow_datasets.core.features"
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedEpisode:
-    """One episode to be written."""
+    """One episode to write."""
 
     images: Sequence[bytes]
     """JPEG bytes of each step, see :func:`rt1.data.sources.images.encode_jpeg`."""
     actions: FloatArray
     """float32 (steps, A), physical units."""
     instruction: str
-    """The sentence."""
     text_embedding: FloatArray | None
-    """float32 (E,), None where the data set has none."""
+    """float32 (E,), or None."""
     task: str
     """Name of the task."""
     success: bool
     """Whether the task was solved."""
     seed: int
-    """Seed the environment was reset with."""
+    """Seed of the environment's reset."""
     episode_id: int
     """Number of the episode within the recording."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingSettings:
-    """What a recording consists of, fixed before its first episode."""
+    """Settings of a recording, fixed before its first episode."""
 
     name: str
     """Name of the data set: lower case letters, digits, underscores."""
@@ -60,11 +59,11 @@ class RecordingSettings:
     episodes: int
     """Number of episodes of the whole recording."""
     episodes_per_shard: int = 32
-    """Episodes per file; what is lost at most when a recording is interrupted."""
+    """Episodes per file, the most that an interruption loses."""
     text_encoder: Mapping[str, object] | None = None
     """Identity of the encoder of the text embeddings: name, sha256, width; None records no embeddings."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """Plain data that decides or describes the episodes (environment, seed, noise), kept with the data set."""
+    """Plain data about the episodes (environment, seed, noise), stored with the data set."""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -78,7 +77,7 @@ class RecordingSettings:
 
     @property
     def embedding_width(self) -> int | None:
-        """E: entries of a text embedding, None where there is none."""
+        """E: entries of a text embedding, or None."""
         return None if self.text_encoder is None else int(str(self.text_encoder["width"]))
 
     def shard_episodes(self, shard: int) -> range:
@@ -99,11 +98,11 @@ class RLDSWriter:
     """
 
     def __init__(self, folder: Path | str, settings: RecordingSettings) -> None:
-        """Begin a recording in ``folder``, or take up one that was begun with the same settings.
+        """Begin a recording in ``folder``, or resume one with the same settings.
 
         Raises:
-            DataError: the folder holds a recording with other settings; the differing ones are named.
-            SaveError: it holds files of something else.
+            DataError: the folder holds a recording with other settings, which are listed.
+            SaveError: it holds other files.
         """
         self.folder = Path(folder)
         self.settings = settings
@@ -119,25 +118,21 @@ class RLDSWriter:
         return self.folder / f"{self.settings.name}-train.tfrecord-{shard:05d}-of-{self.settings.shards:05d}"
 
     def missing_shards(self) -> list[int]:
-        """Return the numbers of the shards still to be written."""
+        """Return the numbers of the missing shards."""
         return [shard for shard in range(self.settings.shards) if not self.shard_path(shard).is_file()]
 
     def write_shard(self, shard: int, episodes: Sequence[RecordedEpisode]) -> None:
-        """Write all episodes of a shard, ``settings.shard_episodes(shard)`` in that order.
-
-        Raises:
-            DataError: another number of episodes, or one that does not fit the settings.
-        """
+        """Write the episodes ``settings.shard_episodes(shard)``; unsuitable ones raise :class:`DataError`."""
         expected = len(self.settings.shard_episodes(shard))
         if len(episodes) != expected:
             raise DataError(f"shard {shard} of {self.folder} takes {expected} episodes, got {len(episodes)}")
-        with replacing(self.shard_path(shard)) as beside, beside.open("wb") as file:
+        with replacing(self.shard_path(shard)) as partial, partial.open("wb") as file:
             for episode in episodes:
                 check_episode(episode, self.settings)
                 file.write(frame(encode_example(_features(episode))))
 
     def finish(self) -> None:
-        """Write the metadata, after which the folder can be read; a missing shard raises ``DataError``."""
+        """Write the metadata, which makes the folder readable; a missing shard raises ``DataError``."""
         missing = self.missing_shards()
         if missing:
             raise DataError(f"{self.folder}: shards {missing} are not written yet; write them before finishing")
@@ -260,35 +255,20 @@ def _feature_description(settings: RecordingSettings) -> dict[str, Any]:
     }
     if settings.embedding_width is not None:
         steps["language_embedding"] = _tensor("float32", settings.embedding_width)
-    metadata = {
-        "task": text,
-        "success": _tensor("bool"),
-        "seed": _tensor("int64"),
-        "episode_id": _tensor("int64"),
-    }
-    sequence = {
-        "pythonClassName": f"{_PACKAGE}.dataset_feature.Dataset",
-        "sequence": {
-            "feature": _dictionary(steps),
-            "length": "-1",
-        },  # without the length TFDS cannot read it back
-    }
+    metadata = {"task": text, "success": _tensor("bool"), "seed": _tensor("int64"), "episode_id": _tensor("int64")}
+    content = {"feature": _dictionary(steps), "length": "-1"}  # TFDS needs the length
+    sequence = {"pythonClassName": f"{_PACKAGE}.dataset_feature.Dataset", "sequence": content}
     return _dictionary({"steps": sequence, "episode_metadata": _dictionary(metadata)})
 
 
 def _dictionary(features: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict",
-        "featuresDict": {"features": dict(features)},
-    }
+    return {"pythonClassName": f"{_PACKAGE}.features_dict.FeaturesDict", "featuresDict": {"features": dict(features)}}
 
 
 def _tensor(dtype: str, *sizes: int) -> dict[str, Any]:
     kind = "tensor_feature.Tensor" if sizes else "scalar.Scalar"
-    return {
-        "pythonClassName": f"{_PACKAGE}.{kind}",
-        "tensor": {"shape": _dimensions(*sizes), "dtype": dtype, "encoding": "none"},
-    }
+    tensor = {"shape": _dimensions(*sizes), "dtype": dtype, "encoding": "none"}
+    return {"pythonClassName": f"{_PACKAGE}.{kind}", "tensor": tensor}
 
 
 def _dimensions(*sizes: int) -> dict[str, Any]:
