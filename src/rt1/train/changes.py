@@ -25,7 +25,7 @@ HARMLESS = {
     "threads",
     "validate_every",
 }
-"""Settings that only decide how often, how fast and where a run works: the losses stay the same but for rounding."""
+"""Settings that do not change the losses, but for rounding."""
 
 
 RENAMED = {"clip": "windows_per_clip"}
