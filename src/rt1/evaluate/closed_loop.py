@@ -1,8 +1,8 @@
-"""Closed-loop evaluation: a policy on its tasks, beside expert, blind floor, random actions, and other words."""
+"""Closed-loop evaluation: a policy on its tasks, the baselines, and other instructions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class TrialSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoopResult:
-    """What the trials counted."""
+    """The counted trials."""
 
     tasks: tuple[TaskResult, ...]  # one per task
     swapped: tuple[SwappedResult, ...]  # one per task that shares its scene
@@ -71,9 +71,9 @@ def evaluate_closed_loop(
     settings: TrialSettings,
     encoder: TextEncoder | None = None,
 ) -> ClosedLoopResult:
-    """Run a policy closed loop and count.
+    """Run a policy closed loop and count its successes.
 
-    Each worker process loads the weights itself: the caller has loaded them once, to see that they are whole.
+    Each worker process loads the weights itself. The caller has loaded them once, to check them.
 
     Raises:
         ValueError: an unknown task, a text encoder other than the checkpoint's, a checkpoint whose description cannot
@@ -89,16 +89,10 @@ def evaluate_closed_loop(
     embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
     with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(
-            plans,
-            suite=suite,
-            policy=policy,
-            embeddings=embeddings,
-            workers=settings.workers,
-        ):
+        for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
             results += batch
-            own = [r.rollout.success for r in results if r.plan.kind == "policy"]
-            bar.note = f"policy {sum(own)} of {len(own)}"
+            successes = [r.rollout.success for r in results if r.plan.kind == "policy"]
+            bar.note = f"policy {sum(successes)} of {len(successes)}"
     return _count(tasks, results, suite.control_rate)
 
 
@@ -125,18 +119,20 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
 def embed_instructions(
     info: CheckpointInfo, sentences: Sequence[str], encoder: TextEncoder | None
 ) -> dict[str, FloatArray]:
-    """Return the text embedding of each sentence, float32 (E,), by the encoder or, if None, the one a checkpoint names.
+    """Return the text embedding of each sentence, float32 (E,).
+
+    ``encoder`` None loads the one that the checkpoint names.
 
     Raises:
-        ValueError: there is none, it cannot be loaded, or it is not the checkpoint's.
+        ValueError: there is no encoder, it cannot be loaded, or it is not the checkpoint's.
     """
-    wanted = info.text_encoder
+    identity = info.text_encoder
     if encoder is None:
-        if wanted is None:
+        if identity is None:
             raise ValueError("the checkpoint names no text encoder; give the one its embeddings come from")
-        encoder = load_identified(wanted)
-    if wanted is not None:
-        check_same_encoder(wanted, encoder.identity)
+        encoder = load_identified(identity)
+    if identity is not None:
+        check_same_encoder(identity, encoder.identity)
     return dict(zip(sentences, encoder.encode(sentences), strict=True))
 
 
@@ -147,8 +143,7 @@ def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
 
 def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) -> ClosedLoopResult:
     def of(kind: Kind, task: str) -> list[TrialResult]:
-        found = [r for r in results if r.plan.kind == kind and r.plan.task == task]
-        return sorted(found, key=lambda r: r.trial)
+        return sorted((r for r in results if (r.plan.kind, r.plan.task) == (kind, task)), key=lambda r: r.trial)
 
     swapped, paraphrases = [], []
     for task in tasks:
@@ -158,26 +153,28 @@ def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) ->
             paraphrases.append(ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others)))
     return ClosedLoopResult(
         tasks=tuple(
-            _task_result(of("policy", task), [_rate(of(kind, task)) for kind in BASELINES], rate) for task in tasks
+            _task_result(of("policy", task), {kind: _success_rate(of(kind, task)) for kind in BASELINES}, rate)
+            for task in tasks
         ),
         swapped=tuple(swapped),
         paraphrases=tuple(paraphrases),
     )
 
 
-def _task_result(own: Sequence[TrialResult], rates: Sequence[float | None], control_rate: float) -> TaskResult:
-    expert, blind, random = rates
+def _task_result(
+    trials: Sequence[TrialResult], baselines: Mapping[str, float | None], control_rate: float
+) -> TaskResult:
     return TaskResult(
-        task=own[0].plan.task,
-        instruction=own[0].plan.instruction,
-        expert=expert,
-        blind=blind,
-        random=random,
-        mean_steps=float(np.mean([r.rollout.steps for r in own])),
-        clipped=sum(r.rollout.clipped for r in own),
-        success_video=_video([r for r in own if r.rollout.success], control_rate),
-        failure_video=_video([r for r in own if not r.rollout.success], control_rate),
-        **_counted(own),
+        task=trials[0].plan.task,
+        instruction=trials[0].plan.instruction,
+        expert=baselines["expert"],
+        blind=baselines["blind"],
+        random=baselines["random"],
+        mean_steps=float(np.mean([r.rollout.steps for r in trials])),
+        clipped=sum(r.rollout.clipped for r in trials),
+        success_video=_video([r for r in trials if r.rollout.success], control_rate),
+        failure_video=_video([r for r in trials if not r.rollout.success], control_rate),
+        **_counted(trials),
     )
 
 
@@ -185,9 +182,8 @@ def _counted(results: Sequence[TrialResult]) -> dict[str, int]:
     return {"trials": len(results), "successes": sum(r.rollout.success for r in results)}
 
 
-def _rate(results: Iterable[TrialResult]) -> float | None:
-    found = [r.rollout.success for r in results]
-    return sum(found) / len(found) if found else None
+def _success_rate(results: Sequence[TrialResult]) -> float | None:
+    return sum(r.rollout.success for r in results) / len(results) if results else None
 
 
 def _video(results: Sequence[TrialResult], control_rate: float) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Which recorded episodes a checkpoint is evaluated on, and which words it is told for each."""
+"""The episodes of an offline evaluation, and their instructions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EpisodeChoice = Literal["all", "held-out"] | int
 
 @dataclass(frozen=True, kw_only=True)
 class ChosenEpisodes:
-    """Episodes and why these."""
+    """Episodes to evaluate on, and why these."""
 
     numbers: NDArray[np.int64]  # ascending; at least one
     reason: str  # a sentence for the report
@@ -37,40 +37,40 @@ def choose_episodes(
     Args:
         source: recorded episodes.
         provenance: of the checkpoint; it names its data set and the episodes held out from training.
-        wanted: the user's wish; None takes the held-out episodes if this is the data set of the training, else all.
+        wanted: None: the held-out episodes if this is the training's data set, else all.
 
     Raises:
-        DataError: no episodes, held-out ones are wanted of a data set that the checkpoint does not name, or a number
-            below 1.
+        DataError: no episodes, unknown held-out episodes, or a number below 1.
     """
     total = len(source.lengths)
     if total == 0:
         raise DataError(f"{source.name} has no episodes; give another data set or split")
     if isinstance(wanted, int) and wanted < 1:
         raise DataError(f"--episodes is {wanted}; it must be at least 1, or all, or held-out")
-    own = (provenance.get("source"), provenance.get("episodes")) == (source.name, total)
-    held_out = np.array(sorted(provenance.get("held_out_episodes", ())) if own else (), dtype=np.int64)
+    is_training_data = (provenance.get("source"), provenance.get("episodes")) == (source.name, total)
+    numbers = sorted(provenance.get("held_out_episodes", ())) if is_training_data else ()
+    held_out = np.array(numbers, dtype=np.int64)
     if len(held_out) and wanted != "all":
         reason = f"the {len(held_out)} episodes held out from training"
-        chosen = ChosenEpisodes(numbers=held_out, reason=reason, held_out=True)
+        choice = ChosenEpisodes(numbers=held_out, reason=reason, held_out=True)
     elif len(held_out):
         reason = f"all {total} episodes; the policy was trained on {total - len(held_out)} of them"
-        chosen = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False)
+        choice = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False)
     else:
         why = _why_all(source, provenance)
         if wanted == "held-out":
             raise DataError(f"no held-out episodes are known: {why}; leave out --episodes, or give --episodes all")
         reason = f"all {total} episodes: {why}"
-        chosen = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False if own else None)
-    if not isinstance(wanted, int) or wanted >= len(chosen.numbers):
-        return chosen
-    places = np.linspace(0, len(chosen.numbers) - 1, wanted).round().astype(int)
-    reason = f"{wanted}, evenly spaced, of {chosen.reason}"
-    return ChosenEpisodes(numbers=chosen.numbers[places], reason=reason, held_out=chosen.held_out)
+        choice = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False if is_training_data else None)
+    if not isinstance(wanted, int) or wanted >= len(choice.numbers):
+        return choice
+    spaced = np.linspace(0, len(choice.numbers) - 1, wanted).round().astype(int)
+    reason = f"{wanted}, evenly spaced, of {choice.reason}"
+    return ChosenEpisodes(numbers=choice.numbers[spaced], reason=reason, held_out=choice.held_out)
 
 
 def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
-    """Say why no episode is known to be held out."""
+    """Return why no episode is known to be held out."""
     name, episodes = provenance.get("source"), provenance.get("episodes")
     if name is None:
         return "the checkpoint does not say what it was trained on"
@@ -84,13 +84,13 @@ def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What the policy is told for an episode: its sentence, or the text embedding stored with it."""
+    """The source of the instructions: sentences, or the text embeddings stored with the episodes."""
 
     stored: bool  # whether it is the stored embedding
     origin: str  # source of the text embeddings, in words
 
     def of(self, source: EpisodeSource, episode: int) -> str | FloatArray | None:
-        """Return the sentence or the float32 (E,) embedding of an episode; None where it has an empty sentence."""
+        """Return the sentence or the float32 (E,) embedding of an episode; None if its sentence is empty."""
         if not self.stored:
             return source.instruction(episode) if source.instruction(episode).strip() else None
         embedding = source.text_embedding(episode)
@@ -105,8 +105,8 @@ class Words:
 def choose_words(source: EpisodeSource, info: CheckpointInfo, encoder: TextEncoder | None = None) -> Words:
     """Decide between the stored text embeddings and the sentences.
 
-    An encoder that was given encodes the sentences. Otherwise the stored embeddings are taken if they are, as far as is
-    known, of the checkpoint's encoder; else the checkpoint's encoder encodes the sentences.
+    A given encoder encodes the sentences. Otherwise the stored embeddings are used unless they are of another encoder
+    than the checkpoint's; then the checkpoint's encoder encodes the sentences.
     """
     if encoder is not None:
         return Words(stored=False, origin=f"the instructions, encoded by {encoder.identity.name}")

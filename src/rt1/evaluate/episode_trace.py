@@ -1,4 +1,4 @@
-"""One recorded episode and what a policy would have done at its images: collected while it runs, for a page."""
+"""Recorded and predicted actions of an episode, for a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _READ_AHEAD = 32  # images read in one go
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionView:
-    """Where TokenLearner looked in one image."""
+    """TokenLearner's attention in one image."""
 
     step: int
     image: Image  # uint8 RGB (H, W, 3)
@@ -30,7 +30,7 @@ class AttentionView:
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodePlot:
-    """One episode: what was recorded and what the policy predicts at the same images."""
+    """One episode: recorded and predicted actions at the same images."""
 
     title: str
     dimension_names: Sequence[str]
@@ -56,19 +56,19 @@ class EpisodeWatch:
     """Collects an :class:`EpisodePlot` while a policy runs over an episode; of its images it keeps those shown."""
 
     def __init__(self, policy: Policy, source: EpisodeSource, episode: int, *, title: str, images: int = 8) -> None:
-        """Begin before the first step; ``images`` is how many are shown, first and last included."""
+        """Show ``images`` images, the first and the last included."""
         self._policy, self._title = policy, title
         steps = int(source.lengths[episode])
         self._recorded = source.actions(episode, 0, steps)
         self._shown = np.unique(np.linspace(0, steps - 1, images).round().astype(int)).tolist()
         last = len(self._shown) - 1
-        self._looked_at = {self._shown[place] for place in (last // 6, (last + 1) // 2, last - last // 6)}
+        self._looked_at = {self._shown[index] for index in (last // 6, (last + 1) // 2, last - last // 6)}
         self._predicted: list[FloatArray] = []
         self._images: list[Image] = []
         self._attention: list[AttentionView] = []
 
     def see(self, image: Image, logits_AV: FloatArray) -> None:
-        """Take the next step, right after the policy did: its image and the policy's logits (A, V)."""
+        """Add the policy's latest step: its image and logits (A, V)."""
         step = len(self._predicted)
         self._predicted.append(self._policy.action_spec.decode_logits(logits_AV)[1])
         if step in self._shown:
@@ -78,7 +78,7 @@ class EpisodeWatch:
             self._attention.append(AttentionView(step=step, image=image.copy(), map_KRC=maps))
 
     def plot(self) -> EpisodePlot:
-        """Return the plot, when every step was seen."""
+        """Return the plot, after the last step."""
         return EpisodePlot(
             title=self._title,
             dimension_names=self._policy.action_spec.dimension_names,
@@ -91,15 +91,9 @@ class EpisodeWatch:
 
 
 def stream_episode(policy: Policy, source: EpisodeSource, episode: int) -> Iterator[tuple[Image, FloatArray]]:
-    """Run a policy over a recorded episode as on the robot, one image after another.
+    """Run a policy, just reset, over a recorded episode, and yield each image and the policy's logits.
 
-    Args:
-        policy: just reset with the episode's instruction: its memory is empty.
-        source: recorded episodes.
-        episode: its number.
-
-    Yields:
-        Of each step the image, uint8 RGB (H, W, 3), and the policy's logits, float32 (A, V).
+    Images are uint8 RGB (H, W, 3), logits float32 (A, V).
     """
     steps = int(source.lengths[episode])
     for start, stop in pairwise([*range(0, steps, _READ_AHEAD), steps]):
@@ -114,10 +108,10 @@ def episode_plots(
     kind = "held-out episode" if chosen.held_out else "episode"
     plots: dict[str, EpisodePlot] = {}
     for episode in chosen.numbers.tolist():
-        told, task = words.of(source, episode), source.task(episode) or source.instruction(episode)
-        if told is None or task in plots or len(plots) == most:
+        instruction, task = words.of(source, episode), source.task(episode) or source.instruction(episode)
+        if instruction is None or task in plots or len(plots) == most:
             continue
-        policy.reset(told)
+        policy.reset(instruction)
         title = f"{task}, {kind} {episode}: {source.instruction(episode)!r}"
         watch = EpisodeWatch(policy, source, episode, title=title)
         for image, logits_AV in stream_episode(policy, source, episode):

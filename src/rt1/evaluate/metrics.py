@@ -1,4 +1,4 @@
-"""The numbers a run measures: what each means, its unit, and the file they are appended to while the run goes on."""
+"""The metrics of training: units, meanings, and their file."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def metric(name: str) -> Metric:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's metrics file, oldest first; a half-written last line is left out.
+    """Return the records of a run's metrics file, oldest first, without a half-written last line.
 
     Raises:
-        DataError: another line that is no record: an object of numbers with an ``update``.
+        DataError: another line that is not an object of numbers with an ``update``.
     """
     file = run / METRICS_FILE
     lines = file.read_bytes().split(b"\n") if file.is_file() else []

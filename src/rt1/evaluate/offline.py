@@ -36,7 +36,7 @@ from rt1.policy.stepper import guided
 
 @dataclass(kw_only=True)
 class OfflineResult:
-    """What an offline evaluation counted."""
+    """The scores and counts of an offline evaluation."""
 
     source: str  # data set
     chosen: ChosenEpisodes
@@ -53,13 +53,13 @@ class OfflineResult:
 def evaluate_offline(
     policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, shown: int = 4
 ) -> OfflineResult:
-    """Run a policy over recorded episodes and count.
+    """Run a policy over recorded episodes and score its predictions.
 
     Args:
-        policy: the policy, whose own episode is used.
+        policy: its current episode is replaced.
         source: recorded episodes with the policy's action spec.
-        chosen: which of them; see :func:`rt1.evaluate.episode_choice.choose_episodes`.
-        words: what it is told; see :func:`rt1.evaluate.episode_choice.choose_words`.
+        chosen: see :func:`rt1.evaluate.episode_choice.choose_episodes`.
+        words: see :func:`rt1.evaluate.episode_choice.choose_words`.
         shown: episodes to plot, evenly spaced among the chosen.
 
     Raises:
@@ -68,20 +68,29 @@ def evaluate_offline(
     _check_action_spec(policy, source)
     if shown < 0:
         raise ValueError(f"{shown} episodes are to be shown; it must be at least 0")
-    result = _nothing_counted(policy, source, chosen, words)
+    spec = policy.action_spec
+    result = OfflineResult(
+        source=source.name,
+        chosen=chosen,
+        words=words,
+        streaming=ActionScores(spec),
+        window_last=ActionScores(spec),
+        window_all=ActionScores(spec),
+        counts=TokenCounts(spec),
+    )
     numbers = chosen.numbers.tolist()
-    # Words are read as their episode comes: of a large data set they would take minutes before the first step.
+
     to_show = np.linspace(0, len(numbers) - 1, min(shown, len(numbers))).astype(int).tolist()
     done = 0
     with progress("offline evaluation", int(source.lengths[numbers].sum()), unit="steps") as bar:
-        for place, episode in enumerate(numbers):
-            told = words.of(source, episode)
-            if told is None:
+        for index, episode in enumerate(numbers):
+            instruction = words.of(source, episode)  # read here: all at once can take minutes before the first step
+            if instruction is None:
                 result.without_instruction.append(episode)
             else:
-                policy.reset(told)
+                policy.reset(instruction)
                 watch = None
-                if to_show and place >= to_show[0]:  # the next one with an instruction takes the place of one without
+                if to_show and index >= to_show[0]:  # the next one with an instruction replaces one without
                     del to_show[0]
                     watch = EpisodeWatch(policy, source, episode, title=named(source, episode))
                 for steps in _run_episode(policy, source, episode, result, watch):
@@ -93,19 +102,6 @@ def evaluate_offline(
     if len(result.without_instruction) == len(numbers):
         raise DataError(f"no episode of {source.name} that was chosen has an instruction; give others, or embeddings")
     return result
-
-
-def _nothing_counted(policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words) -> OfflineResult:
-    spec = policy.action_spec
-    return OfflineResult(
-        source=source.name,
-        chosen=chosen,
-        words=words,
-        streaming=ActionScores(spec),
-        window_last=ActionScores(spec),
-        window_all=ActionScores(spec),
-        counts=TokenCounts(spec),
-    )
 
 
 def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
@@ -120,7 +116,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
 def _run_episode(
     policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
 ) -> Iterator[int]:
-    """Count one episode in both forms, a clip at a time, after the policy's reset; yield how many steps are done."""
+    """Count one episode in both forms, a clip at a time; yield the number of steps done."""
     streamed = _Streamed(policy, source, episode, watch)
     done = 0
     for block in window_blocks(policy.model, source, episode, policy.text_embedding, cond_scale=policy.cond_scale):
@@ -130,33 +126,30 @@ def _run_episode(
         _count_streaming(result, logits_SAV[new], action_SA[new])
         _count_windows(result, block, torch.from_numpy(action_SA))
         same_GT = block.as_streamed()
-        streamed_NAV, windowed_NAV = (
-            logits_SAV[block.step_GT[same_GT] - block.start],
-            block.logits_GTAV.numpy()[same_GT],
-        )
-        result.agreement += compare_logits(streamed_NAV, windowed_NAV)
+        streamed_NAV = logits_SAV[block.step_GT[same_GT] - block.start]
+        result.agreement += compare_logits(streamed_NAV, block.logits_GTAV.numpy()[same_GT])
         done = block.stop
         yield done
 
 
 class _Streamed:
-    """The policy's logits, step after step, kept as far back as a clip reaches."""
+    """The policy's logits, as far back as a clip reaches."""
 
     def __init__(self, policy: Policy, source: EpisodeSource, episode: int, watch: EpisodeWatch | None) -> None:
         self._steps, self._watch = stream_episode(policy, source, episode), watch
         self._first = 0
-        self._kept: list[FloatArray] = []
+        self._logits: list[FloatArray] = []
 
     def advance(self, start: int, stop: int) -> FloatArray:
-        """Go on until step ``stop`` and return the logits of steps ``start..stop-1``, (S, A, V)."""
-        while self._first + len(self._kept) < stop:
+        """Run until step ``stop`` and return the logits of steps ``start..stop-1``, (S, A, V)."""
+        while self._first + len(self._logits) < stop:
             image, logits_AV = next(self._steps)
             if self._watch is not None:
                 self._watch.see(image, logits_AV)
-            self._kept.append(logits_AV)
-        del self._kept[: start - self._first]
+            self._logits.append(logits_AV)
+        del self._logits[: start - self._first]
         self._first = start
-        return np.stack(self._kept)
+        return np.stack(self._logits)
 
 
 def _count_streaming(result: OfflineResult, logits_NAV: FloatArray, action_NA: FloatArray) -> None:
@@ -193,7 +186,7 @@ class WindowBlock:
     logits_GTAV: Tensor  # float32
 
     def last_steps(self) -> NDArray[np.bool_]:
-        """Return bool (G, T), True at the last step of each window, the one that a policy acts on."""
+        """Return bool (G, T), True at the last step of each window, which a policy acts on."""
         followed = np.zeros_like(self.valid_GT)
         followed[:, :-1] = self.valid_GT[:, 1:]
         return self.valid_GT & ~followed
@@ -201,8 +194,8 @@ class WindowBlock:
     def as_streamed(self) -> NDArray[np.bool_]:
         """Return bool (G, T), True where the network sees exactly what a policy has in its memory at that step.
 
-        That is every step of the window that begins the episode, and the last step of every other: before the window
-        is full, a policy's memory holds the episode's first images at the first places, as the first window does.
+        That is every step of the episode's first window, and the last step of every other. Until the window is full, a
+        policy's memory holds the episode's first images at the first positions, as the first window does.
         """
         full = np.zeros_like(self.valid_GT)
         full[:, -1] = True
@@ -212,14 +205,10 @@ class WindowBlock:
 def window_blocks(
     model: RT1, source: EpisodeSource, episode: int, text_E: FloatArray, *, cond_scale: float = 1.0
 ) -> Iterator[WindowBlock]:
-    """Yield all windows of an episode without padding in front, as validation during training has them.
+    """Yield all windows of an episode without padding in front, as in validation during training.
 
-    Args:
-        model: the network, in evaluation mode, on the CPU.
-        source: recorded episodes.
-        episode: the number of one.
-        text_E: its text embedding, float32 (E,).
-        cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`.
+    ``model`` is in evaluation mode, on the CPU; ``text_E`` is float32 (E,); ``cond_scale``: see
+    :class:`rt1.policy.stepper.Stepper`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)
@@ -247,16 +236,13 @@ def window_blocks(
 
 @torch.inference_mode()
 def _conditions(model: RT1, text_1E: Tensor, *, guided: bool) -> tuple[Tensor, Tensor | None]:
-    """Return what the network makes of the text; with guidance also what it makes of no text."""
+    """Return the condition of the text and, with guidance, that of no text."""
     return model.text(text_1E), model.text(text_1E, torch.ones(1, dtype=torch.bool)) if guided else None
 
 
 @torch.inference_mode()
 def _logits(model: RT1, image_SHWC: Tensor, place_GT: NDArray[np.int64], condition_1: Tensor) -> Tensor:
-    """Return logits (G, T, A, V) of windows cut from consecutive images.
-
-    Padding stands behind the real steps, which cannot see it.
-    """
+    """Return logits (G, T, A, V) of windows cut from consecutive images; padding comes after the real steps."""
     pieces = [
         model.encode(model.prepare(piece), condition_1.expand(len(piece), *condition_1.shape[1:]))
         for piece in image_SHWC.split(_IMAGES)

@@ -1,4 +1,4 @@
-"""What an evaluation counted: the results of its trials, task by task."""
+"""The results of trials, task by task."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from statistics import NormalDist
 
 def mean(rates: Sequence[float | None]) -> float | None:
     """Return the mean of the rates; ``None`` where there is none or one of them was not run."""
-    known = [rate for rate in rates if rate is not None]
-    return sum(known) / len(known) if known and len(known) == len(rates) else None
+    numbers = [rate for rate in rates if rate is not None]
+    return sum(numbers) / len(numbers) if numbers and len(numbers) == len(rates) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +65,9 @@ class ParaphraseResult(Counted):
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the interval that holds the true success rate with the given confidence.
+    """Return the Wilson interval (low, high) that holds the true success rate with a confidence in (0, 1).
 
-    Args:
-        successes: trials that reached the goal, ``0..trials``.
-        trials: independent trials, at least 1.
-        confidence: probability in (0, 1).
-
-    Returns:
-        Lower and upper end, ``0 <= low <= successes / trials <= high <= 1``.
+    ``0 <= low <= successes / trials <= high <= 1``.
 
     Raises:
         ValueError: a number outside its range.
@@ -92,7 +86,7 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate = successes / trials
     shrink = 1 + z * z / trials
-    centre = (rate + z * z / (2 * trials)) / shrink
+    center = (rate + z * z / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     # At 0 and at all successes one end is the rate itself; rounding must not move it past.
-    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
+    return max(0.0, min(rate, center - half)), min(1.0, max(rate, center + half))

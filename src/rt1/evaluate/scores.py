@@ -1,4 +1,4 @@
-"""How close predicted action tokens come to the recorded ones: sums over steps, and the numbers read off them.
+"""Scores of predicted action tokens against the recorded ones.
 
 Every number is a mean over the counted steps (mask True), per dimension (``accuracy/x``) or over the dimensions too
 (``accuracy``):
@@ -31,28 +31,24 @@ from torch import Tensor
 
 from rt1.actions import ActionSpec, FloatArray, TokenArray
 
+_ROWS = ("loss", "accuracy", "error")
+
 
 class ActionScores:
-    """Sums over steps of what a set of predictions scored; they add up over batches and over processes.
+    """Sums over steps of the scores of predictions, which add up over batches and processes.
 
-    The sums are one float64 vector: ``torch.distributed.all_reduce(scores.sums)`` makes them those of all ranks, as
-    :meth:`load_sums` does with sums from elsewhere. Their order is fixed by the action spec and ``within``.
+    The sums are one float64 vector, whose order is fixed by the action spec and ``within``:
+    ``torch.distributed.all_reduce(scores.sums)`` makes them those of all ranks.
     """
 
     def __init__(
         self, action_spec: ActionSpec, *, within: Sequence[int] = (1, 5), device: torch.device | str = "cpu"
     ) -> None:
-        """Start with nothing counted.
-
-        Args:
-            action_spec: dimensions, bounds and bins of the actions.
-            within: distances in bins, each at least 1, for which the share of tokens at most that far off is given.
-            device: where the sums are kept.
-        """
+        """Start at zero, on ``device``, with the distances in bins, at least 1, of the ``within_N_bins`` scores."""
         if any(bins < 1 for bins in within) or len(set(within)) != len(within):
             raise ValueError(f"within is {tuple(within)}; it must hold distances of at least 1 bin, none twice")
         self.action_spec, self.within = action_spec, tuple(within)
-        rows = len(_fixed_rows()) + len(self.within)
+        rows = len(_ROWS) + len(self.within)
         self.sums = torch.zeros(1 + rows * action_spec.size, dtype=torch.float64, device=device)
         """The number of counted steps, then a row of one sum per dimension for each kind of number."""
 
@@ -62,14 +58,14 @@ class ActionScores:
         return int(self.sums[0])
 
     def add(self, logits_BTAV: Tensor, token_BTA: Tensor, mask_BT: Tensor, action_BTA: Tensor | None = None) -> None:
-        """Count the steps of a batch; the tensors may lie on any one device.
+        """Count the steps of a batch; the tensors may be on any one device.
 
         Args:
-            logits_BTAV: float (B, T, A, V), as the network gives them.
+            logits_BTAV: float (B, T, A, V), of the network.
             token_BTA: integers (B, T, A), the recorded tokens, 0..V-1.
-            mask_BT: bool (B, T), True for the steps that count; what the others hold does not matter.
-            action_BTA: float (B, T, A), the recorded actions in physical units; None takes what the recorded tokens
-                decode to, and the errors are then whole numbers of bin widths.
+            mask_BT: bool (B, T), True for the steps that count.
+            action_BTA: float (B, T, A), the recorded actions in physical units; None decodes the recorded tokens, and
+                errors are whole numbers of bin widths.
 
         Raises:
             ValueError: shapes that do not fit each other or the action spec.
@@ -89,7 +85,7 @@ class ActionScores:
         self.sums[1:] += sums.to(self.sums.device)
 
     def load_sums(self, sums: Tensor) -> None:
-        """Take over the sums of another :class:`ActionScores` of the same action spec and ``within``."""
+        """Copy the sums of another :class:`ActionScores` with the same action spec and ``within``."""
         if sums.shape != self.sums.shape:
             raise ValueError(
                 f"the sums have shape {tuple(sums.shape)}, these scores {tuple(self.sums.shape)}; "
@@ -103,7 +99,7 @@ class ActionScores:
             return {}
         sums = self.sums.cpu().numpy()
         means = sums[1:].reshape(-1, self.action_spec.size) / sums[0]
-        names = [*_fixed_rows(), *(_within_name(bins) for bins in self.within)]
+        names = [*_ROWS, *(_within_name(bins) for bins in self.within)]
         rows = dict(zip(names, means, strict=True))
         error = rows.pop("error")
         values = {name: float(row.mean()) for name, row in rows.items()}
@@ -121,15 +117,14 @@ class ActionScores:
 
     def _check(self, logits_BTAV: Tensor, token_BTA: Tensor, mask_BT: Tensor, action_BTA: Tensor | None) -> None:
         shape = (*mask_BT.shape, self.action_spec.size)
-        found = {"logits": logits_BTAV.shape, "tokens": token_BTA.shape}
-        wanted = {"logits": (*shape, self.action_spec.bins), "tokens": shape}
+        expected = {"logits": (logits_BTAV, (*shape, self.action_spec.bins)), "tokens": (token_BTA, shape)}
         if action_BTA is not None:
-            found["actions"], wanted["actions"] = action_BTA.shape, shape
-        for name, given in found.items():
-            if tuple(given) != wanted[name]:
+            expected["actions"] = (action_BTA, shape)
+        for name, (tensor, expected_shape) in expected.items():
+            if tensor.shape != expected_shape:
                 raise ValueError(
-                    f"the {name} have shape {tuple(given)}, the mask and the action spec ask for {wanted[name]}; "
-                    "give those of the same steps and the network's own action spec"
+                    f"the {name} have shape {tuple(tensor.shape)}, the mask and the action spec ask for "
+                    f"{expected_shape}; give those of the same steps and the network's own action spec"
                 )
 
 
@@ -141,21 +136,17 @@ def values_of_all(scores: Mapping[str, ActionScores]) -> dict[str, float]:
     """
     if len(scores) == 1:
         return next(iter(scores.values())).values()
-    found = {name: own.values() for name, own in scores.items()}
-    plain = dict.fromkeys(key for values in found.values() for key in values if "/" not in key)
+    values_by_name = {name: embodiment_scores.values() for name, embodiment_scores in scores.items()}
+    plain = dict.fromkeys(key for values in values_by_name.values() for key in values if "/" not in key)
     overall = {}
     for key in plain:
-        steps = {name: scores[name].steps for name, values in found.items() if key in values}
-        overall[key] = sum(found[name][key] * count for name, count in steps.items()) / sum(steps.values())
-    for name, values in found.items():
+        steps = {name: scores[name].steps for name, values in values_by_name.items() if key in values}
+        overall[key] = sum(values_by_name[name][key] * count for name, count in steps.items()) / sum(steps.values())
+    for name, values in values_by_name.items():
         for key, value in values.items():
             kind, slash, dimension = key.partition("/")
             overall[f"{kind}/{name}{slash}{dimension}"] = value
     return overall
-
-
-def _fixed_rows() -> tuple[str, ...]:
-    return ("loss", "accuracy", "error")
 
 
 def _within_name(bins: int) -> str:
@@ -183,7 +174,7 @@ class Reliability:
 
 
 class TokenCounts:
-    """Counts of predicted against recorded tokens, and of confidences; their size depends on the action spec only."""
+    """Counts of predicted against recorded tokens, and of confidences."""
 
     def __init__(self, action_spec: ActionSpec) -> None:
         self.action_spec = action_spec
@@ -210,8 +201,8 @@ class TokenCounts:
     def reliability(self, dimension: int | None = None) -> Reliability:
         """Return the reliability of one dimension, or of all tokens together."""
         count, confidence, right = self._sums_3AR.sum(axis=1) if dimension is None else self._sums_3AR[:, dimension]
-        some = np.where(count > 0, count, np.nan)
-        return Reliability(count=count, confidence=confidence / some, accuracy=right / some)
+        divisor = np.where(count > 0, count, np.nan)
+        return Reliability(count=count, confidence=confidence / divisor, accuracy=right / divisor)
 
     def differences(self, dimension: int) -> NDArray[np.int64]:
         """Return how often predicted less recorded token is -(V - 1) .. V - 1, (2 V - 1,)."""
@@ -219,9 +210,6 @@ class TokenCounts:
         return np.array([np.trace(confusion_VV, offset) for offset in range(1 - bins, bins)])
 
     def most_frequent(self) -> NDArray[np.float64]:
-        """Return the share of the recorded tokens that are the most frequent one of their dimension, (A,).
-
-        This is the accuracy of a prediction that never looks.
-        """
+        """Return the share of each dimension's most frequent recorded token, (A,): the accuracy without any input."""
         recorded_AV = self.confusion_AVV.sum(axis=2)
         return recorded_AV.max(axis=1) / recorded_AV.sum(axis=1)

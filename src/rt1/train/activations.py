@@ -21,14 +21,9 @@ _SAVED = [torch.ops.aten.convolution.default, torch.ops.aten.mm.default, torch.o
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, activations: Activations) -> None:
-    """Let blocks compute activations again in the backward pass, in training, instead of keeping them.
+    """Let a backbone's blocks recompute activations in the backward pass of training; see :class:`TrainConfig`.
 
-    The blocks' outputs, gradients, random numbers and moving statistics stay bit for bit the same.
-
-    Args:
-        blocks: the blocks of a backbone.
-        activations: ``selective`` keeps the outputs of convolutions and products, ``full`` a block's input alone,
-            ``kept`` all of them.
+    Outputs, gradients, random numbers and moving statistics stay bit for bit the same.
     """
     if activations == "kept":
         return
@@ -54,7 +49,7 @@ def _contexts(
 
 @contextmanager
 def _second(block: nn.Module, cached: AbstractContextManager[object]) -> Iterator[None]:
-    """Let a block work on copies of its buffers, so that its moving statistics see a batch once."""
+    """Let a block work on copies of its buffers, so that a batch enters its moving statistics once."""
     buffers = [(m, name, buffer) for m in block.modules() for name, buffer in m.named_buffers(recurse=False)]
     for module, name, buffer in buffers:
         setattr(module, name, buffer.clone())

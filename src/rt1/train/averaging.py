@@ -1,4 +1,4 @@
-"""The moving average of the weights: smoother than the weights themselves, and what a policy then acts with."""
+"""The moving average of the weights, which a policy then acts with."""
 
 from __future__ import annotations
 
@@ -31,26 +31,25 @@ class AverageSettings:
 
 
 class WeightAverage:
-    """The average beside the network whose weights it follows."""
+    """The averaged weights of a network."""
 
     def __init__(self, model: nn.Module, settings: AverageSettings) -> None:
-        """Begin with the network's weights as they are."""
         self._settings = settings
         self._tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
     @torch.no_grad()
     def add(self, model: nn.Module, updates: int) -> None:
-        """Take in the weights after ``updates`` updates. Counters, which have no mean, are taken over."""
-        pairs = [(own, new) for own, new in self._pairs(model) if own.is_floating_point()]
+        """Add the weights after ``updates`` updates; counters are copied."""
+        pairs = [(mean, new) for mean, new in self._pairs(model) if mean.is_floating_point()]
         average = get_ema_multi_avg_fn(self._settings.decay_at(updates))
-        average([own for own, _ in pairs], [new for _, new in pairs], updates)
-        for own, new in self._pairs(model):
-            if not own.is_floating_point():
-                own.copy_(new)
+        average([mean for mean, _ in pairs], [new for _, new in pairs], updates)
+        for mean, new in self._pairs(model):
+            if not mean.is_floating_point():
+                mean.copy_(new)
 
     @contextmanager
     def acting(self, model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
-        """Let the network have the averaged weights while the block runs, and yield its own by name meanwhile."""
+        """Use the averaged weights in the network within the block, and yield the current ones by name."""
         self._exchange(model)
         try:
             yield self._tensors
@@ -59,16 +58,17 @@ class WeightAverage:
 
     @torch.no_grad()
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Go on from a checkpoint: the network has the average, ``weights`` are its own, which it gets back.
+        """Restore from a checkpoint: the network holds the average, ``weights`` are its current weights.
 
         Raises:
-            ValueError: a weight is lacking, is one too many, or has another shape.
+            ValueError: a weight is missing, is one too many, or has another shape.
         """
         wrong = weights.keys() ^ self._tensors.keys()
-        wrong |= {name for name in weights.keys() & self._tensors.keys() if weights[name].shape != self._shape(name)}
+        common = weights.keys() & self._tensors.keys()
+        wrong |= {name for name in common if weights[name].shape != self._tensors[name].shape}
         if wrong:
             raise ValueError(
-                "the weights beside the average lack, have too many or another shape of: "
+                "the weights stored with the average lack, have too many or another shape of: "
                 f"{', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); they belong to another network; use another "
                 "checkpoint"
             )
@@ -76,15 +76,12 @@ class WeightAverage:
             self._tensors[name].copy_(tensor)
             tensor.copy_(weights[name])
 
-    def _shape(self, name: str) -> torch.Size:
-        return self._tensors[name].shape
-
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
-        for own, other in self._pairs(model):
-            kept = other.clone()
-            other.copy_(own)
-            own.copy_(kept)
+        for mean, weight in self._pairs(model):
+            copy = weight.clone()
+            weight.copy_(mean)
+            mean.copy_(copy)
 
     def _pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
         return [(self._tensors[name], tensor) for name, tensor in model.state_dict().items()]

@@ -25,7 +25,7 @@ HARMLESS = {
     "threads",
     "validate_every",
 }
-"""Settings that only decide how often, how fast and where a run works: the losses stay the same but for rounding."""
+"""Settings that do not change the losses, but for rounding."""
 
 _LONGEST = 400
 """Characters that are shown of a difference; a damaged file may hold names and values of any length."""

@@ -30,7 +30,7 @@ from rt1.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """A source made ready for a run."""
+    """The data of a run: loaders, split and text encoder."""
 
     source: EpisodeSource
     text_encoder: TextEncoderIdentity | None  # encoder of the text embeddings
@@ -41,7 +41,7 @@ class TrainingData:
 
     @property
     def embodiments(self) -> Embodiments:
-        """The kinds of robots that the episodes are of; usually one."""
+        """The kinds of robots in the data; usually one."""
         return self.train.embodiments
 
     def fit(self, model: RT1Config) -> RT1Config:
@@ -68,17 +68,16 @@ def prepare_data(
     encoder: TextEncoder | None = None,
     paraphrases: Paraphrases | None = None,
 ) -> TrainingData:
-    """Split the data and build their loaders.
+    """Split the data and build the loaders.
 
     Args:
         data: recorded episodes, or several data sets and their shares.
         config: window, clip, batch size, seed, held-out share.
-        encoder: encoder for the instructions; without it the embeddings stored with the episodes are used.
-        paraphrases: sentences that training gives in place of an instruction now and then; they need an encoder.
+        encoder: encoder for the instructions; None: the embeddings stored with the episodes.
+        paraphrases: further sentences for an instruction; they need an encoder.
 
     Raises:
-        DataError: no episodes, episodes without an embedding where no encoder is given, or paraphrases that cannot be
-            used.
+        DataError: no episodes, no text embeddings and no encoder, or paraphrases that cannot be used.
     """
     sources = data if isinstance(data, Sequence) else [WeightedSource(source=data)]
 
@@ -104,7 +103,7 @@ def prepare_data(
 
     return TrainingData(
         source=split.source,
-        text_encoder=_text_encoder([each.source for each in sources]) if encoder is None else encoder.identity,
+        text_encoder=_text_encoder([weighted.source for weighted in sources]) if encoder is None else encoder.identity,
         paraphrases=checksum(paraphrases) if paraphrases else None,
         train=loader(split.train),
         held_out=None if split.held_out is None else loader(split.held_out),
@@ -113,15 +112,15 @@ def prepare_data(
 
 
 def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
-    """Return the one encoder that all sources' embeddings come from, or None where they do not say."""
-    found = [stored_text_encoder(source) for source in sources]
-    names = {None if identity is None else identity.name for identity in found}
-    if any(identity != found[0] for identity in found):
+    """Return the one encoder of all stored embeddings, or None if the sources do not name it."""
+    encoders = [stored_text_encoder(source) for source in sources]
+    names = {None if identity is None else identity.name for identity in encoders}
+    if any(identity != encoders[0] for identity in encoders):
         raise DataError(
             f"the data sets' text embeddings come from different encoders: {', '.join(sorted(map(str, names)))}; name "
             "one text encoder for the instructions of all"
         )
-    return found[0]
+    return encoders[0]
 
 
 def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArray[np.float32]:
@@ -144,7 +143,7 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
 
 
 def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
-    """Return the identity of the encoder that a source says its embeddings come from, or None."""
+    """Return the encoder of a source's stored text embeddings, or None if it names none."""
     stored = optional_members(source).text_encoder
     return None if stored is None else TextEncoderIdentity.from_json(stored)
 
@@ -169,29 +168,29 @@ def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphr
         warnings.warn(
             f"paraphrases of {len(unused)} of {len(paraphrases)} instructions are not used: {message}", stacklevel=2
         )
-    spoken = [(instruction, *paraphrases.get(instruction, ())) for instruction in instructions]
-    distinct = sorted({sentence for own in spoken for sentence in own})
+    choices = [(instruction, *paraphrases.get(instruction, ())) for instruction in instructions]
+    distinct = sorted({sentence for sentences in choices for sentence in sentences})
     numbers = {sentence: number for number, sentence in enumerate(distinct)}
     return Sentences(
         vector_RE=encoder.encode(distinct),
-        rows=np.array([numbers[sentence] for own in spoken for sentence in own], dtype=np.int64),
-        counts=np.array([len(own) for own in spoken], dtype=np.int64),
+        rows=np.array([numbers[sentence] for sentences in choices for sentence in sentences], dtype=np.int64),
+        counts=np.array([len(sentences) for sentences in choices], dtype=np.int64),
     )
 
 
 def checksum(paraphrases: Paraphrases) -> str:
-    """Return a hash of paraphrases, by which a run knows them again; the order of the instructions is none of it."""
+    """Return a hash of paraphrases that does not depend on the order of the instructions."""
     return hashlib.sha256(json.dumps(dict(paraphrases), sort_keys=True).encode()).hexdigest()
 
 
 def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData) -> CheckpointInfo | SharedInfo:
-    """Return what is known before the first update; actions are read for their statistics."""
-    found = data.embodiments
+    """Return the description of a new run's checkpoints; reads the actions for their statistics."""
+    embodiments = data.embodiments
     robots = {
-        name: _embodiment(source, found.own_numbers(head, data.held_out_episodes))
-        for head, (name, source) in enumerate(found.sources.items())
+        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes))
+        for head, (name, source) in enumerate(embodiments.sources.items())
     }
-    if found.several:
+    if embodiments.several:
         provenance = {"preset": config.name, "source": data.source.name, "episodes": len(data.source.lengths)}
         return SharedInfo(model=network, embodiments=robots, text_encoder=data.text_encoder, provenance=provenance)
     (robot,) = robots.values()
@@ -222,7 +221,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodimen
 
 
 def acting_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
-    """Return what the policy that trials are run with says of itself: the only one, or the one with an environment."""
+    """Return the description of the policy in trials: the only embodiment, or the one with an environment."""
     if isinstance(info, CheckpointInfo):
         return info
     names = [name for name, robot in info.embodiments.items() if robot.provenance.get("env")]

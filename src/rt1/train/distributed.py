@@ -1,4 +1,4 @@
-"""One process or many: who this one is, sums over all, and one clear line when another one is gone."""
+"""The ranks of a run: sums over all of them, and one clear error when one is lost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOST = ("Connection closed", "Connection reset", "Connection refused", "Broken 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The processes of a run, each called a rank, and which one this is."""
+    """The processes of a run, called ranks, as one of them sees them."""
 
     rank: int = 0  # of this process
     size: int = 1  # number of ranks
@@ -48,14 +48,14 @@ class World:
         dist.all_reduce(total)
         return total
 
-    def table(self, own: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Return the rows of all ranks, in the order of the ranks; each rank gives as many."""
-        rows = torch.zeros(self.size, len(own), len(own[0]), dtype=torch.float64)
-        rows[self.rank] = torch.tensor(own, dtype=torch.float64)
-        return self.sum(rows.to(self.device)).cpu().flatten(0, 1).tolist()
+    def table(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
+        """Return the rows of all ranks, in the order of the ranks; each rank gives the same number."""
+        table = torch.zeros(self.size, len(rows), len(rows[0]), dtype=torch.float64)
+        table[self.rank] = torch.tensor(rows, dtype=torch.float64)
+        return self.sum(table.to(self.device)).cpu().flatten(0, 1).tolist()
 
     def any(self, *, here: bool) -> bool:
-        """Return whether something is so on any rank."""
+        """Return whether ``here`` is true on any rank."""
         return (self.size > 1 and bool(self.table([[float(here)]]) != [[0.0]] * self.size)) or here
 
     def wait(self) -> None:
@@ -68,8 +68,7 @@ class World:
 def join_world(choice: Device) -> Iterator[World]:
     """Yield the world that torchrun made (``RANK``, ``WORLD_SIZE``, ...), or one of this process alone.
 
-    Args:
-        choice: ``auto`` takes a GPU where there is one; rank k of a machine takes its k-th.
+    Rank k of a machine takes its k-th GPU; ``auto`` takes the CPU where there is none.
 
     Raises:
         TrainingError: no GPU where one is asked for, or not one for each rank.
@@ -94,10 +93,10 @@ def join_world(choice: Device) -> Iterator[World]:
 def _device(choice: Device) -> torch.device:
     if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= there:
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if number >= gpus:
         raise TrainingError(
-            f"rank {number} of this machine finds {there} GPUs; start as many processes as there are GPUs, or set "
+            f"rank {number} of this machine finds {gpus} GPUs; start as many processes as there are GPUs, or set "
             "device to cpu"
         )
     torch.cuda.set_device(number)
@@ -106,7 +105,7 @@ def _device(choice: Device) -> torch.device:
 
 @contextmanager
 def naming_lost_ranks(world: World) -> Iterator[None]:
-    """Turn what torch raises when another rank is gone into one line."""
+    """Turn torch's errors about a lost rank into one line."""
     try:
         yield
     except RuntimeError as error:
@@ -114,7 +113,7 @@ def naming_lost_ranks(world: World) -> Iterator[None]:
             raise
         raise TrainingError(
             f"rank {world.rank} of {world.size} lost another rank (killed, or its machine is gone); nothing saved is "
-            "lost: start the same command again, with any number of ranks, to go on from the last checkpoint"
+            "lost: start the same command again, with any number of ranks, to resume from the last checkpoint"
         ) from error
 
 
@@ -122,7 +121,7 @@ def share_batch_norm(model: nn.Module, kind: BatchNormKind, world: World) -> Non
     """Let BatchNorm use the images of its own rank, or those of all ranks.
 
     Raises:
-        TrainingError: a BatchNorm that cannot add up over ranks.
+        TrainingError: a BatchNorm that cannot be synchronized.
     """
     for name, module in model.named_modules():
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 (the base of all of them)
@@ -131,16 +130,16 @@ def share_batch_norm(model: nn.Module, kind: BatchNormKind, world: World) -> Non
             module.reduce = world.sum if kind == "sync" and world.size > 1 else None
         elif kind == "sync" and world.size > 1:
             raise TrainingError(
-                f"batch_norm is sync, and {name} ({type(module).__name__}) normalises by its own rank's images only; "
+                f"batch_norm is sync, and {name} ({type(module).__name__}) normalizes by its own rank's images only; "
                 "use batch_norm local or frozen, or the backbone efficientnet or maxvit"
             )
 
 
 @torch.no_grad()
 def average_statistics(model: nn.Module, world: World) -> None:
-    """Make BatchNorm's moving statistics, which each rank takes from its own images, their mean over the ranks.
+    """Replace BatchNorm's moving statistics of each rank by their mean over the ranks.
 
-    Moving means are linear: whenever and however often this is done, the mean over the ranks stays the same.
+    Moving means are linear: however often this is done, the mean over the ranks stays the same.
     """
     if world.size == 1:
         return

@@ -1,4 +1,4 @@
-"""A batch through the network: what the network is given, its logits, and what they are held against.
+"""The forward pass of training: a batch's inputs, the logits, and the targets.
 
 Shape letters: B samples of the batch, S their steps; X images, W windows, T window, K image tokens, E width, A action
 dimensions, V bins. Where samples are windows W is B and S is T.
@@ -28,7 +28,7 @@ _PIXELS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Which images of a batch are encoded, and how its windows are put together from them."""
+    """Which images of a batch are encoded, and which of them each window consists of."""
 
     image_X: NDArray[np.int64] | None  # indices into the B*S images; None: all of them, in order
     place_WT: NDArray[np.int64] | None  # image at each window position; None: all X, in order
@@ -48,26 +48,26 @@ class Layout:
 
 
 def layout(batch: Batch) -> Layout:
-    """Lay a batch out: windows as they are, or every real image of its clips once and the windows cut from them."""
+    """Return the layout of a batch: its windows, or every image of its clips once and the windows cut from them."""
     rows, steps = batch.valid_BT.shape
     if batch.cuts is None:
         step_WT = np.arange(rows * steps).reshape(rows, steps)
         return Layout(image_X=None, place_WT=None, row_W=np.arange(rows), step_WT=step_WT, valid_WT=batch.valid_BT)
     real = batch.valid_BT.reshape(-1)
-    there_BG = batch.cuts.valid_BGT.any(axis=2)  # an episode's last clip may hold fewer windows
-    row_W = np.nonzero(there_BG)[0]
-    step_WT = batch.cuts.place_BGT[there_BG] + row_W[:, None] * steps
+    exists_BG = batch.cuts.valid_BGT.any(axis=2)  # an episode's last clip may hold fewer windows
+    row_W = np.nonzero(exists_BG)[0]
+    step_WT = batch.cuts.place_BGT[exists_BG] + row_W[:, None] * steps
     return Layout(
         image_X=np.flatnonzero(real),
         place_WT=(np.cumsum(real) - 1)[step_WT],
         row_W=row_W,
         step_WT=step_WT,
-        valid_WT=batch.cuts.valid_BGT[there_BG],
+        valid_WT=batch.cuts.valid_BGT[exists_BG],
     )
 
 
 class Prediction(NamedTuple):
-    """What the network says of a batch's windows, and what was recorded."""
+    """The network's logits for the windows of a batch, and what was recorded."""
 
     logits_WTAV: Tensor  # float32
     token_WTA: Tensor  # recorded action tokens; -1 in dimensions that a window's embodiment does not have
@@ -83,7 +83,7 @@ class Prediction(NamedTuple):
 
 
 class Predictor(nn.Module):
-    """The network with its text input, in a precision. Training compiles this module and copies it to every rank."""
+    """The network with its text input, in one precision. Training compiles it and copies it to every rank."""
 
     def __init__(self, model: RT1, precision: Precision) -> None:
         super().__init__()
@@ -97,10 +97,7 @@ class Predictor(nn.Module):
         shared: SharedImages | None,
         embodiment_W: Tensor | None,
     ) -> Tensor:
-        """Return float32 logits (W, T, A, V); see :meth:`RT1.forward`.
-
-        ``dropped_B`` says which samples do without the text.
-        """
+        """Return float32 logits (W, T, A, V); ``dropped_B``: samples without text; see :meth:`RT1.forward`."""
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
             condition_B = self.model.text(text_BE, dropped_B)
             return self.model(image, condition_B, shared=shared, embodiment_B=embodiment_W)
@@ -116,16 +113,16 @@ def predict(
     augment: Augment | None = None,
     dropped_B: NDArray[np.bool_] | None = None,
 ) -> Prediction:
-    """Run the network on a batch.
+    """Run a :class:`Predictor` on a batch of windows or clips.
 
     Args:
-        predictor: a :class:`Predictor`, compiled or spread over ranks as may be.
-        batch: windows or clips as the loader gives them.
-        plan: how it is laid out, where that is known already.
-        image_size: height and width that the network sees.
-        device: where the network is.
-        augment: see :data:`Augment`; None leaves the images as they are.
-        dropped_B: True for samples that do without the text; None: all have it.
+        predictor: may be compiled or data-parallel.
+        batch: windows or clips, as the loader gives them.
+        plan: layout of the batch, if already known.
+        image_size: height and width of the network's images.
+        device: of the network.
+        augment: see :data:`Augment`.
+        dropped_B: True for samples without text.
     """
     plan = plan or layout(batch)
     rows, steps = batch.valid_BT.shape
@@ -155,20 +152,20 @@ def prepared_images(
 ) -> Tensor:
     """Return a batch's images as the network sees them, float (B*S, C, *image_size) in [0, 1].
 
-    Images are augmented at the size they are stored in and then resized, all in float. So the images of a data set do
-    not depend on the other data sets of a mixture.
+    Images are augmented at their stored size and then resized, in float, so that they do not depend on the other data
+    sets of a mixture.
     """
     steps, pieces, rows = batch.valid_BT.shape[1], [], []
     for row_N, image_NTHWC in batch.images:
         _, _, height, width, _ = image_NTHWC.shape
         at_once = max(1, _PIXELS_AT_ONCE // (steps * height * width))
         for first in range(0, len(row_N), at_once):
-            own = slice(first, first + at_once)
-            image_XCHW = to_float(_to(device, image_NTHWC[own]).flatten(0, 1))
+            piece = slice(first, first + at_once)
+            image_XCHW = to_float(_to(device, image_NTHWC[piece]).flatten(0, 1))
             if augment is not None:
-                image_XCHW = augment(image_XCHW.unflatten(0, (-1, steps)), row_N[own]).flatten(0, 1)
+                image_XCHW = augment(image_XCHW.unflatten(0, (-1, steps)), row_N[piece]).flatten(0, 1)
             pieces.append(resize(image_XCHW, image_size))
-            rows.append(row_N[own])
+            rows.append(row_N[piece])
     image_XCHW = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
     if len(batch.images) == 1:
         return image_XCHW
@@ -177,7 +174,7 @@ def prepared_images(
 
 
 def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> SharedImages | None:
-    """Return which images each window of a batch of clips is made of; None for a batch of windows."""
+    """Return the images of each window in a batch of clips; None for a batch of windows."""
     if plan.image_X is None or plan.place_WT is None:
         return None
     return SharedImages(
@@ -188,7 +185,7 @@ def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> Shar
 
 
 def _to(device: torch.device | str, array: NDArray[Any]) -> Tensor:
-    """Copy an array to the device, to a GPU from pinned memory while the processor goes on."""
+    """Copy an array to the device; to a GPU asynchronously, from pinned memory."""
     tensor = torch.from_numpy(array)
     if torch.device(device).type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

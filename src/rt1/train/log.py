@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line, and TensorBoard and Weights & Biases (W&B) where they are wanted."""
+"""Metrics of a run: one JSON object a line, and optionally TensorBoard and Weights & Biases (W&B)."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class LogSettings:
 class MetricsLog:
     """Appends records to ``metrics.jsonl``, and to TensorBoard and W&B as the settings say.
 
-    ``run.json`` beside it holds the configuration, the unit and meaning of every metric, and for each start of the run
-    the commit and the machine; TensorBoard and W&B get the same.
+    ``run.json`` in the same folder holds the configuration, the unit and meaning of every metric, and the commit and
+    machine of each start. TensorBoard and W&B get the same.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class MetricsLog:
         settings: LogSettings | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Open the log of a run; records from update ``resume_at`` on are dropped, since they will come again."""
+        """Open the log of a run, and drop the records after update ``resume_at``."""
         settings = settings or LogSettings()
-        kept = [record for record in read_metrics(run) if record["update"] <= resume_at]
-        write_text(run / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in kept))
+        records = [record for record in read_metrics(run) if record["update"] <= resume_at]
+        write_text(run / METRICS_FILE, "".join(json.dumps(record) + "\n" for record in records))
         about = _note_start(run, dict(config or {}), resume_at)
         self._file = (run / METRICS_FILE).open("a", encoding="utf-8")
         self._board = _open_board(run, about, resume_at) if settings.tensorboard else None
@@ -78,7 +78,7 @@ class MetricsLog:
 
 
 def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
-    """Write what the run is and that it starts, or goes on, now; return what was written."""
+    """Add this start of the run to ``run.json``; return its content."""
     file = run / ABOUT_FILE
     starts, wandb_id = _earlier_starts(file) if update and file.is_file() else ([], None)
     start = {
@@ -130,7 +130,7 @@ def _open_wandb(run: Path, about: Mapping[str, Any], settings: LogSettings) -> A
             project=settings.project,
             entity=settings.entity,
             name=run.name,
-            id=about["wandb_id"],  # a run that goes on is the same run there, too
+            id=about["wandb_id"],  # a resumed run stays one W&B run
             resume="allow" if settings.wandb == "online" else None,  # `wandb sync --append` joins files of one id
             mode=settings.wandb,
             dir=str(run),

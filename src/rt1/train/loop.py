@@ -1,4 +1,4 @@
-"""The training loop: one update after another, watched, validated, saved, and resumed exactly where it stopped."""
+"""The training loop: updates, validation, checkpoints, and exact resumption."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ RUN_FILES = (*RUN_ORDER, METRICS_FILE, ABOUT_FILE)
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """How a call of :func:`train` ended."""
+    """The result of :func:`train`."""
 
     run: Path  # the run folder: ``last/``, ``best/``, ``metrics.jsonl``
     updates: int  # updates done so far
@@ -57,22 +57,22 @@ def train(
     paraphrases: Paraphrases | None = None,
     allow_changes: bool = False,
 ) -> RunResult:
-    """Train a network, or go on with a run that was stopped, with the losses of an uninterrupted one.
+    """Train a network, or resume a run with the losses of an uninterrupted one.
 
-    Started by torchrun, several processes train one network; see docs/training.md.
+    Started by torchrun, several processes train one network (see docs/training.md).
 
     Args:
         data: recorded episodes, or several data sets and their shares.
-        config: all settings; a run goes on only with the settings it began with.
+        config: all settings; a run resumes only with its original settings.
         run: output folder.
-        encoder: text encoder for the instructions; without it the embeddings stored with the episodes are used.
-        paraphrases: instruction to other sentences; each sample is given one of them or the instruction, all equally
-            likely. Validation gives the instruction.
-        allow_changes: go on although settings or data are not those the run began with.
+        encoder: text encoder for the instructions; None: the embeddings stored with the episodes.
+        paraphrases: instruction to other sentences. Each sample gets one of them or the instruction, with equal chance;
+            validation uses the instruction.
+        allow_changes: resume with other settings or data; the differences are recorded.
 
     Raises:
         TrainingError: a loss or gradient that is not finite, a batch that does not fit into memory, a run folder with
-            other settings or data, a rank that is gone.
+            other settings or data, a lost rank.
         DataError: data that cannot be read.
         SaveError: a checkpoint that could not be written, or a folder that holds something else.
         LockedError: another process trains in the folder.
@@ -93,8 +93,8 @@ def train(
             world=world,
             allow_changes=allow_changes,
         )
-        if state.update < config.updates:  # finished before: what is there stays as it is
-            _go_on(state, encoder)
+        if state.update < config.updates:
+            _run_updates(state, encoder)
     return RunResult(
         run=state.folder,
         updates=state.update,
@@ -104,7 +104,7 @@ def train(
     )
 
 
-def _go_on(run: Run, encoder: TextEncoder | None) -> None:
+def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
     config, world = run.config, run.world
     trials = None
     if config.closed_loop.every and world.is_main:
@@ -131,7 +131,7 @@ def _open_log(run: Run) -> MetricsLog:
 
 
 def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop | None) -> None:
-    """Log, validate, try and save when it is time."""
+    """Log, validate, run trials and save when due."""
     config, update = run.config, run.update
     last = update == config.updates
     values: dict[str, float] = {}
@@ -154,7 +154,7 @@ def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop 
 
 
 def _note(values: Mapping[str, float]) -> str:
-    """Return what the progress line says beside updates and time left."""
+    """Return the values shown by the progress bar."""
     memory = values.get("gpu_memory_gb", values.get("memory_gb"))
     return (
         f"loss {values['loss']:.3f}, accuracy {values['accuracy']:.0%}, {values['windows_per_second']:.3g} windows/s, "
@@ -174,7 +174,7 @@ def _validate(run: Run, held_out: Loader) -> dict[str, float]:
 
 
 def _try(run: Run, trials: ClosedLoop | None) -> dict[str, float]:
-    """Return the success rates of the policy as it is now, which is saved for it; the first rank tries, all know."""
+    """Return the success rates of the current policy; the first rank runs the trials for all."""
     run.save("last")
     rates = {SUCCESS: 0.0} if trials is None else trials.round(run.folder / "last")
     total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64, device=run.world.device))

@@ -1,4 +1,4 @@
-"""What the updates since the last line of metrics amounted to: means, speeds, waiting and memory."""
+"""Means, speeds, data wait and memory of the updates since the last record of metrics."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ _COUNTS = ("updates", "windows", "images")
 
 
 class Meter:
-    """Adds up the values of updates, and gives their means; an interrupted one goes on where it was."""
+    """Accumulates the values of updates and returns their means; can be saved and restored."""
 
     def __init__(self) -> None:
-        """Start the clock."""
         self._sums: dict[str, float] = {}
         self._counts = dict.fromkeys(_COUNTS, 0.0)
         self._waited = 0.0
@@ -39,7 +38,7 @@ class Meter:
         self._counts["images"] += images
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yield batches, and remember how long each was waited for."""
+        """Yield batches, and measure how long each was waited for."""
         iterator = iter(batches)
         while True:
             start = time.monotonic()
@@ -53,7 +52,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stop the clock: what is done meanwhile, a validation or a checkpoint, is no update."""
+        """Stop the clock during a validation or a checkpoint."""
         self._paused = time.monotonic()
         try:
             yield
@@ -62,7 +61,7 @@ class Meter:
             self._paused = None
 
     def take(self) -> dict[str, float]:
-        """Return the means since the last call, speeds and memory (see docs/training.md), and begin anew."""
+        """Return the means since the last call, speeds and memory (see docs/training.md), and start over."""
         now = self._now()
         seconds = max(now - self._since, 1e-9)
         means = {name: total / self._counts["updates"] for name, total in self._sums.items()}
@@ -76,7 +75,7 @@ class Meter:
         return means
 
     def _now(self) -> float:
-        """Return the time on the clock, which stands still during a pause."""
+        """Return the time of the clock, which stops during a pause."""
         return time.monotonic() if self._paused is None else self._paused
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,7 +84,7 @@ class Meter:
         return {"sums": dict(self._sums), "counts": dict(self._counts), "waited": self._waited, "seconds": seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken."""
+        """Restore a state."""
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
         self._waited = float(state["waited"])
         self._since = time.monotonic() - float(state["seconds"])
@@ -93,9 +92,9 @@ class Meter:
 
 def memory() -> dict[str, float]:
     """Return the peak memory so far in GB (1e9 bytes): of this process, and of its GPU where it uses one."""
-    found: dict[str, float] = {}
+    gigabytes: dict[str, float] = {}
     if (peak := peak_memory()) is not None:
-        found["memory_gb"] = peak / 1e9
+        gigabytes["memory_gb"] = peak / 1e9
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        found["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    return found
+        gigabytes["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    return gigabytes

@@ -58,9 +58,9 @@ class OptimizerSettings:
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Adam:
-    """Return the optimizer of the parameters that are not frozen (see :func:`rt1.train.parts.freeze`).
+    """Return the optimizer of all parameters that are not frozen.
 
-    Parameters with one weight decay and one learning rate form a group, whose ``scale`` is its factor.
+    Parameters with the same weight decay and learning rate form a group, whose ``scale`` is its factor.
 
     Raises:
         ValueError: a name in ``settings.scale`` that fits no parameter, or no parameter left to train.
@@ -91,7 +91,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
 
 
 def _can_fuse(device: torch.device) -> bool:
-    """Try torch's fused step on one number, and say why it does not run where it does not."""
+    """Try torch's fused step on one number, and warn with the reason where it does not run."""
     number = nn.Parameter(torch.zeros(1, device=device))
     number.grad = torch.zeros_like(number)
     try:
@@ -103,13 +103,9 @@ def _can_fuse(device: torch.device) -> bool:
 
 
 def set_rates(optimizer: torch.optim.Adam, settings: OptimizerSettings, update: int, updates: int) -> float:
-    """Set what changes from update to update, and return the learning rate of a group whose factor is 1.
+    """Set learning rate and epsilon for update ``update`` (0-based) of ``updates``.
 
-    Args:
-        optimizer: of :func:`make_optimizer`.
-        settings: its settings.
-        update: the update to come, 0-based.
-        updates: updates of the whole run.
+    Returns the learning rate of a group whose factor is 1.
     """
     rate = learning_rate(settings, update, updates)
     for group in optimizer.param_groups:
@@ -130,7 +126,7 @@ def learning_rate(settings: OptimizerSettings, update: int, updates: int) -> flo
 
 
 def epsilon(settings: OptimizerSettings, update: int) -> float:
-    """Return the epsilon with which torch's Adam makes update ``update`` (0-based) as the settings say.
+    """Return the epsilon for torch's Adam in update ``update`` (0-based).
 
     Keras' change is ``m c / (sqrt(v) + eps)`` and torch's ``m c / (sqrt(v) + eps r)`` with the same ``c`` and with
     ``r = sqrt(1 - beta2^t)``, t counted from 1 (docs/network.md): torch with ``eps / r`` is Keras.
@@ -151,7 +147,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what :func:`optimizer_tensors` returned; a part of it, or a name too many, raises ``ValueError``."""
+    """Restore what :func:`optimizer_tensors` returned. A missing or an unknown name raises ``ValueError``."""
     learning = {name: p for name, p in model.named_parameters() if not is_frozen(p)}
     known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}
     if tensors and (wrong := known ^ tensors.keys()):

@@ -29,20 +29,20 @@ def component(parameter: str) -> str:
 
 
 def members(model: nn.Module, name: str) -> list[str]:
-    """Return the parameters that a name means: a component's, or those whose name begins with it, whole words only.
+    """Return the parameters of a component, or those whose name begins with ``name``, whole words only.
 
     Raises:
-        ValueError: nothing is called so; what was probably meant is named.
+        ValueError: no such parameter; the message suggests the closest name.
     """
     names = [parameter for parameter, _ in model.named_parameters()]
     if name in COMPONENTS:
         return [parameter for parameter in names if component(parameter) == name]
-    found = [parameter for parameter in names if f"{parameter}.".startswith(f"{name}.")]
-    if not found:
+    parameters = [parameter for parameter in names if f"{parameter}.".startswith(f"{name}.")]
+    if not parameters:
         words = [parameter.split(".") for parameter in names]
-        beginnings = {".".join(own[:count]) for own in words for count in range(1, len(own) + 1)}
+        beginnings = {".".join(path[:count]) for path in words for count in range(1, len(path) + 1)}
         raise ValueError(unknown_name("part of the network", name, {*beginnings, *COMPONENTS}))
-    return found
+    return parameters
 
 
 def split_factor(text: str) -> tuple[str, float]:
@@ -62,18 +62,18 @@ def split_factor(text: str) -> tuple[str, float]:
 
 
 def factors(model: nn.Module, scale: Sequence[str]) -> dict[str, float]:
-    """Return each parameter's factor of the learning rate, by its name; of several the last one counts."""
-    found = {name: 1.0 for name, _ in model.named_parameters()}
+    """Return the learning rate factor of each parameter, by name; of several the last one counts."""
+    result = {name: 1.0 for name, _ in model.named_parameters()}
     for name, factor in map(split_factor, scale):
-        found |= dict.fromkeys(members(model, name), factor)
-    return found
+        result |= dict.fromkeys(members(model, name), factor)
+    return result
 
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
-    """Let the parameters that these names mean keep their values: they get no gradient from now on."""
-    chosen = {parameter for name in names for parameter in members(model, name)}
+    """Freeze the parameters that these names mean."""
+    frozen = {parameter for name in names for parameter in members(model, name)}
     for name, parameter in model.named_parameters():
-        if name in chosen:
+        if name in frozen:
             parameter.requires_grad_(False)  # noqa: FBT003 (torch's name for it)
 
 
@@ -83,11 +83,9 @@ def is_frozen(parameter: nn.Parameter) -> bool:
 
 
 def training_mode(model: nn.Module, *, batch_norm: bool = True) -> None:
-    """Put a network into training mode, but for the BatchNorm of frozen parts, whose statistics stay, too.
+    """Put a network into training mode, except for the BatchNorm of frozen parts.
 
-    Args:
-        model: the network.
-        batch_norm: whether the BatchNorm of the other parts takes part; else it keeps its statistics everywhere.
+    ``batch_norm`` False keeps all BatchNorm in evaluation mode.
     """
     model.train()
     for module in model.modules():

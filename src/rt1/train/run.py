@@ -1,4 +1,4 @@
-"""A run: its network, optimizer and data, begun anew or found again, and saved."""
+"""A training run: its network, optimizer and data, started or resumed, and saved."""
 
 from __future__ import annotations
 
@@ -58,13 +58,12 @@ from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_te
 from rt1.train.parts import freeze, training_mode
 
 OWN_WEIGHTS = "weights/"
-"""Names of the network's own weights among a checkpoint's training tensors, where ``model.safetensors`` holds their
-average."""
+"""Prefix of the current weights in the training state, if ``model.safetensors`` holds their average."""
 
 
 @dataclass(kw_only=True)
 class Run:
-    """What a run works with, and what changes while it goes on."""
+    """A training run: what it works with, and its progress."""
 
     config: TrainConfig
     folder: Path
@@ -81,23 +80,23 @@ class Run:
     meter: Meter = field(default_factory=Meter)  # since the last record of metrics
 
     def acting(self) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """Let the network have the weights to act with while a block runs, and give its own meanwhile if others."""
+        """Use the averaged weights within the block, if there are any, and yield the current ones by name."""
         return nullcontext({}) if self.average is None else self.average.acting(self.model)
 
     def save(self, name: str) -> None:
         """Write the checkpoint ``name`` of the run folder; every rank calls it, the first one writes."""
         average_statistics(self.model, self.world)
-        with self.acting() as own:
+        with self.acting() as current:
             average_statistics(self.model, self.world)
             if self.world.is_main:
-                self._write(name, own)
+                self._write(name, current)
         self.world.wait()
 
-    def _write(self, name: str, own: Mapping[str, Tensor]) -> None:
-        found = {"update": self.update, "best": self.best, "best_metric": self.config.best_metric}
-        provenance = {**self.info.provenance, **found, "changes": list(self.changes)}
+    def _write(self, name: str, current: Mapping[str, Tensor]) -> None:
+        progress = {"update": self.update, "best": self.best, "best_metric": self.config.best_metric}
+        provenance = {**self.info.provenance, **progress, "changes": list(self.changes)}
         tensors = optimizer_tensors(self.model, self.optimizer)
-        tensors |= {OWN_WEIGHTS + name: tensor for name, tensor in own.items()}
+        tensors |= {OWN_WEIGHTS + name: tensor for name, tensor in current.items()}
         save_checkpoint(
             self.folder / name,
             model=self.model,
@@ -118,20 +117,10 @@ def begin(
     world: World | None = None,
     allow_changes: bool = False,
 ) -> Run:
-    """Begin a run, or find one again where its folder has a checkpoint.
-
-    Args:
-        data: what it learns from.
-        config: its settings.
-        folder: its output.
-        encoder: text encoder for the instructions; None: the embeddings stored with the episodes.
-        paraphrases: instruction to other sentences; see :func:`rt1.train.loop.train`.
-        world: the ranks, each of which has the same run; None: this process alone.
-        allow_changes: go on although settings or data are not those the run began with; what differs is added to
-            ``changes``.
+    """Start a run, or resume the one in ``folder``; see :func:`rt1.train.loop.train` for the arguments.
 
     Raises:
-        TrainingError: the folder holds a run with other settings or data, or a checkpoint without what is needed.
+        TrainingError: the folder holds a run with other settings or data, or a checkpoint that is not complete.
         SaveError: the folder cannot be written.
     """
     world = world or World()
@@ -174,7 +163,7 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
 
 
 def _start(run: Run, path: str) -> None:
-    """Let a new run begin with another network's weights, and say what was taken over and what is new."""
+    """Load another network's weights into a new run, and print what was loaded and what is new."""
     config = run.config
     start = start_from(
         run.model,
@@ -191,7 +180,9 @@ def _start(run: Run, path: str) -> None:
 
 def _checkpoint_activations(model: RT1, config: TrainConfig) -> None:
     if config.compile and config.activations == "full":
-        raise TrainingError("activations is full, and compile is on, which chooses by itself; set activations to kept")
+        raise TrainingError(
+            "activations is full, and compile is on, which decides this itself; set activations to kept"
+        )
     if isinstance(model.backbone, FiLMEfficientNet | MaxViT):
         checkpoint_blocks(model.backbone.blocks, "kept" if config.compile else config.activations)
     elif config.activations != "kept":
@@ -211,14 +202,14 @@ def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
     # A depthwise kernel has one input channel, so both layouts are the same bytes; their strides differ in name only.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Moving statistics are averaged where they are used, so that a rank need not send its own at every update.
-    known = inspect.signature(DistributedDataParallel).parameters
-    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # the latter before 2.13
-    quiet: dict[str, Any] = {name: False}
-    return DistributedDataParallel(predictor, device_ids=devices, gradient_as_bucket_view=True, **quiet)
+    parameters = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
+    no_sync: dict[str, Any] = {name: False}
+    return DistributedDataParallel(predictor, device_ids=devices, gradient_as_bucket_view=True, **no_sync)
 
 
 def channels_last(model: RT1) -> RT1:
-    """Lay convolution weights out for channels-last images, the faster order on CPUs and GPUs."""
+    """Store the convolution weights in channels-last order, the faster one on CPUs and GPUs."""
     for parameter in model.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
@@ -226,7 +217,7 @@ def channels_last(model: RT1) -> RT1:
 
 
 def _progress(run: Run) -> dict[str, Any]:
-    """Return where a run stands, its settings and its data, as plain data."""
+    """Return a run's progress, settings and data as plain data."""
     source, encoder = run.data.source, run.data.text_encoder
     specs = [spec.to_json() for spec in run.data.embodiments.specs.values()]
     return {
@@ -248,7 +239,7 @@ def _progress(run: Run) -> dict[str, Any]:
 
 
 def _resume(run: Run, *, allow_changes: bool) -> None:
-    """Bring a run to where the checkpoint in its folder stands."""
+    """Restore a run from the checkpoint in its folder."""
     checkpoint = resolve(run.folder)
     training = load_training(checkpoint)
     old, new = training.progress, _progress(run)
@@ -264,7 +255,7 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     if differing and not allow_changes:
         raise TrainingError(
             f"{run.folder} holds a run with other settings ({'; '.join(differing)}); give the old ones or another "
-            "folder, or go on with the new ones by --allow-changes"
+            "folder, or resume with the new ones by --allow-changes"
         )
     load_weights(run.model, checkpoint)
     if "init" in (provenance := load_whole_info(checkpoint).provenance):
@@ -281,14 +272,14 @@ def _update(number: object) -> int:
 
 
 def _restore_tensors(run: Run, tensors: Mapping[str, Tensor]) -> None:
-    """Put back the optimizer's state and, where the network was loaded with an average, its own weights."""
-    own = {name.removeprefix(OWN_WEIGHTS): t for name, t in tensors.items() if name.startswith(OWN_WEIGHTS)}
-    if run.average is not None and own:
-        run.average.restore(run.model, own)
+    """Restore the optimizer's state and, if the network was loaded with an average, its current weights."""
+    weights = {name.removeprefix(OWN_WEIGHTS): t for name, t in tensors.items() if name.startswith(OWN_WEIGHTS)}
+    if run.average is not None and weights:
+        run.average.restore(run.model, weights)
     elif run.average is not None:  # switched on now
         run.average = WeightAverage(run.model, run.config.average)
-    elif own:  # switched off now
-        run.model.load_state_dict(own)
+    elif weights:  # switched off now
+        run.model.load_state_dict(weights)
     moments = {name: tensor for name, tensor in tensors.items() if not name.startswith(OWN_WEIGHTS)}
     load_optimizer_tensors(run.model, run.optimizer, moments)
 
@@ -297,22 +288,22 @@ _NAME = re.compile(r"update-(\d{8})")
 
 
 def keep(last: Path, update: int, *, newest: int, every: int) -> None:
-    """Keep a run's newest checkpoint under its update's name, too, and remove those that are not to be kept.
+    """Keep the newest checkpoint under its update's name too, and remove those that are no longer kept.
 
-    A kept checkpoint shares its files' space on disk with ``last/`` until that is written anew.
+    The copy shares its files' disk space with ``last/`` until that is rewritten.
 
     Args:
         last: the newest checkpoint, just written.
-        update: the update it was written after.
+        update: its update.
         newest: how many checkpoints stay, ``last/`` included.
-        every: those of updates that are a multiple of this stay for good; 0: none.
+        every: updates that are a multiple of this stay for good; 0: none.
 
     Raises:
         SaveError: the disk is full or read-only.
     """
     if newest > 1 or _is_for_good(update, every):
-        with replacing(last.parent / f"update-{update:08d}", holding=CHECKPOINT_FILES) as beside:
-            shutil.copytree(last, beside, copy_function=_link)
+        with replacing(last.parent / f"update-{update:08d}", holding=CHECKPOINT_FILES) as copy:
+            shutil.copytree(last, copy, copy_function=_link)
     older = sorted(
         path for path in last.parent.iterdir() if _NAME.fullmatch(path.name) and (path / INFO_FILE).is_file()
     )

@@ -1,4 +1,4 @@
-"""Rounds of acting, keeping what succeeded, and learning from it, beside a policy that learns without (RoboCat)."""
+"""Self-improvement (RoboCat): rounds of collecting, training on successes, and trials against a baseline policy."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class ImproveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What one round came to; round 0 is the start."""
+    """The result of one round; round 0 is the start."""
 
     number: int  # 0 before anything was collected
     attempts: Mapping[str, int]  # task -> attempted initial states
@@ -119,19 +119,19 @@ def improve(
     checkpoint: Path | None = None,
     after_round: Callable[[Improvement], object] | None = None,
 ) -> Improvement:
-    """Improve a policy by its own successes; run again to resume.
+    """Improve a policy by training on its own successes; run again to resume.
 
     Args:
         recorded: recorded episodes of an environment, as ``rt1 record`` writes them.
         config: network and training; ``updates`` and ``seed`` are those of ``wanted``.
-        folder: where every round's data, runs and trials go.
+        folder: output folder of all rounds.
         wanted: tasks, rounds, budget.
         encoder: the text encoder of the recorded data.
-        checkpoint: policy to begin with; None trains one on the recorded data.
-        after_round: called with all rounds so far after each of them, to write a report.
+        checkpoint: initial policy; None trains one on the recorded data.
+        after_round: called after each round with all rounds so far.
 
     Raises:
-        ValueError: a folder begun with other settings, or data that do not say their environment.
+        ValueError: a folder with other settings, or data without an environment.
         SaveError: the folder holds something else.
         LockedError: another process works in the folder.
     """
@@ -145,7 +145,7 @@ def improve(
     loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), suite, encoder)
     with working_in(folder, ours=IMPROVE_FILES):
         loop.begin(checkpoint)
-        while loop.go_on():
+        while loop.has_next():
             loop.next_round(checkpoint)
             if after_round is not None:
                 after_round(loop.result())
@@ -153,7 +153,7 @@ def improve(
 
 
 class _Loop:
-    """The state of an improvement: what is done stands in its folder."""
+    """The state of an improvement, which is stored in its folder."""
 
     def __init__(
         self,
@@ -170,19 +170,15 @@ class _Loop:
         self.cpu_seconds: dict[str, float] = {}
 
     def begin(self, checkpoint: Path | None) -> None:
-        """Find what is done; refuse a folder that was begun otherwise."""
+        """Load the state of an earlier call; refuse a folder with other settings."""
         free = ("rounds", "cpu_minutes", "workers")
-        own = {name: value for name, value in json_config.to_json(self.wanted).items() if name not in free}
-        about = json.loads(
-            json.dumps(
-                {
-                    "settings": own,
-                    "config": json_config.to_json(self.config),
-                    "data": [self.recorded.name, int(self.recorded.lengths.sum())],
-                    "checkpoint": None if checkpoint is None else str(resolve(checkpoint)),
-                }
-            )
-        )
+        fixed = {name: value for name, value in json_config.to_json(self.wanted).items() if name not in free}
+        about = {
+            "settings": fixed,
+            "config": json_config.to_json(self.config),
+            "data": [self.recorded.name, int(self.recorded.lengths.sum())],
+            "checkpoint": None if checkpoint is None else str(resolve(checkpoint)),
+        }
         file = self.folder / STATE_FILE
         if file.is_file():
             with reading(file, cure="restore it from a copy, or give another --out"):
@@ -199,7 +195,6 @@ class _Loop:
         self._save()
 
     def result(self) -> Improvement:
-        """Return all rounds so far."""
         return Improvement(
             folder=self.folder,
             rounds=tuple(self.rounds),
@@ -207,7 +202,7 @@ class _Loop:
             finished=len(self.rounds) > self.wanted.rounds,
         )
 
-    def go_on(self) -> bool:
+    def has_next(self) -> bool:
         """Return whether a round is left and the budget allows it."""
         spent = sum(self.cpu_seconds.values()) / 60
         return len(self.rounds) <= self.wanted.rounds and not 0 < self.wanted.cpu_minutes <= spent
@@ -218,18 +213,17 @@ class _Loop:
         if number == 0:
             first = checkpoint or self._train("improved", 0, [], self.wanted.first_updates, None)
             trials = self._try(first)
-            found = Round(
-                number=0, attempts={}, kept={}, improved=trials, control=trials if self.wanted.control else ()
-            )
+            control = trials if self.wanted.control else ()
+            done = Round(number=0, attempts={}, kept={}, improved=trials, control=control)
         else:
-            found = self._round(number, checkpoint)
-        self.rounds.append(found)
+            done = self._round(number, checkpoint)
+        self.rounds.append(done)
         self._save()
 
     def _round(self, number: int, checkpoint: Path | None) -> Round:
         before = self._policy("improved", number - 1, checkpoint)
-        own = self._collect(number, before)
-        kept = {**{found.number: found.kept for found in self.rounds}, number: own.successes}
+        collection = self._collect(number, before)
+        kept = {**{earlier.number: earlier.kept for earlier in self.rounds}, number: collection.successes}
         sources = [RLDSSource(self._own(n)) for n, counts in kept.items() if sum(counts.values())]
         improved = self._train("improved", number, sources, self.wanted.updates, before)
         control: tuple[Counted, ...] = ()
@@ -237,15 +231,19 @@ class _Loop:
             earlier = self._policy("control" if number > 1 else "improved", number - 1, checkpoint)
             control = self._try(self._train("control", number, [], self.wanted.updates, earlier))
         return Round(
-            number=number, attempts=own.attempts, kept=own.successes, improved=self._try(improved), control=control
+            number=number,
+            attempts=collection.attempts,
+            kept=collection.successes,
+            improved=self._try(improved),
+            control=control,
         )
 
     def _policy(self, arm: str, number: int, checkpoint: Path | None) -> Path:
         return checkpoint if number == 0 and checkpoint is not None else self.folder / f"round-{number}" / arm
 
     def _collect(self, number: int, policy: Path) -> Collection:
-        """Collect the episodes of a round, or find them where an interrupted call left them."""
-        how = CollectSettings(
+        """Collect the episodes of a round, or resume an interrupted collection."""
+        settings = CollectSettings(
             tasks=self.wanted.tasks,
             attempts=self.wanted.attempts,
             tries=self.wanted.tries,
@@ -256,16 +254,15 @@ class _Loop:
         seed = (self.wanted.seed, number)
         with self._timed("collect"):
             return collect(
-                self._own(number), resolve(policy), suite=self.suite, settings=how, encoder=self.encoder, seed=seed
+                self._own(number), resolve(policy), suite=self.suite, settings=settings, encoder=self.encoder, seed=seed
             )
 
     def _own(self, number: int) -> Path:
-        """Return where the policy's own episodes of a round are."""
         return self.folder / f"round-{number}" / "own"
 
     def _train(self, arm: str, number: int, own: Sequence[EpisodeSource], updates: int, start: Path | None) -> Path:
         run = self.folder / f"round-{number}" / arm
-        # In thousandths, which an order of samples repeats after few turns.
+        # In thousandths: the order of the sources then repeats after few samples.
         share = round(1000 * self.wanted.own_share)
         data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(own)))]
         data += [WeightedSource(source=source, weight=share) for source in own]
@@ -293,7 +290,7 @@ class _Loop:
 
     @contextmanager
     def _timed(self, kind: str) -> Iterator[None]:
-        """Add the CPU time of a stage, worker processes included, to its kind, also when it is interrupted."""
+        """Add the CPU time of a stage, worker processes included, also if it is interrupted."""
         before = _cpu_seconds()
         try:
             yield
@@ -302,16 +299,13 @@ class _Loop:
             self._save()
 
     def _save(self) -> None:
-        state = {
-            **self.about,
-            "rounds": [json_config.to_json(found) for found in self.rounds],
-            "cpu_seconds": self.cpu_seconds,
-        }
+        rounds = [json_config.to_json(done) for done in self.rounds]
+        state = {**self.about, "rounds": rounds, "cpu_seconds": self.cpu_seconds}
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
 
 
 def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what an improvement was begun with, each setting by the name it has on the command line."""
+    """Return the settings of an improvement by their names on the command line."""
     return {**about["config"], **about["settings"], "data": about["data"], "checkpoint": about["checkpoint"]}
 
 

@@ -1,4 +1,4 @@
-"""Closed-loop trials while a run goes on: how often the policy it would be now reaches its goals."""
+"""Closed-loop trials during training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ClosedLoopSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClosedLoop:
-    """Trials made ready: whatever could be wrong with them has shown."""
+    """The prepared trials of a run."""
 
     suite: TaskSuite
     plans: tuple[TrialPlan, ...]  # the trials of a round
@@ -56,12 +56,12 @@ class ClosedLoop:
     def round(self, checkpoint: Path) -> dict[str, float]:
         """Return ``success``, the mean over the tasks, and ``success/TASK`` of each, 0..1.
 
-        The trials run in other processes: rendering and torch's threads here are left alone.
+        The trials run in other processes: this process' rendering and torch threads stay untouched.
 
         Raises:
             WorkerError: a process was killed.
         """
-        found: dict[str, list[bool]] = {}
+        successes: dict[str, list[bool]] = {}
         with episode_progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
             for results in run_trials(
                 self.plans,
@@ -72,22 +72,16 @@ class ClosedLoop:
                 apart=True,
             ):
                 for result in results:
-                    found.setdefault(result.plan.task, []).append(result.rollout.success)
-                done = [success for own in found.values() for success in own]
-                bar.note = f"{sum(done)} succeeded"
-        rates = {task: float(np.mean(found[task])) for task in sorted(found)}
+                    successes.setdefault(result.plan.task, []).append(result.rollout.success)
+                bar.note = f"{sum(map(sum, successes.values()))} succeeded"
+        rates = {task: float(np.mean(successes[task])) for task in sorted(successes)}
         return {SUCCESS: float(np.mean([*rates.values()])), **{f"{SUCCESS}/{task}": r for task, r in rates.items()}}
 
 
 def prepare_closed_loop(
     info: CheckpointInfo, settings: ClosedLoopSettings, *, encoder: TextEncoder | None = None
 ) -> ClosedLoop:
-    """Make a run's trials ready.
-
-    Args:
-        info: what the run's checkpoints say of themselves.
-        settings: which trials.
-        encoder: text encoder; the one that ``info`` names if None.
+    """Check and prepare the trials of a run; ``encoder`` None takes the text encoder that ``info`` names.
 
     Raises:
         ValueError: data without an environment, an unknown task, a text encoder that cannot be loaded, or actions that

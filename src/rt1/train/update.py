@@ -26,7 +26,7 @@ _TEXT_DROPS = 5  # a stream of random numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Part:
-    """A part of this rank's batch, and its place among the parts of all ranks."""
+    """A part of this rank's batch, and its position among the parts of all ranks."""
 
     batch: Batch
     plan: Layout
@@ -37,20 +37,19 @@ class _Part:
 
 
 def do_update(run: Run, batch: Batch) -> dict[str, float]:
-    """Change the weights once and return what was measured: loss, accuracy, gradient norm, clipped actions.
+    """Update the weights once with this rank's rows of a batch.
 
-    Args:
-        run: the run.
-        batch: this rank's rows of the batch.
+    Returns:
+        Loss, accuracy, gradient norm and the number of clipped actions.
 
     Raises:
-        TrainingError: a loss or gradient that is not finite, or a batch that does not fit into memory; the weights are
-            as before.
+        TrainingError: a loss or gradient that is not finite, or a batch that does not fit into memory. The weights are
+            unchanged.
     """
     config, update = run.config, run.update
     set_rates(run.optimizer, config.optimizer, update, config.updates)
     parts, factor = _parts(run, batch)
-    with _saying_what_halves_memory(run):
+    with _explain_out_of_memory(run):
         measured = torch.stack([_backward(run, part, factor, last=part is parts[-1]) for part in parts]).sum(0)
         limit = config.optimizer.clip_norm or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
@@ -105,27 +104,27 @@ def _parts(run: Run, batch: Batch) -> tuple[list[_Part], float]:
     count = run.config.accumulation
     rows = len(batch.episodes) // count
     batches = [batch] if count == 1 else [batch.rows(rows * k, rows * (k + 1)) for k in range(count)]
-    plans = [layout(each) for each in batches]
+    plans = [layout(part) for part in batches]
     table = np.array(run.world.table([[p.images, p.windows, p.valid_WT.sum(), p.valid_WT.size] for p in plans]))
     images, windows, steps, places = table.sum(axis=0).tolist()
     begin = run.world.rank * count
     parts = [
         _Part(
-            batch=each,
+            batch=part,
             plan=plan,
             first_row=(begin + k) * rows,
             images=Rows(int(table[: begin + k, 0].sum()), int(images)),
             windows=Rows(int(table[: begin + k, 1].sum()), int(windows)),
             share=float(table[begin + k, 2]) / steps,
         )
-        for k, (each, plan) in enumerate(zip(batches, plans, strict=True))
+        for k, (part, plan) in enumerate(zip(batches, plans, strict=True))
     ]
     google = steps / places / (places * run.model.config.step_tokens)
     return parts, 1.0 if run.config.loss == "mean" else google
 
 
 def _seed(run: Run, part: _Part) -> None:
-    """Let dropout depend on (seed, update, row) alone: neither resuming nor another number of ranks changes it."""
+    """Seed dropout by (seed, update, row) alone: neither resuming nor the number of ranks changes it."""
     seed = run.config.seed * 1_000_003 + run.update
     whole = part.images.total == part.plan.images
     if run.world.device.type == "cuda":  # drawing for all rows would cost a GPU more than the rest of dropout
@@ -137,7 +136,7 @@ def _seed(run: Run, part: _Part) -> None:
 
 
 def _dropped(run: Run, part: _Part) -> NDArray[np.bool_] | None:
-    """Return which samples do without the text, where the network is to learn to act without."""
+    """Return which samples do without the text; None without text dropout."""
     probability = run.model.config.text.drop
     if probability == 0.0:
         return None
@@ -148,7 +147,7 @@ def _dropped(run: Run, part: _Part) -> NDArray[np.bool_] | None:
 
 @contextmanager
 def _without_exchange(run: Run, *, exchange: bool) -> Iterator[None]:
-    """Keep gradients to this rank until the last part, which exchanges the sum."""
+    """Keep gradients on this rank until the last part, which exchanges the sum."""
     if isinstance(run.predictor, DistributedDataParallel) and not exchange:
         with run.predictor.no_sync():
             yield
@@ -181,7 +180,7 @@ def _refuse_non_finite(update: int, batch: Batch, **values: float) -> None:
 
 
 @contextmanager
-def _saying_what_halves_memory(run: Run) -> Iterator[None]:
+def _explain_out_of_memory(run: Run) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""How good the network is on episodes it never trained on."""
+"""Validation on held-out episodes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rt1.train.forward import Prediction, Predictor, predict
 from rt1.train.trials import SUCCESS
 
 PREFIX = "heldout_"
-"""Stands before the name of every number of a validation."""
+"""Prefix of the names of all validation numbers."""
 
 
 def validate(
@@ -26,15 +26,10 @@ def validate(
     precision: Precision = "fp32",
     world: World | None = None,
 ) -> dict[str, float]:
-    """Return the numbers of :mod:`rt1.evaluate.scores` over every window of a loader, as ``heldout_loss`` and so on.
+    """Return the numbers of :mod:`rt1.evaluate.scores` over all windows of a loader, as ``heldout_loss`` and so on.
 
-    Of several embodiments each has its own, as ``heldout_loss/EMBODIMENT`` and so on.
-
-    Args:
-        model: the network, on the world's device.
-        loader: held-out windows or clips.
-        precision: of the forward pass.
-        world: the ranks that share the work; each returns the numbers of all. None: this process alone.
+    With several embodiments each has its own, as ``heldout_loss/EMBODIMENT``. The ranks of ``world`` share the work,
+    and each returns the numbers of all. The model is on the world's device.
     """
     world = world or World()
     modes = {module: module.training for module in model.modules()}
@@ -44,10 +39,10 @@ def validate(
     with torch.no_grad(), closing(loader.in_order(rank=world.rank, world=world.size)) as batches:
         for batch in batches:
             predicted = predict(predictor, batch, image_size=model.config.image_size, device=world.device)
-            for head, own in enumerate(scores.values()):
-                _add(own, head, predicted)
-    for own in scores.values():
-        own.load_sums(world.sum(own.sums))
+            for head, embodiment_scores in enumerate(scores.values()):
+                _add(embodiment_scores, head, predicted)
+    for embodiment_scores in scores.values():
+        embodiment_scores.load_sums(world.sum(embodiment_scores.sums))
     for module, mode in modes.items():
         module.training = mode
     return {PREFIX + name: value for name, value in values_of_all(scores).items()}
