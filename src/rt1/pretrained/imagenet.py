@@ -219,7 +219,6 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:
-    """Read every array of a Keras weight file as ``layer/variable``."""
     try:
         import h5py
     except ImportError as error:

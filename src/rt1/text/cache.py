@@ -53,5 +53,4 @@ class CachedEncoder:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the user's cache that text embeddings are kept in."""
     return user_cache() / "text"

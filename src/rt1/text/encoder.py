@@ -52,7 +52,6 @@ class TextEncoderIdentity:
         return f"{self.name!r} ({weights}, width {self.width})"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
         return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
     @staticmethod
@@ -150,7 +149,6 @@ class TableEncoder:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The sentences that can be encoded, sorted."""
         return tuple(sorted(self._vectors))
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:

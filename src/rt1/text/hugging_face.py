@@ -145,7 +145,6 @@ def _without_bars(logging: Any) -> Iterator[None]:  # noqa: ANN401 (a module of 
 
 
 def _content_hash(folder: Path) -> str:
-    """Hash names and bytes of weights, configuration and tokenizer."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _FILES for path in folder.glob(pattern)):
         with path.open("rb") as file:
