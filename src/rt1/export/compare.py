@@ -1,4 +1,4 @@
-"""An exported policy against the network it was made from: the same images, the same instructions, step by step."""
+"""Compare an exported policy with its network: the same images and instructions, step by step."""
 
 from __future__ import annotations
 
@@ -27,17 +27,15 @@ PATCHES = (8, 10)
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One episode that both are led through."""
+    """A text embedding, float32 (E,), and RGB images (H, W, 3) that both policies get."""
 
     embedding: FloatArray
-    """Text embedding, float32 (E,)."""
     images: Sequence[NDArray[np.uint8]]
-    """RGB images (H, W, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSize:
-    """How much is compared."""
+    """The number and the size of the episodes."""
 
     episodes: int
     """Number of episodes."""
@@ -50,7 +48,7 @@ class TrialSize:
 
 
 def generated_trials(size: TrialSize, seed: int) -> list[Trial]:
-    """Make episodes of coloured patches with random text embeddings: unit vectors, or ids of word pieces."""
+    """Return episodes of colored patches with random text embeddings: unit vectors, or ids of word pieces."""
     random = np.random.default_rng(seed)
     trials = []
     for embedding in _embeddings(size, seed):
@@ -60,11 +58,9 @@ def generated_trials(size: TrialSize, seed: int) -> list[Trial]:
 
 
 def recorded_trials(source: EpisodeSource, size: TrialSize, seed: int) -> list[Trial]:
-    """Cut a data set's first images into episodes of equal length.
+    """Cut a data set's first images into episodes of equal length, across its episodes and again from the start.
 
-    Where an episode of the data set is shorter its successor's images follow, and after the last one the first's:
-    for a comparison any images do that look like those of the robot. Text embeddings are those stored with the first
-    episodes; random ones where none is stored, or another kind than the network takes.
+    Text embeddings are those stored with the first episodes, or random ones where none is stored that fits the network.
 
     Raises:
         DataError: the data set is empty or damaged.
@@ -89,14 +85,10 @@ def compare(
     images: Literal["recorded", "generated"],
     tolerance: float,
 ) -> Comparison:
-    """Lead two policies through the same episodes and count how they differ.
+    """Run a policy and its export on the same episodes and return how they differ.
 
-    Args:
-        policy: the network itself.
-        exported: what was made from it.
-        trials: episodes, longer than the window so that both have to forget images.
-        images: what to call the images.
-        tolerance: largest logit difference that is to pass, as a share of the largest logit; only noted here.
+    The episodes should be longer than the window. ``images`` and ``tolerance``, the largest logit difference allowed as
+    a share of the largest logit, are only recorded.
     """
     agreements = []
     for trial in trials:

@@ -1,4 +1,4 @@
-"""From a checkpoint to a folder that acts without it: trace, write, compare with the network, and only then keep."""
+"""From a checkpoint to an exported folder: trace, write, compare with the network, and keep it if both agree."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from rt1.text.encoder import TableEncoder, TextEncoder
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 """Logit difference that passes where none is given, as a share of the largest logit. Float32 differs by its rounding
-alone; with less of it the agreement of the tokens is what counts."""
+alone. In lower precision the agreement of the tokens decides."""
 
 EXPORT_FILES = (MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names))
 
@@ -52,7 +52,7 @@ class ExportSettings:
     embodiment: str | None = None
     """Which embodiment acts, where the checkpoint has several."""
     instructions: tuple[str, ...] = ()
-    """Sentences whose text embeddings are stored in the export; those of a text table are stored by themselves."""
+    """Sentences whose text embeddings are stored in the export. All sentences of a text table are stored."""
     tolerance: float | None = None
     """Largest logit difference allowed, as a share of the largest logit; 0.0001 for fp32 and 0.1 for the others if not
     given."""
@@ -72,7 +72,6 @@ class ExportSettings:
         check_at_least(self, 2, "episodes")  # for a reset between them
 
     def steps_for(self, window: int) -> int:
-        """Return the steps of each episode for a network with this window."""
         steps = window + 4 if self.steps is None else self.steps
         if steps <= window:
             raise ValueError(
@@ -94,15 +93,14 @@ def export(
 
     Args:
         checkpoint: checkpoint or run folder.
-        out: the folder to write; an earlier export there is replaced once the new one has passed.
+        out: the folder to write. It replaces an earlier export only if the comparison passes.
         settings: what to export.
-        encoder: text encoder of the instructions; the one the checkpoint names if None. The sentences of a
-            :class:`TableEncoder` are all stored.
+        encoder: text encoder of the instructions, by default the one the checkpoint names.
         source: recorded episodes to compare on; generated images if None.
         say: called with one line before each stage.
 
     Raises:
-        ExportError: what was asked for is not possible here, or the export differs from the network.
+        ExportError: the export is not possible here, or it differs from the network.
         CheckpointError: the checkpoint cannot be used.
         SaveError: ``out`` holds other files, or the disk is full or read-only.
         LockedError: another process exports to ``out``.
@@ -113,16 +111,16 @@ def export(
     settings.steps_for(info.model.window)
     policy = Policy.from_checkpoint(checkpoint, embodiment=settings.embodiment, text_encoder=encoder)
     table = _table(policy, info, encoder, settings.instructions)
-    with replacing_alone(out, holding=EXPORT_FILES) as beside:
-        beside.mkdir()
+    with replacing_alone(out, holding=EXPORT_FILES) as temporary:
+        temporary.mkdir()
         say(f"tracing and writing {settings.to}, {settings.precision}")
-        write_graphs(trace(policy.model), beside, to=settings.to, precision=settings.precision)
+        write_graphs(trace(policy.model), temporary, to=settings.to, precision=settings.precision)
         if table is not None:
-            table.save(beside / TABLE_FILE)
-        manifest = _describe(beside, info, settings)
+            table.save(temporary / TABLE_FILE)
+        manifest = _describe(temporary, info, settings)
         trials = _trials(policy, source, settings)
         say(f"comparing with the network on {sum(len(trial.images) for trial in trials)} images")
-        exported = ExportedPolicy(manifest, load_graphs(beside, manifest))
+        exported = ExportedPolicy(manifest, load_graphs(temporary, manifest))
         comparison = compare(
             policy,
             exported,
@@ -131,10 +129,10 @@ def export(
             tolerance=TOLERANCES[settings.precision] if settings.tolerance is None else settings.tolerance,
         )
         _check(comparison, settings)
-        save_reference(exported, beside, manifest, embedding=trials[0].embedding, images=trials[0].images)
-        files = {**manifest.files, REFERENCE_FILE: sha256(beside / REFERENCE_FILE)}
+        save_reference(exported, temporary, manifest, embedding=trials[0].embedding, images=trials[0].images)
+        files = {**manifest.files, REFERENCE_FILE: sha256(temporary / REFERENCE_FILE)}
         manifest = replace(manifest, comparison=comparison, files=files)
-        (beside / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
+        (temporary / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
     return manifest
 
 
@@ -185,16 +183,17 @@ def _trials(policy: Policy, source: EpisodeSource | None, settings: ExportSettin
     return generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
 
 
-def _check(found: Comparison, settings: ExportSettings) -> None:
-    if not found.logit_difference <= found.tolerance * found.largest_logit:  # nor may it be NaN
+def _check(comparison: Comparison, settings: ExportSettings) -> None:
+    difference, largest = comparison.logit_difference, comparison.largest_logit
+    if not difference <= comparison.tolerance * largest:  # True for NaN
         raise ExportError(
-            f"the export's logits differ from the network's by up to {found.logit_difference:.3g} (of up to "
-            f"{found.largest_logit:.3g}), the tolerance is {found.tolerance:g} of that; nothing was kept; raise "
-            "--tolerance if that is good enough, or take another format or precision"
+            f"the export's logits differ from the network's by up to {difference:.3g} (of up to {largest:.3g}), the "
+            f"tolerance is {comparison.tolerance:g} of that; nothing was kept; raise --tolerance if that is good "
+            "enough, or take another format or precision"
         )
-    if found.clear_agreement < settings.agreement:
+    if comparison.clear_agreement < settings.agreement:
         raise ExportError(
-            f"the export's tokens are the network's in {found.clear_agreement:.2%} of the {found.clear_tokens} clear "
-            f"ones, {settings.agreement:.2%} is asked for; nothing was kept; lower --agreement if that is good enough, "
-            "or take another format or precision"
+            f"the export's tokens are the network's in {comparison.clear_agreement:.2%} of the "
+            f"{comparison.clear_tokens} clear ones, {settings.agreement:.2%} is required; nothing was kept; lower "
+            "--agreement if that is good enough, or take another format or precision"
         )

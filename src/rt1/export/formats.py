@@ -1,4 +1,4 @@
-"""The two graphs written as files, one function per format."""
+"""Write the two graphs as files, one function per format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PACKAGES: Mapping[Format, tuple[str, ...]] = {
 """Format -> packages it needs besides torch."""
 
 EXTRA: Mapping[Format, str] = {"onnx": "export-onnx", "openvino": "openvino"}
-"""Format -> the extra that brings them."""
+"""Format -> the extra that installs them."""
 
 PRECISIONS: Mapping[Format, tuple[Precision, ...]] = {
     "onnx": ("fp32", "int8"),
@@ -39,7 +39,7 @@ PRECISIONS: Mapping[Format, tuple[Precision, ...]] = {
     "torch-export": ("fp32",),
     "aoti": ("fp32",),
 }
-"""Format -> precisions that were found to help."""
+"""Format -> precisions that make the policy faster there."""
 
 
 def check_possible(to: Format, precision: Precision) -> None:
@@ -63,23 +63,21 @@ def check_possible(to: Format, precision: Precision) -> None:
 
 def write_graphs(programs: Programs, folder: Path, *, to: Format, precision: Precision) -> None:
     """Write both graphs into a folder, named as :data:`rt1.policy.exported_manifest.GRAPH_FILES` says."""
-    if to == "onnx":
-        _write_onnx(programs, folder)
-        if precision == "int8":
-            _quantize(folder / "decoder.onnx")
-    else:
-        writers: Mapping[str, Callable[[Programs, Path], None]] = {
-            "openvino": _write_openvino,
-            "torch-export": _write_torch_export,
-            "aoti": _write_aoti,
-        }
-        writers[to](programs, folder)
+    writers: Mapping[Format, Callable[[Programs, Path], None]] = {
+        "onnx": _write_onnx,
+        "openvino": _write_openvino,
+        "torch-export": _write_torch_export,
+        "aoti": _write_aoti,
+    }
+    writers[to](programs, folder)
+    if precision == "int8":
+        _quantize(folder / "decoder.onnx")
 
 
 def versions(to: Format) -> dict[str, str]:
-    """Return what an export is made with."""
-    found = {name: metadata.version(name) for name in PACKAGES[to]}
-    return {"rt1": rt1.__version__, **found, "torch": torch.__version__, "cpu": instruction_set()}
+    """Return the versions of the packages that write an export, and the instruction set."""
+    packages = {name: metadata.version(name) for name in PACKAGES[to]}
+    return {"rt1": rt1.__version__, **packages, "torch": torch.__version__, "cpu": instruction_set()}
 
 
 def _write_onnx(programs: Programs, folder: Path) -> None:
@@ -97,23 +95,19 @@ def _write_onnx(programs: Programs, folder: Path) -> None:
 
 
 def _quantize(file: Path) -> None:
-    """Weights of the matrix products to 8 bits, activations as they come; the convolutions stay float32.
+    """Quantize the weights of the matrix products to 8 bits and their activations dynamically.
 
-    Weights have no sign, as the activations: without VNNI, kernels add two products of uint8 and int8 in 16 bits, which
-    saturate; those of uint8 and uint8 widen first. Signed weights of 7 bits do not saturate either, but err by a third
-    more.
+    Weights are unsigned, as the activations are. Without VNNI, kernels add two products of uint8 and int8 in 16 bits,
+    which saturate. Signed weights of 7 bits do not saturate, but their error is a third larger.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as scratch:
         quantized = Path(scratch) / file.name
         with _quiet():
+            operators = ["MatMul", "Gemm"]
             quantize_dynamic(
-                file,
-                quantized,
-                op_types_to_quantize=["MatMul", "Gemm"],
-                per_channel=True,
-                weight_type=QuantType.QUInt8,
+                file, quantized, op_types_to_quantize=operators, per_channel=True, weight_type=QuantType.QUInt8
             )
         shutil.copyfile(quantized, file)
 
@@ -142,7 +136,7 @@ def _write_aoti(programs: Programs, folder: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what exporters tell their own developers away from users."""
+    """Hide the exporters' messages to their developers."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter._registration", "")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

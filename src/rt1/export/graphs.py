@@ -38,8 +38,8 @@ class DecoderGraph(nn.Module):
     def forward(self, tokens: Tensor, step: Tensor, text: Tensor | None = None) -> Tensor:
         """Turn image tokens (1, T, K, E) into the logits (1, A, V) of one step, int64 (1,) in 0..T-1.
 
-        The window is always full length: at the start of an episode the steps behind ``step`` hold anything. The text
-        embedding (1, E) is an input only where the transformer is conditioned on it.
+        The window always has full length: image tokens after ``step`` are ignored. The text embedding (1, E) is an
+        input only where the transformer is conditioned on it.
         """
         condition = None if text is None else self.model.text(text)
         return self.model.decode(tokens, condition).index_select(1, step).squeeze(1)
@@ -69,7 +69,7 @@ def trace(model: RT1) -> Programs:
 
 
 def _without(model: RT1, *parts: str) -> RT1:
-    """Return a copy without some parts: each graph's file would else hold the weights of both."""
+    """Return a copy without some parts, so that each graph's file holds only its own weights."""
     half = copy.deepcopy(model)
     for part in parts:
         half.add_module(part, nn.Identity())

@@ -49,7 +49,6 @@ class View:
     error: str | None
     """The last error in one line. None after a success."""
     task: str
-    """The task's full name."""
     instruction: str | None
     """The policy's instruction. None until it has accepted one."""
     start: int
@@ -63,7 +62,6 @@ class View:
     speed: float
     """How much faster than the robot the page runs."""
     success: bool
-    """Whether the goal was reached."""
     remembered: int
     """Images that the policy remembers."""
     latencies: tuple[float, ...]
@@ -152,13 +150,11 @@ class Playground:
             self.phase = "stopped"
 
     def set_speed(self, speed: float) -> None:
-        """Run faster or slower than the robot's control rate."""
         if not 0.05 <= speed <= 20:
             raise ValueError(f"speed is {speed:g}; it must lie in 0.05..20")
         self.speed = speed
 
     def step(self) -> None:
-        """Take one step of the policy and the environment."""
         with self._closed_if_it_fails():
             env = self._opened()
             assert self._image is not None
@@ -170,7 +166,6 @@ class Playground:
             self.phase = "over"
 
     def view(self) -> View:
-        """Return the current view."""
         return View(
             phase=self.phase,
             error=self.error,
@@ -189,7 +184,6 @@ class Playground:
         )
 
     def close(self) -> None:
-        """Free the environment."""
         env, self._env, self._image, self._decision = self._env, None, None, None
         if env is not None:
             env.close()

@@ -72,7 +72,6 @@ class PlayServer:
             event.set()
 
     async def _attend(self, connection: ServerConnection) -> None:
-        """Show the run to one tab and take its commands."""
         showing = asyncio.create_task(self._show(connection))
         try:
             async for message in connection:

@@ -39,7 +39,6 @@ class Agreement:
     """Largest absolute reference logit."""
 
     def __add__(self, other: Agreement) -> Agreement:
-        """Return the agreement over the steps of both."""
         return Agreement(
             steps=self.steps + other.steps,
             tokens=self.tokens + other.tokens,

@@ -66,7 +66,6 @@ class Choice:
     threads: int | None = None
 
     def stepper(self, model: RT1, *, cond_scale: float = 1.0) -> Stepper:
-        """Return a network's stepper with this backend."""
         return Stepper(model, setting=self.setting, cond_scale=cond_scale, threads=self.threads)
 
 
@@ -167,7 +166,6 @@ def measure(model: RT1, *, steps: int = 32, seed: int = 0) -> Tuned:
 
 
 def _steppers(model: RT1, name: str) -> dict[Choice, Stepper]:
-    """Return a setting's steppers by number of threads, none where the setting cannot run."""
     device_is_there = SETTINGS[name].device == "cpu" or torch.cuda.is_available()
     if name != REFERENCE and not (device_is_there and packable(model)):
         return {}
@@ -198,7 +196,7 @@ def _fewest_threads(milliseconds: Mapping[Choice, float]) -> Choice:
 def made_up_episodes(
     config: RT1Config, *, steps: int, seed: int
 ) -> Iterator[tuple[FloatArray, Sequence[NDArray[np.uint8]]]]:
-    """Yield episodes of a text embedding and images: soft-edged blobs of colour that drift, a little noise on top."""
+    """Yield episodes of a text embedding and images: drifting soft-edged blobs of color with a little noise."""
     rng = np.random.default_rng(seed)
     length = config.window + 2
     for first in range(0, steps, length):
@@ -217,7 +215,6 @@ def made_up_episodes(
 
 
 def weights_hash(checkpoint: Path | str) -> str:
-    """Return a hash of a checkpoint's weights."""
     with (resolve(checkpoint) / MODEL_FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 

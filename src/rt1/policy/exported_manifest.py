@@ -77,13 +77,9 @@ class Manifest:
     """What an exported folder says of itself."""
 
     kind: Format
-    """Format of the graphs."""
     precision: Precision
-    """Numbers the graphs compute in."""
     sizes: Sizes
-    """Sizes of the network."""
     action_spec: ActionSpec
-    """Dimensions, bounds and bins of its actions."""
     text_encoder: TextEncoderIdentity | None
     """The encoder its text embeddings come from; None where it is not known."""
     control_rate: float | None
@@ -106,7 +102,6 @@ class Manifest:
             raise ValueError("the files and versions hold something else than printable text")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
         return {"format": FORMAT, **json_config.to_json(self)}
 
     @staticmethod
@@ -161,6 +156,5 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's content in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

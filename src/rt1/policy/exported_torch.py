@@ -32,7 +32,6 @@ def load_exported(
 
 
 def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None) -> Graphs:
-    """Load the graphs of an export in any format."""
     if manifest.kind in ("onnx", "openvino"):
         return exported.load_graphs(folder, manifest, threads=threads)
     if threads is not None:

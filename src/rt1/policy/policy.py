@@ -76,7 +76,6 @@ class Policy(BasePolicy):
 
     @property
     def model(self) -> RT1:
-        """The network."""
         return self.stepper.model
 
     @property

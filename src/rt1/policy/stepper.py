@@ -47,11 +47,9 @@ class EpisodeState:
 
     @property
     def images(self) -> int:
-        """T: images remembered."""
         return len(self.token_TKE)
 
     def copy(self) -> EpisodeState:
-        """Return an independent copy of the episode."""
         return replace(self, null=None if self.null is None else self.null.copy())
 
 

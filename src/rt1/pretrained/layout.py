@@ -44,7 +44,7 @@ class Weight:
     kind: Kind = "copy"
     """How the file lays it out."""
     third: int | None = None
-    """Which third of the rows it fills; None fills the whole tensor."""
+    """The third of the rows it fills. None fills the whole tensor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,6 @@ class ConversionReport:
     source: str
     """Name of the file or folder that was read."""
     format: str
-    """What it is."""
     configuration: str
     """Name of the released configuration, or the file that gave it."""
     used: tuple[str, ...]
@@ -97,9 +96,7 @@ class Conversion:
     model: RT1
     """The network, in evaluation mode."""
     configuration: Configuration
-    """Its sizes, and the action it predicts."""
     report: ConversionReport
-    """What was read and what was left out."""
 
 
 def renamed(name: str, key: str, parts: Mapping[str, str]) -> Iterator[Weight]:
@@ -278,7 +275,6 @@ def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[An
 
 
 def grouped(skipped: Sequence[Skipped]) -> dict[str, tuple[str, ...]]:
-    """Group skipped names by reason, in the order the reasons appear."""
     groups: dict[str, list[str]] = {}
     for item in skipped:
         groups.setdefault(item.reason, []).append(item.name)

@@ -23,9 +23,7 @@ class Configuration:
     name: str
     """Name of the released network, or the file it was read from."""
     model: RT1Config
-    """Sizes and quirks of the network."""
     action: ActionSpec
-    """Dimensions, bounds and bins of the actions."""
 
     def __post_init__(self) -> None:
         if (self.action.size, self.action.bins) != (self.model.action_tokens, self.model.bins):

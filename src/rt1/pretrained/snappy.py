@@ -60,7 +60,6 @@ def _literal_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _copy(data: bytes, at: int) -> tuple[int, int, int]:
-    """Return a copy's length and offset, and the place after it."""
     tag = data[at]
     if tag & 3 == 1:
         return 4 + (tag >> 2 & 7), (tag >> 5) << 8 | data[at + 1], at + 2

@@ -122,7 +122,6 @@ def variables(config: RT1Config) -> Iterator[Variable]:
 
 
 def network_weights(config: RT1Config) -> list[Weight]:
-    """Return the variables that fill the network, in their order."""
     return [variable for variable in variables(config) if isinstance(variable, Weight)]
 
 

@@ -113,7 +113,6 @@ class TensorBundle:
         return np.frombuffer(data, np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape).astype(entry.dtype)
 
     def data_file(self, shard: int) -> Path:
-        """Return the path of a data file."""
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
 
     def _check_data_files(self) -> None:
@@ -163,7 +162,6 @@ def find_prefix(path: Path) -> Path:
 
 
 def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of an SSTable in order."""
     _refuse_git_lfs(file)
     data = file.read_bytes()
     if len(data) < FOOTER_SIZE or int.from_bytes(data[-8:], "little") != TABLE_MAGIC:
@@ -269,7 +267,6 @@ def _check_header(header: dict[int, list[int | bytes]], file: Path) -> int:
 
 
 def _entry(name: str, fields: dict[int, list[int | bytes]]) -> TensorEntry:
-    """Read a BundleEntryProto."""
     number = _integer(fields, 1)
     shape = _message(fields[2][0]).get(2, []) if 2 in fields else []
     return TensorEntry(

@@ -25,14 +25,11 @@ _ACTIVE_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Stepped:
-    """One robot's step."""
+    """A robot's action (A,) in physical units, its episode after the step, and the seconds of its batch."""
 
     action: FloatArray
-    """(A,) physical units."""
     state: EpisodeState
-    """The episode with the new image."""
     seconds: float
-    """How long its batch took."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +90,6 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Steps in the queue."""
         return len(self._queue)
 
     def oldest_wait(self) -> float:
@@ -102,7 +98,6 @@ class Batcher:
         return time.monotonic() - waiting[0].arrived if waiting else 0.0
 
     async def run(self) -> None:
-        """Take steps until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             self._taking = jobs = await self._next_batch()

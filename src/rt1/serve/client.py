@@ -113,7 +113,6 @@ class Client:
         return actions[0].copy()
 
     def close(self) -> None:
-        """Close the connection; the episode is over."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -193,7 +192,6 @@ class Client:
         return value
 
     def _lost(self, connection: ClientConnection, error: Exception) -> str:
-        """Close the connection and return why it was lost."""
         reason = _refusal(connection) if isinstance(error, ConnectionClosed) else None
         self._drop()
         if reason is not None:

@@ -53,7 +53,6 @@ class Connection(ServerConnection):
         return float("inf") if self._last_request is None else self.loop.time() - self._last_request
 
     def begin(self) -> None:
-        """Note that a request has come."""
         self.is_busy, self._last_request, self._small_frames = True, self.loop.time(), 0
 
     def end(self, size: int) -> None:
@@ -125,7 +124,6 @@ class Connections:
 
     @property
     def sessions(self) -> tuple[Connection, ...]:
-        """Sessions, oldest first."""
         return tuple(self._sessions)
 
     @property
@@ -139,7 +137,6 @@ class Connections:
         return sum(self._held.values())
 
     def add(self, connection: Connection) -> None:
-        """Add a connection that has no session yet."""
         self._handshakes[connection] = None
         self._held[connection] = 0
         if len(self._handshakes) > MAX_HANDSHAKES:
@@ -156,7 +153,6 @@ class Connections:
         self._sessions[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection."""
         self._handshakes.pop(connection, None)
         self._sessions.pop(connection, None)
         self._held.pop(connection, None)

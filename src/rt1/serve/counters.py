@@ -51,7 +51,6 @@ class Counters:
             self.errors.labels(fault)
 
     def stepped(self, robots: int, seconds: float) -> None:
-        """Count a batch."""
         self.batch_size.observe(robots)
         self.step_seconds.observe(seconds)
 

@@ -136,7 +136,6 @@ class Watchdog:
             self._stop_once()
 
     def close(self) -> None:
-        """Stop the robot and end the watch."""
         with self._changed:
             self._stop_once()
             self._closed = True

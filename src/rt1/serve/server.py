@@ -150,7 +150,6 @@ class PolicyServer:
 
     @property
     def setting(self) -> str:
-        """How the network is run."""
         return self._policy.setting
 
     @property

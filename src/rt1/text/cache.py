@@ -1,4 +1,4 @@
-"""A text encoder that remembers on disk what it has encoded."""
+"""A text encoder with a cache on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rt1.text.encoder import TextEncoder, check_instructions
 
 
 class CachedEncoder:
-    """Encodes each sentence once, whoever asks and whenever: a file per sentence, named by the hash of what made it."""
+    """Encodes each sentence once. The cache has a folder per encoder identity and a file per sentence."""
 
     def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:
         """Wrap an encoder; ``folder`` is :func:`cache_folder` if None."""
@@ -25,7 +25,7 @@ class CachedEncoder:
         self._folder = (folder or cache_folder()) / hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, E), one row per instruction; those not known yet are encoded in one call."""
+        """Return float32 (B, E), one row per instruction. The new ones are encoded in one call."""
         check_instructions(instructions)
         known = {sentence: self._read(sentence) for sentence in dict.fromkeys(instructions)}
         missing = [sentence for sentence, row in known.items() if row is None]
@@ -48,10 +48,9 @@ class CachedEncoder:
 
     def _write(self, sentence: str, row: NDArray[np.float32]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path(sentence)) as beside:
-            row.astype("<f4").tofile(beside)
+        with replacing(self._path(sentence)) as temporary:
+            row.astype("<f4").tofile(temporary)
 
 
 def cache_folder() -> Path:
-    """Return the folder of the user's cache that text embeddings are kept in."""
     return user_cache() / "text"

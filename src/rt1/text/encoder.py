@@ -52,13 +52,7 @@ class TextEncoderIdentity:
         return f"{self.name!r} ({weights}, width {self.width})"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
-        always = ("name", "sha256", "width")
-        return {
-            f.name: getattr(self, f.name)
-            for f in fields(self)
-            if f.name in always or getattr(self, f.name) != f.default
-        }
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
@@ -72,7 +66,7 @@ class TextEncoderIdentity:
 USE_LARGE_5 = TextEncoderIdentity(name="universal-sentence-encoder-large/5", sha256="", width=512)
 """Universal Sentence Encoder, the encoder of Google's RT-1 networks and of many Open X data sets.
 
-It has no hash: it comes as a table harvested from data or as a file exported by its user, called so by that user.
+It has no hash: it comes as a table of a data set's embeddings or as a file that the user exported.
 """
 
 
@@ -88,14 +82,14 @@ class TextEncoder(Protocol):
         ...
 
 
-def check_same_encoder(wanted: TextEncoderIdentity, given: TextEncoderIdentity) -> None:
-    """Raise ``ValueError`` unless ``given`` is ``wanted``, the one a checkpoint or data set names.
+def check_same_encoder(expected: TextEncoderIdentity, actual: TextEncoderIdentity) -> None:
+    """Raise ``ValueError`` unless ``actual`` is ``expected``, the identity in a checkpoint or data set.
 
-    All must agree. Only where the wanted weights are not known (no hash, as in :data:`USE_LARGE_5`), name and width do.
+    The hash of the weights is not compared where the expected one is unknown, as in :data:`USE_LARGE_5`.
     """
-    if given != (wanted if wanted.sha256 else replace(wanted, sha256=given.sha256)):
+    if actual != (expected if expected.sha256 else replace(expected, sha256=actual.sha256)):
         raise ValueError(
-            f"the text encoder is {given} but {wanted} is needed; "
+            f"the text encoder is {actual} but {expected} is needed; "
             "vectors of two encoders do not mean the same; load the one that is needed"
         )
 
@@ -112,7 +106,7 @@ def check_instructions(instructions: Sequence[str]) -> None:
 class TableEncoder:
     """A table of precomputed text embeddings: encodes its own sentences, exactly as written, and no others.
 
-    For data whose embeddings come from an encoder that is not here, e.g. the Universal Sentence Encoder.
+    For data whose embeddings come from an encoder that is not available, e.g. the Universal Sentence Encoder.
     """
 
     def __init__(self, vectors: Mapping[str, NDArray[np.floating[Any]]], name: str) -> None:
@@ -144,8 +138,8 @@ class TableEncoder:
         A sentence may come again with the same vector; with another one it raises ``ValueError``.
         """
         vectors: dict[str, NDArray[np.float32]] = {}
-        for sentence, given in pairs:
-            vector = np.asarray(given, dtype=np.float32)
+        for sentence, values in pairs:
+            vector = np.asarray(values, dtype=np.float32)
             if not np.array_equal(vectors.setdefault(sentence, vector), vector):
                 raise ValueError(
                     f"text table {name!r}: the sentence {sentence!r} comes with two different vectors; "
@@ -155,7 +149,6 @@ class TableEncoder:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """The sentences that can be encoded, sorted."""
         return tuple(sorted(self._vectors))
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
@@ -174,8 +167,8 @@ class TableEncoder:
         A file already there is replaced only once the new one is complete; see :func:`rt1.common.files.replacing`.
         """
         about = json.dumps({"name": self.identity.name, "sentences": self.sentences})
-        with replacing(path) as beside:
-            save_file({"vectors": self.encode(self.sentences)}, beside, metadata={_METADATA_KEY: about})
+        with replacing(path) as temporary:
+            save_file({"vectors": self.encode(self.sentences)}, temporary, metadata={_METADATA_KEY: about})
 
     @staticmethod
     def load(path: Path) -> TableEncoder:
@@ -211,7 +204,7 @@ class TableEncoder:
 
 
 def _content_hash(vectors: Mapping[str, NDArray[np.float32]]) -> str:
-    """Hash sentences and vectors; neither the order of the sentences nor the machine changes it."""
+    """Hash sentences and vectors, whatever the order of the sentences and the machine."""
     digest = hashlib.sha256()
     for sentence in sorted(vectors):
         digest.update(json.dumps(sentence).encode() + b"\n")

@@ -24,23 +24,21 @@ _ENDLESS = 1_000_000  # tokenizers without a limit state a far larger number
 
 
 class HuggingFaceEncoder:
-    """Instructions to vectors by a pretrained encoder; its weights must be safetensors, no code of others is run.
+    """Instructions to vectors by a pretrained encoder. Its weights must be safetensors, and none of its code is run.
 
-    Instructions of one length are encoded together and without padding: what else is in the batch changes nothing but
-    the last bits.
+    Instructions of one length are encoded together without padding. The batch changes only the last bits of a vector.
     """
 
     def __init__(self, name: str, *, pooling: Pooling = "mean", tokens: int = 32) -> None:
         """Load a model.
 
         Args:
-            name: folder, or name on the hub, which is asked only for what is not in its local cache.
+            name: folder, or name on the hub, which is used only for files that are not in its local cache.
             pooling: ``mean`` over the tokens, the first (``cls``), the last (``eos``), or all ``tokens``.
             tokens: with ``tokens``: the most an instruction may have.
 
         Raises:
-            ValueError: transformers is not installed, the model is not there or cannot be used, or it takes fewer
-                tokens.
+            ValueError: transformers is not installed, or the model is missing, cannot be used or takes fewer tokens.
         """
         folder = _folder(name)
         self._model, self._tokenizer = _load(name, folder)
@@ -76,10 +74,11 @@ class HuggingFaceEncoder:
                     f"{self.identity.name} takes 1 to {self._limit}; give a sentence of that length{more}"
                 )
             by_length[len(ids)].append(index)
-        for length, members in by_length.items():
+        for members in by_length.values():
             with torch.inference_mode():
-                found = self._model(input_ids=torch.tensor([all_ids[i] for i in members])).last_hidden_state.float()
-            rows[members, : self._entries(length)] = self._pool(found).numpy()
+                hidden_BLD = self._model(input_ids=torch.tensor([all_ids[i] for i in members])).last_hidden_state
+                vectors = self._pool(hidden_BLD.float()).numpy()
+            rows[members, : vectors.shape[1]] = vectors
         return rows
 
     def _ids(self, instructions: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
@@ -95,13 +94,9 @@ class HuggingFaceEncoder:
             return hidden_BLD.flatten(1)
         return hidden_BLD[:, 0 if self._pooling == "cls" else -1]
 
-    def _entries(self, length: int) -> int:
-        width = self.identity.width // self.identity.tokens
-        return width * length if self._pooling == "tokens" else width
-
     def _longest(self) -> int:
-        known = (self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _ENDLESS))
-        return int(min(*known, _ENDLESS))
+        positions = getattr(self._model.config, "max_position_embeddings", _ENDLESS)
+        return int(min(self._tokenizer.model_max_length, positions, _ENDLESS))
 
 
 def _folder(name: str) -> Path:
@@ -127,12 +122,8 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
         raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}; run: pip install 'rt1[transformers]'") from error
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
-        kinds = {
-            "t5": "T5EncoderModel",
-            "mt5": "MT5EncoderModel",
-            "clip": "CLIPTextModel",
-            "clip_text_model": "CLIPTextModel",
-        }
+        clip = "CLIPTextModel"
+        kinds = {"t5": "T5EncoderModel", "mt5": "MT5EncoderModel", "clip": clip, "clip_text_model": clip}
         kind = getattr(transformers, kinds.get(config.model_type, "AutoModel"))
         with _without_bars(transformers.utils.logging):
             model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
@@ -143,18 +134,17 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
 
 @contextmanager
 def _without_bars(logging: Any) -> Iterator[None]:  # noqa: ANN401 (a module of an optional package)
-    """Let transformers draw no progress bar, which it does for models of a second, too."""
-    drawn = logging.is_progress_bar_enabled()
+    """Hide the progress bar of transformers, which it draws for short loads, too."""
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if drawn:
+        if enabled:
             logging.enable_progress_bar()
 
 
 def _content_hash(folder: Path) -> str:
-    """Hash weights, configuration and tokenizer, whose names and bytes decide every vector."""
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _FILES for path in folder.glob(pattern)):
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""A text encoder by name or by the path of a file."""
+"""A text encoder by name or by path."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rt1.text.encoder import (
 )
 
 MINILM_NAME = "all-MiniLM-L6-v2"
-"""What checkpoints call it."""
+"""Its name in checkpoints."""
 
 _LONGEST = 32
 """Word pieces of the longest instruction, where the user does not say."""
@@ -26,7 +26,7 @@ _LONGEST = 32
 _USE_IS_NOT_HERE = (
     "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder; "
     f"give the {USE_LARGE_5.width}-d embedding itself, or a text encoder with text_encoder=...: a table (TableEncoder) "
-    "harvested from a data set that carries them (e.g. fractal), or an ONNX file of USE (UseOnnx)"
+    "made from a data set that carries them (e.g. fractal), or an ONNX file of USE (UseOnnx)"
 )
 
 
@@ -40,18 +40,18 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
     (:class:`TableEncoder`).
 
     Raises:
-        ValueError: none of these, a file that cannot be used, no weights, or the name of Universal Sentence Encoder,
-            which can only be had from a file.
+        ValueError: none of these, a file that cannot be used, no weights, or Universal Sentence Encoder by name.
     """
     name, _, tokens = name_or_path.partition(":tokens=")
+    count = _count(tokens, name_or_path) if tokens else None
     if name in ("minilm", MINILM_NAME):
         from rt1.text.minilm import MiniLM  # a table needs no torch
 
-        return MiniLM(tokens=_count(tokens, name_or_path) if tokens else 1)
+        return MiniLM(tokens=count or 1)
     if name_or_path == USE_LARGE_5.name:
         raise ValueError(_USE_IS_NOT_HERE)
     if name == WORD_PIECES:
-        return _word_pieces(instructions, tokens=_count(tokens, name_or_path) if tokens else _LONGEST)
+        return _word_pieces(instructions, tokens=count or _LONGEST)
     if name_or_path.startswith(HUGGING_FACE):
         return _hugging_face(name_or_path)
     path = Path(name_or_path)
@@ -71,16 +71,16 @@ def load_identified(identity: TextEncoderIdentity) -> TextEncoder:
     """Load the encoder that a checkpoint or data set names.
 
     Raises:
-        ValueError: it is not here, or the one that is here by this name is another one.
+        ValueError: it is not available, or the available encoder of this name has another identity.
     """
     if identity.definition:
         from rt1.text.word_pieces import WordPieces
 
-        found: TextEncoder = WordPieces(identity.definition, tokens=identity.width)
+        encoder: TextEncoder = WordPieces(identity.definition, tokens=identity.width)
     else:
-        found = load_text_encoder(identity.name)
-    check_same_encoder(identity, found.identity)
-    return found
+        encoder = load_text_encoder(identity.name)
+    check_same_encoder(identity, encoder.identity)
+    return encoder
 
 
 def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEncoder:
@@ -89,7 +89,7 @@ def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEnco
     if instructions is None:
         raise ValueError(
             f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
-            "checkpoint then brings them along"
+            "checkpoint then contains them"
         )
     return WordPieces.from_instructions(list(instructions), tokens=tokens)
 
@@ -106,8 +106,8 @@ def _hugging_face(text: str) -> TextEncoder:
         return CachedEncoder(HuggingFaceEncoder(rest))
     if pooling not in POOLINGS or (tokens != "") != (pooling == "tokens"):
         raise ValueError(f"{text!r} ends in {form!r}; a pooling is mean, cls, eos or tokens=N")
-    chosen = next(p for p in POOLINGS if p == pooling)
-    return CachedEncoder(HuggingFaceEncoder(name, pooling=chosen, tokens=_count(tokens, text) if tokens else 1))
+    kind = next(p for p in POOLINGS if p == pooling)
+    return CachedEncoder(HuggingFaceEncoder(name, pooling=kind, tokens=_count(tokens, text) if tokens else 1))
 
 
 def _count(digits: str, text: str) -> int:

@@ -38,19 +38,15 @@ _LAYERS, _HEADS, _WIDTH, _EPS = 6, 12, 384, 1e-12
 
 
 class MiniLM:
-    """Any English sentence to a vector of length 1; paraphrases lie close, but so do "open" and "close".
+    """Any English sentence to a vector of length 1. Paraphrases lie close, but so do "open" and "close".
 
-    Same vectors as sentence-transformers to 1e-6. Every instruction is encoded by itself and only once: its
-    vector does not depend on what else is in the batch. Safe to share between threads.
+    Same vectors as sentence-transformers to 1e-6, independent of the batch. Safe to share between threads.
     """
 
     def __init__(self, folder: Path | None = None, *, tokens: int = 1) -> None:
         """Load ``model.safetensors`` and ``tokenizer.json`` from a folder, by default :func:`find_minilm`'s.
 
-        Args:
-            folder: where the two files are.
-            tokens: 1: an instruction is one vector. More: it is the vectors of its word pieces before they are
-                averaged, at most so many, for a network that attends to them.
+        With ``tokens`` above 1 an instruction is the vectors of its word pieces before their mean, at most so many.
 
         Raises:
             ValueError: a file is missing or is not the pinned one, or more tokens than the model takes.
@@ -135,20 +131,20 @@ def _download() -> Path:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse a missing or another file; hashing the 90 MB of weights takes 0.06 to 0.25 s."""
+    # Hashing the 90 MB of weights takes 0.06 to 0.25 s.
     if not path.is_file():
         raise ValueError(f"the text encoder's file {path} does not exist; {_CURE}")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256[path.name]:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256[path.name]:
         raise ValueError(
-            f"{path} has sha256 {found[:12]}, not {SHA256[path.name][:12]} of all-MiniLM-L6-v2: "
-            f"its vectors would be others; {_CURE}"
+            f"{path} has sha256 {digest[:12]}, not {SHA256[path.name][:12]} of all-MiniLM-L6-v2: "
+            f"its vectors would differ; {_CURE}"
         )
 
 
 def _forward(weights: Mapping[str, Tensor], ids_L: Tensor) -> Tensor:
-    """Word pieces of one instruction to the last layer's vectors (L, D); their mean, at length 1, is its vector."""
+    """Return the last layer's vectors (L, D) of word pieces. Their mean, scaled to length 1, is the embedding."""
     x_LD = weights["embeddings.word_embeddings.weight"][ids_L].double()
     x_LD = x_LD + weights["embeddings.position_embeddings.weight"][: len(ids_L)]
     x_LD = _norm(weights, "embeddings.LayerNorm", x_LD + weights["embeddings.token_type_embeddings.weight"][0])
@@ -162,7 +158,6 @@ def _forward(weights: Mapping[str, Tensor], ids_L: Tensor) -> Tensor:
 
 
 def _attend(weights: Mapping[str, Tensor], name: str, x_LD: Tensor) -> Tensor:
-    """Every word piece looks at every other one."""
     q_NLH, k_NLH, v_NLH = (
         _linear(weights, f"{name}.{part}", x_LD).unflatten(-1, (_HEADS, -1)).transpose(0, 1)
         for part in ("query", "key", "value")

@@ -18,7 +18,7 @@ def load_paraphrases(path: Path | str) -> Paraphrases:
     """Read a JSON or TOML file of instructions, each with a list of sentences that mean the same.
 
     Raises:
-        DataError: a file that is not there or is neither, or holds anything but lists of sentences.
+        DataError: the file is missing, is neither, or holds anything but lists of sentences.
     """
     path = Path(path)
     if path.suffix not in (".json", ".toml") or not path.is_file():

@@ -36,18 +36,18 @@ class _Session(Protocol):
 class UseOnnx:
     """Any sentence to its Universal Sentence Encoder (large/5) vector, computed by onnxruntime.
 
-    That the file holds this encoder is its user's word: another one of the same form gives vectors that mean nothing to
-    the network. Every instruction is encoded by itself: its vector does not depend on what else is in the batch.
+    The file is not checked: another encoder of the same form gives vectors without meaning to the network. An
+    instruction's vector does not depend on the batch.
     """
 
     def __init__(self, path: Path) -> None:
         """Load a model with one input, strings (B,), and one output, float32 (B, 512).
 
-        The tokenizer's operators are taken from onnxruntime-extensions where that is installed. The identity's hash is
-        that of this file; weights that an ONNX file keeps in other files are not part of it.
+        The tokenizer's operators come from onnxruntime-extensions if that is installed. The identity's hash is that of
+        this file, without external weight files.
 
         Raises:
-            ValueError: no such file, no onnxruntime, operators that it does not have, or other inputs or outputs.
+            ValueError: no such file, no onnxruntime, unknown operators, or other inputs or outputs.
         """
         if not path.is_file():
             raise ValueError(f"the text encoder's file {path} does not exist; give an ONNX file")
@@ -92,12 +92,12 @@ def _open(path: Path) -> _Session:
     return session
 
 
-def _is_one(values: Sequence[_Value], kind: str, of_each: tuple[int, ...]) -> bool:
-    """Tell whether there is one value, with a batch of any size (or one) in front of the shape of each."""
+def _is_one(values: Sequence[_Value], kind: str, row_shape: tuple[int, ...]) -> bool:
+    """Return whether there is one value, with a batch of any size, or of one, before the shape of a row."""
     if len(values) != 1 or values[0].type != kind or not values[0].shape:
         return False
     batch, *rest = values[0].shape
-    return (batch == 1 or not isinstance(batch, int)) and tuple(rest) == of_each
+    return (batch == 1 or not isinstance(batch, int)) and tuple(rest) == row_shape
 
 
 def _described(values: Sequence[_Value]) -> str:

@@ -1,4 +1,4 @@
-"""Word pieces of the data's own instructions: ids whose vectors the network learns along with everything else."""
+"""Word pieces of the data's instructions: ids whose vectors the network learns."""
 
 from __future__ import annotations
 
@@ -43,12 +43,9 @@ class WordPieces:
 
     @staticmethod
     def from_instructions(instructions: Sequence[str], *, tokens: int, size: int = 1000) -> WordPieces:
-        """Build the vocabulary from instructions.
+        """Build a vocabulary of ``size`` pieces: all letters, then the most frequent words of the instructions.
 
-        Args:
-            instructions: the data's sentences; a sentence that comes often counts once.
-            tokens: word pieces of the longest instruction that can be encoded.
-            size: number of word pieces; of the words the most frequent, after all single letters.
+        ``tokens`` is the number of word pieces of the longest instruction. A repeated sentence counts once.
         """
         check_instructions(instructions)
         normalizer, splitter = _parts()
@@ -58,8 +55,8 @@ class WordPieces:
             for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(sentence))
         )
         letters = sorted(set(_ALPHABET).union(*counts))
-        # A letter within a word is another piece than one that starts a word. Counted here, not by the package's
-        # trainer: its ties fall differently from run to run, and a resumed run must find the same ids.
+        # A letter within a word is another piece than one that starts a word. The package's trainer is not used: it
+        # breaks ties differently from run to run, and a resumed run needs the same ids.
         pieces = [_PADDING, _UNKNOWN, *letters, *(f"##{letter}" for letter in letters)]
         words = sorted(counts.keys() - set(letters), key=lambda word: (-counts[word], word))
         vocabulary = {piece: index for index, piece in enumerate([*pieces, *words[: max(0, size - len(pieces))]])}
@@ -73,15 +70,15 @@ class WordPieces:
         """
         check_instructions(instructions)
         rows = np.zeros((len(instructions), self.identity.width), dtype=np.float32)
-        for row, instruction, found in zip(
-            rows, instructions, self._tokenizer.encode_batch(list(instructions)), strict=True
-        ):
-            if len(found.ids) > self.identity.width:
+        encodings = self._tokenizer.encode_batch(list(instructions))
+        for row, instruction, encoding in zip(rows, instructions, encodings, strict=True):
+            ids = encoding.ids
+            if len(ids) > self.identity.width:
                 raise ValueError(
-                    f"the instruction {instruction[:80]!r} has {len(found.ids)} word pieces; at most "
-                    f"{self.identity.width} fit; shorten it, or train with {WORD_PIECES}:tokens={len(found.ids)}"
+                    f"the instruction {instruction[:80]!r} has {len(ids)} word pieces; at most "
+                    f"{self.identity.width} fit; shorten it, or train with {WORD_PIECES}:tokens={len(ids)}"
                 )
-            row[: len(found.ids)] = found.ids
+            row[: len(ids)] = ids
         return rows
 
 
@@ -96,7 +93,7 @@ def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
 
 
 def _vocabulary(definition: str) -> dict[str, int]:
-    """Return the pieces and ids of a definition; all else in it is the same for all, and a file's would be run."""
+    """Return the pieces and ids of a definition. The rest is constant, and is never taken from a file."""
     cure = "restore the checkpoint"
     data = parse(definition, name="the definition of word pieces", cure=cure)
     model = data.get("model") if isinstance(data, dict) else None

@@ -195,7 +195,6 @@ def _attend(query_XRH: Tensor, key_XLH: Tensor, value_XLH: Tensor, bias_XRL: Ten
 
 
 def _heads(x_SLF: Tensor, parts: int, heads: int) -> list[Tensor]:
-    """Split (S, L, parts*N*H) into as many (S*N, L, H)."""
     return list(x_SLF.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2))
 
 
