@@ -193,11 +193,7 @@ def statistics_of(actions: FloatArray) -> ActionStatistics:
 
 
 def spec_between(
-    low: NDArray[np.floating[Any]],
-    high: NDArray[np.floating[Any]],
-    *,
-    parts: Mapping[str, int],
-    bins: int = 256,
+    low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]], *, parts: Mapping[str, int], bins: int = 256
 ) -> ActionSpec:
     """Return a spec of continuous parts with these bounds (A,), physical units; a constant dimension is widened by ±1.
 

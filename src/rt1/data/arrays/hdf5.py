@@ -79,12 +79,7 @@ class HDF5Source(ArraySource):
     """Episodes of HDF5 files, sorted by file and group name; an ``EpisodeSource``. Needs ``h5py``."""
 
     def __init__(
-        self,
-        path: Path | str,
-        *,
-        layout: HDF5Layout,
-        action_spec: ActionSpec | None = None,
-        name: str | None = None,
+        self, path: Path | str, *, layout: HDF5Layout, action_spec: ActionSpec | None = None, name: str | None = None
     ) -> None:
         """Open an HDF5 file, or a folder of ``*.hdf5`` and ``*.h5``, without reading images.
 

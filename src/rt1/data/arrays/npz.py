@@ -42,12 +42,7 @@ class NpzSource(ArraySource):
     """
 
     def __init__(
-        self,
-        folder: Path | str,
-        *,
-        layout: ArrayLayout,
-        action_spec: ActionSpec | None = None,
-        name: str | None = None,
+        self, folder: Path | str, *, layout: ArrayLayout, action_spec: ActionSpec | None = None, name: str | None = None
     ) -> None:
         """Open a folder of ``*.npz``, without reading images.
 

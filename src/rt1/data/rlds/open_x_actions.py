@@ -178,10 +178,7 @@ def toto(raw: RawActions) -> FloatArray:
     sign; here True becomes -1, open.
     """
     return rt1_action(
-        mode=mode_of_flag(raw[_MODE]),
-        world=raw[_WORLD] * 2.0,
-        rotation=raw[_ROTATION],
-        gripper=1.0 - 2.0 * raw[_OPEN],
+        mode=mode_of_flag(raw[_MODE]), world=raw[_WORLD] * 2.0, rotation=raw[_ROTATION], gripper=1.0 - 2.0 * raw[_OPEN]
     )
 
 
