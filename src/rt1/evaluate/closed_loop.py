@@ -33,15 +33,15 @@ class TrialSettings:
     trials: int = 20
     """Trials per task and kind."""
     seed: int = 0
-    """Seed of the trials; their starts are never those of a recording."""
+    """Seed of the trials; no trial has the initial state of a recording."""
     baselines: bool = True
-    """Run the expert, the blind floor (another episode replayed without looking) and random actions beside it."""
+    """Also run the baselines: the scripted expert, open-loop replay and random actions."""
     swapped: bool = True
-    """Run tasks that share a scene again under the other one's instruction."""
+    """Also run tasks that share a scene under each other's instruction."""
     paraphrases: bool = True
-    """Run each task again under a sentence that no recording uses."""
+    """Also run each task under a sentence that no recording uses."""
     embodiment: str | None = None
-    """Which one acts, where the network has several."""
+    """Embodiment of the policy, if the network has several."""
     acting: ActingSettings = field(default_factory=ActingSettings)
     """How the policy acts."""
     workers: int = 0

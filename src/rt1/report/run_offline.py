@@ -28,7 +28,7 @@ class OfflineSettings:
     shown: int = 4
     """Episodes to plot."""
     embodiment: str | None = None
-    """Which one acts, where the network has several."""
+    """Embodiment of the policy, if the network has several."""
     cond_scale: float = 1.0
     """Guidance, see :class:`rt1.policy.stepper.Stepper`."""
 

@@ -46,9 +46,9 @@ class CollectSettings:
     tasks: tuple[str, ...]
     """Task names."""
     attempts: int = 50
-    """Starts attempted per task; what succeeds is kept."""
+    """Initial states per task; successful episodes are kept."""
     tries: int = 3
-    """How often a start is tried until it succeeds, with other noise each time."""
+    """Tries from one initial state until one succeeds, each with other noise."""
     noise: float = 0.5
     """Largest noise added to the policy's actions, as when recording experts. Here the noisy actions are stored: they
     reached the goal, perhaps where the policy's own would not have."""

@@ -28,9 +28,9 @@ class TrainConfig:
     batch_size: int = 32
     """Windows per update, of all ranks together."""
     seed: int = 0
-    """Seed of weights, order, crops, colours and dropout."""
+    """Seed of weights, order, crops, colors and dropout."""
     init: str | None = None
-    """Checkpoint to start from, or a backbone of ``rt1 convert imagenet``: what fits is taken over, the rest is new."""
+    """Checkpoint to start from, or a backbone of ``rt1 convert imagenet``: what fits is loaded, the rest is new."""
     device: Device = "auto"
     """``auto``: a GPU where there is one."""
     precision: Precision = "fp32"
@@ -38,7 +38,7 @@ class TrainConfig:
     model: RT1Config = field(default_factory=RT1Config)
     """The network. Action dimensions, bins and text width are taken from the data."""
     init_new_text: bool = False
-    """Let all that multiplies the text start anew, for another text encoder than the checkpoint's."""
+    """Reinitialize the text layers of ``init``, for another text encoder than the checkpoint's."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """Optimizer and learning rate."""
     windows_per_clip: int = 0
@@ -50,7 +50,7 @@ class TrainConfig:
     held_out: float = 0.05
     """Fraction of the episodes kept for validation."""
     augment: AugmentSettings = field(default_factory=AugmentSettings)
-    """Random crop and colours of the training images."""
+    """Random crop and color changes of the training images."""
     average: AverageSettings = field(default_factory=AverageSettings)
     """Moving average of the weights, which then is what validation measures and a policy acts with."""
     loss: LossForm = "mean"
@@ -85,7 +85,7 @@ class TrainConfig:
     """What decides which checkpoint is best/: success of the closed-loop trials, or a held-out number: loss, accuracy,
     within_5_bins, l1_of_range, ... Higher is better for success, accuracies and shares within bins, else lower."""
     closed_loop: ClosedLoopSettings = field(default_factory=ClosedLoopSettings)
-    """Trials of the policy while the run goes on."""
+    """Trials of the policy during training."""
     threads: int = 0
     """Torch threads; 0 means one per core."""
     loader_threads: int = 1

@@ -41,32 +41,32 @@ IMPROVE_FILES = (STATE_FILE, "start")
 
 @dataclass(frozen=True, kw_only=True)
 class ImproveSettings:
-    """What is repeated, and how often."""
+    """Settings of :func:`improve`."""
 
     tasks: tuple[str, ...] = ()
     """Tasks to get better at; those of the recorded data if not given."""
     rounds: int = 3
     """Rounds of collecting, training and trials."""
     attempts: int = 50
-    """Starts attempted per task and round; what succeeds is kept."""
+    """Initial states per task and round; successful episodes are kept."""
     tries: int = 3
-    """How often a start is tried until it succeeds, with other noise each time."""
+    """Tries from one initial state until one succeeds, each with other noise."""
     noise: float = 0.5
     """Largest noise on the actions while collecting, as a fraction of half the action range."""
     patience: float = 1.5
-    """A try has failed after so many times the steps of the longest recorded episode."""
+    """Step limit of a try, as a multiple of the longest recorded episode."""
     first_updates: int = 3000
     """Updates on the recorded data alone before the first round, where no checkpoint is given."""
     updates: int = 1000
     """Updates per round."""
     own_share: float = 0.5
-    """Share of the samples that comes from the policy's own episodes, of all rounds so far, 0..1."""
+    """Share of the samples from the policy's own episodes, of all rounds so far, 0..1."""
     trials: int = 50
     """Trials per task, after every round, from the same starts each time."""
     control: bool = True
     """Train a second policy for the same updates on the recorded data alone, to compare with."""
     seed: int = 0
-    """Seed of everything."""
+    """Random seed."""
     cpu_minutes: float = 0.0
     """Budget: no further stage begins once so much CPU time is spent; 0 means none."""
     workers: int = 0

@@ -29,7 +29,7 @@ class ClosedLoopSettings:
     every: int = 0
     """Updates between two rounds of trials; 0: none."""
     trials: int = 10
-    """Trials per task and round; every round has the same starts, none of which was recorded."""
+    """Trials per task and round, from the same initial states in every round, none of which was recorded."""
     tasks: tuple[str, ...] = ()
     """Task names; those of the data if not given."""
     seed: int = 0
