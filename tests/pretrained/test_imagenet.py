@@ -157,7 +157,7 @@ def test_a_keras_file_comes_back_tensor_by_tensor(tmp_path: Path, root: str) -> 
     report = convert_imagenet(tmp_path / "weights.h5", out)
     converted = load_file(out)
     assert converted.keys() == backbone_keys()
-    assert report.skipped.keys() == {"input normalisation, which RT-1 has of its own"}
+    assert report.skipped.keys() == {"input normalization, which RT-1 has of its own"}
     expected = tensors["block6c_dwconv/depthwise_kernel"].permute(2, 3, 0, 1)
     assert torch.equal(converted["blocks.20.depthwise.weight"], expected)
     assert torch.equal(converted["top.weight"], tensors["top_conv/kernel"].permute(3, 2, 0, 1))

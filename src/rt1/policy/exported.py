@@ -191,10 +191,8 @@ class OpenVinoGraphs:
         return self._decoder.infer(_decoder_inputs(token_1TKE, step_1, text_1E))[0].copy()
 
 
-def _decoder_inputs(
-    token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None
-) -> dict[str, NDArray[Any]]:
-    return {"tokens": token_1TKE, "step": step_1, **({} if text_1E is None else {"text": text_1E})}
+def _decoder_inputs(tokens: FloatArray, step: NDArray[np.int64], text: FloatArray | None) -> dict[str, NDArray[Any]]:
+    return {"tokens": tokens, "step": step} if text is None else {"tokens": tokens, "step": step, "text": text}
 
 
 def import_openvino() -> Any:  # noqa: ANN401 (an optional package)

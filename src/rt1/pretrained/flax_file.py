@@ -106,7 +106,7 @@ def _flatten(tree: object, path: str, depth: int = 0) -> Iterator[tuple[str, NDA
         for name, child in tree.items():
             yield from _flatten(child, f"{path}/{name}", depth + 1)
     elif isinstance(tree, str) and tree.startswith(ORBAX_PLACEHOLDER):
-        raise FlaxFileError(f"{path} lies in an orbax folder beside this file, which only JAX can read; {SAVE_AGAIN}")
+        raise FlaxFileError(f"{path} lies in an orbax folder next to this file, which only JAX can read; {SAVE_AGAIN}")
     elif isinstance(tree, np.ndarray | np.generic | int | float):
         yield path, np.asarray(tree)
     elif tree is not None:

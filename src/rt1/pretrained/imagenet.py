@@ -29,7 +29,7 @@ from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.weights import first_problem, read_safetensors, weight_problem
-from rt1.pretrained.imagenet_names import Naming, recognise
+from rt1.pretrained.imagenet_names import Naming, recognize
 from rt1.pretrained.layout import ConversionReport, Skipped, Weight, grouped, source_shape, to_torch
 
 METADATA_KEY = "rt1_imagenet"
@@ -57,7 +57,7 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
     """
     path, out = Path(path), Path(out)
     tensors = _read(path)
-    naming = _recognise(path, tensors)
+    naming = _recognize(path, tensors)
     network = _title(naming.config)
     kind = f"{network.partition(':')[0]} of {naming.layout}"
     lacking = [weight.name for weight in naming.weights if weight.name not in tensors]
@@ -88,8 +88,8 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
         parameters={component: sum(t.numel() for k, t in converted.items() if "running_" not in k)},
         notes=(_note(naming),),
     )
-    with replacing(out) as beside:
-        save_file(converted, beside, metadata={METADATA_KEY: json.dumps(report.to_json())})
+    with replacing(out) as temporary:
+        save_file(converted, temporary, metadata={METADATA_KEY: json.dumps(report.to_json())})
     return report
 
 
@@ -122,9 +122,9 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     model.backbone.load_state_dict(tensors, strict=False)
 
 
-def _recognise(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
+def _recognize(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
     try:
-        naming = recognise(tensors)
+        naming = recognize(tensors)
     except (ValueError, LookupError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: its sizes cannot be told ({error}); give another file") from error
     if naming is None:
@@ -258,4 +258,4 @@ def keras_tensors(path: Path | str) -> dict[str, Tensor]:
 def _why(name: str) -> str:
     if name.endswith(COUNTER):
         return "counter"
-    return "input normalisation, which RT-1 has of its own" if name.startswith("normalization") else CLASSIFIER
+    return "input normalization, which RT-1 has of its own" if name.startswith("normalization") else CLASSIFIER

@@ -28,7 +28,7 @@ class Naming:
     """The tensors that fill our backbone."""
 
 
-def recognise(tensors: Mapping[str, Tensor]) -> Naming | None:
+def recognize(tensors: Mapping[str, Tensor]) -> Naming | None:
     """Return the naming of a file by a tensor that every one of its kind has; None if it is of no known kind.
 
     Raises:
@@ -68,7 +68,7 @@ def keras_names(config: EfficientNetConfig) -> Names:
 def _timm(config: EfficientNetConfig) -> Names:
     yield from _conv_and_norm("conv_stem", "bn1", "stem")
     for index, name, expands in block_names(config):
-        theirs, ours = f"blocks.{int(name[0]) - 1}.{ord(name[1]) - ord('a')}.", f"blocks.{index}."
+        source, ours = f"blocks.{int(name[0]) - 1}.{ord(name[1]) - ord('a')}.", f"blocks.{index}."
         # Without an expansion timm counts its convolutions and norms from the depthwise one on.
         parts = (
             (("conv_pw", "bn1", "expand"), ("conv_dw", "bn2", "depthwise"), ("conv_pwl", "bn3", "project"))
@@ -76,23 +76,23 @@ def _timm(config: EfficientNetConfig) -> Names:
             else (("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "project"))
         )
         for conv, norm, part in parts:
-            yield from _conv_and_norm(f"{theirs}{conv}", f"{theirs}{norm}", f"{ours}{part}")
+            yield from _conv_and_norm(f"{source}{conv}", f"{source}{norm}", f"{ours}{part}")
         for part in ("reduce", "expand"):
-            yield from _weight_and_bias(f"{theirs}se.conv_{part}", f"{ours}squeeze.{part}")
+            yield from _weight_and_bias(f"{source}se.conv_{part}", f"{ours}squeeze.{part}")
     yield from _conv_and_norm("conv_head", "bn2", "top")
 
 
 def _torchvision(config: EfficientNetConfig) -> Names:
     yield from _conv_and_norm("features.0.0", "features.0.1", "stem")
     for index, name, expands in block_names(config):
-        theirs, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
+        source, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
         parts = ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
         for place, part in enumerate(parts):
             if part == "squeeze":
-                yield from _weight_and_bias(f"{theirs}{place}.fc1", f"{ours}squeeze.reduce")
-                yield from _weight_and_bias(f"{theirs}{place}.fc2", f"{ours}squeeze.expand")
+                yield from _weight_and_bias(f"{source}{place}.fc1", f"{ours}squeeze.reduce")
+                yield from _weight_and_bias(f"{source}{place}.fc2", f"{ours}squeeze.expand")
             else:
-                yield from _conv_and_norm(f"{theirs}{place}.0", f"{theirs}{place}.1", f"{ours}{part}")
+                yield from _conv_and_norm(f"{source}{place}.0", f"{source}{place}.1", f"{ours}{part}")
     last = len(config.stages) + 1
     yield from _conv_and_norm(f"features.{last}.0", f"features.{last}.1", "top")
 
@@ -132,20 +132,20 @@ def _maxvit(config: MaxViTConfig) -> Names:
     inputs = (config.stem_channels, *config.channels)
     blocks = [(stage, block) for stage, depth in enumerate(config.depths) for block in range(depth)]
     for index, (stage, block) in enumerate(blocks):
-        theirs, ours = f"stages.{stage}.blocks.{block}.", f"blocks.{index}."
+        source, ours = f"stages.{stage}.blocks.{block}.", f"blocks.{index}."
         if block == 0 and inputs[stage] != inputs[stage + 1]:
-            yield from _weight_and_bias(f"{theirs}conv.shortcut.expand", f"{ours}convolution.shortcut")
-        yield from _norm(f"{theirs}conv.pre_norm", f"{ours}convolution.pre_norm")
-        yield from _conv_and_norm(f"{theirs}conv.conv1_1x1", f"{theirs}conv.norm1", f"{ours}convolution.expand")
-        yield from _conv_and_norm(f"{theirs}conv.conv2_kxk", f"{theirs}conv.norm2", f"{ours}convolution.depthwise")
-        yield from _weight_and_bias(f"{theirs}conv.se.fc1", f"{ours}convolution.squeeze.reduce")
-        yield from _weight_and_bias(f"{theirs}conv.se.fc2", f"{ours}convolution.squeeze.expand")
-        yield from _weight_and_bias(f"{theirs}conv.conv3_1x1", f"{ours}convolution.project")
+            yield from _weight_and_bias(f"{source}conv.shortcut.expand", f"{ours}convolution.shortcut")
+        yield from _norm(f"{source}conv.pre_norm", f"{ours}convolution.pre_norm")
+        yield from _conv_and_norm(f"{source}conv.conv1_1x1", f"{source}conv.norm1", f"{ours}convolution.expand")
+        yield from _conv_and_norm(f"{source}conv.conv2_kxk", f"{source}conv.norm2", f"{ours}convolution.depthwise")
+        yield from _weight_and_bias(f"{source}conv.se.fc1", f"{ours}convolution.squeeze.reduce")
+        yield from _weight_and_bias(f"{source}conv.se.fc2", f"{ours}convolution.squeeze.expand")
+        yield from _weight_and_bias(f"{source}conv.conv3_1x1", f"{ours}convolution.project")
         for grouping in ("block", "grid"):
-            yield from _attention(f"{theirs}attn_{grouping}.", f"{ours}{grouping}_attention.")
+            yield from _attention(f"{source}attn_{grouping}.", f"{ours}{grouping}_attention.")
 
 
-def _attention(theirs: str, ours: str) -> Names:
+def _attention(source: str, ours: str) -> Names:
     for name, key in (
         ("norm1", "norm"),
         ("attn.qkv", "query_key_value"),
@@ -154,8 +154,8 @@ def _attention(theirs: str, ours: str) -> Names:
         ("mlp.fc1", "feed_forward_in"),
         ("mlp.fc2", "feed_forward_out"),
     ):
-        yield from _weight_and_bias(f"{theirs}{name}", f"{ours}{key}")
-    yield Weight(name=f"{theirs}attn.rel_pos.relative_position_bias_table", key=f"{ours}bias_NRR")
+        yield from _weight_and_bias(f"{source}{name}", f"{ours}{key}")
+    yield Weight(name=f"{source}attn.rel_pos.relative_position_bias_table", key=f"{ours}bias_NRR")
 
 
 def _one(name: str, key: str, kind: Kind) -> Weight:

@@ -160,12 +160,12 @@ def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
 
 
 def pixel_mean(mean: NDArray[Any]) -> NDArray[np.float64]:
-    """Return what is subtracted from pixels in [0, 1], given Keras' normalisation mean, float64 (3,)."""
+    """Return what is subtracted from pixels in [0, 1], given Keras' normalization mean, float64 (3,)."""
     return np.asarray(mean, np.float64) / KERAS_PIXEL_GAIN
 
 
 def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
-    """Return what pixels in [0, 1] are divided by, given Keras' normalisation variance, float64 (3,).
+    """Return what pixels in [0, 1] are divided by, given Keras' normalization variance, float64 (3,).
 
     Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
     every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.

@@ -131,10 +131,10 @@ def _net(config: EfficientNetConfig) -> Iterator[Variable]:
     def layer() -> str:
         return f"{NET}layer_with_weights-{next(counter)}"
 
-    normalisation = layer()
-    yield Weight(name=f"{normalisation}/mean", key="pixel_mean", kind="pixel_mean")
-    yield Weight(name=f"{normalisation}/variance", key="pixel_std", kind="pixel_variance")
-    yield Skipped(name=f"{normalisation}/count", reason="counter")
+    normalization = layer()
+    yield Weight(name=f"{normalization}/mean", key="pixel_mean", kind="pixel_mean")
+    yield Weight(name=f"{normalization}/variance", key="pixel_std", kind="pixel_variance")
+    yield Skipped(name=f"{normalization}/count", reason="counter")
     yield Weight(name=f"{layer()}/kernel", key="backbone.stem.weight", kind="conv")
     yield from keras_norm(layer(), "backbone.stem_norm")
     for index, _, expands in block_names(config):

@@ -106,7 +106,7 @@ class Batcher:
             results = await loop.run_in_executor(self._worker, self._take, jobs, loop)
             self._taking = []
             for job, result in zip(jobs, results, strict=True):
-                if job.done.done():  # its task was cancelled
+                if job.done.done():  # its task was canceled
                     continue
                 if isinstance(result, Stepped):
                     job.done.set_result(result)

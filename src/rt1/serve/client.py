@@ -154,8 +154,7 @@ class Client:
             raise ClientError(f"{self.url} does not say which actions it gives; is it an RT-1 server?") from error
 
     def _request(self, observation: dict[str, Any]) -> dict[str, Any]:
-        message = protocol.encode(observation)  # before the connection is touched: a wrong type costs no episode
-        reply = self._exchange(message)
+        reply = self._exchange(protocol.encode(observation))  # encoded first: a wrong type costs no episode
         timing = reply.get("server_timing")
         self.server_timing = timing if isinstance(timing, dict) else {}
         return reply

@@ -1,4 +1,4 @@
-"""The connections of a server: which bytes each one holds, and which one gives its place to a newcomer."""
+"""The connections of a server: the bytes that each one holds, and which one is closed for a new client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
 ACTIVE_SECONDS = 60.0
-"""A session without a request for so long may lose its place to a newcomer."""
+"""A session without a request for so long may be closed for a new client."""
 CLOSE_SECONDS = 1.0
 """A connection that does not close by itself is cut off after so long."""
 MAX_HANDSHAKES = 256
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Connection(ServerConnection):
-    """A connection that knows how many bytes it holds and when its last request came."""
+    """A connection that counts its bytes and stores the time of its last request."""
 
     def __init__(self, connections: Connections, *args: Any, **options: Any) -> None:  # noqa: ANN401 (websockets')
         super().__init__(*args, **options)
@@ -145,7 +145,7 @@ class Connections:
             oldest.transport.abort()
 
     def start_session(self, connection: Connection) -> None:
-        """Give a place to a connection; if there is none, the session that has been idle for longest loses its own."""
+        """Start a session. If all are taken, close the session that has been idle for longest."""
         self._handshakes.pop(connection, None)
         if len(self._sessions) >= self._max_sessions:
             longest = max(self._sessions, key=lambda session: session.idle_seconds)
@@ -158,7 +158,7 @@ class Connections:
         self._held.pop(connection, None)
 
     def weigh(self, connection: Connection) -> None:
-        """Note what a connection holds; while all hold too much, drop the one that holds most."""
+        """Update the bytes of a connection. While all hold too much, drop the one that holds most."""
         if connection not in self._held:
             return
         self._held[connection] = connection.held

@@ -1,4 +1,4 @@
-"""What a robot needs beside the client: a steady rate, limits on actions, a watchdog that stops it; without torch."""
+"""Parts of a robot's control loop: a fixed rate, limits on actions, a watchdog. No torch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class ActionLimits:
-    """What a robot may be told: bounds of each dimension, and how far it may change from one action to the next."""
+    """Limits on actions: bounds of each dimension, and the largest change from one action to the next."""
 
     spec: ActionSpec
     """Dimensions and bounds; :attr:`rt1.serve.client.Client.action_spec` is the one of the server's policy."""
@@ -61,8 +61,7 @@ class ActionLimits:
             previous: the action carried out before, float32 (A,); :meth:`rest` at the start of an episode.
 
         Returns:
-            float32 (A,), within the bounds. A choice (a discrete dimension) is taken over as it is: between two choices
-            there is nothing.
+            float32 (A,), within the bounds. A choice (a discrete dimension) is not changed.
 
         Raises:
             ValueError: another shape, or a value that is not a number.

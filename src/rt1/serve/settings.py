@@ -1,4 +1,4 @@
-"""Where a policy server listens and what it lets happen; apart from the server, whose WebSockets are an extra."""
+"""Settings of the policy server. They do not import the server, whose WebSockets are an optional dependency."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from rt1.common.json_config import MOST_PORT, check_above, check_at_least, check
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where a server listens and what it lets happen."""
+    """Address and limits of a policy server."""
 
     host: str = "127.0.0.1"
     """Address to listen on, which must not be empty; 0.0.0.0 lets other machines in."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     api_key_file: Path | None = None
-    """File with the key that clients must show, on its first line; no key is asked for if not given."""
+    """File with the API key of clients on its first line; no key is required if not given."""
     certificate: Path | None = None
     """PEM file of the TLS certificate chain; without it connections are not encrypted."""
     private_key: Path | None = None
     """PEM file of the certificate's private key; in the certificate's file if not given."""
     max_sessions: int = 64
-    """Connections at a time; fewer where the machine does not carry as many within the latency."""
+    """Connections at a time; fewer where the machine is too slow for as many within the latency."""
     max_latency: float = 0.3
     """Seconds a request may take when all sessions ask at once; a connection that would make it longer is refused."""
     max_batch: int = 32
-    """Robots whose steps the network takes together at most; 1 for no batches."""
+    """Largest number of robots in a batch; 1 for no batches."""
     batch_wait: float = 0.002
-    """Seconds a step may wait for other robots', so that the network takes them together; one alone never waits."""
+    """Seconds a step may wait for other robots' steps, to form a batch; a single robot never waits."""
     max_message_mb: float = 8.0
     """Largest message, megabytes."""
     max_memory_mb: float = 256.0
@@ -37,7 +37,7 @@ class ServerSettings:
     idle_seconds: float = 600.0
     """A connection without a request for so long is closed."""
     grace_seconds: float = 10.0
-    """Time for requests under way when the server is told to stop."""
+    """Seconds to finish open requests when the server stops."""
 
     def __post_init__(self) -> None:
         if not self.host.strip():

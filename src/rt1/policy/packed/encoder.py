@@ -38,7 +38,7 @@ class PlainEncoder:
 
 
 class FoldedEncoder:
-    """FiLM-EfficientNet and TokenLearner with the normalisations folded into the convolutions."""
+    """FiLM-EfficientNet and TokenLearner with the normalizations folded into the convolutions."""
 
     @staticmethod
     def fits(model: RT1) -> bool:
@@ -142,7 +142,7 @@ def _parameters(layer: nn.Linear, device: torch.device) -> tuple[Tensor, Tensor]
 def film(x_SCHW: Tensor, film_SF: Tensor) -> Tensor:
     """Scale and shift every channel; ``film_SF``, float32, holds the scales, then the shifts."""
     if x_SCHW.dtype == torch.bfloat16 and x_SCHW.device.type == "cpu":
-        # On the CPU torch's bfloat16 addcmul is an order slower than its normalisation by given means and variances.
+        # On the CPU torch's bfloat16 addcmul is an order slower than its normalization by given means and variances.
         if len(x_SCHW) == 1:
             return _film_by_norm(x_SCHW, film_SF[0])
         return torch.cat([_film_by_norm(x_CHW[None], film_F) for x_CHW, film_F in zip(x_SCHW, film_SF, strict=True)])

@@ -151,7 +151,7 @@ def _shared_out(product: Callable[..., Tensor], *arguments: Any) -> Tensor:  # n
 
 
 def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of a convolution without bias and the normalisation after it, as one convolution."""
+    """Return weight and bias of a convolution without bias and the normalization after it, as one convolution."""
     weight = conv.weight.detach().double()
     if norm is None:
         return weight, weight.new_zeros(len(weight))
@@ -162,7 +162,7 @@ def folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor
 
 
 class Convolution:
-    """A convolution with the normalisation after it and, where asked, the swish after that."""
+    """A convolution with the normalization after it and, where asked, the swish after that."""
 
     def __init__(
         self,
@@ -215,7 +215,7 @@ class Convolution:
 
 
 class Projection:
-    """The 1x1 convolution that ends a block, with the gate on its inputs, its normalisation and its residual.
+    """The 1x1 convolution that ends a block, with the gate on its inputs, its normalization and its residual.
 
     On large maps the gate goes into the weight, which is smaller: I * O products instead of I * H * W.
     """
