@@ -266,10 +266,10 @@ def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
         (["train", "--data", "d", "--out", "o", "--model.image-size", "2", "2"], "use a larger image"),
         (["train", "--data", "d", "--out", "o", "--model.backbone", "maxvitt"], "did you mean 'maxvit'?"),
         (["serve", "d", "--port", "70000"], "--port is 70000"),
-        (["inspect", ""], "PATH is empty"),
+        (["inspect", ""], "path is empty"),
         (["train", "--data", "", "--out", "o"], "--data is ''"),
         (["train", "--data", "=2", "--out", "o"], "--data is '=2'"),
-        (["evaluate", "--checkpoint", "c", "--trials", "1000000000000"], "--trials is '1000000000000'; it must"),
+        (["evaluate", "c", "--trials", "1000000000000"], "--trials is 1000000000000; it must"),
         (["improve", "--data", "d", "--out", "o", "--own-share", "1"], "--own-share is 1.0"),
     ],
 )
