@@ -336,6 +336,7 @@ def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
 
     async def run() -> None:
         gc.freeze()  # the network's many objects stay; each collection would take 10 ms to scan them
+        gc.set_threshold(700, 10, 1000)  # a full collection among many connections takes 60 ms, so it is rare
         sys.setswitchinterval(_SWITCH_SECONDS)
         await server.run(stop_on_signals(), ready)
 
