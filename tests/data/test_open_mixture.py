@@ -253,3 +253,11 @@ def test_a_mixture_file_can_set_the_bins_of_all(folders: Path) -> None:
     (alone,) = open_mixture([folders / "one"], PLAIN)
     np.testing.assert_array_equal(opened[0].source.actions(0, 0, 4), alone.source.actions(0, 0, 4))
     assert opened[0].source.details == alone.source.details  # type: ignore[attr-defined]
+
+
+def test_a_folder_with_a_line_break_in_its_name_is_refused_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "mixture.json"
+    file.write_text('{"parts": [{"data": "a\\nb"}]}')
+    with pytest.raises(DataError, match="printable") as refused:
+        open_mixture([file], DataOptions())
+    assert "\n" not in str(refused.value)

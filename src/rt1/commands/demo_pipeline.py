@@ -153,8 +153,8 @@ class _Stages:
                 self._state = {name: state[name] for name in self._state}
             if self._state["settings"] != json.loads(json.dumps(settings)):
                 raise ValueError(
-                    f"{demo.out} holds a demo with other settings ({self._state['settings']!r}). Give another --out, "
-                    "or remove it"
+                    f"{demo.out} holds a demo with other settings ({self._state['settings']!r:.300}). Give another "
+                    "--out, or remove it"
                 )
         self._save()
 

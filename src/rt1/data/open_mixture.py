@@ -200,6 +200,8 @@ def _read(path: Path) -> MixtureFile:
         described = from_json(MixtureFile, read_object(path, cure="mend it there"), where=str(path))
         folders = [path.parent / part.data for part in described.parts]
         for folder in folders:
+            if not str(folder).isprintable():
+                raise DataError(f"{path} names the data {folder.name!r}, must be printable; mend it there")
             folder.exists()  # raises for a name that no file can have
         parts = zip(described.parts, folders, strict=True)
         return replace(described, parts=tuple(replace(part, data=str(folder)) for part, folder in parts))
