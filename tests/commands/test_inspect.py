@@ -11,15 +11,17 @@ import pytest
 from rt1.cli import main
 
 
+@pytest.fixture
+def data(make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path) -> Path:
+    """A recording of three episodes."""
+    return write_recording(tmp_path / "data", make_source(3, 2, 4))
+
+
 @pytest.mark.parametrize("command", ["inspect", "text-table"])
 def test_a_folder_is_not_replaced_by_a_file(
-    command: str,
-    make_source: Callable[..., Any],
-    write_recording: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    command: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, out = write_recording(tmp_path / "data", make_source(3, 2, 4)), tmp_path / "thesis"
+    out = tmp_path / "thesis"
     out.mkdir()
     (out / "chapter").write_text("mine")
     assert main([command, str(data), "--out", str(out)]) == 1
@@ -30,14 +32,7 @@ def test_a_folder_is_not_replaced_by_a_file(
 
 
 @pytest.mark.parametrize("command", ["inspect", "text-table"])
-def test_a_file_of_another_kind_is_not_replaced(
-    command: str,
-    make_source: Callable[..., Any],
-    write_recording: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    data = write_recording(tmp_path / "data", make_source(3, 2, 4))
+def test_a_file_of_another_kind_is_not_replaced(command: str, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (data / "rt1.json").read_bytes()
     assert main([command, str(data), "--out", str(data / "rt1.json")]) == 1
     assert "rt1.json exists" in capsys.readouterr().err

@@ -20,12 +20,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rt1.actions import FloatArray
 from rt1.common.suggest import lookup
+from rt1.errors import first_line
 from rt1.model.rt1 import RT1
 from rt1.policy.base import check_embedding
 from rt1.policy.packed.cuda_graphs import Function, Graphs
 from rt1.policy.packed.decoder import PlainDecoder, StepDecoder
 from rt1.policy.packed.encoder import FoldedEncoder, PlainEncoder
-from rt1.policy.packed.layers import Numbers, Target, first_line, obstacle, threads_at_most
+from rt1.policy.packed.layers import Numbers, Target, obstacle, threads_at_most
 
 
 @dataclass(eq=False, kw_only=True)

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rt1.errors import first_line
 from rt1.model.efficientnet import stride_padding
 
 _LOG = logging.getLogger(__name__)
@@ -46,11 +47,6 @@ class Target:
     def packs(self) -> bool:
         """Whether oneDNN's kernels are used."""
         return self.device.type == "cpu" and _packing_runs()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of torch's message, without the lines on its sources."""
-    return str(error).partition("\n")[0].strip() or type(error).__name__
 
 
 @cache
