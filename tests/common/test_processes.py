@@ -54,9 +54,9 @@ def test_a_killed_worker_is_one_line_with_the_cure() -> None:
 
 
 _PARENT = """
-import functools, time
+import functools, os, time
 from rt1.common.processes import run_jobs
-list(run_jobs(time.sleep, [600, 600], workers=2, prepare=functools.partial(print, "ready", flush=True)))
+list(run_jobs(time.sleep, [600, 600], workers=2, prepare=functools.partial(os.write, 1, b"ready\\n")))
 """
 
 
