@@ -202,7 +202,7 @@ def test_a_description_that_does_not_fit_is_refused(
             DATA,
             "action",
             [[0.0] * 3, [0.0, float("nan"), 0.0], [0.0] * 3],
-            r"episode 1, step 0: 'action' is \[0.0, nan",
+            r"'action' of episode 1, step 0 is \[0.0, nan",
         ),
         (DATA, "action", [[0.0] * 3, [0.0, None, 0.0], [0.0] * 3], "must hold 3 floats a row"),
         ("meta/tasks.parquet", "__index_level_0__", ["push", " "], "the instruction of task_index 1 is empty"),
@@ -333,7 +333,7 @@ def test_an_action_beyond_the_range_of_float32_is_refused_as_not_finite(damaged:
     table = pq.read_table(damaged / DATA)
     values = pa.array([[1e300, 0.0, 0.0]] * len(table), pa.list_(pa.float64(), 3))
     pq.write_table(table.set_column(table.column_names.index("action"), "action", values), damaged / DATA)
-    with pytest.raises(DataError, match=r"episode 0, step 0: 'action' is .*finite"):
+    with pytest.raises(DataError, match=r"'action' of episode 0, step 0 .*finite"):
         LeRobotSource(damaged)
 
 

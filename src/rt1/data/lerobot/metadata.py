@@ -24,7 +24,7 @@ from rt1.data.lerobot.schema import (
     TASKS_FILE,
     VERSION,
     VIDEO_PATH,
-    reading,
+    read_columns,
 )
 from rt1.data.lerobot.statistics import STATISTICS, Stats, image_stats, merged, vector_stats
 from rt1.data.lerobot.video import PIXEL_FORMAT, Codec
@@ -33,6 +33,7 @@ from rt1.data.sources.images import decode_image
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 ACTION_KEY = "action"
 CHUNK_FILES = 1000
@@ -84,10 +85,10 @@ def features_of(settings: LeRobotSettings) -> dict[str, Any]:
     height, width = settings.recording.image_size
     image: dict[str, Any] = {"dtype": "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
     if settings.video is not None:
-        described: dict[str, Any] = {"height": height, "width": width, "codec": settings.video, "pix_fmt": PIXEL_FORMAT}
-        described |= {"is_depth_map": False, "fps": settings.fps, "channels": 3}
-        video = {f"video.{name}": value for name, value in described.items()}
-        image |= {"dtype": "video", "info": {**video, "has_audio": False}}
+        video = {"height": height, "width": width, "codec": settings.video, "pix_fmt": PIXEL_FORMAT}
+        video |= {"is_depth_map": False, "fps": settings.fps, "channels": 3}
+        info = {f"video.{name}": value for name, value in video.items()}
+        image |= {"dtype": "video", "info": {**info, "has_audio": False}}
     spec = settings.recording.action_spec
     return {
         settings.image_key: image,
@@ -97,18 +98,27 @@ def features_of(settings: LeRobotSettings) -> dict[str, Any]:
     }
 
 
-def step_schema(settings: LeRobotSettings) -> pa.Schema:
-    """Return the pyarrow schema of a data file."""
+def open_steps(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
+    """Return an open data file; images are compressed already, so they are stored as they are."""
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     size = settings.recording.action_spec.size
-    image = pa.field(settings.image_key, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
-    fields = [
-        (ACTION_KEY, pa.list_(pa.float32(), size) if size > 1 else pa.float32()),  # LeRobot: one entry is no list
-        ("timestamp", pa.float32()),
-        *((name, pa.int64()) for name in _COUNTERS),
-    ]
-    return pa.schema([*([] if settings.video else [image]), *fields])
+    numbers = {
+        ACTION_KEY: pa.list_(pa.float32(), size) if size > 1 else pa.float32(),  # LeRobot: one entry is no list
+        "timestamp": pa.float32(),
+        **dict.fromkeys(_COUNTERS, pa.int64()),
+    }
+    image = {settings.image_key: pa.struct({"bytes": pa.binary(), "path": pa.string()})}
+    compression = dict.fromkeys(numbers, "snappy")
+    compression |= dict.fromkeys((f"{settings.image_key}.bytes", f"{settings.image_key}.path"), "none")
+    return pq.ParquetWriter(
+        path,
+        pa.schema(numbers if settings.video else {**image, **numbers}),
+        compression=compression,
+        use_dictionary=list(numbers),
+        write_page_checksum=True,
+    )
 
 
 def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, task: int) -> dict[str, NDArray[Any]]:
@@ -125,35 +135,20 @@ def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, 
     }
 
 
-def step_table(images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings) -> pa.Table:
-    """Return the rows of an episode as a pyarrow table of :func:`step_schema`."""
+def step_table(images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], schema: pa.Schema) -> pa.Table:
+    """Return the rows of an episode as a pyarrow table of the schema of :func:`open_steps`."""
     import pyarrow as pa
 
-    schema, size = step_schema(settings), settings.recording.action_spec.size
-    arrays: dict[str, Any] = {name: pa.array(values) for name, values in columns.items() if name != ACTION_KEY}
-    flat = pa.array(columns[ACTION_KEY].reshape(-1))
-    arrays[ACTION_KEY] = pa.FixedSizeListArray.from_arrays(flat, size) if size > 1 else flat
-    if settings.video is None:
-        stored = [pa.array(images, pa.binary()), pa.nulls(len(images), pa.string())]
-        arrays[settings.image_key] = pa.StructArray.from_arrays(stored, names=["bytes", "path"])
-    return pa.table([arrays[name] for name in schema.names], schema=schema)
-
-
-def episode_stats(
-    images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings
-) -> dict[str, Stats]:
-    """Return the statistics of each feature; those of the images from a few spread over the episode."""
-    numbers = np.unique(np.linspace(0, len(images) - 1, SAMPLED_IMAGES).round().astype(int))
-    return {
-        settings.image_key: image_stats([decode_image(images[number]) for number in numbers]),
-        **{name: vector_stats(values.reshape(len(values), -1)) for name, values in columns.items()},
-    }
+    actions = columns[ACTION_KEY]
+    stored = [{"bytes": image} for image in images]
+    arrays = {**columns, ACTION_KEY: list(actions) if actions.shape[1] > 1 else actions[:, 0]}
+    return pa.table([pa.array(arrays.get(name, stored), schema.field(name).type) for name in schema.names], schema)
 
 
 def episode_row(
     episode: RecordedEpisode, columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings, *, file: int, base: int
 ) -> dict[str, Any]:
-    """Return the row of an episode in its episodes file."""
+    """Return the row of an episode in its episodes file; ``base`` is the number of the data file's first step."""
     first, steps = int(columns["index"][0]), len(episode.images)
     chunk, within = divmod(file, CHUNK_FILES)
     row: dict[str, Any] = {
@@ -170,30 +165,33 @@ def episode_row(
     }
     if settings.video is not None:
         times = {"from_timestamp": (first - base) / settings.fps, "to_timestamp": (first - base + steps) / settings.fps}
-        places = {"chunk_index": chunk, "file_index": within, **times}
-        row |= {f"videos/{settings.image_key}/{name}": value for name, value in places.items()}
-    for feature, stats in episode_stats(episode.images, columns, settings).items():
-        row |= {f"stats/{feature}/{name}": stats[name].tolist() for name in STATISTICS}
+        video = {"chunk_index": chunk, "file_index": within, **times}
+        row |= {f"videos/{settings.image_key}/{name}": value for name, value in video.items()}
+    samples = np.unique(np.linspace(0, steps - 1, SAMPLED_IMAGES).round().astype(int))
+    stats = {settings.image_key: image_stats([decode_image(episode.images[step]) for step in samples])}
+    stats |= {name: vector_stats(values.reshape(steps, -1)) for name, values in columns.items()}
+    for feature, values in stats.items():
+        row |= {f"stats/{feature}/{name}": values[name].tolist() for name in STATISTICS}
     return row
 
 
-def write_episodes(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write an episodes file."""
-    import pyarrow as pa
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file with checksums."""
     import pyarrow.parquet as pq
 
     with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(list(rows)), partial, write_page_checksum=True)
+        pq.write_table(table, partial, write_page_checksum=True)
 
 
 def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str], *, files: int, steps: int) -> None:
     """Write everything that describes the whole data set, ``info.json`` last: with it the folder can be read."""
-    stats = _total_stats([folder / place_of(EPISODES_PATH, file) for file in range(files)], list(features_of(settings)))
-    plain = {feature: {name: values.tolist() for name, values in each.items()} for feature, each in stats.items()}
-    write_text(folder / STATS_FILE, _json(plain))
-    _write_tasks(folder / TASKS_FILE, tasks)
+    features = features_of(settings)
+    stats = _total_stats([folder / place_of(EPISODES_PATH, file) for file in range(files)], list(features))
+    plain = {feature: {name: array.tolist() for name, array in values.items()} for feature, values in stats.items()}
+    write_json(folder / STATS_FILE, plain)
+    write_table(folder / TASKS_FILE, _tasks_table(tasks))
     described = {key: settings.recording.to_json()[key] for key in ("name", "action_spec", "text_encoder", "details")}
-    write_text(folder / RT1_FILE, _json({"format": 1, "image_key": settings.image_key, **described}))
+    write_json(folder / RT1_FILE, {"format": 1, "image_key": settings.image_key, **described})
     episodes = settings.recording.episodes
     info = {
         "codebase_version": VERSION,
@@ -208,29 +206,26 @@ def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str]
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
         "video_path": None if settings.video is None else VIDEO_PATH,
-        "features": features_of(settings),
+        "features": features,
     }
-    write_text(folder / INFO_FILE, _json(info))
+    write_json(folder / INFO_FILE, info)
 
 
 def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, Stats]:
-    import pyarrow.parquet as pq
-
     totals: dict[str, Stats] = {}
-    names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]
     for path in paths:
-        with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
-            rows = file.read(columns=names).to_pylist()
+        names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]
+        columns = {name: column.to_pylist() for name, column in read_columns(path, names).items()}
         for feature in features:
-            each = [{name: np.array(row[f"stats/{feature}/{name}"]) for name in STATISTICS} for row in rows]
-            totals[feature] = functools.reduce(merged, each, *([totals[feature]] if feature in totals else []))
+            rows = zip(*(columns[f"stats/{feature}/{name}"] for name in STATISTICS), strict=True)
+            stats = [dict(zip(STATISTICS, map(np.array, row), strict=True)) for row in rows]
+            totals[feature] = functools.reduce(merged, stats, *([totals[feature]] if feature in totals else []))
     return totals
 
 
-def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
-    """Write the instructions as pandas writes a data frame that has them as its index; LeRobot reads it with pandas."""
+def _tasks_table(tasks: Sequence[str]) -> pa.Table:
+    """Return the instructions as pandas stores a data frame that has them as its index; LeRobot uses pandas."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     def described(name: str, field: str | None, kind: str, numpy_kind: str) -> dict[str, Any]:
         return {"name": field, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
@@ -246,10 +241,9 @@ def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
         "pandas_version": "2.2.0",
     }
     columns = {"task_index": pa.array(range(len(tasks)), pa.int64()), SENTENCE_COLUMN: pa.array(tasks, pa.string())}
-    table = pa.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
-    with replacing(path) as partial:
-        pq.write_table(table, partial, write_page_checksum=True)
+    return pa.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
-def _json(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, indent=2) + "\n"
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file for people, too."""
+    write_text(path, json.dumps(data, indent=2) + "\n")

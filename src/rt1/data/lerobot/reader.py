@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, describe, reading
-from rt1.data.lerobot.embeddings import read_embeddings
 from rt1.data.lerobot.schema import (
     COPY_AGAIN,
     EMBEDDINGS_FILE,
     RT1_FILE,
     STATS_FILE,
     Info,
+    read_embeddings,
     read_episodes,
     read_info,
     read_tasks,
 )
-from rt1.data.lerobot.steps import StoredImages, first_of_each, read_steps, sentences
+from rt1.data.lerobot.steps import StoredImages, instructions, read_steps
 from rt1.data.lerobot.video import VideoImages
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import check_steps
@@ -35,7 +35,7 @@ from rt1.errors import DataError
 class LeRobotSource:
     """Episodes of a LeRobot v3.0 folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
 
-    Opening reads the tables and the actions of all steps into memory, 4 A + 8 bytes per step. Images stay in the files.
+    Opening reads the tables and the actions of all steps into memory, 4 A bytes per step. Images stay in the files.
     In image mode a request reads row groups (one per episode from LeRobot's recorder and ours) and caches a few. In
     video mode it seeks and decodes. Needs the extra ``lerobot``: pyarrow and, for videos, av.
     """
@@ -77,27 +77,26 @@ class LeRobotSource:
             names = ", ".join(spec.dimension_names)
             raise DataError(f"{action_key!r} has {size} entries, the action spec {spec.size} dimensions ({names})")
         in_video = info.features[self.image_key]["dtype"] == "video"
-        tasks = read_tasks(self.folder)
         episodes = read_episodes(self.folder, info, self.image_key if in_video else None)
         steps = read_steps(episodes, action_key, size)
-        numbers, changing = first_of_each(steps, episodes.lengths)
         self.name = name or notes.name or self.folder.resolve().name
-        if changing:
-            message = f"{self.name}: {changing} episodes change their instruction; the first one stands for all steps"
+        if steps.changing:
+            message = (
+                f"{self.name}: {steps.changing} episodes change their instruction; the first one stands for all steps"
+            )
             warnings.warn(message, stacklevel=3)
         self.action_spec = spec or _spec_of_stats(self.folder, info, action_key, size)
         self.lengths: NDArray[np.int64] = episodes.lengths
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
-        self._instructions = sentences(tasks, numbers)
-        self._tasks = episodes.tasks
-        self._starts = np.cumsum(episodes.lengths) - episodes.lengths
-        self._actions = steps.actions
+        self._instructions = instructions(read_tasks(self.folder), steps.tasks)
+        self._tasks, self._actions = episodes.tasks, steps.actions
         self._embeddings = None
         if (self.folder / EMBEDDINGS_FILE).is_file() or notes.text_encoder is not None:
             self._embeddings = read_embeddings(self.folder / EMBEDDINGS_FILE, episodes=len(self.lengths))
-        self._video = VideoImages(episodes, info.fps) if in_video else None
-        self._stored = None if in_video else StoredImages(episodes, steps.rows, self.image_key)
+        self._images = (
+            VideoImages(episodes, info.fps) if in_video else StoredImages(episodes, steps.rows, self.image_key)
+        )
 
     def instruction(self, episode: int) -> str:
         check_steps(self, episode)
@@ -111,26 +110,25 @@ class LeRobotSource:
     def text_embedding(self, episode: int) -> FloatArray | None:
         """Return the text embedding stored by our writer, float32 (E,), else None."""
         check_steps(self, episode)
-        return None if self._embeddings is None else self._embeddings.vectors[self._embeddings.rows[episode]].copy()
+        return None if self._embeddings is None else self._embeddings[episode].copy()
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the JPEG or PNG bytes of steps ``start..stop-1``; images of a video are encoded as PNG."""
         check_steps(self, episode, start, stop)
-        if self._stored is not None:
-            return self._stored.read(episode, start, stop)
-        return [encode_png(image) for image in self.images(episode, start, stop)]
+        if isinstance(self._images, StoredImages):
+            return self._images.read(episode, start, stop)
+        return [encode_png(image) for image in self._images.read(episode, start, stop)]
 
     def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
         """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3), 0..255."""
         check_steps(self, episode, start, stop)
-        if self._video is not None:
-            return self._video.read(episode, start, stop)
-        return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
+        if isinstance(self._images, VideoImages):
+            return self._images.read(episode, start, stop)
+        return [decode_image(data) for data in self._images.read(episode, start, stop)]
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         check_steps(self, episode, start, stop)
-        first = int(self._starts[episode])
-        return self._actions[first + start : first + stop].copy()
+        return self._actions[episode][start:stop].copy()
 
 
 def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:

@@ -1,4 +1,4 @@
-"""The metadata of a LeRobot v3.0 folder: features, tasks, episodes, and the files of their steps."""
+"""The metadata of a LeRobot v3.0 folder: features, tasks, episodes, the files of their steps, text embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.actions import FloatArray
 from rt1.common import border
+from rt1.common.files import write_bytes
 from rt1.common.suggest import unknown_name
 from rt1.data.rlds.schema import read_json
 from rt1.errors import DataError
@@ -108,6 +110,14 @@ def reading(path: Path) -> Iterator[None]:
         yield
 
 
+def read_schema(path: Path) -> pa.Schema:
+    """Return the pyarrow schema of a Parquet file."""
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        return pq.read_schema(path)
+
+
 def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
     """Return columns of a Parquet file as pyarrow arrays; missing columns or values raise :class:`DataError`."""
     import pyarrow.parquet as pq
@@ -159,13 +169,9 @@ def read_info(folder: Path) -> Info:
 
 def read_tasks(folder: Path) -> dict[int, str]:
     """Return the instructions by ``task_index``; an empty one raises :class:`DataError`."""
-    import pyarrow.parquet as pq
-
     path = folder / TASKS_FILE
-    with reading(path):
-        names = pq.read_schema(path).names
     # A data frame with a named index has a column of that name instead.
-    sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in names else "task"
+    sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in read_schema(path).names else "task"
     columns = read_columns(path, ("task_index", sentence))
     with reading(path):
         numbers = whole_numbers(path, "task_index", columns["task_index"]).tolist()
@@ -181,45 +187,39 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
 
     A missing or damaged file, or numbers or lengths that are inconsistent, raise :class:`DataError`.
     """
-    places = ["data/chunk_index", "data/file_index"]
-    video = [f"videos/{video_key}/{part}" for part in ("chunk_index", "file_index", TIME)]
-    numbers = ["episode_index", "length", "dataset_from_index", "dataset_to_index"]
-    columns = _episode_columns(folder, [*numbers, *places, *(video if video_key else ())])
+    data = ["data/chunk_index", "data/file_index"]
+    video = [f"videos/{video_key}/{name}" for name in ("chunk_index", "file_index", TIME)] if video_key else []
+    names = ["episode_index", "length", "dataset_from_index", "dataset_to_index", *data, *video]
+    files = sorted(folder.glob(EPISODE_FILES))
+    if not files:
+        raise DataError(f"{folder} has no {EPISODE_FILES}; {COPY_AGAIN}")
+    tables = [_episode_columns(path, names) for path in files]
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     order = np.argsort(columns["episode_index"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
     _check_numbers(folder, info, columns)
-    videos = zip(*(columns[name].tolist() for name in video[:2]), strict=True) if video_key else ()
     return Episodes(
         lengths=columns["length"],
         first=columns["dataset_from_index"],
-        data_files=_paths(folder, info.data_path, zip(*(columns[name].tolist() for name in places), strict=True)),
-        video_files=_paths(folder, info.video_path, videos, video_key=video_key),
-        video_starts=columns[video[2]] if video_key else np.empty(0),
+        data_files=_paths(folder, info.data_path, [columns[name] for name in data]),
+        video_files=_paths(folder, info.video_path, [columns[name] for name in video[:2]], video_key=video_key),
+        video_starts=columns[video[2]] if video else np.empty(0),
         tasks=tuple(columns[TASK_COLUMN].tolist()),
     )
 
 
-def _episode_columns(folder: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    import pyarrow.parquet as pq
-
-    paths = sorted(folder.glob(EPISODE_FILES))
-    if not paths:
-        raise DataError(f"{folder} has no {EPISODE_FILES}; {COPY_AGAIN}")
-    parts = []
-    for path in paths:
-        with reading(path):
-            has_tasks = TASK_COLUMN in pq.read_schema(path).names
-            columns = read_columns(path, names)
-            part: dict[str, NDArray[Any]] = {
-                name: _seconds(path, name, column) if name.endswith(TIME) else whole_numbers(path, name, column)
-                for name, column in columns.items()
-            }
-            tasks = [""] * len(part[names[0]])
-            if has_tasks:
-                tasks = read_columns(path, (TASK_COLUMN,))[TASK_COLUMN].to_pylist()
-            part[TASK_COLUMN] = np.array([str(task) for task in tasks], dtype=object)
-        parts.append(part)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _episode_columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    noted = [TASK_COLUMN] if TASK_COLUMN in read_schema(path).names else []
+    with reading(path):
+        columns = read_columns(path, [*names, *noted])
+        arrays: dict[str, NDArray[Any]] = {
+            name: _seconds(path, name, columns[name])
+            if name.endswith(TIME)
+            else whole_numbers(path, name, columns[name])
+            for name in names
+        }
+        tasks = columns[TASK_COLUMN].to_pylist() if noted else [""] * len(arrays["length"])
+        return {**arrays, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
 
 
 def _seconds(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:
@@ -246,11 +246,11 @@ def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]
 
 
 def _paths(
-    folder: Path, template: str, places: Iterable[tuple[int, int]], *, video_key: str | None = None
+    folder: Path, template: str, columns: Sequence[NDArray[np.int64]], *, video_key: str | None = None
 ) -> tuple[Path, ...]:
-    """Return the file of each episode from its (chunk, file) pair, and check that it exists."""
-    pairs = list(places)
-    paths: dict[tuple[int, int], Path] = {}
+    """Return the file of each episode from the columns of chunk and file numbers, and check that it exists."""
+    pairs = list(zip(*(column.tolist() for column in columns), strict=True))
+    paths: dict[tuple[int, ...], Path] = {}
     for chunk, file in dict.fromkeys(pairs):
         with border.reading(f"{folder / INFO_FILE}: the path template {template!r}", cure=COPY_AGAIN):
             path = folder / _path(template, video_key=video_key, chunk_index=chunk, file_index=file)
@@ -269,3 +269,35 @@ def _path(template: str, **values: object) -> str:
     if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         raise ValueError(f"{name!r} is not a path in the folder")
     return name
+
+
+def write_embeddings(path: Path, embeddings: Iterable[FloatArray]) -> None:
+    """Write the text embeddings of one or more episodes, each float32 (E,), equal ones once.
+
+    The file is our own, since the format has no field for text embeddings.
+    """
+    from safetensors.numpy import save
+
+    numbers: dict[bytes, int] = {}
+    rows = [numbers.setdefault(embedding.tobytes(), len(numbers)) for embedding in embeddings]
+    vectors = np.frombuffer(b"".join(numbers), dtype=np.float32).reshape(len(numbers), -1)
+    write_bytes(path, save({"vectors": vectors, "rows": np.array(rows, dtype=np.int64)}))
+
+
+def read_embeddings(path: Path, *, episodes: int | None = None) -> list[FloatArray]:
+    """Return the text embedding of each episode; damage or another number of episodes raises :class:`DataError`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if not path.is_file():
+        raise DataError(f"{path} is missing; {COPY_AGAIN}")
+    with border.reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
+        tensors = load(path.read_bytes())
+        vectors, rows = tensors["vectors"], tensors["rows"]
+    types = vectors.ndim == 2 and rows.ndim == 1 and vectors.dtype == np.float32 and rows.dtype == np.int64
+    sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
+    if not sound or rows.max(initial=0) >= len(vectors) or episodes not in (None, len(rows)):
+        shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
+        rule = f"which must be a finite vector for each of {episodes} episodes"
+        raise DataError(f"{path} holds {shapes}, {rule}; {COPY_AGAIN}")
+    return [vectors[row] for row in rows]

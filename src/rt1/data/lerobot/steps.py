@@ -1,4 +1,4 @@
-"""The steps of a LeRobot data set: actions and task numbers in memory, image bytes on request."""
+"""The steps of a LeRobot data set: actions in memory, image bytes on request."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, read_columns, reading, whole_numbers
+from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, read_columns, read_schema, reading, whole_numbers
+from rt1.data.sources.base import check_finite
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,42 +29,44 @@ _KNOWN_FOOTERS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """The actions and tasks of a whole data set, steps in the order of the episodes."""
+    """The actions of a whole data set, and what the data files say of each episode."""
 
-    actions: FloatArray
-    """float32 (steps, A)."""
+    actions: list[FloatArray]
+    """float32 (S, A) of each episode."""
     tasks: NDArray[np.int64]
-    """(steps,) ``task_index``."""
+    """(E,) ``task_index`` of each episode's first step."""
+    changing: int
+    """Number of episodes that change their ``task_index``."""
     rows: NDArray[np.int64]
     """(E,) row of each episode's first step within its data file."""
 
 
 def read_steps(episodes: Episodes, action_key: str, size: int) -> Steps:
-    """Return the actions and task numbers of every step, 4 A + 8 bytes of memory per step.
+    """Return the actions of every step, 4 A bytes of memory per step, and the task numbers.
 
     A damaged file, rows of other episodes, or an action that is not finite raises :class:`DataError`.
     """
-    starts = np.concatenate([[0], np.cumsum(episodes.lengths)])
-    actions = np.empty((starts[-1], size), dtype=np.float32)
-    tasks = np.empty(starts[-1], dtype=np.int64)
-    rows = np.empty(len(episodes.lengths), dtype=np.int64)
+    actions: list[FloatArray] = [np.empty(0, np.float32)] * len(episodes.lengths)
+    tasks, rows = np.empty_like(episodes.lengths), np.empty_like(episodes.lengths)
+    changing = 0
     for path, members in _by_file(episodes).items():
         columns = read_columns(path, ("episode_index", "task_index", action_key))
         lengths = episodes.lengths[members]
-        owners = whole_numbers(path, "episode_index", columns["episode_index"])
-        if len(owners) != lengths.sum() or not np.array_equal(owners, np.repeat(members, lengths)):
+        numbers = whole_numbers(path, "episode_index", columns["episode_index"])
+        if len(numbers) != lengths.sum() or not np.array_equal(numbers, np.repeat(members, lengths)):
             raise DataError(
                 f"{path}: its rows are not the {int(lengths.sum())} steps of the episodes {members.min()}.."
                 f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
             )
         values = _vectors(path, action_key, columns[action_key], size)
-        numbers = whole_numbers(path, "task_index", columns["task_index"])
+        task_indices = whole_numbers(path, "task_index", columns["task_index"])
         rows[members] = np.cumsum(lengths) - lengths
+        tasks[members] = task_indices[rows[members]]
         for member, row, length in zip(members, rows[members], lengths, strict=True):
-            actions[starts[member] : starts[member + 1]] = values[row : row + length]
-            tasks[starts[member] : starts[member + 1]] = numbers[row : row + length]
-    _refuse_infinite(actions, starts, action_key)
-    return Steps(actions=actions, tasks=tasks, rows=rows)
+            actions[member] = values[row : row + length]
+            check_finite(actions[member], f"{action_key!r} of episode {member}")
+            changing += bool((task_indices[row : row + length] != tasks[member]).any())
+    return Steps(actions=actions, tasks=tasks, changing=changing, rows=rows)
 
 
 def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
@@ -88,17 +91,6 @@ def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatA
         return flat.to_numpy().astype(np.float32).reshape(len(column), size)
 
 
-def _refuse_infinite(actions: FloatArray, starts: NDArray[np.int64], key: str) -> None:
-    finite = np.isfinite(actions).all(axis=1)
-    if not finite.all():
-        step = int(np.argmin(finite))
-        episode = int(np.searchsorted(starts, step, side="right")) - 1
-        raise DataError(
-            f"episode {episode}, step {step - int(starts[episode])}: {key!r} is {actions[step].tolist()}; "
-            "an action must be finite; correct or drop that episode"
-        )
-
-
 class StoredImages:
     """The JPEG or PNG bytes in the data files of an image-mode set; safe to use from several threads."""
 
@@ -107,20 +99,22 @@ class StoredImages:
         self._footer = functools.lru_cache(maxsize=_KNOWN_FOOTERS)(_read_footer)
         self._groups: OrderedDict[tuple[Path, int], pa.ChunkedArray] = OrderedDict()
         self._lock = threading.Lock()
-        self._check_type(episodes.data_files[0])
+        path, schema = episodes.data_files[0], read_schema(episodes.data_files[0])
+        if key not in schema.names or not str(schema.field(key).type).startswith("struct<bytes: binary"):
+            raise DataError(f"{path} has no images in a column {key!r}: struct<bytes, path>; {COPY_AGAIN}")
 
     def read(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the bytes of steps ``start..stop-1``; a missing image raises :class:`DataError`."""
         path = self._files[episode]
         first, last = int(self._rows[episode]) + start, int(self._rows[episode]) + stop
         with reading(path):
-            footer = self._footer(path)
+            metadata, bounds = self._footer(path)
         images: list[bytes] = []
-        group = int(np.searchsorted(footer.bounds, first, side="right")) - 1
+        group = int(np.searchsorted(bounds, first, side="right")) - 1
         while first < last:
-            begin, end = footer.bounds[group : group + 2].tolist()
+            begin, end = bounds[group : group + 2].tolist()
             end = min(last, end)
-            images += self._column(path, group, footer.metadata)[first - begin : end - begin].to_pylist()
+            images += self._column(path, group, metadata)[first - begin : end - begin].to_pylist()
             first, group = end, group + 1
         if len(images) != stop - start:
             raise DataError(f"{path} has {len(images)} images for {stop - start} steps of an episode; {COPY_AGAIN}")
@@ -143,27 +137,14 @@ class StoredImages:
                 self._groups.popitem(last=False)
         return column
 
-    def _check_type(self, path: Path) -> None:
-        import pyarrow.parquet as pq
 
-        with reading(path):
-            schema = pq.read_schema(path)
-        if self._key not in schema.names or not str(schema.field(self._key).type).startswith("struct<bytes: binary"):
-            raise DataError(f"{path} has no images in a column {self._key!r}: struct<bytes, path>; {COPY_AGAIN}")
-
-
-class _Footer(NamedTuple):
-    metadata: pq.FileMetaData
-    bounds: NDArray[np.int64]
-    """(groups + 1,) first row of each row group, and the number of rows."""
-
-
-def _read_footer(path: Path) -> _Footer:
+def _read_footer(path: Path) -> tuple[pq.FileMetaData, NDArray[np.int64]]:
+    """Return the metadata of a file, and (groups + 1,) the first row of each row group and the number of rows."""
     import pyarrow.parquet as pq
 
     metadata = pq.read_metadata(path)
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return _Footer(metadata=metadata, bounds=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64))
+    return metadata, np.concatenate([[0], np.cumsum(rows)]).astype(np.int64)
 
 
 def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> pa.ChunkedArray:
@@ -176,15 +157,7 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
     return pc.struct_field(table[key], "bytes")
 
 
-def first_of_each(steps: Steps, lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Return the first ``task_index`` of each episode (E,), and the number of episodes that change it."""
-    starts = np.cumsum(lengths) - lengths
-    first = steps.tasks[starts]
-    changed = np.add.reduceat(steps.tasks != np.repeat(first, lengths), starts) > 0
-    return first, int(changed.sum())
-
-
-def sentences(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
+def instructions(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
     """Return the instruction of each episode; an unknown number raises :class:`DataError`."""
     unknown = sorted(set(numbers.tolist()) - set(tasks))
     if unknown:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.common.border import reading
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes
+from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, reading
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -114,11 +113,9 @@ class _Video:
 def _decoding(path: Path) -> Iterator[None]:
     import av
 
-    with reading(path, cure=COPY_AGAIN):
+    with reading(path):
         try:
             yield
-        except FileNotFoundError as error:
-            raise DataError(f"{path} is missing; it was there when the data set was opened") from error
         except av.FFmpegError as error:
             raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rt1.actions import FloatArray
-from rt1.common.files import recover, replacing, write_text
+from rt1.common.files import recover, replacing
 from rt1.common.folders import check_folder
 from rt1.common.progress import progress
-from rt1.data.lerobot.embeddings import read_embeddings, write_embeddings
 from rt1.data.lerobot.metadata import (
     LeRobotSettings,
     episode_row,
+    open_steps,
     place_of,
     step_columns,
-    step_schema,
     step_table,
-    write_episodes,
+    write_json,
     write_metadata,
+    write_table,
 )
 from rt1.data.lerobot.schema import (
     DATA_PATH,
@@ -33,17 +30,14 @@ from rt1.data.lerobot.schema import (
     RECORDING_FILE,
     VIDEO_PATH,
     read_columns,
+    read_embeddings,
     reading,
+    write_embeddings,
 )
 from rt1.data.lerobot.video import encode_video, join_videos
 from rt1.data.rlds.schema import read_json
 from rt1.data.rlds.writer import RecordedEpisode, check_episode, refuse_difference
 from rt1.data.sources.images import decode_image
-
-if TYPE_CHECKING:
-    import pyarrow.parquet as pq
-
-_PARTS = Path("meta/parts")  # text embeddings file by file, until the data set is complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +70,7 @@ class LeRobotWriter:
             refuse_difference(path, read_json(path), settings.to_json())
         else:
             check_folder(self.folder, ours=(RECORDING_FILE,))
-            write_text(path, json.dumps(settings.to_json(), indent=2) + "\n")
+            write_json(path, settings.to_json())
 
     def missing_episodes(self) -> range:
         """Return the numbers of the episodes still to be written."""
@@ -88,113 +82,69 @@ class LeRobotWriter:
         ``read`` returns an episode by its number from 0, and is called once for each missing one, in order. An episode
         that does not fit the settings raises :class:`DataError`.
         """
-        state, total = self._state(), self.settings.recording.episodes
-        with progress(f"write {self.settings.recording.name}", total, unit="episodes", done=state.episode) as bar:
+        state, recording = self._state(), self.settings.recording
+        with progress(f"write {recording.name}", recording.episodes, unit="episodes", done=state.episode) as bar:
 
             def counted(number: int) -> RecordedEpisode:
                 bar.update(number)
                 return read(number)
 
-            while state.episode < total:
+            while state.episode < recording.episodes:
                 state = self._write_file(state, counted)
-            bar.update(total)
+            bar.update(recording.episodes)
         if not (self.folder / INFO_FILE).is_file():
-            self._finish(state)
-        shutil.rmtree(self.folder / _PARTS, ignore_errors=True)
+            write_metadata(self.folder, self.settings, tuple(state.tasks), files=state.file, steps=state.step)
 
     def _write_file(self, state: _State, read: Callable[[int], RecordedEpisode]) -> _State:
         """Write the next data file and its companions; the episodes file comes last and marks them complete."""
-        path = self._path(DATA_PATH, state)
-        video, rows = self._path(VIDEO_PATH, state), self._path(EPISODES_PATH, state)
-        for file in (path, video, rows):
-            recover(file)
-        limit = self.settings.file_megabytes << 20
-        last = min(self.settings.recording.episodes, state.episode + self.settings.recording.episodes_per_shard)
-        with replacing(path) as partial, _open_parquet(partial, self.settings) as sink:
-            part = _Part(settings=self.settings, state=state, sink=sink, tasks=dict(state.tasks))
-            while part.size < limit and state.episode + len(part.rows) < last:
-                part.add(read(state.episode + len(part.rows)))
-        if part.segments:
-            with replacing(video) as partial:
-                join_videos(part.segments, partial, fps=self.settings.fps)
-        if part.embeddings:
-            write_embeddings(self._embeddings_part(state.file), part.embeddings)
-        write_episodes(rows, part.rows)
-        episode = state.episode + len(part.rows)
-        return _State(file=state.file + 1, episode=episode, step=part.next_step, tasks=part.tasks)
+        import pyarrow as pa
 
-    def _finish(self, state: _State) -> None:
-        if self.settings.recording.text_encoder is not None:
-            parts = [read_embeddings(self._embeddings_part(file)) for file in range(state.file)]
-            vectors = (part.vectors[row] for part in parts for row in part.rows)
-            write_embeddings(self.folder / EMBEDDINGS_FILE, vectors)
-        write_metadata(self.folder, self.settings, tuple(state.tasks), files=state.file, steps=state.step)
+        settings, recording = self.settings, self.settings.recording
+        data, video, table = (self._path(template, state.file) for template in (DATA_PATH, VIDEO_PATH, EPISODES_PATH))
+        for path in (data, video, table, self.folder / EMBEDDINGS_FILE):
+            recover(path)
+        rows: list[dict[str, Any]] = []
+        videos: list[tuple[bytes, int]] = []
+        embeddings: list[FloatArray] = []
+        size, step, tasks = 0, state.step, dict(state.tasks)
+        last = min(recording.episodes, state.episode + recording.episodes_per_shard)
+        with replacing(data) as partial, open_steps(partial, settings) as sink:
+            while size < settings.file_megabytes << 20 and (number := state.episode + len(rows)) < last:
+                episode = read(number)
+                check_episode(episode, recording)
+                task = tasks.setdefault(episode.instruction, len(tasks))
+                columns = step_columns(episode, settings.fps, number=number, step=step, task=task)
+                sink.write_table(step_table(episode.images, columns, sink.schema))
+                rows.append(episode_row(episode, columns, settings, file=state.file, base=state.step))
+                step += len(episode.images)
+                if episode.text_embedding is not None:
+                    embeddings.append(episode.text_embedding)
+                if settings.video is not None:
+                    images = [decode_image(image) for image in episode.images]
+                    videos.append((encode_video(images, fps=settings.fps, codec=settings.video), len(images)))
+                size += len(videos[-1][0]) if videos else sum(map(len, episode.images))
+        if videos:
+            with replacing(video) as partial:
+                join_videos(videos, partial, fps=settings.fps)
+        if embeddings:
+            path = self.folder / EMBEDDINGS_FILE
+            earlier = read_embeddings(path)[: state.episode] if state.episode else []
+            write_embeddings(path, [*earlier, *embeddings])
+        write_table(table, pa.Table.from_pylist(rows))
+        return _State(file=state.file + 1, episode=state.episode + len(rows), step=step, tasks=tasks)
 
     def _state(self) -> _State:
         """Return the state after the complete files, up to the first missing one."""
         state = _State()
-        for file in itertools.count():
-            path = self._path(EPISODES_PATH, state)
-            if not path.is_file():
-                return state
+        while (path := self._path(EPISODES_PATH, state.file)).is_file():
             columns = read_columns(path, ("episode_index", "dataset_to_index", "tasks"))
             tasks = dict(state.tasks)
             with reading(path):
                 for (sentence,) in columns["tasks"].to_pylist():
                     tasks.setdefault(sentence, len(tasks))
             episode, step = columns["episode_index"][-1].as_py() + 1, columns["dataset_to_index"][-1].as_py()
-            state = _State(file=file + 1, episode=episode, step=step, tasks=tasks)
-        raise AssertionError("unreachable")
+            state = _State(file=state.file + 1, episode=episode, step=step, tasks=tasks)
+        return state
 
-    def _path(self, template: str, state: _State) -> Path:
-        return self.folder / place_of(template, state.file, video_key=self.settings.image_key)
-
-    def _embeddings_part(self, file: int) -> Path:
-        return self.folder / _PARTS / f"file-{file:06d}.safetensors"
-
-
-@dataclass(kw_only=True)
-class _Part:
-    """One data file being written, and the content of its companion files."""
-
-    settings: LeRobotSettings
-    state: _State
-    sink: pq.ParquetWriter
-    tasks: dict[str, int]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    segments: list[tuple[bytes, int]] = field(default_factory=list)
-    """mp4 file and number of images of each episode of a video-mode set."""
-    embeddings: list[FloatArray] = field(default_factory=list)
-    size: int = 0
-    """Bytes of images so far."""
-
-    @property
-    def next_step(self) -> int:
-        return self.rows[-1]["dataset_to_index"] if self.rows else self.state.step
-
-    def add(self, episode: RecordedEpisode) -> None:
-        settings = self.settings
-        check_episode(episode, settings.recording)
-        number, task = self.state.episode + len(self.rows), self.tasks.setdefault(episode.instruction, len(self.tasks))
-        columns = step_columns(episode, settings.fps, number=number, step=self.next_step, task=task)
-        self.sink.write_table(step_table(episode.images, columns, settings))
-        self.rows.append(episode_row(episode, columns, settings, file=self.state.file, base=self.state.step))
-        if episode.text_embedding is not None:
-            self.embeddings.append(episode.text_embedding)
-        if settings.video is None:
-            self.size += sum(map(len, episode.images))
-            return
-        images = [decode_image(data) for data in episode.images]
-        self.segments.append((encode_video(images, fps=settings.fps, codec=settings.video), len(images)))
-        self.size += len(self.segments[-1][0])
-
-
-def _open_parquet(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
-    """Open a Parquet file; images are compressed already, so they are stored as they are."""
-    import pyarrow.parquet as pq
-
-    schema = step_schema(settings)
-    numbers = [name for name in schema.names if name != settings.image_key]
-    images = dict.fromkeys((f"{settings.image_key}.bytes", f"{settings.image_key}.path"), "none")
-    compression = dict.fromkeys(numbers, "snappy") | images
-    return pq.ParquetWriter(path, schema, compression=compression, use_dictionary=numbers, write_page_checksum=True)
+    def _path(self, template: str, file: int) -> Path:
+        return self.folder / place_of(template, file, video_key=self.settings.image_key)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.errors import DataError
 
 
 def check_steps(source: EpisodeSource, episode: int, start: int = 0, stop: int = 0) -> None:
@@ -20,6 +21,20 @@ def check_steps(source: EpisodeSource, episode: int, start: int = 0, stop: int =
     length = source.lengths[episode]
     if not 0 <= start <= stop <= length:
         raise IndexError(f"{source.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
+
+
+def check_finite(actions: FloatArray, name: str) -> None:
+    """Raise :class:`DataError` with the step for the first of an episode's actions (S, A) that is not finite."""
+    finite = np.isfinite(actions).all(axis=1)
+    if not finite.all():
+        step = int(np.argmin(finite))
+        raise DataError(f"{name}, step {step} is {actions[step].tolist()}; it must be finite; leave that episode out")
+
+
+def locate(ends: NDArray[np.int64], numbers: Any) -> tuple[Any, Any]:  # noqa: ANN401 (int or int64 (n,))
+    """Return the run that each number falls in, and its place in that run; ``ends`` are the ends of the runs."""
+    runs = np.searchsorted(ends, numbers, side="right")
+    return runs, numbers - np.where(runs > 0, ends[runs - 1], 0)
 
 
 @runtime_checkable
