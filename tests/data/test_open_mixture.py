@@ -17,7 +17,7 @@ from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import WeightedSource, open_mixture, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.mixture import Mixture
-from rt1.data.pipeline.windows import Windows
+from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.concat import embodiments_of, origin
 from rt1.errors import DataError
 
@@ -185,6 +185,20 @@ def test_every_source_holds_out_its_share_and_no_episode_is_in_both(make_source:
     trained = np.setdiff1d(np.arange(30), data.held_out_episodes)
     for samples, chosen in ((data.train, trained), (data.held_out, data.held_out_episodes)):
         assert np.array_equal(np.unique(samples.places(np.arange(len(samples))).episodes), chosen)
+
+
+@pytest.mark.parametrize("group", [0, 2])
+def test_mixed_sources_are_read_where_each_has_its_windows(make_source: Callable[..., Any], group: int) -> None:
+    def cut(lengths: NDArray[np.int64], episodes: NDArray[np.int64]) -> Windows | Clips:
+        windows = Windows(lengths=lengths, episodes=episodes[:1], window=2)
+        return Clips(windows=windows, group=group) if group else windows
+
+    sources = [WeightedSource(source=make_source(4, 3)), WeightedSource(source=make_source(6))]
+    data = split_sources(sources, cut=cut, held_out=0.0, seed=0)
+    assert isinstance(data.train, Mixture)
+    assert data.source.lengths.tolist() == [4, 3, 6]
+    episodes = data.train.places(np.arange(len(data.train))).episodes.tolist()
+    assert episodes == [0] * len(data.train.parts[0]) + [2] * len(data.train.parts[1])
 
 
 def test_one_source_stays_itself(make_source: Callable[..., Any]) -> None:

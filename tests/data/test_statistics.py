@@ -89,7 +89,7 @@ def test_a_result_that_cannot_be_kept_is_warned_of_and_returned(odd: Any, tmp_pa
 def test_an_action_that_is_not_finite_is_named(make_source: MakeSource) -> None:
     source = make_source(4, 1, 5)
     source.moves[2][3, 1] = np.inf
-    with pytest.raises(DataError, match=r"memory, episode 2, step 3: .*inf.*finite"):
+    with pytest.raises(DataError, match=r"memory, episode 2, step 3 .*inf.*finite"):
         source_statistics(source)
 
 

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from rt1.data.pipeline.augment import AugmentSettings, augment
 from rt1.data.pipeline.loader import Batch, Loader
-from rt1.data.pipeline.mixture import Mixture, Part, mixed
+from rt1.data.pipeline.mixture import Mixture
 from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import JoinedSource
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1
 from rt1.train import forward
@@ -88,8 +89,9 @@ def test_another_data_set_does_not_change_the_pixels_of_the_first(
 ) -> None:
     monkeypatch.setattr(forward, "_PIXELS_AT_ONCE", pixels_at_once)
     sources = [make_source(4, size=(60, 70)), make_source(5), make_source(3, size=(30, 40))]
-    samples = [Windows(lengths=s.lengths, episodes=np.arange(1), window=2) for s in sources]
-    joined, mixture = mixed([Part(source=s, windows=w) for s, w in zip(sources, samples, strict=True)])
+    joined = JoinedSource(sources)
+    parts = tuple(Windows(lengths=joined.lengths, episodes=np.array([first]), window=2) for first in joined.firsts)
+    mixture = Mixture(parts=parts, weights=(1.0,) * 3)
 
     def prepared(batch: Batch, rows: NDArray[np.int64]) -> Tensor:
         def change(image: Tensor, row: NDArray[np.int64]) -> Tensor:
@@ -99,7 +101,8 @@ def test_another_data_set_does_not_change_the_pixels_of_the_first(
         return images.unflatten(0, (-1, 2))
 
     together = prepared(_loader(joined, mixture).take(np.array([3, 0, 7, 1])), np.arange(4))
-    for source, windows, numbers, rows in zip(sources, samples, ([0, 1], [0], [0]), ([1, 3], [0], [2]), strict=True):
+    for source, numbers, rows in zip(sources, ([0, 1], [0], [0]), ([1, 3], [0], [2]), strict=True):
+        windows = Windows(lengths=source.lengths, episodes=np.arange(1), window=2)
         alone = prepared(_loader(source, windows).take(np.array(numbers)), np.array(rows))
         assert torch.equal(together[rows], alone)
 

@@ -72,7 +72,7 @@ class DataOptions:
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """Return the episodes of a folder; an unreadable folder, or options that do not fit, raise :class:`DataError`."""
     kind = _kind(folder, options)
-    unusable = [f for f in fields(options) if f.name not in _OPTIONS[kind]]
+    unusable = [f for f in fields(DataOptions) if f.name not in _OPTIONS[kind]]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:
         names = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")
@@ -126,26 +126,23 @@ def _action_key(path: Path, options: DataOptions) -> str | None:
 
 
 def _open_arrays(path: Path, kind: str, options: DataOptions) -> EpisodeSource:
-    named = {
-        "image_key": options.image_key,
-        "action_key": _action_key(path, options),
-        "embedding_key": options.embedding_key,
-    }
     if not options.instruction_key and not options.instruction:
         raise DataError(
             f"{path}: name the array that holds the instruction with --instruction-key, or give one sentence for all "
             "episodes with --instruction"
         )
-    layout: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    layout |= {"instruction_key": options.instruction_key, "instruction": options.instruction}
+    values = {name: getattr(options, name) for name in _OPTIONS[kind] if name != "action_keys"}
+    values["action_key"] = _action_key(path, options)
+    # Keys that are not named have the layout's default, except for two of which None says something.
+    layout: dict[str, Any] = {
+        name: value for name, value in values.items() if value is not None or name in ("instruction_key", "episode_key")
+    }
     if kind == _HUGGING_FACE:
         from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
         from rt1.data.arrays.huggingface_saved import open_saved
 
-        hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
         with reading(path):  # an error of the source has its name only
-            return HuggingFaceSource(open_saved(path), layout=hugging_face, name=path.name)
-    layout |= {"channels_first": options.channels_first, "action_leads_here": options.action_leads_here}
+            return HuggingFaceSource(open_saved(path), layout=HuggingFaceLayout(**layout), name=path.name)
     if kind == _NPZ:
         from rt1.data.arrays.base import ArrayLayout
         from rt1.data.arrays.npz import NpzSource
@@ -153,4 +150,4 @@ def _open_arrays(path: Path, kind: str, options: DataOptions) -> EpisodeSource:
         return NpzSource(path, layout=ArrayLayout(**layout))
     from rt1.data.arrays.hdf5 import HDF5Layout, HDF5Source
 
-    return HDF5Source(path, layout=HDF5Layout(**layout, group=options.group, start_key=options.start_key))
+    return HDF5Source(path, layout=HDF5Layout(**layout))

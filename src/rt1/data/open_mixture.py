@@ -24,7 +24,7 @@ from rt1.common.border import reading
 from rt1.common.json_config import LARGEST, from_json
 from rt1.common.json_files import read_object
 from rt1.data.open_data import DataOptions, open_data
-from rt1.data.pipeline.mixture import Mixture, Part, mixed
+from rt1.data.pipeline.mixture import Mixture
 from rt1.data.pipeline.windows import Clips, Windows, split_episodes
 from rt1.data.rlds.open_x import OPEN_X
 from rt1.data.sources.base import EpisodeSource
@@ -108,19 +108,16 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
     """
     described = _described(words, options)
     weights = _weights(described.parts)
-    sources = [open_data(Path(part.data), _options(part)) for part in described.parts]
+    sources = [open_data(Path(part.data), part) for part in described.parts]
     if described.bins is not None:
         with reading(words[0], cure="mend it there"):
-            specs = [replace(source.action_spec, bins=described.bins) for source in sources]
-        sources = [MappedSource(s, spec, _unchanged) for s, spec in zip(sources, specs, strict=True)]
+            sources = [_with_spec(source, replace(source.action_spec, bins=described.bins)) for source in sources]
     names = _embodiment_names(described, sources)
     if described.bounds == "widest":
-        for name in set(names):
-            numbers = [number for number, embodiment in enumerate(names) if embodiment == name]
-            for number, source in zip(numbers, _with_widest_bounds([sources[n] for n in numbers]), strict=True):
-                sources[number] = source
+        sources = _with_widest_bounds(sources, names)
     opened = tuple(
-        WeightedSource(source=s, weight=w, embodiment=n) for s, w, n in zip(sources, weights, names, strict=True)
+        WeightedSource(source=source, weight=weight, embodiment=name)
+        for source, weight, name in zip(sources, weights, names, strict=True)
     )
     joined(opened)  # refuses action specs that differ
     return opened
@@ -147,27 +144,23 @@ def split_sources(sources: Sequence[WeightedSource], *, cut: CutEpisodes, held_o
     Raises:
         DataError: a source with too few episodes, or different action specs.
     """
-    splits = [_split(part.source, held_out=held_out, seed=seed) for part in sources]
-
-    def samples(episodes: Sequence[NDArray[np.int64]]) -> tuple[EpisodeSource, Samples]:
-        cuts = [cut(part.source.lengths, numbers) for part, numbers in zip(sources, episodes, strict=True)]
-        if len(sources) == 1:
-            return sources[0].source, cuts[0]
-        return mixed(
-            [
-                Part(source=s.source, windows=c, weight=s.weight, embodiment=s.embodiment)
-                for s, c in zip(sources, cuts, strict=True)
-            ]
-        )
-
+    source = joined(sources)
     firsts = np.cumsum([0, *(len(part.source.lengths) for part in sources[:-1])])
-    train_episodes, held_out_episodes = zip(*splits, strict=True)
-    source, train = samples(train_episodes)
+    splits = [_split(part.source, held_out=held_out, seed=seed) for part in sources]
+    train_episodes, held_out_episodes = (
+        [numbers + first for numbers, first in zip(episodes, firsts, strict=True)]
+        for episodes in zip(*splits, strict=True)
+    )
+
+    def samples(episodes: Sequence[NDArray[np.int64]]) -> Samples:
+        parts = tuple(cut(source.lengths, numbers) for numbers in episodes)
+        return parts[0] if len(parts) == 1 else Mixture(parts=parts, weights=tuple(part.weight for part in sources))
+
     return SplitData(
         source=source,
-        train=train,
-        held_out=samples(held_out_episodes)[1] if held_out else None,
-        held_out_episodes=np.concatenate([n + first for n, first in zip(held_out_episodes, firsts, strict=True)]),
+        train=samples(train_episodes),
+        held_out=samples(held_out_episodes) if held_out else None,
+        held_out_episodes=np.concatenate(held_out_episodes),
     )
 
 
@@ -205,10 +198,6 @@ def _read(path: Path) -> MixtureFile:
             folder.exists()  # raises for a name that no file can have
         parts = zip(described.parts, folders, strict=True)
         return replace(described, parts=tuple(replace(part, data=str(folder)) for part, folder in parts))
-
-
-def _options(part: MixturePart) -> DataOptions:
-    return DataOptions(**{f.name: getattr(part, f.name) for f in fields(DataOptions)})
 
 
 def _weights(parts: Sequence[MixturePart]) -> list[float]:
@@ -250,16 +239,22 @@ def _embodiment_names(described: MixtureFile, sources: Sequence[EpisodeSource]) 
     ]
 
 
-def _with_widest_bounds(sources: Sequence[EpisodeSource]) -> list[EpisodeSource]:
-    """Return the sources with the widest bounds, if their specs differ in nothing else."""
-    specs = [source.action_spec for source in sources]
+def _with_widest_bounds(sources: Sequence[EpisodeSource], embodiments: Sequence[str | None]) -> list[EpisodeSource]:
+    """Return the sources with the widest bounds of their embodiment, if its specs differ in nothing else."""
+    specs: dict[str | None, list[ActionSpec]] = {}
+    for source, name in zip(sources, embodiments, strict=True):
+        specs.setdefault(name, []).append(source.action_spec)
+    widest = {name: _widest(group) for name, group in specs.items()}
+    return [_with_spec(s, widest[name] or s.action_spec) for s, name in zip(sources, embodiments, strict=True)]
+
+
+def _widest(specs: Sequence[ActionSpec]) -> ActionSpec | None:
+    """Return the spec with the widest bounds; None for specs of which joining reports another difference."""
     if len({spec.size for spec in specs}) > 1:
-        return list(sources)  # joining them reports the difference
+        return None
     low, high = np.min([spec.low for spec in specs], axis=0), np.max([spec.high for spec in specs], axis=0)
-    widest = [_between(spec, low, high) for spec in specs]
-    if any(spec != widest[0] for spec in widest):
-        return list(sources)
-    return [s if s.action_spec == widest[0] else MappedSource(s, widest[0], _unchanged) for s in sources]
+    widest, *others = (_between(spec, low, high) for spec in specs)
+    return None if any(spec != widest for spec in others) else widest
 
 
 def _between(spec: ActionSpec, low: FloatArray, high: FloatArray) -> ActionSpec:
@@ -273,5 +268,6 @@ def _between(spec: ActionSpec, low: FloatArray, high: FloatArray) -> ActionSpec:
     return replace(spec, parts=tuple(parts))
 
 
-def _unchanged(actions: FloatArray) -> FloatArray:
-    return actions
+def _with_spec(source: EpisodeSource, spec: ActionSpec) -> EpisodeSource:
+    """Return the source with another spec for the same actions."""
+    return source if source.action_spec == spec else MappedSource(source, spec, lambda actions: actions)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import EpisodeSource, locate, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.data.statistics import ActionStatistics, statistics_of
 from rt1.envs.base import Image
@@ -185,8 +185,8 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
     rows, ends = np.flatnonzero(finite), np.cumsum(lengths)
 
     def place(row: int) -> Place:
-        number = int(np.searchsorted(ends, row, side="right"))
-        return int(episodes[number]), row - int(ends[number] - lengths[number])
+        number, step = locate(ends, row)
+        return int(episodes[number]), int(step)
 
     values = read[finite]
     statistics = statistics_of(values)
@@ -229,8 +229,7 @@ def _survey_images(source: EpisodeSource, limit: int) -> ImageSurvey:
     sizes: Counter[tuple[int, int]] = Counter()
     differences = []
     for step in _spread(int(ends[-1]), limit):
-        episode = int(np.searchsorted(ends, step, side="right"))
-        number = int(step - (ends[episode] - source.lengths[episode]))
+        episode, number = map(int, locate(ends, step))
         (image,) = decoded_images(source, episode, number, number + 1)
         sizes[image.shape[0], image.shape[1]] += 1
         red, _, blue = image.mean(axis=(0, 1))

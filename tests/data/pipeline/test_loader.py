@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.data.pipeline.loader import Batch, Loader
-from rt1.data.pipeline.mixture import Part, mixed
+from rt1.data.pipeline.mixture import Mixture
 from rt1.data.pipeline.windows import Clips, Windows
+from rt1.data.sources.concat import JoinedSource
 from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.errors import DataError
 
@@ -39,11 +40,14 @@ def _loader(source: Any, *, window: int = 2, batch_size: int = 3, **options: Any
 
 def _mixture_loader(make_source: MakeSource, **options: Any) -> Loader:
     sources = [make_source(*LENGTHS), make_source(5, 2), make_source(7)]
-    weights = (5.0, 2.0, 1.0)
-    joined, mixture = mixed(
-        [Part(source=s, windows=_windows(s), weight=w) for s, w in zip(sources, weights, strict=True)]
-    )
-    return _loader(joined, windows=mixture, **options)
+    return _loader_of(*sources, weights=(5.0, 2.0, 1.0), **options)
+
+
+def _loader_of(*sources: Any, weights: tuple[float, ...] = (1.0, 1.0, 1.0), **options: Any) -> Loader:
+    """A loader of the windows of several sources."""
+    joined, ends = JoinedSource(sources), np.cumsum([len(source.lengths) for source in sources])
+    parts = tuple(_windows(joined, episodes=episodes) for episodes in np.split(np.arange(ends[-1]), ends[:-1]))
+    return _loader(joined, windows=Mixture(parts=parts, weights=weights[: len(parts)]), **options)
 
 
 def _images(batch: Batch) -> NDArray[np.uint8]:
@@ -274,8 +278,7 @@ def test_an_unforeseen_error_in_a_thread_says_where_it_was(make_source: MakeSour
 
 def test_sources_of_different_image_sizes_are_groups_of_a_batch(make_source: MakeSource) -> None:
     sources = [make_source(4), make_source(4, size=(32, 40)), make_source(4, size=(30, 24))]
-    joined, mixture = mixed([Part(source=s, windows=_windows(s)) for s in sources])
-    loader = _loader(joined, windows=mixture)
+    loader = _loader_of(*sources)
     batch = loader.take(np.array([3, 0, 4, 8, 1]))
     assert [group.row_N.tolist() for group in batch.images] == [[1, 4], [0, 2], [3]]
     assert [group.image_NTHWC.shape for group in batch.images] == [
@@ -298,8 +301,7 @@ def test_a_blue_first_source_and_one_of_decoded_images_are_mixed(make_source: Ma
     swapped.bgr = True
     stored = [np.asarray(cv2.cvtColor(decode_image(d), cv2.COLOR_RGB2BGR), np.uint8) for d in plain.images[0]]
     decoded.images = lambda _, start, stop: stored[start:stop]
-    joined, mixture = mixed([Part(source=s, windows=_windows(s)) for s in (plain, swapped, decoded)])
-    batch = _loader(joined, windows=mixture).take(np.array([0, 2, 4]))
+    batch = _loader_of(plain, swapped, decoded).take(np.array([0, 2, 4]))
     np.testing.assert_array_equal(_images(batch)[1], _images(batch)[0, ..., ::-1])
     np.testing.assert_array_equal(_images(batch)[2], _images(batch)[0, ..., ::-1])
 
@@ -308,9 +310,8 @@ def test_errors_of_a_mixture_name_the_source_and_its_own_episode(make_source: Ma
     sources = [make_source(3), make_source(3, 3)]
     sources[1].name = "other"
     sources[1].moves[1][2, 0] = np.nan
-    joined, mixture = mixed([Part(source=s, windows=_windows(s)) for s in sources])
     with pytest.raises(DataError, match=r"^other, episode 1, steps 1\.\.2: .*NaN"):
-        list(_loader(joined, windows=mixture).in_order())
+        list(_loader_of(*sources).in_order())
 
 
 def test_windows_cut_from_clips_are_the_windows(make_source: MakeSource) -> None:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rt1.data.pipeline.mixture import LONGEST_PERIOD, Mixture, Part, SampleOrder, mixed, shuffled
+from rt1.data.pipeline.mixture import LONGEST_PERIOD, Mixture, SampleOrder, shuffled
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.errors import DataError
 
 WEIGHTS = st.lists(st.integers(1, 60), min_size=1, max_size=7)
-MakeSource = Callable[..., Any]
 
 
 def _mixture(sizes: list[int], weights: list[float], *, group: int = 0) -> Mixture:
@@ -172,20 +168,3 @@ def test_parts_without_samples_and_parts_of_other_sizes_are_refused() -> None:
         Mixture(parts=(one, none), weights=(1.0, 1.0))
     with pytest.raises(ValueError, match="a mixture of 1 parts has 2 weights"):
         Mixture(parts=(one,), weights=(1.0, 1.0))
-
-
-@pytest.mark.parametrize("group", [0, 2])
-def test_mixed_sources_are_read_where_each_has_its_windows(make_source: MakeSource, group: int) -> None:
-    sources = [make_source(4, 3), make_source(6)]
-    windows = [Windows(lengths=source.lengths, episodes=np.arange(1), window=2) for source in sources]
-    parts = [Clips(windows=own, group=group) if group else own for own in windows]
-    joined, mixture = mixed([Part(source=s, windows=w) for s, w in zip(sources, parts, strict=True)])
-    assert joined.lengths.tolist() == [4, 3, 6]
-    episodes = mixture.places(np.arange(len(mixture))).episodes.tolist()
-    assert episodes == [0] * len(parts[0]) + [2] * len(parts[1])
-
-
-def test_windows_of_another_source_are_refused(make_source: MakeSource) -> None:
-    windows = Windows(lengths=np.array([9]), episodes=np.array([0]), window=2)
-    with pytest.raises(DataError, match="made of another source's lengths"):
-        mixed([Part(source=make_source(4), windows=windows)])

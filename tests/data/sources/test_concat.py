@@ -9,10 +9,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
+from rt1.data.open_mixture import WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
-from rt1.data.pipeline.mixture import Part, mixed
 from rt1.data.pipeline.windows import Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import JoinedSource, MappedSource, embodiments_of, origin
@@ -118,15 +119,17 @@ def test_embeddings_of_different_encoders_are_not_mixed(make_source: MakeSource)
         joined.text_embedding(0)
 
 
-def _loader(*parts: Part) -> Loader:
-    source, windows = mixed(parts)
-    return Loader(source, windows, text=np.eye(len(source.lengths), 8, dtype=np.float32), batch_size=4, seed=0)
+def _loader(*parts: WeightedSource) -> Loader:
+    def cut(lengths: NDArray[np.int64], episodes: NDArray[np.int64]) -> Windows:
+        return Windows(lengths=lengths, episodes=episodes, window=2)
+
+    data = split_sources(parts, cut=cut, held_out=0.0, seed=0)
+    source = data.source
+    return Loader(source, data.train, text=np.eye(len(source.lengths), 8, dtype=np.float32), batch_size=4, seed=0)
 
 
-def _part(source: Any, embodiment: str | None = None) -> Part:
-    episodes = np.arange(len(source.lengths))
-    windows = Windows(lengths=source.lengths, episodes=episodes, window=2)
-    return Part(source=source, windows=windows, embodiment=embodiment)
+def _part(source: Any, embodiment: str | None = None) -> WeightedSource:
+    return WeightedSource(source=source, embodiment=embodiment)
 
 
 def test_embodiments_are_numbered_in_the_order_of_their_first_source(make_source: MakeSource) -> None:
@@ -186,8 +189,7 @@ def test_with_one_action_spec_a_batch_names_no_heads(make_source: MakeSource) ->
 
 def test_two_specs_with_one_name_are_refused(make_source: MakeSource) -> None:
     arm, hand = make_source(3, name="arm"), make_source(3, dimensions=5, name="hand")
-    message = "arm and hand are both the embodiment 'robot' and have different action specs .*; name another embodiment"
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=r"arm and hand are both .*'robot'.*different action specs.*name another"):
         JoinedSource([arm, hand], embodiments=["robot", "robot"])
     with pytest.raises(DataError, match='heads = "separate"'):
         JoinedSource([arm, hand])

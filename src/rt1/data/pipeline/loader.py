@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -88,7 +88,7 @@ class Loader:
         seed: int,
         threads: int = 2,
     ) -> None:
-        """Prepare a loader. :func:`~rt1.data.pipeline.mixture.mixed` joins several sources and windows.
+        """Prepare a loader. :func:`~rt1.data.open_mixture.split_sources` joins several sources and mixes their windows.
 
         Args:
             source: the episodes.
@@ -190,40 +190,47 @@ class Loader:
         return _Samples(numbers, places, text_BE)
 
     def _take(self, samples: _Samples) -> Batch:
-        arrays = self._prepare(samples)
-        self._fill_images(arrays, 0, len(samples.numbers))
-        return replace(arrays.batch, clipped=self._fill_tokens(arrays))
+        batch = self._prepare(samples)
+        self._fill_images(batch, samples.places, 0, len(samples.numbers))
+        return replace(batch, clipped=self._fill_tokens(batch, samples.places))
 
-    def _submit(self, pool: ThreadPoolExecutor, samples: _Samples) -> _Pending:
-        arrays, rows = self._prepare(samples), len(samples.numbers)
+    def _submit(self, pool: ThreadPoolExecutor, samples: _Samples) -> Callable[[], Batch]:
+        """Let the threads fill a batch, and return the function that waits for it."""
+        batch, places, rows = self._prepare(samples), samples.places, len(samples.numbers)
         # Several pieces per thread, so that all threads work until the end of a batch.
         pieces = np.linspace(0, rows, min(rows, 4 * self._threads) + 1).astype(int).tolist()
-        tokens = pool.submit(self._fill_tokens, arrays)
-        images = [pool.submit(self._fill_images, arrays, start, stop) for start, stop in pairwise(pieces)]
-        return _Pending(arrays.batch, tokens, images)
+        tokens = pool.submit(self._fill_tokens, batch, places)
+        images = [pool.submit(self._fill_images, batch, places, start, stop) for start, stop in pairwise(pieces)]
+
+        def result() -> Batch:
+            clipped = tokens.result()
+            for piece in images:
+                piece.result()
+            return replace(batch, clipped=clipped)
+
+        return result
 
     def _ahead(self, samples: Iterator[_Samples], *, threads: str) -> Generator[Batch, None, None]:
         """Yield the batches of these samples while threads of this name decode the next ones."""
         with ThreadPoolExecutor(self._threads, thread_name_prefix=threads) as pool:
-            waiting: deque[_Pending] = deque()
+            waiting: deque[Callable[[], Batch]] = deque()
             try:
                 while True:
                     for following in itertools.islice(samples, BATCHES_AHEAD + 1 - len(waiting)):
                         waiting.append(self._submit(pool, following))
                     if not waiting:
                         return
-                    yield waiting.popleft().result()
+                    yield waiting.popleft()()
             finally:
-                for pending in waiting:
-                    pending.cancel()
+                pool.shutdown(cancel_futures=True)
 
-    def _prepare(self, samples: _Samples) -> _Arrays:
+    def _prepare(self, samples: _Samples) -> Batch:
+        """Return a batch whose images and actions are not filled in."""
         numbers, places, text_BE = samples
         rows, steps, dimensions = len(numbers), self._windows.steps, self.embodiments.size
         step_BT = places.starts[:, None] + np.arange(steps)
-        images = self._buffers.take(self._size_E[places.episodes], self._sizes, steps)
-        batch = Batch(
-            images=images,
+        return Batch(
+            images=self._buffers.take(self._size_E[places.episodes], self._sizes, steps),
             text_BE=text_BE,
             token_BTA=np.zeros((rows, steps, dimensions), dtype=np.int32),
             action_BTA=np.zeros((rows, steps, dimensions), dtype=np.float32),
@@ -232,13 +239,13 @@ class Loader:
             cuts=self._windows.cuts(numbers),
             embodiment_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
         )
-        return _Arrays(batch, {row: image for group in images for row, image in zip(*group, strict=True)}, places)
 
-    def _fill_images(self, arrays: _Arrays, first: int, last: int) -> None:
+    def _fill_images(self, batch: Batch, places: Places, first: int, last: int) -> None:
+        image_of_row = {row: image for group in batch.images for row, image in zip(*group, strict=True)}
         for row in range(first, last):
-            episode, start, stop = arrays.real_steps(row)
+            episode, start, stop = (int(column[row]) for column in places)
             source, number = origin(self._source, episode)
-            image_THWC = arrays.image_of_row[row]
+            image_THWC = image_of_row[row]
             try:
                 _read_images(source, number, start, stop, image_THWC[: stop - start])
             except Exception as error:
@@ -246,24 +253,24 @@ class Loader:
                 raise
             image_THWC[stop - start :] = 0
 
-    def _fill_tokens(self, arrays: _Arrays) -> int:
+    def _fill_tokens(self, batch: Batch, places: Places) -> int:
         """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
-        embodiment_B = self.embodiments.heads[arrays.places.episodes]
+        embodiment_B = self.embodiments.heads[places.episodes]
         masks = [(embodiment_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
-        return sum(self._fill_tokens_of(arrays, mask_B, spec) for mask_B, spec in masks if mask_B.any())
+        return sum(self._fill_tokens_of(batch, places, mask_B, spec) for mask_B, spec in masks if mask_B.any())
 
-    def _fill_tokens_of(self, arrays: _Arrays, mask_B: NDArray[np.bool_], spec: ActionSpec) -> int:
+    def _fill_tokens_of(self, batch: Batch, places: Places, mask_B: NDArray[np.bool_], spec: ActionSpec) -> int:
         """Encode the actions of some rows at once; on an error encode them one by one, to name the row."""
-        rows, batch = np.flatnonzero(mask_B).tolist(), arrays.batch
+        samples = np.stack(places, axis=1)[mask_B].tolist()
         try:
-            actions = np.concatenate([self._source.actions(*arrays.real_steps(row)) for row in rows])
+            actions = np.concatenate([self._source.actions(*sample) for sample in samples])
             mask_BT = batch.valid_BT & mask_B[:, None]
             batch.token_BTA[mask_BT, : spec.size] = spec.encode(actions)
             batch.token_BTA[mask_B, :, spec.size :] = -1
             batch.action_BTA[mask_BT, : spec.size] = actions
             return int(spec.out_of_bounds(actions).sum())
         except ValueError:
-            for episode, start, stop in map(arrays.real_steps, rows):
+            for episode, start, stop in samples:
                 try:
                     spec.encode(self._source.actions(episode, start, stop))
                 except ValueError as error:
@@ -289,39 +296,3 @@ class _Samples(NamedTuple):
     numbers: NDArray[np.int64]
     places: Places
     text_BE: FloatArray
-
-
-class _Arrays(NamedTuple):
-    """A batch whose arrays are being filled."""
-
-    batch: Batch
-    image_of_row: dict[int, NDArray[np.uint8]]
-    places: Places
-
-    def real_steps(self, row: int) -> tuple[int, int, int]:
-        """Return episode, first step and one past the last step of a row without its padding."""
-        episode, start, stop = (int(column[row]) for column in self.places)
-        return episode, start, stop
-
-
-class _Pending(NamedTuple):
-    """A batch that threads are filling, piece by piece."""
-
-    batch: Batch
-    tokens: Future[int]
-    images: list[Future[None]]
-
-    def result(self) -> Batch:
-        try:
-            clipped = self.tokens.result()
-            for piece in self.images:
-                piece.result()
-            return replace(self.batch, clipped=clipped)
-        except BaseException:
-            self.cancel()
-            raise
-
-    def cancel(self) -> None:
-        self.tokens.cancel()
-        for piece in self.images:
-            piece.cancel()

@@ -6,7 +6,7 @@ import functools
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
-from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.concat import JoinedSource, origin
+from rt1.data.sources.base import EpisodeSource, locate
+from rt1.data.sources.concat import origin
 from rt1.data.sources.decoding import decoded_images
-from rt1.errors import DataError
 
 _BLOCK = 8192  # samples whose order is computed at once
 
@@ -47,19 +46,6 @@ def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.
         values[outside] = _feistel(values[outside], keys[outside], half)
         outside = values >= size
     return values.astype(np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One source of a mixture."""
-
-    source: EpisodeSource
-    windows: Windows | Clips
-    """Samples of the source, by its own episode numbers."""
-    weight: float = 1.0
-    """Share of the samples, relative to the other weights."""
-    embodiment: str | None = None
-    """Name of the embodiment, see :class:`rt1.data.sources.concat.JoinedSource`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,11 +117,9 @@ class Mixture:
         self, functions: Sequence[Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]], numbers: NDArray[np.int64]
     ) -> list[NDArray[Any]]:
         """Call the function of each item's part, and return the columns in the order of ``numbers``."""
-        parts = np.searchsorted(self._ends, numbers, side="right")
+        parts, within = locate(self._ends, numbers)
         rows = [np.flatnonzero(parts == part) for part in np.unique(parts)]
-        columns = [
-            functions[(part := parts[row[0]])](numbers[row] - self._ends[part] + len(self.parts[part])) for row in rows
-        ]
+        columns = [functions[parts[row[0]]](within[row]) for row in rows]
         order = np.argsort(np.concatenate(rows))
         return [np.concatenate(column)[order] for column in zip(*columns, strict=True)]
 
@@ -154,24 +138,6 @@ class Mixture:
         return parts, ranks, np.array(shares)
 
 
-def mixed(parts: Sequence[Part]) -> tuple[JoinedSource, Mixture]:
-    """Return the sources joined and their windows or clips mixed by weight, for a loader.
-
-    Raises:
-        DataError: sources with different action specs and no embodiments.
-        ValueError: weights that are not above 0 or repeat too late, parts without samples or of different sizes.
-    """
-    joined = JoinedSource([part.source for part in parts], embodiments=[part.embodiment for part in parts])
-    shifted: list[Windows | Clips] = []
-    for part, first in zip(parts, joined.firsts.tolist(), strict=True):
-        if isinstance(part.windows, Clips):
-            windows = _shifted(part.windows.windows, joined.lengths, first)
-            shifted.append(replace(part.windows, windows=windows))
-        else:
-            shifted.append(_shifted(part.windows, joined.lengths, first))
-    return joined, Mixture(parts=tuple(shifted), weights=tuple(part.weight for part in parts))
-
-
 def image_sizes(
     source: EpisodeSource, samples: Windows | Clips | Mixture
 ) -> tuple[list[tuple[int, int]], NDArray[np.int64]]:
@@ -179,15 +145,13 @@ def image_sizes(
 
     Only the first image of each part is read.
     """
-    sizes: list[tuple[int, int]] = []
+    numbers: dict[tuple[int, int], int] = {}
     size_E = np.zeros(len(source.lengths), dtype=np.int64)
     for part in samples.parts if isinstance(samples, Mixture) else (samples,):
         episodes = part.windows.episodes if isinstance(part, Clips) else part.episodes
         height, width, _ = decoded_images(*origin(source, int(episodes[0])), 0, 1)[0].shape
-        if (height, width) not in sizes:
-            sizes.append((height, width))
-        size_E[episodes] = sizes.index((height, width))
-    return sizes, size_E
+        size_E[episodes] = numbers.setdefault((height, width), len(numbers))
+    return list(numbers), size_E
 
 
 class SampleOrder:
@@ -202,12 +166,9 @@ class SampleOrder:
 
     def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], Places]:
         """Return the items of samples ``first..first+count-1``, int64 (count,), and their places."""
-        begin, end = first // _BLOCK, (first + count - 1) // _BLOCK
-        cut = slice(first - begin * _BLOCK, first - begin * _BLOCK + count)
-        block = self._block(begin)
-        if begin != end:
-            block = np.concatenate([self._block(number) for number in range(begin, end + 1)], axis=1)
-        items, *places = block[:, cut]
+        block, start = divmod(first, _BLOCK)
+        blocks = [self._block(number) for number in range(block, (first + count - 1) // _BLOCK + 1)]
+        items, *places = np.concatenate(blocks, axis=1)[:, start : start + count]
         return items, Places(*places)
 
     def _new_block(self, number: int) -> NDArray[np.int64]:
@@ -218,14 +179,6 @@ class SampleOrder:
         else:
             items = shuffled(samples, len(self._items), seed=self._seed)
         return np.stack([items, *self._items.places(items)])
-
-
-def _shifted(windows: Windows, lengths: NDArray[np.int64], first: int) -> Windows:
-    """Return the windows with episodes numbered as in the joined source."""
-    count = len(windows.lengths)
-    if not np.array_equal(windows.lengths, lengths[first : first + count]):
-        raise DataError("the windows were made of another source's lengths; make them of their own source's")
-    return replace(windows, lengths=lengths, episodes=windows.episodes + first)
 
 
 def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.json_config import check_at_least
+from rt1.data.sources.base import locate
 
 _FIXED = {"padding": "none", "stride": 1, "goal_steps": 0, "goal_factor": 1}
 """What a run's state notes of its windows since they had these options."""
@@ -66,7 +67,7 @@ class Windows:
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return the places of windows by number, int64 (n,), 0..len-1."""
-        return self.places_of(*_rows(self._ends, numbers))
+        return self.places_of(*locate(self._ends, numbers))
 
     def places_of(self, rows: NDArray[np.int64], windows: NDArray[np.int64]) -> Places:
         """Return the place of window ``windows[i]`` of episode ``episodes[rows[i]]``."""
@@ -144,7 +145,7 @@ class Clips:
 
     def _groups(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the row in ``episodes``, the first and the last window of each clip."""
-        rows, within = _rows(self._ends, numbers)
+        rows, within = locate(self._ends, numbers)
         first = within * self.group
         return rows, first, np.minimum(first + self.group, self.windows.per_episode[rows]) - 1
 
@@ -162,9 +163,3 @@ def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArra
         )
     numbers = np.random.default_rng((seed, 2)).permutation(episodes)[:count]
     return np.setdiff1d(np.arange(episodes), numbers), np.sort(numbers)
-
-
-def _rows(ends: NDArray[np.int64], numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the run that each number falls in, and its place in that run; ``ends`` are the ends of the runs."""
-    rows = np.searchsorted(ends, numbers, side="right")
-    return rows, numbers - np.where(rows > 0, ends[rows - 1], 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,42 @@ MapActions = Callable[[FloatArray], FloatArray]
 """Pure function of consecutive actions, float32 (S, A), to those of another spec, float32 (S, A'), step by step."""
 
 
-class JoinedSource:
+class DerivedSource(ABC):
+    """Base of an :class:`~rt1.data.sources.base.EpisodeSource` whose episodes lie in other sources."""
+
+    name: str
+    lengths: NDArray[np.int64]
+
+    @abstractmethod
+    def part(self, episode: int) -> tuple[EpisodeSource, int]:
+        """Return the source of an episode and the episode's number there."""
+
+    def instruction(self, episode: int) -> str:
+        source, number = self.part(episode)
+        return source.instruction(number)
+
+    def task(self, episode: int) -> str:
+        source, number = self.part(episode)
+        return source.task(number)
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        source, number = self.part(episode)
+        return source.text_embedding(number)
+
+    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
+        """Return the JPEG or PNG bytes as the episode's source has them; :meth:`images` knows which are BGR."""
+        source, number = self.part(episode)
+        return source.encoded_images(number, start, stop)
+
+    def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+        return decoded_images(*origin(*self.part(episode)), start, stop)
+
+    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
+        source, number = self.part(episode)
+        return source.actions(number, start, stop)
+
+
+class JoinedSource(DerivedSource):
     """The episodes of several sources, numbered on; an :class:`~rt1.data.sources.base.EpisodeSource`."""
 
     def __init__(self, sources: Sequence[EpisodeSource], *, embodiments: Sequence[str | None] = ()) -> None:
@@ -64,37 +100,16 @@ class JoinedSource:
         number = int(np.searchsorted(self.firsts, episode, side="right")) - 1
         return self.sources[number], episode - int(self.firsts[number])
 
-    def instruction(self, episode: int) -> str:
-        source, number = self.part(episode)
-        return source.instruction(number)
-
-    def task(self, episode: int) -> str:
-        source, number = self.part(episode)
-        return source.task(number)
-
     def text_embedding(self, episode: int) -> FloatArray | None:
         """Return the text embedding stored with an episode; sources with different encoders raise ``DataError``."""
         if not self._one_encoder:
             raise DataError(
                 f"the text embeddings of {self.name} come from different encoders; name one for all instructions"
             )
-        source, number = self.part(episode)
-        return source.text_embedding(number)
-
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes as the episode's source has them; :meth:`images` knows which are BGR."""
-        source, number = self.part(episode)
-        return source.encoded_images(number, start, stop)
-
-    def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        return decoded_images(*origin(self, episode), start, stop)
-
-    def actions(self, episode: int, start: int, stop: int) -> FloatArray:
-        source, number = self.part(episode)
-        return source.actions(number, start, stop)
+        return super().text_embedding(episode)
 
 
-class MappedSource:
+class MappedSource(DerivedSource):
     """A source with its actions mapped to another spec, so that it can be joined with others."""
 
     def __init__(self, source: EpisodeSource, action_spec: ActionSpec, map_actions: MapActions) -> None:
@@ -107,21 +122,8 @@ class MappedSource:
         self.details = dict(members.details)
         self.actions(0, 0, 1)
 
-    def instruction(self, episode: int) -> str:
-        return self.source.instruction(episode)
-
-    def task(self, episode: int) -> str:
-        return self.source.task(episode)
-
-    def text_embedding(self, episode: int) -> FloatArray | None:
-        return self.source.text_embedding(episode)
-
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes as the source has them; :meth:`images` knows which are BGR."""
-        return self.source.encoded_images(episode, start, stop)
-
-    def images(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        return decoded_images(*origin(self, episode), start, stop)
+    def part(self, episode: int) -> tuple[EpisodeSource, int]:
+        return self.source, episode
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return the mapped actions, float32 (stop - start, A)."""
@@ -136,8 +138,8 @@ class MappedSource:
 
 def origin(source: EpisodeSource, episode: int) -> tuple[EpisodeSource, int]:
     """Return the stored source that holds an episode, below joining and mapping, and the episode's number there."""
-    while isinstance(source, JoinedSource | MappedSource):
-        source, episode = source.part(episode) if isinstance(source, JoinedSource) else (source.source, episode)
+    while isinstance(source, DerivedSource):
+        source, episode = source.part(episode)
     return source, episode
 
 
@@ -156,15 +158,15 @@ def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, 
         first = firsts.setdefault(name, source)
         if first.action_spec != source.action_spec:
             difference = spec_difference(first.action_spec, source.action_spec)
-            cure = "map one to the other's: MappedSource(source, action_spec, function)"
-            if names:
-                raise DataError(
-                    f"{first.name} and {source.name} are both the embodiment {name!r} and have different action specs "
-                    f"({difference}); name another embodiment for one of them, or {cure}"
-                )
+            both = f" are both the embodiment {name!r} and" if names else ""
+            cure = (
+                "name another embodiment for one of them"
+                if names
+                else 'give each a head of its own, in a mixture file with heads = "separate"'
+            )
             raise DataError(
-                f"{first.name} and {source.name} have different action specs ({difference}); {cure}; or give each a "
-                'head of its own, in a mixture file with heads = "separate"'
+                f"{first.name} and {source.name}{both} have different action specs ({difference}); map one to the "
+                f"other's: MappedSource(source, action_spec, function); or {cure}"
             )
     if len({source.action_spec.bins for source in firsts.values()}) > 1:
         bins = ", ".join(f"{name} {source.action_spec.bins}" for name, source in firsts.items())
