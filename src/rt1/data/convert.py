@@ -99,8 +99,7 @@ def convert_source(
 
 def _write_rlds(source: EpisodeSource, out: Path, settings: ConvertSettings) -> int:
     """Write RLDS and return how many episodes already existed."""
-    unused = [name for name in _FOR_LEROBOT if getattr(settings, name) is not None]
-    if unused:
+    if unused := [name for name in _FOR_LEROBOT if getattr(settings, name) is not None]:
         raise ValueError(f"{', '.join(unused)}: only a LeRobot data set has these; leave them out")
     recording = _recording(source, "rlds", settings)
     writer = RLDSWriter(out, recording)
@@ -132,12 +131,9 @@ def _write_lerobot(source: EpisodeSource, out: Path, settings: ConvertSettings) 
 
 def _recording(source: EpisodeSource, to: Format, settings: ConvertSettings) -> RecordingSettings:
     members = optional_members(source)
-    encoder = members.text_encoder
-    embedding = source.text_embedding(0)
-    if embedding is None:
-        encoder = None
-    elif encoder is None:
-        encoder = {"name": "unknown", "sha256": "unknown", "width": len(embedding)}
+    encoder, embedding = None, source.text_embedding(0)
+    if embedding is not None:
+        encoder = members.text_encoder or {"name": "unknown", "sha256": "unknown", "width": len(embedding)}
     return RecordingSettings(
         name=settings.name or re.sub(r"[^a-z0-9_]+", "_", source.name.lower()).lstrip("_0123456789") or "converted",
         image_size=image_size(source.encoded_images(0, 0, 1)[0]),

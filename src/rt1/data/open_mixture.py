@@ -177,13 +177,12 @@ def _described(words: Sequence[str | Path], options: DataOptions) -> MixtureFile
 
 def _of_word(word: str, options: DataOptions) -> MixturePart:
     folder, equals, weight = word.rpartition("=")
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
     if not word or (equals and not folder):
         raise DataError(f"data is {word!r}, which names no folder; give FOLDER or FOLDER=WEIGHT")
     if not equals or Path(word).exists():
-        return MixturePart(data=word, **values)
+        return MixturePart(data=word, **vars(options))
     try:
-        return MixturePart(data=folder, weight=float(weight), **values)
+        return MixturePart(data=folder, weight=float(weight), **vars(options))
     except ValueError as error:
         raise DataError(f"the weight in {word} is {weight!r}; give FOLDER=WEIGHT with a number above 0") from error
 
@@ -228,15 +227,13 @@ def _split(source: EpisodeSource, *, held_out: float, seed: int) -> tuple[NDArra
 
 def _embodiment_names(described: MixtureFile, sources: Sequence[EpisodeSource]) -> list[str | None]:
     """Return the name of each data set's embodiment; None for all where they have one action spec."""
-    if described.heads == "one":
-        if named := [part.embodiment for part in described.parts if part.embodiment is not None]:
-            cure = 'set heads = "separate", or leave the name out'
-            raise DataError(f'the mixture names the embodiment {named[0]!r} and has heads = "one"; {cure}')
-        return [None] * len(sources)
-    return [
-        source.name if p.embodiment is None else p.embodiment
-        for source, p in zip(sources, described.parts, strict=True)
-    ]
+    names = [part.embodiment for part in described.parts]
+    if described.heads == "separate":
+        return [source.name if name is None else name for source, name in zip(sources, names, strict=True)]
+    if named := [name for name in names if name is not None]:
+        cure = 'set heads = "separate", or leave the name out'
+        raise DataError(f'the mixture names the embodiment {named[0]!r} and has heads = "one"; {cure}')
+    return names
 
 
 def _with_widest_bounds(sources: Sequence[EpisodeSource], embodiments: Sequence[str | None]) -> list[EpisodeSource]:

@@ -55,10 +55,13 @@ class SourceStatistics:
     def from_json(data: Mapping[str, Any]) -> SourceStatistics:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         with reading("the statistics of a source", cure="take them again"):
-            names, statistics = tuple(map(str, data["names"])), ActionStatistics.from_json(data["statistics"])
-            outside = finite_row(data["outside"], like=names)
-            finite_row(statistics.mean.tolist(), like=names)
-            return SourceStatistics(names=names, statistics=statistics, outside=outside)
+            names, columns = tuple(map(str, data["names"])), data["statistics"]
+            rows = {f.name: finite_row(columns[f.name], like=names) for f in fields(ActionStatistics)[1:]}
+            return SourceStatistics(
+                names=names,
+                statistics=ActionStatistics(count=int(columns["count"]), **rows),
+                outside=finite_row(data["outside"], like=names),
+            )
 
 
 def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> SourceStatistics:
@@ -143,18 +146,6 @@ class ActionStatistics:
     def constant_dimensions(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names of the dimensions that never change; ``names`` are the spec's."""
         return tuple(n for n, same in zip(names, self.minimum == self.maximum, strict=True) if same)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
-        return to_json(self)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> ActionStatistics:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        columns = [f.name for f in fields(ActionStatistics) if f.name != "count"]
-        with reading("the action statistics", cure=f"expected count, {', '.join(columns)}"):
-            arrays = {name: finite_row(data[name], like=data["mean"]) for name in columns}
-            return ActionStatistics(count=int(data["count"]), **arrays)
 
 
 def finite_row(values: Sequence[float], *, like: Sequence[object]) -> NDArray[np.float64]:

@@ -191,7 +191,8 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
     values = read[finite]
     statistics = statistics_of(values)
     fraction = (spec.discrete_choices > 0) & (values != np.floor(values))
-    beyond = _beyond(values, statistics, spec)
+    beyond = np.maximum(values - statistics.q99, statistics.q01 - values) - (statistics.q99 - statistics.q01)
+    beyond[:, spec.discrete_choices > 0] = -1.0
     outliers = (beyond > 0).sum(axis=0)
     return ActionSurvey(
         spec=spec,
@@ -208,13 +209,6 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
         not_finite=int((~finite).sum()),
         first_not_finite=None if finite.all() else place(int(np.argmin(finite))),
     )
-
-
-def _beyond(values: FloatArray, statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.float64]:
-    """Return the distance (S, A) of each value beyond the limit for outliers."""
-    width = statistics.q99 - statistics.q01
-    beyond = np.maximum(values - statistics.q99, statistics.q01 - values) - width
-    return np.where(spec.discrete_choices > 0, -1.0, beyond)
 
 
 def _bins_used(statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.int64]:

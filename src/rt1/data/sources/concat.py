@@ -75,7 +75,15 @@ class JoinedSource(DerivedSource):
         self.name = "+".join(source.name for source in sources)
         self.embodiments = _embodiment_names(self.sources, embodiments)
         """Name of each source's embodiment; empty if all have one action spec."""
-        self._specs = _specs(self.sources, self.embodiments)
+        self.groups: dict[str, list[EpisodeSource]] = {}
+        """The sources of each embodiment; all under "" if there are no names."""
+        for source, name in zip(sources, self.embodiments or [""] * len(sources), strict=True):
+            self.groups.setdefault(name, []).append(source)
+        self._specs = {name: _common_spec(name, group) for name, group in self.groups.items()}
+        if len({spec.bins for spec in self._specs.values()}) > 1:
+            bins = ", ".join(f"{name} {spec.bins}" for name, spec in self._specs.items())
+            cure = "the heads of a network share theirs; set bins in the mixture file"
+            raise DataError(f"the embodiments have different numbers of bins: {bins}; {cure}")
         self.lengths: NDArray[np.int64] = np.concatenate([source.lengths for source in sources])
         self.firsts: NDArray[np.int64] = np.cumsum([0, *(len(source.lengths) for source in sources[:-1])])
         """(sources,) number of each source's first episode."""
@@ -151,28 +159,20 @@ def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | No
     return tuple(source.name if name is None else name for source, name in zip(sources, names, strict=True))
 
 
-def _specs(sources: Sequence[EpisodeSource], names: Sequence[str]) -> dict[str, ActionSpec]:
-    """Return the action spec of each embodiment in the order of the sources; without names, of all under ``""``."""
-    firsts: dict[str, EpisodeSource] = {}
-    for source, name in zip(sources, names or [""] * len(sources), strict=True):
-        first = firsts.setdefault(name, source)
-        if first.action_spec != source.action_spec:
+def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
+    """Return the action spec of the sources of an embodiment; "" stands for no name."""
+    first, *others = sources
+    for source in others:
+        if source.action_spec != first.action_spec:
             difference = spec_difference(first.action_spec, source.action_spec)
-            both = f" are both the embodiment {name!r} and" if names else ""
-            cure = (
-                "name another embodiment for one of them"
-                if names
-                else 'give each a head of its own, in a mixture file with heads = "separate"'
-            )
+            both, cure = "", 'give each a head of its own, in a mixture file with heads = "separate"'
+            if name:
+                both, cure = f" are both the embodiment {name!r} and", "name another embodiment for one of them"
             raise DataError(
                 f"{first.name} and {source.name}{both} have different action specs ({difference}); map one to the "
                 f"other's: MappedSource(source, action_spec, function); or {cure}"
             )
-    if len({source.action_spec.bins for source in firsts.values()}) > 1:
-        bins = ", ".join(f"{name} {source.action_spec.bins}" for name, source in firsts.items())
-        cure = "the heads of a network share theirs; set bins in the mixture file"
-        raise DataError(f"the embodiments have different numbers of bins: {bins}; {cure}")
-    return {name: source.action_spec for name, source in firsts.items()}
+    return first.action_spec
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -207,15 +207,12 @@ class Embodiments:
 
 def embodiments_of(source: EpisodeSource) -> Embodiments:
     """Return the embodiments of a source; one that is not joined has one, under its own name."""
-    names = source.embodiments if isinstance(source, JoinedSource) else ()
-    distinct = list(dict.fromkeys(names))
-    if not isinstance(source, JoinedSource) or len(distinct) < 2:
-        name = distinct[0] if distinct else source.name
+    groups = source.groups if isinstance(source, JoinedSource) else {}
+    if not isinstance(source, JoinedSource) or len(groups) < 2:
+        name = next(iter(groups), "") or source.name
         return Embodiments(sources={name: source}, heads=np.zeros(len(source.lengths), dtype=np.int64))
-    groups: dict[str, list[EpisodeSource]] = {name: [] for name in distinct}
-    for part, name in zip(source.sources, names, strict=True):
-        groups[name].append(part)
+    numbers = [list(groups).index(name) for name in source.embodiments]
     return Embodiments(
         sources={name: group[0] if len(group) == 1 else JoinedSource(group) for name, group in groups.items()},
-        heads=np.repeat([distinct.index(name) for name in names], [len(part.lengths) for part in source.sources]),
+        heads=np.repeat(numbers, [len(part.lengths) for part in source.sources]),
     )

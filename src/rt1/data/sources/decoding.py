@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,31 +25,25 @@ def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> It
     An image that cannot be read or decoded raises :class:`DataError` with source, episode and step.
     """
     members = optional_members(source)
-    encoded: list[bytes] = []
+    read = members.images if callable(members.images) else source.encoded_images
+    where = f"{source.name}, episode {episode}"
     try:
-        if callable(members.images):
-            yield from _checked(members.images(episode, start, stop), stop - start)
-        else:
-            encoded = source.encoded_images(episode, start, stop)
-            _check_count(len(encoded), stop - start)
+        images: Sequence[Any] = read(episode, start, stop)
     except DataError as error:
-        raise DataError(f"{source.name}, episode {episode}, steps {start}..{stop - 1}: {error}") from error
-    for step, data in enumerate(encoded, start):
+        raise DataError(f"{where}, steps {start}..{stop - 1}: {error}") from error
+    if len(images) != stop - start:
+        gave = f"the source gave {len(images)} images for {stop - start} steps"
+        raise DataError(f"{where}, steps {start}..{stop - 1}: {gave}; it must give one per step")
+    for step, image in enumerate(images, start):
         try:
-            image = decode_image(data)
+            rgb = decode_image(image) if isinstance(image, bytes) else _checked(image)
         except DataError as error:
-            raise DataError(f"{source.name}, episode {episode}, step {step}: {error}") from error
-        yield np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8) if members.bgr else image
+            raise DataError(f"{where}, step {step}: {error}") from error
+        swap = members.bgr and isinstance(image, bytes)
+        yield np.asarray(cv2.cvtColor(rgb, cv2.COLOR_BGR2RGB), np.uint8) if swap else rgb
 
 
-def _checked(images: Sequence[NDArray[np.uint8]], steps: int) -> list[NDArray[np.uint8]]:
-    _check_count(len(images), steps)
-    for image in images:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise DataError(f"images() gave {image.dtype} {image.shape}; it must give uint8 RGB (H, W, 3)")
-    return list(images)
-
-
-def _check_count(images: int, steps: int) -> None:
-    if images != steps:
-        raise DataError(f"the source gave {images} images for {steps} steps; it must give one per step")
+def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"images() gave {image.dtype} {image.shape}; it must give uint8 RGB (H, W, 3)")
+    return image
