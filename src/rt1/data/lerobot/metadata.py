@@ -13,19 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.files import replacing, write_text
-from rt1.data.lerobot.schema import (
-    DATA_PATH,
-    EPISODES_PATH,
-    INFO_FILE,
-    RT1_FILE,
-    SENTENCE_COLUMN,
-    STATS_FILE,
-    TASK_COLUMN,
-    TASKS_FILE,
-    VERSION,
-    VIDEO_PATH,
-    read_columns,
-)
+from rt1.data.lerobot import schema
 from rt1.data.lerobot.statistics import STATISTICS, Stats, image_stats, merged, vector_stats
 from rt1.data.lerobot.video import PIXEL_FORMAT, Codec
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
@@ -161,7 +149,7 @@ def episode_row(
         "dataset_to_index": first + steps,
         "meta/episodes/chunk_index": chunk,
         "meta/episodes/file_index": within,
-        TASK_COLUMN: episode.task,
+        schema.TASK_COLUMN: episode.task,
     }
     if settings.video is not None:
         times = {"from_timestamp": (first - base) / settings.fps, "to_timestamp": (first - base + steps) / settings.fps}
@@ -186,15 +174,15 @@ def write_table(path: Path, table: pa.Table) -> None:
 def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str], *, files: int, steps: int) -> None:
     """Write everything that describes the whole data set, ``info.json`` last: with it the folder can be read."""
     features = features_of(settings)
-    stats = _total_stats([folder / place_of(EPISODES_PATH, file) for file in range(files)], list(features))
+    stats = _total_stats([folder / place_of(schema.EPISODES_PATH, file) for file in range(files)], list(features))
     plain = {feature: {name: array.tolist() for name, array in values.items()} for feature, values in stats.items()}
-    write_json(folder / STATS_FILE, plain)
-    write_table(folder / TASKS_FILE, _tasks_table(tasks))
+    write_json(folder / schema.STATS_FILE, plain)
+    write_table(folder / schema.TASKS_FILE, _tasks_table(tasks))
     described = {key: settings.recording.to_json()[key] for key in ("name", "action_spec", "text_encoder", "details")}
-    write_json(folder / RT1_FILE, {"format": 1, "image_key": settings.image_key, **described})
+    write_json(folder / schema.RT1_FILE, {"format": 1, "image_key": settings.image_key, **described})
     episodes = settings.recording.episodes
     info = {
-        "codebase_version": VERSION,
+        "codebase_version": schema.VERSION,
         "robot_type": settings.robot_type,
         "total_episodes": episodes,
         "total_frames": steps,
@@ -204,18 +192,18 @@ def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str]
         "video_files_size_in_mb": settings.file_megabytes,
         "fps": settings.fps,
         "splits": {"train": f"0:{episodes}"},
-        "data_path": DATA_PATH,
-        "video_path": None if settings.video is None else VIDEO_PATH,
+        "data_path": schema.DATA_PATH,
+        "video_path": None if settings.video is None else schema.VIDEO_PATH,
         "features": features,
     }
-    write_json(folder / INFO_FILE, info)
+    write_json(folder / schema.INFO_FILE, info)
 
 
 def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, Stats]:
     totals: dict[str, Stats] = {}
     for path in paths:
         names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]
-        columns = {name: column.to_pylist() for name, column in read_columns(path, names).items()}
+        columns = {name: column.to_pylist() for name, column in schema.read_columns(path, names).items()}
         for feature in features:
             rows = zip(*(columns[f"stats/{feature}/{name}"] for name in STATISTICS), strict=True)
             stats = [dict(zip(STATISTICS, map(np.array, row), strict=True)) for row in rows]
@@ -231,16 +219,19 @@ def _tasks_table(tasks: Sequence[str]) -> pa.Table:
         return {"name": field, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
 
     pandas = {
-        "index_columns": [SENTENCE_COLUMN],
+        "index_columns": [schema.SENTENCE_COLUMN],
         "column_indexes": [],
         "columns": [
             described("task_index", "task_index", "int64", "int64"),
-            described(SENTENCE_COLUMN, None, "unicode", "object"),
+            described(schema.SENTENCE_COLUMN, None, "unicode", "object"),
         ],
         "creator": {"library": "pyarrow", "version": pa.__version__},
         "pandas_version": "2.2.0",
     }
-    columns = {"task_index": pa.array(range(len(tasks)), pa.int64()), SENTENCE_COLUMN: pa.array(tasks, pa.string())}
+    columns = {
+        "task_index": pa.array(range(len(tasks)), pa.int64()),
+        schema.SENTENCE_COLUMN: pa.array(tasks, pa.string()),
+    }
     return pa.table(columns).replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 

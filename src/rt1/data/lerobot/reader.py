@@ -12,17 +12,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, describe, reading
-from rt1.data.lerobot.schema import (
-    COPY_AGAIN,
-    EMBEDDINGS_FILE,
-    RT1_FILE,
-    STATS_FILE,
-    Info,
-    read_embeddings,
-    read_episodes,
-    read_info,
-    read_tasks,
-)
+from rt1.data.lerobot import schema
 from rt1.data.lerobot.steps import StoredImages, instructions, read_steps
 from rt1.data.lerobot.video import VideoImages
 from rt1.data.rlds.schema import read_json, read_recorder_notes
@@ -64,12 +54,12 @@ class LeRobotSource:
                 episode.
         """
         self.folder = Path(folder)
-        with reading(self.folder, cure=COPY_AGAIN):
+        with reading(self.folder, cure=schema.COPY_AGAIN):
             self._open(image_key, action_key, action_spec, name)
 
     def _open(self, image_key: str | None, action_key: str, action_spec: ActionSpec | None, name: str | None) -> None:
-        info = read_info(self.folder)
-        notes = read_recorder_notes(self.folder / RT1_FILE, name=str, image_key=str)
+        info = schema.read_info(self.folder)
+        notes = read_recorder_notes(self.folder / schema.RT1_FILE, name=str, image_key=str)
         self.image_key = info.image_key(image_key or notes.image_key)
         size = info.action_size(action_key)
         spec = action_spec or notes.action_spec
@@ -77,7 +67,7 @@ class LeRobotSource:
             names = ", ".join(spec.dimension_names)
             raise DataError(f"{action_key!r} has {size} entries, the action spec {spec.size} dimensions ({names})")
         in_video = info.features[self.image_key]["dtype"] == "video"
-        episodes = read_episodes(self.folder, info, self.image_key if in_video else None)
+        episodes = schema.read_episodes(self.folder, info, self.image_key if in_video else None)
         steps = read_steps(episodes, action_key, size)
         self.name = name or notes.name or self.folder.resolve().name
         if steps.changing:
@@ -89,11 +79,11 @@ class LeRobotSource:
         self.lengths: NDArray[np.int64] = episodes.lengths
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
-        self._instructions = instructions(read_tasks(self.folder), steps.tasks)
+        self._instructions = instructions(schema.read_tasks(self.folder), steps.tasks)
         self._tasks, self._actions = episodes.tasks, steps.actions
         self._embeddings = None
-        if (self.folder / EMBEDDINGS_FILE).is_file() or notes.text_encoder is not None:
-            self._embeddings = read_embeddings(self.folder / EMBEDDINGS_FILE, episodes=len(self.lengths))
+        if (self.folder / schema.EMBEDDINGS_FILE).is_file() or notes.text_encoder is not None:
+            self._embeddings = schema.read_embeddings(self.folder / schema.EMBEDDINGS_FILE, episodes=len(self.lengths))
         self._images = (
             VideoImages(episodes, info.fps) if in_video else StoredImages(episodes, steps.rows, self.image_key)
         )
@@ -131,9 +121,9 @@ class LeRobotSource:
         return self._actions[episode][start:stop].copy()
 
 
-def _spec_of_stats(folder: Path, info: Info, key: str, size: int) -> ActionSpec:
+def _spec_of_stats(folder: Path, info: schema.Info, key: str, size: int) -> ActionSpec:
     """Return a spec of one part with the bounds of ``stats.json`` and the dimension names of ``info.json``."""
-    path = folder / STATS_FILE
+    path = folder / schema.STATS_FILE
     try:
         stats = read_json(path)[key]
         low, high = (np.array(stats[name], dtype=np.float64).reshape(size) for name in ("min", "max"))

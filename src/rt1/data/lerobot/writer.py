@@ -11,29 +11,7 @@ from rt1.actions import FloatArray
 from rt1.common.files import recover, replacing
 from rt1.common.folders import check_folder
 from rt1.common.progress import progress
-from rt1.data.lerobot.metadata import (
-    LeRobotSettings,
-    episode_row,
-    open_steps,
-    place_of,
-    step_columns,
-    step_table,
-    write_json,
-    write_metadata,
-    write_table,
-)
-from rt1.data.lerobot.schema import (
-    DATA_PATH,
-    EMBEDDINGS_FILE,
-    EPISODES_PATH,
-    INFO_FILE,
-    RECORDING_FILE,
-    VIDEO_PATH,
-    read_columns,
-    read_embeddings,
-    reading,
-    write_embeddings,
-)
+from rt1.data.lerobot import metadata, schema
 from rt1.data.lerobot.video import encode_video, join_videos
 from rt1.data.rlds.schema import read_json
 from rt1.data.rlds.writer import RecordedEpisode, check_episode, refuse_difference
@@ -57,7 +35,7 @@ class LeRobotWriter:
     :class:`~rt1.data.lerobot.reader.LeRobotSource` refuses the folder. Equal episodes give equal bytes.
     """
 
-    def __init__(self, folder: Path | str, settings: LeRobotSettings) -> None:
+    def __init__(self, folder: Path | str, settings: metadata.LeRobotSettings) -> None:
         """Begin a data set in ``folder``, or take up one that was begun with the same settings.
 
         Raises:
@@ -65,12 +43,12 @@ class LeRobotWriter:
             SaveError: it holds files of something else.
         """
         self.folder, self.settings = Path(folder), settings
-        path = self.folder / RECORDING_FILE
+        path = self.folder / schema.RECORDING_FILE
         if path.is_file():
             refuse_difference(path, read_json(path), settings.to_json())
         else:
-            check_folder(self.folder, ours=(RECORDING_FILE,))
-            write_json(path, settings.to_json())
+            check_folder(self.folder, ours=(schema.RECORDING_FILE,))
+            metadata.write_json(path, settings.to_json())
 
     def missing_episodes(self) -> range:
         """Return the numbers of the episodes still to be written."""
@@ -92,30 +70,32 @@ class LeRobotWriter:
             while state.episode < recording.episodes:
                 state = self._write_file(state, counted)
             bar.update(recording.episodes)
-        if not (self.folder / INFO_FILE).is_file():
-            write_metadata(self.folder, self.settings, tuple(state.tasks), files=state.file, steps=state.step)
+        if not (self.folder / schema.INFO_FILE).is_file():
+            metadata.write_metadata(self.folder, self.settings, tuple(state.tasks), files=state.file, steps=state.step)
 
     def _write_file(self, state: _State, read: Callable[[int], RecordedEpisode]) -> _State:
         """Write the next data file and its companions; the episodes file comes last and marks them complete."""
         import pyarrow as pa
 
         settings, recording = self.settings, self.settings.recording
-        data, video, table = (self._path(template, state.file) for template in (DATA_PATH, VIDEO_PATH, EPISODES_PATH))
-        for path in (data, video, table, self.folder / EMBEDDINGS_FILE):
+        data, video, table = (
+            self._path(template, state.file) for template in (schema.DATA_PATH, schema.VIDEO_PATH, schema.EPISODES_PATH)
+        )
+        for path in (data, video, table, self.folder / schema.EMBEDDINGS_FILE):
             recover(path)
         rows: list[dict[str, Any]] = []
         videos: list[tuple[bytes, int]] = []
         embeddings: list[FloatArray] = []
         size, step, tasks = 0, state.step, dict(state.tasks)
         last = min(recording.episodes, state.episode + recording.episodes_per_shard)
-        with replacing(data) as partial, open_steps(partial, settings) as sink:
+        with replacing(data) as partial, metadata.open_steps(partial, settings) as sink:
             while size < settings.file_megabytes << 20 and (number := state.episode + len(rows)) < last:
                 episode = read(number)
                 check_episode(episode, recording)
                 task = tasks.setdefault(episode.instruction, len(tasks))
-                columns = step_columns(episode, settings.fps, number=number, step=step, task=task)
-                sink.write_table(step_table(episode.images, columns, sink.schema))
-                rows.append(episode_row(episode, columns, settings, file=state.file, base=state.step))
+                columns = metadata.step_columns(episode, settings.fps, number=number, step=step, task=task)
+                sink.write_table(metadata.step_table(episode.images, columns, sink.schema))
+                rows.append(metadata.episode_row(episode, columns, settings, file=state.file, base=state.step))
                 step += len(episode.images)
                 if episode.text_embedding is not None:
                     embeddings.append(episode.text_embedding)
@@ -127,19 +107,19 @@ class LeRobotWriter:
             with replacing(video) as partial:
                 join_videos(videos, partial, fps=settings.fps)
         if embeddings:
-            path = self.folder / EMBEDDINGS_FILE
-            earlier = read_embeddings(path)[: state.episode] if state.episode else []
-            write_embeddings(path, [*earlier, *embeddings])
-        write_table(table, pa.Table.from_pylist(rows))
+            path = self.folder / schema.EMBEDDINGS_FILE
+            earlier = schema.read_embeddings(path)[: state.episode] if state.episode else []
+            schema.write_embeddings(path, [*earlier, *embeddings])
+        metadata.write_table(table, pa.Table.from_pylist(rows))
         return _State(file=state.file + 1, episode=state.episode + len(rows), step=step, tasks=tasks)
 
     def _state(self) -> _State:
         """Return the state after the complete files, up to the first missing one."""
         state = _State()
-        while (path := self._path(EPISODES_PATH, state.file)).is_file():
-            columns = read_columns(path, ("episode_index", "dataset_to_index", "tasks"))
+        while (path := self._path(schema.EPISODES_PATH, state.file)).is_file():
+            columns = schema.read_columns(path, ("episode_index", "dataset_to_index", "tasks"))
             tasks = dict(state.tasks)
-            with reading(path):
+            with schema.reading(path):
                 for (sentence,) in columns["tasks"].to_pylist():
                     tasks.setdefault(sentence, len(tasks))
             episode, step = columns["episode_index"][-1].as_py() + 1, columns["dataset_to_index"][-1].as_py()
@@ -147,4 +127,4 @@ class LeRobotWriter:
         return state
 
     def _path(self, template: str, file: int) -> Path:
-        return self.folder / place_of(template, file, video_key=self.settings.image_key)
+        return self.folder / metadata.place_of(template, file, video_key=self.settings.image_key)
