@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from rt1.common.files import replacing, write_text
 from rt1.data.lerobot import schema
-from rt1.data.lerobot.statistics import STATISTICS, Stats, image_stats, merged, vector_stats
 from rt1.data.lerobot.video import PIXEL_FORMAT, Codec
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
 from rt1.data.sources.images import decode_image
@@ -29,6 +28,12 @@ CHUNK_FILES = 1000
 SAMPLED_IMAGES = 8
 """Images of an episode that its statistics are taken from."""
 _COUNTERS = ("frame_index", "episode_index", "index", "task_index")
+
+Stats = dict[str, NDArray[Any]]
+"""``min``, ``max``, ``mean``, ``std``, ``q01`` .. ``q99`` of each entry, float64, and ``count`` (1,), int64."""
+
+QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +208,7 @@ def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, St
     totals: dict[str, Stats] = {}
     for path in paths:
         names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]
-        columns = {name: column.to_pylist() for name, column in schema.read_columns(path, names).items()}
+        columns = {name: column.to_pylist() for name, column in schema.read_columns(path, [], names).items()}
         for feature in features:
             rows = zip(*(columns[f"stats/{feature}/{name}"] for name in STATISTICS), strict=True)
             stats = [dict(zip(STATISTICS, map(np.array, row), strict=True)) for row in rows]
@@ -238,3 +243,59 @@ def _tasks_table(tasks: Sequence[str]) -> pa.Table:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file for people, too."""
     write_text(path, json.dumps(data, indent=2) + "\n")
+
+
+def vector_stats(values: NDArray[Any]) -> Stats:
+    """Return the statistics of (steps, n) numbers, each (n,)."""
+    wide = values.astype(np.float64)
+    quantiles = np.quantile(wide, list(QUANTILES.values()), axis=0)
+    return {
+        "min": wide.min(axis=0),
+        "max": wide.max(axis=0),
+        "mean": wide.mean(axis=0),
+        "std": wide.std(axis=0),
+        "count": np.array([len(wide)], dtype=np.int64),
+        **dict(zip(QUANTILES, quantiles, strict=True)),
+    }
+
+
+def image_stats(images: Sequence[NDArray[np.uint8]]) -> Stats:
+    """Return the statistics of uint8 RGB (H, W, 3) images of one size, each (3, 1, 1), scaled to 0..1.
+
+    Taken from a grid of about 64 x 64 of their places, by counting how often each of the 256 values occurs.
+    """
+    stride = max(1, min(images[0].shape[:2]) // 64)
+    pixels = np.stack([image[::stride, ::stride] for image in images]).reshape(-1, 3)
+    channels = [_counted(np.bincount(pixels[:, channel], minlength=256)) for channel in range(3)]
+    stats = {name: np.array([c[name] for c in channels]).reshape(3, 1, 1) for name in channels[0]}
+    return {**stats, "count": np.array([len(images)], dtype=np.int64)}
+
+
+def _counted(counts: NDArray[np.int64]) -> dict[str, float]:
+    levels = np.arange(256) / 255.0
+    total, present = counts.sum(), np.flatnonzero(counts)
+    mean = float(counts @ levels / total)
+    reached = np.cumsum(counts) / total
+    return {
+        "min": float(levels[present[0]]),
+        "max": float(levels[present[-1]]),
+        "mean": mean,
+        "std": float(np.sqrt(counts @ (levels - mean) ** 2 / total)),
+        **{name: float(levels[np.searchsorted(reached, q)]) for name, q in QUANTILES.items()},
+    }
+
+
+def merged(one: Stats, other: Stats) -> Stats:
+    """Return the statistics of both together; quantiles, which cannot be merged, are averaged as LeRobot does."""
+    count = one["count"] + other["count"]
+    share = float(other["count"][0] / count[0])
+    apart = other["mean"] - one["mean"]
+    variance = (1 - share) * one["std"] ** 2 + share * other["std"] ** 2 + share * (1 - share) * apart**2
+    return {
+        "min": np.minimum(one["min"], other["min"]),
+        "max": np.maximum(one["max"], other["max"]),
+        "mean": one["mean"] + share * apart,
+        "std": np.sqrt(variance),
+        "count": count,
+        **{name: (1 - share) * one[name] + share * other[name] for name in QUANTILES},
+    }

@@ -56,15 +56,13 @@ class Info:
         """Return the key of the images to read: ``name``, or the only one."""
         images = [key for key, feature in self.features.items() if feature["dtype"] in IMAGE_KINDS]
         keys = [key for key in images if not _is_depth(self.features[key])]
-        if name is not None:
-            if name in images and name not in keys:
-                raise DataError(f"the image key {name!r} holds depth maps; name one of the RGB images: {keys}")
-            if name not in keys:
-                raise DataError(unknown_name("image key", name, keys))
-            return name
-        if len(keys) != 1:
+        if name in images and name not in keys:
+            raise DataError(f"the image key {name!r} holds depth maps; name one of the RGB images: {keys}")
+        if name is not None and name not in keys:
+            raise DataError(unknown_name("image key", name, keys))
+        if name is None and len(keys) != 1:
             raise DataError(f"the data set has {len(keys)} image keys ({', '.join(keys)}); name one with image_key")
-        return keys[0]
+        return name or keys[0]
 
     def action_size(self, key: str) -> int:
         """Return A, the number of entries of the feature that holds the action."""
@@ -118,28 +116,31 @@ def read_schema(path: Path) -> pa.Schema:
         return pq.read_schema(path)
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
-    """Return columns of a Parquet file as pyarrow arrays; missing columns or values raise :class:`DataError`."""
+def read_columns(path: Path, integers: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
+    """Return columns of a Parquet file: integers as int64 arrays, the others as pyarrow arrays.
+
+    Missing columns or values, or integers of another type, raise :class:`DataError`.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = [*integers, *others]
     with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         present = set(file.schema_arrow.names)
-        if missing := [column for column in columns if column not in present]:
+        if missing := [name for name in names if name not in present]:
             raise DataError(f"{path} has no column {missing[0]!r}; {COPY_AGAIN}")
-        table = file.read(columns=list(columns))
-    for column in columns:
-        if table[column].null_count:
-            raise DataError(f"{path}: the column {column!r} has {table[column].null_count} empty places; {COPY_AGAIN}")
-    return {column: table[column] for column in columns}
-
-
-def whole_numbers(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return a column of integers; one of another type raises :class:`DataError`."""
-    import pyarrow as pa
-
-    if not pa.types.is_integer(column.type):
-        raise DataError(f"{path}: the column {name!r} is {column.type}; it must hold whole numbers; {COPY_AGAIN}")
-    return column.to_numpy().astype(np.int64)
+        table = file.read(columns=names)
+    for name in names:
+        if table[name].null_count:
+            raise DataError(f"{path}: the column {name!r} has {table[name].null_count} empty places; {COPY_AGAIN}")
+    for name in integers:
+        if not pa.types.is_integer(kind := table[name].type):
+            raise DataError(f"{path}: the column {name!r} is {kind}; it must hold whole numbers; {COPY_AGAIN}")
+    with reading(path):
+        return {
+            **{name: table[name].to_numpy().astype(np.int64) for name in integers},
+            **{name: table[name] for name in others},
+        }
 
 
 def read_info(folder: Path) -> Info:
@@ -172,10 +173,9 @@ def read_tasks(folder: Path) -> dict[int, str]:
     path = folder / TASKS_FILE
     # A data frame with a named index has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in read_schema(path).names else "task"
-    columns = read_columns(path, ("task_index", sentence))
+    columns = read_columns(path, ["task_index"], [sentence])
     with reading(path):
-        numbers = whole_numbers(path, "task_index", columns["task_index"]).tolist()
-        tasks = dict(zip(numbers, columns[sentence].to_pylist(), strict=True))
+        tasks = dict(zip(columns["task_index"].tolist(), columns[sentence].to_pylist(), strict=True))
     for index, text in tasks.items():
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{path}: the instruction of task_index {index} is empty ({text!r}); give it a sentence")
@@ -209,17 +209,13 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
 
 
 def _episode_columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    times = [name for name in names if name.endswith(TIME)]
     noted = [TASK_COLUMN] if TASK_COLUMN in read_schema(path).names else []
+    columns = read_columns(path, [name for name in names if name not in times], [*times, *noted])
     with reading(path):
-        columns = read_columns(path, [*names, *noted])
-        arrays: dict[str, NDArray[Any]] = {
-            name: _seconds(path, name, columns[name])
-            if name.endswith(TIME)
-            else whole_numbers(path, name, columns[name])
-            for name in names
-        }
-        tasks = columns[TASK_COLUMN].to_pylist() if noted else [""] * len(arrays["length"])
-        return {**arrays, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
+        tasks = columns[TASK_COLUMN].to_pylist() if noted else [""] * len(columns["length"])
+        seconds = {name: _seconds(path, name, columns[name]) for name in times}
+        return {**columns, **seconds, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
 
 
 def _seconds(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:

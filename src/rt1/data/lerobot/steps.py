@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, read_columns, read_schema, reading, whole_numbers
+from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, read_columns, read_schema, reading
 from rt1.data.sources.base import check_finite
 from rt1.errors import DataError
 
@@ -50,16 +50,15 @@ def read_steps(episodes: Episodes, action_key: str, size: int) -> Steps:
     tasks, rows = np.empty_like(episodes.lengths), np.empty_like(episodes.lengths)
     changing = 0
     for path, members in _by_file(episodes).items():
-        columns = read_columns(path, ("episode_index", "task_index", action_key))
+        columns = read_columns(path, ["episode_index", "task_index"], [action_key])
         lengths = episodes.lengths[members]
-        numbers = whole_numbers(path, "episode_index", columns["episode_index"])
+        numbers, task_indices = columns["episode_index"], columns["task_index"]
         if len(numbers) != lengths.sum() or not np.array_equal(numbers, np.repeat(members, lengths)):
             raise DataError(
                 f"{path}: its rows are not the {int(lengths.sum())} steps of the episodes {members.min()}.."
                 f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
             )
         values = _vectors(path, action_key, columns[action_key], size)
-        task_indices = whole_numbers(path, "task_index", columns["task_index"])
         rows[members] = np.cumsum(lengths) - lengths
         tasks[members] = task_indices[rows[members]]
         for member, row, length in zip(members, rows[members], lengths, strict=True):

@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,22 +52,25 @@ class VideoImages:
     @contextmanager
     def _borrowed(self, path: Path) -> Iterator[_Video]:
         """Yield the open file for use by this thread only; one that fails is closed."""
+        import av
+
         with self._lock:
             video = next((idle for idle in self._idle if idle.path == path), None)
             if video is not None:
                 self._idle.remove(video)
-        with _decoding(path):
-            video = video or _Video(path)
+        with reading(path), ExitStack() as on_error:
             try:
+                video = video or _Video(path)
+                on_error.callback(video.container.close)
                 yield video
-            except BaseException:
-                video.close()
-                raise
+            except av.FFmpegError as error:
+                raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
+            on_error.pop_all()
         with self._lock:
             self._idle.append(video)
             old, self._idle = self._idle[:-_IDLE_FILES], self._idle[-_IDLE_FILES:]
         for surplus in old:
-            surplus.close()
+            surplus.container.close()
 
 
 class _Video:
@@ -77,12 +80,12 @@ class _Video:
         import av
 
         self.path = path
-        self._container = av.open(str(path), metadata_errors="ignore")
-        streams = self._container.streams.video
+        self.container = av.open(str(path), metadata_errors="ignore")
+        streams = self.container.streams.video
         # A stream whose codec is unknown has no context, whatever the types say.
         context = getattr(streams[0], "codec_context", None) if streams else None
         if context is None:
-            self.close()
+            self.container.close()
             raise DataError(f"{path} holds no video that can be decoded; {COPY_AGAIN}")
         self._stream = streams[0]
         context.thread_count = 1  # the loader's threads already keep the cores busy
@@ -91,9 +94,9 @@ class _Video:
         """Return the images at ascending times, seconds; fewer where the file lacks the next one."""
         base = self._stream.time_base
         assert base is not None
-        self._container.seek(max(0, int(times[0] / float(base))), stream=self._stream, backward=True)
+        self.container.seek(max(0, int(times[0] / float(base))), stream=self._stream, backward=True)
         images: list[NDArray[np.uint8]] = []
-        for frame in self._container.decode(self._stream):
+        for frame in self.container.decode(self._stream):
             shown = float((frame.pts or 0) * base)
             if shown > times[len(images)] + tolerance:
                 break
@@ -104,20 +107,6 @@ class _Video:
             if len(images) == len(times):
                 break
         return images
-
-    def close(self) -> None:
-        self._container.close()
-
-
-@contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    import av
-
-    with reading(path):
-        try:
-            yield
-        except av.FFmpegError as error:
-            raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
 
 
 def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec) -> bytes:

@@ -117,12 +117,12 @@ class LeRobotWriter:
         """Return the state after the complete files, up to the first missing one."""
         state = _State()
         while (path := self._path(schema.EPISODES_PATH, state.file)).is_file():
-            columns = schema.read_columns(path, ("episode_index", "dataset_to_index", "tasks"))
+            columns = schema.read_columns(path, ["episode_index", "dataset_to_index"], ["tasks"])
             tasks = dict(state.tasks)
             with schema.reading(path):
                 for (sentence,) in columns["tasks"].to_pylist():
                     tasks.setdefault(sentence, len(tasks))
-            episode, step = columns["episode_index"][-1].as_py() + 1, columns["dataset_to_index"][-1].as_py()
+            episode, step = int(columns["episode_index"][-1]) + 1, int(columns["dataset_to_index"][-1])
             state = _State(file=state.file + 1, episode=episode, step=step, tasks=tasks)
         return state
 

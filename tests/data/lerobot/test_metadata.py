@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rt1.data.lerobot.statistics import QUANTILES, image_stats, merged, vector_stats
+from rt1.data.lerobot.metadata import QUANTILES, image_stats, merged, vector_stats
 
 
 def test_vectors_have_their_statistics_per_entry() -> None:
