@@ -163,14 +163,11 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
 
 def _conflicting_texts(source: EpisodeSource, limit: int) -> tuple[str, ...]:
     """Return the instructions for which two episodes carry different text embeddings."""
-    first: dict[str, FloatArray | None] = {}
-    conflicting: dict[str, None] = {}  # ordered
+    embeddings: dict[str, set[bytes]] = {}
     for episode in _spread(len(source.lengths), limit).tolist():
-        sentence, vector = source.instruction(episode), source.text_embedding(episode)
-        other = first.setdefault(sentence, vector)
-        if not (other is vector if other is None or vector is None else np.array_equal(other, vector)):
-            conflicting[sentence] = None
-    return tuple(conflicting)
+        vector = source.text_embedding(episode)
+        embeddings.setdefault(source.instruction(episode), set()).add(b"" if vector is None else vector.tobytes())
+    return tuple(sentence for sentence, vectors in embeddings.items() if len(vectors) > 1)
 
 
 def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:

@@ -67,12 +67,9 @@ class Windows:
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return the places of windows by number, int64 (n,), 0..len-1."""
-        return self.places_of(*locate(self._ends, numbers))
-
-    def places_of(self, rows: NDArray[np.int64], windows: NDArray[np.int64]) -> Places:
-        """Return the place of window ``windows[i]`` of episode ``episodes[rows[i]]``."""
+        rows, starts = locate(self._ends, numbers)
         episodes = self.episodes[rows]
-        return Places(episodes, windows, np.minimum(windows + self.window, self.lengths[episodes]))
+        return Places(episodes, starts, np.minimum(starts + self.window, self.lengths[episodes]))
 
     def cuts(self, numbers: NDArray[np.int64]) -> None:
         """Return None: windows are not cut from anything."""
@@ -119,21 +116,18 @@ class Clips:
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return the places of clips by number, int64 (n,), 0..len-1, always within their episodes."""
         rows, first, last = self._groups(numbers)
-        begin, end = self.windows.places_of(rows, first), self.windows.places_of(rows, last)
-        return Places(begin.episodes, begin.starts, end.stops)
+        episodes = self.windows.episodes[rows]
+        return Places(episodes, first, np.minimum(last + self.window, self.windows.lengths[episodes]))
 
     def cuts(self, numbers: NDArray[np.int64]) -> Cuts:
         """Return the windows of clips by number, int64 (B,)."""
-        rows, first, last = self._groups(numbers)
-        number_BG = first[:, None] + np.arange(self.group)
-        present_BG = number_BG <= last[:, None]
-        rows_BG = np.broadcast_to(rows[:, None], number_BG.shape)
-        windows = self.windows.places_of(rows_BG, np.minimum(number_BG, last[:, None]))
-        step_BGT = windows.starts[..., None] + np.arange(self.window)
-        valid_BGT = (step_BGT < windows.stops[..., None]) & present_BG[..., None]
-        clips = self.places(numbers)
-        readable = np.minimum(step_BGT, clips.stops[:, None, None] - 1)
-        return Cuts(readable - clips.starts[:, None, None], valid_BGT)
+        _, first, last = self._groups(numbers)
+        places = self.places(numbers)
+        steps_B11 = (places.stops - places.starts)[:, None, None]
+        window_G1 = np.arange(self.group)[:, None]
+        place_GT = window_G1 + np.arange(self.window)
+        exists_BG1 = window_G1 <= (last - first)[:, None, None]
+        return Cuts(np.minimum(place_GT, steps_B11 - 1), (place_GT < steps_B11) & exists_BG1)
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the clips as plain data, for comparison."""
