@@ -6,6 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,8 @@ def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> So
     cache = cache or optional_members(source).cache_folder
     path = None if cache is None else cache / f"statistics-{_key(source)}.json"
     if path is not None:
-        try:
+        with suppress(ValueError):  # missing or damaged: it is computed again
             return SourceStatistics.from_json(read_object(path))
-        except ValueError:
-            pass  # missing or damaged: it is computed again
     actions = _all_actions(source)
     statistics = SourceStatistics(
         names=source.action_spec.dimension_names,
@@ -187,10 +186,7 @@ def spec_between(
         raise DataError(f"the parts {dict(parts)} add up to {total} dimensions; the actions have {len(low)}")
     flat = low.astype(np.float32) == high.astype(np.float32)
     low, high = np.where(flat, low - CONSTANT_MARGIN, low), np.where(flat, high + CONSTANT_MARGIN, high)
-    spec_parts: list[Continuous] = []
-    start = 0
-    for name, width in parts.items():
-        cut = slice(start, start + width)
-        spec_parts.append(Continuous(name=name, low=tuple(low[cut].tolist()), high=tuple(high[cut].tolist())))
-        start += width
+    starts = np.cumsum([*parts.values()])[:-1]
+    columns = zip(parts, np.split(low, starts), np.split(high, starts), strict=True)
+    spec_parts = (Continuous(name=n, low=tuple(lo.tolist()), high=tuple(hi.tolist())) for n, lo, hi in columns)
     return ActionSpec(parts=tuple(spec_parts), bins=bins)

@@ -34,7 +34,7 @@ class VideoImages:
 
     def __init__(self, episodes: Episodes, fps: float) -> None:
         self._files, self._starts, self._fps = episodes.video_files, episodes.video_starts, fps
-        self._idle: list[_Video] = []
+        self._idle: list[av.container.InputContainer] = []
         self._lock = threading.Lock()
 
     def read(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
@@ -42,71 +42,70 @@ class VideoImages:
         if start == stop:
             return []
         times = self._starts[episode] + np.arange(start, stop) / self._fps
-        with self._borrowed(self._files[episode]) as video:
-            images = video.images(times, _TOLERANCE / self._fps)
+        with self._borrowed(self._files[episode]) as container:
+            images = _images_at(container, times, _TOLERANCE / self._fps)
         if len(images) < len(times):
             where = f"step {start + len(images)} of episode {episode} (second {times[len(images)]:.3f})"
             raise DataError(f"{self._files[episode]} has no image for {where}; {COPY_AGAIN}")
         return images
 
     @contextmanager
-    def _borrowed(self, path: Path) -> Iterator[_Video]:
+    def _borrowed(self, path: Path) -> Iterator[av.container.InputContainer]:
         """Yield the open file for use by this thread only; one that fails is closed."""
         import av
 
         with self._lock:
-            video = next((idle for idle in self._idle if idle.path == path), None)
-            if video is not None:
-                self._idle.remove(video)
+            container = next((idle for idle in self._idle if idle.name == str(path)), None)
+            if container is not None:
+                self._idle.remove(container)
         with reading(path), ExitStack() as on_error:
             try:
-                video = video or _Video(path)
-                on_error.callback(video.container.close)
-                yield video
+                container = container or _open_video(path)
+                on_error.callback(container.close)
+                yield container
             except av.FFmpegError as error:
                 raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
             on_error.pop_all()
         with self._lock:
-            self._idle.append(video)
+            self._idle.append(container)
             old, self._idle = self._idle[:-_IDLE_FILES], self._idle[-_IDLE_FILES:]
         for surplus in old:
-            surplus.container.close()
+            surplus.close()
 
 
-class _Video:
-    """One open mp4 file."""
+def _open_video(path: Path) -> av.container.InputContainer:
+    import av
 
-    def __init__(self, path: Path) -> None:
-        import av
+    container = av.open(str(path), metadata_errors="ignore")
+    streams = container.streams.video
+    # A stream whose codec is unknown has no context, whatever the types say.
+    if not streams or getattr(streams[0], "codec_context", None) is None:
+        container.close()
+        raise DataError(f"{path} holds no video that can be decoded; {COPY_AGAIN}")
+    streams[0].codec_context.thread_count = 1  # the loader's threads already keep the cores busy
+    return container
 
-        self.path = path
-        self.container = av.open(str(path), metadata_errors="ignore")
-        streams = self.container.streams.video
-        # A stream whose codec is unknown has no context, whatever the types say.
-        context = getattr(streams[0], "codec_context", None) if streams else None
-        if context is None:
-            self.container.close()
-            raise DataError(f"{path} holds no video that can be decoded; {COPY_AGAIN}")
-        self._stream = streams[0]
-        context.thread_count = 1  # the loader's threads already keep the cores busy
 
-    def images(self, times: NDArray[np.float64], tolerance: float) -> list[NDArray[np.uint8]]:
-        """Return the images at ascending times, seconds; fewer where the file lacks the next one."""
-        base = self._stream.time_base
-        assert base is not None
-        self.container.seek(max(0, int(times[0] / float(base))), stream=self._stream, backward=True)
-        images: list[NDArray[np.uint8]] = []
-        for frame in self.container.decode(self._stream):
-            shown = float((frame.pts or 0) * base)
-            if shown > times[len(images)] + tolerance:
-                break
-            if shown >= times[len(images)] - tolerance:
-                if frame.is_corrupt:
-                    raise DataError(f"{self.path}: the image at second {shown:.3f} is damaged; {COPY_AGAIN}")
-                images.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
-            if len(images) == len(times):
-                break
-        return images
+def _images_at(
+    container: av.container.InputContainer, times: NDArray[np.float64], tolerance: float
+) -> list[NDArray[np.uint8]]:
+    """Return the images at ascending times, seconds; fewer where the file lacks the next one."""
+    stream = container.streams.video[0]
+    base = stream.time_base
+    assert base is not None
+    container.seek(max(0, int(times[0] / float(base))), stream=stream, backward=True)
+    images: list[NDArray[np.uint8]] = []
+    for frame in container.decode(stream):
+        shown = float((frame.pts or 0) * base)
+        if shown > times[len(images)] + tolerance:
+            break
+        if shown >= times[len(images)] - tolerance:
+            if frame.is_corrupt:
+                raise DataError(f"{container.name}: the image at second {shown:.3f} is damaged; {COPY_AGAIN}")
+            images.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
+        if len(images) == len(times):
+            break
+    return images
 
 
 def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec) -> bytes:
