@@ -35,7 +35,7 @@ class ConvertSettings:
     name: str | None = None
     """Name of the new data set: lower case letters, digits, underscores. None: derived from the old name."""
     fps: int | None = None
-    """To LeRobot: steps per second; needed unless the data set stores its control rate."""
+    """To LeRobot: steps per second. Needed unless the data set stores its control rate."""
     video: Codec | None = None
     """To LeRobot: re-encode the images as video, which loses detail."""
     robot_type: str | None = None

@@ -44,7 +44,7 @@ class DataOptions:
     split: str = "train"
     """Split of an RLDS data set."""
     image_key: str | None = None
-    """Key of the images; keys are needed unless rt1 recorded the data set."""
+    """Key of the images. Keys are needed unless rt1 recorded the data set."""
     instruction_key: str | None = None
     """Key of the instruction."""
     embedding_key: str | None = None
@@ -66,11 +66,11 @@ class DataOptions:
     start_key: str | None = None
     """Of HDF5: the array that marks the rows where an episode begins, if one array holds several."""
     episode_key: str | None = None
-    """Of Hugging Face: the column with the episode of a row; by default a row is an episode."""
+    """Of Hugging Face: the column with the episode of a row. By default a row is an episode."""
 
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
-    """Return the episodes of a folder; an unreadable folder, or options that do not fit, raise :class:`DataError`."""
+    """Return the episodes of a folder. An unreadable folder, or options that do not fit, raise :class:`DataError`."""
     kind = _kind(folder, options)
     unusable = [f for f in fields(DataOptions) if f.name not in _OPTIONS[kind]]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:

@@ -46,9 +46,9 @@ class MixturePart(DataOptions):
     data: str
     """Folder, relative to the mixture file."""
     weight: float | None = None
-    """Share of the samples, relative to the other weights; an Open X data set has a default weight."""
+    """Share of the samples, relative to the other weights. An Open X data set has a default weight."""
     embodiment: str | None = None
-    """With ``heads = "separate"``: name of the robot it was recorded with; the data set's name if not given."""
+    """With ``heads = "separate"``: name of the robot it was recorded with. The data set's name if not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ class MixtureFile:
     parts: tuple[MixturePart, ...]
     """The data sets, ``[[parts]]`` in TOML."""
     bounds: Literal["same", "widest"] = "same"
-    """``same``: all action bounds must be equal. ``widest``: all data sets get the widest bounds; dimensions, units
+    """``same``: all action bounds must be equal. ``widest``: all data sets get the widest bounds. Dimensions, units
     and number of bins must be equal."""
     heads: Literal["one", "separate"] = "one"
-    """``one``: all data sets have one action spec. ``separate``: each embodiment has its own action spec and head;
+    """``one``: all data sets have one action spec. ``separate``: each embodiment has its own action spec and head.
     ``bounds`` then applies to the data sets of one embodiment."""
     bins: int | None = None
     """Bins of all actions. None: as stored, which must be equal."""
@@ -80,7 +80,7 @@ class WeightedSource:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SplitData:
-    """One source of all episodes, and its training and held-out samples; a loader takes both."""
+    """One source of all episodes, and its training and held-out samples. A loader takes both."""
 
     source: EpisodeSource
     """The data set itself, or several joined."""
@@ -97,7 +97,7 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
 
     Args:
         words: folders, or one ``.toml`` or ``.json`` file with the fields of :class:`MixtureFile`.
-        options: options for all folders; a mixture file has its own, and needs the defaults here.
+        options: options for all folders. A mixture file has its own, and needs the defaults here.
 
     Returns:
         The data sets in order, all with one action spec, or with the names of their embodiments.
@@ -169,9 +169,9 @@ def _described(words: Sequence[str | Path], options: DataOptions) -> MixtureFile
     if not files:
         return MixtureFile(parts=tuple(_of_word(str(word), options) for word in words))
     if len(words) > 1:
-        raise DataError(f"{files[0]} is a mixture file, given beside others; give it alone, the others named in it")
+        raise DataError(f"{files[0]} is a mixture file; give it alone and name the other data sets in it")
     if changed := [f"--{f.name.replace('_', '-')}" for f in fields(options) if getattr(options, f.name) != f.default]:
-        raise DataError(f"{', '.join(changed)} cannot be used beside {files[0]}: it has them for each data set")
+        raise DataError(f"{', '.join(changed)} cannot be used with {files[0]}: it has them for each data set")
     return _read(files[0])
 
 
@@ -203,11 +203,11 @@ def _weights(parts: Sequence[MixturePart]) -> list[float]:
     """Return the weight of each part: its own, that of the Open X table, or 1 for all."""
     if not parts:
         raise DataError("no data set is named; give at least one folder")
-    known = [OPEN_X[p.open_x].weight if p.weight is None and p.open_x in OPEN_X else p.weight for p in parts]
-    without = [part.data for part, weight in zip(parts, known, strict=True) if weight is None]
+    stated = [OPEN_X[p.open_x].weight if p.weight is None and p.open_x in OPEN_X else p.weight for p in parts]
+    without = [part.data for part, weight in zip(parts, stated, strict=True) if weight is None]
     if without and len(without) < len(parts):
         raise DataError(f"{', '.join(without)} has no weight and others have; give every data set one: FOLDER=WEIGHT")
-    weights = [1.0 if weight is None else weight for weight in known]
+    weights = [1.0 if weight is None else weight for weight in stated]
     for part, weight in zip(parts, weights, strict=True):
         if not 0.0 < weight <= LARGEST:
             raise DataError(
@@ -226,7 +226,7 @@ def _split(source: EpisodeSource, *, held_out: float, seed: int) -> tuple[NDArra
 
 
 def _embodiment_names(described: MixtureFile, sources: Sequence[EpisodeSource]) -> list[str | None]:
-    """Return the name of each data set's embodiment; None for all where they have one action spec."""
+    """Return the name of each data set's embodiment. None for all where they have one action spec."""
     names = [part.embodiment for part in described.parts]
     if described.heads == "separate":
         return [source.name if name is None else name for source, name in zip(sources, names, strict=True)]
@@ -246,7 +246,7 @@ def _with_widest_bounds(sources: Sequence[EpisodeSource], embodiments: Sequence[
 
 
 def _widest(specs: Sequence[ActionSpec]) -> ActionSpec | None:
-    """Return the spec with the widest bounds; None for specs of which joining reports another difference."""
+    """Return the spec with the widest bounds. None for specs of which joining reports another difference."""
     if len({spec.size for spec in specs}) > 1:
         return None
     low, high = np.min([spec.low for spec in specs], axis=0), np.max([spec.high for spec in specs], axis=0)

@@ -49,12 +49,12 @@ class SourceStatistics:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back exactly."""
+        """Plain data for ``json``. :meth:`from_json` reads it back exactly."""
         return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SourceStatistics:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
         with reading("the statistics of a source", cure="take them again"):
             names, columns = tuple(map(str, data["names"])), data["statistics"]
             rows = {f.name: finite_row(columns[f.name], like=names) for f in fields(ActionStatistics)[1:]}
@@ -143,12 +143,12 @@ class ActionStatistics:
     """Share of the values more than ``FAR`` standard deviations from the mean, 0..1."""
 
     def constant_dimensions(self, names: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the names of the dimensions that never change; ``names`` are the spec's."""
+        """Return the names of the dimensions that never change. ``names`` are the spec's."""
         return tuple(n for n, same in zip(names, self.minimum == self.maximum, strict=True) if same)
 
 
 def finite_row(values: Sequence[float], *, like: Sequence[object]) -> NDArray[np.float64]:
-    """Return a list of a file as float64 (A,); other values, or another length than ``like``, raise ``ValueError``."""
+    """Return a list of a file as float64 (A,). Other values, or another length than ``like``, raise ``ValueError``."""
     row = np.array(values, dtype=np.float64)
     if row.shape != (len(like),) or not np.isfinite(row).all():
         raise ValueError(f"{values!r:.100} is not a list of {len(like)} finite numbers")
@@ -156,7 +156,7 @@ def finite_row(values: Sequence[float], *, like: Sequence[object]) -> NDArray[np
 
 
 def statistics_of(actions: FloatArray) -> ActionStatistics:
-    """Return the statistics of float32 (steps, A) actions; no step at all raises :class:`DataError`."""
+    """Return the statistics of float32 (steps, A) actions. No step at all raises :class:`DataError`."""
     if not len(actions):
         raise DataError("there are no actions to take bounds from; the source has no steps")
     q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0).astype(np.float64)
@@ -176,7 +176,7 @@ def statistics_of(actions: FloatArray) -> ActionStatistics:
 def spec_between(
     low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]], *, parts: Mapping[str, int], bins: int = 256
 ) -> ActionSpec:
-    """Return a spec of continuous parts with these bounds (A,), physical units; a constant dimension is widened by ±1.
+    """Return a spec of continuous parts with these bounds (A,), physical units. A constant dimension is widened by ±1.
 
     ``parts`` are the name and number of dimensions of each part, in the order of the action vector. A sum other than A
     raises :class:`DataError`.

@@ -52,7 +52,7 @@ class ActionSurvey:
     bins_used: NDArray[np.int64]
     """(A,) number of bins between the 1 % and the 99 % value."""
     outliers: NDArray[np.int64]
-    """(A,) number of values farther from the 1 %..99 % range than that range is wide; 0 for discrete dimensions."""
+    """(A,) number of values farther from the 1 %..99 % range than that range is wide. 0 for discrete dimensions."""
     farthest: tuple[Place | None, ...]
     """The farthest outlier of each dimension, or None."""
     not_finite: int
@@ -144,7 +144,7 @@ def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> Da
 
 
 def show_episode(source: EpisodeSource, episode: int | None = None, *, images: int = 12) -> ShownEpisode:
-    """Return one episode to display, by default one of median length; an unknown one raises :class:`DataError`."""
+    """Return one episode to display, by default one of median length. An unknown one raises :class:`DataError`."""
     count = len(source.lengths)
     if episode is None:
         episode = int(np.argsort(source.lengths, kind="stable")[count // 2])

@@ -41,9 +41,9 @@ class LeRobotSettings:
     """Settings of a LeRobot data set, fixed before its first episode."""
 
     recording: RecordingSettings
-    """Name, image size, action spec, number of episodes; a file ends after ``episodes_per_shard`` at the latest."""
+    """Name, image size, action spec, number of episodes. A file ends after ``episodes_per_shard`` at the latest."""
     fps: int
-    """Steps per second; LeRobot knows whole numbers only."""
+    """Steps per second. LeRobot knows whole numbers only."""
     image_key: str = "observation.images.image"
     """Key of the images."""
     robot_type: str = "unknown"
@@ -51,7 +51,7 @@ class LeRobotSettings:
     file_megabytes: int = 100
     """A file ends with the episode that reaches this size, the most that an interruption loses."""
     video: Codec | None = None
-    """Re-encode the images as video, which loses detail; None keeps their JPEG or PNG bytes unchanged."""
+    """Re-encode the images as video, which loses detail. None keeps their JPEG or PNG bytes unchanged."""
 
     def __post_init__(self) -> None:
         if self.fps < 1 or self.file_megabytes < 1:
@@ -92,7 +92,7 @@ def features_of(settings: LeRobotSettings) -> dict[str, Any]:
 
 
 def open_steps(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
-    """Return an open data file; images are compressed already, so they are stored as they are."""
+    """Return an open data file. Images are compressed already, so they are stored as they are."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -115,7 +115,7 @@ def open_steps(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
 
 
 def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, task: int) -> dict[str, NDArray[Any]]:
-    """Return the numbers of an episode's steps; ``step`` is the number of its first one in the data set."""
+    """Return the numbers of an episode's steps. ``step`` is the number of its first one in the data set."""
     steps = len(episode.images)
     within = np.arange(steps, dtype=np.int64)
     return {
@@ -141,7 +141,7 @@ def step_table(images: Sequence[bytes], columns: Mapping[str, NDArray[Any]], sch
 def episode_row(
     episode: RecordedEpisode, columns: Mapping[str, NDArray[Any]], settings: LeRobotSettings, *, file: int, base: int
 ) -> dict[str, Any]:
-    """Return the row of an episode in its episodes file; ``base`` is the number of the data file's first step."""
+    """Return the row of an episode in its episodes file. ``base`` is the number of the data file's first step."""
     first, steps = int(columns["index"][0]), len(episode.images)
     chunk, within = divmod(file, CHUNK_FILES)
     row: dict[str, Any] = {
@@ -217,7 +217,7 @@ def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, St
 
 
 def _tasks_table(tasks: Sequence[str]) -> pa.Table:
-    """Return the instructions as pandas stores a data frame that has them as its index; LeRobot uses pandas."""
+    """Return the instructions as pandas stores a data frame that has them as its index. LeRobot uses pandas."""
     import pyarrow as pa
 
     def described(name: str, field: str | None, kind: str, numpy_kind: str) -> dict[str, Any]:
@@ -286,7 +286,7 @@ def _counted(counts: NDArray[np.int64]) -> dict[str, float]:
 
 
 def merged(one: Stats, other: Stats) -> Stats:
-    """Return the statistics of both together; quantiles, which cannot be merged, are averaged as LeRobot does."""
+    """Return the statistics of both together. Quantiles, which cannot be merged, are averaged as LeRobot does."""
     count = one["count"] + other["count"]
     share = float(other["count"][0] / count[0])
     apart = other["mean"] - one["mean"]

@@ -23,7 +23,7 @@ from rt1.errors import DataError
 
 
 class LeRobotSource:
-    """Episodes of a LeRobot v3.0 folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
+    """Episodes of a LeRobot v3.0 folder, an :class:`~rt1.data.sources.base.EpisodeSource`.
 
     Opening reads the tables and the actions of all steps into memory, 4 A bytes per step. Images stay in the files.
     In image mode a request reads row groups (one per episode from LeRobot's recorder and ours) and caches a few. In
@@ -103,7 +103,7 @@ class LeRobotSource:
         return None if self._embeddings is None else self._embeddings[episode].copy()
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes of steps ``start..stop-1``; images of a video are encoded as PNG."""
+        """Return the JPEG or PNG bytes of steps ``start..stop-1``. Images of a video are encoded as PNG."""
         check_steps(self, episode, start, stop)
         if isinstance(self._images, StoredImages):
             return self._images.read(episode, start, stop)

@@ -82,7 +82,7 @@ def _is_depth(feature: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
-    """The episodes of a data set in order; every array has one entry per episode."""
+    """The episodes of a data set in order. Every array has one entry per episode."""
 
     lengths: NDArray[np.int64]
     first: NDArray[np.int64]
@@ -92,7 +92,7 @@ class Episodes:
     video_files: tuple[Path, ...]
     """File of the images in video mode, else empty."""
     video_starts: NDArray[np.float64]
-    """Time of the first image in the video file, seconds; empty in image mode."""
+    """Time of the first image in the video file, seconds. Empty in image mode."""
     tasks: tuple[str, ...]
     """Task names written by this package, else empty strings."""
 
@@ -144,7 +144,7 @@ def read_columns(path: Path, integers: Sequence[str], others: Sequence[str] = ()
 
 
 def read_info(folder: Path) -> Info:
-    """Return ``meta/info.json``; an unfinished recording, or another version, raises :class:`DataError`."""
+    """Return ``meta/info.json``. An unfinished recording, or another version, raises :class:`DataError`."""
     path = folder / INFO_FILE
     if not path.is_file():
         if (folder / RECORDING_FILE).is_file():
@@ -169,7 +169,7 @@ def read_info(folder: Path) -> Info:
 
 
 def read_tasks(folder: Path) -> dict[int, str]:
-    """Return the instructions by ``task_index``; an empty one raises :class:`DataError`."""
+    """Return the instructions by ``task_index``. An empty one raises :class:`DataError`."""
     path = folder / TASKS_FILE
     # A data frame with a named index has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in read_schema(path).names else "task"
@@ -183,7 +183,7 @@ def read_tasks(folder: Path) -> dict[int, str]:
 
 
 def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
-    """Return all episodes; ``video_key`` is the key of the images in video mode, else None.
+    """Return all episodes. ``video_key`` is the key of the images in video mode, else None.
 
     A missing or damaged file, or numbers or lengths that are inconsistent, raise :class:`DataError`.
     """
@@ -257,7 +257,7 @@ def _paths(
 
 
 def _path(template: str, **values: object) -> str:
-    """Return the path of a template within the folder; an unsafe one raises ``ValueError``."""
+    """Return the path of a template within the folder. An unsafe one raises ``ValueError``."""
     for _, field, form, _ in string.Formatter().parse(template):
         if field is not None and (field not in values or len(form or "") > len("03d")):
             raise ValueError(f"{{{field}:{form}}} is not a field of LeRobot")
@@ -281,7 +281,7 @@ def write_embeddings(path: Path, embeddings: Iterable[FloatArray]) -> None:
 
 
 def read_embeddings(path: Path, *, episodes: int | None = None) -> list[FloatArray]:
-    """Return the text embedding of each episode; damage or another number of episodes raises :class:`DataError`."""
+    """Return the text embedding of each episode. Damage or another number of episodes raises :class:`DataError`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

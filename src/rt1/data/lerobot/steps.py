@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 CACHE_BYTES = 128 << 20
-"""Most bytes of decoded row groups kept in memory; the last group is always kept."""
+"""Most bytes of decoded row groups kept in memory. The last group is always kept."""
 _KNOWN_FOOTERS = 32
 
 
@@ -91,7 +91,7 @@ def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatA
 
 
 class StoredImages:
-    """The JPEG or PNG bytes in the data files of an image-mode set; safe to use from several threads."""
+    """The JPEG or PNG bytes in the data files of an image-mode set. Safe to use from several threads."""
 
     def __init__(self, episodes: Episodes, rows: NDArray[np.int64], key: str) -> None:
         self._files, self._rows, self._key = episodes.data_files, rows, key
@@ -103,7 +103,7 @@ class StoredImages:
             raise DataError(f"{path} has no images in a column {key!r}: struct<bytes, path>; {COPY_AGAIN}")
 
     def read(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the bytes of steps ``start..stop-1``; a missing image raises :class:`DataError`."""
+        """Return the bytes of steps ``start..stop-1``. A missing image raises :class:`DataError`."""
         path = self._files[episode]
         first, last = int(self._rows[episode]) + start, int(self._rows[episode]) + stop
         with reading(path):
@@ -157,7 +157,7 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
 
 
 def instructions(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the instruction of each episode; an unknown number raises :class:`DataError`."""
+    """Return the instruction of each episode. An unknown number raises :class:`DataError`."""
     unknown = sorted(set(numbers.tolist()) - set(tasks))
     if unknown:
         episode = int(np.argmax(numbers == unknown[0]))

@@ -25,12 +25,12 @@ ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
 PIXEL_FORMAT = "yuv420p"
 _OPTIONS = {"g": "2", "crf": "30"}
 _EXTRA_OPTIONS = {"av1": {"preset": "10"}, "h264": {"bf": "0"}}
-_IDLE_FILES = 8  # open files kept for the next request; opening one reads its whole table of images
+_IDLE_FILES = 8  # open files for later requests, since opening one reads its whole table of images
 _TOLERANCE = 0.25  # of the time between two steps
 
 
 class VideoImages:
-    """The images of the episodes, decoded by seeking; safe to use from several threads."""
+    """The images of the episodes, decoded by seeking. Safe to use from several threads."""
 
     def __init__(self, episodes: Episodes, fps: float) -> None:
         self._files, self._starts, self._fps = episodes.video_files, episodes.video_starts, fps
@@ -38,7 +38,7 @@ class VideoImages:
         self._lock = threading.Lock()
 
     def read(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-        """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255; a damaged file raises ``DataError``."""
+        """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255. A damaged file raises ``DataError``."""
         if start == stop:
             return []
         times = self._starts[episode] + np.arange(start, stop) / self._fps
@@ -51,7 +51,7 @@ class VideoImages:
 
     @contextmanager
     def _borrowed(self, path: Path) -> Iterator[av.container.InputContainer]:
-        """Yield the open file for use by this thread only; one that fails is closed."""
+        """Yield the open file for use by this thread only. One that fails is closed."""
         import av
 
         with self._lock:
@@ -89,7 +89,7 @@ def _open_video(path: Path) -> av.container.InputContainer:
 def _images_at(
     container: av.container.InputContainer, times: NDArray[np.float64], tolerance: float
 ) -> list[NDArray[np.uint8]]:
-    """Return the images at ascending times, seconds; fewer where the file lacks the next one."""
+    """Return the images at ascending times, seconds. Fewer where the file lacks the next one."""
     stream = container.streams.video[0]
     base = stream.time_base
     assert base is not None

@@ -1,4 +1,4 @@
-"""Episodes to a LeRobot v3.0 data set that this package and lerobot read; writing may be interrupted at any time."""
+"""Episodes to a LeRobot v3.0 data set that this package and lerobot read. Writing may be interrupted at any time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _State:
 class LeRobotWriter:
     """Writes one data set, file by file, over several runs of the program.
 
-    A file appears under its name only when complete, ``meta/info.json`` last of all; until then
+    A file appears under its name only when complete, ``meta/info.json`` last of all. Until then
     :class:`~rt1.data.lerobot.reader.LeRobotSource` refuses the folder. Equal episodes give equal bytes.
     """
 
@@ -39,7 +39,7 @@ class LeRobotWriter:
         """Begin a data set in ``folder``, or take up one that was begun with the same settings.
 
         Raises:
-            DataError: the folder holds a data set with other settings; the differing ones are named.
+            DataError: the folder holds a data set with other settings. The differing ones are named.
             SaveError: it holds files of something else.
         """
         self.folder, self.settings = Path(folder), settings
@@ -74,7 +74,7 @@ class LeRobotWriter:
             metadata.write_metadata(self.folder, self.settings, tuple(state.tasks), files=state.file, steps=state.step)
 
     def _write_file(self, state: _State, read: Callable[[int], RecordedEpisode]) -> _State:
-        """Write the next data file and its companions; the episodes file comes last and marks them complete."""
+        """Write the next data file and its companions. The episodes file comes last and marks them complete."""
         import pyarrow as pa
 
         settings, recording = self.settings, self.settings.recording

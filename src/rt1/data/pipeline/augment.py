@@ -24,10 +24,10 @@ _CROPS, _COLOURS = 3, 4  # streams of random numbers
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Augmentation of training images; evaluation and robot use none."""
+    """Augmentation of training images. Evaluation and robot use none."""
 
     crop_share: float = 1.0
-    """Random crop as a fraction of Google's margins (20 of 256 rows, 50 of 320 columns); 0 switches it off."""
+    """Random crop as a fraction of Google's margins (20 of 256 rows, 50 of 320 columns). 0 switches it off."""
     crop_per: Literal["batch", "sample"] = "batch"
     """Which images share one offset: the whole batch, as in Google's code, or each window (or clip)."""
     brightness: float = 0.0
@@ -63,7 +63,7 @@ def augment(
         update: number of the update.
 
     Returns:
-        float (B, T, C, H, W) in [0, 1]; the same tensor where no setting is on.
+        float (B, T, C, H, W) in [0, 1]. The same tensor where no setting is on.
     """
     rows = row_B.tolist()
     if settings.changes_colours:
@@ -84,7 +84,7 @@ def colour_map(*, brightness: float, contrast: float, saturation: float, hue: fl
 
     Brightness, contrast and saturation are factors, hue is a turn in shares of the circle. They are applied in this
     order. All are linear, so that they cost one pass over the image. Hue turns the color axes I and Q, which keeps the
-    luma; it does not use HSV.
+    luma. It does not use HSV.
     """
     angle = 2 * math.pi * hue
     turn = np.eye(3)

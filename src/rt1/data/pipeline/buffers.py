@@ -37,7 +37,7 @@ class ImageBuffers:
     def take(self, size_B: NDArray[np.int64], sizes: Sequence[tuple[int, int]], steps: int) -> tuple[ImageGroup, ...]:
         """Return uncleared arrays for a batch, one group per size of image.
 
-        ``size_B`` holds for each sample the index of its (height, width) in ``sizes``; a sample has ``steps`` images.
+        ``size_B`` holds for each sample the index of its (height, width) in ``sizes``. A sample has ``steps`` images.
         """
         # All groups share one block, as large as the largest images need, so that every batch can reuse it.
         memory = self._bytes(3 * len(size_B) * steps * max(height * width for height, width in sizes))

@@ -30,16 +30,16 @@ BATCHES_AHEAD = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """B windows of T steps; or, with ``cuts``, B clips of T steps from which windows are cut."""
+    """B windows of T steps, or, with ``cuts``, B clips of T steps from which windows are cut."""
 
     images: tuple[ImageGroup, ...]
     """The images as stored, one group per size. Each sample is in one group."""
     text_BE: FloatArray
     """float32 text embeddings."""
     token_BTA: TokenArray
-    """int32 action tokens; 0 where padded, -1 in dimensions that the sample's embodiment does not have."""
+    """int32 action tokens. 0 where padded, -1 in dimensions that the sample's embodiment does not have."""
     action_BTA: FloatArray
-    """float32 actions as recorded, physical units; 0 where padded and where there is no such dimension."""
+    """float32 actions as recorded, physical units. 0 where padded and where there is no such dimension."""
     valid_BT: NDArray[np.bool_]
     """True for real steps, False for padding."""
     episodes: tuple[int, ...]
@@ -47,9 +47,9 @@ class Batch:
     clipped: int = 0
     """Number of action values outside the bounds, which encoding clips."""
     cuts: Cuts | None = None
-    """The windows of each clip; None where the samples are windows."""
+    """The windows of each clip. None where the samples are windows."""
     embodiment_B: NDArray[np.int64] | None = None
-    """Number of each sample's embodiment; None where there is one."""
+    """Number of each sample's embodiment. None where there is one."""
 
     def rows(self, first: int, last: int) -> Batch:
         """Return samples ``first..last-1`` as a batch that shares memory. The first rows keep the count ``clipped``."""
@@ -75,7 +75,7 @@ class Batch:
 class Loader:
     """Batches by update number: ``batch(n)`` is a pure function of the seed and ``n``.
 
-    The images of a batch may be kept; their memory is used again when nothing refers to them.
+    The images of a batch may be kept. Their memory is used again when nothing refers to them.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Loader:
         return {"next_batch": self._next, "order": self._settings()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume the next ``stream()`` at a state; one of another order raises ``DataError`` with the differences."""
+        """Resume the next ``stream()`` at a state. One of another order raises ``DataError`` with the differences."""
         try:
             following, order = int(state["next_batch"]), dict(state["order"])
         except (KeyError, TypeError, ValueError) as error:
@@ -260,7 +260,7 @@ class Loader:
         return sum(self._fill_tokens_of(batch, places, mask_B, spec) for mask_B, spec in masks if mask_B.any())
 
     def _fill_tokens_of(self, batch: Batch, places: Places, mask_B: NDArray[np.bool_], spec: ActionSpec) -> int:
-        """Encode the actions of some rows at once; on an error encode them one by one, to name the row."""
+        """Encode the actions of some rows at once. On an error encode them one by one, to name the row."""
         samples = np.stack(places, axis=1)[mask_B].tolist()
         try:
             actions = np.concatenate([self._source.actions(*sample) for sample in samples])

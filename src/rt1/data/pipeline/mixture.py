@@ -24,7 +24,7 @@ _BLOCK = 8192  # samples whose order is computed at once
 LONGEST_PERIOD = 100_000
 """Most samples after which the schedule of a mixture repeats: one period is held in memory."""
 
-_ROUNDS = np.arange(1, 7, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step; overflow wraps
+_ROUNDS = np.arange(1, 7, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)  # splitmix64's step, overflow wraps
 _NEXT_SEED = 0x9E3779B1  # seeds of a mixture's sources lie this far apart, modulo 2^32
 
 
@@ -36,7 +36,7 @@ def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.
     if size < 1:
         raise ValueError(f"the set has {size} items; it must have at least one; check the data and the held-out share")
     passes, places = np.divmod(np.asarray(samples, dtype=np.int64), size)
-    # A Feistel network permutes 0..2**bits - 1; walking on from values beyond the size stays a permutation.
+    # A Feistel network permutes 0..2**bits - 1. Walking on from values beyond the size stays a permutation.
     half = max(1, (int(size - 1).bit_length() + 1) // 2)
     values = places.astype(np.uint64)
     keys = scrambled(np.uint64(seed & 0xFFFFFFFF) + (passes.astype(np.uint64) << np.uint64(32)))
@@ -75,17 +75,12 @@ class Mixture:
         return int(self._ends[-1])
 
     @property
-    def window(self) -> int:
-        """T: steps of a window."""
-        return self.parts[0].window
-
-    @property
     def steps(self) -> int:
         """Steps of a sample."""
         return self.parts[0].steps
 
     def turns(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return the part of each global sample number, and its number among that part's samples; int64 (n,)."""
+        """Return the part of each global sample number, and its number among that part's samples, each int64 (n,)."""
         part_of_turn, rank_of_turn, shares = self._schedule
         periods, turns = np.divmod(np.asarray(samples, dtype=np.int64), len(part_of_turn))
         parts = part_of_turn[turns]
@@ -200,7 +195,7 @@ def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:
 def _turns(shares: Sequence[int]) -> NDArray[np.int64]:
     """Return the part of each of ``sum(shares)`` turns, each part's count within 1 of its share at every turn.
 
-    The j-th turn of a part with share c of n has to fall in floor(j*n/c) .. ceil((j+1)*n/c) - 1 for that; taking the
+    The j-th turn of a part with share c of n has to fall in floor(j*n/c) .. ceil((j+1)*n/c) - 1 for that. Taking the
     one that is due first of those that may come always meets it (Tijdeman's chairman assignment).
     """
     total = sum(shares)
@@ -231,7 +226,7 @@ def _feistel(values: NDArray[np.uint64], keys: NDArray[np.uint64], half: int) ->
 
 
 def scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return 64-bit values hashed by the finalizer of splitmix64, each by itself; overflow wraps, as intended."""
+    """Return 64-bit values hashed by the finalizer of splitmix64, each by itself. Overflow wraps, as intended."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

@@ -32,7 +32,7 @@ class Sentences:
 
     @staticmethod
     def one_each(text: NDArray[np.float32]) -> Sentences:
-        """Return the sentences of episodes that have one each; ``text`` is float32 (episodes, E)."""
+        """Return the sentences of episodes that have one each. ``text`` is float32 (episodes, E)."""
         numbers = np.arange(len(text))
         return Sentences(vector_RE=text, rows=numbers, counts=np.ones_like(numbers))
 

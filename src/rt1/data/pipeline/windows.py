@@ -29,9 +29,9 @@ class Cuts(NamedTuple):
     """How G windows of T steps are cut from each of B clips of S steps."""
 
     place_BGT: NDArray[np.int64]
-    """Index in the clip, 0..S-1, of each window's steps; where padded, any index that may be read."""
+    """Index in the clip, 0..S-1, of each window's steps. Where padded, any index that may be read."""
     valid_BGT: NDArray[np.bool_]
-    """True for real steps; all False for a missing window at the end of an episode."""
+    """True for real steps. All False for a missing window at the end of an episode."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +147,7 @@ class Clips:
 def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the numbers of the training and of the held-out episodes, each ascending.
 
-    ``held_out`` is the fraction held out, in [0, 1); at least one episode is held out if it is above 0.
+    ``held_out`` is the fraction held out, in [0, 1). At least one episode is held out if it is above 0.
     """
     count = 0 if held_out == 0.0 else max(1, round(held_out * episodes))
     if not 0.0 <= held_out < 1.0 or count >= episodes:

@@ -32,7 +32,7 @@ def check_finite(actions: FloatArray, name: str) -> None:
 
 
 def locate(ends: NDArray[np.int64], numbers: Any) -> tuple[Any, Any]:  # noqa: ANN401 (int or int64 (n,))
-    """Return the run that each number falls in, and its place in that run; ``ends`` are the ends of the runs."""
+    """Return the run that each number falls in, and its place in that run. ``ends`` are the ends of the runs."""
     runs = np.searchsorted(ends, numbers, side="right")
     return runs, numbers - np.where(runs > 0, ends[runs - 1], 0)
 
@@ -52,7 +52,7 @@ class EpisodeSource(Protocol):
 
     @property
     def action_spec(self) -> ActionSpec:
-        """Dimensions and bounds of the actions; an attribute will do."""
+        """Dimensions and bounds of the actions. An attribute will do."""
         ...
 
     def instruction(self, episode: int) -> str:
@@ -68,7 +68,7 @@ class EpisodeSource(Protocol):
         ...
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes of steps ``start..stop-1``; see :func:`rt1.data.sources.images.decode_image`."""
+        """Return the JPEG or PNG bytes of steps ``start..stop-1``. See :func:`rt1.data.sources.images.decode_image`."""
         ...
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
@@ -81,7 +81,7 @@ class OptionalMembers:
     """Members that an :class:`EpisodeSource` may have, each with the value that is assumed where it is missing."""
 
     text_encoder: Mapping[str, Any] | None = None
-    """Identity of the encoder of the stored text embeddings (name, sha256, width); None where it is not known."""
+    """Identity of the encoder of the stored text embeddings (name, sha256, width). None where it is not known."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Plain JSON about the recording: ``control_rate`` in Hz, ``tasks``, and ``env``, the task suite."""
     bgr: bool = False

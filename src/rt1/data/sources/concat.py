@@ -42,7 +42,7 @@ class DerivedSource(ABC):
         return source.text_embedding(number)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes as the episode's source has them; :meth:`images` knows which are BGR."""
+        """Return the JPEG or PNG bytes as the episode's source has them. :meth:`images` knows which are BGR."""
         source, number = self.part(episode)
         return source.encoded_images(number, start, stop)
 
@@ -55,7 +55,7 @@ class DerivedSource(ABC):
 
 
 class JoinedSource(DerivedSource):
-    """The episodes of several sources, numbered on; an :class:`~rt1.data.sources.base.EpisodeSource`."""
+    """The episodes of several sources, numbered through, an :class:`~rt1.data.sources.base.EpisodeSource`."""
 
     def __init__(self, sources: Sequence[EpisodeSource], *, embodiments: Sequence[str | None] = ()) -> None:
         """Join sources.
@@ -74,9 +74,9 @@ class JoinedSource(DerivedSource):
         self.sources = tuple(sources)
         self.name = "+".join(source.name for source in sources)
         self.embodiments = _embodiment_names(self.sources, embodiments)
-        """Name of each source's embodiment; empty if all have one action spec."""
+        """Name of each source's embodiment. Empty if all have one action spec."""
         self.groups: dict[str, list[EpisodeSource]] = {}
-        """The sources of each embodiment; all under "" if there are no names."""
+        """The sources of each embodiment. All under "" if there are no names."""
         for source, name in zip(sources, self.embodiments or [""] * len(sources), strict=True):
             self.groups.setdefault(name, []).append(source)
         self._specs = {name: _common_spec(name, group) for name, group in self.groups.items()}
@@ -90,11 +90,11 @@ class JoinedSource(DerivedSource):
         encoders = [optional_members(source).text_encoder for source in sources]
         self._one_encoder = all(encoder == encoders[0] for encoder in encoders)
         self.text_encoder = encoders[0] if self._one_encoder else None
-        """Identity of the encoder of the stored text embeddings; None if unknown or not the same for all."""
+        """Identity of the encoder of the stored text embeddings. None if unknown or not the same for all."""
 
     @property
     def action_spec(self) -> ActionSpec:
-        """Dimensions and bounds of the actions; several embodiments have no common one and raise ``DataError``."""
+        """Dimensions and bounds of the actions. Several embodiments have no common one and raise ``DataError``."""
         if len(self._specs) > 1:
             raise DataError(
                 f"{self.name} has the embodiments {', '.join(self._specs)}, each with an action spec of its own; give "
@@ -109,7 +109,7 @@ class JoinedSource(DerivedSource):
         return self.sources[number], episode - int(self.firsts[number])
 
     def text_embedding(self, episode: int) -> FloatArray | None:
-        """Return the text embedding stored with an episode; sources with different encoders raise ``DataError``."""
+        """Return the text embedding stored with an episode. Sources with different encoders raise ``DataError``."""
         if not self._one_encoder:
             raise DataError(
                 f"the text embeddings of {self.name} come from different encoders; name one for all instructions"
@@ -121,7 +121,7 @@ class MappedSource(DerivedSource):
     """A source with its actions mapped to another spec, so that it can be joined with others."""
 
     def __init__(self, source: EpisodeSource, action_spec: ActionSpec, map_actions: MapActions) -> None:
-        """Wrap a source; the mapping is tested on the first step."""
+        """Wrap a source. The mapping is tested on the first step."""
         self.source, self.action_spec, self._map = source, action_spec, map_actions
         self.name = source.name
         self.lengths = source.lengths
@@ -160,7 +160,7 @@ def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | No
 
 
 def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
-    """Return the action spec of the sources of an embodiment; "" stands for no name."""
+    """Return the action spec of the sources of an embodiment. "" stands for no name."""
     first, *others = sources
     for source in others:
         if source.action_spec != first.action_spec:
@@ -177,7 +177,7 @@ def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Embodiments:
-    """The embodiments of a source; an embodiment's number is also that of the network's head."""
+    """The embodiments of a source. An embodiment's number is also that of the network's head."""
 
     sources: Mapping[str, EpisodeSource]
     """The episodes of each embodiment by name."""
@@ -206,7 +206,7 @@ class Embodiments:
 
 
 def embodiments_of(source: EpisodeSource) -> Embodiments:
-    """Return the embodiments of a source; one that is not joined has one, under its own name."""
+    """Return the embodiments of a source. One that is not joined has one, under its own name."""
     groups = source.groups if isinstance(source, JoinedSource) else {}
     if not isinstance(source, JoinedSource) or len(groups) < 2:
         name = next(iter(groups), "") or source.name

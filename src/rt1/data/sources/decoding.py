@@ -15,7 +15,7 @@ from rt1.errors import DataError
 
 
 def decoded_images(source: EpisodeSource, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
-    """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3); see :func:`each_image`."""
+    """Return the images of steps ``start..stop-1``, uint8 RGB (H, W, 3). See :func:`each_image`."""
     return list(each_image(source, episode, start, stop))
 
 

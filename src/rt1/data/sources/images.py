@@ -12,22 +12,22 @@ from rt1.errors import DataError
 
 try:
     import simplejpeg  # type: ignore[import-untyped,unused-ignore]
-except ImportError:  # only a speed-up of about 15 %; cv2 reads the same files
+except ImportError:  # only a speed-up of about 15 %, cv2 reads the same files
     simplejpeg = None
 
 _JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 _PNG_IMAGE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", _PNG_END)
-"""Chunks that the pixels of a PNG come from; the others are metadata."""
+"""Chunks that the pixels of a PNG come from. The others are metadata."""
 _MOST_CHUNKS = 1 << 14
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDB)))
 """Markers without a length, or that no JPEG has before its size."""
 _MOST_SEGMENTS = 1000
 MAX_PIXELS = 1 << 24
-"""Most pixels of an image that is decoded; a small file may claim to hold gigabytes."""
+"""Most pixels of an image that is decoded. A small file may claim to hold gigabytes."""
 MAX_SCANS = 100
-"""Most scans of a JPEG that is decoded; a usual progressive one has 10."""
+"""Most scans of a JPEG that is decoded. A usual progressive one has 10."""
 MAX_WORK = 1 << 28
 """Largest :func:`decoding_work` of an image that is decoded, about 0.5 s."""
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
@@ -47,7 +47,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def decoding_work(data: bytes) -> int:
-    """Return the pixels of a JPEG or PNG times its scans, without decoding; each takes 1 to 3 ns to decode.
+    """Return the pixels of a JPEG or PNG times its scans, without decoding. Each takes 1 to 3 ns to decode.
 
     Bytes that are neither, or beyond the limits of this module, raise :class:`DataError`.
     """
@@ -86,7 +86,7 @@ def is_rgb(data: bytes) -> bool:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return (height, width) from the header of JPEG or PNG bytes; others raise :class:`DataError`."""
+    """Return (height, width) from the header of JPEG or PNG bytes. Others raise :class:`DataError`."""
     try:
         if data.startswith(_PNG):
             kind, width, height = struct.unpack_from(">4sII", data, 12)
@@ -133,18 +133,18 @@ def _decode_cv2(data: bytes, kind: str, end: bytes) -> NDArray[np.uint8]:
 
 
 def _png_image(data: bytes) -> bytes:
-    """Return a PNG without metadata; nothing if a chunk does not end within the data, or if there are too many.
+    """Return a PNG without metadata, or nothing if a chunk does not end within the data or there are too many.
 
     cv2 reserves the memory that a chunk claims, up to 2 GB, and unpacks metadata to a thousand times its size.
     """
-    position, kept = len(_PNG), [_PNG]
+    position, chunks = len(_PNG), [_PNG]
     for _ in range(_MOST_CHUNKS):
         if position + 8 > len(data):
             break
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind in _PNG_IMAGE:
-            kept.append(data[position : position + 12 + length])
+            chunks.append(data[position : position + 12 + length])
         position += 12 + length
         if kind == _PNG_END:
-            return b"".join(kept) if position <= len(data) else b""
+            return b"".join(chunks) if position <= len(data) else b""
     return b""
