@@ -161,9 +161,9 @@ class SampleOrder:
 
     def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], Places]:
         """Return the items of samples ``first..first+count-1``, int64 (count,), and their places."""
-        block, start = divmod(first, _BLOCK)
-        blocks = [self._block(number) for number in range(block, (first + count - 1) // _BLOCK + 1)]
-        items, *places = np.concatenate(blocks, axis=1)[:, start : start + count]
+        blocks = range(first // _BLOCK, (first + count - 1) // _BLOCK + 1)
+        cuts = [self._block(n)[:, max(0, first - n * _BLOCK) : first + count - n * _BLOCK] for n in blocks]
+        items, *places = np.concatenate(cuts, axis=1)
         return items, Places(*places)
 
     def _new_block(self, number: int) -> NDArray[np.int64]:
