@@ -27,7 +27,8 @@ CHUNK_FILES = 1000
 """Files per folder, as in LeRobot."""
 SAMPLED_IMAGES = 8
 """Images of an episode that its statistics are taken from."""
-_COUNTERS = ("frame_index", "episode_index", "index", "task_index")
+_NUMBERS = {"timestamp": "float32"} | dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64")
+"""Type of each column of a step's numbers."""
 
 Stats = dict[str, NDArray[Any]]
 """``min``, ``max``, ``mean``, ``std``, ``q01`` .. ``q99`` of each entry, float64, and ``count`` (1,), int64."""
@@ -86,8 +87,7 @@ def features_of(settings: LeRobotSettings) -> dict[str, Any]:
     return {
         settings.image_key: image,
         ACTION_KEY: {"dtype": "float32", "shape": [spec.size], "names": list(spec.dimension_names)},
-        "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-        **{name: {"dtype": "int64", "shape": [1], "names": None} for name in _COUNTERS},
+        **{name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in _NUMBERS.items()},
     }
 
 
@@ -99,8 +99,7 @@ def open_steps(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
     size = settings.recording.action_spec.size
     numbers = {
         ACTION_KEY: pa.list_(pa.float32(), size) if size > 1 else pa.float32(),  # LeRobot: one entry is no list
-        "timestamp": pa.float32(),
-        **dict.fromkeys(_COUNTERS, pa.int64()),
+        **{name: pa.type_for_alias(dtype) for name, dtype in _NUMBERS.items()},
     }
     image = {settings.image_key: pa.struct({"bytes": pa.binary(), "path": pa.string()})}
     compression = dict.fromkeys(numbers, "snappy")

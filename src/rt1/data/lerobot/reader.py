@@ -71,19 +71,17 @@ class LeRobotSource:
         steps = read_steps(episodes, action_key, size)
         self.name = name or notes.name or self.folder.resolve().name
         if steps.changing:
-            message = (
-                f"{self.name}: {steps.changing} episodes change their instruction; the first one stands for all steps"
-            )
-            warnings.warn(message, stacklevel=3)
+            message = f"{steps.changing} episodes change their instruction; the first one stands for all steps"
+            warnings.warn(f"{self.name}: {message}", stacklevel=3)
         self.action_spec = spec or _spec_of_stats(self.folder, info, action_key, size)
         self.lengths: NDArray[np.int64] = episodes.lengths
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
         self._instructions = instructions(schema.read_tasks(self.folder), steps.tasks)
         self._tasks, self._actions = episodes.tasks, steps.actions
-        self._embeddings = None
-        if (self.folder / schema.EMBEDDINGS_FILE).is_file() or notes.text_encoder is not None:
-            self._embeddings = schema.read_embeddings(self.folder / schema.EMBEDDINGS_FILE, episodes=len(self.lengths))
+        path, self._embeddings = self.folder / schema.EMBEDDINGS_FILE, None
+        if path.is_file() or notes.text_encoder is not None:
+            self._embeddings = schema.read_embeddings(path, episodes=len(self.lengths))
         self._images = (
             VideoImages(episodes, info.fps) if in_video else StoredImages(episodes, steps.rows, self.image_key)
         )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import heapq
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
-from rt1.data.sources.base import EpisodeSource, locate
+from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import origin
 from rt1.data.sources.decoding import decoded_images
 
@@ -57,7 +57,7 @@ class Mixture:
     """
 
     parts: tuple[Windows | Clips, ...]
-    """Samples of each source, episodes in the numbers of the joined source."""
+    """Samples of each source, with lengths and episode numbers of the joined source."""
     weights: tuple[float, ...]
     """One weight per part, above 0."""
 
@@ -97,26 +97,22 @@ class Mixture:
 
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return the places of items by number, int64 (n,)."""
-        return Places(*self._gather([part.places for part in self.parts], numbers))
+        return self._samples.places(numbers)
 
     def cuts(self, numbers: NDArray[np.int64]) -> Cuts | None:
         """Return how the windows of clips are cut, or None where the samples are windows."""
-        clips = [part for part in self.parts if isinstance(part, Clips)]
-        return Cuts(*self._gather([clip.cuts for clip in clips], numbers)) if clips else None
+        return self._samples.cuts(numbers)
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the order as plain data, for comparison."""
         return {"parts": [part.describe() for part in self.parts], "shares": list(_shares(self.weights))}
 
-    def _gather(
-        self, functions: Sequence[Callable[[NDArray[np.int64]], tuple[NDArray[Any], ...]]], numbers: NDArray[np.int64]
-    ) -> list[NDArray[Any]]:
-        """Call the function of each item's part, and return the columns in the order of ``numbers``."""
-        parts, within = locate(self._ends, numbers)
-        rows = [np.flatnonzero(parts == part) for part in np.unique(parts)]
-        columns = [functions[parts[row[0]]](within[row]) for row in rows]
-        order = np.argsort(np.concatenate(rows))
-        return [np.concatenate(column)[order] for column in zip(*columns, strict=True)]
+    @cached_property
+    def _samples(self) -> Windows | Clips:
+        """Return the samples of all parts in the order of the items."""
+        windows = [part.windows if isinstance(part, Clips) else part for part in self.parts]
+        together = replace(windows[0], episodes=np.concatenate([part.episodes for part in windows]))
+        return replace(self.parts[0], windows=together) if isinstance(self.parts[0], Clips) else together
 
     @cached_property
     def _ends(self) -> NDArray[np.int64]:
