@@ -173,7 +173,7 @@ def test_the_real_bridge_sample_mixes_with_itself_by_the_tables_weight(shared: P
     assert (train.weight, val.weight) == (50.0, 25.0)
     data = split_sources((train, val), cut=_cut, held_out=0.2, seed=0)
     assert isinstance(data.train, Mixture)
-    parts, _ = data.train.turns(np.arange(300))
+    parts, _ = data.train.schedule(np.arange(300))
     assert np.bincount(parts).tolist() == [200, 100]
 
 

@@ -85,7 +85,7 @@ def test_the_order_of_one_source_never_changes() -> None:
 @given(weights=WEIGHTS, periods=st.integers(1, 3))
 def test_after_any_number_of_samples_every_source_has_its_share_within_one(weights: list[int], periods: int) -> None:
     mixture = _mixture([3] * len(weights), [float(weight) for weight in weights])
-    parts, numbers = mixture.turns(np.arange(periods * sum(weights)))
+    parts, numbers = mixture.schedule(np.arange(periods * sum(weights)))
     counts = np.cumsum(parts[:, None] == np.arange(len(weights)), axis=0)
     expected = np.arange(1, len(parts) + 1)[:, None] * np.array(weights) / sum(weights)
     assert (np.abs(counts - expected) < 1).all()
@@ -115,7 +115,7 @@ def test_each_source_goes_through_all_its_windows_before_it_repeats_one() -> Non
 def test_sources_of_equal_size_are_shuffled_differently() -> None:
     mixture = _mixture([50, 50], [1.0, 1.0])
     items = mixture.order(np.arange(100), seed=1)
-    parts, _ = mixture.turns(np.arange(100))
+    parts, _ = mixture.schedule(np.arange(100))
     assert not np.array_equal(items[parts == 0], items[parts == 1] - 50)
 
 

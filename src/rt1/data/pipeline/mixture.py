@@ -79,16 +79,16 @@ class Mixture:
         """Steps of a sample."""
         return self.parts[0].steps
 
-    def turns(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def schedule(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the part of each global sample number, and its number among that part's samples, each int64 (n,)."""
-        part_of_turn, rank_of_turn, shares = self._schedule
+        part_of_turn, rank_of_turn, shares = self._period
         periods, turns = np.divmod(np.asarray(samples, dtype=np.int64), len(part_of_turn))
         parts = part_of_turn[turns]
         return parts, periods * shares[parts] + rank_of_turn[turns]
 
     def order(self, samples: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
         """Return the item of each global sample number, int64 (n,)."""
-        parts, numbers = self.turns(samples)
+        parts, numbers = self.schedule(samples)
         items = np.empty_like(numbers)
         for part in np.unique(parts).tolist():
             mask, size = parts == part, len(self.parts[part])
@@ -119,10 +119,10 @@ class Mixture:
         return np.cumsum([len(part) for part in self.parts])
 
     @cached_property
-    def _schedule(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def _period(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return the part of each turn of a period, the turns this part had before, and all turns of each part."""
         shares = _shares(self.weights)
-        parts = _turns(shares)
+        parts = _schedule(shares)
         ranks = np.empty_like(parts)
         for part, share in enumerate(shares):
             ranks[parts == part] = np.arange(share)
@@ -188,7 +188,7 @@ def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:
     return shares
 
 
-def _turns(shares: Sequence[int]) -> NDArray[np.int64]:
+def _schedule(shares: Sequence[int]) -> NDArray[np.int64]:
     """Return the part of each of ``sum(shares)`` turns, each part's count within 1 of its share at every turn.
 
     The j-th turn of a part with share c of n has to fall in floor(j*n/c) .. ceil((j+1)*n/c) - 1 for that. Taking the
