@@ -70,6 +70,19 @@ def test_an_interrupted_writing_resumes_to_the_same_bytes(
     assert _bytes(folder) == _bytes(tmp_path / "straight")
 
 
+def test_a_crash_between_the_text_embeddings_and_the_episodes_file_leaves_no_trace(
+    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
+) -> None:
+    LeRobotWriter(tmp_path, lerobot).write(episodes.__getitem__)
+    before = _bytes(tmp_path)
+    for name in ("info.json", "episodes/chunk-000/file-002.parquet", "episodes/chunk-000/file-001.parquet"):
+        (tmp_path / "meta" / name).unlink()
+    writer = LeRobotWriter(tmp_path, lerobot)
+    assert writer.missing_episodes() == range(2, 5)
+    writer.write(episodes.__getitem__)
+    assert _bytes(tmp_path) == before
+
+
 def test_a_complete_set_is_not_written_again(
     tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
 ) -> None:
@@ -175,7 +188,7 @@ def test_a_full_disk_is_told_with_the_file(
     ("change", "message"),
     [
         ({"fps": 0}, "fps is 0"),
-        ({"file_megabytes": 0}, "file_megabytes 0"),
+        ({"file_megabytes": 0}, "file_megabytes is 0"),
         ({"image_key": "observation/image"}, "a name without a slash"),
     ],
 )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.files import replacing, write_text
+from rt1.common.json_config import check_at_least
 from rt1.data.lerobot import schema
 from rt1.data.lerobot.video import PIXEL_FORMAT, Codec
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
@@ -55,8 +56,7 @@ class LeRobotSettings:
     """Re-encode the images as video, which loses detail. None keeps their JPEG or PNG bytes unchanged."""
 
     def __post_init__(self) -> None:
-        if self.fps < 1 or self.file_megabytes < 1:
-            raise ValueError(f"fps is {self.fps}, file_megabytes {self.file_megabytes}; both must be at least 1")
+        check_at_least(self, 1, "fps", "file_megabytes")
         if not self.image_key or "/" in self.image_key:
             raise ValueError(f"image_key is {self.image_key!r}; LeRobot wants a name without a slash")
         height, width = self.recording.image_size
