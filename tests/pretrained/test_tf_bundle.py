@@ -180,12 +180,12 @@ FLOAT = b"\x08\x01"
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([(b"a", b"\x08\xff" + b"\xff" * 400_000)], "more than 10 bytes"),
+        ([(b"a", b"\x08\xff" + b"\xff" * 400_000)], "more than 64 bits"),
         ([(b"a", b"\x0a\x01a")], "field 1 is no integer"),
         ([(b"a", FLOAT + b"\x10\x05")], "a message is an integer"),
-        ([(b"a", FLOAT + b"\x12\x7f")], "ends behind its message"),
-        ([(b"a", b"\x0b")], "cannot be read"),
-        ([(b"\xff", FLOAT)], "cannot be read"),
+        ([(b"a", FLOAT + b"\x12\x7f")], "runs over its end"),
+        ([(b"a", b"\x0b")], "tag 11"),
+        ([(b"\xff", FLOAT)], "damaged"),
         ([(b"b", FLOAT), (b"a", FLOAT)], "not in order"),
         ([(b"a", FLOAT), (b"a", FLOAT)], "not in order"),
         ([(b"a" * 2000, FLOAT)], "does not fit its block"),

@@ -1,25 +1,8 @@
-"""Snappy decompression and varints, as TensorFlow's checkpoint index uses them."""
+"""Snappy decompression, as TensorFlow's checkpoint index uses it."""
 
 from __future__ import annotations
 
-
-def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """Read an unsigned variable-length integer at ``at``; return it and the place after it.
-
-    Raises:
-        IndexError: the data end inside the integer.
-        ValueError: it has more than 10 bytes or 64 bits.
-
-    >>> read_varint(bytes([0xAC, 0x02]), 0)
-    (300, 2)
-    """
-    value = 0
-    for place in range(10):
-        byte = data[at + place]
-        value |= (byte & 0x7F) << 7 * place
-        if byte < 0x80 and value < 1 << 64:
-            return value, at + place + 1
-    raise ValueError("an integer of variable length has more than 10 bytes or 64 bits")
+from rt1.common.protobuf import read_varint
 
 
 def decompress(data: bytes) -> bytes:
