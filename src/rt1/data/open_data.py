@@ -139,8 +139,7 @@ def _open_arrays(path: Path, kind: str, options: DataOptions) -> EpisodeSource:
     layout: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
     layout |= {"instruction_key": options.instruction_key, "instruction": options.instruction}
     if kind == _HUGGING_FACE:
-        from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
-        from rt1.data.arrays.huggingface_saved import open_saved
+        from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource, open_saved
 
         hugging_face = HuggingFaceLayout(**layout, episode_key=options.episode_key)
         with reading(path):  # an error of the source has its name only

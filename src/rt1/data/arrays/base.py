@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,13 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
 from rt1.data.sources.base import check_steps
-from rt1.data.sources.images import encode_png
+from rt1.data.sources.images import decode_image, encode_png
 from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 Image = NDArray[np.uint8]
 """uint8 RGB (H, W, 3)."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,9 @@ class EpisodeArrays:
 class ArraySource(ABC):
     """Base of an :class:`~rt1.data.sources.base.EpisodeSource` that holds everything but the images in memory."""
 
+    _parser_errors: tuple[type[Exception], ...] = ()
+    """Errors of the format's library about the content of a file, beyond the built-in ones."""
+
     def __init__(
         self, episodes: Sequence[EpisodeArrays], layout: ArrayLayout, *, name: str, action_spec: ActionSpec | None
     ) -> None:
@@ -110,17 +114,30 @@ class ArraySource(ABC):
         return self._actions[episode][start:stop].copy()
 
     def images(self, episode: int, start: int, stop: int) -> list[Image]:
-        check_steps(self, episode, start, stop)
-        with reading(self._where[episode], cure=COPY_AGAIN):
-            return self._read_images(episode, start, stop) if start < stop else []
+        return self._converted(episode, start, stop, _pixels)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the images encoded as PNG; :meth:`images` is faster."""
-        return [encode_png(image) for image in self.images(episode, start, stop)]
+        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
+        return self._converted(episode, start, stop, _encoded)
+
+    def _converted(self, episode: int, start: int, stop: int, convert: Callable[[bytes | Image], T]) -> list[T]:
+        check_steps(self, episode, start, stop)
+        if start == stop:
+            return []
+        with reading(self._where[episode], cure=COPY_AGAIN, also=self._parser_errors):
+            return [convert(image) for image in self._stored(episode, start, stop)]
 
     @abstractmethod
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        """Return the images of one step or more."""
+    def _stored(self, episode: int, start: int, stop: int) -> Sequence[bytes | Image]:
+        """Return the images of one step or more as JPEG or PNG bytes, or as pixels."""
+
+
+def _pixels(image: bytes | Image) -> Image:
+    return decode_image(image) if isinstance(image, bytes) else image
+
+
+def _encoded(image: bytes | Image) -> bytes:
+    return image if isinstance(image, bytes) else encode_png(image)
 
 
 def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.common.border import describe, reading
@@ -26,8 +26,6 @@ from rt1.data.arrays.base import (
     text_of,
     unstack,
 )
-from rt1.data.sources.base import check_steps
-from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,18 +50,6 @@ class HDF5Layout(ArrayLayout):
     """Value of ``start_key`` at such a row."""
     encoded: bool = False
     """Whether a row of ``image_key`` is a JPEG or PNG, padded with zeros or not, instead of pixels."""
-
-
-def v_d4rl_layout(instruction: str) -> HDF5Layout:
-    """Return the layout of V-D4RL's 84-pixel HDF5 files, which do not store an instruction."""
-    return HDF5Layout(
-        image_key="observation",
-        instruction=instruction,
-        channels_first=True,
-        action_leads_here=True,
-        start_key="step_type",
-        start_value=0,
-    )
 
 
 class _Rows(NamedTuple):
@@ -107,23 +93,13 @@ class HDF5Source(ArraySource):
         episodes = [episode for _, episode in pairs]
         super().__init__(episodes, layout, name=name or path.resolve().stem, action_spec=action_spec)
 
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
-        if not self._layout.encoded:
-            return super().encoded_images(episode, start, stop)
-        check_steps(self, episode, start, stop)
-        with reading(self._where[episode], cure=COPY_AGAIN):
-            return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in self._rows(episode, start, stop)]
-
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        if not self._layout.encoded:
-            return unstack(self._rows(episode, start, stop), self._layout)
-        return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
-
-    def _rows(self, episode: int, start: int, stop: int) -> NDArray[Any]:
+    def _stored(self, episode: int, start: int, stop: int) -> Sequence[bytes | Image]:
         path, group, first, _ = self._row_ranges[episode]
         check_unchanged(path, self._stamps[path])
-        return self._open(path)[group or "/"][self._layout.image_key][first + start : first + stop]
+        rows = self._open(path)[group or "/"][self._layout.image_key][first + start : first + stop]
+        if self._layout.encoded:
+            return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in rows]
+        return unstack(rows, self._layout)
 
 
 def look_at_file(path: str, layout: dict[str, Any]) -> None:

@@ -1,11 +1,13 @@
-"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source."""
+"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source.
+
+Folders of ``datasets.Dataset.save_to_disk`` are opened after a first look at their Arrow files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +15,11 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.common.border import reading
-from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
+from rt1.common.first_look import COPY_AGAIN, check_unchanged, first_look, stamp_of
+from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
 from rt1.data.arrays.video import video_images
-from rt1.data.sources.base import check_steps
-from rt1.data.sources.images import decode_image, encode_png
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class HuggingFaceSource(ArraySource):
         Without ``action_spec`` the action is one continuous part, bounded by the data. A column that is missing or
         holds something else, or an episode in pieces, raises :class:`DataError`.
         """
+        import pyarrow as pa
+
         layout = layout or HuggingFaceLayout()
         named = (layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key)
         keys = [key for key in named if key is not None]
@@ -65,10 +68,11 @@ class HuggingFaceSource(ArraySource):
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
         self._layout = layout
         plain = dataset.with_format(None)
-        with _reading(name):
+        self._parser_errors = (pa.ArrowException,)
+        with reading(name, cure=COPY_AGAIN, also=self._parser_errors):
             files = [Path(file["filename"]) for file in dataset.cache_files]
             self._stamps = {file: stamp_of(file) for file in files}
-            self._images, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
+            self._rows, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
             if layout.episode_key is None:
                 self._starts = np.arange(len(dataset))
                 episodes = [
@@ -80,34 +84,22 @@ class HuggingFaceSource(ArraySource):
         self._counts = [episode.steps for episode in episodes]
         super().__init__(episodes, layout, name=name, action_spec=action_spec)
 
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
-        check_steps(self, episode, start, stop)
-        with _reading(self._where[episode]):
-            stored = self._stored(episode, start, stop)
-        return [data if isinstance(data, bytes) else encode_png(data) for data in stored]
-
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        with _reading(self._where[episode]):
-            stored = self._stored(episode, start, stop)
-        return [decode_image(data) if isinstance(data, bytes) else data for data in stored]
-
-    def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
+    def _stored(self, episode: int, start: int, stop: int) -> Sequence[bytes | Image]:
         for file, stamp in self._stamps.items():
             check_unchanged(file, stamp)
         first = int(self._starts[episode])
         key = self._layout.image_key
         if self._is_video:
-            return [*video_images(self._where[episode], self._images[first][key], self._counts[episode], start, stop)]
+            return video_images(self._where[episode], self._rows[first][key], self._counts[episode], start, stop)
         if self._layout.episode_key is None:
-            row = self._images[first][key]
+            row = self._rows[first][key]
             if not isinstance(row, list) or len(row) != self._counts[episode]:
                 content = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
                 rule = f"without episode_key it must be a list of {self._counts[episode]} images, one for each action"
                 raise DataError(f"{self._where[episode]}: {key!r} holds {content}; {rule}")
             values = row[start:stop]
         else:
-            values = self._images[first + start : first + stop][key]
+            values = self._rows[first + start : first + stop][key]
         return [self._image(episode, step, value) for step, value in enumerate(values, start)]
 
     def _image(self, episode: int, step: int, value: object) -> bytes | Image:
@@ -128,15 +120,6 @@ class HuggingFaceSource(ArraySource):
             shape = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{where}: the image is {shape}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
         return np.ascontiguousarray(pixels, dtype=np.uint8)
-
-
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Turn errors of datasets and pyarrow about the content of a data set into :class:`DataError`."""
-    import pyarrow as pa
-
-    with reading(where, cure=COPY_AGAIN, also=(pa.ArrowException,)):
-        yield
 
 
 def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) -> tuple[datasets.Dataset, bool]:
@@ -199,3 +182,33 @@ def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
             return np.array(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error
+
+
+def open_saved(folder: Path) -> datasets.Dataset:
+    """Return the data set of a folder, its Arrow files memory-mapped; missing or damaged ones raise ``DataError``."""
+    import datasets
+    import pyarrow as pa
+
+    state_file = folder / "state.json"
+    state, _ = (read_object(file, cure=COPY_AGAIN) for file in (state_file, folder / "dataset_info.json"))
+    with reading(state_file, cure=COPY_AGAIN):
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    for name in names:
+        if PurePath(name).name != name or not name.isprintable():
+            raise DataError(f"{state_file} names the data file {name!r}, must be a file of this folder")
+        first_look("rt1.data.arrays.huggingface:look_at_file", folder / name, library="pyarrow")
+    with reading(folder, cure=COPY_AGAIN, also=(pa.ArrowException,)):
+        return datasets.load_from_disk(str(folder))
+
+
+def look_at_file(path: str) -> None:
+    """Check the structure, offsets and texts of an Arrow file: reading a wrong offset would crash the process."""
+    import pyarrow as pa
+
+    with (
+        reading(path, cure=COPY_AGAIN, also=(pa.ArrowException,)),
+        pa.memory_map(path) as file,
+        pa.ipc.open_stream(file) as batches,
+    ):
+        for batch in batches:
+            batch.validate(full=True)

@@ -30,11 +30,6 @@ _HEADER = re.compile(
 """What numpy writes for an array of plain values. Its own parser takes any Python literal."""
 
 
-def v_d4rl_layout(instruction: str) -> ArrayLayout:
-    """Return the layout of V-D4RL's 64-pixel npz episodes, which have no instruction: give the sentence."""
-    return ArrayLayout(instruction=instruction, action_leads_here=True)
-
-
 class NpzSource(ArraySource):
     """Episodes of a folder of npz files, sorted by name; an :class:`~rt1.data.sources.base.EpisodeSource`.
 
@@ -58,7 +53,7 @@ class NpzSource(ArraySource):
         episodes = [_episode(path, layout) for path in self._files]
         super().__init__(episodes, layout, name=name or folder.resolve().name, action_spec=action_spec)
 
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+    def _stored(self, episode: int, start: int, stop: int) -> list[Image]:
         check_unchanged(self._files[episode], self._stamps[episode])
         return unstack(self._images(episode)[start:stop], self._layout)
 
