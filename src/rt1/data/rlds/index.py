@@ -20,9 +20,9 @@ from rt1.actions import FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.common.crc32c import masked_crc32c
 from rt1.common.files import replacing, user_cache
+from rt1.common.first_look import stamp_of
 from rt1.common.json_files import read_object
-from rt1.data.rlds.columns import Columns
-from rt1.data.rlds.record import embedding_of, span_of, text_of, values_of
+from rt1.data.rlds.columns import Columns, embedding_of, span_of, text_of, values_of
 from rt1.data.rlds.schema import Shards
 from rt1.data.rlds.tfrecord import BYTES, FRAME_START, Buffer, bytes_places, map_file, scan_example, scan_records
 from rt1.errors import DataError
@@ -67,7 +67,7 @@ def load_or_build(
     A stored index is used if it was built with the same ``settings``, and no shard has another size or time of change.
     If no folder is writable, a warning says so.
     """
-    key = {"format": FORMAT, **settings, "shards": [_stamp(path) for path in shards.paths]}
+    key = {"format": FORMAT, **settings, "shards": [[path.name, *stamp_of(path)] for path in shards.paths]}
     for folder in folders:
         stored = _load(folder, key)
         if stored is not None:
@@ -98,7 +98,12 @@ def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
     """
     _log.info("indexing %d files of %s, which is done once", len(shards.paths), shards.paths[0].parent)
     builder = _Builder(columns, skipped=[] if skip else None)
-    builder.note_missing(shards)
+    if shards.missing:
+        total = len(shards.missing) + len(shards.paths)
+        builder.note(
+            f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first is "
+            f"{shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
+        )
     for number, (path, promised) in enumerate(zip(shards.paths, shards.lengths, strict=True)):
         builder.add_shard(number, path, promised)
     return builder.finish(shards)
@@ -125,20 +130,11 @@ class _Builder:
         self.skipped = skipped
         features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
         self.keys = frozenset(feature.key.encode() for feature in features if feature)
-        self.action_columns = [(feature.key.encode(), feature, feature.width) for feature in columns.actions]
         self.instructions: dict[bytes, int] = {}
         self.tasks: dict[bytes, int] = {}
         self.episodes: list[tuple[int, ...]] = []
         self.images: list[NDArray[Any]] = []
         self.actions: list[FloatArray] = []
-
-    def note_missing(self, shards: Shards) -> None:
-        if shards.missing:
-            total = len(shards.missing) + len(shards.paths)
-            self.note(
-                f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first "
-                f"is {shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
-            )
 
     def note(self, message: str) -> None:
         if self.skipped is None:
@@ -216,7 +212,7 @@ class _Builder:
         return _Record(
             steps=steps,
             images=images,
-            values=[values_of(data, spans.get(key), f, steps * width) for key, f, width in self.action_columns],
+            values=[values_of(data, spans, feature, steps) for feature in columns.actions],
             instruction=instruction,
             task=text_of(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
             embedding=embedding,
@@ -247,11 +243,6 @@ def _image_table(places: Sequence[array[int]]) -> NDArray[Any]:
 
 def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:
     return tuple(text.decode("utf-8", errors="replace") for text in table)
-
-
-def _stamp(path: Path) -> list[str | int]:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns]  # only the kernel sets the last one
 
 
 def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,7 @@ class FeatureInfo:
     encoding: str
     """``none``: values lie in a float or int list; ``bytes`` or ``zlib``: one byte string per value."""
 
-    @property
+    @functools.cached_property
     def width(self) -> int:
         """Number of values of one step."""
         return math.prod(self.shape)

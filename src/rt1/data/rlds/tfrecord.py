@@ -112,14 +112,8 @@ def scan_example(data: Buffer, start: int, stop: int, wanted: Collection[bytes] 
     return found
 
 
-def bytes_spans(data: Buffer, start: int, stop: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of each element of a bytes list, without copying."""
-    places = bytes_places(data, start, stop)
-    return list(zip(places[::2], places[1::2], strict=True))
-
-
 def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
-    """Return int64 offset, length, offset, length, ... of a bytes list's elements: what :func:`bytes_spans` pairs."""
+    """Return int64 offset, length, offset, length, ... of a bytes list's elements, without copying them."""
     places = array("q")
     if stop + _CRC.size > len(data):  # no checksum behind it to read into: not in a TFRecord file
         places.extend(n for tag, a, b in fields(data, start, stop) if tag == _FIRST for n in (a, b - a))
