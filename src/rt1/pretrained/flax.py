@@ -19,7 +19,6 @@ from rt1.pretrained.layout import (
     Skipped,
     Weight,
     WeightFile,
-    attention_third,
     block_names,
     convert_file,
     dense,
@@ -108,7 +107,7 @@ def _layer(name: str, key: str, feed_forward: FeedForward) -> Iterator[Weight]:
     yield from _norm(f"{name}LayerNorm_0", f"{key}attention_norm")
     attention = f"params/{name}MultiHeadDotProductAttention_0/"
     for third, part in enumerate(("query", "key", "value")):
-        yield from attention_third(f"{attention}{part}", third, f"{key}attention.query_key_value")
+        yield from dense(f"{attention}{part}", f"{key}attention.query_key_value", "heads_in", third)
     yield from dense(f"{attention}out", f"{key}attention.output", "heads_out")
     yield from _norm(f"{name}LayerNorm_1", f"{key}feed_forward_norm")
     if feed_forward == "linear":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -17,8 +17,7 @@ Names = Iterator[Weight]
 _BIAS_TABLE = "attn_block.attn.rel_pos.relative_position_bias_table"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Naming:
+class Naming(NamedTuple):
     """The names that a file uses, and the network that it holds."""
 
     layout: str
@@ -36,14 +35,14 @@ def recognize(tensors: Mapping[str, Tensor]) -> Naming | None:
     """
     b3 = EfficientNetConfig()
     if "stem_conv/kernel" in tensors:
-        return Naming(layout="Keras", config=b3, weights=tuple(keras_names(b3)))
+        return Naming("Keras", b3, tuple(keras_names(b3)))
     if "conv_stem.weight" in tensors:
-        return Naming(layout="timm", config=b3, weights=tuple(_timm(b3)))
+        return Naming("timm", b3, tuple(_timm(b3)))
     if "features.0.0.weight" in tensors:
-        return Naming(layout="torchvision", config=b3, weights=tuple(_torchvision(b3)))
+        return Naming("torchvision", b3, tuple(_torchvision(b3)))
     if "stem.conv1.weight" in tensors and "stages.0.blocks.0.attn_grid.attn.qkv.weight" in tensors:
         sizes = _maxvit_config(tensors)
-        return Naming(layout="timm", config=sizes, weights=tuple(_maxvit(sizes)))
+        return Naming("timm", sizes, tuple(_maxvit(sizes)))
     return None
 
 
@@ -104,13 +103,13 @@ def _torchvision(config: EfficientNetConfig) -> Names:
     yield from _conv_and_norm("features.0.0", "features.0.1", "stem")
     for index, name, expands in block_names(config):
         source, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
-        parts = ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
-        for place, part in enumerate(parts):
+        parts = ("expand", "depthwise", "squeeze", "project")
+        for number, part in enumerate(parts if expands else parts[1:]):
             if part == "squeeze":
-                yield from _weight_and_bias(f"{source}{place}.fc1", f"{ours}squeeze.reduce")
-                yield from _weight_and_bias(f"{source}{place}.fc2", f"{ours}squeeze.expand")
+                yield from _weight_and_bias(f"{source}{number}.fc1", f"{ours}squeeze.reduce")
+                yield from _weight_and_bias(f"{source}{number}.fc2", f"{ours}squeeze.expand")
             else:
-                yield from _conv_and_norm(f"{source}{place}.0", f"{source}{place}.1", f"{ours}{part}")
+                yield from _conv_and_norm(f"{source}{number}.0", f"{source}{number}.1", f"{ours}{part}")
     last = len(config.stages) + 1
     yield from _conv_and_norm(f"features.{last}.0", f"features.{last}.1", "top")
 

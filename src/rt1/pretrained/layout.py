@@ -128,16 +128,10 @@ def renamed(name: str, key: str, parts: Mapping[str, str]) -> Iterator[Weight]:
         yield Weight(name=f"{name}/{part}", key=f"{key}.{target}")
 
 
-def dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
-    """Yield the kernel and the bias of a layer of TensorFlow or flax."""
-    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind)
-    yield Weight(name=f"{name}/bias", key=f"{key}.bias")
-
-
-def attention_third(name: str, third: int, key: str) -> Iterator[Weight]:
-    """Yield kernel and bias of the query (0), key (1) or value (2) of an attention layer."""
-    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind="heads_in", third=third)
-    yield Weight(name=f"{name}/bias", key=f"{key}.bias", kind="heads_bias", third=third)
+def dense(name: str, key: str, kind: Kind = "dense", third: int | None = None) -> Iterator[Weight]:
+    """Yield the kernel and the bias of a layer, or of the query (0), key (1) or value (2) of an attention layer."""
+    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind, third=third)
+    yield Weight(name=f"{name}/bias", key=f"{key}.bias", kind="copy" if third is None else "heads_bias", third=third)
 
 
 def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:

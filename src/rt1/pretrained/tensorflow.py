@@ -22,7 +22,6 @@ from rt1.pretrained.layout import (
     Variable,
     Weight,
     WeightFile,
-    attention_third,
     convert_file,
     dense,
     renamed,
@@ -120,10 +119,10 @@ def _net(config: EfficientNetConfig) -> Iterator[Variable]:
 def _layer(name: str, key: str) -> Iterator[Weight]:
     yield from _norm(f"{name}layernorm1", f"{key}attention_norm")
     attention, stacked = f"{name}mha1/_", f"{key}attention.query_key_value"
-    yield from attention_third(f"{attention}key_dense", 1, stacked)
+    yield from dense(f"{attention}key_dense", stacked, "heads_in", 1)
     yield from dense(f"{attention}output_dense", f"{key}attention.output", "heads_out")
-    yield from attention_third(f"{attention}query_dense", 0, stacked)
-    yield from attention_third(f"{attention}value_dense", 2, stacked)
+    yield from dense(f"{attention}query_dense", stacked, "heads_in", 0)
+    yield from dense(f"{attention}value_dense", stacked, "heads_in", 2)
     yield from dense(f"{name}ff", f"{key}feed_forward")
     yield from _norm(f"{name}layernorm2", f"{key}feed_forward_norm")
 

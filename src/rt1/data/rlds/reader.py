@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
-from rt1.data.rlds.columns import columns_of, named_parts, spec_of_data
+from rt1.data.rlds.columns import columns_of
 from rt1.data.rlds.index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds.schema import (
     FEATURES_FILE,
@@ -80,7 +80,7 @@ class RLDSSource:
         settings = {
             "split": split,
             "layout": self.layout.to_json(),
-            "parts": named_parts(columns.actions, spec),
+            "parts": columns.named_parts(),
             "skip_corrupt": skip_corrupt,
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
@@ -90,7 +90,7 @@ class RLDSSource:
         self.text_encoder, self.details = notes.text_encoder, notes.details
         self.skipped = self._index.skipped
         self.lengths: NDArray[np.int64] = self._index.episodes["steps"].astype(np.int64)
-        self.action_spec = spec or spec_of_data(self._index.actions, columns)
+        self.action_spec = spec or columns.spec_of_data(self._index.actions)
         self.action_widths = dict(zip(self.layout.action_keys, columns.widths, strict=True))
         """Number of action entries of each action key, in the layout's order (unless a spec names the parts)."""
         self._first = np.concatenate([[0], np.cumsum(self.lengths)])
