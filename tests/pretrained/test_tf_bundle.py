@@ -108,7 +108,7 @@ def test_a_truncated_data_file_is_refused_with_both_sizes(tmp_path: Path, write_
 def test_a_missing_data_file_is_named(tmp_path: Path, write_bundle: WriteBundle) -> None:
     prefix = write_bundle(tmp_path / "ckpt-1", some_tensors(), shards=2)
     Path(f"{prefix}.data-00001-of-00002").unlink()
-    with pytest.raises(BundleError, match=r"ckpt-1\.data-00001-of-00002 .*missing"):
+    with pytest.raises(BundleError, match=r"ckpt-1\.data-00001-of-00002.*missing"):
         TensorBundle(prefix)
 
 
@@ -189,7 +189,7 @@ FLOAT = b"\x08\x01"
         ([(b"b", FLOAT), (b"a", FLOAT)], "not in order"),
         ([(b"a", FLOAT), (b"a", FLOAT)], "not in order"),
         ([(b"a" * 2000, FLOAT)], "does not fit its block"),
-        ([(b"a", FLOAT + b"\x18\x07")], "beyond the 1 there are"),
+        ([(b"a", FLOAT + b"\x18\x07")], "beyond the 1 data files"),
         ([(b"a", FLOAT + b"\x20" + b"\xff" * 8 + b"\x01\x28\x04")], "is truncated"),
         ([(b"a", FLOAT + b"\x28" + b"\xff" * 9 + b"\x01")], "is truncated"),
     ],

@@ -47,10 +47,8 @@ def convert_flax(
     arrays, others = read_arrays(file, COLLECTIONS)
     present = {name.split("/")[0] for name in arrays}
     if missing := [name for name in COLLECTIONS if name not in present]:
-        raise FlaxFileError(
-            f"{file} has no {missing}; its entries are {sorted({*present, *others})!r:.200}; "
-            f"RT-1-X needs {list(COLLECTIONS)} at the top of the file"
-        )
+        entries = f"{sorted({*present, *others})!r:.200}"
+        raise FlaxFileError(f"{file} has no {missing}, it has {entries}; RT-1-X needs {list(COLLECTIONS)} at the top")
     weight_file = WeightFile(
         path=file,
         format="flax checkpoint",

@@ -46,10 +46,8 @@ def find_file(path: Path) -> Path:
     files = sorted(file for file in path.glob("checkpoint_*") if file.is_file())
     if len(files) == 1:
         return files[0]
-    names = f" ({', '.join(file.name for file in files)}); name one" if files else ""
-    raise FlaxFileError(
-        f"{path} holds {len(files) or 'no'} flax checkpoints{names}; the file is usually named 'checkpoint'"
-    )
+    names = f" ({', '.join(file.name for file in files)})" if files else ""
+    raise FlaxFileError(f"{path} holds {len(files) or 'no'} flax checkpoints{names}; name the file")
 
 
 def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:

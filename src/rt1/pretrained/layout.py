@@ -6,7 +6,7 @@ Both frameworks lay out a dense layer (in, out), a convolution (H, W, in, out), 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ Kind = Literal[
 KERAS_PIXEL_GAIN = 255.0 * float(np.float32(1.0 / 255.0))
 KERAS_PIXEL_SCALE = tuple(float(np.float32(scale)) for scale in (2.089691877, 2.112885714, 2.108185291))
 
+_CURE = "convert with the configuration that the network was trained with"
 CONV_AXES = {"conv": (3, 2, 0, 1), "depthwise": (2, 3, 0, 1)}
 
 
@@ -97,7 +98,7 @@ class ConversionReport:
     """Names of the tensors that were not, by reason."""
     parameters: Mapping[str, int]
     """Trainable parameters per component."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What the user should know about this file."""
 
     def to_json(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def source_shape(weight: Weight, target: Sequence[int], config: RT1Config) -> tu
 
 
 def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
-    """Bring a file's array to the layout and shape of a torch tensor, float32."""
+    """Return a file's array in the layout and shape of a torch tensor, float32."""
     array = np.asarray(array, dtype=np.float32)
     if kind in CONV_AXES:
         array = array.transpose(CONV_AXES[kind])
@@ -178,7 +179,7 @@ def pixel_mean(mean: NDArray[Any]) -> NDArray[np.float64]:
 def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
     """Return what pixels in [0, 1] are divided by, given Keras' normalization variance, float64 (3,).
 
-    Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
+    Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations. In
     every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.
     """
     with np.errstate(invalid="ignore"):  # of a negative variance: NaN, which is refused
@@ -203,20 +204,15 @@ def check_shapes(
 ) -> None:
     """Raise ``ValueError`` for the first weight that the file lacks or that does not have the network's shape."""
     state = model.state_dict()
-    cure = "convert with the configuration it was trained with"
     for key, weight in variables.items():
         if isinstance(weight, Skipped):
             continue
         if key not in shapes:
-            raise ValueError(
-                f"the file has no variable {weight.name!r}, which the configuration {configuration} needs; {cure}"
-            )
+            raise ValueError(f"no variable {weight.name!r}, which the configuration {configuration} needs; {_CURE}")
         expected = source_shape(weight, target_shape(weight, state[weight.key]), model.config)
         if tuple(shapes[key]) != expected:
-            raise ValueError(
-                f"variable {weight.name!r} has shape {list(shapes[key])}; the configuration {configuration} "
-                f"needs {list(expected)}; {cure}"
-            )
+            problem = f"variable {weight.name!r} has shape {list(shapes[key])}"
+            raise ValueError(f"{problem}; the configuration {configuration} needs {list(expected)}; {_CURE}")
 
 
 def released_with(file: WeightFile) -> Configuration:
@@ -235,10 +231,8 @@ def released_with(file: WeightFile) -> Configuration:
             problems.append(str(error).split(";", maxsplit=1)[0])
         else:
             return configuration
-    raise ValueError(
-        f"no released configuration ({', '.join(file.released)}) fits: {problems[0]}; give --config with a JSON file "
-        "that says what the network is"
-    )
+    names, cure = ", ".join(file.released), "give --config with a JSON file that describes the network"
+    raise ValueError(f"no released configuration ({names}) fits: {problems[0]}; {cure}")
 
 
 def convert_file(
@@ -259,10 +253,8 @@ def convert_file(
         configuration = configuration.with_action_order(action_order)
     variables = file.variables(configuration.model)
     if surplus := sorted(file.shapes.keys() - variables.keys()):
-        raise ValueError(
-            f"{file.path} has {len(surplus)} arrays that the configuration {configuration.name} does not have, such as "
-            f"{surplus[0]!r}; convert with the configuration it was trained with"
-        )
+        arrays = f"{len(surplus)} arrays that the configuration {configuration.name} does not have"
+        raise ValueError(f"{file.path} has {arrays}, such as {surplus[0]!r}; {_CURE}")
     check_shapes(variables, outline(configuration.model), file.shapes, configuration=configuration.name)
     model = RT1(configuration.model)
     weights = [variable for variable in variables.values() if isinstance(variable, Weight)]

@@ -1,7 +1,7 @@
 """TensorFlow checkpoints read without TensorFlow: an index of tensors (an SSTable) and files of raw data.
 
-``PREFIX.index`` lists every tensor's type, shape, place and checksum; ``PREFIX.data-00000-of-00001`` (one file per
-shard) holds the bytes. The index is read whole, tensors one by one, so those that nobody asks for are never loaded.
+``PREFIX.index`` lists every tensor's type, shape, place and checksum. ``PREFIX.data-00000-of-00001`` (one file per
+shard) holds the bytes. The index is read whole, tensors are read one by one.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TensorEntry:
 
 
 class TensorBundle:
-    """An opened checkpoint: :attr:`entries` by name, and :meth:`read` for one tensor."""
+    """An open checkpoint: :attr:`entries` by name, and :meth:`read` for one tensor."""
 
     def __init__(self, path: Path | str) -> None:
         """Read the index and check that every data file is there and long enough.
@@ -91,18 +91,17 @@ class TensorBundle:
         entry = self.entries[name]
         item_size = ITEM_SIZES.get(entry.dtype)
         if entry.sliced or item_size is None or entry.size != item_size * math.prod(entry.shape):
-            raise BundleError(
-                f"{self.index_file}: {name!r} ({entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes"
-                f"{', in slices' if entry.sliced else ''}) cannot be read; only whole numeric tensors can"
+            about = (
+                f"{entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes{', in slices' if entry.sliced else ''}"
             )
+            raise BundleError(f"{self.index_file}: {name!r} is {about}; only whole numeric tensors can be read")
         file = self.data_file(entry.shard)
         with file.open("rb") as stream:
             stream.seek(entry.offset)
             data = stream.read(entry.size)
         if len(data) != entry.size or masked_crc32c(data) != entry.checksum:
             raise BundleError(
-                f"{file}: the bytes of {name!r} at offset {entry.offset} do not match their checksum; "
-                "the file is damaged; get it again"
+                f"{file}: {name!r} at offset {entry.offset} does not match its checksum; get the file again"
             )
         return np.array(decode_array(data, entry.dtype).reshape(entry.shape))
 
@@ -113,15 +112,13 @@ class TensorBundle:
         strays = [entry.name for entry in self.entries.values() if entry.shard >= self.shards]
         if strays:
             raise BundleError(
-                f"{self.index_file}: {strays[0]!r} lies in a data file beyond the {self.shards} there are; get it again"
+                f"{self.index_file}: {strays[0]!r} lies beyond the {self.shards} data files; get it again"
             )
         for shard in range(self.shards):
             entries = [entry for entry in self.entries.values() if entry.shard == shard]
             file = self.data_file(shard)
             if not file.is_file():
-                raise BundleError(
-                    f"{file} is missing; it holds {len(entries)} tensors of {self.index_file.name}; get it"
-                )
+                raise BundleError(f"{file}, which holds {len(entries)} tensors, is missing; get it")
             _refuse_git_lfs(file)
             expected = max((entry.offset + entry.size for entry in entries), default=0)
             actual = file.stat().st_size
@@ -145,14 +142,10 @@ def find_prefix(path: Path) -> Path:
         if len(indices) == 1:
             return indices[0].with_suffix("")
         if indices:
-            raise BundleError(
-                f"{folder} holds {len(indices)} checkpoints ({', '.join(f.stem for f in indices)}); "
-                f"name one: {indices[0].with_suffix('')}"
-            )
-    raise BundleError(
-        f"{path} is no TensorFlow checkpoint: there is no {path.name}.index and no folder with one; give the prefix "
-        "(.../ckpt-123) or a SavedModel folder"
-    )
+            names = ", ".join(file.stem for file in indices)
+            raise BundleError(f"{folder} holds {len(indices)} checkpoints ({names}); add the name of one")
+    cure = "give the prefix (.../ckpt-123) or a SavedModel folder"
+    raise BundleError(f"{path} is no TensorFlow checkpoint: no {path.name}.index, no folder with an index; {cure}")
 
 
 def decode_array(content: bytes, dtype: str) -> NDArray[Any]:
@@ -166,10 +159,8 @@ def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
     _refuse_git_lfs(file)
     data = file.read_bytes()
     if len(data) < FOOTER_SIZE or int.from_bytes(data[-8:], "little") != TABLE_MAGIC:
-        raise BundleError(
-            f"{file} does not end with the magic number of a TensorFlow index; it is truncated ({len(data)} bytes) "
-            "or not an index; get it again"
-        )
+        content = f"the magic number of a TensorFlow index ({len(data)} bytes)"
+        raise BundleError(f"{file} does not end with {content}; get the whole file again")
     at = len(data) - FOOTER_SIZE
     for _ in range(2):  # skips the handle of the meta block
         _, at = read_varint(data, at)
@@ -256,7 +247,4 @@ def _refuse_git_lfs(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(200)
     if start.startswith(GIT_LFS_START):
-        raise BundleError(
-            f"{file} is a git-lfs pointer, not the file itself ({file.stat().st_size} bytes); "
-            "fetch the file with `git lfs pull` in its repository"
-        )
+        raise BundleError(f"{file} is a git-lfs pointer; fetch the file itself with `git lfs pull` in its repository")
