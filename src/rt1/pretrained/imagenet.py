@@ -10,6 +10,7 @@ MaxViT of timm's ``maxvit_*_tf_*`` (Google's weights).
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -158,17 +159,9 @@ def _note(naming: Naming) -> str:
 
 def _targets(backbone: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a backbone that ImageNet weights fill: all but those of its :data:`_ADDED` layers."""
-    return {
-        key: tensor
-        for key, tensor in backbone.state_dict().items()
-        if not key.endswith(COUNTER) and not _ADDED & set(_layers(key))
-    }
-
-
-def _layers(key: str) -> list[str]:
-    """Return the names by which layers are told apart: the first, and that of a layer of a block."""
-    words = key.split(".")
-    return words[2:3] if words[0] == "blocks" else words[:1]
+    layer = re.compile(r"(?:blocks\.\d+\.)?(\w+)")
+    state = {key: tensor for key, tensor in backbone.state_dict().items() if not key.endswith(COUNTER)}
+    return {key: tensor for key, tensor in state.items() if (m := layer.match(key)) and m[1] not in _ADDED}
 
 
 def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor | None:

@@ -158,24 +158,14 @@ class _Builder:
             self.note(message)
         if promised not in (None, count) and not corrupt:
             self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again")
-        valid, actions = self._join(records)
-        if valid:
-            self._append(number, valid, actions)
-
-    def _join(self, records: list[_Record]) -> tuple[list[_Record], list[FloatArray]]:
-        """Return the records with valid actions, and their actions: all at once, or one by one to find an error."""
         try:
-            return records, [self._actions(records)] if records else []
-        except DataError:
-            valid: list[_Record] = []
-            actions: list[FloatArray] = []
+            self._append(number, records)
+        except DataError:  # one by one, to find the records with an error
             for record in records:
                 try:
-                    actions.append(self._actions([record]))
-                    valid.append(record)
+                    self._append(number, [record])
                 except DataError as error:
                     self.note(f"{record.where}: {error}; {_CURE}")
-            return valid, actions
 
     def _actions(self, records: list[_Record]) -> FloatArray:
         values = [
@@ -189,13 +179,18 @@ class _Builder:
             raise DataError(f"the action of step {step} is {actions[step].tolist()}; an action must be finite")
         return actions
 
-    def _append(self, shard: int, records: list[_Record], actions: list[FloatArray]) -> None:
+    def _append(self, shard: int, records: list[_Record]) -> None:
+        if not records:
+            return
+        self.actions.append(self._actions(records))
         for r in records:
             instruction = self.instructions.setdefault(r.instruction, len(self.instructions))
             task = self.tasks.setdefault(r.task, len(self.tasks))
             self.episodes.append((shard, r.steps, instruction, task, r.stride, r.embedding))
-        self.images.append(_image_table([r.images for r in records]))
-        self.actions.extend(actions)
+        places = np.concatenate([np.frombuffer(r.images, np.int64) for r in records]).reshape(-1, 2)
+        images = np.empty(len(places), dtype=IMAGE)
+        images["offset"], images["length"] = places[:, 0], places[:, 1]
+        self.images.append(images)
 
     def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
         columns = self.columns
@@ -232,13 +227,6 @@ class _Builder:
             tasks=_decoded(self.tasks),
             skipped=tuple(self.skipped or ()),
         )
-
-
-def _image_table(places: Sequence[array[int]]) -> NDArray[Any]:
-    flat = np.concatenate([np.frombuffer(place, np.int64) for place in places]).reshape(-1, 2)
-    table = np.empty(len(flat), dtype=IMAGE)
-    table["offset"], table["length"] = flat[:, 0], flat[:, 1]
-    return table
 
 
 def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:

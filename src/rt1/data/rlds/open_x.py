@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, rt1_action_spec
 from rt1.common.suggest import lookup
@@ -65,60 +62,40 @@ class OpenXDataset:
         )
 
 
-class OpenXSource:
-    """Episodes of an Open X data set with RT-1's action; an :class:`~rt1.data.sources.base.EpisodeSource`.
+class OpenXSource(RLDSSource):
+    """Episodes of an Open X data set with RT-1's action.
 
     Actions are mapped when read, so that a changed mapping needs no new index.
     """
 
-    def __init__(self, raw: RLDSSource, dataset: OpenXDataset, action_spec: ActionSpec) -> None:
-        """Wrap the raw episodes of a data set; see :func:`open_x_source`."""
-        self.raw, self.dataset, self.action_spec = raw, dataset, action_spec
-        self.name, self.bgr = dataset.name, dataset.bgr
-        self.cache_folder, self.skipped = raw.cache_folder, raw.skipped
-        self.details: Mapping[str, Any] = {"control_rate": dataset.control_rate}
-        self.lengths: NDArray[np.int64] = raw.lengths - dataset.first_step
-        if (self.lengths < 1).any():
+    def __init__(
+        self, folder: Path | str, dataset: OpenXDataset, *, split: str, action_spec: ActionSpec, skip_corrupt: bool
+    ) -> None:
+        """Open a data set; see :func:`open_x_source`."""
+        super().__init__(folder, split=split, layout=dataset.layout(), name=dataset.name, skip_corrupt=skip_corrupt)
+        self.dataset, self.action_spec, self.bgr = dataset, action_spec, dataset.bgr
+        self.details = {"control_rate": dataset.control_rate}
+        if (self.lengths <= dataset.first_step).any():
             episode = int(np.argmin(self.lengths))
+            steps = f"{self.lengths[episode]} steps, of which the first {dataset.first_step} are left out"
             raise DataError(
-                f"{raw.folder}: episode {episode} has {raw.lengths[episode]} steps, and the first {dataset.first_step} "
-                "are left out; remove it, or open the data set in Python with first_step 0"
+                f"{self.folder}: episode {episode} has {steps}; remove it, or set first_step to 0 in Python"
             )
-        ends = np.cumsum(list(raw.action_widths.values())).tolist()
-        self._columns = {
-            key: slice(end - width, end) for (key, width), end in zip(raw.action_widths.items(), ends, strict=True)
-        }
+        self.lengths = self.lengths - dataset.first_step
+        self._first = self._first + dataset.first_step
         self.actions(0, 0, 1)  # a wrong mapping fails now, not during training
-
-    def instruction(self, episode: int) -> str:
-        return self.raw.instruction(episode)
-
-    def task(self, episode: int) -> str:
-        """Return an empty string: Open X has no task names."""
-        return self.raw.task(episode)
-
-    def text_embedding(self, episode: int) -> FloatArray | None:
-        return self.raw.text_embedding(episode)
-
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes of steps ``start..stop-1`` as stored; see ``bgr``."""
-        check_steps(self, episode, start, stop)
-        first = self.dataset.first_step
-        return self.raw.encoded_images(episode, first + start, first + stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return RT-1's action, float32 (stop - start, 11), of steps ``start..stop-1`` (not clipped)."""
         check_steps(self, episode, start, stop)
-        first = self.dataset.first_step
-        stored = self.raw.actions(episode, first, int(self.raw.lengths[episode]))
+        stored = super().actions(episode, 0, int(self.lengths[episode]))
+        parts = np.split(stored, np.cumsum(list(self.action_widths.values()))[:-1], axis=1)
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, refused below
-            mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
+            mapped = self.dataset.to_rt1(dict(zip(self.action_widths, parts, strict=True)))
         expected = (len(stored), self.action_spec.size)
         if mapped.dtype != np.float32 or mapped.shape != expected or not np.isfinite(mapped).all():
-            raise DataError(
-                f"{self.raw.folder}, episode {episode}: to_rt1 returned {mapped.dtype} {mapped.shape}; "
-                f"it must return finite float32 {expected}"
-            )
+            result = f"to_rt1 returned {mapped.dtype} {mapped.shape}; it must return finite float32 {expected}"
+            raise DataError(f"{self.folder}, episode {episode}: {result}")
         return mapped[start:stop].copy()
 
 
@@ -145,8 +122,8 @@ def open_x_source(
     """
     if isinstance(dataset, str):
         dataset = lookup("Open X data set", dataset, OPEN_X)
-    raw = RLDSSource(folder, split=split, layout=dataset.layout(), name=dataset.name, skip_corrupt=skip_corrupt)
-    return OpenXSource(raw, dataset, action_spec or rt1_action_spec(bins=512, world_bound=2.0))
+    action_spec = action_spec or rt1_action_spec(bins=512, world_bound=2.0)
+    return OpenXSource(folder, dataset, split=split, action_spec=action_spec, skip_corrupt=skip_corrupt)
 
 
 _MODE = ("action/terminate_episode",)

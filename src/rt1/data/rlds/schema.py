@@ -137,7 +137,10 @@ def read_features(folder: Path) -> dict[str, FeatureInfo]:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; {_FOLDER}")
     if (folder / RECORDING_FILE).is_file() and not (folder / RT1_FILE).is_file():
-        raise DataError(_unfinished(folder))
+        shards = read_json(folder / RECORDING_FILE).get("shards")
+        done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
+        progress = f"{done} of {shards} shards"
+        raise DataError(f"{folder}: recording not finished: {progress}; run the same record command again to resume")
     path = folder / FEATURES_FILE
     if not path.is_file():
         inner = sorted(str(file.parent) for file in folder.glob(f"*/{FEATURES_FILE}"))
@@ -194,13 +197,6 @@ def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
     rate = details.get("control_rate")
     if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
         raise ValueError(f"the control rate is {rate!r}; it must be a number of steps per second")
-
-
-def _unfinished(folder: Path) -> str:
-    shards = read_json(folder / RECORDING_FILE).get("shards")
-    done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
-    progress = f"{done} of {shards} shards"
-    return f"{folder}: recording not finished: {progress}; run the same record command again to resume"
 
 
 def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | None]:

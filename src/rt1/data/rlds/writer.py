@@ -93,8 +93,8 @@ class RecordingSettings:
 class RLDSWriter:
     """Writes one recording, shard by shard, in any order and over several runs of the program.
 
-    A shard appears under its name only when complete; the metadata is written last, by :meth:`finish`; until
-    then :class:`~rt1.data.rlds.reader.RLDSSource` refuses the folder. Equal episodes give equal bytes.
+    A shard appears under its name only when complete. :meth:`finish` writes the metadata. Until then
+    :class:`~rt1.data.rlds.reader.RLDSSource` refuses the folder. Equal episodes give equal bytes.
     """
 
     def __init__(self, folder: Path | str, settings: RecordingSettings) -> None:
@@ -172,9 +172,8 @@ def _json(data: Mapping[str, Any]) -> str:
 def refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     different = [f"{key} was {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
     if different:
-        raise DataError(
-            f"{path.parent} was begun with other settings: {'; '.join(different)}; use them or a new folder"
-        )
+        changes = "; ".join(different)
+        raise DataError(f"{path.parent} was begun with other settings: {changes}; use them or a new folder")
 
 
 def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None:
