@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Discrete, FloatArray
+from rt1.common.protobuf import Buffer
 from rt1.data.rlds.schema import FeatureInfo, RLDSLayout, find_feature
 from rt1.data.rlds.tfrecord import (
     BYTES,
     FLOATS,
     INTS,
-    Buffer,
     Span,
     bytes_places,
     first_bytes,

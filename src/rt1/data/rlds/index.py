@@ -22,9 +22,10 @@ from rt1.common.crc32c import masked_crc32c
 from rt1.common.files import replacing, user_cache
 from rt1.common.first_look import stamp_of
 from rt1.common.json_files import read_object
+from rt1.common.protobuf import Buffer
 from rt1.data.rlds.columns import Columns, embedding_of, span_of, text_of, values_of
 from rt1.data.rlds.schema import Shards
-from rt1.data.rlds.tfrecord import BYTES, FRAME_START, Buffer, bytes_places, map_file, scan_example, scan_records
+from rt1.data.rlds.tfrecord import BYTES, FRAME_START, bytes_places, map_file, scan_example, scan_records
 from rt1.errors import DataError
 
 _log = logging.getLogger(__name__)

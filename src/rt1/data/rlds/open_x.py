@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,25 +18,20 @@ from rt1.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenXDataset:
-    """Description of an RLDS data set whose action is mapped to RT-1's; use it for your own data set."""
+class OpenXDataset(RLDSLayout):
+    """Description of an RLDS data set whose action is mapped to RT-1's; use it for your own data set.
+
+    ``action_keys`` are the keys that the mapping needs, including flags such as ``is_terminal``.
+    """
 
     name: str
     """Name of the data set."""
-    action_keys: tuple[str, ...]
-    """Keys that the mapping needs, including flags such as ``is_terminal``."""
     to_rt1: ActionMapping
     """Pure function of the raw action of a whole episode, float32 (S, n) by key, to float32 (S, 11): RT-1's action."""
     control_rate: float
     """Steps per second."""
-    one_hot_keys: tuple[str, ...] = ()
-    """Action keys that are one-hot; the mapping gets the number of the choice (S, 1), -1 for all zeros."""
-    image_key: str = "observation/image"
-    """JPEG or PNG image of a step."""
     instruction_key: str = "observation/natural_language_instruction"
-    """Instruction."""
     embedding_key: str | None = "observation/natural_language_embedding"
-    """Text embedding of the instruction, or None."""
     first_step: int = 0
     """First step that is used; 1 if the first action of every episode is a zero placeholder."""
     bgr: bool = False
@@ -45,6 +40,7 @@ class OpenXDataset:
     """Share in a mixture; in the table that of RT-1-X."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.first_step < 0:
             raise ValueError(f"first_step of {self.name!r} is {self.first_step}; it must be at least 0")
         if not (0.0 < self.control_rate < np.inf and 0.0 < self.weight < np.inf):
@@ -53,13 +49,7 @@ class OpenXDataset:
 
     def layout(self) -> RLDSLayout:
         """Return the keys for :class:`rt1.data.rlds.reader.RLDSSource`."""
-        return RLDSLayout(
-            image_key=self.image_key,
-            instruction_key=self.instruction_key,
-            embedding_key=self.embedding_key,
-            action_keys=self.action_keys,
-            one_hot_keys=self.one_hot_keys,
-        )
+        return RLDSLayout(**{key.name: getattr(self, key.name) for key in fields(RLDSLayout)})
 
 
 class OpenXSource(RLDSSource):
@@ -131,18 +121,6 @@ _ARM = (*_MODE, "action/world_vector", "action/rotation_delta")
 _ARM_AND_GRIPPER = (*_ARM, "action/gripper_closedness_action")
 _ALL = (*_ARM_AND_GRIPPER, "action/base_displacement_vertical_rotation", "action/base_displacement_vector")
 
-_BERKELEY_BRIDGE = OpenXDataset(
-    name="bridge_dataset",
-    action_keys=("action", "is_terminal"),
-    to_rt1=mappings.bridge_dataset,
-    control_rate=5.0,
-    image_key="observation/image_0",
-    instruction_key="language_instruction",
-    embedding_key="language_embedding",
-    first_step=1,
-    weight=50.0,
-)
-
 _TABLE = (
     OpenXDataset(name="fractal20220817_data", action_keys=_ALL, one_hot_keys=_MODE, to_rt1=mappings.fractal,
                  control_rate=3.0, weight=150.0),
@@ -170,8 +148,11 @@ _TABLE = (
     OpenXDataset(name="language_table", action_keys=("action", "is_terminal"), to_rt1=mappings.language_table,
                  control_rate=10.0, image_key="observation/rgb", instruction_key="observation/instruction",
                  embedding_key=None, weight=30.0),
-    _BERKELEY_BRIDGE,
+    OpenXDataset(name="bridge_dataset", action_keys=("action", "is_terminal"), to_rt1=mappings.bridge_dataset,
+                 control_rate=5.0, image_key="observation/image_0", instruction_key="language_instruction",
+                 embedding_key="language_embedding", first_step=1, weight=50.0),
 )  # fmt: skip
 
-OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE} | {"bridge_orig": _BERKELEY_BRIDGE}
+OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE}
+OPEN_X["bridge_orig"] = OPEN_X["bridge_dataset"]
 """The data sets known by name; ``bridge_orig`` is another name of ``bridge_dataset``."""
