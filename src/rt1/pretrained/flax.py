@@ -1,4 +1,4 @@
-"""RT-1-X, Google's JAX weights (a flax msgpack file), to our network; no JAX needed.
+"""RT-1-X, Google's JAX weights (a flax msgpack file), to our network. No JAX needed.
 
 The names are those flax gives to the modules of the Open X-Embodiment code: a class name and a running number.
 """

@@ -21,7 +21,7 @@ CHUNKED = "__msgpack_chunked_array__"
 ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "ocdbt.process_0", "default")
 ORBAX_PLACEHOLDER = "PLACEHOLDER://"
 MAX_LIST = 1000
-"""Longest msgpack list. flax writes maps; of a list a header of 5 bytes could take gigabytes."""
+"""Longest msgpack list. flax writes maps. A list's header of 5 bytes could claim gigabytes."""
 SAVE_AGAIN = (
     "load it in Python with JAX and save its params and batch_stats with "
     "flax.serialization.msgpack_serialize, see docs/weights.md"
@@ -55,7 +55,7 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
 
     Args:
         file: a flax msgpack file.
-        collections: top-level names to read, e.g. ``params``; the others are passed over without being kept.
+        collections: top-level names to read, e.g. ``params``. The others are passed over without being kept.
 
     Returns:
         Arrays by path (``params/Dense_0/kernel``), and the names of the top-level entries that were passed over.
@@ -121,7 +121,7 @@ def _extension(code: int, data: bytes) -> NDArray[Any] | np.generic:
 
 
 def _sizes(shape: Sequence[object]) -> list[int]:
-    """Return a shape from a file; numpy would take -1 as "what is left"."""
+    """Return a shape from a file, checked: numpy would infer a size of -1."""
     sizes = [size for size in shape if type(size) is int and size >= 0]
     if len(sizes) != len(shape):
         raise FlaxFileError(f"the file holds an array of shape {shape!r:.80}; sizes are whole numbers of at least 0")

@@ -37,7 +37,7 @@ METADATA_KEY = "rt1_imagenet"
 COUNTER = "num_batches_tracked"
 CLASSIFIER = "classifier of ImageNet"
 MAX_RATIO = 100
-"""Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress; a header can claim more."""
+"""Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress. A header can claim more."""
 _WRITE = "write it with `rt1 convert imagenet`"
 
 _ADDED = {"film", "condition", "output", "output_film", "output_condition"}
@@ -49,8 +49,8 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
 
     Args:
         path: EfficientNet-B3 as Keras ``.h5``, or of timm or torchvision as ``.safetensors`` / ``.pth`` / ``.pt`` /
-            ``.bin``; or a MaxViT of timm (``maxvit_*_tf_*``) of any size, which is read off its shapes.
-        out: file to write; :func:`load_imagenet` reads it.
+            ``.bin``, or a MaxViT of timm (``maxvit_*_tf_*``) of any size, which is read off its shapes.
+        out: file to write. :func:`load_imagenet` reads it.
 
     Raises:
         CheckpointError: the file cannot be read, or is no network of a known naming.

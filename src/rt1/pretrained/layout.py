@@ -85,7 +85,7 @@ class WeightFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversionReport:
-    """What a conversion did; plain data for the provenance of a checkpoint."""
+    """What a conversion did. Plain data for the provenance of a checkpoint."""
 
     source: str
     """Name of the file or folder that was read."""
@@ -274,7 +274,7 @@ def convert_file(
 
 
 def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[Any]]) -> None:
-    """Read each weight in turn and copy it into the network; shapes were checked before.
+    """Read each weight in turn and copy it into the network. Shapes were checked before.
 
     Raises:
         ValueError: an array that :func:`rt1.model.weights.weight_problem` refuses.

@@ -32,7 +32,7 @@ class Configuration:
             raise ValueError(f"configuration {self.name}: {action}, {network}; make them the same")
 
     def with_action_order(self, order: Sequence[str]) -> Configuration:
-        """Return the configuration with the action's parts in another token order; ``order`` names every part once."""
+        """Return the configuration with the action's parts in another token order. ``order`` names every part once."""
         parts = {part.name: part for part in self.action.parts}
         if sorted(order) != sorted(parts):
             raise ValueError(f"the action order is {list(order)}; it must name each of {list(parts)} once")
@@ -42,13 +42,13 @@ class Configuration:
 def rt1main() -> Configuration:
     """RT-1 of the paper, trained on Google's kitchen robots; 35,120,544 parameters.
 
-    The token order of the action is that of Google's unit tests and of RT-1-X; the released files do not tell it.
+    The token order of the action is that of Google's unit tests and of RT-1-X. The released files do not tell it.
     """
     return Configuration(name="rt1main", model=RT1Config(), action=rt1_action_spec())
 
 
 def rt1simreal() -> Configuration:
-    """RT-1 trained on simulated and real data; the sizes of :func:`rt1main`."""
+    """RT-1 trained on simulated and real data, with the sizes of :func:`rt1main`."""
     return replace(rt1main(), name="rt1simreal")
 
 

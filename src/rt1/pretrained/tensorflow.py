@@ -1,8 +1,8 @@
-"""Google's TensorFlow checkpoints of RT-1, a ``ckpt-NNN`` or a SavedModel, to our network; no TensorFlow needed.
+"""Google's TensorFlow checkpoints of RT-1, a ``ckpt-NNN`` or a SavedModel, to our network. No TensorFlow needed.
 
 The names follow from how Keras numbers layers: ``net/layer_with_weights-N`` counts the EfficientNet's layers that have
 weights, in order, the FiLM layers among them. A SavedModel keeps the same variables as ``model_variables/1 ...`` in
-the order of :func:`variables`; that order was proven on the released files by equal checksums (docs/network.md).
+the order of :func:`variables`. That order was proven on the released files by equal checksums (docs/network.md).
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class TensorBundle:
 
 
 def find_prefix(path: Path) -> Path:
-    """Return the checkpoint prefix that ``path`` means; see :class:`TensorBundle`."""
+    """Return the checkpoint prefix that ``path`` means. See :class:`TensorBundle`."""
     if path.with_name(path.name + ".index").is_file():
         return path
     if path.is_file() and path.suffix == ".index":

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayLayout:
-    """Keys of an episode's arrays; rows are steps."""
+    """Keys of an episode's arrays. Rows are steps."""
 
     image_key: str = "image"
     """uint8 RGB images (S, H, W, 3)."""
@@ -43,7 +43,7 @@ class ArrayLayout:
     """Whether the images are (S, 3, H, W)."""
     action_leads_here: bool = False
     """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it. An image is
-    then paired with the action of the next row; the first action and the last image are dropped."""
+    then paired with the action of the next row. The first action and the last image are dropped."""
 
     def __post_init__(self) -> None:
         if (self.instruction_key is None) == (not self.instruction.strip()):
@@ -141,7 +141,7 @@ def _encoded(image: bytes | Image) -> bytes:
 
 
 def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:
-    """Return the number of images in an array of this shape; an array of anything else raises ``DataError``."""
+    """Return the number of images in an array of this shape. An array of anything else raises ``DataError``."""
     expected = "uint8 (S, 3, H, W)" if layout.channels_first else "uint8 (S, H, W, 3)"
     channel = 1 if layout.channels_first else 3
     if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3 or 0 in shape[1:]:
@@ -158,7 +158,7 @@ def unstack(images: NDArray[Any], layout: ArrayLayout) -> list[Image]:
 
 
 def text_of(value: object) -> str:
-    """Return a stored sentence: a string, bytes, or the first of an array; anything else raises ``ValueError``."""
+    """Return a stored sentence: a string, bytes, or the first of an array. Anything else raises ``ValueError``."""
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size else ""
     text = value.decode("utf-8") if isinstance(value, bytes) else value
@@ -169,7 +169,7 @@ def text_of(value: object) -> str:
 
 
 def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
-    """Return the files of a folder with one of these endings in natural order; no such file raises ``DataError``."""
+    """Return the files of a folder with one of these endings in natural order. No such file raises ``DataError``."""
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; point to the folder that holds the episodes")
     files = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]

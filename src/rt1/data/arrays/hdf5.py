@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from rt1.actions import ActionSpec
-from rt1.common.border import describe, reading
+from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN, check_unchanged, first_look
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import (
@@ -62,7 +62,7 @@ class _Rows(NamedTuple):
 
 
 class HDF5Source(ArraySource):
-    """Episodes of HDF5 files, sorted by file and group name; an ``EpisodeSource``. Needs ``h5py``."""
+    """Episodes of HDF5 files, sorted by file and group name. An ``EpisodeSource``. Needs ``h5py``."""
 
     def __init__(
         self, path: Path | str, *, layout: HDF5Layout, action_spec: ActionSpec | None = None, name: str | None = None
@@ -70,7 +70,7 @@ class HDF5Source(ArraySource):
         """Open an HDF5 file, or a folder of ``*.hdf5`` and ``*.h5``, without reading images.
 
         Without ``action_spec`` the action is one continuous part, bounded by the data. ``name`` is for tables and
-        errors; the default is that of the file or folder.
+        errors. The default is that of the file or folder.
 
         Raises:
             DataError: a missing or damaged file, or a key that is missing or holds something else.
@@ -123,10 +123,8 @@ def look_at_file(path: str, layout: dict[str, Any]) -> None:
 def _open(path: Path) -> h5py.File:
     import h5py
 
-    try:
+    with reading(path, cure=COPY_AGAIN):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path} is no HDF5 file or damaged ({describe(error)}); {COPY_AGAIN}") from error
 
 
 def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Rows, EpisodeArrays]]:

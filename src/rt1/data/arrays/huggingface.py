@@ -41,12 +41,12 @@ class HuggingFaceLayout(ArrayLayout):
     instruction_key: str | None = "instruction"
     """Column of the instruction, or None."""
     episode_key: str | None = "episode_index"
-    """Column with the episode of a row; the rows of an episode are consecutive. None: a row is an episode, with lists
+    """Column with the episode of a row. The rows of an episode are consecutive. None: a row is an episode, with lists
     of images and actions."""
 
 
 class HuggingFaceSource(ArraySource):
-    """Episodes of a ``datasets.Dataset``; an :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``."""
+    """Episodes of a ``datasets.Dataset``. An :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
 
 
 def open_saved(folder: Path) -> datasets.Dataset:
-    """Return the data set of a folder, its Arrow files memory-mapped; missing or damaged ones raise ``DataError``."""
+    """Return the data set of a folder, its Arrow files memory-mapped. Missing or damaged ones raise ``DataError``."""
     import datasets
     import pyarrow as pa
 

@@ -31,7 +31,7 @@ _HEADER = re.compile(
 
 
 class NpzSource(ArraySource):
-    """Episodes of a folder of npz files, sorted by name; an :class:`~rt1.data.sources.base.EpisodeSource`.
+    """Episodes of a folder of npz files, sorted by name. An :class:`~rt1.data.sources.base.EpisodeSource`.
 
     An npz file is unpacked whole to read one image. To train on more than a few hundred episodes, convert to RLDS.
     """
@@ -42,7 +42,7 @@ class NpzSource(ArraySource):
         """Open a folder of ``*.npz``, without reading images.
 
         Without ``action_spec`` the action is one continuous part, bounded by the data. ``name`` is for tables and
-        errors; the default is the folder's. A damaged file, or an array that is missing, pickled or of another form,
+        errors. The default is the folder's. A damaged file, or an array that is missing, pickled or of another form,
         raises :class:`DataError`.
         """
         folder = Path(folder)
@@ -90,7 +90,7 @@ def _array(path: Path, key: str) -> NDArray[Any]:
 
 @contextmanager
 def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
-    """Yield the archive and the member that holds an array; a damaged one raises :class:`DataError`."""
+    """Yield the archive and the member that holds an array. A damaged one raises :class:`DataError`."""
     with reading(f"{path}: {key!r}", cure=_CURE, also=(zipfile.BadZipFile,)), zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if key not in members:
@@ -101,7 +101,7 @@ def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.Zip
 
 
 def _read_header(file: IO[bytes], member: zipfile.ZipInfo) -> _Header:
-    """Return the header of an array; the member must hold all of its values and nothing else."""
+    """Return the header of an array. The member must hold all of its values and nothing else."""
     major, _ = np.lib.format.read_magic(file)
     size = 2 if major == 1 else 4
     text = file.read(int.from_bytes(file.read(size), "little"))

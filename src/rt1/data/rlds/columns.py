@@ -142,7 +142,7 @@ def _join_by_name(spec: ActionSpec, parts: Mapping[str, NDArray[Any]]) -> FloatA
 
 
 def span_of(spans: Mapping[bytes, Span], key: str) -> Span:
-    """Return the span of a feature's list; a record without it raises :class:`DataError`."""
+    """Return the span of a feature's list. A record without it raises :class:`DataError`."""
     span = spans.get(key.encode())
     if span is None:
         raise DataError(f"the record has no {key!r}")
@@ -150,7 +150,7 @@ def span_of(spans: Mapping[bytes, Span], key: str) -> Span:
 
 
 def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> bytes:
-    """Return the text at the first step; some data sets store it as a row of UTF-8 codes padded with zeros."""
+    """Return the text at the first step. Some data sets store it as a row of UTF-8 codes padded with zeros."""
     kind, first, end = span_of(spans, feature.key)
     if kind == INTS:
         codes = int_values(data, first, end)[: feature.width]

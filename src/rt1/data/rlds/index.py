@@ -42,7 +42,7 @@ EPISODE = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """File offsets, actions and texts of a split; arrays of a stored index are memory-mapped."""
+    """File offsets, actions and texts of a split. Arrays of a stored index are memory-mapped."""
 
     episodes: NDArray[Any]
     """(E,) of dtype ``EPISODE``."""
@@ -111,7 +111,7 @@ def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
 
 
 class _Record(NamedTuple):
-    """One episode: ``images`` are offset, length, offset, ...; ``values`` are flat, one array per action key."""
+    """One episode. ``images`` are offset, length, offset, and so on. ``values`` are flat, one array per action key."""
 
     steps: int
     images: array[int]
@@ -278,7 +278,7 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
 
 
 def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the memory-mapped array of a file, whose header must be what numpy writes; it is never parsed."""
+    """Return the memory-mapped array of a file, whose header must be what numpy writes. It is never parsed."""
     header = io.BytesIO()
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)

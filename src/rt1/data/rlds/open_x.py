@@ -19,7 +19,7 @@ from rt1.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class OpenXDataset(RLDSLayout):
-    """Description of an RLDS data set whose action is mapped to RT-1's; use it for your own data set.
+    """Description of an RLDS data set whose action is mapped to RT-1's. Use it for your own data set.
 
     ``action_keys`` are the keys that the mapping needs, including flags such as ``is_terminal``.
     """
@@ -37,7 +37,7 @@ class OpenXDataset(RLDSLayout):
     bgr: bool = False
     """Whether the images are stored as BGR."""
     weight: float = 1.0
-    """Share in a mixture; in the table that of RT-1-X."""
+    """Share in a mixture. The table has those of RT-1-X."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +61,7 @@ class OpenXSource(RLDSSource):
     def __init__(
         self, folder: Path | str, dataset: OpenXDataset, *, split: str, action_spec: ActionSpec, skip_corrupt: bool
     ) -> None:
-        """Open a data set; see :func:`open_x_source`."""
+        """Open a data set. See :func:`open_x_source`."""
         super().__init__(folder, split=split, layout=dataset.layout(), name=dataset.name, skip_corrupt=skip_corrupt)
         self.dataset, self.action_spec, self.bgr = dataset, action_spec, dataset.bgr
         self.details = {"control_rate": dataset.control_rate}
@@ -155,4 +155,4 @@ _TABLE = (
 
 OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE}
 OPEN_X["bridge_orig"] = OPEN_X["bridge_dataset"]
-"""The data sets known by name; ``bridge_orig`` is another name of ``bridge_dataset``."""
+"""The data sets known by name. ``bridge_orig`` is another name of ``bridge_dataset``."""

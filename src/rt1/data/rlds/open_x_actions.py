@@ -5,7 +5,7 @@ and returns float32 (S, 11) in the order of :func:`rt1.actions.rt1_action_spec`:
 world_vector, rotation_delta, gripper_closedness_action (+1 close, -1 open, 0 leave), base rotation, base xy.
 
 RT-1-X was trained on displacements stretched so that every set fills world_vector's -2..2 and rotation_delta's
--pi/2..pi/2; the factors here are those of its public training example unless a docstring says otherwise. A policy
+-pi/2..pi/2. The factors here are those of its public training example unless a docstring says otherwise. A policy
 trained on such actions gives stretched ones: divide by the factor before the robot gets them. Values are not clipped
 unless stated.
 """
@@ -40,10 +40,10 @@ def rt1_action(
     base_rotation: FloatArray | None = None,
     base_vector: FloatArray | None = None,
 ) -> FloatArray:
-    """Join the parts of RT-1's action; for the mapping of an own data set too.
+    """Return RT-1's action of its parts, for the mapping of your own data set too.
 
     Args:
-        mode: (S, 1) 0 terminate, 1 arm, 2 base; see :func:`mode_of_flag`.
+        mode: (S, 1) 0 terminate, 1 arm, 2 base. See :func:`mode_of_flag`.
         world: (S, 3) displacement of the gripper.
         rotation: (S, 3) rotation about x, y, z, radians; None for none.
         gripper: (S, 1) +1 close, -1 open, 0 leave; None for a set without gripper.
@@ -117,8 +117,8 @@ def bridge(raw: RawActions) -> FloatArray:
 def bridge_dataset(raw: RawActions) -> FloatArray:
     """Return the action of BridgeData V2 as Berkeley publishes it (``bridge_dataset``, ``bridge_orig``).
 
-    One vector of 7: xyz in metres, roll, pitch, yaw in radians, relative; an absolute gripper, 1 open, 0 closed, with
-    values between while it moves, cut at 0.5. Stretched as in :func:`bridge`. The end comes from ``is_terminal``.
+    One vector of 7: xyz in metres, roll, pitch, yaw in radians, relative. The gripper is absolute, 1 open, 0 closed,
+    with values between while it moves, cut at 0.5. Stretched as in :func:`bridge`. The end comes from ``is_terminal``.
     """
     action = raw["action"]
     gripper = np.where(action[:, 6:7] > 0.5, -1.0, 1.0).astype(np.float32)
@@ -129,7 +129,7 @@ def taco_play(raw: RawActions) -> FloatArray:
     """Return taco_play's ``rel_actions_world``: relative, in the robot's base frame, as stored.
 
     Displacements are in the controller's own units, of the order of 1. The gripper is absolute. The set's description
-    and RT-1-X take -1 for open; the robot's own controller (robot_io), Octo and OpenVLA take +1 for open, and so does
+    and RT-1-X take -1 for open. The robot's own controller (robot_io), Octo and OpenVLA take +1 for open, and so does
     this function. RT-1-X used the absolute pose ``actions`` instead, which is not a displacement.
     """
     action = raw["action/rel_actions_world"]
@@ -141,7 +141,7 @@ def taco_play(raw: RawActions) -> FloatArray:
 def jaco_play(raw: RawActions) -> FloatArray:
     """Return jaco_play's action: a displacement, no rotation, a relative gripper (+1 closes, 0 leaves).
 
-    RT-1-X brings the displacement to mean 0 and deviation 1 per axis; to go back, multiply by the deviation and add the
+    RT-1-X brings the displacement to mean 0 and deviation 1 per axis. To go back, multiply by the deviation and add the
     mean.
     """
     mean = np.array([0.00096585, -0.00580069, -0.00395066], np.float32)
@@ -187,7 +187,7 @@ sign. Here True becomes -1, open.
 def language_table(raw: RawActions) -> FloatArray:
     """Return language_table's action: a displacement of the stick in the table's plane, metres within 0.1, times 20.
 
-    No height, rotation or gripper. RT-1-X's example leaves this set out; the factor is ours and fills -2..2 likewise.
+    No height, rotation or gripper. RT-1-X's example leaves this set out. The factor is ours and fills -2..2 likewise.
     The end comes from ``is_terminal``.
     """
     world = np.pad(raw["action"] * 20.0, ((0, 0), (0, 1)))

@@ -35,7 +35,7 @@ _OPEN_FILES = 128  # a data set may have more shards than a process may open fil
 
 
 class RLDSSource:
-    """Episodes of one split of a TFDS folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
+    """Episodes of one split of a TFDS folder. An :class:`~rt1.data.sources.base.EpisodeSource`.
 
     The first opening reads every record once, verifies its checksums and stores an index in ``.rt1-index`` in
     the folder (or below ``~/.cache/rt1/index`` if the folder is read-only). Later openings map that index, which is
@@ -58,9 +58,9 @@ class RLDSSource:
         Args:
             folder: the folder of one TFDS version: ``features.json`` and ``<name>-<split>.tfrecord-*``.
             split: name of the split.
-            layout: keys to read; needed unless the folder has the ``rt1.json`` of our recorder.
+            layout: keys to read. Needed unless the folder has the ``rt1.json`` of our recorder.
             action_spec: dimensions and bounds of the action. If it has one part per action key, the parts are
-                matched by name (the last part of the key) and one-hot choices become indices; else the keys
+                matched by name (the last part of the key) and one-hot choices become indices. Else, the keys
                 are joined in the layout's order. None: from ``rt1.json``, else one continuous part per key,
                 bounded by the data.
             name: name for tables and errors, default the data set's own.

@@ -48,7 +48,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def map_file(path: Path) -> Buffer:
-    """Map a file for reading; an empty one gives ``b""``. A missing one raises :class:`DataError`."""
+    """Map a file for reading. An empty one gives ``b""``. A missing one raises :class:`DataError`."""
     try:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
@@ -140,20 +140,13 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
 
 def first_bytes(data: Buffer, start: int, stop: int) -> bytes:
     """Return the first element of a bytes list, ``b""`` if it has none."""
-    if start < stop and data[start] == _FIRST:
-        length, first = read_varint(data, start + 1)
-        if first + length <= stop:
-            return data[first : first + length]
-    for tag, first, end in fields(data, start, stop):
-        if tag == _FIRST:
-            return data[first:end]
-    return b""
+    return next((data[first:end] for tag, first, end in fields(data, start, stop) if tag == _FIRST), b"")
 
 
 def float_values(data: Buffer, start: int, stop: int, expected: int = 0) -> NDArray[np.float32]:
     """Return a float list's values, float32 (n,): a view of the buffer where the list is packed.
 
-    Knowing the number of values to expect saves time where it is right; any other number comes out too.
+    Knowing the number of values to expect saves time where it is right. Any other number comes out too.
     """
     header = _packed_header(4 * expected)
     if stop - start == len(header) + 4 * expected and data[start : start + len(header)] == header:
@@ -165,7 +158,7 @@ def float_values(data: Buffer, start: int, stop: int, expected: int = 0) -> NDAr
 
 
 def strided_floats(raw: NDArray[np.uint8], stride: int) -> NDArray[np.float32]:
-    """Return the floats in the last 4 of every ``stride`` bytes; see :func:`float_layout`."""
+    """Return the floats in the last 4 of every ``stride`` bytes. See :func:`float_layout`."""
     if stride == 4:
         return raw.view(_FLOAT)
     return np.ascontiguousarray(raw.reshape(-1, stride)[:, stride - 4 :]).view(_FLOAT)[:, 0]
@@ -174,7 +167,7 @@ def strided_floats(raw: NDArray[np.uint8], stride: int) -> NDArray[np.float32]:
 def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
     """Return where a float list's values lie: offset of the first, bytes from one to the next, how many.
 
-    4 bytes from one to the next is the packed form, 5 (a tag before each) the other one; a list in several
+    4 bytes from one to the next is the packed form, 5 (a tag before each) the other one. A list in several
     packed pieces, which no writer makes, raises :class:`DataError`.
     """
     if start == stop:

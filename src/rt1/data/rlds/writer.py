@@ -1,4 +1,4 @@
-"""Writes episodes to an RLDS data set that this package and TFDS read; an interrupted recording resumes."""
+"""Writes episodes to an RLDS data set that this package and TFDS read. An interrupted recording resumes."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class RLDSWriter:
         return [shard for shard in range(self.settings.shards) if not self.shard_path(shard).is_file()]
 
     def write_shard(self, shard: int, episodes: Sequence[RecordedEpisode]) -> None:
-        """Write the episodes ``settings.shard_episodes(shard)``; unsuitable ones raise :class:`DataError`."""
+        """Write the episodes ``settings.shard_episodes(shard)``. Unsuitable ones raise :class:`DataError`."""
         expected = len(self.settings.shard_episodes(shard))
         if len(episodes) != expected:
             raise DataError(f"shard {shard} of {self.folder} takes {expected} episodes, got {len(episodes)}")
@@ -132,7 +132,7 @@ class RLDSWriter:
                 file.write(frame(encode_example(_features(episode))))
 
     def finish(self) -> None:
-        """Write the metadata, which makes the folder readable; a missing shard raises ``DataError``."""
+        """Write the metadata, which makes the folder readable. A missing shard raises ``DataError``."""
         missing = self.missing_shards()
         if missing:
             raise DataError(f"{self.folder}: shards {missing} are not written yet; write them before finishing")
