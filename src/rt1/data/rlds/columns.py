@@ -141,17 +141,17 @@ def _join_by_name(spec: ActionSpec, parts: Mapping[str, NDArray[Any]]) -> FloatA
         raise
 
 
-def span_of(spans: Mapping[bytes, Span], key: str) -> Span:
+def span_of(spans: Mapping[bytes, Span], feature: FeatureInfo) -> Span:
     """Return the span of a feature's list. A record without it raises :class:`DataError`."""
-    span = spans.get(key.encode())
+    span = spans.get(feature.record_key)
     if span is None:
-        raise DataError(f"the record has no {key!r}")
+        raise DataError(f"the record has no {feature.key!r}")
     return span
 
 
 def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> bytes:
     """Return the text at the first step. Some data sets store it as a row of UTF-8 codes padded with zeros."""
-    kind, first, end = span_of(spans, feature.key)
+    kind, first, end = span_of(spans, feature)
     if kind == INTS:
         codes = int_values(data, first, end)[: feature.width]
         return bytes(codes[codes != 0].astype(np.uint8))
@@ -160,9 +160,9 @@ def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> 
 
 def embedding_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo | None) -> tuple[int, int]:
     """Return the offset of the text embedding at the first step and its bytes per value, or zeros."""
-    if feature is None or feature.key.encode() not in spans:
+    if feature is None or feature.record_key not in spans:
         return 0, 0
-    kind, first, end = span_of(spans, feature.key)
+    kind, first, end = span_of(spans, feature)
     if kind != FLOATS:
         raise DataError(f"the text embedding {feature.key!r} is not a list of floats")
     offset, stride, count = float_layout(data, first, end)
@@ -176,7 +176,7 @@ def embedding_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo
 
 def values_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo, steps: int) -> NDArray[Any]:
     """Return a feature's values of all steps, flat."""
-    kind, first, end = span_of(spans, feature.key)
+    kind, first, end = span_of(spans, feature)
     count = steps * feature.width
     values: NDArray[Any]
     if kind == FLOATS:

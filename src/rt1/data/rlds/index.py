@@ -130,7 +130,7 @@ class _Builder:
         self.columns = columns
         self.skipped = skipped
         features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
-        self.keys = frozenset(feature.key.encode() for feature in features if feature)
+        self.keys = frozenset(feature.record_key for feature in features if feature)
         self.instructions: dict[bytes, int] = {}
         self.tasks: dict[bytes, int] = {}
         self.episodes: list[tuple[int, ...]] = []
@@ -196,7 +196,7 @@ class _Builder:
     def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
         columns = self.columns
         spans = scan_example(data, start, stop, self.keys)
-        kind, first, end = span_of(spans, columns.image.key)
+        kind, first, end = span_of(spans, columns.image)
         images = bytes_places(data, first, end) if kind == BYTES else array("q")
         if not images:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
@@ -210,7 +210,7 @@ class _Builder:
             images=images,
             values=[values_of(data, spans, feature, steps) for feature in columns.actions],
             instruction=instruction,
-            task=text_of(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
+            task=text_of(data, spans, columns.task) if columns.task and columns.task.record_key in spans else b"",
             embedding=embedding,
             stride=stride,
             where=where,

@@ -78,6 +78,11 @@ class FeatureInfo:
     """``none``: values lie in a float or int list; ``bytes`` or ``zlib``: one byte string per value."""
 
     @functools.cached_property
+    def record_key(self) -> bytes:
+        """Name in a record, UTF-8."""
+        return self.key.encode()
+
+    @functools.cached_property
     def width(self) -> int:
         """Number of values of one step."""
         return math.prod(self.shape)

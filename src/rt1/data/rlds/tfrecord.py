@@ -140,6 +140,10 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
 
 def first_bytes(data: Buffer, start: int, stop: int) -> bytes:
     """Return the first element of a bytes list, ``b""`` if it has none."""
+    if start < stop and data[start] == _FIRST:  # usual
+        length, first = read_varint(data, start + 1)
+        if first + length <= stop:
+            return data[first : first + length]
     return next((data[first:end] for tag, first, end in fields(data, start, stop) if tag == _FIRST), b"")
 
 
