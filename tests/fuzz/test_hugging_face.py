@@ -14,7 +14,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
 
-from rt1.data.arrays.video import video_images
+from rt1.data.arrays.huggingface import video_images
 from rt1.data.lerobot.video import encode_video
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.images import encode_jpeg

@@ -28,8 +28,7 @@ from rt1.presets import preset
 from rt1.pretrained.convert import convert_imagenet, load_imagenet
 from rt1.pretrained.flax_file import read_arrays
 from rt1.pretrained.released import load_configuration, rt1main
-from rt1.pretrained.snappy import decompress
-from rt1.pretrained.tf_bundle import TABLE_MAGIC, TensorBundle
+from rt1.pretrained.tf_bundle import TABLE_MAGIC, TensorBundle, decompress
 from rt1.text.encoder import TableEncoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.text.word_pieces import WordPieces

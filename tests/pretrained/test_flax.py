@@ -24,7 +24,7 @@ from rt1.model.transformer import TransformerConfig
 from rt1.preprocess import resize, to_float
 from rt1.pretrained.convert import Conversion, convert_flax
 from rt1.pretrained.flax import variables
-from rt1.pretrained.layout import Weight, released_with, source_shape, target_shape
+from rt1.pretrained.layout import Weight, WeightFile, released_with, source_shape, target_shape
 from rt1.pretrained.released import flax_efficientnet, rt1x
 
 ToSource = Callable[[Tensor, Weight, RT1Config], NDArray[Any]]
@@ -242,7 +242,16 @@ def test_the_configuration_of_rt1x_is_inferred_from_its_shapes() -> None:
         w.name: source_shape(w, target_shape(w, state[w.key]), configuration.model)
         for w in variables(configuration.model)
     }
-    assert released_with(("rt1x",), variables, lambda _: shapes) == configuration
+    file = WeightFile(
+        path=Path("checkpoint"),
+        format="",
+        released=("rt1x",),
+        variables=lambda config: {weight.name: weight for weight in variables(config)},
+        shapes=shapes,
+        read=lambda _: np.zeros(()),
+        others=(),
+    )
+    assert released_with(file) == configuration
 
 
 def test_sizes_that_were_not_released_ask_for_a_configuration(checkpoints: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"\x89HDF\r\n", b"\xc1" * 50])
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c").write_bytes(content)
-    with pytest.raises(FlaxFileError, match="is not a whole flax msgpack checkpoint"):
+    with pytest.raises(FlaxFileError, match="whole flax"):
         read_arrays(tmp_path / "c", ["params"])
 
 

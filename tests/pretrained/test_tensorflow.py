@@ -23,9 +23,9 @@ from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.transformer import Attention, Layer, TransformerConfig
 from rt1.preprocess import to_float
 from rt1.pretrained.convert import Conversion, convert_tensorflow
-from rt1.pretrained.layout import Skipped, Weight, check_shapes, released_with
+from rt1.pretrained.layout import Skipped, Weight, WeightFile, check_shapes, released_with
 from rt1.pretrained.released import RELEASED
-from rt1.pretrained.tensorflow import CKPT_PREFIX, SUFFIX, network_keys, network_weights, other_variables, variables
+from rt1.pretrained.tensorflow import CKPT_PREFIX, SUFFIX, other_variables, variables, variables_by_key
 from rt1.pretrained.tf_bundle import TensorBundle
 
 TENSORFLOW = ["rt1main", "rt1simreal", "rt1multirobot"]
@@ -69,7 +69,7 @@ def released_table(reference: Path, name: str) -> list[dict[str, Any]]:
 def test_every_variable_of_a_released_network_is_named_in_both_files(reference: Path, name: str) -> None:
     table, config = released_table(reference, name), RELEASED[name]().model
     for saved_model, column in ((False, "ckpt"), (True, "savedmodel")):
-        assert list(network_keys(config, saved_model=saved_model).values()) == [row[column] for row in table]
+        assert list(variables_by_key(config, saved_model=saved_model)) == [row[column] for row in table]
 
 
 @pytest.mark.parametrize("name", TENSORFLOW)
@@ -85,10 +85,9 @@ def test_every_shape_of_a_released_network_fits(reference: Path, name: str) -> N
     config = RELEASED[name]().model
     with torch.device("meta"):
         model = RT1(config)
-    weights = [variable for variable in variables(config) if isinstance(variable, Weight)]
-    shapes = {row["path"]: tuple(row["shape"]) for row in released_table(reference, name)}
-    check_shapes(weights, model, shapes, configuration=name)
-    filled = {weight.key for weight in weights}
+    shapes = {row["ckpt"]: tuple(row["shape"]) for row in released_table(reference, name)}
+    check_shapes(variables_by_key(config, saved_model=False), model, shapes, configuration=name)
+    filled = {variable.key for variable in variables(config) if isinstance(variable, Weight)}
     unfilled = [key for key in model.state_dict() if key not in filled and not key.endswith("num_batches_tracked")]
     assert unfilled == []
 
@@ -101,18 +100,27 @@ def test_every_tensor_of_the_released_files_is_of_the_network_or_has_a_reason(
     """The tables' names as a file of empty tensors: what the converter says of each."""
     listed = json.loads((reference / "released" / f"{name}_{file}_variables.json").read_text())["tensors"]
     bundle = TensorBundle(write_bundle(tmp_path / "ckpt-1", {row["key"]: np.zeros(0, np.float32) for row in listed}))
-    network = set(network_keys(RELEASED[name]().model, saved_model=file == "savedmodel").values())
-    assert network <= bundle.entries.keys()
-    reasons = {item.reason for item in other_variables(bundle, network)}
-    assert reasons <= {"optimizer state", "object graph of TensorFlow", "counter"}
+    network = variables_by_key(RELEASED[name]().model, saved_model=file == "savedmodel")
+    assert network.keys() <= bundle.entries.keys()
+    others = other_variables(bundle)
+    assert len(network) + len(others) == len(bundle.entries)
+    assert {item.reason for item in others} <= {"optimizer state", "object graph of TensorFlow", "counter"}
 
 
 @pytest.mark.parametrize("name", TENSORFLOW)
 def test_the_configuration_of_a_released_network_is_inferred_from_its_shapes(reference: Path, name: str) -> None:
-    shapes = {row["path"]: tuple(row["shape"]) for row in released_table(reference, name)}
-    found = released_with(TENSORFLOW, network_weights, lambda _: shapes)
-    assert found.model == RELEASED[name]().model
-    assert found.action == RELEASED[name]().action
+    file = WeightFile(
+        path=Path("ckpt-1"),
+        format="",
+        released=tuple(TENSORFLOW),
+        variables=lambda config: variables_by_key(config, saved_model=False),
+        shapes={row["ckpt"]: tuple(row["shape"]) for row in released_table(reference, name)},
+        read=lambda _: np.zeros(()),
+        others=(),
+    )
+    configuration = released_with(file)
+    assert configuration.model == RELEASED[name]().model
+    assert configuration.action == RELEASED[name]().action
 
 
 # ---- the recorded network, converted from its file ----
@@ -302,14 +310,14 @@ def small_network() -> RT1:
 
 
 def as_tensorflow(model: RT1, to_source: ToSource, *, saved_model: bool = False) -> dict[str, NDArray[Any]]:
-    keys, state = network_keys(model.config, saved_model=saved_model), model.state_dict()
+    state = model.state_dict()
     tensors: dict[str, NDArray[Any]] = {}
-    for variable in variables(model.config):
+    for key, variable in variables_by_key(model.config, saved_model=saved_model).items():
         if isinstance(variable, Weight) and not variable.key.startswith("pixel"):
-            tensors[keys[variable.name]] = to_source(state[variable.key], variable, model.config)
+            tensors[key] = to_source(state[variable.key], variable, model.config)
         else:
             shape = (3,) if isinstance(variable, Weight) else ()
-            tensors[keys[variable.name]] = np.full(shape, 0.25, np.float32)
+            tensors[key] = np.full(shape, 0.25, np.float32)
     return tensors
 
 
@@ -365,7 +373,7 @@ def test_more_layers_than_the_configuration_has_are_refused(
     deeper = RT1(replace(SMALL, transformer=replace(SMALL.transformer, layers=3)))
     for saved_model in (False, True):
         write_bundle(tmp_path / f"ckpt-{saved_model:d}", as_tensorflow(deeper, to_source, saved_model=saved_model))
-        with pytest.raises(ValueError, match=r"1\d network variables .*small\.json"):
+        with pytest.raises(ValueError, match=r"1\d arrays .*small\.json"):
             convert_tensorflow(tmp_path / f"ckpt-{saved_model:d}", config=small_config)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from rt1.errors import BundleError
-from rt1.pretrained.tf_bundle import TensorBundle
+from rt1.errors import BundleError, DataError
+from rt1.pretrained.tf_bundle import TensorBundle, decompress
 
 WriteBundle = Callable[..., Path]
 WriteIndex = Callable[[Path, list[tuple[bytes, bytes]]], object]
@@ -108,7 +109,7 @@ def test_a_truncated_data_file_is_refused_with_both_sizes(tmp_path: Path, write_
 def test_a_missing_data_file_is_named(tmp_path: Path, write_bundle: WriteBundle) -> None:
     prefix = write_bundle(tmp_path / "ckpt-1", some_tensors(), shards=2)
     Path(f"{prefix}.data-00001-of-00002").unlink()
-    with pytest.raises(BundleError, match=r"ckpt-1\.data-00001-of-00002 .*missing"):
+    with pytest.raises(BundleError, match=r"ckpt-1\.data-00001-of-00002.*missing"):
         TensorBundle(prefix)
 
 
@@ -180,16 +181,16 @@ FLOAT = b"\x08\x01"
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ([(b"a", b"\x08\xff" + b"\xff" * 400_000)], "more than 10 bytes"),
+        ([(b"a", b"\x08\xff" + b"\xff" * 400_000)], "more than 64 bits"),
         ([(b"a", b"\x0a\x01a")], "field 1 is no integer"),
         ([(b"a", FLOAT + b"\x10\x05")], "a message is an integer"),
-        ([(b"a", FLOAT + b"\x12\x7f")], "ends behind its message"),
-        ([(b"a", b"\x0b")], "cannot be read"),
-        ([(b"\xff", FLOAT)], "cannot be read"),
+        ([(b"a", FLOAT + b"\x12\x7f")], "runs over its end"),
+        ([(b"a", b"\x0b")], "tag 11"),
+        ([(b"\xff", FLOAT)], "damaged"),
         ([(b"b", FLOAT), (b"a", FLOAT)], "not in order"),
         ([(b"a", FLOAT), (b"a", FLOAT)], "not in order"),
         ([(b"a" * 2000, FLOAT)], "does not fit its block"),
-        ([(b"a", FLOAT + b"\x18\x07")], "beyond the 1 there are"),
+        ([(b"a", FLOAT + b"\x18\x07")], "beyond the 1 data files"),
         ([(b"a", FLOAT + b"\x20" + b"\xff" * 8 + b"\x01\x28\x04")], "is truncated"),
         ([(b"a", FLOAT + b"\x28" + b"\xff" * 9 + b"\x01")], "is truncated"),
     ],
@@ -208,3 +209,68 @@ def test_a_shape_beyond_its_bytes_is_refused(tmp_path: Path, write_index: WriteI
     bundle = TensorBundle(tmp_path / "ckpt-1")
     with pytest.raises(BundleError, match="only whole numeric tensors"):
         bundle.read("a")
+
+
+# ---- snappy blocks ----
+
+# Made by Google's library from the texts on the right.
+KNOWN = [
+    ("50046162fe0200360200", b"ab" * 40),
+    (
+        (
+            "67d06167656e742f5f6163746f725f6e6574776f726b2f5f7472616e73666f726d65722f5f6c61796572732f302f66662f62696173"
+            "2061a2340020312f66662f62696173"
+        ),
+        b"agent/_actor_network/_transformer/_layers/0/ff/bias agent/_actor_network/_transformer/_layers/1/ff/bias",
+    ),
+    ("46f045" + bytes(range(70)).hex(), bytes(range(70))),
+]
+
+
+@pytest.mark.parametrize(("block", "text"), KNOWN)
+def test_a_block_of_googles_library_is_decompressed(block: str, text: bytes) -> None:
+    assert decompress(bytes.fromhex(block)) == text
+
+
+def test_each_kind_of_copy_is_followed() -> None:
+    # "abcd" as a literal; 4 bytes from 4 back with a one-byte, a two-byte and a four-byte offset.
+    literal = bytes([3 << 2]) + b"abcd"
+    copies = bytes([0b001, 4]) + bytes([3 << 2 | 0b10, 4, 0]) + bytes([3 << 2 | 0b11, 4, 0, 0, 0])
+    assert decompress(bytes([16]) + literal + copies) == b"abcd" * 4
+
+
+def test_a_copy_may_overlap_what_it_writes() -> None:
+    assert decompress(bytes([7, 0]) + b"a" + bytes([2 << 2 | 0b001, 1])) == b"a" * 7
+
+
+def test_a_copy_from_before_the_start_is_refused() -> None:
+    with pytest.raises(ValueError, match="reaches 9 bytes back, only 1 are there"):
+        decompress(bytes([5, 0]) + b"a" + bytes([0b001, 9]))
+
+
+def test_a_block_of_another_size_than_it_says_is_refused() -> None:
+    with pytest.raises(ValueError, match="gives 1 bytes, its header says 5"):
+        decompress(bytes([5, 0]) + b"a")
+
+
+def test_a_block_that_ends_in_a_tag_is_refused() -> None:
+    with pytest.raises(IndexError):
+        decompress(bytes([5, 0]) + b"a" + bytes([0b001]))
+
+
+def test_a_size_without_an_end_is_refused_at_once() -> None:
+    with pytest.raises(DataError, match="more than 64 bits"):
+        decompress(b"\xff" * 400_000)
+
+
+def test_a_block_of_many_overlapping_copies_takes_no_time() -> None:
+    copies = 20_000
+    block = bytes([0x80 | (1 + 64 * copies) & 0x7F, 0x80 | (1 + 64 * copies) >> 7 & 0x7F, (1 + 64 * copies) >> 14])
+    start = time.perf_counter()
+    assert decompress(block + b"\x00a" + b"\xfe\x01\x00" * copies) == b"a" * (1 + 64 * copies)
+    assert time.perf_counter() - start < 2
+
+
+def test_a_literal_that_ends_behind_the_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="ends behind the block"):
+        decompress(b"\x05\x10ab")

@@ -138,8 +138,7 @@ def _open_arrays(path: Path, kind: str, options: DataOptions) -> EpisodeSource:
         name: value for name, value in values.items() if value is not None or name in ("instruction_key", "episode_key")
     }
     if kind == _HUGGING_FACE:
-        from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
-        from rt1.data.arrays.huggingface_saved import open_saved
+        from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource, open_saved
 
         with reading(path):  # an error of the source has its name only
             return HuggingFaceSource(open_saved(path), layout=HuggingFaceLayout(**layout), name=path.name)

@@ -1,32 +1,27 @@
-"""RT-1-X, Google's JAX weights (a flax msgpack file), to our network; no JAX needed.
+"""RT-1-X, Google's JAX weights (a flax msgpack file), to our network. No JAX needed.
 
 The names are those flax gives to the modules of the Open X-Embodiment code: a class name and a running number.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rt1.errors import FlaxFileError
 from rt1.model.efficientnet import EfficientNetConfig
-from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import FeedForward
 from rt1.pretrained.flax_file import find_file, read_arrays
 from rt1.pretrained.layout import (
     Conversion,
-    ConversionReport,
     Kind,
     Skipped,
     Weight,
-    attention_third,
+    WeightFile,
     block_names,
-    configuration_for,
+    convert_file,
     dense,
-    filled_network,
-    grouped,
-    released_with,
     renamed,
 )
 
@@ -49,29 +44,21 @@ def convert_flax(
         ValueError: the file cannot be read (``FlaxFileError``), or does not fit the configuration.
     """
     file = find_file(Path(path))
-    arrays, passed = read_arrays(file, COLLECTIONS)
-    _check_collections(file, arrays, passed)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    configuration = configuration_for(
-        config, action_order, lambda: released_with(("rt1x",), variables, lambda _: shapes)
-    )
-    weights = list(variables(configuration.model))
-    more = sorted(arrays.keys() - {weight.name for weight in weights})
-    if more:
-        raise ValueError(
-            f"{file} has {len(more)} arrays that the configuration {configuration.name} does not have, such as "
-            f"{more[0]!r}; convert with the configuration it was trained with"
-        )
-    model = filled_network(configuration, weights, shapes, lambda name: arrays[name])
-    report = ConversionReport(
-        source=file.name,
+    arrays, others = read_arrays(file, COLLECTIONS)
+    present = {name.split("/")[0] for name in arrays}
+    if missing := [name for name in COLLECTIONS if name not in present]:
+        entries = f"{sorted({*present, *others})!r:.200}"
+        raise FlaxFileError(f"{file} has no {missing}, it has {entries}; RT-1-X needs {list(COLLECTIONS)} at the top")
+    weight_file = WeightFile(
+        path=file,
         format="flax checkpoint",
-        configuration=configuration.name,
-        used=tuple(weight.name for weight in weights),
-        skipped=grouped([Skipped(name=name, reason="not of the network") for name in passed]),
-        parameters=parameter_counts(model),
+        released=("rt1x",),
+        variables=lambda network: {weight.name: weight for weight in variables(network)},
+        shapes={name: array.shape for name, array in arrays.items()},
+        read=arrays.__getitem__,
+        others=[Skipped(name=name, reason="not of the network") for name in others],
     )
-    return Conversion(model=model, configuration=configuration, report=report)
+    return convert_file(weight_file, config, action_order)
 
 
 def variables(config: RT1Config) -> Iterator[Weight]:
@@ -118,17 +105,15 @@ def _layer(name: str, key: str, feed_forward: FeedForward) -> Iterator[Weight]:
     yield from _norm(f"{name}LayerNorm_0", f"{key}attention_norm")
     attention = f"params/{name}MultiHeadDotProductAttention_0/"
     for third, part in enumerate(("query", "key", "value")):
-        yield from attention_third(f"{attention}{part}", third, f"{key}attention.query_key_value")
+        yield from dense(f"{attention}{part}", f"{key}attention.query_key_value", "heads_in", third)
     yield from dense(f"{attention}out", f"{key}attention.output", "heads_out")
     yield from _norm(f"{name}LayerNorm_1", f"{key}feed_forward_norm")
-    if feed_forward == "swiglu":
-        for number, part in enumerate(("w1", "gate", "w2")):
-            kernel = f"params/{name}Dense_{number}/kernel"
-            yield Weight(name=kernel, key=f"{key}feed_forward.{part}.weight", kind="dense")
-        return
-    yield Weight(name=f"params/{name}Dense_0/kernel", key=f"{key}feed_forward.weight", kind="dense")
     if feed_forward == "linear":
-        yield Weight(name=f"params/{name}Dense_0/bias", key=f"{key}feed_forward.bias")
+        yield from _dense(f"{name}Dense_0", f"{key}feed_forward")
+        return
+    parts = (".w1", ".gate", ".w2") if feed_forward == "swiglu" else ("",)
+    for number, part in enumerate(parts):
+        yield Weight(name=f"params/{name}Dense_{number}/kernel", key=f"{key}feed_forward{part}.weight", kind="dense")
 
 
 def _conv(name: str, key: str) -> Iterator[Weight]:
@@ -151,13 +136,3 @@ def _norm(name: str, key: str) -> Iterator[Weight]:
 def _batch_norm(name: str, key: str) -> Iterator[Weight]:
     yield from _norm(name, key)
     yield from renamed(f"batch_stats/{name}", key, {"mean": "running_mean", "var": "running_var"})
-
-
-def _check_collections(file: Path, arrays: Mapping[str, object], passed: list[str]) -> None:
-    collections = {name.split("/")[0] for name in arrays}
-    missing = [name for name in COLLECTIONS if name not in collections]
-    if missing:
-        raise FlaxFileError(
-            f"{file} has no {missing}; its entries are {sorted({*collections, *passed})!r:.200}; "
-            f"RT-1-X needs {list(COLLECTIONS)} at the top of the file"
-        )

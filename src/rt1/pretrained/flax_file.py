@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.common.border import reading
 from rt1.common.json_files import MAX_DEPTH
-from rt1.errors import FlaxFileError, first_line
+from rt1.errors import FlaxFileError
+from rt1.pretrained.tf_bundle import ITEM_SIZES, decode_array
 
 ARRAY, SCALAR = 1, 3
-"""flax' numbers for the msgpack extension types of an array and of a numpy scalar."""
+"""flax's numbers for the msgpack extension types of an array and of a numpy scalar."""
 CHUNKED = "__msgpack_chunked_array__"
 ORBAX_FILES = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "ocdbt.process_0", "default")
 ORBAX_PLACEHOLDER = "PLACEHOLDER://"
-_INTEGERS = tuple(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64))
-TYPES = frozenset(("bfloat16", "bool", "float16", "float32", "float64", *_INTEGERS))
-"""numpy's names of the types of arrays that are read."""
 MAX_LIST = 1000
-"""Longest msgpack list. flax writes maps; of a list a header of 5 bytes could take gigabytes."""
+"""Longest msgpack list. flax writes maps. A list's header of 5 bytes could claim gigabytes."""
 SAVE_AGAIN = (
     "load it in Python with JAX and save its params and batch_stats with "
     "flax.serialization.msgpack_serialize, see docs/weights.md"
@@ -47,10 +46,8 @@ def find_file(path: Path) -> Path:
     files = sorted(file for file in path.glob("checkpoint_*") if file.is_file())
     if len(files) == 1:
         return files[0]
-    names = f" ({', '.join(file.name for file in files)}); name one" if files else ""
-    raise FlaxFileError(
-        f"{path} holds {len(files) or 'no'} flax checkpoints{names}; the file is usually named 'checkpoint'"
-    )
+    names = f" ({', '.join(file.name for file in files)})" if files else ""
+    raise FlaxFileError(f"{path} holds {len(files) or 'no'} flax checkpoints{names}; name the file")
 
 
 def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -58,7 +55,7 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
 
     Args:
         file: a flax msgpack file.
-        collections: top-level names to read, e.g. ``params``; the others are passed over without being kept.
+        collections: top-level names to read, e.g. ``params``. The others are passed over without being kept.
 
     Returns:
         Arrays by path (``params/Dense_0/kernel``), and the names of the top-level entries that were passed over.
@@ -67,34 +64,28 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
         FlaxFileError: the file is truncated or not msgpack, or its arrays lie elsewhere (orbax).
     """
     size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            return _read_arrays(stream, size, collections)
-    except FlaxFileError as error:
-        raise FlaxFileError(f"{file}: {error}") from error
-    except (msgpack.UnpackException, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise FlaxFileError(
-            f"{file} ({size} bytes) is not a whole flax msgpack checkpoint ({first_line(error)}); get the whole file "
-            "again"
-        ) from error
-
-
-def _read_arrays(stream: BinaryIO, size: int, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
     arrays: dict[str, NDArray[Any]] = {}
-    skipped: list[str] = []
-    unpacker = msgpack.Unpacker(stream, raw=False, ext_hook=_extension, max_buffer_size=size, max_array_len=MAX_LIST)
-    for _ in range(unpacker.read_map_header()):
-        name = unpacker.unpack()
-        if not isinstance(name, str):
-            raise TypeError(f"an entry is named {name!r:.80}; names are text")
-        if name in collections:
-            arrays.update(_flatten(unpacker.unpack(), name))
-        else:
-            unpacker.skip()
-            skipped.append(name)
-    if unpacker.tell() != size:
-        raise ValueError("bytes follow its end")
-    return arrays, skipped
+    others: list[str] = []
+    name = f"{file} ({size} bytes)"
+    with (
+        reading(name, error=FlaxFileError, cure="get the whole flax checkpoint again", also=(msgpack.UnpackException,)),
+        file.open("rb") as stream,
+    ):
+        unpacker = msgpack.Unpacker(
+            stream, raw=False, ext_hook=_extension, max_buffer_size=size, max_array_len=MAX_LIST
+        )
+        for _ in range(unpacker.read_map_header()):
+            entry = unpacker.unpack()
+            if not isinstance(entry, str):
+                raise TypeError(f"an entry is named {entry!r:.80}; names are text")
+            if entry in collections:
+                arrays.update(_flatten(unpacker.unpack(), entry))
+            else:
+                unpacker.skip()
+                others.append(entry)
+        if unpacker.tell() != size:
+            raise ValueError("bytes follow its end")
+    return arrays, others
 
 
 def _flatten(tree: object, path: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -123,17 +114,14 @@ def _extension(code: int, data: bytes) -> NDArray[Any] | np.generic:
     if code not in (ARRAY, SCALAR):
         raise FlaxFileError(f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}")
     shape, dtype, content = msgpack.unpackb(data, raw=False, max_array_len=MAX_LIST)
-    if dtype not in TYPES:
+    if dtype not in ITEM_SIZES:
         raise FlaxFileError(f"the file holds an array of type {dtype!r:.80}; weights are numbers")
-    if dtype == "bfloat16":
-        bits = np.frombuffer(content, "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(_sizes(shape))
-    array = np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).reshape(_sizes(shape))
+    array = decode_array(content, dtype).reshape(_sizes(shape))
     return array if code == ARRAY else array[()]
 
 
 def _sizes(shape: Sequence[object]) -> list[int]:
-    """Return a shape from a file; numpy would take -1 as "what is left"."""
+    """Return a shape from a file, checked: numpy would infer a size of -1."""
     sizes = [size for size in shape if type(size) is int and size >= 0]
     if len(sizes) != len(shape):
         raise FlaxFileError(f"the file holds an array of shape {shape!r:.80}; sizes are whole numbers of at least 0")

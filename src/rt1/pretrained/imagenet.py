@@ -10,6 +10,7 @@ MaxViT of timm's ``maxvit_*_tf_*`` (Google's weights).
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ METADATA_KEY = "rt1_imagenet"
 COUNTER = "num_batches_tracked"
 CLASSIFIER = "classifier of ImageNet"
 MAX_RATIO = 100
-"""Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress; a header can claim more."""
+"""Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress. A header can claim more."""
 _WRITE = "write it with `rt1 convert imagenet`"
 
 _ADDED = {"film", "condition", "output", "output_film", "output_condition"}
@@ -48,8 +49,8 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
 
     Args:
         path: EfficientNet-B3 as Keras ``.h5``, or of timm or torchvision as ``.safetensors`` / ``.pth`` / ``.pt`` /
-            ``.bin``; or a MaxViT of timm (``maxvit_*_tf_*``) of any size, which is read off its shapes.
-        out: file to write; :func:`load_imagenet` reads it.
+            ``.bin``, or a MaxViT of timm (``maxvit_*_tf_*``) of any size, which is read off its shapes.
+        out: file to write. :func:`load_imagenet` reads it.
 
     Raises:
         CheckpointError: the file cannot be read, or is no network of a known naming.
@@ -60,9 +61,9 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
     naming = _recognize(path, tensors)
     network = _title(naming.config)
     kind = f"{network.partition(':')[0]} of {naming.layout}"
-    lacking = [weight.name for weight in naming.weights if weight.name not in tensors]
-    if lacking:  # before a network is made of the sizes that the names tell
-        raise CheckpointError(f"{path} has no {lacking[0]!r}, which {kind} has")
+    used = tuple(weight.name for weight in naming.weights)
+    if missing := [name for name in used if name not in tensors]:  # before a network of the sizes in the names is made
+        raise CheckpointError(f"{path} has no {missing[0]!r}, which {kind} has")
     targets = _targets(_empty(naming.config))
     converted: dict[str, Tensor] = {}
     for weight in naming.weights:
@@ -70,15 +71,11 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
             raise CheckpointError(f"{path}: {weight.name!r} {problem}; get the file again")
         tensor = _to_ours(tensors[weight.name], weight, tuple(targets[weight.key].shape))
         if tensor is None:
-            cure = "; give B3 weights" if isinstance(naming.config, EfficientNetConfig) else ""
-            raise CheckpointError(
-                f"{path}: {weight.name!r} has shape {list(tensors[weight.name].shape)}, which does not fit "
-                f"{list(targets[weight.key].shape)} of {network}{cure}"
-            )
+            shapes = f"{list(tensors[weight.name].shape)}, which does not fit {list(targets[weight.key].shape)}"
+            raise CheckpointError(f"{path}: {weight.name!r} has shape {shapes} of {network}; give weights of that size")
         converted[weight.key] = tensor
     assert converted.keys() == targets.keys()
     component = "efficientnet" if isinstance(naming.config, EfficientNetConfig) else "maxvit"
-    used = tuple(weight.name for weight in naming.weights)
     report = ConversionReport(
         source=path.name,
         format=kind,
@@ -113,10 +110,9 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     shapes, target_shapes = ({key: tensor.shape for key, tensor in group.items()} for group in (tensors, targets))
     bad = sorted(key for key in shapes.keys() | target_shapes.keys() if shapes.get(key) != target_shapes.get(key))
     if bad:
-        raise CheckpointError(
-            f"{path} holds {network}; this network's backbone is another one, {model.config.backbone}: they differ in "
-            f"{len(bad)} tensors, such as {bad[0]!r}; give the network that backbone, or leave the ImageNet weights out"
-        )
+        difference = f"they differ in {len(bad)} tensors, such as {bad[0]!r}"
+        other = f"this network's backbone is another one, {model.config.backbone}: {difference}"
+        raise CheckpointError(f"{path} holds {network}; {other}; use that backbone, or leave the ImageNet weights out")
     if (problem := first_problem(tensors, targets)) is not None:
         raise CheckpointError(f"{path}: {problem}; {_WRITE}")
     model.backbone.load_state_dict(tensors, strict=False)
@@ -128,10 +124,8 @@ def _recognize(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
     except (ValueError, LookupError, ArithmeticError) as error:
         raise CheckpointError(f"{path}: its sizes cannot be told ({error}); give another file") from error
     if naming is None:
-        raise CheckpointError(
-            f"{path} names its weights in a way that is not known: {sorted(tensors)[:3]!r:.200}; "
-            "Keras' .h5, timm's and torchvision's EfficientNet-B3 and timm's MaxViT are"
-        )
+        cure = "give EfficientNet-B3 of Keras (.h5), timm or torchvision, or MaxViT of timm"
+        raise CheckpointError(f"{path} has weights of names that are not known: {sorted(tensors)[:3]!r:.200}; {cure}")
     return naming
 
 
@@ -165,17 +159,9 @@ def _note(naming: Naming) -> str:
 
 def _targets(backbone: nn.Module) -> dict[str, Tensor]:
     """Return the tensors of a backbone that ImageNet weights fill: all but those of its :data:`_ADDED` layers."""
-    return {
-        key: tensor
-        for key, tensor in backbone.state_dict().items()
-        if not key.endswith(COUNTER) and not _ADDED & set(_layers(key))
-    }
-
-
-def _layers(key: str) -> list[str]:
-    """Return the names by which layers are told apart: the first, and that of a layer of a block."""
-    words = key.split(".")
-    return words[2:3] if words[0] == "blocks" else words[:1]
+    layer = re.compile(r"(?:blocks\.\d+\.)?(\w+)")
+    state = {key: tensor for key, tensor in backbone.state_dict().items() if not key.endswith(COUNTER)}
+    return {key: tensor for key, tensor in state.items() if (m := layer.match(key)) and m[1] not in _ADDED}
 
 
 def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor | None:
@@ -202,22 +188,22 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             tensors: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Not torch's message: it advises to load the file with the code in it, or is the number of an opcode.
-        what = (
-            "holds objects other than tensors, or is damaged; it is not loaded, since loading could run code; save "
-            "model.state_dict() alone"
-            if type(error).__name__ == "UnpicklingError"
-            else "is not a whole file of torch.save; get the whole file again"
-        )
-        raise CheckpointError(f"{path} {what}") from error
-    named = isinstance(tensors, Mapping) and all(
-        isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
-        for name, value in tensors.items()
-    )
-    if not (isinstance(tensors, Mapping) and named):
+        problem = "is not a whole file of torch.save; get the whole file again"
+        if type(error).__name__ == "UnpicklingError":
+            problem = (
+                "is damaged, or holds objects other than tensors, which could run code; save model.state_dict() alone"
+            )
+        raise CheckpointError(f"{path} {problem}") from error
+    if not isinstance(tensors, dict) or not all(map(_is_named_tensor, tensors.items())):
         raise CheckpointError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
     if sum(tensor.numel() for tensor in tensors.values()) > path.stat().st_size:  # by strides of 0
         raise CheckpointError(f"{path} claims larger tensors than it holds; get another file")
     return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    name, value = item
+    return isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _read_keras(path: Path) -> dict[str, Tensor]:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from torch import Tensor
 
 from rt1.model.efficientnet import EfficientNetConfig
 from rt1.model.maxvit import MaxViTConfig
-from rt1.pretrained.layout import Kind, Weight, block_names, dense, keras_norm
+from rt1.pretrained.layout import Kind, Weight, block_names, dense, renamed
 
 Names = Iterator[Weight]
 
 _BIAS_TABLE = "attn_block.attn.rel_pos.relative_position_bias_table"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Naming:
+class Naming(NamedTuple):
     """The names that a file uses, and the network that it holds."""
 
     layout: str
@@ -36,33 +35,51 @@ def recognize(tensors: Mapping[str, Tensor]) -> Naming | None:
     """
     b3 = EfficientNetConfig()
     if "stem_conv/kernel" in tensors:
-        return Naming(layout="Keras", config=b3, weights=tuple(keras_names(b3)))
+        return Naming("Keras", b3, tuple(keras_names(b3)))
     if "conv_stem.weight" in tensors:
-        return Naming(layout="timm", config=b3, weights=tuple(_timm(b3)))
+        return Naming("timm", b3, tuple(_timm(b3)))
     if "features.0.0.weight" in tensors:
-        return Naming(layout="torchvision", config=b3, weights=tuple(_torchvision(b3)))
+        return Naming("torchvision", b3, tuple(_torchvision(b3)))
     if "stem.conv1.weight" in tensors and "stages.0.blocks.0.attn_grid.attn.qkv.weight" in tensors:
         sizes = _maxvit_config(tensors)
-        return Naming(layout="timm", config=sizes, weights=tuple(_maxvit(sizes)))
+        return Naming("timm", sizes, tuple(_maxvit(sizes)))
     return None
 
 
-def keras_names(config: EfficientNetConfig) -> Names:
-    yield _one("stem_conv/kernel", "stem", "conv")
-    yield from keras_norm("stem_bn", "stem_norm")
+def keras_names(
+    config: EfficientNetConfig, rename: Callable[[str], str] = str, film: Callable[[str, str], Names] | None = None
+) -> Names:
+    """Yield the arrays of Keras's EfficientNet in its order.
+
+    ``rename`` returns the file's name of a layer. ``film`` yields the arrays of a FiLM layer after each block, if any.
+    """
+
+    def conv(name: str, key: str, kind: Kind = "conv") -> Weight:
+        kernel = "depthwise_kernel" if kind == "depthwise" else "kernel"
+        return Weight(name=f"{rename(name)}/{kernel}", key=f"{key}.weight", kind=kind)
+
+    def norm(name: str, key: str) -> Names:
+        parts = {"moving_mean": "running_mean", "moving_variance": "running_var", "gamma": "weight", "beta": "bias"}
+        return renamed(rename(name), key, parts)
+
+    yield conv("stem_conv", "stem")
+    yield from norm("stem_bn", "stem_norm")
     for index, name, expands in block_names(config):
         keras, ours = f"block{name}_", f"blocks.{index}."
         if expands:
-            yield _one(f"{keras}expand_conv/kernel", f"{ours}expand", "conv")
-            yield from keras_norm(f"{keras}expand_bn", f"{ours}expand_norm")
-        yield _one(f"{keras}dwconv/depthwise_kernel", f"{ours}depthwise", "depthwise")
-        yield from keras_norm(f"{keras}bn", f"{ours}depthwise_norm")
+            yield conv(f"{keras}expand_conv", f"{ours}expand")
+            yield from norm(f"{keras}expand_bn", f"{ours}expand_norm")
+        yield conv(f"{keras}dwconv", f"{ours}depthwise", "depthwise")
+        yield from norm(f"{keras}bn", f"{ours}depthwise_norm")
         for part in ("reduce", "expand"):
-            yield from dense(f"{keras}se_{part}", f"{ours}squeeze.{part}", "dense_1x1")
-        yield _one(f"{keras}project_conv/kernel", f"{ours}project", "conv")
-        yield from keras_norm(f"{keras}project_bn", f"{ours}project_norm")
-    yield _one("top_conv/kernel", "top", "conv")
-    yield from keras_norm("top_bn", "top_norm")
+            yield from dense(rename(f"{keras}se_{part}"), f"{ours}squeeze.{part}", "dense_1x1")
+        yield conv(f"{keras}project_conv", f"{ours}project")
+        yield from norm(f"{keras}project_bn", f"{ours}project_norm")
+        if film is not None:
+            yield from film(rename(f"{keras}film"), f"{ours}film")
+    if config.top_channels is not None:
+        yield conv("top_conv", "top")
+        yield from norm("top_bn", "top_norm")
 
 
 def _timm(config: EfficientNetConfig) -> Names:
@@ -86,13 +103,13 @@ def _torchvision(config: EfficientNetConfig) -> Names:
     yield from _conv_and_norm("features.0.0", "features.0.1", "stem")
     for index, name, expands in block_names(config):
         source, ours = f"features.{name[0]}.{ord(name[1]) - ord('a')}.block.", f"blocks.{index}."
-        parts = ("expand", "depthwise", "squeeze", "project") if expands else ("depthwise", "squeeze", "project")
-        for place, part in enumerate(parts):
+        parts = ("expand", "depthwise", "squeeze", "project")
+        for number, part in enumerate(parts if expands else parts[1:]):
             if part == "squeeze":
-                yield from _weight_and_bias(f"{source}{place}.fc1", f"{ours}squeeze.reduce")
-                yield from _weight_and_bias(f"{source}{place}.fc2", f"{ours}squeeze.expand")
+                yield from _weight_and_bias(f"{source}{number}.fc1", f"{ours}squeeze.reduce")
+                yield from _weight_and_bias(f"{source}{number}.fc2", f"{ours}squeeze.expand")
             else:
-                yield from _conv_and_norm(f"{source}{place}.0", f"{source}{place}.1", f"{ours}{part}")
+                yield from _conv_and_norm(f"{source}{number}.0", f"{source}{number}.1", f"{ours}{part}")
     last = len(config.stages) + 1
     yield from _conv_and_norm(f"features.{last}.0", f"features.{last}.1", "top")
 
@@ -156,10 +173,6 @@ def _attention(source: str, ours: str) -> Names:
     ):
         yield from _weight_and_bias(f"{source}{name}", f"{ours}{key}")
     yield Weight(name=f"{source}attn.rel_pos.relative_position_bias_table", key=f"{ours}bias_NRR")
-
-
-def _one(name: str, key: str, kind: Kind) -> Weight:
-    return Weight(name=name, key=f"{key}.weight", kind=kind)
 
 
 def _weight_and_bias(name: str, key: str) -> Names:

@@ -5,8 +5,8 @@ Both frameworks lay out a dense layer (in, out), a convolution (H, W, in, out), 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.model.efficientnet import EfficientNetConfig
+from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.weights import outline, weight_problem
 from rt1.pretrained.released import RELEASED, Configuration, load_configuration
@@ -30,6 +31,7 @@ Kind = Literal[
 KERAS_PIXEL_GAIN = 255.0 * float(np.float32(1.0 / 255.0))
 KERAS_PIXEL_SCALE = tuple(float(np.float32(scale)) for scale in (2.089691877, 2.112885714, 2.108185291))
 
+_CURE = "convert with the configuration that the network was trained with"
 CONV_AXES = {"conv": (3, 2, 0, 1), "depthwise": (2, 3, 0, 1)}
 
 
@@ -60,8 +62,30 @@ Variable = Weight | Skipped
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightFile:
+    """An open file of weights of TensorFlow or flax. A key names an array in the file."""
+
+    path: Path
+    """The file, for messages."""
+    format: str
+    """Name of the format, for the report."""
+    released: tuple[str, ...]
+    """Names of the released configurations that such a file can hold."""
+    variables: Callable[[RT1Config], Mapping[str, Variable]]
+    """Function that returns the arrays of a network by key."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shapes of the file's arrays of the network, by key."""
+    read: Callable[[str], NDArray[Any]]
+    """Function that returns the array of a key."""
+    others: Sequence[Skipped]
+    """The file's other arrays."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about this file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ConversionReport:
-    """What a conversion did; plain data for the provenance of a checkpoint."""
+    """What a conversion did. Plain data for the provenance of a checkpoint."""
 
     source: str
     """Name of the file or folder that was read."""
@@ -74,7 +98,7 @@ class ConversionReport:
     """Names of the tensors that were not, by reason."""
     parameters: Mapping[str, int]
     """Trainable parameters per component."""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
     """What the user should know about this file."""
 
     def to_json(self) -> dict[str, Any]:
@@ -105,22 +129,10 @@ def renamed(name: str, key: str, parts: Mapping[str, str]) -> Iterator[Weight]:
         yield Weight(name=f"{name}/{part}", key=f"{key}.{target}")
 
 
-def dense(name: str, key: str, kind: Kind = "dense") -> Iterator[Weight]:
-    """Yield the kernel and the bias of a layer of TensorFlow or flax."""
-    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind)
-    yield Weight(name=f"{name}/bias", key=f"{key}.bias")
-
-
-def attention_third(name: str, third: int, key: str) -> Iterator[Weight]:
-    """Yield kernel and bias of the query (0), key (1) or value (2) of an attention layer."""
-    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind="heads_in", third=third)
-    yield Weight(name=f"{name}/bias", key=f"{key}.bias", kind="heads_bias", third=third)
-
-
-def keras_norm(name: str, key: str) -> Iterator[Weight]:
-    """Yield the arrays of a BatchNorm layer of Keras, in the order of a SavedModel."""
-    parts = {"moving_mean": "running_mean", "moving_variance": "running_var", "gamma": "weight", "beta": "bias"}
-    return renamed(name, key, parts)
+def dense(name: str, key: str, kind: Kind = "dense", third: int | None = None) -> Iterator[Weight]:
+    """Yield the kernel and the bias of a layer, or of the query (0), key (1) or value (2) of an attention layer."""
+    yield Weight(name=f"{name}/kernel", key=f"{key}.weight", kind=kind, third=third)
+    yield Weight(name=f"{name}/bias", key=f"{key}.bias", kind="copy" if third is None else "heads_bias", third=third)
 
 
 def block_names(config: EfficientNetConfig) -> Iterator[tuple[int, str, bool]]:
@@ -148,7 +160,7 @@ def source_shape(weight: Weight, target: Sequence[int], config: RT1Config) -> tu
 
 
 def to_torch(array: NDArray[Any], kind: Kind, target: Sequence[int]) -> Tensor:
-    """Bring a file's array to the layout and shape of a torch tensor, float32."""
+    """Return a file's array in the layout and shape of a torch tensor, float32."""
     array = np.asarray(array, dtype=np.float32)
     if kind in CONV_AXES:
         array = array.transpose(CONV_AXES[kind])
@@ -167,7 +179,7 @@ def pixel_mean(mean: NDArray[Any]) -> NDArray[np.float64]:
 def pixel_std(variance: NDArray[Any]) -> NDArray[np.float64]:
     """Return what pixels in [0, 1] are divided by, given Keras' normalization variance, float64 (3,).
 
-    Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations; in
+    Keras divides by ``sqrt(variance)`` and, in its EfficientNet, once more by ``sqrt`` of the ImageNet deviations. In
     every released checkpoint the variance holds these deviations too, so that the product is the deviation itself.
     """
     with np.errstate(invalid="ignore"):  # of a negative variance: NaN, which is refused
@@ -188,73 +200,81 @@ def target_shape(weight: Weight, tensor: Tensor) -> tuple[int, ...]:
 
 
 def check_shapes(
-    weights: Sequence[Weight], model: RT1, shapes: Mapping[str, tuple[int, ...]], *, configuration: str
+    variables: Mapping[str, Variable], model: RT1, shapes: Mapping[str, tuple[int, ...]], *, configuration: str
 ) -> None:
-    """Raise ``ValueError`` for the first weight that the file lacks or that has not the shape the network needs."""
+    """Raise ``ValueError`` for the first weight that the file lacks or that does not have the network's shape."""
     state = model.state_dict()
-    for weight in weights:
-        if weight.name not in shapes:
-            raise ValueError(
-                f"the file has no variable {weight.name!r}, which the configuration {configuration} needs; "
-                "convert with the configuration it was trained with"
-            )
+    for key, weight in variables.items():
+        if isinstance(weight, Skipped):
+            continue
+        if key not in shapes:
+            raise ValueError(f"no variable {weight.name!r}, which the configuration {configuration} needs; {_CURE}")
         expected = source_shape(weight, target_shape(weight, state[weight.key]), model.config)
-        if tuple(shapes[weight.name]) != expected:
-            raise ValueError(
-                f"variable {weight.name!r} has shape {list(shapes[weight.name])}; the configuration {configuration} "
-                f"needs {list(expected)}; convert with the configuration it was trained with"
-            )
+        if tuple(shapes[key]) != expected:
+            problem = f"variable {weight.name!r} has shape {list(shapes[key])}"
+            raise ValueError(f"{problem}; the configuration {configuration} needs {list(expected)}; {_CURE}")
 
 
-def configuration_for(
-    config: str | Path | None, action_order: Sequence[str] | None, infer: Callable[[], Configuration]
-) -> Configuration:
-    """Return the configuration of a name or file, or else the inferred one, with its parts in the given order."""
-    configuration = infer() if config is None else load_configuration(config)
-    return configuration if action_order is None else configuration.with_action_order(action_order)
-
-
-def filled_network(
-    configuration: Configuration,
-    weights: Sequence[Weight],
-    shapes: Mapping[str, tuple[int, ...]],
-    read: Callable[[str], NDArray[Any]],
-) -> RT1:
-    """Return a new network in evaluation mode with a file's weights, whose shapes are checked first."""
-    check_shapes(weights, outline(configuration.model), shapes, configuration=configuration.name)
-    model = RT1(configuration.model)
-    fill(model, weights, read)
-    return model.eval()
-
-
-def released_with(
-    names: Sequence[str],
-    weights_of: Callable[[RT1Config], Iterable[Weight]],
-    shapes_of: Callable[[RT1Config], Mapping[str, tuple[int, ...]]],
-) -> Configuration:
-    """Return the first of the named released configurations whose weights have the shapes of a file.
+def released_with(file: WeightFile) -> Configuration:
+    """Return the first released configuration whose weights have the shapes of a file.
 
     Raises:
-        ValueError: none fits; the message says where the first one does not.
+        ValueError: none fits. The message says where the first one does not.
     """
     problems = []
-    for name in names:
+    for name in file.released:
         configuration = RELEASED[name]()
-        weights, shapes = list(weights_of(configuration.model)), shapes_of(configuration.model)
+        network = configuration.model
         try:
-            check_shapes(weights, outline(configuration.model), shapes, configuration=name)
+            check_shapes(file.variables(network), outline(network), file.shapes, configuration=name)
         except ValueError as error:
             problems.append(str(error).split(";", maxsplit=1)[0])
         else:
             return configuration
-    raise ValueError(
-        f"no released configuration ({', '.join(names)}) fits: {problems[0]}; give --config with a JSON file that says "
-        "what the network is"
+    names, cure = ", ".join(file.released), "give --config with a JSON file that describes the network"
+    raise ValueError(f"no released configuration ({names}) fits: {problems[0]}; {cure}")
+
+
+def convert_file(
+    file: WeightFile, config: str | Path | None = None, action_order: Sequence[str] | None = None
+) -> Conversion:
+    """Return the network of a file of weights, in evaluation mode.
+
+    Args:
+        file: the open file.
+        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file. None infers it from the shapes.
+        action_order: names of the action's parts in token order. None keeps the configuration's.
+
+    Raises:
+        ValueError: the file does not fit the configuration.
+    """
+    configuration = released_with(file) if config is None else load_configuration(config)
+    if action_order is not None:
+        configuration = configuration.with_action_order(action_order)
+    variables = file.variables(configuration.model)
+    if surplus := sorted(file.shapes.keys() - variables.keys()):
+        arrays = f"{len(surplus)} arrays that the configuration {configuration.name} does not have"
+        raise ValueError(f"{file.path} has {arrays}, such as {surplus[0]!r}; {_CURE}")
+    check_shapes(variables, outline(configuration.model), file.shapes, configuration=configuration.name)
+    model = RT1(configuration.model)
+    weights = [variable for variable in variables.values() if isinstance(variable, Weight)]
+    keys = {variable.name: key for key, variable in variables.items()}
+    fill(model, weights, lambda name: file.read(keys[name]))
+    unused = [v for key, v in variables.items() if isinstance(v, Skipped) and key in file.shapes]
+    report = ConversionReport(
+        source=file.path.name,
+        format=file.format,
+        configuration=configuration.name,
+        used=tuple(weight.name for weight in weights),
+        skipped=grouped([*unused, *file.others]),
+        parameters=parameter_counts(model),
+        notes=file.notes,
     )
+    return Conversion(model=model.eval(), configuration=configuration, report=report)
 
 
 def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[Any]]) -> None:
-    """Read each weight in turn and copy it into the network; shapes were checked before.
+    """Read each weight in turn and copy it into the network. Shapes were checked before.
 
     Raises:
         ValueError: an array that :func:`rt1.model.weights.weight_problem` refuses.

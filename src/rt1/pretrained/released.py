@@ -27,13 +27,12 @@ class Configuration:
 
     def __post_init__(self) -> None:
         if (self.action.size, self.action.bins) != (self.model.action_tokens, self.model.bins):
-            raise ValueError(
-                f"configuration {self.name}: the action has {self.action.size} dimensions of {self.action.bins} bins, "
-                f"the network {self.model.action_tokens} action tokens of {self.model.bins}; make them the same"
-            )
+            action = f"the action has {self.action.size} dimensions of {self.action.bins} bins"
+            network = f"the network {self.model.action_tokens} action tokens of {self.model.bins}"
+            raise ValueError(f"configuration {self.name}: {action}, {network}; make them the same")
 
     def with_action_order(self, order: Sequence[str]) -> Configuration:
-        """Return the configuration with the action's parts in another token order; ``order`` names every part once."""
+        """Return the configuration with the action's parts in another token order. ``order`` names every part once."""
         parts = {part.name: part for part in self.action.parts}
         if sorted(order) != sorted(parts):
             raise ValueError(f"the action order is {list(order)}; it must name each of {list(parts)} once")
@@ -43,13 +42,13 @@ class Configuration:
 def rt1main() -> Configuration:
     """RT-1 of the paper, trained on Google's kitchen robots; 35,120,544 parameters.
 
-    The token order of the action is that of Google's unit tests and of RT-1-X; the released files do not tell it.
+    The token order of the action is that of Google's unit tests and of RT-1-X. The released files do not tell it.
     """
     return Configuration(name="rt1main", model=RT1Config(), action=rt1_action_spec())
 
 
 def rt1simreal() -> Configuration:
-    """RT-1 trained on simulated and real data; the sizes of :func:`rt1main`."""
+    """RT-1 trained on simulated and real data, with the sizes of :func:`rt1main`."""
     return replace(rt1main(), name="rt1simreal")
 
 
@@ -101,15 +100,10 @@ def load_configuration(name: str | Path) -> Configuration:
     file = Path(name)
     data = read_object(file, error=CheckpointError, cure="give a JSON file of a network, see docs/weights.md")
     if data.keys() != {"model", "action"}:
-        raise CheckpointError(
-            f"the configuration {file} holds {sorted(data)!r:.200}; it must hold 'model' and 'action', see "
-            "docs/weights.md"
-        )
+        rule = "it must hold 'model' and 'action', see docs/weights.md"
+        raise CheckpointError(f"the configuration {file} holds {sorted(data)!r:.200}; {rule}")
     try:
-        return Configuration(
-            name=file.name,
-            model=json_config.from_json(RT1Config, data["model"], where="model"),
-            action=ActionSpec.from_json(data["action"]),
-        )
+        model = json_config.from_json(RT1Config, data["model"], where="model")
+        return Configuration(name=file.name, model=model, action=ActionSpec.from_json(data["action"]))
     except ValueError as error:
         raise CheckpointError(f"the configuration {file}: {error}") from error

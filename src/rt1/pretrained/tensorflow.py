@@ -1,43 +1,37 @@
-"""Google's TensorFlow checkpoints of RT-1, a ``ckpt-NNN`` or a SavedModel, to our network; no TensorFlow needed.
+"""Google's TensorFlow checkpoints of RT-1, a ``ckpt-NNN`` or a SavedModel, to our network. No TensorFlow needed.
 
 The names follow from how Keras numbers layers: ``net/layer_with_weights-N`` counts the EfficientNet's layers that have
 weights, in order, the FiLM layers among them. A SavedModel keeps the same variables as ``model_variables/1 ...`` in
-the order of :func:`variables`; that order was proven on the released files by equal checksums (docs/network.md).
+the order of :func:`variables`. That order was proven on the released files by equal checksums (docs/network.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rt1.errors import BundleError
 from rt1.model.efficientnet import EfficientNetConfig
-from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1Config
+from rt1.pretrained.imagenet_names import keras_names
 from rt1.pretrained.layout import (
     Conversion,
-    ConversionReport,
     Skipped,
     Variable,
     Weight,
-    attention_third,
-    block_names,
-    configuration_for,
+    WeightFile,
+    convert_file,
     dense,
-    filled_network,
-    grouped,
-    keras_norm,
-    released_with,
     renamed,
 )
 from rt1.pretrained.tf_bundle import TensorBundle
 
-Shape = tuple[int, ...]
-
 CKPT_PREFIX = "agent/_actor_network/"
 SAVED_MODEL_PREFIX = "model_variables/"
-RELEASED = ("rt1main", "rt1simreal", "rt1multirobot")
-"""Released configurations of TensorFlow checkpoints."""
+PREFIXES = (CKPT_PREFIX, SAVED_MODEL_PREFIX)
+"""How the keys of the network's variables start."""
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 IMAGE, NET, TRANSFORMER = "_image_tokenizer/_tokenizer/", "_image_tokenizer/_tokenizer/net/", "_transformer/"
 
@@ -72,33 +66,24 @@ def convert_tensorflow(
         ValueError: the files cannot be read (``BundleError``), or do not fit the configuration.
     """
     bundle = TensorBundle(path)
-    if not any(key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) for key in bundle.entries):
+    shapes = {name: entry.shape for name, entry in bundle.entries.items() if name.startswith(PREFIXES)}
+    if not shapes:
         raise BundleError(
             f"{bundle.prefix} has no variables {CKPT_PREFIX}*; it is not a checkpoint of Google's RT-1 code; "
             f"it starts with {sorted(bundle.entries)[:3]}"
         )
-    saved_model = any(key.startswith(SAVED_MODEL_PREFIX) for key in bundle.entries)
-
-    def shapes_of(network: RT1Config) -> dict[str, Shape]:
-        return _shapes(bundle, network_keys(network, saved_model=saved_model))
-
-    configuration = configuration_for(config, action_order, lambda: released_with(RELEASED, network_weights, shapes_of))
-    keys = network_keys(configuration.model, saved_model=saved_model)
-    shapes = _shapes(bundle, keys)
-    _refuse_more(bundle, keys, configuration=configuration.name)
-    weights = network_weights(configuration.model)
-    model = filled_network(configuration, weights, shapes, lambda name: bundle.read(keys[name]))
-    skipped = [v for v in variables(configuration.model) if isinstance(v, Skipped) and v.name in shapes]
-    report = ConversionReport(
-        source=bundle.prefix.name,
+    saved_model = any(name.startswith(SAVED_MODEL_PREFIX) for name in shapes)
+    file = WeightFile(
+        path=bundle.prefix,
         format="TensorFlow SavedModel" if saved_model else "TensorFlow checkpoint",
-        configuration=configuration.name,
-        used=tuple(weight.name for weight in weights),
-        skipped=grouped([*skipped, *other_variables(bundle, set(keys.values()))]),
-        parameters=parameter_counts(model),
+        released=("rt1main", "rt1simreal", "rt1multirobot"),
+        variables=lambda network: variables_by_key(network, saved_model=saved_model),
+        shapes=shapes,
+        read=bundle.read,
+        others=other_variables(bundle),
         notes=(ORDER_NOTE,) if saved_model else (ORDER_NOTE, CKPT_NOTE),
     )
-    return Conversion(model=model, configuration=configuration, report=report)
+    return convert_file(file, config, action_order)
 
 
 def variables(config: RT1Config) -> Iterator[Variable]:
@@ -121,46 +106,23 @@ def variables(config: RT1Config) -> Iterator[Variable]:
     yield from dense(f"{TRANSFORMER}_token_emb", "transformer.embed")
 
 
-def network_weights(config: RT1Config) -> list[Weight]:
-    return [variable for variable in variables(config) if isinstance(variable, Weight)]
-
-
 def _net(config: EfficientNetConfig) -> Iterator[Variable]:
-    counter = iter(range(10_000))
-
-    def layer() -> str:
-        return f"{NET}layer_with_weights-{next(counter)}"
-
-    normalization = layer()
+    names = (f"{NET}layer_with_weights-{number}" for number in itertools.count())
+    normalization = next(names)
     yield Weight(name=f"{normalization}/mean", key="pixel_mean", kind="pixel_mean")
     yield Weight(name=f"{normalization}/variance", key="pixel_std", kind="pixel_variance")
     yield Skipped(name=f"{normalization}/count", reason="counter")
-    yield Weight(name=f"{layer()}/kernel", key="backbone.stem.weight", kind="conv")
-    yield from keras_norm(layer(), "backbone.stem_norm")
-    for index, _, expands in block_names(config):
-        block = f"backbone.blocks.{index}."
-        if expands:
-            yield Weight(name=f"{layer()}/kernel", key=f"{block}expand.weight", kind="conv")
-            yield from keras_norm(layer(), f"{block}expand_norm")
-        yield Weight(name=f"{layer()}/depthwise_kernel", key=f"{block}depthwise.weight", kind="depthwise")
-        yield from keras_norm(layer(), f"{block}depthwise_norm")
-        yield from dense(layer(), f"{block}squeeze.reduce", "dense_1x1")
-        yield from dense(layer(), f"{block}squeeze.expand", "dense_1x1")
-        yield Weight(name=f"{layer()}/kernel", key=f"{block}project.weight", kind="conv")
-        yield from keras_norm(layer(), f"{block}project_norm")
-        yield from _film(layer(), f"{block}film")
-    if config.top_channels is not None:
-        yield Weight(name=f"{layer()}/kernel", key="backbone.top.weight", kind="conv")
-        yield from keras_norm(layer(), "backbone.top_norm")
+    for weight in keras_names(config, lambda _: next(names), _film):
+        yield replace(weight, key=f"backbone.{weight.key}")
 
 
 def _layer(name: str, key: str) -> Iterator[Weight]:
     yield from _norm(f"{name}layernorm1", f"{key}attention_norm")
     attention, stacked = f"{name}mha1/_", f"{key}attention.query_key_value"
-    yield from attention_third(f"{attention}key_dense", 1, stacked)
+    yield from dense(f"{attention}key_dense", stacked, "heads_in", 1)
     yield from dense(f"{attention}output_dense", f"{key}attention.output", "heads_out")
-    yield from attention_third(f"{attention}query_dense", 0, stacked)
-    yield from attention_third(f"{attention}value_dense", 2, stacked)
+    yield from dense(f"{attention}query_dense", stacked, "heads_in", 0)
+    yield from dense(f"{attention}value_dense", stacked, "heads_in", 2)
     yield from dense(f"{name}ff", f"{key}feed_forward")
     yield from _norm(f"{name}layernorm2", f"{key}feed_forward_norm")
 
@@ -174,32 +136,22 @@ def _norm(name: str, key: str) -> Iterator[Weight]:
     return renamed(name, key, {"gamma": "weight", "beta": "bias"})
 
 
-def network_keys(config: RT1Config, *, saved_model: bool) -> dict[str, str]:
-    """Return the file's key of every variable of the network, by name."""
-    names = [variable.name for variable in variables(config)]
-    if saved_model:
-        return {name: f"{SAVED_MODEL_PREFIX}{number}{SUFFIX}" for number, name in enumerate(names, start=1)}
-    return {name: f"{CKPT_PREFIX}{name}{SUFFIX}" for name in names}
+def variables_by_key(config: RT1Config, *, saved_model: bool) -> dict[str, Variable]:
+    """Return every variable of the network by its key in the file."""
+    numbered = enumerate(variables(config), start=1)
+    return {
+        f"{SAVED_MODEL_PREFIX}{number}{SUFFIX}" if saved_model else f"{CKPT_PREFIX}{variable.name}{SUFFIX}": variable
+        for number, variable in numbered
+    }
 
 
-def _shapes(bundle: TensorBundle, keys: Mapping[str, str]) -> dict[str, Shape]:
-    return {name: bundle.entries[key].shape for name, key in keys.items() if key in bundle.entries}
-
-
-def _refuse_more(bundle: TensorBundle, keys: Mapping[str, str], *, configuration: str) -> None:
-    """Raise ``ValueError`` where the file holds network variables that the configuration has no place for."""
-    known = set(keys.values())
-    more = [key for key in bundle.entries if key.startswith((CKPT_PREFIX, SAVED_MODEL_PREFIX)) and key not in known]
-    if more:
-        raise ValueError(
-            f"{bundle.prefix} has {len(more)} network variables that the configuration {configuration} does not have, "
-            f"such as {min(more).removesuffix(SUFFIX)!r}; convert with the configuration it was trained with"
+def other_variables(bundle: TensorBundle) -> list[Skipped]:
+    """Return the file's tensors that are not of the network, each with the reason to leave it out."""
+    return [
+        Skipped(
+            name=key.removesuffix(SUFFIX),
+            reason=next((why for start, why in OTHER_REASONS.items() if key.startswith(start)), "not of the network"),
         )
-
-
-def other_variables(bundle: TensorBundle, network: set[str]) -> Iterator[Skipped]:
-    """Yield the file's tensors that are not among the ``network``'s keys, each with the reason to leave it out."""
-    for key in bundle.entries:
-        if key not in network:
-            reason = next((why for start, why in OTHER_REASONS.items() if key.startswith(start)), "not of the network")
-            yield Skipped(name=key.removesuffix(SUFFIX), reason=reason)
+        for key in bundle.entries
+        if not key.startswith(PREFIXES)
+    ]

@@ -1,7 +1,7 @@
 """TensorFlow checkpoints read without TensorFlow: an index of tensors (an SSTable) and files of raw data.
 
-``PREFIX.index`` lists every tensor's type, shape, place and checksum; ``PREFIX.data-00000-of-00001`` (one file per
-shard) holds the bytes. The index is read whole, tensors one by one, so those that nobody asks for are never loaded.
+``PREFIX.index`` lists every tensor's type, shape, place and checksum. ``PREFIX.data-00000-of-00001`` (one file per
+shard) holds the bytes. The index is read whole, tensors are read one by one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.common.border import reading
 from rt1.common.crc32c import masked_crc32c
-from rt1.errors import BundleError, first_line
-from rt1.pretrained.snappy import decompress, read_varint
+from rt1.common.protobuf import fields, read_varint
+from rt1.errors import BundleError
 
 TABLE_MAGIC = 0xDB4775248B80FB57
 FOOTER_SIZE = 48
@@ -32,7 +33,9 @@ DTYPES = {
     1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 9: "int64", 10: "bool", 14: "bfloat16",
     17: "uint16", 19: "float16", 22: "uint32", 23: "uint64",
 }  # fmt: skip
-"""TensorFlow's DataType numbers of the types that can be read; strings and others are only listed."""
+"""TensorFlow's DataType numbers of the types that can be read. Strings and others are only listed."""
+ITEM_SIZES = {name: 2 if name == "bfloat16" else np.dtype(name).itemsize for name in DTYPES.values()}
+"""Bytes per value of each type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +56,7 @@ class TensorEntry:
 
 
 class TensorBundle:
-    """An opened checkpoint: :attr:`entries` by name, and :meth:`read` for one tensor."""
+    """An open checkpoint: :attr:`entries` by name, and :meth:`read` for one tensor."""
 
     def __init__(self, path: Path | str) -> None:
         """Read the index and check that every data file is there and long enough.
@@ -67,24 +70,17 @@ class TensorBundle:
         """
         self.prefix = find_prefix(Path(path))
         self.index_file = self.prefix.with_name(self.prefix.name + ".index")
-        table = dict(_read_table(self.index_file))
-        if b"" not in table:
-            raise BundleError(f"{self.index_file} has no header entry; it is not a TensorFlow checkpoint's index")
-        try:
-            self.shards = _check_header(_fields(table.pop(b"")), self.index_file)
-            self.entries: Mapping[str, TensorEntry] = {
-                key.decode(): _entry(key.decode(), _fields(value)) for key, value in table.items()
-            }
-        except (LookupError, ValueError) as error:
-            if isinstance(error, BundleError):
-                raise
-            raise BundleError(
-                f"{self.index_file} holds an entry that cannot be read ({first_line(error)}); get the file again"
-            ) from error
+        with reading(self.index_file, error=BundleError, cure="get the file again"):
+            table = dict(_read_table(self.index_file))
+            header = _message(table.pop(b""))
+            if _integer(header, 2) != 0:
+                raise BundleError(f"{self.index_file} was written on a big-endian machine; convert it there")
+            self.shards = _integer(header, 1, 1)
+            self.entries = {key.decode(): _entry(key.decode(), _message(value)) for key, value in table.items()}
         self._check_data_files()
 
     def read(self, name: str) -> NDArray[Any]:
-        """Return one tensor as a new array; bfloat16 comes back as float32.
+        """Return one tensor as a new array. bfloat16 comes back as float32.
 
         Raises:
             BundleError: no such tensor, a type that cannot be read, or bytes that do not match their checksum.
@@ -92,25 +88,21 @@ class TensorBundle:
         if name not in self.entries:
             raise BundleError(f"{self.index_file} has no tensor {name!r}; is this a checkpoint of another network?")
         entry = self.entries[name]
-        width = 2 if entry.dtype == "bfloat16" else _itemsize(entry.dtype)
-        if entry.sliced or width is None or entry.size != width * math.prod(entry.shape):
-            raise BundleError(
-                f"{self.index_file}: {name!r} ({entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes"
-                f"{', in slices' if entry.sliced else ''}) cannot be read; only whole numeric tensors can"
+        item_size = ITEM_SIZES.get(entry.dtype)
+        if entry.sliced or item_size is None or entry.size != item_size * math.prod(entry.shape):
+            about = (
+                f"{entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes{', in slices' if entry.sliced else ''}"
             )
+            raise BundleError(f"{self.index_file}: {name!r} is {about}; only whole numeric tensors can be read")
         file = self.data_file(entry.shard)
         with file.open("rb") as stream:
             stream.seek(entry.offset)
             data = stream.read(entry.size)
         if len(data) != entry.size or masked_crc32c(data) != entry.checksum:
             raise BundleError(
-                f"{file}: the bytes of {name!r} at offset {entry.offset} do not match their checksum; "
-                "the file is damaged; get it again"
+                f"{file}: {name!r} at offset {entry.offset} does not match its checksum; get the file again"
             )
-        if entry.dtype == "bfloat16":
-            bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
-            return bits.view(np.float32).reshape(entry.shape)
-        return np.frombuffer(data, np.dtype(entry.dtype).newbyteorder("<")).reshape(entry.shape).astype(entry.dtype)
+        return np.array(decode_array(data, entry.dtype).reshape(entry.shape))
 
     def data_file(self, shard: int) -> Path:
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
@@ -119,15 +111,13 @@ class TensorBundle:
         strays = [entry.name for entry in self.entries.values() if entry.shard >= self.shards]
         if strays:
             raise BundleError(
-                f"{self.index_file}: {strays[0]!r} lies in a data file beyond the {self.shards} there are; get it again"
+                f"{self.index_file}: {strays[0]!r} lies beyond the {self.shards} data files; get it again"
             )
         for shard in range(self.shards):
             entries = [entry for entry in self.entries.values() if entry.shard == shard]
             file = self.data_file(shard)
             if not file.is_file():
-                raise BundleError(
-                    f"{file} is missing; it holds {len(entries)} tensors of {self.index_file.name}; get it"
-                )
+                raise BundleError(f"{file}, which holds {len(entries)} tensors, is missing; get it")
             _refuse_git_lfs(file)
             expected = max((entry.offset + entry.size for entry in entries), default=0)
             actual = file.stat().st_size
@@ -139,7 +129,7 @@ class TensorBundle:
 
 
 def find_prefix(path: Path) -> Path:
-    """Return the checkpoint prefix that ``path`` means; see :class:`TensorBundle`."""
+    """Return the checkpoint prefix that ``path`` means. See :class:`TensorBundle`."""
     if path.with_name(path.name + ".index").is_file():
         return path
     if path.is_file() and path.suffix == ".index":
@@ -151,60 +141,50 @@ def find_prefix(path: Path) -> Path:
         if len(indices) == 1:
             return indices[0].with_suffix("")
         if indices:
-            raise BundleError(
-                f"{folder} holds {len(indices)} checkpoints ({', '.join(f.stem for f in indices)}); "
-                f"name one: {indices[0].with_suffix('')}"
-            )
-    raise BundleError(
-        f"{path} is no TensorFlow checkpoint: there is no {path.name}.index and no folder with one; give the prefix "
-        "(.../ckpt-123) or a SavedModel folder"
-    )
+            names = ", ".join(file.stem for file in indices)
+            raise BundleError(f"{folder} holds {len(indices)} checkpoints ({names}); add the name of one")
+    cure = "give the prefix (.../ckpt-123) or a SavedModel folder"
+    raise BundleError(f"{path} is no TensorFlow checkpoint: no {path.name}.index, no folder with an index; {cure}")
+
+
+def decode_array(content: bytes, dtype: str) -> NDArray[Any]:
+    """Return the little-endian values in bytes, flat. bfloat16, which numpy does not have, becomes float32."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(content, np.dtype(dtype).newbyteorder("<")).astype(dtype, copy=False)
 
 
 def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
     _refuse_git_lfs(file)
     data = file.read_bytes()
     if len(data) < FOOTER_SIZE or int.from_bytes(data[-8:], "little") != TABLE_MAGIC:
-        raise BundleError(
-            f"{file} does not end with the magic number of a TensorFlow index; it is truncated ({len(data)} bytes) "
-            "or not an index; get it again"
-        )
-    try:
-        at = len(data) - FOOTER_SIZE
-        for _ in range(2):  # skips the handle of the meta block
-            _, at = read_varint(data, at)
-        last, count = None, 0
-        for _, handle in _read_block(data, at, file):
-            for key, value in _read_block(handle, 0, file, data):
-                count += 1
-                if (last is not None and key <= last) or count > MAX_TENSORS:
-                    raise BundleError(
-                        f"{file} is damaged: its names are not in order, or more than {MAX_TENSORS}; get it again"
-                    )
-                last = key
-                yield key, value
-    except (LookupError, ValueError) as error:
-        if isinstance(error, BundleError):
-            raise
-        raise BundleError(f"{file} is damaged: {error}; get it again") from error
+        content = f"the magic number of a TensorFlow index ({len(data)} bytes)"
+        raise BundleError(f"{file} does not end with {content}; get the whole file again")
+    at = len(data) - FOOTER_SIZE
+    for _ in range(2):  # skips the handle of the meta block
+        _, at = read_varint(data, at)
+    last, count = None, 0
+    for _, handle in _read_block(data, data[at:]):
+        for key, value in _read_block(data, handle):
+            count += 1
+            if (last is not None and key <= last) or count > MAX_TENSORS:
+                raise ValueError(f"its names are not in order, or more than {MAX_TENSORS}")
+            last = key
+            yield key, value
 
 
-def _read_block(handle: bytes, at: int, file: Path, data: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of the block that the handle at ``handle[at:]`` points to."""
-    data = handle if data is None else data
-    start, at = read_varint(handle, at)
+def _read_block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of the block whose start and size the handle holds."""
+    start, at = read_varint(handle, 0)
     size, _ = read_varint(handle, at)
-    trailer = data[start + size : start + size + BLOCK_TRAILER_SIZE]
+    block, trailer = data[start : start + size], data[start + size : start + size + BLOCK_TRAILER_SIZE]
     if len(trailer) != BLOCK_TRAILER_SIZE:
-        raise BundleError(f"{file} is damaged: a block ends at byte {start + size} of {len(data)}; get it again")
-    if masked_crc32c(data[start : start + size] + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
-        raise BundleError(f"{file}: the block at byte {start} does not match its checksum; get the file again")
-    block = data[start : start + size]
-    if trailer[0] == 1:
-        block = decompress(block)
-    elif trailer[0] != 0:
-        raise BundleError(f"{file}: the block at byte {start} has compression {trailer[0]}; only snappy (1) is known")
-    yield from _block_entries(block)
+        raise ValueError(f"a block ends at byte {start + size} of {len(data)}")
+    if masked_crc32c(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
+        raise ValueError(f"the block at byte {start} does not match its checksum")
+    if trailer[0] not in (0, 1):
+        raise ValueError(f"the block at byte {start} has compression {trailer[0]}; only snappy (1) is known")
+    yield from _block_entries(decompress(block) if trailer[0] else block)
 
 
 def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -225,71 +205,90 @@ def _block_entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += length
 
 
-def _fields(message: bytes) -> dict[int, list[int | bytes]]:
-    """Split a protocol buffer message into its fields: integers, or bytes for nested messages."""
-    fields: dict[int, list[int | bytes]] = {}
-    at = 0
-    while at < len(message):
-        tag, at = read_varint(message, at)
-        value: int | bytes
-        if tag & 7 == 0:
-            value, at = read_varint(message, at)
-        elif tag & 7 == 2:
-            size, at = read_varint(message, at)
-            value, at = message[at : at + size], at + size
+def decompress(data: bytes) -> bytes:
+    """Decompress one snappy block (no framing).
+
+    Raises:
+        ValueError: the block is damaged.
+        IndexError: the block ends too early.
+    """
+    size, at = read_varint(data, 0)
+    out = bytearray()
+    while at < len(data) and len(out) <= size:
+        tag = data[at]
+        if tag & 3 == 0:
+            length, at = _literal_length(data, at)
+            if at + length > len(data):
+                raise ValueError(f"a snappy literal of {length} bytes ends behind the block")
+            out += data[at : at + length]
+            at += length
         else:
-            width = {1: 8, 5: 4}[tag & 7]
-            value, at = int.from_bytes(message[at : at + width], "little"), at + width
-        if at > len(message):
-            raise ValueError("a field ends behind its message")
-        fields.setdefault(tag >> 3, []).append(value)
-    return fields
+            length, offset, at = _copy(data, at)
+            if not 0 < offset <= len(out):
+                raise ValueError(f"a snappy copy reaches {offset} bytes back, only {len(out)} are there")
+            start = len(out) - offset
+            copied = out[start : start + length]
+            out += (copied * (length // len(copied) + 1))[:length]  # a copy may overlap what it writes
+    if len(out) != size:
+        raise ValueError(f"a snappy block gives {len(out)} bytes, its header says {size}")
+    return bytes(out)
 
 
-def _integer(fields: Mapping[int, list[int | bytes]], number: int, default: int = 0) -> int:
-    value = fields.get(number, [default])[0]
+def _literal_length(data: bytes, at: int) -> tuple[int, int]:
+    code = data[at] >> 2
+    if code < 60:
+        return code + 1, at + 1
+    width = code - 59
+    return int.from_bytes(data[at + 1 : at + 1 + width], "little") + 1, at + 1 + width
+
+
+def _copy(data: bytes, at: int) -> tuple[int, int, int]:
+    tag = data[at]
+    if tag & 3 == 1:
+        return 4 + (tag >> 2 & 7), (tag >> 5) << 8 | data[at + 1], at + 2
+    width = 2 if tag & 3 == 2 else 4
+    return 1 + (tag >> 2), int.from_bytes(data[at + 1 : at + 1 + width], "little"), at + 1 + width
+
+
+Message = Mapping[int, list[int | bytes]]
+"""Values of a protocol buffer message by field number: integers, or bytes for nested messages."""
+
+
+def _message(value: int | bytes) -> Message:
+    if not isinstance(value, bytes):
+        raise ValueError("a field that must be a message is an integer")
+    message: dict[int, list[int | bytes]] = {}
+    for tag, start, stop in fields(value, 0, len(value)):
+        content = value[start:stop]
+        number = read_varint(content, 0)[0] if tag & 7 == 0 else int.from_bytes(content, "little")
+        message.setdefault(tag >> 3, []).append(content if tag & 7 == 2 else number)
+    return message
+
+
+def _integer(message: Message, number: int, default: int = 0) -> int:
+    value = message.get(number, [default])[0]
     if not isinstance(value, int):
         raise ValueError(f"field {number} is no integer")
     return value
 
 
-def _message(value: int | bytes) -> dict[int, list[int | bytes]]:
-    if not isinstance(value, bytes):
-        raise ValueError("a field that must be a message is an integer")
-    return _fields(value)
-
-
-def _check_header(header: dict[int, list[int | bytes]], file: Path) -> int:
-    """Return the number of shards of a BundleHeaderProto."""
-    if _integer(header, 2) != 0:
-        raise BundleError(f"{file} was written on a big-endian machine; convert it there")
-    return _integer(header, 1, 1)
-
-
-def _entry(name: str, fields: dict[int, list[int | bytes]]) -> TensorEntry:
-    number = _integer(fields, 1)
-    shape = _message(fields[2][0]).get(2, []) if 2 in fields else []
+def _entry(name: str, message: Message) -> TensorEntry:
+    number = _integer(message, 1)
+    shape = _message(message[2][0]).get(2, []) if 2 in message else []
     return TensorEntry(
         name=name,
         dtype=DTYPES.get(number, f"type {number}"),
         shape=tuple(_integer(_message(dimension), 1) for dimension in shape),
-        shard=_integer(fields, 3),
-        offset=_integer(fields, 4),
-        size=_integer(fields, 5),
-        checksum=_integer(fields, 6),
-        sliced=7 in fields,
+        shard=_integer(message, 3),
+        offset=_integer(message, 4),
+        size=_integer(message, 5),
+        checksum=_integer(message, 6),
+        sliced=7 in message,
     )
-
-
-def _itemsize(dtype: str) -> int | None:
-    return np.dtype(dtype).itemsize if dtype in DTYPES.values() else None
 
 
 def _refuse_git_lfs(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(200)
     if start.startswith(GIT_LFS_START):
-        raise BundleError(
-            f"{file} is a git-lfs pointer, not the file itself ({file.stat().st_size} bytes); "
-            "fetch the file with `git lfs pull` in its repository"
-        )
+        raise BundleError(f"{file} is a git-lfs pointer; fetch the file itself with `git lfs pull` in its repository")

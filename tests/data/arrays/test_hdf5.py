@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.data.arrays.hdf5 import HDF5Layout, HDF5Source, v_d4rl_layout
+from rt1.data.arrays.hdf5 import HDF5Layout, HDF5Source
 from rt1.data.sources.images import encode_jpeg
 from rt1.errors import DataError
 from rt1.testing import check_source
@@ -84,7 +84,15 @@ def _v_d4rl(episodes: int, rows: int) -> dict[str, Any]:
 
 def test_v_d4rl_s_rows_are_cut_into_episodes_and_paired_with_the_action_that_follows(tmp_path: Path) -> None:
     saved = _v_d4rl(3, 4)
-    source = HDF5Source(_write(tmp_path / "0.hdf5", saved), layout=v_d4rl_layout("walk"))
+    layout = HDF5Layout(
+        image_key="observation",
+        instruction="walk",
+        channels_first=True,
+        action_leads_here=True,
+        start_key="step_type",
+        start_value=0,
+    )
+    source = HDF5Source(_write(tmp_path / "0.hdf5", saved), layout=layout)
     check_source(source)
     assert source.lengths.tolist() == [3, 3, 3]
     np.testing.assert_array_equal(source.actions(1, 0, 3), saved["action"][5:8])

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource
+from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource, open_saved, video_images
+from rt1.data.lerobot.video import encode_video
 from rt1.data.sources.images import encode_jpeg, encode_png
 from rt1.errors import DataError
 from rt1.testing import check_source
 
 datasets = pytest.importorskip("datasets", reason="Hugging Face data sets need datasets")
+pytest.importorskip("av", reason="videos need av: the extra lerobot")
 
+ARROW = "data-00000-of-00001.arrow"
 RNG = np.random.default_rng(0)
 JPEGS = [encode_jpeg(RNG.integers(0, 256, (8, 10, 3), dtype=np.uint8)) for _ in range(5)]
 ACTIONS = RNG.uniform(-1, 1, (5, 3)).astype(np.float32)
@@ -148,3 +152,145 @@ def test_other_columns_are_left_alone_and_a_format_of_the_user_does_not_matter()
     source = HuggingFaceSource(dataset)
     assert source.instruction(0) == "push"
     assert source.encoded_images(0, 0, 2) == JPEGS[:2]
+
+
+# ---- saved folders ----
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    jpeg = encode_jpeg(np.zeros((8, 10, 3), np.uint8))
+    table = {
+        "image": [{"bytes": jpeg, "path": None}] * 3,
+        "action": [[0.5, 1.0]] * 3,
+        "instruction": ["push"] * 3,
+        "episode_index": [0, 0, 1],
+    }
+    dataset = datasets.Dataset.from_dict(table).cast_column("image", datasets.Image())
+    dataset.save_to_disk(str(tmp_path / "set"))
+    return tmp_path / "set"
+
+
+def _edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_saved_data_set_comes_back(folder: Path) -> None:
+    source = HuggingFaceSource(open_saved(folder))
+    assert source.lengths.tolist() == [2, 1]
+    assert source.images(1, 0, 1)[0].shape == (8, 10, 3)
+
+
+def test_a_wrong_offset_is_refused_before_it_is_used(folder: Path) -> None:
+    """pyarrow reads from where the offset points to, which may lie outside of the file."""
+    content = (folder / ARROW).read_bytes()
+    jpeg = len(encode_jpeg(np.zeros((8, 10, 3), np.uint8)))
+    offsets = np.arange(4, dtype=np.int32) * jpeg
+    assert content.count(offsets.tobytes()) == 1
+    offsets[1:] = 2**31 - 1
+    (folder / ARROW).write_bytes(content.replace((np.arange(4, dtype=np.int32) * jpeg).tobytes(), offsets.tobytes()))
+    with pytest.raises(DataError, match=rf"{ARROW} is damaged .*ffset"):
+        open_saved(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 1500])
+def test_a_truncated_arrow_file_is_refused(folder: Path, keep: int) -> None:
+    (folder / ARROW).write_bytes((folder / ARROW).read_bytes()[:keep])
+    with pytest.raises(DataError, match=rf"{ARROW} is damaged"):
+        open_saved(folder)
+
+
+@pytest.mark.parametrize("files", [None, 3, [{}], [["x"]]])
+def test_a_mistyped_list_of_files_is_refused(folder: Path, files: object) -> None:
+    _edit(folder / "state.json", _data_files=files)
+    with pytest.raises(DataError, match=r"state\.json is damaged"):
+        open_saved(folder)
+
+
+@pytest.mark.parametrize("name", ["../set/" + ARROW, "a\nb", "/x"])
+def test_a_data_file_outside_of_the_folder_is_refused(folder: Path, name: str) -> None:
+    _edit(folder / "state.json", _data_files=[{"filename": name}])
+    with pytest.raises(DataError, match=r"state\.json .*data file"):
+        open_saved(folder)
+
+
+@pytest.mark.parametrize("features", [3, {"action": {"_type": "Unknown"}}, {"action": {"dtype": 5, "_type": "Value"}}])
+def test_features_that_datasets_does_not_understand_are_one_line(folder: Path, features: object) -> None:
+    _edit(folder / "dataset_info.json", features=features)
+    with pytest.raises(DataError, match=r"set is damaged") as caught:
+        open_saved(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_shrinks_after_the_open_is_refused_at_the_next_read(folder: Path) -> None:
+    source = HuggingFaceSource(open_saved(folder), layout=HuggingFaceLayout())
+    (folder / ARROW).write_bytes((folder / ARROW).read_bytes()[:900])
+    with pytest.raises(DataError, match=rf"{ARROW} .*changed"):
+        source.encoded_images(0, 0, 1)
+
+
+# ---- videos ----
+
+LENGTHS = (3, 7)
+
+
+def _grey(episode: int, step: int) -> int:
+    return 30 + 60 * episode + 20 * step
+
+
+def _videos() -> list[bytes]:
+    return [
+        encode_video([np.full((32, 48, 3), _grey(e, s), np.uint8) for s in range(length)], fps=5, codec="h264")
+        for e, length in enumerate(LENGTHS)
+    ]
+
+
+def _video_source(videos: list[dict[str, Any]], lengths: tuple[int, ...] = LENGTHS) -> HuggingFaceSource:
+    actions = [[[0.1 * step, 1.0] for step in range(length)] for length in lengths]
+    table = {"video": videos, "action": actions, "instruction": ["push", "pull"]}
+    dataset = datasets.Dataset.from_dict(table).cast_column("video", datasets.Video())
+    return HuggingFaceSource(dataset, layout=HuggingFaceLayout(image_key="video", episode_key=None))
+
+
+@pytest.mark.parametrize("kept_as", ["bytes", "path"])
+def test_every_step_has_its_own_image_of_the_video(tmp_path: Path, kept_as: str) -> None:
+    cells: list[dict[str, Any]] = []
+    for number, video in enumerate(_videos()):
+        (tmp_path / f"{number}.mp4").write_bytes(video)
+        cells.append({"bytes": video if kept_as == "bytes" else None, "path": str(tmp_path / f"{number}.mp4")})
+    source = _video_source(cells)
+    check_source(source)
+    assert source.lengths.tolist() == list(LENGTHS)
+    for episode, length in reversed(list(enumerate(LENGTHS))):
+        for start in range(length):
+            images = source.images(episode, start, length)
+            assert {image.shape for image in images} == {(32, 48, 3)}
+            expected = [_grey(episode, step) for step in range(start, length)]
+            assert np.abs(np.array([image.mean() for image in images]) - expected).max() < 3
+
+
+def test_a_video_with_another_number_of_images_than_actions_is_refused() -> None:
+    source = _video_source([{"bytes": video, "path": None} for video in _videos()], lengths=(3, 6))
+    with pytest.raises(DataError, match=r"row 1.*7 images.*6 actions"):
+        source.images(1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"bytes": b"no video at all", "path": None}, "here: the video is damaged or truncated"),
+        ({"bytes": None, "path": "/nowhere/a.mp4"}, r"here: /nowhere/a\.mp4: No such file or directory"),
+        ({"bytes": None, "path": None}, "it must be a datasets.Video with bytes or a path"),
+        (None, "here: the video is None"),
+    ],
+)
+def test_what_is_no_video_is_named_with_its_episode(value: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        video_images("here", value, 3, 0, 1)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_video_gives_an_error_and_no_other_image(share: float) -> None:
+    video = _videos()[1]
+    with pytest.raises(DataError, match="here: "):
+        video_images("here", {"bytes": video[: int(share * len(video))]}, 7, 0, 7)

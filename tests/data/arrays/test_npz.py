@@ -12,7 +12,7 @@ import pytest
 
 from rt1.actions import rt1_action_spec
 from rt1.data.arrays.base import ArrayLayout
-from rt1.data.arrays.npz import NpzSource, v_d4rl_layout
+from rt1.data.arrays.npz import NpzSource
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 from rt1.testing import check_source
@@ -82,7 +82,9 @@ def _v_d4rl(steps: int) -> dict[str, Any]:
 
 def test_v_d4rl_pairs_an_image_with_the_action_that_follows_it(tmp_path: Path) -> None:
     saved = _v_d4rl(5)
-    source = NpzSource(_write(tmp_path / "walker_walk", saved), layout=v_d4rl_layout("walk"))
+    source = NpzSource(
+        _write(tmp_path / "walker_walk", saved), layout=ArrayLayout(instruction="walk", action_leads_here=True)
+    )
     check_source(source)
     assert source.lengths.tolist() == [4]
     assert source.instruction(0) == "walk"

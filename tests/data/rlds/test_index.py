@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from rt1.actions import FloatArray
-from rt1.data.rlds.columns import Columns
+from rt1.data.rlds.columns import columns_of
 from rt1.data.rlds.index import Index, build_index, cache_folder, load_or_build, settings_hash
-from rt1.data.rlds.schema import Shards, find_feature, find_shards, read_features
+from rt1.data.rlds.schema import RLDSLayout, Shards, find_shards, read_features
 from rt1.data.rlds.writer import RecordedEpisode
 
 SETTINGS = {"split": "train"}
@@ -24,10 +21,6 @@ SETTINGS = {"split": "train"}
 
 def _never() -> Index:
     raise AssertionError("the stored index should have been used")
-
-
-def _vector(values: Sequence[NDArray[Any]]) -> FloatArray:
-    return np.concatenate(values, axis=1).astype(np.float32)
 
 
 @pytest.fixture
@@ -38,15 +31,7 @@ def shards(tmp_path: Path, record: Callable[[Path], Path]) -> Shards:
 @pytest.fixture
 def build(shards: Shards) -> Callable[[], Index]:
     features = read_features(shards.paths[0].parent)
-    columns = Columns(
-        image=find_feature(features, "observation/image"),
-        instruction=find_feature(features, "language_instruction"),
-        embedding=find_feature(features, "language_embedding"),
-        actions=(find_feature(features, "action"),),
-        widths=(3,),
-        task=None,
-        join=_vector,
-    )
+    columns = columns_of(features, RLDSLayout(embedding_key="language_embedding"), None)
     return lambda: build_index(shards, columns, skip=False)
 
 

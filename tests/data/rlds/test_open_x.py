@@ -16,6 +16,7 @@ import pytest
 from rt1.actions import FloatArray, rt1_action_spec
 from rt1.data.rlds.open_x import OPEN_X, OpenXDataset, open_x_source
 from rt1.data.rlds.open_x_actions import RawActions, mode_of_flag, rt1_action
+from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.tfrecord import FeatureValue, encode_example, frame
 from rt1.data.sources.images import encode_jpeg
 from rt1.data.statistics import source_statistics
@@ -195,7 +196,7 @@ def test_every_named_set_is_one_of_those_tested() -> None:
 def test_the_index_of_fractal_holds_its_one_hot_as_one_number(tmp_path: Path) -> None:
     folder, _ = _write(tmp_path / "set", "fractal20220817_data")
     source = open_x_source(folder, dataset="fractal20220817_data")
-    assert sum(source.raw.action_widths.values()) == 11
+    assert sum(source.action_widths.values()) == 11
 
 
 def test_real_bridge_episodes_get_rt1_s_action(shared: Path, tmp_path: Path) -> None:
@@ -207,14 +208,15 @@ def test_real_bridge_episodes_get_rt1_s_action(shared: Path, tmp_path: Path) -> 
     check_source(source)
     assert source.lengths.tolist() == [9] * len(source.lengths)
     actions = np.concatenate([source.actions(episode, 0, 9) for episode in range(len(source.lengths))])
-    raw = np.concatenate([source.raw.actions(episode, 1, 10) for episode in range(len(source.lengths))])
+    unmapped = RLDSSource(folder, layout=OPEN_X["bridge_dataset"].layout())
+    raw = np.concatenate([unmapped.actions(episode, 1, 10) for episode in range(len(source.lengths))])
     assert set(actions[:, 7].tolist()) == {-1.0, 1.0}
     np.testing.assert_array_equal(actions[:, 7] == -1, raw[:, 6] > 0.5)
     inside = np.abs(raw[:, :3]) < 0.0497
     np.testing.assert_allclose(actions[:, 1:4][inside] / 35, raw[:, :3][inside], atol=1e-6)
     assert not source.action_spec.out_of_bounds(actions).any()
-    given = np.concatenate([source.raw.actions(episode, 0, 1)[:, :6] for episode in range(len(source.lengths))])
-    assert np.abs(given).max() < 1e-5  # the first action of an episode, which nobody gave, is what is left out
+    first = np.concatenate([unmapped.actions(episode, 0, 1)[:, :6] for episode in range(len(source.lengths))])
+    assert np.abs(first).max() < 1e-5  # the first action of an episode, which nobody gave, is what is left out
 
 
 def _own(**more: Any) -> OpenXDataset:

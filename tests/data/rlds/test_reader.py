@@ -202,7 +202,7 @@ def test_with_damage_skipped_the_rest_is_read_and_counted(folder: Path, episodes
 
 
 def test_a_spec_of_another_width_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"steps/action .*3 values.*11 dimensions"):
+    with pytest.raises(DataError, match=r"action .*3 values.*11 dimensions"):
         RLDSSource(folder, action_spec=rt1_action_spec())
 
 

@@ -14,7 +14,7 @@ from rt1.data.rlds.tfrecord import (
     BYTES,
     FLOATS,
     INTS,
-    bytes_spans,
+    bytes_places,
     encode_example,
     first_bytes,
     float_values,
@@ -28,6 +28,11 @@ from rt1.errors import DataError
 
 PAYLOADS = [b"first", b"", bytes(range(256)) * 3]
 PATH = Path("some.tfrecord")
+
+
+def _spans(data: bytes, start: int, stop: int) -> list[tuple[int, int]]:
+    places = bytes_places(data, start, stop)
+    return list(zip(places[::2], places[1::2], strict=True))
 
 
 def _payloads(data: bytes, corrupt: list[str] | None = None) -> list[bytes]:
@@ -95,7 +100,7 @@ def _read(message: bytes) -> dict[bytes, object]:
     values: dict[bytes, object] = {}
     for name, (kind, start, stop) in scan_example(message, 0, len(message)).items():
         if kind == BYTES:
-            values[name] = [message[first : first + size] for first, size in bytes_spans(message, start, stop)]
+            values[name] = [message[first : first + size] for first, size in _spans(message, start, stop)]
         else:
             values[name] = (float_values if kind == FLOATS else int_values)(message, start, stop).tolist()
     return values
@@ -116,7 +121,7 @@ def test_elements_of_every_size_are_located_in_a_framed_record(size: int) -> Non
     blob = b"\xff" * size
     data = frame(encode_example({"image": [blob, b"between", blob]}))
     kind, start, stop = scan_example(data, 12, len(data) - 4)[b"image"]
-    spans = bytes_spans(data, start, stop)
+    spans = _spans(data, start, stop)
     assert kind == BYTES
     assert [data[first : first + length] for first, length in spans] == [blob, b"between", blob]
 
@@ -186,10 +191,10 @@ def test_a_list_that_runs_over_its_end_is_refused(blobs: list[bytes], data: st.D
     message = frame(encode_example({"b": blobs}))
     _, start, stop = scan_example(message, 12, len(message) - 4)[b"b"]
     short = data.draw(st.integers(start + 1, stop - 1))
-    if short not in {first + size for first, size in bytes_spans(message, start, stop)}:
+    if short not in {first + size for first, size in _spans(message, start, stop)}:
         with pytest.raises(DataError):
-            bytes_spans(message, start, short)
-    assert bytes_spans(message, start, stop)
+            bytes_places(message, start, short)
+    assert bytes_places(message, start, stop)
 
 
 def test_a_number_of_more_than_64_bits_is_refused_at_once() -> None:
@@ -212,7 +217,7 @@ def test_an_image_length_of_2_to_the_63_is_refused() -> None:
     length = b"\x80" * 9 + b"\x01"
     element = b"\x0a" + length + b"image"
     with pytest.raises(DataError, match="over its end"):
-        bytes_spans(element + bytes(4), 0, len(element))
+        bytes_places(element + bytes(4), 0, len(element))
 
 
 def test_another_dtype_is_refused_when_encoding() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,17 +16,18 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
 from rt1.data.sources.base import check_steps
-from rt1.data.sources.images import encode_png
+from rt1.data.sources.images import decode_image, encode_png
 from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
 Image = NDArray[np.uint8]
 """uint8 RGB (H, W, 3)."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayLayout:
-    """Keys of an episode's arrays; rows are steps."""
+    """Keys of an episode's arrays. Rows are steps."""
 
     image_key: str = "image"
     """uint8 RGB images (S, H, W, 3)."""
@@ -42,7 +43,7 @@ class ArrayLayout:
     """Whether the images are (S, 3, H, W)."""
     action_leads_here: bool = False
     """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it. An image is
-    then paired with the action of the next row; the first action and the last image are dropped."""
+    then paired with the action of the next row. The first action and the last image are dropped."""
 
     def __post_init__(self) -> None:
         if (self.instruction_key is None) == (not self.instruction.strip()):
@@ -69,6 +70,9 @@ class EpisodeArrays:
 
 class ArraySource(ABC):
     """Base of an :class:`~rt1.data.sources.base.EpisodeSource` that holds everything but the images in memory."""
+
+    _parser_errors: tuple[type[Exception], ...] = ()
+    """Errors of the format's library about the content of a file, beyond the built-in ones."""
 
     def __init__(
         self, episodes: Sequence[EpisodeArrays], layout: ArrayLayout, *, name: str, action_spec: ActionSpec | None
@@ -110,21 +114,34 @@ class ArraySource(ABC):
         return self._actions[episode][start:stop].copy()
 
     def images(self, episode: int, start: int, stop: int) -> list[Image]:
-        check_steps(self, episode, start, stop)
-        with reading(self._where[episode], cure=COPY_AGAIN):
-            return self._read_images(episode, start, stop) if start < stop else []
+        return self._converted(episode, start, stop, _pixels)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the images encoded as PNG; :meth:`images` is faster."""
-        return [encode_png(image) for image in self.images(episode, start, stop)]
+        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
+        return self._converted(episode, start, stop, _encoded)
+
+    def _converted(self, episode: int, start: int, stop: int, convert: Callable[[bytes | Image], T]) -> list[T]:
+        check_steps(self, episode, start, stop)
+        if start == stop:
+            return []
+        with reading(self._where[episode], cure=COPY_AGAIN, also=self._parser_errors):
+            return [convert(image) for image in self._stored(episode, start, stop)]
 
     @abstractmethod
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        """Return the images of one step or more."""
+    def _stored(self, episode: int, start: int, stop: int) -> Sequence[bytes | Image]:
+        """Return the images of one step or more as JPEG or PNG bytes, or as pixels."""
+
+
+def _pixels(image: bytes | Image) -> Image:
+    return decode_image(image) if isinstance(image, bytes) else image
+
+
+def _encoded(image: bytes | Image) -> bytes:
+    return image if isinstance(image, bytes) else encode_png(image)
 
 
 def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: ArrayLayout) -> int:
-    """Return the number of images in an array of this shape; an array of anything else raises ``DataError``."""
+    """Return the number of images in an array of this shape. An array of anything else raises ``DataError``."""
     expected = "uint8 (S, 3, H, W)" if layout.channels_first else "uint8 (S, H, W, 3)"
     channel = 1 if layout.channels_first else 3
     if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3 or 0 in shape[1:]:
@@ -141,7 +158,7 @@ def unstack(images: NDArray[Any], layout: ArrayLayout) -> list[Image]:
 
 
 def text_of(value: object) -> str:
-    """Return a stored sentence: a string, bytes, or the first of an array; anything else raises ``ValueError``."""
+    """Return a stored sentence: a string, bytes, or the first of an array. Anything else raises ``ValueError``."""
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size else ""
     text = value.decode("utf-8") if isinstance(value, bytes) else value
@@ -152,7 +169,7 @@ def text_of(value: object) -> str:
 
 
 def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
-    """Return the files of a folder with one of these endings in natural order; no such file raises ``DataError``."""
+    """Return the files of a folder with one of these endings in natural order. No such file raises ``DataError``."""
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; point to the folder that holds the episodes")
     files = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]

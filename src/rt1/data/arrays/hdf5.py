@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
-from rt1.common.border import describe, reading
+from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN, check_unchanged, first_look
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import (
@@ -26,8 +26,6 @@ from rt1.data.arrays.base import (
     text_of,
     unstack,
 )
-from rt1.data.sources.base import check_steps
-from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -54,18 +52,6 @@ class HDF5Layout(ArrayLayout):
     """Whether a row of ``image_key`` is a JPEG or PNG, padded with zeros or not, instead of pixels."""
 
 
-def v_d4rl_layout(instruction: str) -> HDF5Layout:
-    """Return the layout of V-D4RL's 84-pixel HDF5 files, which do not store an instruction."""
-    return HDF5Layout(
-        image_key="observation",
-        instruction=instruction,
-        channels_first=True,
-        action_leads_here=True,
-        start_key="step_type",
-        start_value=0,
-    )
-
-
 class _Rows(NamedTuple):
     """The rows of one episode in a file."""
 
@@ -76,7 +62,7 @@ class _Rows(NamedTuple):
 
 
 class HDF5Source(ArraySource):
-    """Episodes of HDF5 files, sorted by file and group name; an ``EpisodeSource``. Needs ``h5py``."""
+    """Episodes of HDF5 files, sorted by file and group name. An ``EpisodeSource``. Needs ``h5py``."""
 
     def __init__(
         self, path: Path | str, *, layout: HDF5Layout, action_spec: ActionSpec | None = None, name: str | None = None
@@ -84,7 +70,7 @@ class HDF5Source(ArraySource):
         """Open an HDF5 file, or a folder of ``*.hdf5`` and ``*.h5``, without reading images.
 
         Without ``action_spec`` the action is one continuous part, bounded by the data. ``name`` is for tables and
-        errors; the default is that of the file or folder.
+        errors. The default is that of the file or folder.
 
         Raises:
             DataError: a missing or damaged file, or a key that is missing or holds something else.
@@ -107,23 +93,13 @@ class HDF5Source(ArraySource):
         episodes = [episode for _, episode in pairs]
         super().__init__(episodes, layout, name=name or path.resolve().stem, action_spec=action_spec)
 
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
-        if not self._layout.encoded:
-            return super().encoded_images(episode, start, stop)
-        check_steps(self, episode, start, stop)
-        with reading(self._where[episode], cure=COPY_AGAIN):
-            return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in self._rows(episode, start, stop)]
-
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        if not self._layout.encoded:
-            return unstack(self._rows(episode, start, stop), self._layout)
-        return [decode_image(data) for data in self.encoded_images(episode, start, stop)]
-
-    def _rows(self, episode: int, start: int, stop: int) -> NDArray[Any]:
+    def _stored(self, episode: int, start: int, stop: int) -> Sequence[bytes | Image]:
         path, group, first, _ = self._row_ranges[episode]
         check_unchanged(path, self._stamps[path])
-        return self._open(path)[group or "/"][self._layout.image_key][first + start : first + stop]
+        rows = self._open(path)[group or "/"][self._layout.image_key][first + start : first + stop]
+        if self._layout.encoded:
+            return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in rows]
+        return unstack(rows, self._layout)
 
 
 def look_at_file(path: str, layout: dict[str, Any]) -> None:
@@ -147,10 +123,8 @@ def look_at_file(path: str, layout: dict[str, Any]) -> None:
 def _open(path: Path) -> h5py.File:
     import h5py
 
-    try:
+    with reading(path, cure=COPY_AGAIN):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"{path} is no HDF5 file or damaged ({describe(error)}); {COPY_AGAIN}") from error
 
 
 def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Rows, EpisodeArrays]]:

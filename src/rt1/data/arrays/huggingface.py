@@ -1,11 +1,15 @@
-"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source."""
+"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source.
+
+Folders of ``datasets.Dataset.save_to_disk`` are opened after a first look at their Arrow files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,17 +17,17 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.common.border import reading
-from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
+from rt1.common.first_look import COPY_AGAIN, check_unchanged, first_look, stamp_of
+from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
-from rt1.data.arrays.video import video_images
-from rt1.data.sources.base import check_steps
-from rt1.data.sources.images import decode_image, encode_png
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
+    import av
     import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
+_VIDEO_CURE = "store the video again, or leave the episode out"
 _ROWS = 4096  # rows of the low-dimensional columns read at once
 
 
@@ -37,12 +41,12 @@ class HuggingFaceLayout(ArrayLayout):
     instruction_key: str | None = "instruction"
     """Column of the instruction, or None."""
     episode_key: str | None = "episode_index"
-    """Column with the episode of a row; the rows of an episode are consecutive. None: a row is an episode, with lists
+    """Column with the episode of a row. The rows of an episode are consecutive. None: a row is an episode, with lists
     of images and actions."""
 
 
 class HuggingFaceSource(ArraySource):
-    """Episodes of a ``datasets.Dataset``; an :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``."""
+    """Episodes of a ``datasets.Dataset``. An :class:`~rt1.data.sources.base.EpisodeSource`. Needs ``datasets``."""
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class HuggingFaceSource(ArraySource):
         Without ``action_spec`` the action is one continuous part, bounded by the data. A column that is missing or
         holds something else, or an episode in pieces, raises :class:`DataError`.
         """
+        import pyarrow as pa
+
         layout = layout or HuggingFaceLayout()
         named = (layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key)
         keys = [key for key in named if key is not None]
@@ -65,10 +71,11 @@ class HuggingFaceSource(ArraySource):
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
         self._layout = layout
         plain = dataset.with_format(None)
-        with _reading(name):
+        self._parser_errors = (pa.ArrowException,)
+        with reading(name, cure=COPY_AGAIN, also=self._parser_errors):
             files = [Path(file["filename"]) for file in dataset.cache_files]
             self._stamps = {file: stamp_of(file) for file in files}
-            self._images, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
+            self._rows, self._is_video = _undecoded(name, plain.select_columns([layout.image_key]), layout)
             if layout.episode_key is None:
                 self._starts = np.arange(len(dataset))
                 episodes = [
@@ -80,34 +87,22 @@ class HuggingFaceSource(ArraySource):
         self._counts = [episode.steps for episode in episodes]
         super().__init__(episodes, layout, name=name, action_spec=action_spec)
 
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
-        check_steps(self, episode, start, stop)
-        with _reading(self._where[episode]):
-            stored = self._stored(episode, start, stop)
-        return [data if isinstance(data, bytes) else encode_png(data) for data in stored]
-
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
-        with _reading(self._where[episode]):
-            stored = self._stored(episode, start, stop)
-        return [decode_image(data) if isinstance(data, bytes) else data for data in stored]
-
-    def _stored(self, episode: int, start: int, stop: int) -> list[bytes | Image]:
+    def _stored(self, episode: int, start: int, stop: int) -> Sequence[bytes | Image]:
         for file, stamp in self._stamps.items():
             check_unchanged(file, stamp)
         first = int(self._starts[episode])
         key = self._layout.image_key
         if self._is_video:
-            return [*video_images(self._where[episode], self._images[first][key], self._counts[episode], start, stop)]
+            return video_images(self._where[episode], self._rows[first][key], self._counts[episode], start, stop)
         if self._layout.episode_key is None:
-            row = self._images[first][key]
+            row = self._rows[first][key]
             if not isinstance(row, list) or len(row) != self._counts[episode]:
                 content = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
                 rule = f"without episode_key it must be a list of {self._counts[episode]} images, one for each action"
                 raise DataError(f"{self._where[episode]}: {key!r} holds {content}; {rule}")
             values = row[start:stop]
         else:
-            values = self._images[first + start : first + stop][key]
+            values = self._rows[first + start : first + stop][key]
         return [self._image(episode, step, value) for step, value in enumerate(values, start)]
 
     def _image(self, episode: int, step: int, value: object) -> bytes | Image:
@@ -128,15 +123,6 @@ class HuggingFaceSource(ArraySource):
             shape = f"{pixels.dtype} {pixels.shape}"
             raise DataError(f"{where}: the image is {shape}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
         return np.ascontiguousarray(pixels, dtype=np.uint8)
-
-
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Turn errors of datasets and pyarrow about the content of a data set into :class:`DataError`."""
-    import pyarrow as pa
-
-    with reading(where, cure=COPY_AGAIN, also=(pa.ArrowException,)):
-        yield
 
 
 def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) -> tuple[datasets.Dataset, bool]:
@@ -199,3 +185,87 @@ def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
             return np.array(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error
+
+
+def open_saved(folder: Path) -> datasets.Dataset:
+    """Return the data set of a folder, its Arrow files memory-mapped. Missing or damaged ones raise ``DataError``."""
+    import datasets
+    import pyarrow as pa
+
+    state_file = folder / "state.json"
+    state, _ = (read_object(file, cure=COPY_AGAIN) for file in (state_file, folder / "dataset_info.json"))
+    with reading(state_file, cure=COPY_AGAIN):
+        names = [str(file["filename"]) for file in state["_data_files"]]
+    for name in names:
+        if PurePath(name).name != name or not name.isprintable():
+            raise DataError(f"{state_file} names the data file {name!r}, must be a file of this folder")
+        first_look("rt1.data.arrays.huggingface:look_at_file", folder / name, library="pyarrow")
+    with reading(folder, cure=COPY_AGAIN, also=(pa.ArrowException,)):
+        return datasets.load_from_disk(str(folder))
+
+
+def look_at_file(path: str) -> None:
+    """Check the structure, offsets and texts of an Arrow file: reading a wrong offset would crash the process."""
+    import pyarrow as pa
+
+    with (
+        reading(path, cure=COPY_AGAIN, also=(pa.ArrowException,)),
+        pa.memory_map(path) as file,
+        pa.ipc.open_stream(file) as batches,
+    ):
+        for batch in batches:
+            batch.validate(full=True)
+
+
+def video_images(where: str, value: object, count: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+    """Return images ``start..stop-1`` of a video of ``count`` images, each uint8 RGB (H, W, 3), 0..255.
+
+    The video is opened at every call and decoded from the last key frame before ``start``.
+
+    Args:
+        where: the episode, for errors.
+        value: value of ``datasets.Video(decode=False)``: ``{"bytes": ..., "path": ...}``, one of them set.
+        count: number of images that it must hold.
+        start: first image.
+        stop: one past the last.
+
+    Raises:
+        DataError: a missing or damaged file, or another number of images.
+    """
+    with reading(where, cure=_VIDEO_CURE), _open_video(where, value) as container:
+        stream = container.streams.video[0]
+        shown = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        if len(shown) != count:
+            raise DataError(f"{where}: the video has {len(shown)} images for {count} actions; one is needed for each")
+        container.seek(shown[start], stream=stream, backward=True)
+        times = set(shown[start:stop])
+        images = {}
+        for frame in container.decode(stream):
+            if frame.pts in times and not frame.is_corrupt:
+                images[frame.pts] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            if len(images) == len(times):
+                break
+        if len(images) < stop - start:
+            raise DataError(f"{where}: {stop - start - len(images)} images of the video do not decode; {_VIDEO_CURE}")
+        return [images[time] for time in shown[start:stop]]
+
+
+@contextmanager
+def _open_video(where: str, value: object) -> Iterator[av.container.InputContainer]:
+    import av
+
+    content = value if isinstance(value, dict) else {}
+    data, path = content.get("bytes"), content.get("path")
+    if not data and not path:
+        raise DataError(f"{where}: the video is {value!r}; it must be a datasets.Video with bytes or a path")
+    try:
+        with av.open(io.BytesIO(data) if data else str(path), "r", metadata_errors="ignore") as container:
+            streams = container.streams.video
+            if not streams or getattr(streams[0], "codec_context", None) is None:
+                raise DataError(f"{where}: there is no video that can be decoded; {_VIDEO_CURE}")
+            streams[0].codec_context.thread_count = 1  # the loader's threads already keep the cores busy
+            yield container
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: {path}: {error.strerror}; the video is kept there") from error
+    except av.FFmpegError as error:
+        raise DataError(f"{where}: the video is damaged or truncated ({error.strerror}); {_VIDEO_CURE}") from error

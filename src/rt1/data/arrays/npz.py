@@ -30,13 +30,8 @@ _HEADER = re.compile(
 """What numpy writes for an array of plain values. Its own parser takes any Python literal."""
 
 
-def v_d4rl_layout(instruction: str) -> ArrayLayout:
-    """Return the layout of V-D4RL's 64-pixel npz episodes, which have no instruction: give the sentence."""
-    return ArrayLayout(instruction=instruction, action_leads_here=True)
-
-
 class NpzSource(ArraySource):
-    """Episodes of a folder of npz files, sorted by name; an :class:`~rt1.data.sources.base.EpisodeSource`.
+    """Episodes of a folder of npz files, sorted by name. An :class:`~rt1.data.sources.base.EpisodeSource`.
 
     An npz file is unpacked whole to read one image. To train on more than a few hundred episodes, convert to RLDS.
     """
@@ -47,7 +42,7 @@ class NpzSource(ArraySource):
         """Open a folder of ``*.npz``, without reading images.
 
         Without ``action_spec`` the action is one continuous part, bounded by the data. ``name`` is for tables and
-        errors; the default is the folder's. A damaged file, or an array that is missing, pickled or of another form,
+        errors. The default is the folder's. A damaged file, or an array that is missing, pickled or of another form,
         raises :class:`DataError`.
         """
         folder = Path(folder)
@@ -58,7 +53,7 @@ class NpzSource(ArraySource):
         episodes = [_episode(path, layout) for path in self._files]
         super().__init__(episodes, layout, name=name or folder.resolve().name, action_spec=action_spec)
 
-    def _read_images(self, episode: int, start: int, stop: int) -> list[Image]:
+    def _stored(self, episode: int, start: int, stop: int) -> list[Image]:
         check_unchanged(self._files[episode], self._stamps[episode])
         return unstack(self._images(episode)[start:stop], self._layout)
 
@@ -95,7 +90,7 @@ def _array(path: Path, key: str) -> NDArray[Any]:
 
 @contextmanager
 def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.ZipInfo]]:
-    """Yield the archive and the member that holds an array; a damaged one raises :class:`DataError`."""
+    """Yield the archive and the member that holds an array. A damaged one raises :class:`DataError`."""
     with reading(f"{path}: {key!r}", cure=_CURE, also=(zipfile.BadZipFile,)), zipfile.ZipFile(path) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         if key not in members:
@@ -106,7 +101,7 @@ def _opened(path: Path, key: str) -> Iterator[tuple[zipfile.ZipFile, zipfile.Zip
 
 
 def _read_header(file: IO[bytes], member: zipfile.ZipInfo) -> _Header:
-    """Return the header of an array; the member must hold all of its values and nothing else."""
+    """Return the header of an array. The member must hold all of its values and nothing else."""
     major, _ = np.lib.format.read_magic(file)
     size = 2 if major == 1 else 4
     text = file.read(int.from_bytes(file.read(size), "little"))

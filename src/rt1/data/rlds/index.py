@@ -20,11 +20,12 @@ from rt1.actions import FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.common.crc32c import masked_crc32c
 from rt1.common.files import replacing, user_cache
+from rt1.common.first_look import stamp_of
 from rt1.common.json_files import read_object
-from rt1.data.rlds.columns import Columns
-from rt1.data.rlds.record import embedding_of, span_of, text_of, values_of
+from rt1.common.protobuf import Buffer
+from rt1.data.rlds.columns import Columns, embedding_of, span_of, text_of, values_of
 from rt1.data.rlds.schema import Shards
-from rt1.data.rlds.tfrecord import BYTES, FRAME_START, Buffer, bytes_places, map_file, scan_example, scan_records
+from rt1.data.rlds.tfrecord import BYTES, FRAME_START, bytes_places, map_file, scan_example, scan_records
 from rt1.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ EPISODE = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """File offsets, actions and texts of a split; arrays of a stored index are memory-mapped."""
+    """File offsets, actions and texts of a split. Arrays of a stored index are memory-mapped."""
 
     episodes: NDArray[Any]
     """(E,) of dtype ``EPISODE``."""
@@ -67,7 +68,7 @@ def load_or_build(
     A stored index is used if it was built with the same ``settings``, and no shard has another size or time of change.
     If no folder is writable, a warning says so.
     """
-    key = {"format": FORMAT, **settings, "shards": [_stamp(path) for path in shards.paths]}
+    key = {"format": FORMAT, **settings, "shards": [[path.name, *stamp_of(path)] for path in shards.paths]}
     for folder in folders:
         stored = _load(folder, key)
         if stored is not None:
@@ -98,14 +99,19 @@ def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
     """
     _log.info("indexing %d files of %s, which is done once", len(shards.paths), shards.paths[0].parent)
     builder = _Builder(columns, skipped=[] if skip else None)
-    builder.note_missing(shards)
+    if shards.missing:
+        total = len(shards.missing) + len(shards.paths)
+        builder.note(
+            f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first is "
+            f"{shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
+        )
     for number, (path, promised) in enumerate(zip(shards.paths, shards.lengths, strict=True)):
         builder.add_shard(number, path, promised)
     return builder.finish(shards)
 
 
 class _Record(NamedTuple):
-    """One episode: ``images`` are offset, length, offset, ...; ``values`` are flat, one array per action key."""
+    """One episode. ``images`` are offset, length, offset, and so on. ``values`` are flat, one array per action key."""
 
     steps: int
     images: array[int]
@@ -124,21 +130,12 @@ class _Builder:
         self.columns = columns
         self.skipped = skipped
         features = [columns.image, columns.instruction, columns.embedding, columns.task, *columns.actions]
-        self.keys = frozenset(feature.key.encode() for feature in features if feature)
-        self.action_columns = [(feature.key.encode(), feature, feature.width) for feature in columns.actions]
+        self.keys = frozenset(feature.record_key for feature in features if feature)
         self.instructions: dict[bytes, int] = {}
         self.tasks: dict[bytes, int] = {}
         self.episodes: list[tuple[int, ...]] = []
         self.images: list[NDArray[Any]] = []
         self.actions: list[FloatArray] = []
-
-    def note_missing(self, shards: Shards) -> None:
-        if shards.missing:
-            total = len(shards.missing) + len(shards.paths)
-            self.note(
-                f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first "
-                f"is {shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
-            )
 
     def note(self, message: str) -> None:
         if self.skipped is None:
@@ -162,24 +159,14 @@ class _Builder:
             self.note(message)
         if promised not in (None, count) and not corrupt:
             self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again")
-        valid, actions = self._join(records)
-        if valid:
-            self._append(number, valid, actions)
-
-    def _join(self, records: list[_Record]) -> tuple[list[_Record], list[FloatArray]]:
-        """Return the records with valid actions, and their actions: all at once, or one by one to find an error."""
         try:
-            return records, [self._actions(records)] if records else []
-        except DataError:
-            valid: list[_Record] = []
-            actions: list[FloatArray] = []
+            self._append(number, records)
+        except DataError:  # one by one, to find the records with an error
             for record in records:
                 try:
-                    actions.append(self._actions([record]))
-                    valid.append(record)
+                    self._append(number, [record])
                 except DataError as error:
                     self.note(f"{record.where}: {error}; {_CURE}")
-            return valid, actions
 
     def _actions(self, records: list[_Record]) -> FloatArray:
         values = [
@@ -193,18 +180,23 @@ class _Builder:
             raise DataError(f"the action of step {step} is {actions[step].tolist()}; an action must be finite")
         return actions
 
-    def _append(self, shard: int, records: list[_Record], actions: list[FloatArray]) -> None:
+    def _append(self, shard: int, records: list[_Record]) -> None:
+        if not records:
+            return
+        self.actions.append(self._actions(records))
         for r in records:
             instruction = self.instructions.setdefault(r.instruction, len(self.instructions))
             task = self.tasks.setdefault(r.task, len(self.tasks))
             self.episodes.append((shard, r.steps, instruction, task, r.stride, r.embedding))
-        self.images.append(_image_table([r.images for r in records]))
-        self.actions.extend(actions)
+        places = np.concatenate([np.frombuffer(r.images, np.int64) for r in records]).reshape(-1, 2)
+        images = np.empty(len(places), dtype=IMAGE)
+        images["offset"], images["length"] = places[:, 0], places[:, 1]
+        self.images.append(images)
 
     def _record(self, data: Buffer, start: int, stop: int, where: str) -> _Record:
         columns = self.columns
         spans = scan_example(data, start, stop, self.keys)
-        kind, first, end = span_of(spans, columns.image.key)
+        kind, first, end = span_of(spans, columns.image)
         images = bytes_places(data, first, end) if kind == BYTES else array("q")
         if not images:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
@@ -216,9 +208,9 @@ class _Builder:
         return _Record(
             steps=steps,
             images=images,
-            values=[values_of(data, spans.get(key), f, steps * width) for key, f, width in self.action_columns],
+            values=[values_of(data, spans, feature, steps) for feature in columns.actions],
             instruction=instruction,
-            task=text_of(data, spans, columns.task) if columns.task and columns.task.key.encode() in spans else b"",
+            task=text_of(data, spans, columns.task) if columns.task and columns.task.record_key in spans else b"",
             embedding=embedding,
             stride=stride,
             where=where,
@@ -238,20 +230,8 @@ class _Builder:
         )
 
 
-def _image_table(places: Sequence[array[int]]) -> NDArray[Any]:
-    flat = np.concatenate([np.frombuffer(place, np.int64) for place in places]).reshape(-1, 2)
-    table = np.empty(len(flat), dtype=IMAGE)
-    table["offset"], table["length"] = flat[:, 0], flat[:, 1]
-    return table
-
-
 def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:
     return tuple(text.decode("utf-8", errors="replace") for text in table)
-
-
-def _stamp(path: Path) -> list[str | int]:
-    status = path.stat()
-    return [path.name, status.st_size, status.st_mtime_ns, status.st_ctime_ns]  # only the kernel sets the last one
 
 
 def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
@@ -298,7 +278,7 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
 
 
 def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the memory-mapped array of a file, whose header must be what numpy writes; it is never parsed."""
+    """Return the memory-mapped array of a file, whose header must be what numpy writes. It is never parsed."""
     header = io.BytesIO()
     described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, rt1_action_spec
 from rt1.common.suggest import lookup
@@ -21,33 +18,29 @@ from rt1.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenXDataset:
-    """Description of an RLDS data set whose action is mapped to RT-1's; use it for your own data set."""
+class OpenXDataset(RLDSLayout):
+    """Description of an RLDS data set whose action is mapped to RT-1's. Use it for your own data set.
+
+    ``action_keys`` are the keys that the mapping needs, including flags such as ``is_terminal``.
+    """
 
     name: str
     """Name of the data set."""
-    action_keys: tuple[str, ...]
-    """Keys that the mapping needs, including flags such as ``is_terminal``."""
     to_rt1: ActionMapping
     """Pure function of the raw action of a whole episode, float32 (S, n) by key, to float32 (S, 11): RT-1's action."""
     control_rate: float
     """Steps per second."""
-    one_hot_keys: tuple[str, ...] = ()
-    """Action keys that are one-hot; the mapping gets the number of the choice (S, 1), -1 for all zeros."""
-    image_key: str = "observation/image"
-    """JPEG or PNG image of a step."""
     instruction_key: str = "observation/natural_language_instruction"
-    """Instruction."""
     embedding_key: str | None = "observation/natural_language_embedding"
-    """Text embedding of the instruction, or None."""
     first_step: int = 0
     """First step that is used; 1 if the first action of every episode is a zero placeholder."""
     bgr: bool = False
     """Whether the images are stored as BGR."""
     weight: float = 1.0
-    """Share in a mixture; in the table that of RT-1-X."""
+    """Share in a mixture. The table has those of RT-1-X."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.first_step < 0:
             raise ValueError(f"first_step of {self.name!r} is {self.first_step}; it must be at least 0")
         if not (0.0 < self.control_rate < np.inf and 0.0 < self.weight < np.inf):
@@ -56,69 +49,43 @@ class OpenXDataset:
 
     def layout(self) -> RLDSLayout:
         """Return the keys for :class:`rt1.data.rlds.reader.RLDSSource`."""
-        return RLDSLayout(
-            image_key=self.image_key,
-            instruction_key=self.instruction_key,
-            embedding_key=self.embedding_key,
-            action_keys=self.action_keys,
-            one_hot_keys=self.one_hot_keys,
-        )
+        return RLDSLayout(**{key.name: getattr(self, key.name) for key in fields(RLDSLayout)})
 
 
-class OpenXSource:
-    """Episodes of an Open X data set with RT-1's action; an :class:`~rt1.data.sources.base.EpisodeSource`.
+class OpenXSource(RLDSSource):
+    """Episodes of an Open X data set with RT-1's action.
 
     Actions are mapped when read, so that a changed mapping needs no new index.
     """
 
-    def __init__(self, raw: RLDSSource, dataset: OpenXDataset, action_spec: ActionSpec) -> None:
-        """Wrap the raw episodes of a data set; see :func:`open_x_source`."""
-        self.raw, self.dataset, self.action_spec = raw, dataset, action_spec
-        self.name, self.bgr = dataset.name, dataset.bgr
-        self.cache_folder, self.skipped = raw.cache_folder, raw.skipped
-        self.details: Mapping[str, Any] = {"control_rate": dataset.control_rate}
-        self.lengths: NDArray[np.int64] = raw.lengths - dataset.first_step
-        if (self.lengths < 1).any():
+    def __init__(
+        self, folder: Path | str, dataset: OpenXDataset, *, split: str, action_spec: ActionSpec, skip_corrupt: bool
+    ) -> None:
+        """Open a data set. See :func:`open_x_source`."""
+        super().__init__(folder, split=split, layout=dataset.layout(), name=dataset.name, skip_corrupt=skip_corrupt)
+        self.dataset, self.action_spec, self.bgr = dataset, action_spec, dataset.bgr
+        self.details = {"control_rate": dataset.control_rate}
+        if (self.lengths <= dataset.first_step).any():
             episode = int(np.argmin(self.lengths))
+            steps = f"{self.lengths[episode]} steps, of which the first {dataset.first_step} are left out"
             raise DataError(
-                f"{raw.folder}: episode {episode} has {raw.lengths[episode]} steps, and the first {dataset.first_step} "
-                "are left out; remove it, or open the data set in Python with first_step 0"
+                f"{self.folder}: episode {episode} has {steps}; remove it, or set first_step to 0 in Python"
             )
-        ends = np.cumsum(list(raw.action_widths.values())).tolist()
-        self._columns = {
-            key: slice(end - width, end) for (key, width), end in zip(raw.action_widths.items(), ends, strict=True)
-        }
+        self.lengths = self.lengths - dataset.first_step
+        self._first = self._first + dataset.first_step
         self.actions(0, 0, 1)  # a wrong mapping fails now, not during training
-
-    def instruction(self, episode: int) -> str:
-        return self.raw.instruction(episode)
-
-    def task(self, episode: int) -> str:
-        """Return an empty string: Open X has no task names."""
-        return self.raw.task(episode)
-
-    def text_embedding(self, episode: int) -> FloatArray | None:
-        return self.raw.text_embedding(episode)
-
-    def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the JPEG or PNG bytes of steps ``start..stop-1`` as stored; see ``bgr``."""
-        check_steps(self, episode, start, stop)
-        first = self.dataset.first_step
-        return self.raw.encoded_images(episode, first + start, first + stop)
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return RT-1's action, float32 (stop - start, 11), of steps ``start..stop-1`` (not clipped)."""
         check_steps(self, episode, start, stop)
-        first = self.dataset.first_step
-        stored = self.raw.actions(episode, first, int(self.raw.lengths[episode]))
+        stored = super().actions(episode, 0, int(self.lengths[episode]))
+        parts = np.split(stored, np.cumsum(list(self.action_widths.values()))[:-1], axis=1)
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes infinite, refused below
-            mapped = self.dataset.to_rt1({key: stored[:, columns] for key, columns in self._columns.items()})
+            mapped = self.dataset.to_rt1(dict(zip(self.action_widths, parts, strict=True)))
         expected = (len(stored), self.action_spec.size)
         if mapped.dtype != np.float32 or mapped.shape != expected or not np.isfinite(mapped).all():
-            raise DataError(
-                f"{self.raw.folder}, episode {episode}: to_rt1 returned {mapped.dtype} {mapped.shape}; "
-                f"it must return finite float32 {expected}"
-            )
+            result = f"to_rt1 returned {mapped.dtype} {mapped.shape}; it must return finite float32 {expected}"
+            raise DataError(f"{self.folder}, episode {episode}: {result}")
         return mapped[start:stop].copy()
 
 
@@ -145,26 +112,14 @@ def open_x_source(
     """
     if isinstance(dataset, str):
         dataset = lookup("Open X data set", dataset, OPEN_X)
-    raw = RLDSSource(folder, split=split, layout=dataset.layout(), name=dataset.name, skip_corrupt=skip_corrupt)
-    return OpenXSource(raw, dataset, action_spec or rt1_action_spec(bins=512, world_bound=2.0))
+    action_spec = action_spec or rt1_action_spec(bins=512, world_bound=2.0)
+    return OpenXSource(folder, dataset, split=split, action_spec=action_spec, skip_corrupt=skip_corrupt)
 
 
 _MODE = ("action/terminate_episode",)
 _ARM = (*_MODE, "action/world_vector", "action/rotation_delta")
 _ARM_AND_GRIPPER = (*_ARM, "action/gripper_closedness_action")
 _ALL = (*_ARM_AND_GRIPPER, "action/base_displacement_vertical_rotation", "action/base_displacement_vector")
-
-_BERKELEY_BRIDGE = OpenXDataset(
-    name="bridge_dataset",
-    action_keys=("action", "is_terminal"),
-    to_rt1=mappings.bridge_dataset,
-    control_rate=5.0,
-    image_key="observation/image_0",
-    instruction_key="language_instruction",
-    embedding_key="language_embedding",
-    first_step=1,
-    weight=50.0,
-)
 
 _TABLE = (
     OpenXDataset(name="fractal20220817_data", action_keys=_ALL, one_hot_keys=_MODE, to_rt1=mappings.fractal,
@@ -193,8 +148,11 @@ _TABLE = (
     OpenXDataset(name="language_table", action_keys=("action", "is_terminal"), to_rt1=mappings.language_table,
                  control_rate=10.0, image_key="observation/rgb", instruction_key="observation/instruction",
                  embedding_key=None, weight=30.0),
-    _BERKELEY_BRIDGE,
+    OpenXDataset(name="bridge_dataset", action_keys=("action", "is_terminal"), to_rt1=mappings.bridge_dataset,
+                 control_rate=5.0, image_key="observation/image_0", instruction_key="language_instruction",
+                 embedding_key="language_embedding", first_step=1, weight=50.0),
 )  # fmt: skip
 
-OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE} | {"bridge_orig": _BERKELEY_BRIDGE}
-"""The data sets known by name; ``bridge_orig`` is another name of ``bridge_dataset``."""
+OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE}
+OPEN_X["bridge_orig"] = OPEN_X["bridge_dataset"]
+"""The data sets known by name. ``bridge_orig`` is another name of ``bridge_dataset``."""

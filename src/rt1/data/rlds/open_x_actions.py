@@ -5,13 +5,14 @@ and returns float32 (S, 11) in the order of :func:`rt1.actions.rt1_action_spec`:
 world_vector, rotation_delta, gripper_closedness_action (+1 close, -1 open, 0 leave), base rotation, base xy.
 
 RT-1-X was trained on displacements stretched so that every set fills world_vector's -2..2 and rotation_delta's
--pi/2..pi/2; the factors here are those of its public training example unless a docstring says otherwise. A policy
+-pi/2..pi/2. The factors here are those of its public training example unless a docstring says otherwise. A policy
 trained on such actions gives stretched ones: divide by the factor before the robot gets them. Values are not clipped
 unless stated.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -39,10 +40,10 @@ def rt1_action(
     base_rotation: FloatArray | None = None,
     base_vector: FloatArray | None = None,
 ) -> FloatArray:
-    """Join the parts of RT-1's action; for the mapping of an own data set too.
+    """Return RT-1's action of its parts, for the mapping of your own data set too.
 
     Args:
-        mode: (S, 1) 0 terminate, 1 arm, 2 base; see :func:`mode_of_flag`.
+        mode: (S, 1) 0 terminate, 1 arm, 2 base. See :func:`mode_of_flag`.
         world: (S, 3) displacement of the gripper.
         rotation: (S, 3) rotation about x, y, z, radians; None for none.
         gripper: (S, 1) +1 close, -1 open, 0 leave; None for a set without gripper.
@@ -74,6 +75,21 @@ def mode_of_choice(choice: FloatArray) -> FloatArray:
     return mode.astype(np.float32)
 
 
+def _closedness(raw: RawActions) -> FloatArray | None:
+    """Return the gripper (S, 1), +1 close, of the key that a set has; None for a set without."""
+    return 1.0 - 2.0 * raw[_OPEN] if _OPEN in raw else raw.get(_GRIPPER)
+
+
+def _stretched(raw: RawActions, *, world: float = 1.0, rotation: float = 1.0) -> FloatArray:
+    """Return the action of a set with ``world_vector`` and ``rotation_delta``, each times a factor."""
+    return rt1_action(
+        mode=mode_of_flag(raw[_MODE]),
+        world=raw[_WORLD] * world,
+        rotation=raw[_ROTATION] * rotation,
+        gripper=_closedness(raw),
+    )
+
+
 def fractal(raw: RawActions) -> FloatArray:
     """Return fractal20220817_data's action, which is RT-1's: displacements as stored, relative, 3 Hz.
 
@@ -95,15 +111,14 @@ def bridge(raw: RawActions) -> FloatArray:
     Stretched by RT-1-X so that 0.05 m becomes 1.75 and 0.25 rad becomes 1.4, then clipped 0.01 inside these.
     ``open_gripper`` is absolute, True is open.
     """
-    gripper = 1.0 - 2.0 * raw[_OPEN]
-    return _bridge(mode_of_flag(raw[_MODE]), raw[_WORLD], raw[_ROTATION], gripper)
+    return _bridge(mode_of_flag(raw[_MODE]), raw[_WORLD], raw[_ROTATION], _closedness(raw))
 
 
 def bridge_dataset(raw: RawActions) -> FloatArray:
     """Return the action of BridgeData V2 as Berkeley publishes it (``bridge_dataset``, ``bridge_orig``).
 
-    One vector of 7: xyz in metres, roll, pitch, yaw in radians, relative; an absolute gripper, 1 open, 0 closed, with
-    values between while it moves, cut at 0.5. Stretched as in :func:`bridge`. The end comes from ``is_terminal``.
+    One vector of 7: xyz in metres, roll, pitch, yaw in radians, relative. The gripper is absolute, 1 open, 0 closed,
+    with values between while it moves, cut at 0.5. Stretched as in :func:`bridge`. The end comes from ``is_terminal``.
     """
     action = raw["action"]
     gripper = np.where(action[:, 6:7] > 0.5, -1.0, 1.0).astype(np.float32)
@@ -114,7 +129,7 @@ def taco_play(raw: RawActions) -> FloatArray:
     """Return taco_play's ``rel_actions_world``: relative, in the robot's base frame, as stored.
 
     Displacements are in the controller's own units, of the order of 1. The gripper is absolute. The set's description
-    and RT-1-X take -1 for open; the robot's own controller (robot_io), Octo and OpenVLA take +1 for open, and so does
+    and RT-1-X take -1 for open. The robot's own controller (robot_io), Octo and OpenVLA take +1 for open, and so does
     this function. RT-1-X used the absolute pose ``actions`` instead, which is not a displacement.
     """
     action = raw["action/rel_actions_world"]
@@ -126,7 +141,7 @@ def taco_play(raw: RawActions) -> FloatArray:
 def jaco_play(raw: RawActions) -> FloatArray:
     """Return jaco_play's action: a displacement, no rotation, a relative gripper (+1 closes, 0 leaves).
 
-    RT-1-X brings the displacement to mean 0 and deviation 1 per axis; to go back, multiply by the deviation and add the
+    RT-1-X brings the displacement to mean 0 and deviation 1 per axis. To go back, multiply by the deviation and add the
     mean.
     """
     mean = np.array([0.00096585, -0.00580069, -0.00395066], np.float32)
@@ -134,65 +149,52 @@ def jaco_play(raw: RawActions) -> FloatArray:
     return rt1_action(mode=mode_of_choice(raw[_MODE]), world=(raw[_WORLD] - mean) / deviation, gripper=raw[_GRIPPER])
 
 
-def berkeley_cable_routing(raw: RawActions) -> FloatArray:
-    """Return berkeley_cable_routing's action as stored: velocity in xyz, angular velocity about z, no gripper."""
-    return rt1_action(mode=mode_of_flag(raw[_MODE]), world=raw[_WORLD], rotation=raw[_ROTATION])
+berkeley_cable_routing: ActionMapping = _stretched
+"""berkeley_cable_routing's action as stored: velocity in xyz, angular velocity about z, no gripper."""
 
+roboturk: ActionMapping = _stretched
+"""roboturk's action as stored: relative, an absolute gripper, +1 closed.
 
-def roboturk(raw: RawActions) -> FloatArray:
-    """Return roboturk's action as stored: relative, an absolute gripper, +1 closed.
+The published set never says that an episode ends (its ``terminate_episode`` is always 0), nor does this.
+"""
 
-    The published set never says that an episode ends (its ``terminate_episode`` is always 0), nor does this.
-    """
-    return _stretched(raw, world=1.0, rotation=1.0)
+nyu_door_opening: ActionMapping = functools.partial(_stretched, world=20.0, rotation=15.0)
+"""nyu_door_opening_surprising_effectiveness' action: velocities within 0.07, world x 20, rotation x 15.
 
+The gripper is relative: +1 closes, -1 opens, 0 leaves it.
+"""
 
-def nyu_door_opening(raw: RawActions) -> FloatArray:
-    """Return nyu_door_opening_surprising_effectiveness' action: velocities within 0.07, world x 20, rotation x 15.
+viola: ActionMapping = functools.partial(_stretched, world=1.75, rotation=3.0)
+"""viola's action: world_vector within 1 times 1.75, rotation_delta within 0.4 times 3, relative.
 
-    The gripper is relative: +1 closes, -1 opens, 0 leaves it.
-    """
-    return _stretched(raw, world=20.0, rotation=15.0)
+The gripper is absolute: +1 closed, -1 open, 0 only where the set is padded.
+"""
 
+berkeley_autolab_ur5: ActionMapping = functools.partial(_stretched, world=100.0, rotation=15.0)
+"""berkeley_autolab_ur5's action: metres within 0.02 times 100, radians (rpy) within 0.07 times 15, relative.
 
-def viola(raw: RawActions) -> FloatArray:
-    """Return viola's action: world_vector within 1 times 1.75, rotation_delta within 0.4 times 3, relative.
+The gripper is relative: +1 closes, -1 opens, 0 leaves it.
+"""
 
-    The gripper is absolute: +1 closed, -1 open, 0 only where the set is padded.
-    """
-    return _stretched(raw, world=1.75, rotation=3.0)
+toto: ActionMapping = functools.partial(_stretched, world=2.0)
+"""toto's action: world_vector within 0.7 times 2, rotation_delta as stored.
 
-
-def berkeley_autolab_ur5(raw: RawActions) -> FloatArray:
-    """Return berkeley_autolab_ur5's action: metres within 0.02 times 100, radians (rpy) within 0.07 times 15, relative.
-
-    The gripper is relative: +1 closes, -1 opens, 0 leaves it.
-    """
-    return _stretched(raw, world=100.0, rotation=15.0)
-
-
-def toto(raw: RawActions) -> FloatArray:
-    """Return toto's action: world_vector within 0.7 times 2, rotation_delta as stored.
-
-    ``open_gripper`` is absolute, True is open. RT-1-X's example hands it on as closedness unchanged, which turns the
-    sign; here True becomes -1, open.
-    """
-    return rt1_action(
-        mode=mode_of_flag(raw[_MODE]), world=raw[_WORLD] * 2.0, rotation=raw[_ROTATION], gripper=1.0 - 2.0 * raw[_OPEN]
-    )
+``open_gripper`` is absolute, True is open. RT-1-X's example passes it on as closedness unchanged, which inverts the
+sign. Here True becomes -1, open.
+"""
 
 
 def language_table(raw: RawActions) -> FloatArray:
     """Return language_table's action: a displacement of the stick in the table's plane, metres within 0.1, times 20.
 
-    No height, rotation or gripper. RT-1-X's example leaves this set out; the factor is ours and fills -2..2 likewise.
+    No height, rotation or gripper. RT-1-X's example leaves this set out. The factor is ours and fills -2..2 likewise.
     The end comes from ``is_terminal``.
     """
     world = np.pad(raw["action"] * 20.0, ((0, 0), (0, 1)))
     return rt1_action(mode=mode_of_flag(raw["is_terminal"]), world=world)
 
 
-def _bridge(mode: FloatArray, world: FloatArray, rotation: FloatArray, gripper: FloatArray) -> FloatArray:
+def _bridge(mode: FloatArray, world: FloatArray, rotation: FloatArray, gripper: FloatArray | None) -> FloatArray:
     return rt1_action(mode=mode, world=_fill(world, 0.05, 1.75), rotation=_fill(rotation, 0.25, 1.4), gripper=gripper)
 
 
@@ -200,12 +202,3 @@ def _fill(values: FloatArray, largest: float, bound: float) -> FloatArray:
     """Stretch -largest..largest to -bound..bound and clip a margin inside."""
     inside = bound - _BRIDGE_MARGIN
     return np.clip(values * (bound / largest), -inside, inside)
-
-
-def _stretched(raw: RawActions, *, world: float, rotation: float) -> FloatArray:
-    return rt1_action(
-        mode=mode_of_flag(raw[_MODE]),
-        world=raw[_WORLD] * world,
-        rotation=raw[_ROTATION] * rotation,
-        gripper=raw[_GRIPPER],
-    )

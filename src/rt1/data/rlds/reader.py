@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
-from rt1.data.rlds.columns import columns_of, named_parts, spec_of_data
+from rt1.data.rlds.columns import columns_of
 from rt1.data.rlds.index import build_index, cache_folder, load_or_build, settings_hash
 from rt1.data.rlds.schema import (
     FEATURES_FILE,
@@ -35,7 +35,7 @@ _OPEN_FILES = 128  # a data set may have more shards than a process may open fil
 
 
 class RLDSSource:
-    """Episodes of one split of a TFDS folder; an :class:`~rt1.data.sources.base.EpisodeSource`.
+    """Episodes of one split of a TFDS folder. An :class:`~rt1.data.sources.base.EpisodeSource`.
 
     The first opening reads every record once, verifies its checksums and stores an index in ``.rt1-index`` in
     the folder (or below ``~/.cache/rt1/index`` if the folder is read-only). Later openings map that index, which is
@@ -58,9 +58,9 @@ class RLDSSource:
         Args:
             folder: the folder of one TFDS version: ``features.json`` and ``<name>-<split>.tfrecord-*``.
             split: name of the split.
-            layout: keys to read; needed unless the folder has the ``rt1.json`` of our recorder.
+            layout: keys to read. Needed unless the folder has the ``rt1.json`` of our recorder.
             action_spec: dimensions and bounds of the action. If it has one part per action key, the parts are
-                matched by name (the last part of the key) and one-hot choices become indices; else the keys
+                matched by name (the last part of the key) and one-hot choices become indices. Else, the keys
                 are joined in the layout's order. None: from ``rt1.json``, else one continuous part per key,
                 bounded by the data.
             name: name for tables and errors, default the data set's own.
@@ -80,7 +80,7 @@ class RLDSSource:
         settings = {
             "split": split,
             "layout": self.layout.to_json(),
-            "parts": named_parts(columns.actions, spec),
+            "parts": columns.named_parts(),
             "skip_corrupt": skip_corrupt,
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
@@ -90,7 +90,7 @@ class RLDSSource:
         self.text_encoder, self.details = notes.text_encoder, notes.details
         self.skipped = self._index.skipped
         self.lengths: NDArray[np.int64] = self._index.episodes["steps"].astype(np.int64)
-        self.action_spec = spec or spec_of_data(self._index.actions, columns)
+        self.action_spec = spec or columns.spec_of_data(self._index.actions)
         self.action_widths = dict(zip(self.layout.action_keys, columns.widths, strict=True))
         """Number of action entries of each action key, in the layout's order (unless a spec names the parts)."""
         self._first = np.concatenate([[0], np.cumsum(self.lengths)])

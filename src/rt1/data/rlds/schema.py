@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -48,12 +49,12 @@ class RLDSLayout:
             raise ValueError(f"one_hot_keys names {sorted(strange)}; it may only name action keys: {self.action_keys}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
+        """Plain data for ``json``. :meth:`from_json` reads it back."""
         return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> RLDSLayout:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
         layout = from_json(RLDSLayout, data, where="the RLDS layout")
         if "action_keys" not in data:
             raise ValueError("the RLDS layout has no action_keys; name at least one key that holds the action")
@@ -76,7 +77,12 @@ class FeatureInfo:
     encoding: str
     """``none``: values lie in a float or int list; ``bytes`` or ``zlib``: one byte string per value."""
 
-    @property
+    @functools.cached_property
+    def record_key(self) -> bytes:
+        """Name in a record, UTF-8."""
+        return self.key.encode()
+
+    @functools.cached_property
     def width(self) -> int:
         """Number of values of one step."""
         return math.prod(self.shape)
@@ -98,7 +104,7 @@ class Shards:
 
 @dataclass(frozen=True, kw_only=True)
 class RecorderNotes:
-    """What our recorder noted with a data set; all empty for other data sets."""
+    """What our recorder noted with a data set. All empty for other data sets."""
 
     name: str | None = None
     image_key: str | None = None
@@ -109,12 +115,12 @@ class RecorderNotes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; a missing or damaged file raises :class:`DataError`."""
+    """Return the object in a JSON file. A missing or damaged file raises :class:`DataError`."""
     return read_object(path, cure=_COPY_AGAIN if path.is_file() else _FOLDER)
 
 
 def read_recorder_notes(path: Path, **readers: Callable[[Any], Any]) -> RecorderNotes:
-    """Return the notes of our recorder; a damaged file or another format raises :class:`DataError`.
+    """Return the notes of our recorder. A damaged file or another format raises :class:`DataError`.
 
     ``readers`` are functions that check and convert the fields that only this kind of data set has.
     """
@@ -132,11 +138,14 @@ def read_recorder_notes(path: Path, **readers: Callable[[Any], Any]) -> Recorder
 
 
 def read_features(folder: Path) -> dict[str, FeatureInfo]:
-    """Return the features of a TFDS folder by record key; a missing or unusable file raises :class:`DataError`."""
+    """Return the features of a TFDS folder by record key. A missing or unusable file raises :class:`DataError`."""
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; {_FOLDER}")
     if (folder / RECORDING_FILE).is_file() and not (folder / RT1_FILE).is_file():
-        raise DataError(_unfinished(folder))
+        shards = read_json(folder / RECORDING_FILE).get("shards")
+        done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
+        progress = f"{done} of {shards} shards"
+        raise DataError(f"{folder}: recording not finished: {progress}; run the same record command again to resume")
     path = folder / FEATURES_FILE
     if not path.is_file():
         inner = sorted(str(file.parent) for file in folder.glob(f"*/{FEATURES_FILE}"))
@@ -149,7 +158,7 @@ def read_features(folder: Path) -> dict[str, FeatureInfo]:
 
 
 def find_feature(features: Mapping[str, FeatureInfo], key: str) -> FeatureInfo:
-    """Return the feature of a layout's key; an unknown one raises :class:`DataError` with a suggestion."""
+    """Return the feature of a layout's key. An unknown one raises :class:`DataError` with a suggestion."""
     for candidate in (f"steps/{key}", key):
         if candidate in features:
             return features[candidate]
@@ -195,13 +204,6 @@ def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
         raise ValueError(f"the control rate is {rate!r}; it must be a number of steps per second")
 
 
-def _unfinished(folder: Path) -> str:
-    shards = read_json(folder / RECORDING_FILE).get("shards")
-    done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
-    progress = f"{done} of {shards} shards"
-    return f"{folder}: recording not finished: {progress}; run the same record command again to resume"
-
-
 def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | None]:
     """Return the episodes per shard, which reveal a file that was cut between two records."""
     path = folder / INFO_FILE
@@ -214,7 +216,7 @@ def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | No
 
 
 def _walk(node: Mapping[str, Any], path: str, features: dict[str, FeatureInfo], *, nested: bool) -> None:
-    """Collect the leaves below a node; the first sequence on a path is the steps, a second one is ragged."""
+    """Collect the leaves below a node. The first sequence on a path is the steps, a second one is ragged."""
     if "featuresDict" in node:
         for name, child in node["featuresDict"]["features"].items():
             if not name.isprintable():

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.crc32c import masked_crc32c
+from rt1.common.protobuf import Buffer, delimited, encode_varint, fields, read_varint
 from rt1.errors import DataError
 
-Buffer = bytes | mmap.mmap
 FeatureValue = Sequence[bytes] | NDArray[np.float32] | NDArray[np.int64]
 
 BYTES, FLOATS, INTS = 1, 2, 3
@@ -39,8 +39,6 @@ _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A  # tags of the delimited fields 1, 2 
 _KIND_OF_TAG = {_FIRST: BYTES, _SECOND: FLOATS, _THIRD: INTS}
 _ONE_INT, _ONE_FLOAT = 0x08, 0x0D  # tags of an int and of a float in a list that is not packed
 _FLOAT = np.dtype("<f4")
-_FIXED_BYTES = {1: 8, 5: 4}  # wire types of fixed size
-_LAST_SHIFT = 63  # of the tenth byte of a number
 
 
 def frame(payload: bytes) -> bytes:
@@ -50,7 +48,7 @@ def frame(payload: bytes) -> bytes:
 
 
 def map_file(path: Path) -> Buffer:
-    """Map a file for reading; an empty one gives ``b""``. A missing one raises :class:`DataError`."""
+    """Map a file for reading. An empty one gives ``b""``. A missing one raises :class:`DataError`."""
     try:
         with path.open("rb") as file:
             if path.stat().st_size == 0:
@@ -95,10 +93,10 @@ def encode_example(features: Mapping[str, FeatureValue]) -> bytes:
     '0a 0c 0a 0a 0a 01 61 12 05 0a 03 0a 01 78'
     """
     entries = b"".join(
-        _delimited(1, _delimited(1, name.encode()) + _delimited(2, _feature(name, features[name])))
+        delimited(1, delimited(1, name.encode()) + delimited(2, _feature(name, features[name])))
         for name in sorted(features)
     )
-    return _delimited(1, entries)
+    return delimited(1, entries)
 
 
 def scan_example(data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None = None) -> dict[bytes, Span]:
@@ -108,23 +106,17 @@ def scan_example(data: Buffer, start: int, stop: int, wanted: Collection[bytes] 
     raise :class:`DataError`.
     """
     found: dict[bytes, Span] = {}
-    for tag, first, end in _fields(data, start, stop):
+    for tag, first, end in fields(data, start, stop):
         if tag == _FIRST:
             _scan_entries(data, first, end, wanted, found)
     return found
 
 
-def bytes_spans(data: Buffer, start: int, stop: int) -> list[tuple[int, int]]:
-    """Return (offset, length) of each element of a bytes list, without copying."""
-    places = bytes_places(data, start, stop)
-    return list(zip(places[::2], places[1::2], strict=True))
-
-
 def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
-    """Return int64 offset, length, offset, length, ... of a bytes list's elements: what :func:`bytes_spans` pairs."""
+    """Return int64 offset, length, offset, length, ... of a bytes list's elements, without copying them."""
     places = array("q")
     if stop + _CRC.size > len(data):  # no checksum behind it to read into: not in a TFRecord file
-        places.extend(n for tag, a, b in _fields(data, start, stop) if tag == _FIRST for n in (a, b - a))
+        places.extend(n for tag, a, b in fields(data, start, stop) if tag == _FIRST for n in (a, b - a))
         return places
     unpack, note = _FOUR_BYTES.unpack_from, places.append
     while start < stop:
@@ -136,7 +128,7 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
         elif middle < 0x80 <= low:  # two bytes: 128 B to 16 kB, a small image
             length, start = low + (middle << 7) - 0x80, start + 3
         else:
-            length, start = _varint(data, start + 1)
+            length, start = read_varint(data, start + 1)
             length = min(length, stop + 1 - start)  # more is over the end, by how much does not matter
         note(start)
         note(length)
@@ -148,20 +140,17 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
 
 def first_bytes(data: Buffer, start: int, stop: int) -> bytes:
     """Return the first element of a bytes list, ``b""`` if it has none."""
-    if start < stop and data[start] == _FIRST:
-        length, first = _varint(data, start + 1)
+    if start < stop and data[start] == _FIRST:  # usual
+        length, first = read_varint(data, start + 1)
         if first + length <= stop:
             return data[first : first + length]
-    for tag, first, end in _fields(data, start, stop):
-        if tag == _FIRST:
-            return data[first:end]
-    return b""
+    return next((data[first:end] for tag, first, end in fields(data, start, stop) if tag == _FIRST), b"")
 
 
 def float_values(data: Buffer, start: int, stop: int, expected: int = 0) -> NDArray[np.float32]:
     """Return a float list's values, float32 (n,): a view of the buffer where the list is packed.
 
-    Knowing the number of values to expect saves time where it is right; any other number comes out too.
+    Knowing the number of values to expect saves time where it is right. Any other number comes out too.
     """
     header = _packed_header(4 * expected)
     if stop - start == len(header) + 4 * expected and data[start : start + len(header)] == header:
@@ -173,7 +162,7 @@ def float_values(data: Buffer, start: int, stop: int, expected: int = 0) -> NDAr
 
 
 def strided_floats(raw: NDArray[np.uint8], stride: int) -> NDArray[np.float32]:
-    """Return the floats in the last 4 of every ``stride`` bytes; see :func:`float_layout`."""
+    """Return the floats in the last 4 of every ``stride`` bytes. See :func:`float_layout`."""
     if stride == 4:
         return raw.view(_FLOAT)
     return np.ascontiguousarray(raw.reshape(-1, stride)[:, stride - 4 :]).view(_FLOAT)[:, 0]
@@ -182,13 +171,13 @@ def strided_floats(raw: NDArray[np.uint8], stride: int) -> NDArray[np.float32]:
 def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
     """Return where a float list's values lie: offset of the first, bytes from one to the next, how many.
 
-    4 bytes from one to the next is the packed form, 5 (a tag before each) the other one; a list in several
+    4 bytes from one to the next is the packed form, 5 (a tag before each) the other one. A list in several
     packed pieces, which no writer makes, raises :class:`DataError`.
     """
     if start == stop:
         return start, 4, 0
     if data[start] == _FIRST:
-        length, offset = _varint(data, start + 1)
+        length, offset = read_varint(data, start + 1)
         if offset + length == stop and length % 4 == 0:
             return offset, 4, length // 4
     count, rest = divmod(stop - start, 5)
@@ -200,15 +189,15 @@ def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
 def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
     """Return an int64 list's values, int64 (n,), packed or not."""
     if start < stop and data[start] == _FIRST:
-        length, first = _varint(data, start + 1)
+        length, first = read_varint(data, start + 1)
         if first + length == stop and (packed := data[first:stop]).isascii():
             return np.frombuffer(packed, np.uint8).astype(np.int64)  # one byte each: flags and one-hot vectors
-    pieces = [(first, end) for tag, first, end in _fields(data, start, stop) if tag in (_FIRST, _ONE_INT)]
+    pieces = [(first, end) for tag, first, end in fields(data, start, stop) if tag in (_FIRST, _ONE_INT)]
     values: list[int] = []
     for first, end in pieces:
         position = first
         while position < end:
-            value, position = _varint(data, position)
+            value, position = read_varint(data, position)
             values.append(value - (1 << 64) if value >= 1 << 63 else value)
     return np.array(values, dtype=np.int64)
 
@@ -216,7 +205,7 @@ def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
 @functools.lru_cache(maxsize=4096)
 def _packed_header(size: int) -> bytes:
     """Return what stands before the values of a packed list of ``size`` bytes."""
-    return bytes([_FIRST]) + _encode_varint(size) if size else b""
+    return bytes([_FIRST]) + encode_varint(size) if size else b""
 
 
 def _note(corrupt: list[str] | None, message: str) -> None:
@@ -260,7 +249,7 @@ def _scan_entries(
 
 def _any_entry(data: Buffer, start: int) -> tuple[int, int, int]:
     """Return first byte and end of an entry's content, and the end of its name: the content's end if unknown."""
-    length, first = _varint(data, start + 1)
+    length, first = read_varint(data, start + 1)
     end = first + length
     if first + 1 < min(end, len(data)) and data[first] == _FIRST and data[first + 1] < 0x80:
         return first, end, first + 2 + data[first + 1]
@@ -275,10 +264,10 @@ def _scan_feature(data: Buffer, name: bytes, start: int, stop: int, found: dict[
         if fits and high < 0x80 <= low and list_high < 0x80 <= list_low and tag in _KIND_OF_TAG:
             found[name] = (_KIND_OF_TAG[tag], start + _SIX_BYTES.size, stop)
             return True
-    kind = _varint(data, start + 1)[1]
+    kind = read_varint(data, start + 1)[1]
     if kind == stop:
         return True  # a feature without a list
-    length, first = _varint(data, kind + 1)
+    length, first = read_varint(data, kind + 1)
     if data[kind] not in _KIND_OF_TAG or first + length != stop:
         return False
     found[name] = (_KIND_OF_TAG[data[kind]], first, stop)
@@ -289,70 +278,21 @@ def _scan_entry(
     data: Buffer, start: int, stop: int, wanted: Collection[bytes] | None, found: dict[bytes, Span]
 ) -> None:
     """Note one entry whatever its order of fields, unknown ones included."""
-    fields = {tag: (first, end) for tag, first, end in _fields(data, start, stop)}
-    name_start, name_end = fields.get(_FIRST, (start, start))
+    parts = {tag: (first, end) for tag, first, end in fields(data, start, stop)}
+    name_start, name_end = parts.get(_FIRST, (start, start))
     name = data[name_start:name_end]
-    if _SECOND in fields and (wanted is None or name in wanted):
-        for tag, first, end in _fields(data, *fields[_SECOND]):
+    if _SECOND in parts and (wanted is None or name in wanted):
+        for tag, first, end in fields(data, *parts[_SECOND]):
             if tag in _KIND_OF_TAG:
                 found[name] = (_KIND_OF_TAG[tag], first, end)
 
 
-def _fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield tag, first byte and byte after the last of each field of a message; unknown fields included."""
-    while start < stop:
-        tag, first = _varint(data, start)
-        if tag & 7 == 2:
-            length, first = _varint(data, first)
-            end = first + length
-        elif tag & 7 == 0:
-            end = _varint(data, first)[1]
-        elif tag & 7 in _FIXED_BYTES:
-            end = first + _FIXED_BYTES[tag & 7]
-        else:
-            raise DataError(f"not a tf.train.Example: tag {tag} at byte {start}; the file holds something else")
-        if end > stop:
-            raise DataError(f"not a tf.train.Example: the field at byte {start} runs over its end; write it again")
-        yield tag, first, end
-        start = end
-
-
-def _varint(data: Buffer, position: int) -> tuple[int, int]:
-    """Return the variable-length integer at ``position``, of 64 bits at most, and the position after it."""
-    try:
-        byte = data[position]
-        value, shift = byte & 0x7F, 0
-        while byte >= 0x80 and shift < _LAST_SHIFT:
-            position += 1
-            shift += 7
-            byte = data[position]
-            value |= (byte & 0x7F) << shift
-    except IndexError:
-        raise DataError(f"not a tf.train.Example: the file ends within a number, at byte {position}") from None
-    if byte >= 0x80 or value >= 1 << 64:
-        raise DataError(f"not a tf.train.Example: a number of more than 64 bits at byte {position}; write it again")
-    return value, position + 1
-
-
-def _encode_varint(value: int) -> bytes:
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _delimited(field: int, content: bytes) -> bytes:
-    return bytes([field << 3 | 2]) + _encode_varint(len(content)) + content
-
-
 def _feature(name: str, value: FeatureValue) -> bytes:
     if not isinstance(value, np.ndarray):
-        return _delimited(BYTES, b"".join(_delimited(1, element) for element in value))
+        return delimited(BYTES, b"".join(delimited(1, element) for element in value))
     if value.dtype == np.float32:
-        return _delimited(FLOATS, _delimited(1, value.astype("<f4").tobytes()))
+        return delimited(FLOATS, delimited(1, value.astype("<f4").tobytes()))
     if value.dtype == np.int64:
-        numbers = b"".join(_encode_varint(int(number) & (1 << 64) - 1) for number in value.reshape(-1))
-        return _delimited(INTS, _delimited(1, numbers))
+        numbers = b"".join(encode_varint(int(number) & (1 << 64) - 1) for number in value.reshape(-1))
+        return delimited(INTS, delimited(1, numbers))
     raise ValueError(f"feature {name!r} is a {value.dtype} array; an Example holds bytes, float32 or int64 lists")

@@ -1,4 +1,4 @@
-"""Writes episodes to an RLDS data set that this package and TFDS read; an interrupted recording resumes."""
+"""Writes episodes to an RLDS data set that this package and TFDS read. An interrupted recording resumes."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class RecordingSettings:
 class RLDSWriter:
     """Writes one recording, shard by shard, in any order and over several runs of the program.
 
-    A shard appears under its name only when complete; the metadata is written last, by :meth:`finish`; until
-    then :class:`~rt1.data.rlds.reader.RLDSSource` refuses the folder. Equal episodes give equal bytes.
+    A shard appears under its name only when complete. :meth:`finish` writes the metadata. Until then
+    :class:`~rt1.data.rlds.reader.RLDSSource` refuses the folder. Equal episodes give equal bytes.
     """
 
     def __init__(self, folder: Path | str, settings: RecordingSettings) -> None:
@@ -122,7 +122,7 @@ class RLDSWriter:
         return [shard for shard in range(self.settings.shards) if not self.shard_path(shard).is_file()]
 
     def write_shard(self, shard: int, episodes: Sequence[RecordedEpisode]) -> None:
-        """Write the episodes ``settings.shard_episodes(shard)``; unsuitable ones raise :class:`DataError`."""
+        """Write the episodes ``settings.shard_episodes(shard)``. Unsuitable ones raise :class:`DataError`."""
         expected = len(self.settings.shard_episodes(shard))
         if len(episodes) != expected:
             raise DataError(f"shard {shard} of {self.folder} takes {expected} episodes, got {len(episodes)}")
@@ -132,7 +132,7 @@ class RLDSWriter:
                 file.write(frame(encode_example(_features(episode))))
 
     def finish(self) -> None:
-        """Write the metadata, which makes the folder readable; a missing shard raises ``DataError``."""
+        """Write the metadata, which makes the folder readable. A missing shard raises ``DataError``."""
         missing = self.missing_shards()
         if missing:
             raise DataError(f"{self.folder}: shards {missing} are not written yet; write them before finishing")
@@ -172,9 +172,8 @@ def _json(data: Mapping[str, Any]) -> str:
 def refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     different = [f"{key} was {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
     if different:
-        raise DataError(
-            f"{path.parent} was begun with other settings: {'; '.join(different)}; use them or a new folder"
-        )
+        changes = "; ".join(different)
+        raise DataError(f"{path.parent} was begun with other settings: {changes}; use them or a new folder")
 
 
 def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None:
