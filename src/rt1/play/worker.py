@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from rt1.play.messages import Command, encode_view
 from rt1.play.playground import Playground
@@ -66,7 +67,7 @@ class Worker:
         self._opened.set_result(None)
         due = time.monotonic()
         while True:
-            running = self._playground.phase == "running"
+            running = self._playground.view.phase == "running"
             try:
                 command = self._commands.get(timeout=max(0.0, due - time.monotonic()) if running else None)
             except queue.Empty:
@@ -75,30 +76,18 @@ class Worker:
                 continue
             if command is None:
                 break
-            self._obey(command)
+            self._playground.view.error = None
+            self._attempt(partial(command.apply, self._playground))
         self._attempt(self._playground.close)
 
     def _open_first(self) -> None:
         try:
             self._playground.choose_task(self._playground.tasks[0])
         except ValueError as error:
-            if self._playground.phase != "stopped":
+            if self._playground.view.phase != "stopped":
                 raise
-            self._playground.error = _one_line(error)
+            self._playground.view.error = _one_line(error)
         self._publish()
-
-    def _obey(self, command: Command) -> None:
-        ground = self._playground
-        actions: dict[str, Callable[[], None]] = {
-            "start": ground.run,
-            "stop": ground.stop,
-            "reset": lambda: ground.reset(command.value),
-            "instruct": lambda: ground.instruct(command.value),
-            "task": lambda: ground.choose_task(command.value),
-            "speed": lambda: ground.set_speed(command.value),
-        }
-        ground.error = None
-        self._attempt(actions[command.name])
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
@@ -106,11 +95,11 @@ class Worker:
         except Exception as error:  # noqa: BLE001 (the page must go on, and say it)
             if not isinstance(error, ValueError):
                 _LOG.error("the run failed", exc_info=error)
-            self._playground.error = _one_line(error)
+            self._playground.view.error = _one_line(error)
         self._publish()
 
     def _publish(self) -> None:
-        self.latest = encode_view(self._playground.view())
+        self.latest = encode_view(self._playground.view)
         self._listener()
 
 

@@ -27,6 +27,15 @@ _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _LOG = logging.getLogger(__name__)
 
 
+def repeated_header(request: Request, *names: str) -> str | None:
+    """Return one line about the first of these headers that a request has more than once, and log it; None if none."""
+    for name in names:
+        if (count := len(request.headers.get_all(name))) > 1:
+            _LOG.warning("a request with %d %s headers was refused", count, name)
+            return f"the request has {count} {name} headers; send one\n"
+    return None
+
+
 class Connection(ServerConnection):
     """A connection that counts its bytes and stores the time of its last request."""
 

@@ -17,14 +17,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as open_server
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -35,14 +34,11 @@ from rt1.policy.base import Instruction
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import EpisodeState
 from rt1.serve import protocol
-from rt1.serve.batching import Batcher
-from rt1.serve.capacity import Capacity, measured_times
-from rt1.serve.connections import ACTIVE_SECONDS, CLOSE_SECONDS, Connection, Connections
+from rt1.serve.batching import Batcher, Capacity, measured_times
+from rt1.serve.connections import ACTIVE_SECONDS, CLOSE_SECONDS, Connection, Connections, repeated_header
 from rt1.serve.counters import Counters
-from rt1.serve.credentials import read_key, server_context
-from rt1.serve.heartbeat import beat
-from rt1.serve.session import Effort, Session, Turn
-from rt1.serve.settings import ServerSettings
+from rt1.serve.session import Effort, Session
+from rt1.serve.settings import ServerSettings, read_key, server_context
 
 _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
@@ -82,9 +78,9 @@ class PolicyServer:
         facts = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
         self._metadata = protocol.encode({**(metadata or {}), **facts})
         self._connections = Connections(max_sessions=settings.max_sessions, max_bytes=settings.max_memory_mb * 1e6)
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="rt1-read")
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="rt1-start")
-        self._large_reader = ThreadPoolExecutor(1, thread_name_prefix="rt1-read-large")
+        # Each kind of observation waits for its own kind only: no robot waits for large images.
+        threads = {Effort.SMALL: _READERS, Effort.START: 1, Effort.LARGE: 1}
+        self._readers = {effort: ThreadPoolExecutor(count, f"rt1-{effort.name}") for effort, count in threads.items()}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rt1-step")
         self._encoding = threading.Lock()
         self._shaking_hands = asyncio.Lock()
@@ -95,12 +91,18 @@ class PolicyServer:
 
         ``ready`` is called with the port once the server accepts connections.
         """
-        await self._measure()
+        loop, settings = asyncio.get_running_loop(), self.settings
+        measure = partial(measured_times, max_batch=settings.max_batch, max_latency=settings.max_latency)
+        times = await loop.run_in_executor(self._worker, measure, self._policy)
+        self._capacity = Capacity(times, max_latency=settings.max_latency)
+        self._batcher = Batcher(
+            self._policy, self._capacity, self._worker, max_wait=settings.batch_wait, on_batch=self.counters.stepped
+        )
         server = await self._open()
         for listener in server.sockets:
             with listener.dup() as socket_:
                 socket_.listen(_BACKLOG)
-        tasks = [asyncio.create_task(task) for task in (self._batcher.run(), beat(self.counters.loop_stalls.append))]
+        tasks = [asyncio.create_task(task) for task in (self._batcher.run(), self.counters.watch_loop())]
         try:
             ready(int(next(iter(server.sockets)).getsockname()[1]))
             await stop.wait()
@@ -149,23 +151,9 @@ class PolicyServer:
         return self._capacity.sessions(self.settings.max_sessions)
 
     @property
-    def setting(self) -> str:
-        return self._policy.setting
-
-    @property
     def step_seconds(self) -> float:
         """How long the network takes now for one robot's step; known once it serves."""
         return self._capacity.seconds(1)
-
-    async def _measure(self) -> None:
-        """Measure the capacity, which also warms up the network for the first robot."""
-        settings, policy = self.settings, self._policy
-        measure = partial(measured_times, policy, max_batch=settings.max_batch, max_latency=settings.max_latency)
-        times = await asyncio.get_running_loop().run_in_executor(self._worker, measure)
-        self._capacity = Capacity(times, max_latency=settings.max_latency)
-        self._batcher = Batcher(
-            policy, self._capacity, self._worker, max_wait=settings.batch_wait, on_batch=self.counters.stepped
-        )
 
     async def _shut_down(self, server: Server) -> None:
         self._stopping = True
@@ -177,7 +165,7 @@ class PolicyServer:
                 await server.wait_closed()
         for connection in server.connections:
             connection.transport.abort()
-        for pool in (self._worker, self._readers, self._starter, self._large_reader):
+        for pool in (self._worker, *self._readers.values()):
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _shake_hands(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -189,10 +177,8 @@ class PolicyServer:
         """Return the response to plain HTTP, or to a client that is refused. None accepts the client."""
         if request.path == "/healthz":
             return connection.respond(200, "OK\n")
-        for name in ("Host", "Authorization"):
-            if (count := len(request.headers.get_all(name))) > 1:
-                _LOG.warning("a request with %d %s headers was refused", count, name)
-                return connection.respond(400, f"the request has {count} {name} headers; send one\n")
+        if (complaint := repeated_header(request, "Host", "Authorization")) is not None:
+            return connection.respond(400, complaint)
         if self._key is not None:
             shown = request.headers.get("Authorization", "").encode(errors="surrogateescape")
             if not hmac.compare_digest(shown, b"Api-Key " + self._key):
@@ -203,10 +189,10 @@ class PolicyServer:
             self.counters.held_bytes.set(self._connections.held)
             self.counters.sessions.set(len(self._connections.sessions))
             self.counters.active_sessions.set(self._connections.active)
-            headers = Headers({"Content-Type": "text/plain; version=0.0.4", "Connection": "close"})
-            body = self.counters.text()
-            headers["Content-Length"] = str(len(body))
-            return Response(200, "OK", headers, body)
+            response = connection.respond(200, self.counters.text().decode())
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = "text/plain; version=0.0.4"
+            return response
         refusal = self._refusal()
         return None if refusal is None else connection.respond(503, refusal + "\n")
 
@@ -217,7 +203,7 @@ class PolicyServer:
             why, words = "stopping", "the server stops"
         elif active >= most:
             why, words = "full", f"the server has its {most} sessions; close one, or raise max_sessions"
-        elif not self._capacity.carries(active + 1) or self._batcher.oldest_wait() > latency:
+        elif active >= self.capacity or self._batcher.oldest_wait() > latency:
             why = "busy"
             words = (
                 f"the server is too busy for another session: it has {active} and answers {self.capacity} at once "
@@ -277,7 +263,12 @@ class PolicyServer:
     async def _answer(
         self, connection: ServerConnection, session: Session, message: str | bytes, previous: float | None
     ) -> bytes:
-        turn = await self._read(session, message)
+        if isinstance(message, str):
+            raise ProtocolError("a text message came; an observation is a binary msgpack message")
+        observation = await self._call(
+            Effort.NONE if len(message) <= _SHORT else Effort.SMALL, protocol.decode, message
+        )
+        turn = await self._call(session.effort(observation), session.read, observation)
         state, seconds, actions = turn.state, 0.0, {}
         for image in turn.images:
             stepped = await self._batcher.step(
@@ -291,25 +282,16 @@ class PolicyServer:
             timing["prev_total_ms"] = 1e3 * previous
         return protocol.encode({**actions, "server_timing": timing})
 
-    async def _read(self, session: Session, message: str | bytes) -> Turn:
-        if isinstance(message, str):
-            raise ProtocolError("a text message came; an observation is a binary msgpack message")
-        observation = await _call(None if len(message) <= _SHORT else self._readers, protocol.decode, message)
-        # Each kind waits for its own kind only: no robot waits for large images.
-        readers = {Effort.SMALL: self._readers, Effort.START: self._starter, Effort.LARGE: self._large_reader}
-        return await _call(readers.get(session.effort(observation)), session.read, observation)
+    async def _call(self, effort: Effort, function: Callable[[Any], Any], argument: Any) -> Any:  # noqa: ANN401
+        """Return the function's result, computed in a thread or, where a thread would cost more time, at once."""
+        if effort is Effort.NONE:
+            return function(argument)
+        return await asyncio.get_running_loop().run_in_executor(self._readers[effort], function, argument)
 
     def _start(self, instruction: Instruction) -> EpisodeState:
         """Start an episode; text encoders are not made for several threads."""
         with self._encoding:
             return self._policy.start(instruction)
-
-
-async def _call(executor: Executor | None, function: Callable[[Any], Any], argument: Any) -> Any:  # noqa: ANN401
-    """Return the function's result, computed in a thread or, where a thread would cost more time, at once."""
-    if executor is None:
-        return function(argument)
-    return await asyncio.get_running_loop().run_in_executor(executor, function, argument)
 
 
 async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERNAL_ERROR) -> None:
