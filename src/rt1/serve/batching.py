@@ -75,8 +75,7 @@ class Capacity:
 def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dict[int, float]:
     """Take steps of 1, 2, 4, ... robots, which also warms everything up, and return how long each size takes, seconds.
 
-    The sizes end at ``max_batch``, or before the first one that takes longer than ``max_latency``: such a batch would
-    keep all its robots waiting too long.
+    The sizes end at ``max_batch``, or before the first one that takes longer than ``max_latency``.
     """
     image = np.zeros(_IMAGE, np.uint8)
     full = policy.start(np.zeros(policy.model.config.text_width, np.float32))

@@ -44,7 +44,7 @@ class Connection(ServerConnection):
         self.is_busy = False
         """Whether a request is under way."""
         self._connections = connections
-        self._last_request: float | None = None
+        self._last_request = float("-inf")
         self._frames = self._small_frames = 0
         self._counted_since = 0.0
         self._unanswered = 0
@@ -57,9 +57,7 @@ class Connection(ServerConnection):
     @property
     def idle_seconds(self) -> float:
         """Seconds since the last request; infinite before the first one."""
-        if self.is_busy:
-            return 0.0
-        return float("inf") if self._last_request is None else self.loop.time() - self._last_request
+        return 0.0 if self.is_busy else self.loop.time() - self._last_request
 
     def begin(self) -> None:
         self.is_busy, self._last_request, self._small_frames = True, self.loop.time(), 0

@@ -105,8 +105,7 @@ class Watchdog:
     def start(self) -> None:
         """Take actions, again after a stop; the time runs from now.
 
-        Raises:
-            StoppedError: the watch has ended: it was closed, or ``stop`` failed.
+        A watchdog that was closed, or whose ``stop`` failed, raises ``StoppedError``.
         """
         with self._changed:
             if not self._thread.is_alive():
@@ -117,8 +116,7 @@ class Watchdog:
     def command(self, action: FloatArray) -> None:
         """Carry an action out and wait for the next one from now on.
 
-        Raises:
-            StoppedError: the action is too late, or the watchdog was not started; nothing was carried out.
+        An action that is too late, or before the start, raises ``StoppedError`` and is not carried out.
         """
         with self._changed:
             if self._stopped or time.monotonic() >= self._deadline:

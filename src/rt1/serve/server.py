@@ -59,14 +59,8 @@ class PolicyServer:
     def __init__(self, policy: Policy, settings: ServerSettings, *, metadata: dict[str, Any] | None = None) -> None:
         """Read key and certificate; nothing is opened yet.
 
-        Args:
-            policy: network and text encoder. Its own episode is not used.
-            settings: where and how to serve.
-            metadata: plain data that each client gets first, besides what the server says of itself.
-
-        Raises:
-            ValueError: an empty key, or a file that holds no certificate or not its key.
-            OSError: a file that cannot be read.
+        The policy's own episode is not used. Each client first gets ``metadata``, plain data, besides what the server
+        says of itself. An empty key, or a file that holds no certificate or not its key, raises ``ValueError``.
         """
         self.settings = settings
         self.counters = Counters()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -92,7 +93,7 @@ class Session:
             raise ObservationError(f"the observation has no image, only {keys}; send one as {' or '.join(_IMAGE_KEYS)}")
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
-        if reset or self._state is None or self._instruction is None or not _same(instruction, self._instruction):
+        if reset or self._state is None or not np.array_equal(instruction, self._instruction):
             self._state = self._start(instruction)
             self._instruction = instruction
         return Turn(state=self._state, images=() if image is None else (self._prepared(image),))
@@ -102,13 +103,10 @@ class Session:
         if not isinstance(observation, dict):
             return Effort.NONE
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
-        starts = self._instruction is None or observation.get("reset", False) is not False
+        if _is_slow(image):
+            return Effort.LARGE
         continues = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
-        if isinstance(image, bytes) and _work(image) > SMALL_WORK:
-            return Effort.LARGE
-        if isinstance(image, np.ndarray) and (image.ndim != 3 or _is_large(image)):
-            return Effort.LARGE
-        if starts or not continues:
+        if self._instruction is None or not continues or observation.get("reset", False) is not False:
             return Effort.START
         return Effort.SMALL if isinstance(image, bytes) else Effort.NONE
 
@@ -145,12 +143,6 @@ def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
     raise ObservationError(f"the instruction is {shown(instruction)}; it must be a sentence or a float text embedding")
 
 
-def _same(one: Instruction, other: Instruction) -> bool:
-    if isinstance(one, str) or isinstance(other, str):
-        return isinstance(one, str) and isinstance(other, str) and one == other
-    return np.array_equal(one, other)
-
-
 def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
     if isinstance(image, bytes):
         try:
@@ -162,8 +154,7 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
             ) from error
     if not isinstance(image, np.ndarray):
         raise ObservationError(f"the image is a {type(image).__name__}; send JPEG bytes or a uint8 array")
-    good = image.dtype == np.uint8 and image.ndim in (3, 4) and image.shape[-1] == 3 and image.size > 0
-    if not good:
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3 or not image.size:
         raise ObservationError(
             f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3)"
         )
@@ -173,11 +164,12 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
     return image
 
 
-def _work(data: bytes) -> int:
-    try:
-        return decoding_work(data)
-    except DataError:
-        return 0  # it will be refused before it is decoded
+def _is_slow(image: Any) -> bool:  # noqa: ANN401
+    """Whether decoding or preparing an image takes long. One that does not decode is refused before it is decoded."""
+    if isinstance(image, bytes):
+        with suppress(DataError):
+            return decoding_work(image) > SMALL_WORK
+    return isinstance(image, np.ndarray) and (image.ndim != 3 or _is_large(image))
 
 
 def _is_large(image: NDArray[Any]) -> bool:

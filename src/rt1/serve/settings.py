@@ -66,12 +66,7 @@ class ServerSettings:
 
 
 def read_key(file: Path) -> bytes:
-    """Return the API key on the first line of a file.
-
-    Raises:
-        ValueError: the line is empty.
-        OSError: the file cannot be read.
-    """
+    """Return the API key on the first line of a file. An empty line raises ``ValueError``."""
     with file.open("rb") as stream:
         key = stream.readline(_MAX_KEY).strip()
     if not key:
@@ -80,15 +75,10 @@ def read_key(file: Path) -> bytes:
 
 
 def server_context(certificate: Path, private_key: Path | None) -> ssl.SSLContext:
-    """Return the TLS settings of a server with this certificate.
+    """Return the TLS settings of a server.
 
-    Args:
-        certificate: PEM file of the certificate chain.
-        private_key: PEM file of its private key, not encrypted; in the certificate's file if None.
-
-    Raises:
-        ValueError: a file holds no certificate or not its key, or the key is encrypted.
-        OSError: a file cannot be read.
+    ``certificate`` is the PEM file of the certificate chain, ``private_key`` that of its private key, which is in the
+    certificate's file if None. A file without them, or a key that is encrypted, raises ``ValueError``.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     key = private_key or certificate
