@@ -23,6 +23,7 @@ def test_unless_told_otherwise_only_this_machine_is_served() -> None:
         ({"max_sessions": 0}, "max_sessions is 0"),
         ({"idle_seconds": float("nan")}, "idle_seconds is nan"),
         ({"batch_wait": -0.001}, "batch_wait is -0.001"),
+        ({"episode_pause": -1.0}, "episode_pause is -1"),
         ({"host": ""}, "host is ''; it must name an address"),
         ({"host": " "}, "host is ' '; it must name an address"),
         ({"max_message_mb": math.inf}, "max_message_mb is inf"),

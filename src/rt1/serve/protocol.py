@@ -134,7 +134,7 @@ def _from_plain(value: Any) -> Any:  # noqa: ANN401
         return [_from_plain(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    for marker, keys, read in ((b"__ndarray__", _ARRAY_KEYS, _array), (b"__npgeneric__", _SCALAR_KEYS, _scalar)):
+    for marker, keys, read in ((b"__ndarray__", _ARRAY_KEYS, array), (b"__npgeneric__", _SCALAR_KEYS, _scalar)):
         if marker in value:
             if value.keys() != keys:
                 names, rule = (", ".join(sorted(map(shown, group)))[:200] for group in (value, keys))
@@ -146,7 +146,8 @@ def _from_plain(value: Any) -> Any:  # noqa: ANN401
     return {key: _from_plain(entry) for key, entry in value.items()}
 
 
-def _array(data: Any, dtype: Any, shape: Any) -> NDArray[Any]:  # noqa: ANN401 (they come from outside)
+def array(data: Any, dtype: Any, shape: Any) -> NDArray[Any]:  # noqa: ANN401 (they come from outside)
+    """Return the array of a message's data, dtype and shape. Values that do not fit raise ``ProtocolError``."""
     dtype = np.dtype(_check_dtype(dtype))
     if not isinstance(data, bytes):
         raise ProtocolError(f"the data of an array is a {type(data).__name__}; it must be binary")

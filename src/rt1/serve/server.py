@@ -1,4 +1,4 @@
-"""The policy server: openpi's WebSocket protocol, one session per connection, one network for all.
+"""The policy server: a session per WebSocket connection, one network for all.
 
 The event loop keeps the connections. Threads read what came (messages, JPEG, instructions); one more takes the steps of
 the network, those of several robots as a batch. New sessions are refused once the machine carries no more: a robot has
@@ -33,12 +33,13 @@ from rt1.errors import GoneError, PolicyError, ProtocolError
 from rt1.policy.base import Instruction
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import EpisodeState
-from rt1.serve import protocol
 from rt1.serve.batching import Batcher, Capacity, measured_times
 from rt1.serve.connections import ACTIVE_SECONDS, CLOSE_SECONDS, Connection, Connections, repeated_header
 from rt1.serve.counters import Counters
+from rt1.serve.openpi import OpenPi
 from rt1.serve.session import Effort, Session
 from rt1.serve.settings import ServerSettings, read_key, server_context
+from rt1.serve.vla_eval import VlaEval
 
 _LOG = logging.getLogger(__name__)
 _MAX_REASON = 500
@@ -49,6 +50,8 @@ _BACKLOG = 128
 """Connections that wait to be accepted."""
 _SWITCH_SECONDS = 0.0005
 """The event loop waits for Python code in other threads at most so long; 5 ms unless set."""
+_HEALTH = {"/healthz": "OK\n", "/health": '{"status": "ok"}\n'}
+"""Path of a liveness probe, openpi's and vla-eval's, and the answer."""
 _SHORT = 1 << 20
 """Bytes of a message that is read in well under a millisecond."""
 
@@ -69,8 +72,17 @@ class PolicyServer:
         certificate = settings.certificate
         self._tls = None if certificate is None else server_context(certificate, settings.private_key)
         self._window = policy.model.config.window
-        facts = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
-        self._metadata = protocol.encode({**(metadata or {}), **facts})
+        facts = {
+            "policy": "rt1",
+            "action_spec": policy.action_spec.to_json(),
+            "window": self._window,
+            "action_horizon": 1,
+            "episode_pause": settings.episode_pause,
+        }
+        openpi = OpenPi({**(metadata or {}), **facts}, settings.image_key)
+        self._new_dialogue: Callable[[], OpenPi | VlaEval] = lambda: openpi
+        if settings.protocol == "vla-eval":
+            self._new_dialogue = partial(VlaEval, policy.action_spec, settings.image_key)
         self._connections = Connections(max_sessions=settings.max_sessions, max_bytes=settings.max_memory_mb * 1e6)
         # Each kind of observation waits for its own kind only: no robot waits for large images.
         threads = {Effort.SMALL: _READERS, Effort.START: 1, Effort.LARGE: 1}
@@ -122,6 +134,7 @@ class PolicyServer:
                 close_timeout=CLOSE_SECONDS,
                 create_connection=cast("type[ServerConnection]", partial(Connection, self._connections)),
                 server_header=None,
+                ping_interval=self._new_dialogue().ping_seconds,
             )
         except (socket.gaierror, UnicodeError) as error:  # neither names the host
             raise OSError(
@@ -169,8 +182,8 @@ class PolicyServer:
 
     def _screen(self, connection: ServerConnection, request: Request) -> Response | None:
         """Return the response to plain HTTP, or to a client that is refused. None accepts the client."""
-        if request.path == "/healthz":
-            return connection.respond(200, "OK\n")
+        if request.path in _HEALTH:
+            return connection.respond(200, _HEALTH[request.path])
         if (complaint := repeated_header(request, "Host", "Authorization")) is not None:
             return connection.respond(400, complaint)
         if self._key is not None:
@@ -210,71 +223,88 @@ class PolicyServer:
 
     async def _serve_session(self, connection: ServerConnection) -> None:
         assert isinstance(connection, Connection)
+        dialogue = self._new_dialogue()
         # Asked again: other clients may have connected during this handshake.
         if (refusal := self._refusal()) is not None:
             with suppress(ConnectionClosed):
-                await _refuse(connection, refusal, _TRY_LATER)
+                await _refuse(connection, dialogue.error(refusal), _TRY_LATER)
             return
         self._connections.start_session(connection)
         self.counters.sessions_started.inc()
         try:
-            await connection.send(self._metadata)
-            await self._converse(connection, Session(self._start, self._policy.prepare, window=self._window))
+            if dialogue.greeting is not None:
+                await connection.send(dialogue.greeting)
+            await self._converse(connection, dialogue)
         except (ConnectionClosed, GoneError):
             pass  # the client has disconnected
         finally:
             self._connections.remove(connection)
 
-    async def _converse(self, connection: Connection, session: Session) -> None:
-        previous: float | None = None
+    async def _converse(self, connection: Connection, dialogue: OpenPi | VlaEval) -> None:
+        session = Session(
+            self._start, self._policy.prepare, window=self._window, episode_pause=self.settings.episode_pause
+        )
+        timing: dict[str, float] = {}
+        answered = time.perf_counter()
         while not self._stopping:
             try:
                 async with asyncio.timeout(self.settings.idle_seconds):
                     message = await connection.recv()
             except TimeoutError:
-                await _refuse(connection, f"no request came for {self.settings.idle_seconds:g} s; connect again")
+                reason = f"no request came for {self.settings.idle_seconds:g} s; connect again"
+                await _refuse(connection, dialogue.error(reason))
                 return
             # Idle sessions do not count for the capacity, so the first request after a while needs a place, too.
             if connection.idle_seconds > ACTIVE_SECONDS and (refusal := self._refusal()) is not None:
-                await _refuse(connection, refusal, _TRY_LATER)
+                await _refuse(connection, dialogue.error(refusal), _TRY_LATER)
                 return
             connection.begin()
             start = time.perf_counter()
+            session.pause(start - answered)
+            reply: bytes | str | None
             try:
-                reply = await self._answer(connection, session, message, previous)
+                reply = await self._answer(connection, session, dialogue, message, timing)
             except GoneError:
                 raise
             except Exception as error:  # noqa: BLE001 (one session's failure must not reach the others)
                 self.counters.errors.labels("request" if _is_of_request(error) else "server").inc()
-                await _refuse(connection, _reason(error))
-                return
+                reply = dialogue.error(_reason(error))
+                if dialogue.closes_after_error:
+                    await _refuse(connection, reply)
+                    return
             connection.end(len(message))
-            await connection.send(reply)
-            previous = time.perf_counter() - start
-            self.counters.latency.observe(previous)
+            answered = time.perf_counter()
+            if reply is not None:
+                await connection.send(reply)
+                answered = time.perf_counter()
+                timing = {"prev_total_ms": 1e3 * (answered - start)}
+                self.counters.latency.observe(answered - start)
         await connection.close(_GOING_AWAY, "the server stops")
 
     async def _answer(
-        self, connection: ServerConnection, session: Session, message: str | bytes, previous: float | None
-    ) -> bytes:
+        self,
+        connection: ServerConnection,
+        session: Session,
+        dialogue: OpenPi | VlaEval,
+        message: str | bytes,
+        timing: dict[str, float],
+    ) -> bytes | None:
         if isinstance(message, str):
             raise ProtocolError("a text message came; an observation is a binary msgpack message")
-        observation = await self._call(
-            Effort.NONE if len(message) <= _SHORT else Effort.SMALL, protocol.decode, message
-        )
+        observation = await self._call(Effort.NONE if len(message) <= _SHORT else Effort.SMALL, dialogue.read, message)
+        if observation is None:
+            return dialogue.reply(None, timing=timing, is_new_episode=False)
         turn = await self._call(session.effort(observation), session.read, observation)
-        state, seconds, actions = turn.state, 0.0, {}
+        state, seconds, action = turn.state, 0.0, None
         for image in turn.images:
             stepped = await self._batcher.step(
                 connection, state, image, is_wanted=lambda: connection.state is State.OPEN
             )
-            state, seconds = stepped.state, seconds + stepped.seconds
-            actions = {"actions": stepped.action[None]}
+            state, seconds, action = stepped.state, seconds + stepped.seconds, stepped.action
         session.remember(turn, state)
-        timing = {"infer_ms": 1e3 * seconds}
-        if previous is not None:
-            timing["prev_total_ms"] = 1e3 * previous
-        return protocol.encode({**actions, "server_timing": timing})
+        return dialogue.reply(
+            action, timing={"infer_ms": 1e3 * seconds, **timing}, is_new_episode=turn.state.images == 0
+        )
 
     async def _call(self, effort: Effort, function: Callable[[Any], Any], argument: Any) -> Any:  # noqa: ANN401
         """Return the function's result, computed in a thread or, where a thread would cost more time, at once."""
@@ -288,8 +318,8 @@ class PolicyServer:
             return self._policy.start(instruction)
 
 
-async def _refuse(connection: ServerConnection, reason: str, code: int = _INTERNAL_ERROR) -> None:
-    """Send the reason as the protocol requires: a text message, then the close of the connection."""
+async def _refuse(connection: ServerConnection, reason: str | bytes, code: int = _INTERNAL_ERROR) -> None:
+    """Send the reason as a message and close the connection."""
     await connection.send(reason)
     await connection.close(code)
 

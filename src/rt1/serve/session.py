@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from rt1.policy.base import LONGEST_INSTRUCTION, Instruction
 from rt1.policy.stepper import EpisodeState, PreparedImage
 from rt1.serve.protocol import shown
 
+_LOG = logging.getLogger(__name__)
 LARGE_PIXELS = 1 << 20
 """An image of more pixels is prepared before its step, so that the step takes no longer than others."""
 SMALL_WORK = 1 << 22
@@ -31,7 +33,7 @@ class Effort(Enum):
     NONE = auto()
     """Well under a millisecond: there is no image to decode or prepare, and no episode starts."""
     SMALL = auto()
-    """Some 10 ms: a small image is decoded, as robots send them all the time."""
+    """Some 10 ms: a small image is decoded or converted, as robots send them all the time."""
     START = auto()
     """An episode starts, which encodes a sentence."""
     LARGE = auto()
@@ -59,18 +61,35 @@ class Session:
         prepare: Callable[[NDArray[np.uint8]], PreparedImage],
         *,
         window: int,
+        episode_pause: float = 0.0,
     ) -> None:
-        """Start without an episode. ``start`` refuses an instruction with ``ValueError``."""
-        self._start, self._prepare, self._window = start, prepare, window
+        """Start without an episode. ``start`` refuses an instruction with ``ValueError``.
+
+        A client that never sends ``reset`` starts a new episode after ``episode_pause`` seconds without a request. 0
+        turns this off.
+        """
+        self._start, self._prepare, self._window, self._episode_pause = start, prepare, window, episode_pause
+        self._sends_reset = False
         self._state: EpisodeState | None = None
         self._instruction: Instruction | None = None
+
+    def pause(self, seconds: float) -> None:
+        """End the episode if the client sends no ``reset`` and a pause between two requests was this long."""
+        if self._state is not None and not self._sends_reset and 0 < self._episode_pause < seconds:
+            self._state = None
+            _LOG.warning(
+                "a client without 'reset' paused for %.1f s: its next image starts a new episode; let it send 'reset' "
+                "true with the first image of each episode, else false",
+                seconds,
+            )
 
     def read(self, observation: Any) -> Turn:  # noqa: ANN401 (it comes from outside)
         """Return what an observation asks for, and start a new episode where it asks for one.
 
         Args:
-            observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or uint8 RGB (H, W, 3). Stacked images
-                (T, H, W, 3), oldest first, are an episode of their own that leaves this session's episode alone.
+            observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or RGB (H, W, 3) or (3, H, W), uint8
+                or float 0..1. Stacked images (T, H, W, 3), oldest first, are an episode of their own that leaves this
+                session's episode alone.
                 ``instruction`` (or ``prompt``): sentence or float (E,) text embedding. It is kept for later
                 observations, and a different one starts a new episode. ``reset``: True starts a new episode. Other keys
                 are ignored.
@@ -83,6 +102,7 @@ class Session:
         new_instruction, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
             raise ObservationError(f"reset is {shown(reset)}; it must be true or false")
+        self._sends_reset |= "reset" in observation
         instruction = self._instruction if new_instruction is None else _checked_instruction(new_instruction)
         if instruction is None:
             raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
@@ -93,10 +113,11 @@ class Session:
             raise ObservationError(f"the observation has no image, only {keys}; send one as {' or '.join(_IMAGE_KEYS)}")
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
-        if reset or self._state is None or not np.array_equal(instruction, self._instruction):
-            self._state = self._start(instruction)
-            self._instruction = instruction
-        return Turn(state=self._state, images=() if image is None else (self._prepared(image),))
+        state = self._state
+        if reset or state is None or self._instruction is None or not np.array_equal(instruction, self._instruction):
+            state = self._start(instruction)
+            self._state, self._instruction = state, instruction
+        return Turn(state=state, images=() if image is None else (self._prepared(image),))
 
     def effort(self, observation: Any) -> Effort:  # noqa: ANN401 (it comes from outside)
         """Return how long :meth:`read` takes at most, without doing any of its work."""
@@ -106,9 +127,10 @@ class Session:
         if _is_slow(image):
             return Effort.LARGE
         continues = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
-        if self._instruction is None or not continues or observation.get("reset", False) is not False:
+        if self._state is None or not continues or observation.get("reset", False) is not False:
             return Effort.START
-        return Effort.SMALL if isinstance(image, bytes) else Effort.NONE
+        takes_work = isinstance(image, bytes) or (isinstance(image, np.ndarray) and image.dtype.kind == "f")
+        return Effort.SMALL if takes_work else Effort.NONE
 
     def remember(self, turn: Turn, state: EpisodeState) -> None:
         """Keep the episode as a turn has left it."""
@@ -154,14 +176,25 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
             ) from error
     if not isinstance(image, np.ndarray):
         raise ObservationError(f"the image is a {type(image).__name__}; send JPEG bytes or a uint8 array")
-    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3 or not image.size:
+    is_image = image.ndim in (3, 4) and 3 in (image.shape[-1], image.shape[-3]) and image.size > 0
+    if not is_image or (image.dtype != np.uint8 and image.dtype.kind != "f"):
         raise ObservationError(
-            f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3)"
+            f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3), or "
+            "such with the channels first, or float 0..1"
         )
+    if image.shape[-1] != 3:
+        image = np.ascontiguousarray(np.moveaxis(image, -3, -1))
     height, width = image.shape[-3:-1]
     if height * width > MAX_PIXELS:
         raise ObservationError(f"the image is {height}x{width}; it may have {MAX_PIXELS} pixels; send a smaller one")
-    return image
+    return image if image.dtype == np.uint8 else _from_float(image)
+
+
+def _from_float(image: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):
+        raise ObservationError(f"the image is {image.dtype} of {low:g}..{high:g}; a float image must lie in 0..1")
+    return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
 
 
 def _is_slow(image: Any) -> bool:  # noqa: ANN401
@@ -173,4 +206,4 @@ def _is_slow(image: Any) -> bool:  # noqa: ANN401
 
 
 def _is_large(image: NDArray[Any]) -> bool:
-    return image.shape[0] * image.shape[1] > LARGE_PIXELS
+    return image.size // 3 > LARGE_PIXELS

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rt1.common.json_config import MOST_PORT, check_above, check_at_least, check_between
 
@@ -23,6 +24,14 @@ class ServerSettings:
     """Address to listen on, which must not be empty; 0.0.0.0 lets other machines in."""
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
+    protocol: Literal["openpi", "vla-eval"] = "openpi"
+    """Protocol of the clients: openpi's, which rt1's own client speaks, or that of the evaluation harness vla-eval."""
+    image_key: str | None = None
+    """Key of the image in an observation, such as images/cam_high. Default: image or observation/image with openpi,
+    the only camera with vla-eval."""
+    episode_pause: float = 2.0
+    """Seconds without a request after which a client that never sends reset, such as openpi's runtime, starts a new
+    episode. 0 turns this off."""
     api_key_file: Path | None = None
     """File with the API key of clients on its first line; no key is required if not given."""
     certificate: Path | None = None
@@ -54,7 +63,7 @@ class ServerSettings:
         check_at_least(self, 1, "max_sessions", "max_batch")
         check_above(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
         check_at_least(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
-        check_at_least(self, 0, "batch_wait")
+        check_at_least(self, 0, "batch_wait", "episode_pause")
         check_between(self, 0, MOST_PORT, "port")
         if self.max_message_mb > self.max_memory_mb:
             raise ValueError(
