@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeCommand:
-    """Serve a policy to robots over WebSockets, with openpi's protocol, until SIGTERM or Ctrl-C."""
+    """Serve a policy to robots or benchmarks over WebSockets until SIGTERM or Ctrl-C."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint or run folder."""
@@ -55,7 +55,7 @@ class ServeCommand:
         scheme = "ws" if self.server.certificate is None else "wss"
         most, latency = self.server.max_sessions, self.server.max_latency
         return (
-            f"serving {self.checkpoint} on {scheme}://{self.server.host}:{port}, "
+            f"serving {self.checkpoint} to {self.server.protocol} clients on {scheme}://{self.server.host}:{port}, "
             f"{server.step_seconds * 1e3:.1f} ms a step with {setting}, room for {server.capacity} of at "
             f"most {most} sessions within {latency:g} s"
         )

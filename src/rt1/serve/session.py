@@ -75,13 +75,8 @@ class Session:
 
     def pause(self, seconds: float) -> None:
         """End the episode if the client sends no ``reset`` and a pause between two requests was this long."""
-        if self._state is not None and not self._sends_reset and 0 < self._episode_pause < seconds:
+        if not self._sends_reset and 0 < self._episode_pause < seconds:
             self._state = None
-            _LOG.warning(
-                "a client without 'reset' paused for %.1f s: its next image starts a new episode; let it send 'reset' "
-                "true with the first image of each episode, else false",
-                seconds,
-            )
 
     def read(self, observation: Any) -> Turn:  # noqa: ANN401 (it comes from outside)
         """Return what an observation asks for, and start a new episode where it asks for one.
@@ -117,6 +112,12 @@ class Session:
         if reset or state is None or self._instruction is None or not np.array_equal(instruction, self._instruction):
             state = self._start(instruction)
             self._state, self._instruction = state, instruction
+        elif not self._sends_reset and state.images == 1:  # the second image, before the first mistake
+            _LOG.warning(
+                "a client sends no 'reset', so that its episodes are told apart by pauses of %g s alone; let it send "
+                "'reset': true with the first image of an episode, else false",
+                self._episode_pause,
+            )
         return Turn(state=state, images=() if image is None else (self._prepared(image),))
 
     def effort(self, observation: Any) -> Effort:  # noqa: ANN401 (it comes from outside)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rt1 import __version__
 from rt1.actions import ActionPart, ActionSpec, Continuous, FloatArray
-from rt1.common.suggest import lookup
+from rt1.common.suggest import unknown_name
 from rt1.errors import ObservationError, ProtocolError
 from rt1.serve import protocol
 from rt1.serve.openpi import missing_image, value_at
@@ -22,7 +22,7 @@ _COMPONENTS = {
     "gripper_closedness_action": ("gripper", "binary_close_positive"),
 }
 """Parts of RT-1's own actions in the order of vla-eval's action -> name and format in its specs."""
-_TYPES = dict.fromkeys(("hello", "observation", "episode_start", "episode_end", "error"))
+_TYPES = ("hello", "observation", "episode_start", "episode_end", "error")
 
 
 class VlaEval:
@@ -52,7 +52,8 @@ class VlaEval:
             raise ProtocolError("the message is not of vla-eval; it must be a map of type, payload, seq and timestamp")
         self._seq = seq
         kind = str(fields.get("type"))
-        lookup("message type", kind, _TYPES)
+        if kind not in _TYPES:
+            raise ProtocolError(unknown_name("message type", kind, _TYPES))
         version = payload.get("protocol_version", PROTOCOL_VERSION)
         if kind == "hello" and version != PROTOCOL_VERSION:
             raise ProtocolError(
