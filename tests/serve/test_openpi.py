@@ -124,11 +124,51 @@ except RuntimeError as error:
 """
 
 
-def test_openpis_own_client_is_served(start: Start, policy: Policy) -> None:
+RUNTIME = """
+import sys, time
+import numpy as np
+from openpi_client.action_chunk_broker import ActionChunkBroker
+from openpi_client.runtime.agents.policy_agent import PolicyAgent
+from openpi_client.runtime.environment import Environment
+from openpi_client.runtime.runtime import Runtime
+from openpi_client.websocket_client_policy import WebsocketClientPolicy
+
+class Table(Environment):
+    def reset(self):
+        self.steps = 0
+        time.sleep(1.2)
+    def is_episode_complete(self):
+        return self.steps == 2
+    def get_observation(self):
+        return {"image": np.full((40, 56, 3), 200 * self.steps, np.uint8), "prompt": "open the drawer"}
+    def apply_action(self, action):
+        self.steps += 1
+        print(action["actions"][None].tobytes().hex())
+
+policy = WebsocketClientPolicy("127.0.0.1", int(sys.argv[1]))
+agent = PolicyAgent(ActionChunkBroker(policy, policy.get_server_metadata()["action_horizon"]))
+Runtime(Table(), agent, [], num_episodes=2).run()
+"""
+
+
+@pytest.fixture
+def run_openpi(start: Start) -> Callable[[str], list[str]]:
+    """Run a script with openpi's own client against a server; return its lines."""
     python = os.environ.get("RT1_OPENPI_PYTHON", str(OPENPI_PYTHON))
     if not Path(python).is_file():
         pytest.skip("openpi-client needs numpy 1: run scripts/setup dev, or set RT1_OPENPI_PYTHON to a Python with it")
-    command = [python, "-c", OPENPI, str(start().port)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    def run(script: str) -> list[str]:
+        command = [python, "-c", script, str(start(episode_pause=1.0).port)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+
+    return run
+
+
+@pytest.mark.parametrize(("script", "more"), [(OPENPI, ["True"]), (RUNTIME, None)], ids=["client", "runtime"])
+def test_openpis_own_client_and_both_episodes_of_its_runtime_are_served(
+    run_openpi: Callable[[str], list[str]], policy: Policy, script: str, more: list[str] | None
+) -> None:
     images = np.full((2, 40, 56, 3), [[[[0]]], [[[200]]]], np.uint8)
-    assert run.stdout.split() == [each.tobytes().hex() for each in _alone(policy, images)] + ["True"]
+    episode = [action.tobytes().hex() for action in _alone(policy, images)]
+    assert run_openpi(script) == episode + (episode if more is None else more)
