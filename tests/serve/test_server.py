@@ -395,7 +395,7 @@ def test_steps_that_wait_together_are_taken_together(
             connection.send(encode({"image": images[index], "prompt": DRAWER}))
             if index == 0:
                 assert blocked.entered.acquire(timeout=20)  # the others come while the first one's step is taken
-        _wait_until(lambda: running.server.waiting == 3)
+        _wait_until(lambda: running.server.batcher.waiting == 3)
         blocked.let_go()
         for index, connection in enumerate(connections):
             reply = connection.recv(timeout=20)
@@ -423,7 +423,7 @@ def test_a_step_that_fails_takes_nobody_with_it(
         assert blocked.entered.acquire(timeout=20)
         bad.send(encode({"image": images[2], "prompt": DRAWER}))
         good.send(encode({"image": images[1], "prompt": DRAWER}))
-        _wait_until(lambda: running.server.waiting == 2)
+        _wait_until(lambda: running.server.batcher.waiting == 2)
         blocked.let_go()
         assert bad.recv(timeout=20) == "the server failed at this request; its log says why; connect again"
         for connection, index in ((first, 0), (good, 1)):

@@ -29,7 +29,8 @@ class Worker:
         self.latest = b""
         self._playground = playground
         playground.on_opening = self._publish
-        self._listener: Callable[[], None] = lambda: None
+        self.listeners: set[Callable[[], None]] = set()
+        """Called in the worker's thread after each new view."""
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="rt1-play", daemon=True)
         self._opened: Future[None] = Future()
@@ -41,10 +42,6 @@ class Worker:
         """
         self._thread.start()
         self._opened.result()
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Call a function, in the worker's thread, after each new view."""
-        self._listener = listener
 
     def submit(self, command: Command) -> None:
         """Queue a command. A full queue raises ``ValueError``."""
@@ -100,7 +97,8 @@ class Worker:
 
     def _publish(self) -> None:
         self.latest = encode_view(self._playground.view)
-        self._listener()
+        for listener in tuple(self.listeners):  # tabs come and go in another thread
+            listener()
 
 
 def _one_line(error: Exception) -> str:

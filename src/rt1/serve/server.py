@@ -101,14 +101,14 @@ class PolicyServer:
         measure = partial(measured_times, max_batch=settings.max_batch, max_latency=settings.max_latency)
         times = await loop.run_in_executor(self._worker, measure, self._policy)
         self._capacity = Capacity(times, max_latency=settings.max_latency)
-        self._batcher = Batcher(
+        self.batcher = Batcher(
             self._policy, self._capacity, self._worker, max_wait=settings.batch_wait, on_batch=self.counters.stepped
         )
         server = await self._open()
         for listener in server.sockets:
             with listener.dup() as socket_:
                 socket_.listen(_BACKLOG)
-        tasks = [asyncio.create_task(task) for task in (self._batcher.run(), self.counters.watch_loop())]
+        tasks = [asyncio.create_task(task) for task in (self.batcher.run(), self.counters.watch_loop())]
         try:
             ready(int(next(iter(server.sockets)).getsockname()[1]))
             await stop.wait()
@@ -146,11 +146,6 @@ class PolicyServer:
                 f"host is {settings.host!r} with port {settings.port}: {reason}; give an address of this machine and a "
                 "free port, or 0"
             ) from error
-
-    @property
-    def waiting(self) -> int:
-        """Steps that wait for the network."""
-        return self._batcher.waiting
 
     @property
     def capacity(self) -> int:
@@ -210,7 +205,7 @@ class PolicyServer:
             why, words = "stopping", "the server stops"
         elif active >= most:
             why, words = "full", f"the server has its {most} sessions; close one, or raise max_sessions"
-        elif active >= self.capacity or self._batcher.oldest_wait() > latency:
+        elif active >= self.capacity or self.batcher.oldest_wait() > latency:
             why = "busy"
             words = (
                 f"the server is too busy for another session: it has {active} and answers {self.capacity} at once "
@@ -297,7 +292,7 @@ class PolicyServer:
         turn = await self._call(session.effort(observation), session.read, observation)
         state, seconds, action = turn.state, 0.0, None
         for image in turn.images:
-            stepped = await self._batcher.step(
+            stepped = await self.batcher.step(
                 connection, state, image, is_wanted=lambda: connection.state is State.OPEN
             )
             state, seconds, action = stepped.state, seconds + stepped.seconds, stepped.action

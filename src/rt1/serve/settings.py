@@ -25,13 +25,11 @@ class ServerSettings:
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     protocol: Literal["openpi", "vla-eval"] = "openpi"
-    """Protocol of the clients: openpi's, which rt1's own client speaks, or that of the evaluation harness vla-eval."""
+    """Protocol of the clients: openpi's, which rt1's own client uses, or that of the evaluation harness vla-eval."""
     image_key: str | None = None
-    """Key of the image in an observation, such as images/cam_high. Default: image or observation/image with openpi,
-    the only camera with vla-eval."""
+    """Key of the image in an observation, such as images/cam_high. Default: image, or the only camera of vla-eval."""
     episode_pause: float = 2.0
-    """Seconds without a request after which a client that never sends reset, such as openpi's runtime, starts a new
-    episode. 0 turns this off."""
+    """A pause of so many seconds starts a new episode for a client that never sends reset; 0 turns this off."""
     api_key_file: Path | None = None
     """File with the API key of clients on its first line; no key is required if not given."""
     certificate: Path | None = None
