@@ -167,8 +167,8 @@ def test_rt1s_own_actions_become_position_rotation_and_gripper() -> None:
     reply = dialogue.reply(action, timing={}, is_new_episode=True)
     assert reply is not None
     parts = spec.to_dict(action)
-    wanted = np.concatenate([parts["world_vector"], parts["rotation_delta"], parts["gripper_closedness_action"]])
-    assert msgpack.unpackb(reply)["payload"]["actions"]["data"] == wanted.astype(np.float32).tobytes()
+    expected = np.concatenate([parts["world_vector"], parts["rotation_delta"], parts["gripper_closedness_action"]])
+    assert msgpack.unpackb(reply)["payload"]["actions"]["data"] == expected.astype(np.float32).tobytes()
 
 
 HARNESS = """

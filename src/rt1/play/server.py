@@ -1,4 +1,4 @@
-"""The server of the page: HTTP and a WebSocket on loopback; every open tab watches and drives the same run."""
+"""The server of the page: HTTP and a WebSocket on loopback. Every open tab watches and drives the same run."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Client:
             url: ``ws://host:port`` or ``wss://host:port``.
             api_key: the key that the server asks for, if it does.
             timeout: seconds until an unanswered request, or connecting, fails.
-            tls: certificates to trust for ``wss``; those of the system if None.
+            tls: certificates to trust for ``wss``, those of the system if None.
 
         Raises:
             ClientError: nothing answers there, it refuses, or it is no RT-1 server.

@@ -15,7 +15,7 @@ ACTIVE_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
 """A connection that does not close by itself is cut off after so long."""
 MAX_HANDSHAKES = 256
-"""Connections without a session; beyond it the oldest is cut off."""
+"""Connections without a session. Beyond it the oldest is cut off."""
 MAX_SMALL_FRAMES = 256
 """Small frames a second that a connection may send between two requests."""
 READ_SIZE = 1 << 16
@@ -78,7 +78,7 @@ class Connection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        transport.max_size = READ_SIZE  # type: ignore[attr-defined]  # asyncio's own; it reads 256 KiB otherwise
+        transport.max_size = READ_SIZE  # type: ignore[attr-defined]  # asyncio's own, which reads 256 KiB otherwise
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -1,4 +1,4 @@
-"""openpi's policy protocol: metadata first, then one reply for each observation; an error ends the connection."""
+"""openpi's policy protocol: metadata first, then one reply for each observation. An error ends the connection."""
 
 from __future__ import annotations
 

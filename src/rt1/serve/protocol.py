@@ -1,6 +1,6 @@
 """The wire format of openpi's policy protocol: msgpack with numpy arrays, read with limits and without pickle.
 
-An array is a map of four binary keys, ``{b"__ndarray__": true, b"data", b"dtype": "<f4", b"shape": [...]}``; a numpy
+An array is a map of four binary keys, ``{b"__ndarray__": true, b"data", b"dtype": "<f4", b"shape": [...]}``. A numpy
 scalar is ``{b"__npgeneric__": true, b"data", b"dtype"}``. All other keys are strings.
 """
 

@@ -58,7 +58,7 @@ class ActionLimits:
 
         Args:
             action: float32 (A,), physical units.
-            previous: the action carried out before, float32 (A,); :meth:`rest` at the start of an episode.
+            previous: the action carried out before, float32 (A,), :meth:`rest` at the start of an episode.
 
         Returns:
             float32 (A,), within the bounds. A choice (a discrete dimension) is not changed.
@@ -84,8 +84,8 @@ class Watchdog:
         """Watch from the first :meth:`start` on.
 
         Args:
-            command: carries an action out; returns soon.
-            stop: brings the robot to rest; must be safe to call from another thread, and at any time.
+            command: carries an action out and returns soon.
+            stop: brings the robot to rest. It must be safe to call from another thread, and at any time.
             seconds: longest time from one action, or from the start, to the next.
         """
         if not 0 < seconds < math.inf:

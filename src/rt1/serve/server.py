@@ -1,6 +1,6 @@
 """The policy server: a session per WebSocket connection, one network for all.
 
-The event loop keeps the connections. Threads read what came (messages, JPEG, instructions); one more takes the steps of
+The event loop keeps the connections. Threads read what came (messages, JPEG, instructions). One more takes the steps of
 the network, those of several robots as a batch. New sessions are refused once the machine carries no more: a robot has
 one request under way at most, so a bounded number of robots means a bounded latency for each.
 """
@@ -49,7 +49,7 @@ _ACCEPTED_AT_ONCE = 8
 _BACKLOG = 128
 """Connections that wait to be accepted."""
 _SWITCH_SECONDS = 0.0005
-"""The event loop waits for Python code in other threads at most so long; 5 ms unless set."""
+"""The event loop waits for Python code in other threads at most so long, 5 ms unless set."""
 _HEALTH = {"/healthz": "OK\n", "/health": '{"status": "ok"}\n'}
 """Path of a liveness probe, openpi's and vla-eval's, and the answer."""
 _SHORT = 1 << 20
@@ -336,7 +336,7 @@ def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
     """Serve until SIGTERM or SIGINT, in the main thread of a process. An address that is taken raises ``OSError``."""
 
     async def run() -> None:
-        gc.freeze()  # the network's many objects stay; each collection would take 10 ms to scan them
+        gc.freeze()  # the network's many objects stay. Each collection would take 10 ms to scan them
         gc.set_threshold(700, 10, 1000)  # a full collection among many connections takes 60 ms, so it is rare
         sys.setswitchinterval(_SWITCH_SECONDS)
         await server.run(stop_on_signals(), ready)

@@ -47,7 +47,7 @@ class Turn:
     state: EpisodeState
     """The episode that the images come to."""
     images: tuple[NDArray[Any] | PreparedImage, ...]
-    """RGB (H, W, 3) each, or prepared, oldest first. The action wanted is that of the last. None: a reset alone."""
+    """RGB (H, W, 3) each, or prepared, oldest first. The action is that of the last. None: a reset alone."""
     is_own_episode: bool = False
     """True for stacked images, which leave the session's own episode alone."""
 
@@ -69,7 +69,7 @@ class Session:
         turns this off.
         """
         self._start, self._prepare, self._window, self._episode_pause = start, prepare, window, episode_pause
-        self._sends_reset = False
+        self._sends_reset = self._has_warned = False
         self._state: EpisodeState | None = None
         self._instruction: Instruction | None = None
 
@@ -112,7 +112,8 @@ class Session:
         if reset or state is None or self._instruction is None or not np.array_equal(instruction, self._instruction):
             state = self._start(instruction)
             self._state, self._instruction = state, instruction
-        elif not self._sends_reset and state.images == 1:  # the second image, before the first mistake
+        elif not self._sends_reset and not self._has_warned:
+            self._has_warned = True
             _LOG.warning(
                 "a client sends no 'reset', so that its episodes are told apart by pauses of %g s alone; let it send "
                 "'reset': true with the first image of an episode, else false",

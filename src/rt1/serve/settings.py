@@ -13,7 +13,7 @@ from typing import Literal
 from rt1.common.json_config import MOST_PORT, check_above, check_at_least, check_between
 
 _MAX_KEY = 4096
-"""Bytes of a key; an HTTP header holds no more."""
+"""Bytes of a key. An HTTP header holds no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
