@@ -165,7 +165,9 @@ def test_the_effort_of_reading_is_known_before(policy: Policy, images: NDArray[n
     assert session.effort({"image": jpeg[:9]}) is Effort.SMALL
     for start in ({"image": image, "prompt": CLOSE}, {"image": jpeg, "reset": True}, {"reset": 7}):
         assert session.effort(start) is Effort.START
-    for slow in ({"image": large}, {"image": large, "reset": True}, {"image": images[:2]}):
+    assert session.effort({"image": np.zeros((3, 512, 512), np.float32)}) is Effort.SMALL
+    floats = {"image": np.zeros((3, 512, 513), np.float32)}
+    for slow in ({"image": large}, {"image": large, "reset": True}, {"image": images[:2]}, floats):
         assert session.effort(slow) is Effort.LARGE
 
 

@@ -21,6 +21,8 @@ from rt1.serve.protocol import shown
 _LOG = logging.getLogger(__name__)
 LARGE_PIXELS = 1 << 20
 """An image of more pixels is prepared before its step, so that the step takes no longer than others."""
+LARGE_FLOAT_PIXELS = 1 << 18
+"""A float image of more pixels takes longer than some 10 ms to convert."""
 SMALL_WORK = 1 << 22
 """An encoded image of no more :func:`~rt1.data.sources.images.decoding_work` decodes in some 10 ms."""
 _IMAGE_KEYS = ("image", "observation/image")
@@ -204,7 +206,9 @@ def _is_slow(image: Any) -> bool:  # noqa: ANN401
     if isinstance(image, bytes):
         with suppress(DataError):
             return decoding_work(image) > SMALL_WORK
-    return isinstance(image, np.ndarray) and (image.ndim != 3 or _is_large(image))
+    if not isinstance(image, np.ndarray):
+        return False
+    return image.ndim != 3 or image.size // 3 > (LARGE_PIXELS if image.dtype == np.uint8 else LARGE_FLOAT_PIXELS)
 
 
 def _is_large(image: NDArray[Any]) -> bool:
