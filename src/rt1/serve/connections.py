@@ -48,6 +48,9 @@ class Connection(ServerConnection):
         self._frames = self._small_frames = 0
         self._counted_since = 0.0
         self._unanswered = 0
+        self.has_session = False
+        self.counted = 0
+        """The bytes of it that :class:`Connections` counts."""
 
     @property
     def held(self) -> int:
@@ -122,56 +125,50 @@ class Connections:
     def __init__(self, *, max_sessions: int, max_bytes: float) -> None:
         """Start empty, with limits on the sessions and on the bytes that all connections hold together."""
         self._max_sessions, self._max_bytes = max_sessions, max_bytes
-        self._handshakes: dict[Connection, None] = {}
-        self._sessions: dict[Connection, None] = {}
-        self._held: dict[Connection, int] = {}
+        self._open: dict[Connection, None] = {}
+        self.held = 0
+        """Bytes that all connections hold."""
 
     def __contains__(self, connection: object) -> bool:
-        return connection in self._held
+        return connection in self._open
 
     @property
-    def sessions(self) -> tuple[Connection, ...]:
-        return tuple(self._sessions)
+    def sessions(self) -> list[Connection]:
+        return [connection for connection in self._open if connection.has_session]
 
     @property
     def active(self) -> int:
         """Sessions with a request in the last ACTIVE_SECONDS."""
-        return sum(session.idle_seconds < ACTIVE_SECONDS for session in self._sessions)
-
-    @property
-    def held(self) -> int:
-        """Bytes that all connections hold."""
-        return sum(self._held.values())
+        return sum(session.idle_seconds < ACTIVE_SECONDS for session in self.sessions)
 
     def add(self, connection: Connection) -> None:
-        self._handshakes[connection] = None
-        self._held[connection] = 0
-        if len(self._handshakes) > MAX_HANDSHAKES:
-            oldest = next(iter(self._handshakes))
-            self.remove(oldest)
-            oldest.transport.abort()
+        self._open[connection] = None
+        handshakes = [other for other in self._open if not other.has_session]
+        if len(handshakes) > MAX_HANDSHAKES:
+            self.remove(handshakes[0])
+            handshakes[0].transport.abort()
 
     def start_session(self, connection: Connection) -> None:
         """Start a session. If all are taken, close the session that has been idle for longest."""
-        self._handshakes.pop(connection, None)
-        if len(self._sessions) >= self._max_sessions:
-            longest = max(self._sessions, key=lambda session: session.idle_seconds)
+        if len(self.sessions) >= self._max_sessions:
+            longest = max(self.sessions, key=lambda session: session.idle_seconds)
             longest.drop(_TRY_LATER, "another robot needs the place of this idle connection; connect again")
-        self._sessions[connection] = None
+        connection.has_session = True
 
     def remove(self, connection: Connection) -> None:
-        self._handshakes.pop(connection, None)
-        self._sessions.pop(connection, None)
-        self._held.pop(connection, None)
+        if connection in self._open:
+            del self._open[connection]
+            self.held -= connection.counted
 
     def weigh(self, connection: Connection) -> None:
         """Update the bytes of a connection. While all hold too much, drop the one that holds most."""
-        if connection not in self._held:
+        if connection not in self._open:
             return
-        self._held[connection] = connection.held
+        self.held += connection.held - connection.counted
+        connection.counted = connection.held
         while self.held > self._max_bytes:
-            largest = max(self._held, key=self._held.__getitem__)
-            _LOG.warning("a connection was closed: all hold %d bytes, it alone %d", self.held, self._held[largest])
+            largest = max(self._open, key=lambda other: other.counted)
+            _LOG.warning("a connection was closed: all hold %d bytes, it alone %d", self.held, largest.counted)
             largest.drop(
                 _TRY_LATER, "all connections hold more than max_memory_mb, this one most; send smaller messages"
             )

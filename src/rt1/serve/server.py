@@ -262,8 +262,7 @@ class PolicyServer:
             except GoneError:
                 raise
             except Exception as error:  # noqa: BLE001 (one session's failure must not reach the others)
-                self.counters.errors.labels("request" if _is_of_request(error) else "server").inc()
-                reply = dialogue.error(_reason(error))
+                reply = dialogue.error(self._explain(error))
                 if dialogue.closes_after_error:
                     await _refuse(connection, reply)
                     return
@@ -307,6 +306,16 @@ class PolicyServer:
             return function(argument)
         return await asyncio.get_running_loop().run_in_executor(self._readers[effort], function, argument)
 
+    def _explain(self, error: Exception) -> str:
+        """Count a failure and return one line for the client. One that the request did not cause is logged, too."""
+        is_of_request = isinstance(error, ValueError) and not isinstance(error, PolicyError)
+        self.counters.errors.labels("request" if is_of_request else "server").inc()
+        if not is_of_request:
+            _LOG.error("a request failed", exc_info=error)
+        if isinstance(error, ValueError):
+            return " ".join(str(error).split())[:_MAX_REASON]
+        return "the server failed at this request; its log says why; connect again"
+
     def _start(self, instruction: Instruction) -> EpisodeState:
         """Start an episode; text encoders are not made for several threads."""
         with self._encoding:
@@ -317,19 +326,6 @@ async def _refuse(connection: ServerConnection, reason: str | bytes, code: int =
     """Send the reason as a message and close the connection."""
     await connection.send(reason)
     await connection.close(code)
-
-
-def _is_of_request(error: Exception) -> bool:
-    return isinstance(error, ValueError) and not isinstance(error, PolicyError)
-
-
-def _reason(error: Exception) -> str:
-    """Return one line for the robot. An error that the request did not cause is logged, too."""
-    if not _is_of_request(error):
-        _LOG.error("a request failed", exc_info=error)
-    if isinstance(error, ValueError):
-        return " ".join(str(error).split())[:_MAX_REASON]
-    return "the server failed at this request; its log says why; connect again"
 
 
 def serve(server: PolicyServer, ready: Callable[[int], None]) -> None:
