@@ -69,7 +69,7 @@ def _play_three_steps(server: Any, ready: Callable[[int], None]) -> None:
     playground.choose_task("touch")
     for _ in range(3):
         playground.step()
-    ready(playground.view().step)
+    ready(playground.view.step)
     playground.close()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -12,12 +14,14 @@ import torch
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 
+from rt1.actions import rt1_action_spec
 from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ObservationError, ProtocolError
 from rt1.policy.base import Instruction
 from rt1.policy.stepper import PreparedImage
 from rt1.serve.protocol import decode, encode
 from rt1.serve.session import Session
+from rt1.serve.vla_eval import VlaEval
 
 SENTENCE = "open the drawer"
 IMAGE = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -39,6 +43,24 @@ PLAIN: dict[str, Any] = {
 }
 
 
+HARNESS = [
+    msgpack.packb({"type": kind, "payload": payload, "seq": 3, "timestamp": 1.5})
+    for kind, payload in (
+        ("hello", {"harness_version": "0.8.0", "protocol_version": 1}),
+        ("episode_start", {"task": {"name": "a", "index": 2}}),
+        ("observation", {"images": {"a": {"__image__": True, "format": "png", "data": PNG}}, "task_description": "a"}),
+        (
+            "observation",
+            {
+                "images": {"a": {"__ndarray__": True, "data": IMAGE.tobytes(), "dtype": "|u1", "shape": [12, 20, 3]}},
+                "task_description": SENTENCE,
+                "episode_restart": True,
+            },
+        ),
+    )
+]
+
+
 def _message(rng: random.Random) -> bytes:
     if rng.random() < 0.2:
         try:
@@ -50,16 +72,17 @@ def _message(rng: random.Random) -> bytes:
 
 def _start(instruction: Instruction) -> Any:
     assert isinstance(instruction, str) or instruction.dtype == np.float32
-    return object()
+    return SimpleNamespace(images=0)
 
 
-def _check_read(session: Session, message: bytes) -> None:
+def _check_read(session: Session, message: bytes, read: Callable[[bytes], Any] = decode) -> None:
     images: tuple[Any, ...] = ()
     refusal = ""
     try:
-        observation = decode(message)
-        session.effort(observation)
-        images = session.read(observation).images
+        observation = read(message)
+        if observation is not None or read is decode:
+            session.effort(observation)
+            images = session.read(observation).images
     except (ProtocolError, ObservationError) as error:
         refusal = str(error)
     except ValueError as error:
@@ -79,5 +102,13 @@ def test_a_damaged_observation_is_read_or_refused_in_one_line(fuzz: Fuzz) -> Non
         if rng.random() < 0.5:
             session.read(decode(MESSAGES[0]))
         _check_read(session, _message(rng))
+
+    fuzz.check_examples(check, names="", examples=300)
+
+
+def test_a_damaged_message_of_vla_eval_is_read_or_refused_in_one_line(fuzz: Fuzz) -> None:
+    def check(rng: random.Random) -> None:
+        session = Session(_start, lambda image: PreparedImage(torch.from_numpy(image[None, :8, :8])), window=3)
+        _check_read(session, mutate(rng.choice(HARNESS), rng), VlaEval(rt1_action_spec(), None).read)
 
     fuzz.check_examples(check, names="", examples=300)

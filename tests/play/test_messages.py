@@ -19,7 +19,7 @@ ReadView = Callable[[bytes], dict[str, Any]]
 def test_a_view_is_json_and_two_images(playground: Playground, read_view: ReadView) -> None:
     playground.choose_task("near")
     playground.step()
-    view = playground.view()
+    view = playground.view
     message = encode_view(view)
     start, state = 4 + int.from_bytes(message[:4], "big"), read_view(message)
     assert (state["phase"], state["step"], state["instruction"]) == ("stopped", 1, "open the drawer")
@@ -35,7 +35,7 @@ def test_a_view_is_json_and_two_images(playground: Playground, read_view: ReadVi
 
 
 def test_a_view_without_an_environment_has_no_images(playground: Playground, read_view: ReadView) -> None:
-    message = encode_view(playground.view())
+    message = encode_view(playground.view)
     start, state = 4 + int.from_bytes(message[:4], "big"), read_view(message)
     assert (state["phase"], state["decision"], state["latency"], state["image_bytes"]) == ("opening", None, None, 0)
     assert message[start:] == b""

@@ -24,7 +24,7 @@ def opened(playground: Playground) -> Playground:
 
 
 def _image(playground: Playground) -> Image:
-    image = playground.view().image
+    image = playground.view.image
     assert image is not None
     return image
 
@@ -35,7 +35,7 @@ def _steps(playground: Playground, count: int) -> None:
 
 
 def test_an_opened_task_shows_its_first_start_and_stands_still(opened: Playground, world: Any) -> None:
-    view = opened.view()
+    view = opened.view
     assert (view.phase, view.step, view.start, view.remembered, view.decision) == ("stopped", 0, 0, 0, None)
     assert (view.task, view.instruction, view.control_rate, view.max_steps) == ("near", "open the drawer", 10.0, 12)
     np.testing.assert_array_equal(_image(opened), world.make_env().reset(trial_seed(0, 0)).image)
@@ -46,19 +46,19 @@ def test_an_episode_on_the_page_takes_the_actions_of_a_trial(opened: Playground,
     _steps(opened, 4)
     opened.stop()
     opened.run()  # a stop in between changes nothing
-    while opened.phase == "running":
+    while opened.view.phase == "running":
         opened.step()
     played = np.stack(world.opened[0].executed)
     policy = opened.policy.new_session()
     trial = rollout(world.make_env(), PolicyController(policy), seed=trial_seed(0, 0), instruction="open the drawer")
     np.testing.assert_array_equal(played, trial.actions)
-    assert (opened.view().phase, opened.view().success) == ("over", trial.success)
+    assert (opened.view.phase, opened.view.success) == ("over", trial.success)
 
 
 def test_a_view_shows_the_decision_with_the_image_it_was_made_from(opened: Playground) -> None:
-    before = opened.view().image
+    before = opened.view.image
     opened.step()
-    view = opened.view()
+    view = opened.view
     assert view.decision is not None
     assert view.image is not None
     assert view.decision.image is before
@@ -75,9 +75,9 @@ def test_a_view_shows_the_decision_with_the_image_it_was_made_from(opened: Playg
 def test_another_instruction_empties_the_memory_and_leaves_the_scene(opened: Playground) -> None:
     opened.run()
     _steps(opened, 3)
-    before = opened.view()
+    before = copy.copy(opened.view)
     opened.instruct("  close the drawer ")
-    after = opened.view()
+    after = opened.view
     assert (before.remembered, after.remembered) == (3, 0)
     assert (after.instruction, after.phase, after.step, after.decision) == ("close the drawer", "running", 3, None)
     assert after.image is before.image
@@ -88,7 +88,7 @@ def test_a_reset_goes_back_to_a_start_with_the_same_instruction(opened: Playgrou
     opened.run()
     _steps(opened, 2)
     opened.reset(5)
-    view = opened.view()
+    view = opened.view
     assert (view.phase, view.step, view.start, view.remembered) == ("stopped", 0, 5, 0)
     assert view.instruction == "close the drawer"
     first = _image(opened)
@@ -101,19 +101,19 @@ def test_a_reset_goes_back_to_a_start_with_the_same_instruction(opened: Playgrou
 def test_starting_after_the_end_takes_the_next_start(opened: Playground) -> None:
     opened.reset(3)
     opened.run()
-    while opened.phase == "running":
+    while opened.view.phase == "running":
         opened.step()
     opened.run()
-    assert (opened.view().phase, opened.view().start, opened.view().step) == ("running", 4, 0)
+    assert (opened.view.phase, opened.view.start, opened.view.step) == ("running", 4, 0)
 
 
 def test_another_task_closes_the_environment_before_it_opens_the_next(opened: Playground, world: Any) -> None:
     seen = []
-    opened.on_opening = lambda: seen.append((opened.view().phase, opened.view().image))
+    opened.on_opening = lambda: seen.append((opened.view.phase, opened.view.image))
     opened.choose_task("far")
     assert [env.closed for env in world.opened] == [True, False]
     assert seen == [("opening", None)]
-    assert opened.view().instruction == "close the drawer"
+    assert opened.view.instruction == "close the drawer"
 
 
 def test_a_refused_instruction_leaves_the_run_as_it_is(opened: Playground) -> None:
@@ -122,20 +122,20 @@ def test_a_refused_instruction_leaves_the_run_as_it_is(opened: Playground) -> No
     for sentence, message in (("do a dance", "do a dance"), ("  ", "0 characters"), ("x" * 501, "501 characters")):
         with pytest.raises(ValueError, match=message):
             opened.instruct(sentence)
-    view = opened.view()
+    view = opened.view
     assert (view.instruction, view.remembered, view.phase) == ("open the drawer", 2, "running")
 
 
 def test_a_task_with_an_instruction_unknown_to_the_text_table_waits_for_another_one(opened: Playground) -> None:
     with pytest.raises(ValueError, match="say nothing"):
         opened.choose_task("mute")
-    assert (opened.view().phase, opened.view().instruction, opened.view().remembered) == ("stopped", None, 0)
+    assert (opened.view.phase, opened.view.instruction, opened.view.remembered) == ("stopped", None, 0)
     with pytest.raises(ValueError, match="type one first"):
         opened.run()
     opened.instruct("open the drawer")
     opened.run()
     opened.step()
-    assert opened.view().step == 1
+    assert opened.view.step == 1
 
 
 def test_an_environment_that_fails_is_closed_and_opened_anew_by_a_reset(opened: Playground, world: Any) -> None:
@@ -146,11 +146,11 @@ def test_an_environment_that_fails_is_closed_and_opened_anew_by_a_reset(opened: 
     opened.run()
     with pytest.raises(RuntimeError, match="the arm broke"):
         opened.step()
-    assert (opened.view().phase, opened.view().image, world.opened[0].closed) == ("failed", None, True)
+    assert (opened.view.phase, opened.view.image, world.opened[0].closed) == ("failed", None, True)
     with pytest.raises(ValueError, match="press Reset"):
         opened.run()
     opened.reset(0)
-    assert (opened.view().phase, len(world.opened)) == ("stopped", 2)
+    assert (opened.view.phase, len(world.opened)) == ("stopped", 2)
 
 
 def test_logits_that_are_not_finite_end_the_run(opened: Playground) -> None:
@@ -161,7 +161,7 @@ def test_logits_that_are_not_finite_end_the_run(opened: Playground) -> None:
     opened.run()
     with pytest.raises(ValueError, match="not finite"):
         opened.step()
-    assert opened.phase == "failed"
+    assert opened.view.phase == "failed"
 
 
 def test_a_policy_with_other_actions_than_the_environment_is_refused(playground: Playground, world: Any) -> None:
@@ -176,14 +176,14 @@ def test_a_policy_with_other_actions_than_the_environment_is_refused(playground:
     original, world.make_env = world.make_env, make_other
     with pytest.raises(ValueError, match="acts in move_0, move_1, move_2, the environment takes left, right"):
         playground.choose_task("near")
-    assert (playground.phase, world.opened[0].closed) == ("failed", True)
+    assert (playground.view.phase, world.opened[0].closed) == ("failed", True)
 
 
 @pytest.mark.parametrize("speed", [0.0, -1.0, 21.0, float("nan"), float("inf")])
 def test_a_speed_out_of_range_is_refused(opened: Playground, speed: float) -> None:
     with pytest.raises(ValueError, match="speed"):
         opened.set_speed(speed)
-    assert opened.speed == 1.0
+    assert opened.view.speed == 1.0
 
 
 def test_the_pace_is_the_control_rate_times_the_speed(opened: Playground) -> None:
@@ -195,10 +195,10 @@ def test_the_pace_is_the_control_rate_times_the_speed(opened: Playground) -> Non
 def test_a_start_out_of_range_is_refused(opened: Playground, start: int) -> None:
     with pytest.raises(ValueError, match="trial"):
         opened.reset(start)
-    assert opened.phase == "stopped"
+    assert opened.view.phase == "stopped"
 
 
 def test_a_task_that_is_not_offered_is_refused(opened: Playground) -> None:
     with pytest.raises(ValueError, match="did you mean 'near'"):
         opened.choose_task("nearr")
-    assert opened.view().task == "near"
+    assert opened.view.task == "near"

@@ -23,7 +23,7 @@ class Watched:
     def __init__(self, playground: Playground, read_view: ReadView) -> None:
         self.worker = Worker(playground)
         self.views: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.worker.listen(lambda: self.views.put(read_view(self.worker.latest)))
+        self.worker.listeners.add(lambda: self.views.put(read_view(self.worker.latest)))
 
     def ask(self, name: str, value: Any = None) -> None:
         self.worker.submit(Command(name=name, value=value))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
-from rt1.serve.counters import Counters
+from rt1.serve.counters import PERIOD, Counters
 
 
 def test_the_histogram_adds_up_from_bound_to_bound() -> None:
@@ -46,3 +49,29 @@ def test_the_stalls_of_the_event_loop_are_quantiles() -> None:
     assert 'rt1_loop_stall_seconds{quantile="0.5"} 0.001' in lines
     assert 'rt1_loop_stall_seconds{quantile="0.99"} 0.5' in lines
     assert 'rt1_loop_stall_seconds{quantile="1"} 1.0' in lines
+
+
+def _beats(block: float) -> list[float]:
+    counters = Counters()
+
+    async def run() -> None:
+        task = asyncio.create_task(counters.watch_loop())
+        await asyncio.sleep(3 * PERIOD)
+        time.sleep(block)
+        await asyncio.sleep(PERIOD)
+        task.cancel()
+
+    asyncio.run(run())
+    return list(counters.loop_stalls)
+
+
+def test_a_loop_that_is_held_up_is_late_for_each_beat_it_missed() -> None:
+    late = _beats(0.2)
+    assert max(late) > 0.2 - 2 * PERIOD
+    assert sum(seconds > 0.1 for seconds in late) >= 8
+
+
+def test_beats_are_never_early() -> None:
+    late = _beats(0.0)
+    assert len(late) >= 3
+    assert min(late) >= 0.0

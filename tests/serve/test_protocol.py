@@ -89,7 +89,7 @@ def test_the_bytes_are_those_that_openpi_writes() -> None:
         ({"shape": [2, 3] + [1] * 7}, "must be at most 8 whole numbers"),
         ({"shape": "23"}, "must be at most 8 whole numbers"),
         ({"data": "aaaaaa"}, "data of an array is a str"),
-        ({"extra": 1}, "must have data, dtype, shape"),
+        ({"extra": 1}, "must have b'__ndarray__', b'data', b'dtype', b'shape'"),
     ],
 )
 def test_an_array_that_is_none_is_refused(changes: dict[str, Any], message: str) -> None:

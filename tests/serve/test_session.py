@@ -122,7 +122,11 @@ MANY_SCANS = PROGRESSIVE[:-2] + 2500 * PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda
         ({"instruction": np.full(8, 1e20, np.float32), "reset": True}, "of size 1e+20; at most 10000 is sane"),
         ({"instruction": np.full(8, 1e300), "reset": True}, "not finite; compute it again"),
         ({"instruction": DRAWER, "image": np.zeros((4, 4), np.uint8)}, "it must be uint8 RGB"),
-        ({"instruction": DRAWER, "image": np.zeros((4, 4, 3), np.float32)}, "the image is float32"),
+        ({"instruction": DRAWER, "image": np.zeros((4, 4, 3), np.int32)}, "the image is int32"),
+        ({"instruction": DRAWER, "image": np.full((4, 4, 3), 255.0, np.float32)}, "float32 of 255..255"),
+        ({"instruction": DRAWER, "image": np.full((4, 4, 3), -1.0)}, "float64 of -1..-1"),
+        ({"instruction": DRAWER, "image": np.full((4, 4, 3), np.nan)}, "float64 of nan..nan"),
+        ({"instruction": DRAWER, "image": np.zeros((4, 4, 4), np.float32)}, "it must be uint8 RGB"),
         ({"instruction": DRAWER, "image": np.zeros((0, 4, 3), np.uint8)}, "it must be uint8 RGB"),
         ({"instruction": DRAWER, "image": np.zeros((99, 4, 4, 3), np.uint8)}, "99 stacked images were sent"),
         ({"instruction": DRAWER, "image": np.zeros((1, 1 << 25, 3), np.uint8)}, "send a smaller one"),
@@ -161,7 +165,9 @@ def test_the_effort_of_reading_is_known_before(policy: Policy, images: NDArray[n
     assert session.effort({"image": jpeg[:9]}) is Effort.SMALL
     for start in ({"image": image, "prompt": CLOSE}, {"image": jpeg, "reset": True}, {"reset": 7}):
         assert session.effort(start) is Effort.START
-    for slow in ({"image": large}, {"image": large, "reset": True}, {"image": images[:2]}):
+    assert session.effort({"image": np.zeros((3, 512, 512), np.float32)}) is Effort.SMALL
+    floats = {"image": np.zeros((3, 512, 513), np.float32)}
+    for slow in ({"image": large}, {"image": large, "reset": True}, {"image": images[:2]}, floats):
         assert session.effort(slow) is Effort.LARGE
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeCommand:
-    """Serve a policy to robots over WebSockets, with openpi's protocol, until SIGTERM or Ctrl-C."""
+    """Serve a policy to robots or benchmarks over WebSockets until SIGTERM or Ctrl-C."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint or run folder."""
@@ -48,15 +48,15 @@ class ServeCommand:
             setting=self.acting.choice,
         )
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
-        serve(server, lambda port: print(self._words(server, port), flush=True))
+        serve(server, lambda port: print(self._words(server, policy.setting, port), flush=True))
         return 0
 
-    def _words(self, server: PolicyServer, port: int) -> str:
+    def _words(self, server: PolicyServer, setting: str, port: int) -> str:
         scheme = "ws" if self.server.certificate is None else "wss"
         most, latency = self.server.max_sessions, self.server.max_latency
         return (
-            f"serving {self.checkpoint} on {scheme}://{self.server.host}:{port}, "
-            f"{server.step_seconds * 1e3:.1f} ms a step with {server.setting}, room for {server.capacity} of at "
+            f"serving {self.checkpoint} to {self.server.protocol} clients on {scheme}://{self.server.host}:{port}, "
+            f"{server.step_seconds * 1e3:.1f} ms a step with {setting}, room for {server.capacity} of at "
             f"most {most} sessions within {latency:g} s"
         )
 

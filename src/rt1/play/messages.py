@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.common.json_files import parse
 from rt1.common.suggest import lookup
@@ -15,23 +15,27 @@ from rt1.data.sources.images import encode_jpeg
 from rt1.errors import ProtocolError
 from rt1.play.playground import Decision, Playground, View
 
-_ARGUMENTS: dict[str, type | None] = {
-    "start": None,
-    "stop": None,
-    "reset": int,
-    "instruct": str,
-    "task": str,
-    "speed": float,
+_COMMANDS: dict[str, tuple[type | None, Callable[..., None]]] = {
+    "start": (None, Playground.run),
+    "stop": (None, Playground.stop),
+    "reset": (int, Playground.reset),
+    "instruct": (str, Playground.instruct),
+    "task": (str, Playground.choose_task),
+    "speed": (float, Playground.set_speed),
 }
-"""Command -> the type of its value, None where it takes none."""
+"""Command -> the type of its value, None where it takes none, and what it calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command from the page: one of the names of ``_ARGUMENTS`` and its value."""
+    """A command from the page: one of the names of ``_COMMANDS`` and its value."""
 
     name: str
     value: Any = None
+
+    def apply(self, playground: Playground) -> None:
+        arguments = [] if self.value is None else [self.value]
+        _COMMANDS[self.name][1](playground, *arguments)
 
 
 def parse_command(message: str | bytes) -> Command:
@@ -40,13 +44,12 @@ def parse_command(message: str | bytes) -> Command:
     if not isinstance(data, dict) or not data.keys() <= {"command", "value"}:
         raise ValueError("a command must be an object of command and value")
     name, value = str(data.get("command")), data.get("value")
-    kind = lookup("command", name, _ARGUMENTS)
+    kind, _ = lookup("command", name, _COMMANDS)
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not (type(None) if kind is None else kind):
-        raise ValueError(
-            f"the value of {name} is {value!r:.40}; it must be {'null' if kind is None else kind.__name__}"
-        )
+        rule = "null" if kind is None else kind.__name__
+        raise ValueError(f"the value of {name} is {value!r:.40}; it must be {rule}")
     return Command(name=name, value=value)
 
 
@@ -76,10 +79,12 @@ def encode_view(view: View) -> bytes:
     """
     image = b"" if view.image is None else encode_jpeg(view.image)
     seen = b"" if view.decision is None else encode_jpeg(view.decision.image)
-    state = {name: value for name, value in vars(view).items() if name not in ("image", "decision", "latencies")}
-    state["latency"] = _latency(view.latencies)
-    state["decision"] = None if view.decision is None else _decision(view.decision)
-    state["image_bytes"] = len(image)
+    state = vars(view) | {
+        "latency": _latency(view.latencies),
+        "decision": None if view.decision is None else _decision(view.decision),
+        "image_bytes": len(image),
+    }
+    del state["image"], state["latencies"]
     text = json.dumps(state).encode()
     return len(text).to_bytes(4, "big") + text + image + seen
 
@@ -87,18 +92,11 @@ def encode_view(view: View) -> bytes:
 def _latency(latencies: tuple[float, ...]) -> dict[str, float] | None:
     if not latencies:
         return None
-    p50, p95 = np.percentile(latencies, [50, 95]).tolist()
-    return {"last": round(latencies[-1], 3), "p50": round(p50, 3), "p95": round(p95, 3)}
+    last, (p50, p95) = latencies[-1], np.percentile(latencies, [50, 95]).tolist()
+    return {"last": round(last, 3), "p50": round(p50, 3), "p95": round(p95, 3)}
 
 
-def _decision(decision: Decision) -> dict[str, Any]:
-    return {
-        "action": _rounded(decision.action, 6),
-        "bins": decision.bins.tolist(),
-        "probabilities": _rounded(decision.probabilities, 4),
-        "attention": _rounded(decision.attention, 4),
-    }
-
-
-def _rounded(values: NDArray[np.float32], digits: int) -> list[Any]:
-    return np.round(values.astype(np.float64), digits).tolist()
+def _decision(decision: Decision) -> dict[str, list[Any]]:
+    parts = {"action": 6, "probabilities": 4, "attention": 4}
+    rounded = {name: np.round(getattr(decision, name).astype(np.float64), digits) for name, digits in parts.items()}
+    return {name: values.tolist() for name, values in {**rounded, "bins": decision.bins}.items()}

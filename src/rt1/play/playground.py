@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import FloatArray, TokenArray
 from rt1.common.suggest import unknown_name
@@ -40,35 +38,35 @@ class Decision:
     """(K, rows, columns) TokenLearner's weights on the image; each map sums to 1."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class View:
     """Everything the page shows at one moment."""
 
-    phase: Phase
-    """Opening an environment, stopped, running, episode over, or failed (Reset then opens the environment again)."""
-    error: str | None
-    """The last error in one line. None after a success."""
     task: str
-    instruction: str | None
+    instruction: str | None = None
     """The policy's instruction. None until it has accepted one."""
-    start: int
+    phase: Phase = "opening"
+    """Opening an environment, stopped, running, episode over, or failed (Reset then opens the environment again)."""
+    error: str | None = None
+    """The last error in one line. None after a success."""
+    start: int = 0
     """Number of the episode's start."""
-    step: int
+    step: int = 0
     """Actions taken since the scene was reset."""
-    max_steps: int
+    max_steps: int = 0
     """Steps after which the episode ends by itself."""
-    control_rate: float
+    control_rate: float = 1.0
     """Steps per second of the robot, Hz."""
-    speed: float
+    speed: float = 1.0
     """How much faster than the robot the page runs."""
-    success: bool
-    remembered: int
+    success: bool = False
+    remembered: int = 0
     """Images that the policy remembers."""
-    latencies: tuple[float, ...]
+    latencies: tuple[float, ...] = ()
     """The last steps' times from image to action, ms, oldest first."""
-    image: Image | None
+    image: Image | None = None
     """uint8 RGB (H, W, 3), the newest observation; None where there is no environment."""
-    decision: Decision | None
+    decision: Decision | None = None
     """The last decision; None before the first one under this instruction."""
 
 
@@ -87,42 +85,34 @@ class Playground:
         """
         trial_seed(seed, 0)
         self.policy, self.suite, self.tasks = policy, suite, check_tasks(suite, tasks)
-        self.phase: Phase = "opening"
-        self.error: str | None = None
-        self.speed = 1.0
+        self.view = View(task=self.tasks[0])
+        """What the page shows now."""
         self.on_opening: Callable[[], None] = lambda: None
         """Called before an environment opens, which takes seconds."""
         self._seed = seed
         self._env: Env | None = None
-        self._task = self.tasks[0]
-        self._instruction: str | None = None
-        self._image: Image | None = None
-        self._decision: Decision | None = None
-        self._start = self._step = self._max_steps = 0
-        self._success = False
-        self._control_rate = 1.0
-        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
 
     @property
     def period(self) -> float:
         """Seconds from one step to the next, at the chosen speed."""
-        return 1.0 / (self._control_rate * self.speed)
+        return 1.0 / (self.view.control_rate * self.view.speed)
 
     def choose_task(self, task: str) -> None:
         """Replace the environment by another task's, at its first start and with its own instruction."""
         if task not in self.tasks:
             raise ValueError(unknown_name("task", task, self.tasks))
-        self._task, self._instruction = task, None
+        self.view.task, self.view.instruction = task, None
         self.close()
         self.reset(0)
 
     def reset(self, start: int) -> None:
         """Reset the scene to a start and stop. The policy forgets its images."""
         seed = trial_seed(self._seed, start)
+        view = self.view
         with self._closed_if_it_fails():
-            self._image = self._opened().reset(seed).image
-        self.phase, self._start, self._step, self._success = "stopped", start, 0, False
-        self.instruct(self._instruction or self.suite.sentences(self._task)[0])
+            view.image = self._opened().reset(seed).image
+        view.phase, view.start, view.step, view.success = "stopped", start, 0, False
+        self.instruct(view.instruction or self.suite.sentences(view.task)[0])
 
     def instruct(self, sentence: str) -> None:
         """Set the policy's instruction. The policy forgets its images, the scene does not change."""
@@ -132,82 +122,66 @@ class Playground:
                 f"the instruction has {len(sentence)} characters; type a sentence of 1..{LONGEST_INSTRUCTION}"
             )
         self.policy.reset(sentence)
-        self._instruction, self._decision = sentence, None
+        self.view.instruction, self.view.decision, self.view.remembered = sentence, None, 0
 
     def run(self) -> None:
         """Start or resume. After the end of an episode, begin the next start."""
         if self._env is None:
             raise ValueError("there is no environment; press Reset to open it again")
-        if self._instruction is None:
+        if self.view.instruction is None:
             raise ValueError("the policy has no instruction yet; type one first")
-        if self.phase == "over":
-            self.reset(self._start + 1)
-        self.phase = "running"
+        if self.view.phase == "over":
+            self.reset(self.view.start + 1)
+        self.view.phase = "running"
 
     def stop(self) -> None:
         """Pause until :meth:`run`."""
-        if self.phase == "running":
-            self.phase = "stopped"
+        if self.view.phase == "running":
+            self.view.phase = "stopped"
 
     def set_speed(self, speed: float) -> None:
         if not 0.05 <= speed <= 20:
             raise ValueError(f"speed is {speed:g}; it must lie in 0.05..20")
-        self.speed = speed
+        self.view.speed = speed
 
     def step(self) -> None:
+        view = self.view
         with self._closed_if_it_fails():
             env = self._opened()
-            assert self._image is not None
-            decision = self._decide(self._image)
+            assert view.image is not None
+            decision = self._decide(view.image)
             result = env.step(within_bounds(env.action_spec, decision.action))
-        self._decision, self._image = decision, result.observation.image
-        self._step, self._success = self._step + 1, result.success
+        view.decision, view.image = decision, result.observation.image
+        view.step, view.success = view.step + 1, result.success
         if result.done:
-            self.phase = "over"
-
-    def view(self) -> View:
-        return View(
-            phase=self.phase,
-            error=self.error,
-            task=self._task,
-            instruction=self._instruction,
-            start=self._start,
-            step=self._step,
-            max_steps=self._max_steps,
-            control_rate=self._control_rate,
-            speed=self.speed,
-            success=self._success,
-            remembered=0 if self._instruction is None else self.policy.state.images,
-            latencies=tuple(self._latencies),
-            image=self._image,
-            decision=self._decision,
-        )
+            view.phase = "over"
 
     def close(self) -> None:
-        env, self._env, self._image, self._decision = self._env, None, None, None
+        env, self._env, self.view.image, self.view.decision = self._env, None, None, None
         if env is not None:
             env.close()
 
     def _opened(self) -> Env:
         if self._env is None:
-            self.phase = "opening"
+            self.view.phase = "opening"
             self.on_opening()
-            env = self.suite.open(self._task)
-            self._env = env  # before the check, so that a failure closes it
+            env = self._env = self.suite.open(self.view.task)  # stored before the check, so that a failure closes it
             check_actions_fit(self.policy.action_spec, env.action_spec)
-            self._control_rate, self._max_steps = env.control_rate, env.max_steps
+            self.view.control_rate, self.view.max_steps = env.control_rate, env.max_steps
         return self._env
 
     def _decide(self, image: Image) -> Decision:
         begin = time.perf_counter()
         logits = self.policy.logits(image)
+        self.view.remembered = self.policy.state.images
         bins, action = self.policy.action_spec.decode_logits(logits)
-        self._latencies.append(1e3 * (time.perf_counter() - begin))
+        self.view.latencies = (*self.view.latencies, 1e3 * (time.perf_counter() - begin))[-_LATENCIES:]
+        weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return Decision(
             image=image,
             action=action,
             bins=bins,
-            probabilities=_softmax(logits),
+            probabilities=weights / weights.sum(axis=-1, keepdims=True),
             attention=self.policy.attention_maps(),
         )
 
@@ -216,12 +190,7 @@ class Playground:
         try:
             yield
         except Exception:
-            self.phase = "failed"
+            self.view.phase = "failed"
             with suppress(Exception):  # the user must read the first failure
                 self.close()
             raise
-
-
-def _softmax(logits: FloatArray) -> NDArray[np.float32]:
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The server of the page: HTTP and a WebSocket on loopback; every open tab watches and drives the same run."""
+"""The server of the page: HTTP and a WebSocket on loopback. Every open tab watches and drives the same run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ class PlayServer:
         self._port = port
         self._facts = describe(playground, title)
         self._worker = Worker(playground)
-        self._news: set[asyncio.Event] = set()
 
     def open(self) -> None:
         """Open the first task's environment, which takes seconds, and raise its errors."""
@@ -44,12 +43,6 @@ class PlayServer:
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
         """Serve until ``stop`` is set; then close the environment. Call :meth:`open` before."""
-        loop = asyncio.get_running_loop()
-
-        def announce() -> None:
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._announce)
-
         try:
             async with open_server(
                 self._attend,
@@ -61,15 +54,10 @@ class PlayServer:
                 close_timeout=2,
                 server_header=None,
             ) as server:
-                self._worker.listen(announce)
                 ready(int(next(iter(server.sockets)).getsockname()[1]))
                 await stop.wait()
         finally:
             await asyncio.to_thread(self._worker.close)
-
-    def _announce(self) -> None:
-        for event in self._news:
-            event.set()
 
     async def _attend(self, connection: ServerConnection) -> None:
         showing = asyncio.create_task(self._show(connection))
@@ -86,9 +74,14 @@ class PlayServer:
 
     async def _show(self, connection: ServerConnection) -> None:
         """Send each new view. A slow tab misses some."""
-        news = asyncio.Event()
+        loop, news = asyncio.get_running_loop(), asyncio.Event()
         news.set()
-        self._news.add(news)
+
+        def notify() -> None:
+            with suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(news.set)
+
+        self._worker.listeners.add(notify)
         try:
             await connection.send(self._facts)
             while True:
@@ -98,7 +91,7 @@ class PlayServer:
         except ConnectionClosed:
             pass
         finally:
-            self._news.discard(news)
+            self._worker.listeners.discard(notify)
 
 
 def serve(server: PlayServer, ready: Callable[[int], None]) -> None:

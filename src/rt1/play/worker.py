@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 from rt1.play.messages import Command, encode_view
 from rt1.play.playground import Playground
@@ -28,7 +29,8 @@ class Worker:
         self.latest = b""
         self._playground = playground
         playground.on_opening = self._publish
-        self._listener: Callable[[], None] = lambda: None
+        self.listeners: set[Callable[[], None]] = set()
+        """Called in the worker's thread after each new view."""
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="rt1-play", daemon=True)
         self._opened: Future[None] = Future()
@@ -40,10 +42,6 @@ class Worker:
         """
         self._thread.start()
         self._opened.result()
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Call a function, in the worker's thread, after each new view."""
-        self._listener = listener
 
     def submit(self, command: Command) -> None:
         """Queue a command. A full queue raises ``ValueError``."""
@@ -66,7 +64,7 @@ class Worker:
         self._opened.set_result(None)
         due = time.monotonic()
         while True:
-            running = self._playground.phase == "running"
+            running = self._playground.view.phase == "running"
             try:
                 command = self._commands.get(timeout=max(0.0, due - time.monotonic()) if running else None)
             except queue.Empty:
@@ -75,30 +73,18 @@ class Worker:
                 continue
             if command is None:
                 break
-            self._obey(command)
+            self._playground.view.error = None
+            self._attempt(partial(command.apply, self._playground))
         self._attempt(self._playground.close)
 
     def _open_first(self) -> None:
         try:
             self._playground.choose_task(self._playground.tasks[0])
         except ValueError as error:
-            if self._playground.phase != "stopped":
+            if self._playground.view.phase != "stopped":
                 raise
-            self._playground.error = _one_line(error)
+            self._playground.view.error = _one_line(error)
         self._publish()
-
-    def _obey(self, command: Command) -> None:
-        ground = self._playground
-        actions: dict[str, Callable[[], None]] = {
-            "start": ground.run,
-            "stop": ground.stop,
-            "reset": lambda: ground.reset(command.value),
-            "instruct": lambda: ground.instruct(command.value),
-            "task": lambda: ground.choose_task(command.value),
-            "speed": lambda: ground.set_speed(command.value),
-        }
-        ground.error = None
-        self._attempt(actions[command.name])
 
     def _attempt(self, action: Callable[[], None]) -> None:
         try:
@@ -106,12 +92,13 @@ class Worker:
         except Exception as error:  # noqa: BLE001 (the page must go on, and say it)
             if not isinstance(error, ValueError):
                 _LOG.error("the run failed", exc_info=error)
-            self._playground.error = _one_line(error)
+            self._playground.view.error = _one_line(error)
         self._publish()
 
     def _publish(self) -> None:
-        self.latest = encode_view(self._playground.view())
-        self._listener()
+        self.latest = encode_view(self._playground.view)
+        for listener in tuple(self.listeners):  # tabs come and go in another thread
+            listener()
 
 
 def _one_line(error: Exception) -> str:

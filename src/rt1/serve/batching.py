@@ -1,26 +1,98 @@
-"""Steps of many robots taken as batches: whoever waits goes together, first come, first served."""
+"""Steps of many robots as batches, first come, first served, and how many robots a machine carries."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.errors import GoneError, PolicyError
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import EpisodeState, PreparedImage
-from rt1.serve.capacity import Capacity
 
 _ACTIVE_SECONDS = 1.0
 """A robot that asked so long ago is expected to ask again at any time."""
+_RECENT = 64
+"""Batches that the current speed of the machine is measured from."""
+_REPEATS = 3
+_IMAGE = (256, 320, 3)
+
+
+class Capacity:
+    """Predicts how long a request takes when all robots ask at once; no robot can ask again before it has its answer.
+
+    The times of batches measured at the start give the shape, the recent batches how much slower the machine is now.
+    """
+
+    def __init__(self, times: Mapping[int, float], *, max_latency: float) -> None:
+        """Store measured times, batch size to seconds with an entry for 1, and the seconds a request may take."""
+        assert 1 in times
+        self._sizes = sorted(times)
+        self._times = np.maximum.accumulate([times[size] for size in self._sizes])  # against noise
+        self._max_latency = max_latency
+        self._slowdowns: deque[float] = deque([1.0], maxlen=_RECENT)
+
+    @property
+    def max_batch(self) -> int:
+        """Robots in the largest batch measured."""
+        return self._sizes[-1]
+
+    def learn(self, robots: int, seconds: float) -> None:
+        """Update the current speed of the machine from a measured batch."""
+        self._slowdowns.append(seconds / self._measured(robots))
+
+    def seconds(self, robots: int) -> float:
+        """Return how long the machine takes now for one step of each of so many robots."""
+        rounds, rest = divmod(robots, self.max_batch)
+        measured = rounds * float(self._times[-1]) + (self._measured(rest) if rest else 0.0)
+        return measured * median(self._slowdowns)
+
+    def saving(self, robots: int) -> float:
+        """Return the seconds saved when one more robot joins a batch instead of following it; below 0 where none."""
+        if robots >= self.max_batch:
+            return 0.0
+        return self.seconds(robots) + self.seconds(1) - self.seconds(robots + 1)
+
+    def sessions(self, most: int) -> int:
+        """Return how many robots get their answers within the latency, 1..most; one is always carried."""
+        return 1 + bisect_right(range(2, most + 1), self._max_latency, key=self.seconds)
+
+    def _measured(self, robots: int) -> float:
+        return float(np.interp(robots, self._sizes, self._times))
+
+
+def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dict[int, float]:
+    """Take steps of 1, 2, 4, ... robots, which also warms everything up, and return how long each size takes, seconds.
+
+    The sizes end at ``max_batch``, or before the first one that takes longer than ``max_latency``.
+    """
+    image = np.zeros(_IMAGE, np.uint8)
+    full = policy.start(np.zeros(policy.model.config.text_width, np.float32))
+    for _ in range(policy.model.config.window):  # a full window is what a robot has nearly always
+        policy.step([full], [image])
+    times: dict[int, float] = {}
+    for size in sorted({min(1 << power, max_batch) for power in range(max_batch.bit_length() + 1)}):
+        states = [full.copy() for _ in range(size)]
+        seconds = []
+        for _ in range(1 + _REPEATS):  # the first of a size may be slow
+            start = time.perf_counter()
+            policy.step(states, [image] * size)
+            seconds.append(time.perf_counter() - start)
+        if times and min(seconds) > max_latency:
+            break
+        times[size] = min(seconds)
+    return times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +133,12 @@ class Batcher:
 
         ``max_wait`` is in seconds. ``on_batch`` is called with the robots and the seconds of each batch.
         """
-        self._policy, self._capacity, self._max_wait, self._on_batch = policy, capacity, max_wait, on_batch
+        self._policy, self._capacity, self._worker = policy, capacity, worker
+        self._max_wait, self._on_batch = max_wait, on_batch
         self._queue: deque[_Job] = deque()
         self._taking: list[_Job] = []
         self._arrived = asyncio.Event()
         self._last_asked: dict[Hashable, float] = {}
-        self._worker = worker
 
     async def step(
         self,
@@ -90,20 +162,19 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
+        """Steps in the queue."""
         return len(self._queue)
 
     def oldest_wait(self) -> float:
         """Return how long the oldest step, in the queue or being taken, has been waiting, seconds."""
-        waiting = [*self._taking, *self._queue]
-        return time.monotonic() - waiting[0].arrived if waiting else 0.0
+        jobs = [*self._taking, *self._queue]
+        return time.monotonic() - jobs[0].arrived if jobs else 0.0
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             self._taking = jobs = await self._next_batch()
-            if not jobs:
-                continue
-            results = await loop.run_in_executor(self._worker, self._take, jobs, loop)
+            results = await loop.run_in_executor(self._worker, self._take, jobs, loop) if jobs else []
             self._taking = []
             for job, result in zip(jobs, results, strict=True):
                 if job.done.done():  # its task was canceled
@@ -128,8 +199,7 @@ class Batcher:
         return jobs
 
     async def _wait_for_others(self) -> None:
-        wait = min(self._max_wait, self._capacity.saving(len(self._queue)))
-        deadline = self._queue[0].arrived + wait
+        deadline = self._queue[0].arrived + min(self._max_wait, self._capacity.saving(len(self._queue)))
         most = min(self._capacity.max_batch, self._active())
         while len(self._queue) < most and (rest := deadline - time.monotonic()) > 0:
             self._arrived.clear()
@@ -142,10 +212,6 @@ class Batcher:
         self._last_asked = {robot: asked for robot, asked in self._last_asked.items() if asked > past}
         return max(len(self._last_asked), len(self._queue))
 
-    def _learn(self, robots: int, seconds: float) -> None:
-        self._capacity.learn(robots, seconds)
-        self._on_batch(robots, seconds)
-
     def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[Stepped | Exception]:
         """Take the steps of a batch. If the batch fails, take each step alone to find the robot that fails."""
         states = [job.state.copy() for job in jobs]  # if the batch fails, the episodes are as before
@@ -155,13 +221,14 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 (one robot's failure must not reach the others)
             return [error] if len(jobs) == 1 else [result for job in jobs for result in self._take([job], loop)]
         seconds = time.perf_counter() - start
-        loop.call_soon_threadsafe(self._learn, len(jobs), seconds)
-        return [self._stepped(*step, seconds) for step in zip(logits_SAV, states, strict=True)]
-
-    def _stepped(self, logits_AV: FloatArray, state: EpisodeState, seconds: float) -> Stepped | PolicyError:
-        # Logits that are not finite are an error of this robot alone.
-        try:
-            _, action = self._policy.action_spec.decode_logits(logits_AV)
-        except PolicyError as error:
-            return error
-        return Stepped(action=action, state=state, seconds=seconds)
+        for listener in (self._capacity.learn, self._on_batch):
+            loop.call_soon_threadsafe(listener, len(jobs), seconds)
+        results: list[Stepped | Exception] = []
+        for logits_AV, state in zip(logits_SAV, states, strict=True):
+            try:
+                _, action = self._policy.action_spec.decode_logits(logits_AV)
+            except PolicyError as error:  # logits that are not finite are an error of this robot alone
+                results.append(error)
+            else:
+                results.append(Stepped(action=action, state=state, seconds=seconds))
+        return results

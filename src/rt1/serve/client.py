@@ -34,7 +34,7 @@ class Client:
             url: ``ws://host:port`` or ``wss://host:port``.
             api_key: the key that the server asks for, if it does.
             timeout: seconds until an unanswered request, or connecting, fails.
-            tls: certificates to trust for ``wss``; those of the system if None.
+            tls: certificates to trust for ``wss``, those of the system if None.
 
         Raises:
             ClientError: nothing answers there, it refuses, or it is no RT-1 server.
@@ -65,8 +65,7 @@ class Client:
     def reset(self, instruction: str | NDArray[np.float32]) -> None:
         """Start a new episode with an instruction, a sentence or its text embedding; connects again where needed.
 
-        Raises:
-            ClientError: the server does not take the instruction, or cannot be reached.
+        An instruction that the server refuses, or a server that cannot be reached, raises ``ClientError``.
         """
         if self._connection is None:
             self._connect()
@@ -77,8 +76,7 @@ class Client:
     def reconnect(self) -> None:
         """Connect again and start a new episode with the last instruction; the images before are forgotten.
 
-        Raises:
-            ClientError: the server cannot be reached.
+        A server that cannot be reached raises ``ClientError``.
         """
         if self._instruction is None:
             raise ClientError("there is no episode to continue; call reset(instruction)")
@@ -177,7 +175,9 @@ class Client:
                 "is not taken for the next; call reconnect() for a new episode"
             ) from error
         except (ConnectionClosed, ProtocolError) as error:
-            raise ClientError(self._lost(connection, error)) from error
+            reason = _reason(connection, error)
+            self._drop()
+            raise ClientError(f"{self.url} {reason}") from error
         except BaseException:
             self._drop()  # also when interrupted: the reply on its way would be taken for the next one's
             raise
@@ -190,15 +190,6 @@ class Client:
             raise ProtocolError(f"a {type(value).__name__} came instead of a map")
         return value
 
-    def _lost(self, connection: ClientConnection, error: Exception) -> str:
-        reason = _refusal(connection) if isinstance(error, ConnectionClosed) else None
-        self._drop()
-        if reason is not None:
-            return f"{self.url} refused: {reason}"
-        if isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code == _TOO_LARGE:
-            return f"{self.url} refused: the message is larger than it takes; send JPEG bytes or a smaller image"
-        return f"the connection to {self.url} is lost: {error}; call reconnect() for a new episode"
-
     def _drop(self) -> None:
         """End the connection at once, without the other side's consent, which would take its time."""
         connection, self._connection = self._connection, None
@@ -208,12 +199,16 @@ class Client:
             connection.close()
 
 
-def _refusal(connection: ClientConnection) -> str | None:
-    """Return the error that the server sent before it closed while we were still sending."""
-    with suppress(ConnectionClosed, TimeoutError):
-        message = connection.recv(timeout=0)
-        return message if isinstance(message, str) else None
-    return None
+def _reason(connection: ClientConnection, error: Exception) -> str:
+    """Return why a connection ended. The server may have sent its reason while we were still sending."""
+    if isinstance(error, ConnectionClosed):
+        with suppress(ConnectionClosed, TimeoutError):
+            message = connection.recv(timeout=0)
+            if isinstance(message, str):
+                return f"refused: {message}"
+        if error.rcvd is not None and error.rcvd.code == _TOO_LARGE:
+            return "refused: the message is larger than it takes; send JPEG bytes or a smaller image"
+    return f"is gone and the connection is lost: {error}; call reconnect() for a new episode"
 
 
 def _send(connection: ClientConnection, message: bytes, timeout: float) -> None:

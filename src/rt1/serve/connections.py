@@ -15,7 +15,7 @@ ACTIVE_SECONDS = 60.0
 CLOSE_SECONDS = 1.0
 """A connection that does not close by itself is cut off after so long."""
 MAX_HANDSHAKES = 256
-"""Connections without a session; beyond it the oldest is cut off."""
+"""Connections without a session. Beyond it the oldest is cut off."""
 MAX_SMALL_FRAMES = 256
 """Small frames a second that a connection may send between two requests."""
 READ_SIZE = 1 << 16
@@ -27,6 +27,15 @@ _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _LOG = logging.getLogger(__name__)
 
 
+def repeated_header(request: Request, *names: str) -> str | None:
+    """Return one line about the first of these headers that a request has more than once, and log it; None if none."""
+    for name in names:
+        if (count := len(request.headers.get_all(name))) > 1:
+            _LOG.warning("a request with %d %s headers was refused", count, name)
+            return f"the request has {count} {name} headers; send one\n"
+    return None
+
+
 class Connection(ServerConnection):
     """A connection that counts its bytes and stores the time of its last request."""
 
@@ -35,10 +44,13 @@ class Connection(ServerConnection):
         self.is_busy = False
         """Whether a request is under way."""
         self._connections = connections
-        self._last_request: float | None = None
+        self._last_request = float("-inf")
         self._frames = self._small_frames = 0
         self._counted_since = 0.0
         self._unanswered = 0
+        self.has_session = False
+        self.counted = 0
+        """The bytes of it that :class:`Connections` counts."""
 
     @property
     def held(self) -> int:
@@ -48,9 +60,7 @@ class Connection(ServerConnection):
     @property
     def idle_seconds(self) -> float:
         """Seconds since the last request; infinite before the first one."""
-        if self.is_busy:
-            return 0.0
-        return float("inf") if self._last_request is None else self.loop.time() - self._last_request
+        return 0.0 if self.is_busy else self.loop.time() - self._last_request
 
     def begin(self) -> None:
         self.is_busy, self._last_request, self._small_frames = True, self.loop.time(), 0
@@ -71,7 +81,7 @@ class Connection(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        transport.max_size = READ_SIZE  # type: ignore[attr-defined]  # asyncio's own; it reads 256 KiB otherwise
+        transport.max_size = READ_SIZE  # type: ignore[attr-defined]  # asyncio's own, which reads 256 KiB otherwise
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,56 +125,50 @@ class Connections:
     def __init__(self, *, max_sessions: int, max_bytes: float) -> None:
         """Start empty, with limits on the sessions and on the bytes that all connections hold together."""
         self._max_sessions, self._max_bytes = max_sessions, max_bytes
-        self._handshakes: dict[Connection, None] = {}
-        self._sessions: dict[Connection, None] = {}
-        self._held: dict[Connection, int] = {}
+        self._open: dict[Connection, None] = {}
+        self.held = 0
+        """Bytes that all connections hold."""
 
     def __contains__(self, connection: object) -> bool:
-        return connection in self._held
+        return connection in self._open
 
     @property
-    def sessions(self) -> tuple[Connection, ...]:
-        return tuple(self._sessions)
+    def sessions(self) -> list[Connection]:
+        return [connection for connection in self._open if connection.has_session]
 
     @property
     def active(self) -> int:
         """Sessions with a request in the last ACTIVE_SECONDS."""
-        return sum(session.idle_seconds < ACTIVE_SECONDS for session in self._sessions)
-
-    @property
-    def held(self) -> int:
-        """Bytes that all connections hold."""
-        return sum(self._held.values())
+        return sum(session.idle_seconds < ACTIVE_SECONDS for session in self.sessions)
 
     def add(self, connection: Connection) -> None:
-        self._handshakes[connection] = None
-        self._held[connection] = 0
-        if len(self._handshakes) > MAX_HANDSHAKES:
-            oldest = next(iter(self._handshakes))
-            self.remove(oldest)
-            oldest.transport.abort()
+        self._open[connection] = None
+        handshakes = [other for other in self._open if not other.has_session]
+        if len(handshakes) > MAX_HANDSHAKES:
+            self.remove(handshakes[0])
+            handshakes[0].transport.abort()
 
     def start_session(self, connection: Connection) -> None:
         """Start a session. If all are taken, close the session that has been idle for longest."""
-        self._handshakes.pop(connection, None)
-        if len(self._sessions) >= self._max_sessions:
-            longest = max(self._sessions, key=lambda session: session.idle_seconds)
+        if len(self.sessions) >= self._max_sessions:
+            longest = max(self.sessions, key=lambda session: session.idle_seconds)
             longest.drop(_TRY_LATER, "another robot needs the place of this idle connection; connect again")
-        self._sessions[connection] = None
+        connection.has_session = True
 
     def remove(self, connection: Connection) -> None:
-        self._handshakes.pop(connection, None)
-        self._sessions.pop(connection, None)
-        self._held.pop(connection, None)
+        if connection in self._open:
+            del self._open[connection]
+            self.held -= connection.counted
 
     def weigh(self, connection: Connection) -> None:
         """Update the bytes of a connection. While all hold too much, drop the one that holds most."""
-        if connection not in self._held:
+        if connection not in self._open:
             return
-        self._held[connection] = connection.held
+        self.held += connection.held - connection.counted
+        connection.counted = connection.held
         while self.held > self._max_bytes:
-            largest = max(self._held, key=self._held.__getitem__)
-            _LOG.warning("a connection was closed: all hold %d bytes, it alone %d", self.held, self._held[largest])
+            largest = max(self._open, key=lambda other: other.counted)
+            _LOG.warning("a connection was closed: all hold %d bytes, it alone %d", self.held, largest.counted)
             largest.drop(
                 _TRY_LATER, "all connections hold more than max_memory_mb, this one most; send smaller messages"
             )

@@ -1,6 +1,6 @@
 """The wire format of openpi's policy protocol: msgpack with numpy arrays, read with limits and without pickle.
 
-An array is a map of four binary keys, ``{b"__ndarray__": true, b"data", b"dtype": "<f4", b"shape": [...]}``; a numpy
+An array is a map of four binary keys, ``{b"__ndarray__": true, b"data", b"dtype": "<f4", b"shape": [...]}``. A numpy
 scalar is ``{b"__npgeneric__": true, b"data", b"dtype"}``. All other keys are strings.
 """
 
@@ -32,10 +32,9 @@ _DTYPE = re.compile(r"[<>|=]?[biuf][0-9]{1,2}")
 
 
 def encode(value: Any) -> bytes:  # noqa: ANN401 (whatever the format holds)
-    """Return the message of plain data, numpy arrays and numpy scalars.
+    """Return the message of plain data, numpy arrays and numpy scalars of bool, integers or floats.
 
-    Raises:
-        ProtocolError: it holds something else, or an array that is not of bool, integers or floats.
+    Anything else raises ``ProtocolError``.
     """
     try:
         return bytes(msgpack.packb(value, default=_to_map))
@@ -48,8 +47,8 @@ def encode(value: Any) -> bytes:  # noqa: ANN401 (whatever the format holds)
 def decode(message: bytes) -> Any:  # noqa: ANN401 (whatever the format holds)
     """Return what a message holds; arrays are read-only views of it.
 
-    Raises:
-        ProtocolError: damaged, beyond a limit, an unknown type, or an array whose data does not fit its shape.
+    A message that is damaged, beyond a limit, of an unknown type, or holds an array whose data does not fit its shape
+    raises ``ProtocolError``.
     """
     _check_limits(message)
     try:
@@ -67,11 +66,7 @@ def shown(value: Any) -> str:  # noqa: ANN401 (it comes from outside)
 
 
 def _heads() -> tuple[tuple[int, int, int, bool], ...]:
-    """Return for each first byte of a msgpack value how to measure it.
-
-    Bytes of the number that follows (a length), values for each unit of the length, bytes or values if no number
-    follows, whether it is text.
-    """
+    """Return for each first byte of a value: bytes of its length, values per unit of it, fixed length, is it text."""
     heads = [(0, 0, 0, False)] * 256
     heads[0x80:0xC0] = [
         *((0, 2, entries, False) for entries in range(16)),
@@ -92,10 +87,7 @@ _EXTENSIONS = frozenset((*range(0xC7, 0xCA), *range(0xD4, 0xD9)))
 
 
 def _check_limits(message: bytes) -> None:
-    """Refuse a message beyond a limit before anything in it takes memory or time: walk over the heads of its values.
-
-    A message that ends too early or is no msgpack passes: msgpack says so itself.
-    """
+    """Refuse a message beyond a limit before it takes memory or time. What is no msgpack passes: msgpack says so."""
     position = values = text = 0
     rest = [1]  # values still to come in each open map or list
     while rest and position < len(message):
@@ -142,31 +134,32 @@ def _from_plain(value: Any) -> Any:  # noqa: ANN401
         return [_from_plain(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    if b"__ndarray__" in value:
-        return _array(value)
-    if b"__npgeneric__" in value:
-        return _scalar(value)
+    for marker, keys, read in ((b"__ndarray__", _ARRAY_KEYS, array), (b"__npgeneric__", _SCALAR_KEYS, _scalar)):
+        if marker in value:
+            if value.keys() != keys:
+                names, rule = (", ".join(sorted(map(shown, group)))[:200] for group in (value, keys))
+                raise ProtocolError(f"a numpy value has the keys {names}; it must have {rule}")
+            return read(**{key.decode(): entry for key, entry in value.items() if key != marker})
     for key in value:
         if not isinstance(key, str):
             raise ProtocolError(f"a message has the key {shown(key)}; keys must be strings")
     return {key: _from_plain(entry) for key, entry in value.items()}
 
 
-def _array(value: dict[Any, Any]) -> NDArray[Any]:
-    if value.keys() != _ARRAY_KEYS:
-        raise ProtocolError(f"an array has the keys {_shown_keys(value)}; it must have data, dtype, shape")
-    data, shape = value[b"data"], value[b"shape"]
-    dtype = np.dtype(_check_dtype(value[b"dtype"]))
+def array(data: Any, dtype: Any, shape: Any) -> NDArray[Any]:  # noqa: ANN401 (they come from outside)
+    """Return the array of a message's data, dtype and shape. Values that do not fit raise ``ProtocolError``."""
+    dtype = np.dtype(_check_dtype(dtype))
     if not isinstance(data, bytes):
         raise ProtocolError(f"the data of an array is a {type(data).__name__}; it must be binary")
     whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not whole or len(shape) > MAX_DIMENSIONS:
         sizes = ", ".join(map(shown, shape[: MAX_DIMENSIONS + 1])) if isinstance(shape, list) else shown(shape)
         raise ProtocolError(f"an array has the shape [{sizes}]; it must be at most {MAX_DIMENSIONS} whole numbers")
-    if math.prod(shape) * dtype.itemsize != len(data):
+    size = math.prod(shape) * dtype.itemsize
+    if size != len(data):
         raise ProtocolError(
-            f"an array of shape {tuple(shape)} and dtype {dtype.str} takes {math.prod(shape) * dtype.itemsize} bytes, "
-            f"but {len(data)} came; send all of it"
+            f"an array of shape {tuple(shape)} and dtype {dtype.str} takes {size} bytes, but {len(data)} came; "
+            "send all of it"
         )
     try:
         return np.frombuffer(data, dtype).reshape(shape)
@@ -176,14 +169,8 @@ def _array(value: dict[Any, Any]) -> NDArray[Any]:
         ) from error
 
 
-def _shown_keys(value: dict[Any, Any]) -> str:
-    return ", ".join(sorted(map(shown, value)))[:200]
-
-
-def _scalar(value: dict[Any, Any]) -> Any:  # noqa: ANN401 (a numpy scalar of any type)
-    if value.keys() != _SCALAR_KEYS:
-        raise ProtocolError(f"a numpy scalar has the keys {_shown_keys(value)}; it must have data and dtype")
-    data, dtype = value[b"data"], np.dtype(_check_dtype(value[b"dtype"]))
+def _scalar(data: Any, dtype: Any) -> Any:  # noqa: ANN401 (a numpy scalar of any type)
+    dtype = np.dtype(_check_dtype(dtype))
     if not isinstance(data, bool | int | float):
         raise ProtocolError(f"the data of a numpy scalar is a {type(data).__name__}; it must be a number")
     try:

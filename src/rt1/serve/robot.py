@@ -58,7 +58,7 @@ class ActionLimits:
 
         Args:
             action: float32 (A,), physical units.
-            previous: the action carried out before, float32 (A,); :meth:`rest` at the start of an episode.
+            previous: the action carried out before, float32 (A,), :meth:`rest` at the start of an episode.
 
         Returns:
             float32 (A,), within the bounds. A choice (a discrete dimension) is not changed.
@@ -84,8 +84,8 @@ class Watchdog:
         """Watch from the first :meth:`start` on.
 
         Args:
-            command: carries an action out; returns soon.
-            stop: brings the robot to rest; must be safe to call from another thread, and at any time.
+            command: carries an action out and returns soon.
+            stop: brings the robot to rest. It must be safe to call from another thread, and at any time.
             seconds: longest time from one action, or from the start, to the next.
         """
         if not 0 < seconds < math.inf:
@@ -105,8 +105,7 @@ class Watchdog:
     def start(self) -> None:
         """Take actions, again after a stop; the time runs from now.
 
-        Raises:
-            StoppedError: the watch has ended: it was closed, or ``stop`` failed.
+        A watchdog that was closed, or whose ``stop`` failed, raises ``StoppedError``.
         """
         with self._changed:
             if not self._thread.is_alive():
@@ -117,8 +116,7 @@ class Watchdog:
     def command(self, action: FloatArray) -> None:
         """Carry an action out and wait for the next one from now on.
 
-        Raises:
-            StoppedError: the action is too late, or the watchdog was not started; nothing was carried out.
+        An action that is too late, or before the start, raises ``StoppedError`` and is not carried out.
         """
         with self._changed:
             if self._stopped or time.monotonic() >= self._deadline:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -16,8 +18,11 @@ from rt1.policy.base import LONGEST_INSTRUCTION, Instruction
 from rt1.policy.stepper import EpisodeState, PreparedImage
 from rt1.serve.protocol import shown
 
+_LOG = logging.getLogger(__name__)
 LARGE_PIXELS = 1 << 20
 """An image of more pixels is prepared before its step, so that the step takes no longer than others."""
+LARGE_FLOAT_PIXELS = 1 << 18
+"""A float image of more pixels takes longer than some 10 ms to convert."""
 SMALL_WORK = 1 << 22
 """An encoded image of no more :func:`~rt1.data.sources.images.decoding_work` decodes in some 10 ms."""
 _IMAGE_KEYS = ("image", "observation/image")
@@ -30,7 +35,7 @@ class Effort(Enum):
     NONE = auto()
     """Well under a millisecond: there is no image to decode or prepare, and no episode starts."""
     SMALL = auto()
-    """Some 10 ms: a small image is decoded, as robots send them all the time."""
+    """Some 10 ms: a small image is decoded or converted, as robots send them all the time."""
     START = auto()
     """An episode starts, which encodes a sentence."""
     LARGE = auto()
@@ -44,7 +49,7 @@ class Turn:
     state: EpisodeState
     """The episode that the images come to."""
     images: tuple[NDArray[Any] | PreparedImage, ...]
-    """RGB (H, W, 3) each, or prepared, oldest first. The action wanted is that of the last. None: a reset alone."""
+    """RGB (H, W, 3) each, or prepared, oldest first. The action is that of the last. None: a reset alone."""
     is_own_episode: bool = False
     """True for stacked images, which leave the session's own episode alone."""
 
@@ -58,18 +63,30 @@ class Session:
         prepare: Callable[[NDArray[np.uint8]], PreparedImage],
         *,
         window: int,
+        episode_pause: float = 0.0,
     ) -> None:
-        """Start without an episode. ``start`` refuses an instruction with ``ValueError``."""
-        self._start, self._prepare, self._window = start, prepare, window
+        """Start without an episode. ``start`` refuses an instruction with ``ValueError``.
+
+        A client that never sends ``reset`` starts a new episode after ``episode_pause`` seconds without a request. 0
+        turns this off.
+        """
+        self._start, self._prepare, self._window, self._episode_pause = start, prepare, window, episode_pause
+        self._sends_reset = self._has_warned = False
         self._state: EpisodeState | None = None
         self._instruction: Instruction | None = None
+
+    def pause(self, seconds: float) -> None:
+        """End the episode if the client sends no ``reset`` and a pause between two requests was this long."""
+        if not self._sends_reset and 0 < self._episode_pause < seconds:
+            self._state = None
 
     def read(self, observation: Any) -> Turn:  # noqa: ANN401 (it comes from outside)
         """Return what an observation asks for, and start a new episode where it asks for one.
 
         Args:
-            observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or uint8 RGB (H, W, 3). Stacked images
-                (T, H, W, 3), oldest first, are an episode of their own that leaves this session's episode alone.
+            observation: ``image`` (or ``observation/image``): JPEG or PNG bytes, or RGB (H, W, 3) or (3, H, W), uint8
+                or float 0..1. Stacked images (T, H, W, 3), oldest first, are an episode of their own that leaves this
+                session's episode alone.
                 ``instruction`` (or ``prompt``): sentence or float (E,) text embedding. It is kept for later
                 observations, and a different one starts a new episode. ``reset``: True starts a new episode. Other keys
                 are ignored.
@@ -82,6 +99,7 @@ class Session:
         new_instruction, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
             raise ObservationError(f"reset is {shown(reset)}; it must be true or false")
+        self._sends_reset |= "reset" in observation
         instruction = self._instruction if new_instruction is None else _checked_instruction(new_instruction)
         if instruction is None:
             raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
@@ -92,25 +110,31 @@ class Session:
             raise ObservationError(f"the observation has no image, only {keys}; send one as {' or '.join(_IMAGE_KEYS)}")
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
-        if reset or self._state is None or self._instruction is None or not _same(instruction, self._instruction):
-            self._state = self._start(instruction)
-            self._instruction = instruction
-        return Turn(state=self._state, images=() if image is None else (self._prepared(image),))
+        state = self._state
+        if reset or state is None or self._instruction is None or not np.array_equal(instruction, self._instruction):
+            state = self._start(instruction)
+            self._state, self._instruction = state, instruction
+        elif not self._sends_reset and not self._has_warned:
+            self._has_warned = True
+            _LOG.warning(
+                "a client sends no 'reset', so that its episodes are told apart by pauses of %g s alone; let it send "
+                "'reset': true with the first image of an episode, else false",
+                self._episode_pause,
+            )
+        return Turn(state=state, images=() if image is None else (self._prepared(image),))
 
     def effort(self, observation: Any) -> Effort:  # noqa: ANN401 (it comes from outside)
         """Return how long :meth:`read` takes at most, without doing any of its work."""
         if not isinstance(observation, dict):
             return Effort.NONE
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
-        starts = self._instruction is None or observation.get("reset", False) is not False
+        if _is_slow(image):
+            return Effort.LARGE
         continues = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
-        if isinstance(image, bytes) and _work(image) > SMALL_WORK:
-            return Effort.LARGE
-        if isinstance(image, np.ndarray) and (image.ndim != 3 or _is_large(image)):
-            return Effort.LARGE
-        if starts or not continues:
+        if self._state is None or not continues or observation.get("reset", False) is not False:
             return Effort.START
-        return Effort.SMALL if isinstance(image, bytes) else Effort.NONE
+        takes_work = isinstance(image, bytes) or (isinstance(image, np.ndarray) and image.dtype.kind == "f")
+        return Effort.SMALL if takes_work else Effort.NONE
 
     def remember(self, turn: Turn, state: EpisodeState) -> None:
         """Keep the episode as a turn has left it."""
@@ -145,12 +169,6 @@ def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
     raise ObservationError(f"the instruction is {shown(instruction)}; it must be a sentence or a float text embedding")
 
 
-def _same(one: Instruction, other: Instruction) -> bool:
-    if isinstance(one, str) or isinstance(other, str):
-        return isinstance(one, str) and isinstance(other, str) and one == other
-    return np.array_equal(one, other)
-
-
 def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
     if isinstance(image, bytes):
         try:
@@ -162,23 +180,36 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
             ) from error
     if not isinstance(image, np.ndarray):
         raise ObservationError(f"the image is a {type(image).__name__}; send JPEG bytes or a uint8 array")
-    good = image.dtype == np.uint8 and image.ndim in (3, 4) and image.shape[-1] == 3 and image.size > 0
-    if not good:
+    is_image = image.ndim in (3, 4) and 3 in (image.shape[-1], image.shape[-3]) and image.size > 0
+    if not is_image or (image.dtype != np.uint8 and image.dtype.kind != "f"):
         raise ObservationError(
-            f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3)"
+            f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3), or "
+            "such with the channels first, or float 0..1"
         )
+    if image.shape[-1] != 3:
+        image = np.ascontiguousarray(np.moveaxis(image, -3, -1))
     height, width = image.shape[-3:-1]
     if height * width > MAX_PIXELS:
         raise ObservationError(f"the image is {height}x{width}; it may have {MAX_PIXELS} pixels; send a smaller one")
-    return image
+    return image if image.dtype == np.uint8 else _from_float(image)
 
 
-def _work(data: bytes) -> int:
-    try:
-        return decoding_work(data)
-    except DataError:
-        return 0  # it will be refused before it is decoded
+def _from_float(image: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
+    low, high = float(image.min()), float(image.max())
+    if not (low >= 0 and high <= 1):
+        raise ObservationError(f"the image is {image.dtype} of {low:g}..{high:g}; a float image must lie in 0..1")
+    return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _is_slow(image: Any) -> bool:  # noqa: ANN401
+    """Whether decoding or preparing an image takes long. One that does not decode is refused before it is decoded."""
+    if isinstance(image, bytes):
+        with suppress(DataError):
+            return decoding_work(image) > SMALL_WORK
+    if not isinstance(image, np.ndarray):
+        return False
+    return image.ndim != 3 or image.size // 3 > (LARGE_PIXELS if image.dtype == np.uint8 else LARGE_FLOAT_PIXELS)
 
 
 def _is_large(image: NDArray[Any]) -> bool:
-    return image.shape[0] * image.shape[1] > LARGE_PIXELS
+    return image.size // 3 > LARGE_PIXELS
