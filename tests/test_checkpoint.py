@@ -178,7 +178,7 @@ def test_a_description_that_lacks_something_is_refused(key: str, saved: Path) ->
 
 def test_an_unknown_setting_of_the_network_is_refused(saved: Path) -> None:
     _rewrite(saved / "checkpoint.json", lambda data: data["model"].update(windov=3))
-    assert "unknown setting of model 'windov'; did you mean 'window'?" in _refused(saved)
+    assert "unknown setting of checkpoint.model 'windov'; did you mean 'window'?" in _refused(saved)
 
 
 def test_weights_of_other_shapes_are_refused(saved: Path) -> None:
@@ -276,7 +276,7 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
         (lambda data: data.update(provenance=[]), "provenance is []"),
         (lambda data: data.update(control_rate="4"), "control_rate is '4'"),
         (lambda data: data.update(text_encoder={"name": "x", "sha256": "", "width": 1e400}), "width is inf"),
-        (lambda data: data.update(action_spec=[]), "not an action spec"),
+        (lambda data: data.update(action_spec=[]), "action spec is []"),
         (lambda data: data.update(embodiments=[3]), "an embodiment is 3"),
     ],
 )

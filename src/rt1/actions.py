@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.common.json_config import from_json
+from rt1.common.json_config import from_json, to_json
 from rt1.errors import PolicyError
 
 FloatArray = NDArray[np.float32]
@@ -103,10 +103,10 @@ ActionPart = Continuous | Discrete
 class ActionSpec:
     """The dimensions of an action in token order, and the number of bins they share."""
 
-    parts: tuple[ActionPart, ...]
-    """Parts in token order."""
     bins: int = 256
     """Bins per continuous dimension = size of the token vocabulary V."""
+    parts: tuple[ActionPart, ...]
+    """Parts in token order."""
 
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
@@ -192,16 +192,11 @@ class ActionSpec:
             raise ValueError(f"action tokens span {tokens.min()}..{tokens.max()}; they must lie in 0..{self.bins - 1}")
         unit = tokens.astype(np.float32) / np.float32(self.bins - 1)
         value = unit * (self.high - self.low) + self.low
-        fallback = np.array(
-            [
-                -1.0 if isinstance(p, Discrete) and p.invalid == "none" else 0.0
-                for p in self.parts
-                for _ in range(p.size)
-            ],
-            dtype=np.float32,
-        )
-        choice = np.where(tokens < self.discrete_choices, tokens.astype(np.float32), fallback)
-        return np.where(self.discrete_choices > 0, choice, value)
+        discrete = [part for part in self.parts if isinstance(part, Discrete)]
+        for column, part in zip(np.flatnonzero(self.discrete_choices), discrete, strict=True):
+            invalid = 0 if part.invalid == "first" else -1
+            value[..., column] = np.where(tokens[..., column] < part.choices, tokens[..., column], invalid)
+        return value
 
     def decode_logits(self, logits: FloatArray) -> tuple[TokenArray, FloatArray]:
         """Return the most likely tokens of logits (..., A, V), int32 (..., A), and the action they stand for.
@@ -247,27 +242,13 @@ class ActionSpec:
         return np.concatenate([_part_values(part, np.asarray(action[part.name])) for part in self.parts], axis=-1)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
-        parts: list[dict[str, Any]] = []
-        for part in self.parts:
-            if isinstance(part, Discrete):
-                parts.append({"name": part.name, "choices": part.choices, "invalid": part.invalid})
-            else:
-                parts.append(
-                    {"name": part.name, "low": list(part.low), "high": list(part.high), "labels": list(part.labels)}
-                )
-        return {"bins": self.bins, "parts": parts}
+        """Return plain data for ``json``, which :meth:`from_json` reads."""
+        return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ActionSpec:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        try:
-            parts, bins = tuple(_part_from_json(part) for part in data["parts"]), data["bins"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"this is not an action spec: {error!r}; expected {{'bins', 'parts'}}") from error
-        if type(bins) is not int:
-            raise ValueError(f"bins is {bins!r:.80}; it must be a whole number")
-        return ActionSpec(parts=parts, bins=bins)
+        return from_json(ActionSpec, data, where="action spec")
 
     def _checked(self, action: FloatArray) -> FloatArray:
         action = np.asarray(action, dtype=np.float32)
@@ -301,20 +282,15 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
     return values.argmax(axis=-1, keepdims=True).astype(np.float32)
 
 
-def _part_from_json(data: Any) -> ActionPart:  # noqa: ANN401 (JSON has no type)
-    if isinstance(data, Mapping) and "choices" in data:
-        return from_json(Discrete, data, where="action part")
-    return from_json(Continuous, data, where="action part")
-
-
 def spec_difference(one: ActionSpec, other: ActionSpec) -> str:
     """Return in words the first way in which two action specs that are not equal differ."""
     if one.dimension_names != other.dimension_names:
         return f"the dimensions {', '.join(one.dimension_names)} and {', '.join(other.dimension_names)}"
     if one.bins != other.bins:
         return f"{one.bins} and {other.bins} bins"
-    if (mine := [part.name for part in one.parts]) != (theirs := [part.name for part in other.parts]):
-        return f"the parts {', '.join(mine)} and {', '.join(theirs)}"
+    parts = [", ".join(part.name for part in spec.parts) for spec in (one, other)]
+    if parts[0] != parts[1]:
+        return f"the parts {parts[0]} and {parts[1]}"
     bounds = [", ".join(f"{low:g}..{high:g}" for low, high in zip(s.low, s.high, strict=True)) for s in (one, other)]
     return f"the bounds {bounds[0]} and {bounds[1]}"
 

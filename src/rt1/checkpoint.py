@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,9 @@ class Embodiment:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where its data come from; of a checkpoint also its weights: command, update, source file."""
 
+    def __post_init__(self) -> None:
+        json_config.check_above(self, 0, "control_rate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo(Embodiment):
@@ -81,11 +84,11 @@ class SharedInfo:
 
     def of(self, name: str) -> CheckpointInfo:
         """Return what there is to say of the network of one embodiment alone, see :func:`load_model`."""
-        found = self.embodiments[name]
+        robot = self.embodiments[name]
         return CheckpointInfo(
-            model=replace(self.model, embodiments=(), action_tokens=found.action_spec.size),
+            model=replace(self.model, embodiments=(), action_tokens=robot.action_spec.size),
             text_encoder=self.text_encoder,
-            **{**vars(found), "provenance": {**self.provenance, **found.provenance, "embodiment": name}},
+            **{**vars(robot), "provenance": {**self.provenance, **robot.provenance, "embodiment": name}},
         )
 
 
@@ -122,13 +125,11 @@ def save_checkpoint(
 
 def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
     sizes = model.embodiments or (model.action_tokens,)
-    specs = (
-        [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
-    )
+    specs = [robot.action_spec for robot in (info.embodiments.values() if isinstance(info, SharedInfo) else [info])]
     if [(spec.size, spec.bins) for spec in specs] != [(size, model.bins) for size in sizes]:
-        found = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
+        text = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
         raise CheckpointError(
-            f"the action spec has {found}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
+            f"the action spec has {text}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
             "spec the network was built for"
         )
 
@@ -136,9 +137,9 @@ def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
 def resolve(path: Path | str) -> Path:
     """Return the checkpoint folder that ``path`` means: itself, or the last (else the best) one of a run folder."""
     path = Path(path)
-    ours = [path / name for name in RUN_ORDER]
-    # Killed between the two renames of saving, a run leaves its newest checkpoint aside for a moment.
-    for candidate in (path, ours[0], aside(ours[0]), *ours[1:]):
+    last, best = (path / name for name in RUN_ORDER)
+    # A run that is killed between the two renames of saving leaves its newest checkpoint aside.
+    for candidate in (path, last, aside(last), best):
         if (candidate / INFO_FILE).is_file():
             return candidate
     if (path / EXPORT_FILE).is_file():
@@ -196,16 +197,21 @@ def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
     folder = resolve(path)
     info = load_whole_info(folder)
     _of_one(folder, info, embodiment)  # refuses a name that is missing or unknown
-    model = _loaded(info.model, folder)
+    model = load_whole_model(folder)
     if embodiment is None or isinstance(info, CheckpointInfo):
         return model
     return single_embodiment(model, list(info.embodiments).index(embodiment))
 
 
 def load_whole_model(path: Path | str) -> RT1:
-    """Load a network with all its heads, as :func:`load_model` else."""
+    """Load a network as :func:`load_model`, with all its heads."""
     folder = resolve(path)
-    return _loaded(load_whole_info(folder).model, folder)
+    config = load_whole_info(folder).model
+    # The tensors are compared before the memory for the weights is taken: a description may ask for any amount.
+    tensors = _checked_tensors(_outline(config, folder), folder)
+    model = RT1(config)
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 def load_outline(path: Path | str) -> tuple[RT1, str | None]:
@@ -215,18 +221,8 @@ def load_outline(path: Path | str) -> tuple[RT1, str | None]:
         CheckpointError: as :func:`load_model`, except for what the weights hold.
     """
     folder = resolve(path)
-    config = load_whole_info(folder).model
-    model = _outline(config, folder)
-    tensors = _fitting_tensors(model, folder)
-    return model, first_problem(tensors, model.state_dict())
-
-
-def _loaded(config: RT1Config, folder: Path) -> RT1:
-    # Compared before the memory for the weights is taken: a description may ask for any amount.
-    tensors = _checked_tensors(_outline(config, folder), folder)
-    model = RT1(config)
-    model.load_state_dict(tensors)
-    return model.eval()
+    model = _outline(load_whole_info(folder).model, folder)
+    return model, first_problem(_fitting_tensors(model, folder), model.state_dict())
 
 
 def _outline(config: RT1Config, folder: Path) -> RT1:
@@ -239,21 +235,17 @@ def _outline(config: RT1Config, folder: Path) -> RT1:
 
 
 def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:
-    """Return what a checkpoint says of one embodiment, or refuse the name."""
-    if isinstance(info, SharedInfo):
-        return info.of(_known(path, info, embodiment))
-    if embodiment is not None and embodiment != info.provenance.get("embodiment"):
-        raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
-    return info
-
-
-def _known(path: Path | str, info: SharedInfo, name: str | None) -> str:
-    names = ", ".join(info.embodiments)
-    if name is None:
+    """Return the description of one embodiment, or refuse the name."""
+    if isinstance(info, CheckpointInfo):
+        if embodiment is not None and embodiment != info.provenance.get("embodiment"):
+            raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
+        return info
+    if embodiment is None:
+        names = ", ".join(info.embodiments)
         raise CheckpointError(f"{path} has several embodiments: {names}; name one with embodiment=...")
-    if name not in info.embodiments:
-        raise CheckpointError(f"{path}: {unknown_name('embodiment', name, info.embodiments)}")
-    return name
+    if embodiment not in info.embodiments:
+        raise CheckpointError(f"{path}: {unknown_name('embodiment', embodiment, info.embodiments)}")
+    return info.of(embodiment)
 
 
 def load_weights(model: RT1, folder: Path) -> None:
@@ -262,7 +254,7 @@ def load_weights(model: RT1, folder: Path) -> None:
 
 
 def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a network, whose own are not looked at; see :func:`rt1.model.weights.weight_problem`."""
+    """Read and check the weights of a network; see :func:`rt1.model.weights.weight_problem`."""
     tensors = _fitting_tensors(model, folder)
     if (problem := first_problem(tensors, model.state_dict())) is not None:
         raise CheckpointError(f"{folder / MODEL_FILE}: {problem}; use another checkpoint")
@@ -272,16 +264,17 @@ def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
 def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
     """Read the weights of a network; names and shapes are checked, values are not."""
     file = folder / MODEL_FILE
-    tensors, wanted = _load_tensors(file), model.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
-        if name not in tensors or name not in wanted:
-            problem = "lacks" if name not in tensors else "has the unknown tensor"
-            raise CheckpointError(f"{file} {problem} {name}; its checkpoint.json and weights do not belong together")
-        if tensors[name].shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{file}: {name} has shape {tuple(tensors[name].shape)}, the configuration needs "
-                f"{tuple(wanted[name].shape)}; its checkpoint.json and weights do not belong together"
-            )
+    tensors, parameters = _load_tensors(file), model.state_dict()
+    for name in sorted(parameters.keys() | tensors.keys()):
+        if name not in tensors:
+            problem = f"lacks {name}"
+        elif name not in parameters:
+            problem = f"has the unknown tensor {name}"
+        elif (shape := tuple(tensors[name].shape)) != (needed := tuple(parameters[name].shape)):
+            problem = f"does not fit: {name} has shape {shape}, the configuration needs {needed}"
+        else:
+            continue
+        raise CheckpointError(f"{file} {problem}; its checkpoint.json and weights do not belong together")
     return tensors
 
 
@@ -304,24 +297,6 @@ def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
     return data
 
 
-def _robot_from_json(data: Mapping[str, Any]) -> Embodiment:
-    rate = data["control_rate"]
-    if rate is not None and not (type(rate) in (int, float) and 0 < rate < float("inf")):
-        raise ValueError(f"control_rate is {rate!r:.80}; it must be a number above 0, or null")
-    return Embodiment(
-        action_spec=ActionSpec.from_json(data["action_spec"]),
-        control_rate=rate,
-        statistics=None if (found := data.get("statistics")) is None else SourceStatistics.from_json(found),
-        provenance=_object(data["provenance"], "provenance"),
-    )
-
-
-def _object(data: object, what: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ValueError(f"{what} is {data!r:.80}; it must be an object")
-    return data
-
-
 def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
     """Return a network's settings as saved, with the names that settings have today."""
     if not isinstance(network, Mapping) or "heads" not in network:
@@ -330,15 +305,20 @@ def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
 
 
 def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
-    model = json_config.from_json(RT1Config, current_names(data["model"]), where="model")
-    encoder = None if (found := data["text_encoder"]) is None else TextEncoderIdentity.from_json(found)
-    if "embodiments" in data:
-        listed = [_object(robot, "an embodiment") for robot in data["embodiments"]]
-        robots = {str(robot["name"]): _robot_from_json(robot) for robot in listed}
-        provenance = _object(data["provenance"], "provenance")
-        return SharedInfo(model=model, embodiments=robots, text_encoder=encoder, provenance=provenance)
-    robot = _robot_from_json(data)
-    return CheckpointInfo(model=model, text_encoder=encoder, **vars(robot))
+    kind: type[CheckpointInfo | SharedInfo] = SharedInfo if "embodiments" in data else CheckpointInfo
+    values = _fields(kind, data)
+    values["model"] = current_names(values["model"])
+    if kind is SharedInfo:
+        robots = [(_fields(Embodiment, robot), robot["name"]) for robot in values["embodiments"]]
+        values["embodiments"] = {str(name): robot for robot, name in robots}
+    return json_config.from_json(kind, values, where="checkpoint")
+
+
+def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a description; only the statistics may be missing."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"an embodiment is {data!r:.80}; it must be an object")
+    return {field.name: {"statistics": None, **data}[field.name] for field in fields(kind)}
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

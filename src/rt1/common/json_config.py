@@ -78,17 +78,16 @@ def to_json(settings: Any) -> Any:
     What a dataclass holds may have a ``to_json`` of its own.
     """
     if dataclasses.is_dataclass(settings):
-        return {f.name: _held(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        settings = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
-        return {name: _held(value) for name, value in settings.items()}
+        return {name: _member(value) for name, value in settings.items()}
     if isinstance(settings, tuple | list):
-        return [_held(value) for value in settings]
+        return [_member(value) for value in settings]
     return settings.tolist() if hasattr(settings, "tolist") else settings
 
 
-def _held(value: Any) -> Any:
-    own = getattr(value, "to_json", None)
-    return to_json(value) if own is None else own()
+def _member(value: Any) -> Any:
+    return value.to_json() if hasattr(value, "to_json") else to_json(value)
 
 
 def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
@@ -115,15 +114,17 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        own = getattr(hint, "from_json", None)
-        return own(value) if own else from_json(typing.cast("type[Any]", hint), value, where=where)
+        reader = getattr(hint, "from_json", None)
+        return reader(value) if reader else from_json(typing.cast("type[Any]", hint), value, where=where)
     if origin in _CONVERT:
         return _CONVERT[origin](arguments, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        chosen = [a for a in arguments if a is not type(None)]
-        return _convert(chosen[0], value, where) if len(chosen) == 1 else value
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        if isinstance(value, Mapping):  # of several dataclasses the one that has most of the keys
+            kinds = [max(kinds, key=lambda kind: len(value.keys() & getattr(kind, "__dataclass_fields__", {}).keys()))]
+        return _convert(kinds[0], value, where) if len(kinds) == 1 else value
     if origin is typing.Literal:
         if value not in arguments:
             raise ValueError(unknown_name(f"value of {where}", str(value), [str(a) for a in arguments]))
