@@ -32,7 +32,7 @@ class TrainConfig:
     init: str | None = None
     """Checkpoint to start from, or a backbone of ``rt1 convert imagenet``: what fits is loaded, the rest is new."""
     device: Device = "auto"
-    """``auto``: a GPU where there is one."""
+    """``auto``: the accelerator that torch finds (cuda, mps, xpu), else the CPU."""
     precision: Precision = "fp32"
     """``bf16`` computes the forward pass in bfloat16 with fp32 weights, softmax and loss."""
     model: RT1Config = field(default_factory=RT1Config)

@@ -7,6 +7,7 @@ dimensions, V bins. Where samples are windows W is B and S is T.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,7 +99,8 @@ class Predictor(nn.Module):
         embodiment_W: Tensor | None,
     ) -> Tensor:
         """Return float32 logits (W, T, A, V); ``dropped_B``: samples without text; see :meth:`RT1.forward`."""
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        bf16 = self.precision == "bf16"
+        with torch.autocast(image.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
             condition_B = self.model.text(text_BE, dropped_B)
             return self.model(image, condition_B, shared=shared, embodiment_B=embodiment_W)
 
@@ -185,8 +187,8 @@ def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> Shar
 
 
 def _to(device: torch.device | str, array: NDArray[Any]) -> Tensor:
-    """Copy an array to the device; to a GPU asynchronously, from pinned memory."""
+    """Copy an array to the device; to an accelerator asynchronously, from pinned memory."""
     tensor = torch.from_numpy(array)
-    if torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    if torch.device(device).type not in ("cpu", "meta"):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

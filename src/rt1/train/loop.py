@@ -177,5 +177,5 @@ def _try(run: Run, trials: ClosedLoop | None) -> dict[str, float]:
     """Return the success rates of the current policy; the first rank runs the trials for all."""
     run.save("last")
     rates = {SUCCESS: 0.0} if trials is None else trials.round(run.folder / "last")
-    total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64, device=run.world.device))
+    total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64))
     return {**rates, SUCCESS: float(total)}

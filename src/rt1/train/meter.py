@@ -91,10 +91,12 @@ class Meter:
 
 
 def memory() -> dict[str, float]:
-    """Return the peak memory so far in GB (1e9 bytes): of this process, and of its GPU where it uses one."""
+    """Return the peak memory so far in GB (1e9 bytes): of this process, and of its accelerator where it uses one."""
     gigabytes: dict[str, float] = {}
     if (peak := peak_memory()) is not None:
         gigabytes["memory_gb"] = peak / 1e9
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        gigabytes["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    if torch.accelerator.is_available():
+        peak_of_device = getattr(torch.get_device_module(), "max_memory_allocated", int)  # torch.mps has none
+        if peak := peak_of_device():
+            gigabytes["gpu_memory_gb"] = peak / 1e9
     return gigabytes

@@ -198,7 +198,7 @@ def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
         predictor.compile()
     if world.size == 1:
         return predictor
-    devices = [world.device] if world.device.type == "cuda" else None
+    devices = None if world.device.type == "cpu" else [world.device]
     # A depthwise kernel has one input channel, so both layouts are the same bytes; their strides differ in name only.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Moving statistics are averaged where they are used, so that a rank need not send its own at every update.

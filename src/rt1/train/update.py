@@ -96,7 +96,7 @@ def _measured(part: _Part, predicted: Prediction, loss: Tensor) -> Tensor:
     means = (loss.item() * part.share, predicted.accuracy() * part.share)
     windows = len(predicted.mask_WT)
     values = [*means, float(part.batch.clipped), part.plan.images, windows]
-    return torch.tensor(values, dtype=torch.float64, device=loss.device)
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _parts(run: Run, batch: Batch) -> tuple[list[_Part], float]:
@@ -127,7 +127,7 @@ def _seed(run: Run, part: _Part) -> None:
     """Seed dropout by (seed, update, row) alone: neither resuming nor the number of ranks changes it."""
     seed = run.config.seed * 1_000_003 + run.update
     whole = part.images.total == part.plan.images
-    if run.world.device.type == "cuda":  # drawing for all rows would cost a GPU more than the rest of dropout
+    if run.world.device.type != "cpu":  # drawing for all rows would cost a GPU more than the rest of dropout
         torch.manual_seed(seed + (part.first_row << 32))
         return
     torch.manual_seed(seed)
