@@ -176,8 +176,16 @@ def test_an_improvement_resumes_with_its_rounds_or_one_line(
 ) -> None:
     def begin() -> tuple[Round, ...]:
         encoder = TableEncoder({"a": np.ones(2)}, "a")
-        loop = _Loop(make_source(3), preset("debug"), tmp_path, ImproveSettings(), MetaWorldSuite(), encoder)
-        loop.begin(None)
+        loop = _Loop(
+            recorded=make_source(3),
+            config=preset("debug"),
+            folder=tmp_path,
+            settings=ImproveSettings(),
+            suite=MetaWorldSuite(),
+            encoder=encoder,
+            initial=None,
+        )
+        loop.begin()
         return loop.result().rounds
 
     assert begin() == ()

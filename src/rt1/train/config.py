@@ -1,15 +1,20 @@
-"""Settings of a training run; :mod:`rt1.presets` has the numbers, the command line overrides them one by one."""
+"""Settings of a training run, and how two of them differ.
+
+:mod:`rt1.presets` has the numbers, the command line overrides them one by one.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rt1.common.json_config import MOST_THREADS, check_at_least, check_between, check_fraction
 from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.loss import LossForm
 from rt1.model.rt1 import RT1Config
-from rt1.train.activations import RENAMED, Activations
+from rt1.train.activations import Activations
 from rt1.train.averaging import AverageSettings
 from rt1.train.distributed import BatchNormKind, Device
 from rt1.train.log import LogSettings
@@ -17,6 +22,33 @@ from rt1.train.optim import OptimizerSettings
 from rt1.train.trials import SUCCESS, ClosedLoopSettings
 
 Precision = Literal["fp32", "bf16"]
+
+RENAMED = {"clip": "windows_per_clip", "lean": "selective", "recomputed": "full"}
+"""Name of a setting, or of its value, in an earlier version -> its name."""
+
+HARMLESS = {
+    "activations",
+    "closed_loop.every",
+    "closed_loop.workers",
+    "compile",
+    "device",
+    "keep_every",
+    "keep_last",
+    "loader_threads",
+    "log.entity",
+    "log.project",
+    "log.tensorboard",
+    "log.wandb",
+    "log_every",
+    "name",
+    "save_every",
+    "threads",
+    "validate_every",
+}
+"""Settings that do not change the losses, but for rounding."""
+
+_LONGEST = 400
+"""Characters that are shown of a difference; a damaged file may hold names and values of any length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +159,18 @@ class TrainConfig:
                 f"clip; {unit * -(-self.batch_size // unit)} is"
             )
         return self.batch_size // max(1, self.windows_per_clip) // ranks
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return ``name: value then, value now`` for all that differs and is not harmless."""
+    plain_old, plain_new = json.loads(json.dumps(old)), json.loads(json.dumps(new))
+    plain_old = {RENAMED.get(name, name): value for name, value in plain_old.items()}
+    texts = _differences(plain_old, plain_new, "")
+    return [f"{' '.join(text.splitlines()):.{_LONGEST}}" for text in texts if text.split(":")[0] not in HARMLESS]
+
+
+def _differences(old: object, new: object, name: str) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{name}.{k}" if name else k)]
+    return [] if old == new else [f"{name}: {old} then, {new} now"]

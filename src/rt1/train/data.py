@@ -113,14 +113,14 @@ def prepare_data(
 
 def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
     """Return the one encoder of all stored embeddings, or None if the sources do not name it."""
-    encoders = [stored_text_encoder(source) for source in sources]
-    names = {None if identity is None else identity.name for identity in encoders}
-    if any(identity != encoders[0] for identity in encoders):
+    first, *others = {stored_text_encoder(source) for source in sources}
+    if others:
+        names = sorted({str(identity and identity.name) for identity in (first, *others)})
         raise DataError(
-            f"the data sets' text embeddings come from different encoders: {', '.join(sorted(map(str, names)))}; name "
-            "one text encoder for the instructions of all"
+            f"the data sets' text embeddings come from different encoders: {', '.join(names)}; name one text encoder "
+            "for the instructions of all"
         )
-    return encoders[0]
+    return first
 
 
 def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArray[np.float32]:

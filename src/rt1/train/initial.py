@@ -18,7 +18,7 @@ from rt1.model.heads import OUTPUT, POSITIONS
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.pretrained.convert import load_imagenet
 from rt1.text.encoder import TextEncoderIdentity, check_same_encoder
-from rt1.train.changes import differences
+from rt1.train.config import differences
 from rt1.train.parts import component
 
 _REPORTED_SEPARATELY = {"action_tokens", "bins", "embodiments", "image_tokens", "text_width", "window"}

@@ -110,7 +110,11 @@ def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
     if config.closed_loop.every and world.is_main:
         trials = prepare_closed_loop(acting_info(run.info), config.closed_loop, encoder=encoder)
     with ExitStack() as stack:
-        log = stack.enter_context(closing(_open_log(run))) if world.is_main else None
+        log = None
+        if world.is_main:
+            settings = json_config.to_json(config)
+            log = MetricsLog(run.folder, resume_at=run.update, settings=config.log, config=settings)
+            stack.enter_context(closing(log))
         stop = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(
             progress(f"training {run.folder}", config.updates, unit="updates", done=run.update, quiet=not world.is_main)
@@ -123,11 +127,6 @@ def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
             with run.meter.paused():
                 _report(run, log, bar, trials)
     run.save("last")
-
-
-def _open_log(run: Run) -> MetricsLog:
-    config = json_config.to_json(run.config)
-    return MetricsLog(run.folder, resume_at=run.update, settings=run.config.log, config=config)
 
 
 def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop | None) -> None:

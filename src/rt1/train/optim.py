@@ -6,13 +6,13 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
-from rt1.train.parts import factors, is_frozen, split_factor
+from rt1.train.parts import factors, split_factor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -69,7 +69,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for decays in (True, False):
         for name, parameter in model.named_parameters():
-            if _is_decayed(name, parameter) == decays and not is_frozen(parameter):
+            is_decayed = parameter.ndim > 1 and "position" not in name
+            if is_decayed == decays and parameter.requires_grad:
                 groups.setdefault((decays, scales[name]), []).append(parameter)
     if not groups:
         raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}; leave some to learn")
@@ -102,16 +103,11 @@ def _can_fuse(device: torch.device) -> bool:
     return True
 
 
-def set_rates(optimizer: torch.optim.Adam, settings: OptimizerSettings, update: int, updates: int) -> float:
-    """Set learning rate and epsilon for update ``update`` (0-based) of ``updates``.
-
-    Returns the learning rate of a group whose factor is 1.
-    """
-    rate = learning_rate(settings, update, updates)
+def set_rates(optimizer: torch.optim.Adam, settings: OptimizerSettings, update: int, updates: int) -> None:
+    """Set learning rate and epsilon for update ``update`` (0-based) of ``updates``."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        group["lr"] = learning_rate(settings, update, updates) * group["scale"]
         group["eps"] = epsilon(settings, update)
-    return rate
 
 
 def learning_rate(settings: OptimizerSettings, update: int, updates: int) -> float:
@@ -148,7 +144,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
     """Restore what :func:`optimizer_tensors` returned. A missing or an unknown name raises ``ValueError``."""
-    learning = {name: p for name, p in model.named_parameters() if not is_frozen(p)}
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
     known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}
     if tensors and (wrong := known ^ tensors.keys()):
         raise ValueError(
@@ -156,19 +152,13 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensor
             "it belongs to another network, or to one with other parts frozen; use another checkpoint"
         )
     for name, parameter in learning.items() if tensors else ():
-        # Moments keep the parameter's memory layout, or the fused update would run in another order.
-        state: dict[str, Any] = {
-            moment: tensors[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in _MOMENTS
-        }
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if state[moment].shape != parameter.shape:
+        state = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
+        optimizer.state[parameter]["step"] = state.pop("step").to(parameter.device, copy=True)
+        for moment, tensor in state.items():
+            if tensor.shape != parameter.shape:
                 raise ValueError(
-                    f"the optimizer's state {moment}/{name} has shape {tuple(state[moment].shape)}, the network's "
+                    f"the optimizer's state {moment}/{name} has shape {tuple(tensor.shape)}, the network's "
                     f"parameter {tuple(parameter.shape)}; use another checkpoint"
                 )
-            state[moment] = torch.empty_like(parameter).copy_(state[moment])
-        optimizer.state[parameter] = state
-
-
-def _is_decayed(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim > 1 and "position" not in name
+            # Moments keep the parameter's memory layout, or the fused update would run in another order.
+            optimizer.state[parameter][moment] = torch.empty_like(parameter).copy_(tensor)

@@ -71,15 +71,9 @@ def factors(model: nn.Module, scale: Sequence[str]) -> dict[str, float]:
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
     """Freeze the parameters that these names mean."""
-    frozen = {parameter for name in names for parameter in members(model, name)}
-    for name, parameter in model.named_parameters():
-        if name in frozen:
-            parameter.requires_grad_(False)  # noqa: FBT003 (torch's name for it)
-
-
-def is_frozen(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter keeps its value."""
-    return not parameter.requires_grad
+    for name in names:
+        for parameter in members(model, name):
+            model.get_parameter(parameter).requires_grad = False
 
 
 def training_mode(model: nn.Module, *, batch_norm: bool = True) -> None:
@@ -89,6 +83,6 @@ def training_mode(model: nn.Module, *, batch_norm: bool = True) -> None:
     """
     model.train()
     for module in model.modules():
-        frozen = not batch_norm or all(is_frozen(parameter) for parameter in module.parameters())
-        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and frozen:
+        learns = batch_norm and any(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not learns:
             module.eval()

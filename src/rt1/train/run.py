@@ -47,8 +47,7 @@ from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.activations import checkpoint_blocks
 from rt1.train.averaging import WeightAverage
-from rt1.train.changes import differences
-from rt1.train.config import TrainConfig
+from rt1.train.config import TrainConfig, differences
 from rt1.train.data import TrainingData, checkpoint_info, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.forward import Predictor
@@ -143,11 +142,11 @@ def begin(
 def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World) -> Run:
     network = data.fit(config.model)
     torch.manual_seed(config.seed)
-    model = channels_last(RT1(network))
+    # Channels last is the faster order on CPUs and GPUs.
+    model = RT1(network).to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(model, config.optimizer.freeze)
     training_mode(model, batch_norm=config.batch_norm != "frozen")
     share_batch_norm(model, config.batch_norm, world)
-    model.to(world.device)
     _checkpoint_activations(model, config)
     return Run(
         config=config,
@@ -206,14 +205,6 @@ def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
     no_sync: dict[str, Any] = {name: False}
     return DistributedDataParallel(predictor, device_ids=devices, gradient_as_bucket_view=True, **no_sync)
-
-
-def channels_last(model: RT1) -> RT1:
-    """Store the convolution weights in channels-last order, the faster one on CPUs and GPUs."""
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
 
 
 def _progress(run: Run) -> dict[str, Any]:
