@@ -155,7 +155,7 @@ def debug() -> TrainConfig:
             efficientnet=EfficientNetConfig(
                 width=0.5,
                 depth=1.0,
-                stages=(_stage(3, 2, 1, 16, 1), _stage(3, 2, 2, 24, 1)),
+                stages=(_stage(2, 1, 16, 1), _stage(2, 2, 24, 1)),
                 stem_channels=16,
                 top_channels=None,
             ),
@@ -203,7 +203,7 @@ def _small_network(*, window: int, image_size: int) -> RT1Config:
             width=1.0,
             depth=1.0,
             # Three strides of 2 instead of five: an 8x8 grid from 64x64, so that a small handle keeps its place.
-            stages=(_stage(3, 2, 1, 16, 1), _stage(3, 2, 4, 32, 2), _stage(3, 1, 4, 48, 2)),
+            stages=(_stage(2, 1, 16, 1), _stage(2, 4, 32, 2), _stage(1, 4, 48, 2)),
             stem_channels=16,
             top_channels=None,
             drop_connect=0.0,
@@ -212,5 +212,5 @@ def _small_network(*, window: int, image_size: int) -> RT1Config:
     )
 
 
-def _stage(kernel: int, stride: int, expand: int, channels: int, blocks: int) -> Stage:
-    return Stage(kernel=kernel, stride=stride, expand=expand, channels=channels, blocks=blocks)
+def _stage(stride: int, expand: int, channels: int, blocks: int) -> Stage:
+    return Stage(kernel=3, stride=stride, expand=expand, channels=channels, blocks=blocks)

@@ -62,8 +62,8 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")
     for count in counts:
         count.share()
-    given = (apart, tuple(counts), prepare, arguments)
-    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=given) as pool:
+    settings = (apart, tuple(counts), prepare, arguments)
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=settings) as pool:
         futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):

@@ -27,13 +27,13 @@ class CachedEncoder:
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 (B, E), one row per instruction. The new ones are encoded in one call."""
         check_instructions(instructions)
-        known = {sentence: self._read(sentence) for sentence in dict.fromkeys(instructions)}
-        missing = [sentence for sentence, row in known.items() if row is None]
-        if missing:
+        rows = {sentence: row for sentence in instructions if (row := self._read(sentence)) is not None}
+        if missing := [sentence for sentence in dict.fromkeys(instructions) if sentence not in rows]:
             for sentence, row in zip(missing, self._encoder.encode(missing), strict=True):
-                known[sentence] = row
-                self._write(sentence, row)
-        return np.stack([row for sentence in instructions if (row := known[sentence]) is not None])
+                rows[sentence] = row
+                with replacing(self._path(sentence)) as temporary:
+                    row.astype("<f4").tofile(temporary)
+        return np.stack([rows[sentence] for sentence in instructions])
 
     def _path(self, sentence: str) -> Path:
         return self._folder / f"{hashlib.sha256(sentence.encode()).hexdigest()}.f32"
@@ -43,13 +43,8 @@ class CachedEncoder:
             row = np.fromfile(self._path(sentence), dtype="<f4")
         except OSError:
             return None
-        whole = row.shape == (self.identity.width,) and bool(np.isfinite(row).all())
-        return row.astype(np.float32) if whole else None  # half a file is made again
-
-    def _write(self, sentence: str, row: NDArray[np.float32]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with replacing(self._path(sentence)) as temporary:
-            row.astype("<f4").tofile(temporary)
+        is_whole = row.shape == (self.identity.width,) and bool(np.isfinite(row).all())
+        return row.astype(np.float32) if is_whole else None  # half a file is made again
 
 
 def cache_folder() -> Path:
