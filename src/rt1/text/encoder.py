@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rt1.common.border import reading
 from rt1.common.files import replacing
 from rt1.common.json_config import check_at_least, from_json
 from rt1.common.json_files import parse
 from rt1.common.suggest import unknown_name
-from rt1.errors import DataError, first_line
+from rt1.errors import DataError
 
 WORD_PIECES = "word-pieces"
 """Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
@@ -173,25 +174,17 @@ class TableEncoder:
     @staticmethod
     def load(path: Path) -> TableEncoder:
         """Read what :meth:`save` wrote; another or a damaged file raises :class:`DataError`."""
-        try:
+        cure = "give a text table written by TableEncoder.save"
+        with reading(path, cure=cure, also=(SafetensorError,)):
             with safe_open(path, framework="np") as file:
                 text, vectors = (file.metadata() or {})[_METADATA_KEY], file.get_tensor("vectors")
-            about = parse(text, name=f"the description in {path}")
+            about = parse(text, name="its description", cure=cure)
             name, sentences = about["name"], about["sentences"]
-            pairs = list(zip(sentences, vectors, strict=True))
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{path} is not a text table ({type(error).__name__}: {first_line(error)}); give a file written by "
-                "TableEncoder.save"
-            ) from error
-        if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
-            raise DataError(f"{path} is not a text table: its name and sentences must be text; write it again")
-        if vectors.dtype.kind != "f":
-            raise DataError(f"{path} holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
-        try:
-            return TableEncoder.from_pairs(pairs, name)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
+            if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
+                raise DataError("its name and sentences must be text; write it again")
+            if vectors.dtype.kind != "f":
+                raise DataError(f"it holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
+            return TableEncoder.from_pairs(zip(sentences, vectors, strict=True), name)
 
     def _unknown(self, sentence: str) -> str:
         closest = difflib.get_close_matches(sentence, self._vectors, n=3, cutoff=0.3) or self.sentences[:3]

@@ -132,12 +132,16 @@ def predict(
     if plan.image_X is not None:
         image_XCHW = image_XCHW[_to(device, plan.image_X)]
     image_XCHW = image_XCHW.contiguous(memory_format=torch.channels_last)
+    shared = None
+    if plan.image_X is not None and plan.place_WT is not None:
+        sample_X, image_WT, sample_W = (_to(device, a) for a in (plan.image_X // steps, plan.place_WT, plan.row_W))
+        shared = SharedImages(sample_X=sample_X, image_WT=image_WT, sample_W=sample_W)
     embodiment_W = None if batch.embodiment_B is None else _to(device, batch.embodiment_B[plan.row_W])
     logits_WTAV = predictor(  # padding stands behind the real steps, which cannot see it
-        image_XCHW.unflatten(0, (rows, steps)) if plan.place_WT is None else image_XCHW,
+        image_XCHW.unflatten(0, (rows, steps)) if shared is None else image_XCHW,
         _to(device, batch.text_BE),
         None if dropped_B is None else _to(device, dropped_B),
-        _shared_images(plan, steps, device),
+        shared,
         embodiment_W,
     )
     return Prediction(
@@ -173,17 +177,6 @@ def prepared_images(
         return image_XCHW
     back_B = np.argsort(np.concatenate(rows))
     return image_XCHW.unflatten(0, (-1, steps))[_to(device, back_B)].flatten(0, 1)
-
-
-def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> SharedImages | None:
-    """Return the images of each window in a batch of clips; None for a batch of windows."""
-    if plan.image_X is None or plan.place_WT is None:
-        return None
-    return SharedImages(
-        sample_X=_to(device, plan.image_X // steps),
-        image_WT=_to(device, plan.place_WT),
-        sample_W=_to(device, plan.row_W),
-    )
 
 
 def _to(device: torch.device | str, array: NDArray[Any]) -> Tensor:
