@@ -1,11 +1,11 @@
-"""The checkpoint folder: everything needed to act, and, beside it, everything needed to resume.
+"""The checkpoint folder: everything needed to act, and everything needed to resume.
 
     checkpoint.json        what it is: network, action spec, text encoder, provenance
     model.safetensors      the weights to act with
-    training.json, training.safetensors    progress; optimizer, and the weights to go on from where those to act with
-                           are their average (absent in converted or exported checkpoints)
+    training.json          progress (absent in converted or exported checkpoints, like the next file)
+    training.safetensors   optimizer, and the current weights where model.safetensors holds their average
 
-A folder is written beside and renamed into place, so it is whole or not there.
+A folder is written under another name and then renamed, so it is whole or not there.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class Embodiment:
     action_spec: ActionSpec
     """Dimensions, bounds and bins of its actions."""
     control_rate: float | None = None
-    """Steps per second it was trained at, Hz; None where it is not known."""
+    """Steps per second it was trained at, Hz. None where it is not known."""
     statistics: SourceStatistics | None = None
-    """Of its actions, per dimension; None where they are not known."""
+    """Of its actions, per dimension. None where they are not known."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where its data come from; of a checkpoint also its weights: command, update, source file."""
+    """Where its data come from. Of a checkpoint also its weights: command, update, source file."""
 
     def __post_init__(self) -> None:
         json_config.check_above(self, 0, "control_rate")
@@ -66,7 +66,7 @@ class CheckpointInfo(Embodiment):
     model: RT1Config
     """The network."""
     text_encoder: TextEncoderIdentity | None
-    """The encoder its text embeddings come from; None where it is not known."""
+    """The encoder its text embeddings come from. None where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class SharedInfo:
     embodiments: Mapping[str, Embodiment]
     """By name, in the order of the heads."""
     text_encoder: TextEncoderIdentity | None
-    """The encoder its text embeddings come from; None where it is not known."""
+    """The encoder its text embeddings come from. None where it is not known."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the weights come from, as far as it is the same for all."""
 
@@ -105,7 +105,7 @@ class TrainingState:
 def save_checkpoint(
     folder: Path | str, *, model: RT1, info: CheckpointInfo | SharedInfo, training: TrainingState | None = None
 ) -> Path:
-    """Write a checkpoint folder in one go; what was there stays until the new one is complete.
+    """Write a checkpoint folder in one go. What was there stays until the new one is complete.
 
     Raises:
         CheckpointError: the action specs are not the network's.
@@ -155,7 +155,7 @@ def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointI
 
     Args:
         path: checkpoint or run folder.
-        embodiment: which one, where the network has several; what is read is then of its network alone.
+        embodiment: which one, where the network has several. What is read is then of its network alone.
 
     Raises:
         CheckpointError: a damaged file, another format, an embodiment it does not have, or none named where it has
@@ -215,7 +215,7 @@ def load_whole_model(path: Path | str) -> RT1:
 
 
 def load_outline(path: Path | str) -> tuple[RT1, str | None]:
-    """Return a checkpoint's network without its weights, and why these cannot be used; None where they can.
+    """Return a checkpoint's network without weights, and why its weights cannot be used (None where they can).
 
     Raises:
         CheckpointError: as :func:`load_model`, except for what the weights hold.
@@ -249,12 +249,12 @@ def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str
 
 
 def load_weights(model: RT1, folder: Path) -> None:
-    """Fill a network with a checkpoint's weights; every tensor must be there, fit, and be finite."""
+    """Fill a network with a checkpoint's weights. Every tensor must be there, fit, and be finite."""
     model.load_state_dict(_checked_tensors(model, folder))
 
 
 def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
-    """Read and check the weights of a network; see :func:`rt1.model.weights.weight_problem`."""
+    """Read and check the weights of a network. See :func:`rt1.model.weights.weight_problem`."""
     tensors = _fitting_tensors(model, folder)
     if (problem := first_problem(tensors, model.state_dict())) is not None:
         raise CheckpointError(f"{folder / MODEL_FILE}: {problem}; use another checkpoint")
@@ -262,7 +262,7 @@ def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
 
 
 def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a network; names and shapes are checked, values are not."""
+    """Read the weights of a network. Names and shapes are checked, values are not."""
     file = folder / MODEL_FILE
     tensors, parameters = _load_tensors(file), model.state_dict()
     for name in sorted(parameters.keys() | tensors.keys()):
@@ -279,7 +279,7 @@ def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
 
 
 def load_training(path: Path | str) -> TrainingState:
-    """Read what resuming needs; a checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
+    """Read what resuming needs. A checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
     folder = resolve(path)
     _check_there(folder / TRAINING_FILE)
     progress = read_object(folder / TRAINING_FILE, error=CheckpointError, cure=_CURE)
@@ -315,7 +315,7 @@ def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
 
 
 def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a description; only the statistics may be missing."""
+    """Return the fields of a description. Only the statistics may be missing."""
     if not isinstance(data, Mapping):
         raise TypeError(f"an embodiment is {data!r:.80}; it must be an object")
     return {field.name: {"statistics": None, **data}[field.name] for field in fields(kind)}

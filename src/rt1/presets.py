@@ -45,8 +45,8 @@ def paper() -> TrainConfig:
 def demo() -> TrainConfig:
     """The network of rt1 demo: RT-1 small enough to learn five simulated tasks in minutes on one core.
 
-    Found by trying, see dev/log.md: small batches learn faster per image than large ones; spread targets halve
-    the action error after the same time; random crops hurt where the camera never moves; one thread beats two at
+    Found by trying, see dev/log.md: small batches learn faster per image than large ones. Spread targets halve
+    the action error after the same time. Random crops hurt where the camera never moves. One thread beats two at
     this size, and bf16 gains nothing.
     """
     return TrainConfig(
@@ -189,7 +189,7 @@ TEXT_ENCODERS = {"robocat": "minilm:tokens=32", "demo-attention": "minilm:tokens
 
 
 def preset(name: str) -> TrainConfig:
-    """Return a preset; an unknown name raises ``ValueError`` with a suggestion."""
+    """Return a preset. An unknown name raises ``ValueError`` with a suggestion."""
     return lookup("preset", name, PRESETS)()
 
 

@@ -28,7 +28,7 @@ def _number(value: float) -> nn.Module:
 
 
 def _averaged(average: WeightAverage, model: nn.Module) -> dict[str, Tensor]:
-    with average.acting(model):
+    with average.averaged(model):
         return _weights(model)
 
 
@@ -72,7 +72,7 @@ def test_the_network_acts_with_the_average_and_gets_its_own_weights_back(make_ne
     average = WeightAverage(model, AverageSettings(decay=0.9))
     torch.nn.init.normal_(model.transformer.output.weight)
     own = _weights(model)
-    with average.acting(model) as kept:
+    with average.averaged(model) as kept:
         _assert_same(_weights(model), start)
         _assert_same(dict(kept), own)
     _assert_same(_weights(model), own)
@@ -83,7 +83,7 @@ def test_an_average_goes_on_exactly_from_what_a_checkpoint_holds(make_network: C
     average = WeightAverage(model, settings)
     torch.nn.init.normal_(model.transformer.output.weight)
     average.add(model, 1)
-    with average.acting(model) as own:
+    with average.averaged(model) as own:
         saved, raw = _weights(model), {name: tensor.clone() for name, tensor in own.items()}
     other = make_network()
     other.load_state_dict(saved)

@@ -20,7 +20,7 @@ from rt1.train.optim import (
     optimizer_tensors,
     set_rates,
 )
-from rt1.train.parts import freeze, members
+from rt1.train.param_groups import freeze, members
 
 SETTINGS = OptimizerSettings(learning_rate=2e-3, final_fraction=0.1, warmup=4)
 

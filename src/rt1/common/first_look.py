@@ -72,7 +72,7 @@ def first_look(function: str, path: Path, *arguments: object, library: str) -> S
     """Let a process of its own look at a file, unless a look at the same file and arguments has passed already.
 
     Args:
-        function: ``module:name``; called with ``str(path)`` and the arguments. What it raises is reported.
+        function: ``module:name``, called with ``str(path)`` and the arguments. What it raises is reported.
         path: the file.
         arguments: plain data for JSON.
         library: what reads the file, for errors.
@@ -81,7 +81,7 @@ def first_look(function: str, path: Path, *arguments: object, library: str) -> S
         The stamp of the file, taken before the look.
 
     Raises:
-        DataError: of the function; or the library crashed or did not finish.
+        DataError: of the function, or the library crashed or did not finish.
     """
     stamp = stamp_of(path)
     key = (function, str(path), stamp, json.dumps(arguments))
@@ -150,7 +150,7 @@ class _Child:
             raise
 
     def is_usable(self) -> bool:
-        """Return whether it runs and belongs to this process; one that ended by itself is cleaned up."""
+        """Return whether it runs and belongs to this process. One that ended by itself is cleaned up."""
         if self.owner == os.getpid() and self._process.poll() is not None:
             self.end()
         return self.owner == os.getpid() and self._process.returncode is None
@@ -177,7 +177,7 @@ _CHILDREN: dict[str, _Child] = {}
 
 
 def _child(function: str) -> _Child | None:
-    """Return a process that is ready; None, with a warning, where none can be started."""
+    """Return a process that is ready. None, with a warning, where none can be started."""
     child = _CHILDREN.get(function)
     if child is None or not child.is_usable():
         try:
@@ -205,7 +205,7 @@ def serve(function: str) -> None:
     """
     replies = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C; the parent ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C. The parent ends this process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF, signal.SIGALRM})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

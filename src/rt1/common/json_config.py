@@ -36,7 +36,7 @@ def check_at_least(settings: Any, least: float, *names: str) -> None:
 def check_between(settings: Any, least: float, most: float, *names: str) -> None:
     """Raise ``ValueError`` for the first of these fields that lies outside ``least..most``.
 
-    A field is a number, a tuple of numbers, or None, which passes; nan does not.
+    A field is a number, a tuple of numbers, or None, which passes. A nan does not.
     """
     for name in names:
         _check(settings, name, lambda number: number >= least, f"at least {least}")
@@ -56,7 +56,7 @@ def check_fraction(settings: Any, *names: str) -> None:
 
 
 def check_total(settings: Any, total: int, most: int, what: str, *names: str) -> None:
-    """Raise ``ValueError`` where a total is above ``most``; ``names`` are the fields that it comes from."""
+    """Raise ``ValueError`` where a total is above ``most``. ``names`` are the fields that it comes from."""
     if total > most:
         sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in names[1:])
         raise ValueError(
@@ -91,7 +91,7 @@ def _member(value: Any) -> Any:
 
 
 def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
-    """Build the dataclass ``kind`` from plain data; fields left out take their defaults.
+    """Build the dataclass ``kind`` from plain data. Fields left out take their defaults.
 
     Raises:
         ValueError: an unknown key (with "did you mean"), a value of another type, or a value the dataclass refuses.

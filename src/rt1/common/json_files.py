@@ -52,7 +52,7 @@ def parse(
     error: ErrorKind = DataError,
     cure: str = "restore it from a copy",
 ) -> Any:
-    """Return what JSON (or TOML) text holds; ``name`` says in an error where the text comes from.
+    """Return what JSON (or TOML) text holds. ``name`` says in an error where the text comes from.
 
     Raises:
         RT1Error: of the class ``error``: text that is not UTF-8, no JSON or TOML, or nested too deeply.

@@ -39,7 +39,7 @@ def run_jobs(
     Args:
         work: a module-level function.
         jobs: picklable descriptions, small.
-        workers: processes; 0 means one per free core, 1 runs in this process unless ``apart``.
+        workers: processes. 0 means one per free core, 1 runs in this process unless ``apart``.
         prepare: called once in each process with ``arguments`` before its first job.
         arguments: see ``prepare``.
         apart: run every job in another process, and leave Ctrl-C and SIGHUP to this one: for jobs beside work that

@@ -130,7 +130,7 @@ class EpisodeProgress(Progress):
 
 @contextlib.contextmanager
 def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
-    """Show progress while the block runs; call ``update(done)`` inside. ``quiet`` shows nothing."""
+    """Show progress while the block runs. Call ``update(done)`` inside. ``quiet`` shows nothing."""
     bar = Progress(name, total, unit=unit, done=done, stream=io.StringIO() if quiet else None)
     try:
         yield bar

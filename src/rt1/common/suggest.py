@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 _LONG = 12
 _LONGEST = 200
-"""Characters of a name that are shown; one out of a damaged file may have any number."""
+"""Characters of a name that are shown. One out of a damaged file may have any number."""
 
 
 def printable(text: str) -> str:
@@ -37,7 +37,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return ``table[name]``; a name that is not there raises ``ValueError`` with a suggestion."""
+    """Return ``table[name]``. A name that is not there raises ``ValueError`` with a suggestion."""
     if name not in table:
         raise ValueError(unknown_name(kind, name, table))
     return table[name]

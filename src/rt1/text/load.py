@@ -39,11 +39,11 @@ _USE_IS_NOT_HERE = (
 def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None = None) -> TextEncoder:
     """Load an encoder by name, or the file at a path.
 
-    ``minilm`` (also by the name in its identity); ``minilm:tokens=N``, its word pieces' vectors;
-    ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``, an encoder of Hugging Face; ``word-pieces[:tokens=N]``, made of the
-    ``instructions`` of the data (:class:`rt1.text.word_pieces.WordPieces`), at most N of them in one; a file ending in
-    ``.onnx``, Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`); any other file, a table
-    (:class:`TableEncoder`).
+    - ``minilm`` (also by the name in its identity), or ``minilm:tokens=N``: the vectors of its word pieces.
+    - ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``: an encoder of Hugging Face.
+    - ``word-pieces[:tokens=N]``: made of the ``instructions`` of the data, at most N in each (:class:`WordPieces`).
+    - A file ending in ``.onnx``: Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`).
+    - Any other file: a table (:class:`TableEncoder`).
 
     Raises:
         ValueError: none of these, a file that cannot be used, no weights, or Universal Sentence Encoder by name.
@@ -122,7 +122,7 @@ class CachedEncoder:
     """Encodes each sentence once. The cache has a folder per encoder identity and a file per sentence."""
 
     def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:
-        """Wrap an encoder; ``folder`` is ``text`` in the user's cache if None."""
+        """Wrap an encoder. ``folder`` is ``text`` in the user's cache if None."""
         self._encoder = encoder
         self.identity = encoder.identity
         content = json.dumps(encoder.identity.to_json(), sort_keys=True)

@@ -47,7 +47,7 @@ class UseOnnx:
             self.identity = replace(USE_LARGE_5, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, 512), one row per instruction; an empty instruction raises ``ValueError``."""
+        """Return float32 (B, 512), one row per instruction. An empty instruction raises ``ValueError``."""
         check_instructions(instructions)
         vectors = np.empty((len(instructions), self.identity.width), dtype=np.float32)
         for row, instruction in zip(vectors, instructions, strict=True):

@@ -18,7 +18,7 @@ _SAVED = [torch.ops.aten.convolution.default, torch.ops.aten.mm.default, torch.o
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, activations: Activations) -> None:
-    """Let a backbone's blocks recompute activations in the backward pass of training; see :class:`TrainConfig`.
+    """Let a backbone's blocks recompute activations in the backward pass of training. See :class:`TrainConfig`.
 
     Outputs, gradients, random numbers and moving statistics stay bit for bit the same.
     """

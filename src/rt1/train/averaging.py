@@ -18,7 +18,7 @@ class AverageSettings:
     """An exponential moving average of weights and BatchNorm statistics."""
 
     decay: float = 0.0
-    """Share of the average that an update keeps, 0.999 for one over about the last 1000; 0 switches it off."""
+    """Share of the average that an update keeps, 0.999 for one over about the last 1000. 0 switches it off."""
     warmup: bool = True
     """Keep less at first, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten."""
 
@@ -39,7 +39,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, model: nn.Module, updates: int) -> None:
-        """Add the weights after ``updates`` updates; counters are copied."""
+        """Add the weights after ``updates`` updates. Counters are copied."""
         pairs = [(mean, new) for mean, new in self._pairs(model) if mean.is_floating_point()]
         average = get_ema_multi_avg_fn(self._settings.decay_at(updates))
         average([mean for mean, _ in pairs], [new for _, new in pairs], updates)
@@ -48,7 +48,7 @@ class WeightAverage:
                 mean.copy_(new)
 
     @contextmanager
-    def acting(self, model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
+    def averaged(self, model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         """Use the averaged weights in the network within the block, and yield the current ones by name."""
         self._exchange(model)
         try:

@@ -48,7 +48,7 @@ HARMLESS = {
 """Settings that do not change the losses, but for rounding."""
 
 _LONGEST = 400
-"""Characters that are shown of a difference; a damaged file may hold names and values of any length."""
+"""Characters that are shown of a difference. A damaged file may hold names and values of any length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +74,8 @@ class TrainConfig:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """Optimizer and learning rate."""
     windows_per_clip: int = 0
-    """Windows cut from each clip of consecutive steps, whose images are encoded once for all of them; batch_size must
-    be a multiple of it. 0: each window is drawn and encoded by itself, as Google does."""
+    """Windows cut from each clip of consecutive steps, whose images are encoded once for all of them. It must divide
+    batch_size. 0: each window is drawn and encoded by itself, as Google does."""
     accumulation: int = 1
     """Parts that a rank's batch is computed in, one after the other: the same loss in less memory (BatchNorm uses the
     images of one part)."""
@@ -86,25 +86,25 @@ class TrainConfig:
     average: AverageSettings = field(default_factory=AverageSettings)
     """Moving average of the weights, which then is what validation measures and a policy acts with."""
     loss: LossForm = "mean"
-    """``mean`` over the tokens; ``google`` divides it once more by the tokens of a batch, as Google's code does, which
+    """``mean`` over the tokens. ``google`` divides it once more by the tokens of a batch, as Google's code does, which
     only makes Adam's epsilon count for more."""
     target_spread: float = 0.0
-    """Standard deviation, in bins, of the Gaussian that spreads each continuous target over the neighbouring bins;
+    """Standard deviation, in bins, of the Gaussian that spreads each continuous target over the neighbouring bins.
     0 trains on one-hot targets, as Google does."""
     label_smoothing: float = 0.0
-    """Share of each target that goes to all bins alike; 0 as in Google's code."""
+    """Share of each target that goes to all bins alike. 0 as in Google's code."""
     batch_norm: BatchNormKind = "local"
-    """Images whose statistics BatchNorm uses: those of its own rank, as Google's; ``sync``: of all ranks; ``frozen``:
+    """Images whose statistics BatchNorm uses: those of its own rank, as Google's. ``sync``: of all ranks. ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""
     activations: Activations = "kept"
-    """What the backbone's blocks keep for their backward pass; they compute the rest again. ``kept``: all.
+    """What the backbone's blocks keep for their backward pass. They compute the rest again. ``kept``: all.
     ``selective``: outputs of convolutions and matrix products. ``full``: only their inputs, for the least memory."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster updates on a GPU."""
     log_every: int = 20
     """Updates between two lines of metrics."""
     validate_every: int = 200
-    """Updates between two validations on the held-out episodes; each may make a new best checkpoint."""
+    """Updates between two validations on the held-out episodes. Each may make a new best checkpoint."""
     save_every: int = 200
     """Updates between two writings of the last checkpoint."""
     log: LogSettings = field(default_factory=LogSettings)
@@ -112,14 +112,14 @@ class TrainConfig:
     keep_last: int = 1
     """Newest checkpoints that are kept: last/, and those before it as update-00001000/ and so on."""
     keep_every: int = 0
-    """Updates between two checkpoints that are kept for good; must be a multiple of save_every. 0: none."""
+    """Updates between two checkpoints that are kept for good. Must be a multiple of save_every. 0: none."""
     best_metric: str = "loss"
     """What decides which checkpoint is best/: success of the closed-loop trials, or a held-out number: loss, accuracy,
     within_5_bins, l1_of_range, ... Higher is better for success, accuracies and shares within bins, else lower."""
     closed_loop: ClosedLoopSettings = field(default_factory=ClosedLoopSettings)
     """Trials of the policy during training."""
     threads: int = 0
-    """Torch threads; 0 means one per core."""
+    """Torch threads. 0 means one per core."""
     loader_threads: int = 1
     """Threads that read and decode images."""
     name: str = "custom"

@@ -41,7 +41,7 @@ class TrainingData:
 
     @property
     def embodiments(self) -> Embodiments:
-        """The kinds of robots in the data; usually one."""
+        """The kinds of robots in the data. Usually one."""
         return self.train.embodiments
 
     def fit(self, model: RT1Config) -> RT1Config:
@@ -73,8 +73,8 @@ def prepare_data(
     Args:
         data: recorded episodes, or several data sets and their shares.
         config: window, clip, batch size, seed, held-out share.
-        encoder: encoder for the instructions; None: the embeddings stored with the episodes.
-        paraphrases: further sentences for an instruction; they need an encoder.
+        encoder: encoder for the instructions. None: the embeddings stored with the episodes.
+        paraphrases: further sentences for an instruction. They need an encoder.
 
     Raises:
         DataError: no episodes, no text embeddings and no encoder, or paraphrases that cannot be used.
@@ -184,7 +184,7 @@ def checksum(paraphrases: Paraphrases) -> str:
 
 
 def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData) -> CheckpointInfo | SharedInfo:
-    """Return the description of a new run's checkpoints; reads the actions for their statistics."""
+    """Return the description of a new run's checkpoints. Reads the actions for their statistics."""
     embodiments = data.embodiments
     robots = {
         name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes))
@@ -220,7 +220,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodimen
     )
 
 
-def acting_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
+def trial_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
     """Return the description of the policy in trials: the only embodiment, or the one with an environment."""
     if isinstance(info, CheckpointInfo):
         return info

@@ -49,7 +49,7 @@ class World:
         return total.to(values.device)
 
     def table(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Return the rows of all ranks, in the order of the ranks; each rank gives the same number."""
+        """Return the rows of all ranks, in the order of the ranks. Each rank gives the same number."""
         table = torch.zeros(self.size, len(rows), len(rows[0]), dtype=torch.float64)
         table[self.rank] = torch.tensor(rows, dtype=torch.float64)
         return self.sum(table).flatten(0, 1).tolist()
@@ -68,7 +68,7 @@ class World:
 def join_world(choice: Device) -> Iterator[World]:
     """Yield the world that torchrun made (``RANK``, ``WORLD_SIZE``, ...), or one of this process alone.
 
-    Rank k of a machine takes its k-th accelerator; ``auto`` takes the CPU where there is none.
+    Rank k of a machine takes its k-th accelerator. ``auto`` takes the CPU where there is none.
 
     Raises:
         TrainingError: another accelerator than the one that is asked for, none, or not one for each rank.
@@ -109,7 +109,7 @@ def _device(choice: Device) -> torch.device:
 
 
 @contextmanager
-def naming_lost_ranks(world: World) -> Iterator[None]:
+def explain_lost_rank(world: World) -> Iterator[None]:
     """Turn torch's errors about a lost rank into one line."""
     try:
         yield

@@ -1,6 +1,6 @@
 """The forward pass of training: a batch's inputs, the logits, and the targets.
 
-Shape letters: B samples of the batch, S their steps; X images, W windows, T window, K image tokens, E width, A action
+Shape letters: B samples of the batch, S their steps, X images, W windows, T window, K image tokens, E width, A action
 dimensions, V bins. Where samples are windows W is B and S is T.
 """
 
@@ -98,7 +98,7 @@ class Predictor(nn.Module):
         shared: SharedImages | None,
         embodiment_W: Tensor | None,
     ) -> Tensor:
-        """Return float32 logits (W, T, A, V); ``dropped_B``: samples without text; see :meth:`RT1.forward`."""
+        """Return float32 logits (W, T, A, V), see :meth:`RT1.forward`. ``dropped_B`` marks samples without text."""
         bf16 = self.precision == "bf16"
         with torch.autocast(image.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
             condition_B = self.model.text(text_BE, dropped_B)
@@ -180,7 +180,7 @@ def prepared_images(
 
 
 def _to(device: torch.device | str, array: NDArray[Any]) -> Tensor:
-    """Copy an array to the device; to an accelerator asynchronously, from pinned memory."""
+    """Copy an array to the device, from pinned memory and asynchronously where it is an accelerator."""
     tensor = torch.from_numpy(array)
     if torch.device(device).type not in ("cpu", "meta"):
         tensor = tensor.pin_memory()

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Meter:
-    """Accumulates the values of updates and returns their means; can be saved and restored."""
+    """Accumulates the values of updates and returns their means. Can be saved and restored."""
 
     def __init__(self) -> None:
         self._sums: Any = Counter()  # of any numbers, not only of counts
@@ -37,16 +37,12 @@ class Meter:
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, and measure how long each was waited for."""
-        iterator = iter(batches)
-        while True:
-            start = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        start = time.monotonic()
+        for batch in batches:
             self._waited += time.monotonic() - start
             yield batch
-            del batch
+            del batch  # its memory serves the next one
+            start = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
-from rt1.train.parts import factors, split_factor
+from rt1.train.param_groups import factors, split_factor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
@@ -22,7 +22,7 @@ class OptimizerSettings:
     """Adam or AdamW, the course of the learning rate, and who learns how fast."""
 
     kind: Literal["adamw", "adam"] = "adamw"
-    """``adamw`` takes weight decay off the weights, ``adam`` adds it to the gradient; alike where it is 0."""
+    """``adamw`` takes weight decay off the weights, ``adam`` adds it to the gradient. Alike where it is 0."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -32,7 +32,7 @@ class OptimizerSettings:
     warmup: int = 100
     """Updates over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.05
-    """Decay of matrices and kernels; biases, norms and the position table have none."""
+    """Decay of matrices and kernels. Biases, norms and the position table have none."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's averaging factors."""
     eps: float = 1e-8
@@ -40,7 +40,7 @@ class OptimizerSettings:
     eps_form: Literal["torch", "keras"] = "torch"
     """``keras`` adds epsilon to the root of the second moment before its bias is corrected, ``torch`` after."""
     clip_norm: float = 1.0
-    """Largest gradient norm; longer gradients are scaled down. 0 switches clipping off."""
+    """Largest gradient norm. Longer gradients are scaled down. 0 switches clipping off."""
     scale: tuple[str, ...] = ()
     """Factors of the learning rate, as ``backbone=0.1``: a component (backbone, text, projection, token_learner,
     transformer, head) or the beginning of a parameter's name. Of several that fit a parameter the last one counts."""
@@ -133,7 +133,7 @@ def epsilon(settings: OptimizerSettings, update: int) -> float:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Return the optimizer's state as ``moment/parameter`` -> tensor; empty before the first update."""
+    """Return the optimizer's state as ``moment/parameter`` -> tensor. Empty before the first update."""
     return {
         f"{moment}/{name}": optimizer.state[parameter][moment]
         for name, parameter in model.named_parameters()

@@ -51,10 +51,10 @@ from rt1.train.config import TrainConfig, differences
 from rt1.train.data import TrainingData, checkpoint_info, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.forward import Predictor
-from rt1.train.initial import start_from
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from rt1.train.parts import freeze, training_mode
+from rt1.train.param_groups import freeze, training_mode
+from rt1.train.warm_start import start_from
 
 OWN_WEIGHTS = "weights/"
 """Prefix of the current weights in the training state, if ``model.safetensors`` holds their average."""
@@ -78,14 +78,14 @@ class Run:
     changes: tuple[str, ...] = ()  # changed settings, each with the update of the change
     meter: Meter = field(default_factory=Meter)  # since the last record of metrics
 
-    def acting(self) -> AbstractContextManager[Mapping[str, Tensor]]:
+    def averaged(self) -> AbstractContextManager[Mapping[str, Tensor]]:
         """Use the averaged weights within the block, if there are any, and yield the current ones by name."""
-        return nullcontext({}) if self.average is None else self.average.acting(self.model)
+        return nullcontext({}) if self.average is None else self.average.averaged(self.model)
 
     def save(self, name: str) -> None:
-        """Write the checkpoint ``name`` of the run folder; every rank calls it, the first one writes."""
+        """Write the checkpoint ``name`` of the run folder. Every rank calls it, the first one writes."""
         average_statistics(self.model, self.world)
-        with self.acting() as current:
+        with self.averaged() as current:
             average_statistics(self.model, self.world)
             if self.world.is_main:
                 self._write(name, current)
@@ -116,7 +116,7 @@ def begin(
     world: World | None = None,
     allow_changes: bool = False,
 ) -> Run:
-    """Start a run, or resume the one in ``folder``; see :func:`rt1.train.loop.train` for the arguments.
+    """Start a run, or resume the one in ``folder``. See :func:`rt1.train.loop.train` for the arguments.
 
     Raises:
         TrainingError: the folder holds a run with other settings or data, or a checkpoint that is not complete.
@@ -164,7 +164,7 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
 def _start(run: Run, path: str) -> None:
     """Load another network's weights into a new run, and print what was loaded and what is new."""
     config = run.config
-    start = start_from(
+    report = start_from(
         run.model,
         path,
         action_spec=run.data.embodiments.specs,
@@ -172,8 +172,8 @@ def _start(run: Run, path: str) -> None:
         new_text=config.init_new_text,
     )
     run.average = WeightAverage(run.model, config.average) if config.average.decay else None
-    run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": start.to_json()})
-    for line in start.lines() if run.world.is_main else ():
+    run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": report.to_json()})
+    for line in report.lines() if run.world.is_main else ():
         say(line)
 
 
@@ -287,7 +287,7 @@ def keep(last: Path, update: int, *, newest: int, every: int) -> None:
         last: the newest checkpoint, just written.
         update: its update.
         newest: how many checkpoints stay, ``last/`` included.
-        every: updates that are a multiple of this stay for good; 0: none.
+        every: updates that are a multiple of this stay for good. 0: none.
 
     Raises:
         SaveError: the disk is full or read-only.

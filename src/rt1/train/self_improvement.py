@@ -35,7 +35,7 @@ from rt1.train.loop import train
 
 STATE_FILE = "improve.json"
 IMPROVE_FILES = (STATE_FILE, "start")
-"""What makes a folder an improvement's; ``start`` is a policy of one embodiment to begin with."""
+"""What makes a folder an improvement's. ``start`` is a policy of one embodiment to begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ class ImproveSettings:
     """Settings of :func:`improve`."""
 
     tasks: tuple[str, ...] = ()
-    """Tasks to get better at; those of the recorded data if not given."""
+    """Tasks to get better at. Those of the recorded data if not given."""
     rounds: int = 3
     """Rounds of collecting, training and trials."""
     attempts: int = 50
-    """Initial states per task and round; successful episodes are kept."""
+    """Initial states per task and round. Successful episodes are kept."""
     tries: int = 3
     """Tries from one initial state until one succeeds, each with other noise."""
     noise: float = 0.5
@@ -67,9 +67,9 @@ class ImproveSettings:
     seed: int = 0
     """Random seed."""
     cpu_minutes: float = 0.0
-    """Budget: no further stage begins once so much CPU time is spent; 0 means none."""
+    """Budget: no further stage begins once so much CPU time is spent. 0 means none."""
     workers: int = 0
-    """Processes; 0 means one per core."""
+    """Processes. 0 means one per core."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, MOST_EPISODES, "rounds", "attempts", "tries", "trials")
@@ -84,7 +84,7 @@ class ImproveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """The result of one round; round 0 is the start."""
+    """The result of one round. Round 0 is the start."""
 
     number: int  # 0 before anything was collected
     attempts: Mapping[str, int]  # task -> attempted initial states
@@ -104,7 +104,7 @@ class Improvement:
 
 
 def success(trials: Sequence[Counted]) -> float | None:
-    """Return the mean success rate over tasks, 0..1; None where there were no trials."""
+    """Return the mean success rate over tasks, 0..1. None where there were no trials."""
     return sum(c.success for c in trials) / len(trials) if trials else None
 
 
@@ -118,15 +118,15 @@ def improve(
     checkpoint: Path | None = None,
     after_round: Callable[[Improvement], object] | None = None,
 ) -> Improvement:
-    """Improve a policy by training on its own successes; run again to resume.
+    """Improve a policy by training on its own successes. Run again to resume.
 
     Args:
         recorded: recorded episodes of an environment, as ``rt1 record`` writes them.
-        config: network and training; ``updates`` and ``seed`` are those of ``wanted``.
+        config: network and training. ``updates`` and ``seed`` are those of ``wanted``.
         folder: output folder of all rounds.
         wanted: tasks, rounds, budget.
         encoder: the text encoder of the recorded data.
-        checkpoint: initial policy; None trains one on the recorded data.
+        checkpoint: initial policy. None trains one on the recorded data.
         after_round: called after each round with all rounds so far.
 
     Raises:
@@ -175,7 +175,7 @@ class _Loop:
     about: dict[str, Any] = field(default_factory=dict)  # what must stay the same from call to call
 
     def begin(self) -> None:
-        """Load the state of an earlier call; refuse a folder with other settings."""
+        """Load the state of an earlier call. Refuse a folder with other settings."""
         free = ("rounds", "cpu_minutes", "workers")
         settings = json_config.to_json(self.settings)
         self.about = {
@@ -212,7 +212,7 @@ class _Loop:
         return len(self.rounds) <= self.settings.rounds and not 0 < self.settings.cpu_minutes <= spent
 
     def next_round(self) -> None:
-        """Do the next round; round 0 trains on the recorded data and counts."""
+        """Do the next round. Round 0 trains on the recorded data and counts."""
         number = len(self.rounds)
         if number > 0:
             self.rounds.append(self._round(number))
@@ -236,11 +236,11 @@ class _Loop:
             control=control,
         )
 
-    def _policy(self, arm: str, number: int) -> Path:
-        """Return the policy after a round; both arms begin with the same one."""
+    def _policy(self, variant: str, number: int) -> Path:
+        """Return the policy after a round. Both variants begin with the same one."""
         if number == 0:
             return self.initial or self.folder / "round-0" / "improved"
-        return self.folder / f"round-{number}" / arm
+        return self.folder / f"round-{number}" / variant
 
     def _collect(self, number: int) -> Collection:
         """Collect the episodes of a round, or resume an interrupted collection."""
@@ -262,8 +262,8 @@ class _Loop:
     def _own(self, number: int) -> Path:
         return self.folder / f"round-{number}" / "own"
 
-    def _train(self, arm: str, number: int, sources: Sequence[EpisodeSource]) -> Path:
-        """Train an arm on the recorded data and on sources of its own episodes, from its policy of the last round."""
+    def _train(self, variant: str, number: int, sources: Sequence[EpisodeSource]) -> Path:
+        """Train a variant on the recorded data and on its own episodes, from its policy of the last round."""
         # In thousandths: the order of the sources then repeats after few samples.
         share = round(1000 * self.settings.own_share)
         data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(sources)))]
@@ -272,9 +272,9 @@ class _Loop:
             self.config,
             updates=self.settings.updates if number else self.settings.first_updates,
             seed=self.settings.seed + number,
-            init=str(self._policy(arm, number - 1)) if number else self.config.init,
+            init=str(self._policy(variant, number - 1)) if number else self.config.init,
         )
-        run = self.folder / f"round-{number}" / arm
+        run = self.folder / f"round-{number}" / variant
         with self._timed("train"):
             result = train(data, config, run)
         if not result.finished:

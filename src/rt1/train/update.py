@@ -131,7 +131,7 @@ def _seed(run: Run, part: _Part) -> None:
 
 
 def _dropped(run: Run, part: _Part) -> NDArray[np.bool_] | None:
-    """Return which samples do without the text; None without text dropout."""
+    """Return which samples do without the text. None without text dropout."""
     probability = run.model.config.text.drop
     if probability == 0.0:
         return None

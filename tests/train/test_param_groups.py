@@ -14,7 +14,7 @@ from rt1.model.layers import BatchNorm
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
-from rt1.train.parts import COMPONENTS, component, factors, freeze, members, split_factor, training_mode
+from rt1.train.param_groups import COMPONENTS, component, factors, freeze, members, split_factor, training_mode
 
 MakeNetwork = Callable[..., RT1]
 
