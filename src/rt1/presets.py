@@ -51,7 +51,22 @@ def demo() -> TrainConfig:
     """
     return TrainConfig(
         name="demo",
-        model=_small_network(window=2, image_size=64),
+        model=RT1Config(
+            window=2,
+            image_size=(64, 64),
+            token_width=128,
+            token_learner_hidden=32,
+            efficientnet=EfficientNetConfig(
+                width=1.0,
+                depth=1.0,
+                # Three strides of 2 instead of five: an 8x8 grid from 64x64, so that a small handle keeps its place.
+                stages=(_stage(2, 1, 16, 1), _stage(2, 4, 32, 2), _stage(1, 4, 48, 2)),
+                stem_channels=16,
+                top_channels=None,
+                drop_connect=0.0,
+            ),
+            transformer=TransformerConfig(layers=2, width=128, heads=4, head_width=32),
+        ),
         optimizer=OptimizerSettings(learning_rate=3e-3, warmup=100),
         updates=7_000,
         batch_size=16,
@@ -171,6 +186,10 @@ def debug() -> TrainConfig:
     )
 
 
+def _stage(stride: int, expand: int, channels: int, blocks: int) -> Stage:
+    return Stage(kernel=3, stride=stride, expand=expand, channels=channels, blocks=blocks)
+
+
 PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "paper": paper,
     "sentence": sentence,
@@ -191,26 +210,3 @@ TEXT_ENCODERS = {"robocat": "minilm:tokens=32", "demo-attention": "minilm:tokens
 def preset(name: str) -> TrainConfig:
     """Return a preset. An unknown name raises ``ValueError`` with a suggestion."""
     return lookup("preset", name, PRESETS)()
-
-
-def _small_network(*, window: int, image_size: int) -> RT1Config:
-    return RT1Config(
-        window=window,
-        image_size=(image_size, image_size),
-        token_width=128,
-        token_learner_hidden=32,
-        efficientnet=EfficientNetConfig(
-            width=1.0,
-            depth=1.0,
-            # Three strides of 2 instead of five: an 8x8 grid from 64x64, so that a small handle keeps its place.
-            stages=(_stage(2, 1, 16, 1), _stage(2, 4, 32, 2), _stage(1, 4, 48, 2)),
-            stem_channels=16,
-            top_channels=None,
-            drop_connect=0.0,
-        ),
-        transformer=TransformerConfig(layers=2, width=128, heads=4, head_width=32),
-    )
-
-
-def _stage(stride: int, expand: int, channels: int, blocks: int) -> Stage:
-    return Stage(kernel=3, stride=stride, expand=expand, channels=channels, blocks=blocks)

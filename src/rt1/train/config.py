@@ -126,16 +126,6 @@ class TrainConfig:
     """Name of the preset this came from."""
 
     def __post_init__(self) -> None:
-        self._check_ranges()
-        if self.keep_every % self.save_every:
-            raise ValueError(
-                f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
-            )
-        if self.best_metric == SUCCESS and not self.closed_loop.every:
-            raise ValueError("best_metric is success, and closed_loop.every is 0: there are no trials; set it above 0")
-        self.rows(1)
-
-    def _check_ranges(self) -> None:
         check_at_least(self, 1, "updates", "log_every", "validate_every", "save_every", "keep_last")
         check_between(self, 1, 1 << 20, "batch_size", "accumulation")
         check_between(self, 1, MOST_THREADS, "loader_threads")
@@ -144,6 +134,13 @@ class TrainConfig:
         check_fraction(self, "held_out", "label_smoothing")
         if self.activations in RENAMED:
             raise ValueError(f"activations is {self.activations}, an old name; use {RENAMED[self.activations]}")
+        if self.keep_every % self.save_every:
+            raise ValueError(
+                f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
+            )
+        if self.best_metric == SUCCESS and not self.closed_loop.every:
+            raise ValueError("best_metric is success, and closed_loop.every is 0: there are no trials; set it above 0")
+        self.rows(1)
 
     def rows(self, ranks: int) -> int:
         """Return how many windows, or clips, a rank draws for an update.

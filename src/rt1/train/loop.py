@@ -25,7 +25,7 @@ from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
 from rt1.train.data import trial_info
-from rt1.train.distributed import average_statistics, explain_lost_rank, join_world
+from rt1.train.distributed import explain_lost_rank, join_world
 from rt1.train.log import ABOUT_FILE, MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
@@ -162,9 +162,7 @@ def _note(values: Mapping[str, float]) -> str:
 
 
 def _validate(run: Run, held_out: Loader) -> dict[str, float]:
-    average_statistics(run.model, run.world)
     with run.averaged():
-        average_statistics(run.model, run.world)
         values = validate(run.model, held_out, precision=run.config.precision, world=run.world)
     if run.config.best_metric != SUCCESS and PREFIX + run.config.best_metric not in values:
         names = [SUCCESS, *(name.removeprefix(PREFIX) for name in values)]

@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,15 +78,23 @@ class Run:
     changes: tuple[str, ...] = ()  # changed settings, each with the update of the change
     meter: Meter = field(default_factory=Meter)  # since the last record of metrics
 
-    def averaged(self) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """Use the averaged weights within the block, if there are any, and yield the current ones by name."""
-        return nullcontext({}) if self.average is None else self.average.averaged(self.model)
+    @contextmanager
+    def averaged(self) -> Iterator[Mapping[str, Tensor]]:
+        """Use the averaged weights within the block, if there are any, and yield the current ones by name.
+
+        BatchNorm's moving statistics become their mean over the ranks.
+        """
+        average_statistics(self.model, self.world)
+        if self.average is None:
+            yield {}
+            return
+        with self.average.averaged(self.model) as current:
+            average_statistics(self.model, self.world)
+            yield current
 
     def save(self, name: str) -> None:
         """Write the checkpoint ``name`` of the run folder. Every rank calls it, the first one writes."""
-        average_statistics(self.model, self.world)
         with self.averaged() as current:
-            average_statistics(self.model, self.world)
             if self.world.is_main:
                 self._write(name, current)
         self.world.wait()
