@@ -263,19 +263,27 @@ def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
 
 def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
     """Read the weights of a network. Names and shapes are checked, values are not."""
-    file = folder / MODEL_FILE
-    tensors, parameters = _load_tensors(file), model.state_dict()
-    for name in sorted(parameters.keys() | tensors.keys()):
+    tensors = _load_tensors(folder / MODEL_FILE)
+    cure = "its checkpoint.json and weights do not belong together"
+    check_same_tensors(tensors, model.state_dict(), what=str(folder / MODEL_FILE), cure=cure)
+    return tensors
+
+
+def check_same_tensors(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], *, what: str, cure: str) -> None:
+    """Raise :class:`CheckpointError` unless tensors have the names and shapes of those that are needed.
+
+    ``what`` names the tensors in the error, and ``cure`` is its end.
+    """
+    for name in sorted(needed.keys() | tensors.keys()):
         if name not in tensors:
             problem = f"lacks {name}"
-        elif name not in parameters:
+        elif name not in needed:
             problem = f"has the unknown tensor {name}"
-        elif (shape := tuple(tensors[name].shape)) != (needed := tuple(parameters[name].shape)):
-            problem = f"does not fit: {name} has shape {shape}, the configuration needs {needed}"
+        elif (shape := tuple(tensors[name].shape)) != (rule := tuple(needed[name].shape)):
+            problem = f"does not fit: {name} has shape {shape}, the configuration needs {rule}"
         else:
             continue
-        raise CheckpointError(f"{file} {problem}; its checkpoint.json and weights do not belong together")
-    return tensors
+        raise CheckpointError(f"{what} {problem}; {cure}")
 
 
 def load_training(path: Path | str) -> TrainingState:

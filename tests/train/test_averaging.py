@@ -100,8 +100,8 @@ def test_weights_of_another_network_are_refused(make_network: Callable[..., RT1]
     average = WeightAverage(model, AverageSettings(decay=0.9))
     weights = _weights(model)
     del weights["transformer.output.bias"]
-    with pytest.raises(ValueError, match=r"lack, have too many .* of: transformer\.output\.bias \(1 in all\)"):
+    with pytest.raises(ValueError, match=r"average lacks transformer\.output\.bias"):
         average.restore(model, weights)
     weights["transformer.output.bias"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"another shape of: transformer\.output\.bias"):
+    with pytest.raises(ValueError, match=r"transformer\.output\.bias has shape"):
         average.restore(model, weights)

@@ -192,7 +192,7 @@ def test_putting_a_state_back_copies_it(make_network: Callable[..., RT1]) -> Non
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("change", ["lacks", "has too many"])
+@pytest.mark.parametrize("change", ["lacks", "has the unknown tensor"])
 def test_a_state_of_another_network_is_refused(change: str, make_network: Callable[..., RT1]) -> None:
     model = make_network()
     optimizer = make_optimizer(model, SETTINGS)
@@ -204,7 +204,7 @@ def test_a_state_of_another_network_is_refused(change: str, make_network: Callab
     else:
         tensors["step/other"] = torch.zeros(())
         name = "step/other"
-    with pytest.raises(ValueError, match=rf"the optimizer's state lacks or has too many: {name} \(1 in all\)"):
+    with pytest.raises(ValueError, match=f"the optimizer.s state {change} {name}"):
         load_optimizer_tensors(model, make_optimizer(model, SETTINGS), tensors)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rt1.checkpoint import check_same_tensors
 from rt1.common.json_config import check_fraction
 
 
@@ -61,20 +62,13 @@ class WeightAverage:
         """Restore from a checkpoint: the network holds the average, ``weights`` are its current weights.
 
         Raises:
-            ValueError: a weight is missing, is one too many, or has another shape.
+            CheckpointError: a weight is missing, is one too many, or has another shape.
         """
-        wrong = weights.keys() ^ self._tensors.keys()
-        common = weights.keys() & self._tensors.keys()
-        wrong |= {name for name in common if weights[name].shape != self._tensors[name].shape}
-        if wrong:
-            raise ValueError(
-                "the weights stored with the average lack, have too many or another shape of: "
-                f"{', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); they belong to another network; use another "
-                "checkpoint"
-            )
-        for name, tensor in model.state_dict().items():
-            self._tensors[name].copy_(tensor)
+        cure = "they belong to another network; use another checkpoint"
+        check_same_tensors(weights, self._tensors, what="the weights stored with the average", cure=cure)
+        for name, tensor in self._tensors.items():
             tensor.copy_(weights[name])
+        self._exchange(model)
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:

@@ -11,10 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rt1.checkpoint import check_same_tensors
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
 from rt1.train.param_groups import factors, split_factor
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +138,29 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str
     return {
         f"{moment}/{name}": optimizer.state[parameter][moment]
         for name, parameter in model.named_parameters()
-        for moment in _MOMENTS
+        for moment in (*_MOMENTS, "step")
         if parameter in optimizer.state
     }
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`optimizer_tensors` returned. A missing or an unknown name raises ``ValueError``."""
-    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}
-    if tensors and (wrong := known ^ tensors.keys()):
-        raise ValueError(
-            f"the optimizer's state lacks or has too many: {', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); "
-            "it belongs to another network, or to one with other parts frozen; use another checkpoint"
-        )
-    for name, parameter in learning.items() if tensors else ():
-        state = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
-        optimizer.state[parameter]["step"] = state.pop("step").to(parameter.device, copy=True)
-        for moment, tensor in state.items():
-            if tensor.shape != parameter.shape:
-                raise ValueError(
-                    f"the optimizer's state {moment}/{name} has shape {tuple(tensor.shape)}, the network's "
-                    f"parameter {tuple(parameter.shape)}; use another checkpoint"
-                )
-            # Moments keep the parameter's memory layout, or the fused update would run in another order.
-            optimizer.state[parameter][moment] = torch.empty_like(parameter).copy_(tensor)
+    """Restore what :func:`optimizer_tensors` returned.
+
+    Raises:
+        CheckpointError: a tensor is missing, is one too many, or has another shape.
+    """
+    if not tensors:
+        return
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    needed: dict[str, Tensor] = {
+        f"{moment}/{name}": parameter for name, parameter in learning.items() for moment in _MOMENTS
+    }
+    needed |= {f"step/{name}": torch.zeros(()) for name in learning}
+    cure = "it belongs to another network, or to one with other parts frozen; use another checkpoint"
+    check_same_tensors(tensors, needed, what="the optimizer's state", cure=cure)
+    for name, parameter in learning.items():
+        state = optimizer.state[parameter]
+        state["step"] = tensors[f"step/{name}"].to(parameter.device, copy=True)
+        for moment in _MOMENTS:
+            # Moments have the parameter's memory layout, or the fused update would run in another order.
+            state[moment] = torch.empty_like(parameter).copy_(tensors[f"{moment}/{name}"])
