@@ -1,4 +1,4 @@
-"""Starting from another network: what is taken over, what is new, and that it is said."""
+"""Initialization from another network: what is loaded, what is new, and the report."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_positions_of_the_tokens_that_both_have_are_taken_over(
 
 
 def test_another_text_encoder_is_refused_with_the_cures(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match=r"old cannot be gone on from .*'other'.*'one'.* is needed.*--init-new-text"):
+    with pytest.raises(ValueError, match=r"old cannot be loaded .*'other'.*'one'.* is needed.*--init-new-text"):
         start_from(_network(2), checkpoint, action_spec=_spec(), text_encoder=OTHER)
 
 
@@ -212,7 +212,7 @@ def test_an_imagenet_file_fills_the_backbone_and_nothing_else(tmp_path: Path) ->
         own = tensors.get(name.removeprefix("backbone.")) if name in start.loaded else untouched[name]
         assert own is not None
         assert torch.equal(tensor, own), name
-    assert f"starts from {tmp_path / 'b3.safetensors'}: {len(tensors)} of {len(untouched)} tensors" in start.lines()[0]
+    assert f"initialized from {tmp_path / 'b3.safetensors'}: {len(tensors)} of {len(untouched)} tensors" in start.lines()[0]
 
 
 def test_the_account_survives_json(checkpoint: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_run_starts_from_another_one_and_says_so(
     train(source, short(updates=4), tmp_path / "first")
     config = short(updates=2, init=str(tmp_path / "first"), average=AverageSettings(decay=0.9))
     train(source, config, tmp_path / "second")
-    assert f"starts from {tmp_path / 'first'}: 81 of 81 tensors taken over" in capsys.readouterr().err
+    assert f"initialized from {tmp_path / 'first'}: 81 of 81 tensors loaded" in capsys.readouterr().err
     assert load_info(tmp_path / "second").provenance["init"]["source"] == str(tmp_path / "first")
     first, second = (read_metrics(tmp_path / run) for run in ("first", "second"))
     assert second[0]["loss"] < first[0]["loss"] - 0.2

@@ -36,14 +36,14 @@ class InitReport:
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
         total = len(self.loaded) + sum(map(len, self.reinitialized.values()))
-        lines = [f"starts from {self.source}: {len(self.loaded)} of {total} tensors taken over"]
+        lines = [f"initialized from {self.source}: {len(self.loaded)} of {total} tensors loaded"]
         for reason, names in self.reinitialized.items():
             shown = ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")
             lines.append(f"new: {shown} ({reason})")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
-        new = {reason: list(names) for reason, names in self.reinitialized.items()}
+        new = dict(self.reinitialized)
         return {"source": self.source, "loaded": len(self.loaded), "new": new, "notes": list(self.notes)}
 
 
@@ -104,7 +104,7 @@ def _check_text(
     path: Path, info: CheckpointInfo | SharedInfo, encoder: TextEncoderIdentity | None, width: int
 ) -> list[str]:
     """Refuse text embeddings of another encoder. Return a note where it is not known."""
-    cure = "name that text encoder, or let the text layers start anew (--init-new-text)"
+    cure = "name that text encoder, or reinitialize the text layers (--init-new-text)"
     if info.text_encoder is None or encoder is None:
         if info.model.text_width != width:
             raise ValueError(
@@ -114,7 +114,7 @@ def _check_text(
     try:
         check_same_encoder(info.text_encoder, encoder)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be gone on from with these text embeddings: {error}; or {cure}") from error
+        raise ValueError(f"{path} cannot be loaded for these text embeddings: {error}; or {cure}") from error
     return []
 
 
@@ -154,7 +154,7 @@ def _match(
         if component(name) == "head" and name not in tensors:
             reason = "the action spec is another one: its tokens mean other actions"
         elif new_text and component(name) == "text" and not name.endswith((".multiply.bias", ".add.bias")):
-            reason = "the text starts anew"
+            reason = "the text layers are reinitialized"
         elif name not in tensors:
             reason = "not in the checkpoint"
         elif tensors[name].shape[skipped:] != initial.shape[skipped:]:
