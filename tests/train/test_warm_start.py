@@ -212,7 +212,10 @@ def test_an_imagenet_file_fills_the_backbone_and_nothing_else(tmp_path: Path) ->
         own = tensors.get(name.removeprefix("backbone.")) if name in start.loaded else untouched[name]
         assert own is not None
         assert torch.equal(tensor, own), name
-    assert f"initialized from {tmp_path / 'b3.safetensors'}: {len(tensors)} of {len(untouched)} tensors" in start.lines()[0]
+    assert (
+        f"initialized from {tmp_path / 'b3.safetensors'}: {len(tensors)} of {len(untouched)} tensors"
+        in start.lines()[0]
+    )
 
 
 def test_the_account_survives_json(checkpoint: Path) -> None:
