@@ -113,13 +113,13 @@ def save_checkpoint(
     """
     folder = Path(folder)
     _check_specs(info, model.config)
-    with replacing(folder, holding=CHECKPOINT_FILES) as beside:
-        beside.mkdir()
-        _save_tensors(model.state_dict(), beside / MODEL_FILE)
+    with replacing(folder, holding=CHECKPOINT_FILES) as temporary:
+        temporary.mkdir()
+        _save_tensors(model.state_dict(), temporary / MODEL_FILE)
         if training is not None:
-            _save_tensors(training.tensors, beside / TRAINING_TENSORS)
-            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
-        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
+            _save_tensors(training.tensors, temporary / TRAINING_TENSORS)
+            (temporary / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
+        (temporary / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Saving so that nothing already saved is lost: write beside, fsync, rename."""
+"""Saving so that nothing already saved is lost: write a temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ABANDONED_SECONDS = 24 * 3600
 
 @contextmanager
 def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write a file or folder to. It takes ``path``'s place when the block ends well.
+    """Yield a temporary path for a file or folder, which replaces ``path`` when the block ends without an error.
 
     A file is synced to disk before the rename, a folder with every file in it. All files get the mode that the umask
     gives. When the block fails the half-written file is removed and ``path`` is as before.
@@ -42,25 +42,25 @@ def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
     """
     check_replaceable(path, holding)
     target = _target(path)
-    beside = _beside(target)
+    temporary = _temporary_path(target)
     try:
-        _remove(beside)
+        _remove(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
-        yield beside
-        _settle(beside)
+        yield temporary
+        _settle(temporary)
         check_replaceable(path, holding)
-        _swap(beside, target)
+        _swap(temporary, target)
         _sync(target.parent)
     except (OSError, SafetensorError) as error:  # as safetensors reports a full disk, for one
         with suppress(OSError):  # what hinders writing may hinder removing
-            _remove(beside)
+            _remove(temporary)
         raise SaveError(
             f"could not save {path}: {getattr(error, 'strerror', None) or error}; what was there before is untouched; "
             "free space or choose another folder"
         ) from error
     except BaseException:
-        _remove(beside)
+        _remove(temporary)
         raise
 
 
@@ -124,8 +124,8 @@ def recover(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file in one go, or leave what was there."""
-    with replacing(path) as beside:
-        beside.write_bytes(data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -170,7 +170,7 @@ def _target(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing-{_machine()}-{os.getpid()}")
 
 
@@ -202,17 +202,17 @@ def _is_abandoned(path: Path, machine: str | None, process: int) -> bool:
     return not psutil.pid_exists(process)
 
 
-def _swap(beside: Path, path: Path) -> None:
+def _swap(temporary: Path, path: Path) -> None:
     """Rename into place. An old folder is renamed first, since a rename cannot replace it."""
-    if not beside.is_dir():
-        beside.replace(path)
+    if not temporary.is_dir():
+        temporary.replace(path)
         return
     old = aside(path)
     try:
         if path.is_dir():
             _remove(old)
             path.rename(old)
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         _put_back(path)
         raise
@@ -237,7 +237,7 @@ def _settle(path: Path) -> None:
 
 def _usual_mode(folder: Path) -> int:
     """Return the mode of a new file in a folder: found out by making one, as asking for the umask would change it."""
-    probe = _beside(folder / "mode")
+    probe = _temporary_path(folder / "mode")
     descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
     try:
         return os.fstat(descriptor).st_mode & 0o777

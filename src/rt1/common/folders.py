@@ -75,8 +75,8 @@ def replacing_alone(folder: Path, *, holding: Sequence[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(folder))
     with locked(folder, target.with_name(f".{target.name}.lock")):
         recover(folder)
-        with replacing(folder, holding=holding) as beside:
-            yield beside
+        with replacing(folder, holding=holding) as temporary:
+            yield temporary
 
 
 @contextmanager

@@ -100,10 +100,10 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} is {data!r:.200}; it must be an object of settings")
     hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in data:
-        if key not in known:
-            raise ValueError(unknown_name(f"setting of {where}", str(key), known))
+        if key not in names:
+            raise ValueError(unknown_name(f"setting of {where}", str(key), names))
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]  # type: ignore[arg-type]
     if lacking := [name for name in required if name not in values]:
