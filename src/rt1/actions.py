@@ -2,7 +2,7 @@
 
 An action is a float32 vector ``(A,)`` in physical units, one entry per dimension and per action token.
 A discrete dimension (RT-1's ``terminate_episode``) holds the index of its choice. Files and robots often
-name the parts instead; :meth:`ActionSpec.to_dict` and :meth:`ActionSpec.from_dict` go between the two.
+name the parts instead. :meth:`ActionSpec.to_dict` and :meth:`ActionSpec.from_dict` go between the two.
 The arithmetic is Google's, operation by operation in float32 (docs/network.md): another order of the same
 operations gives other tokens at the bin edges.
 """
@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.common.json_config import from_json
+from rt1.common.json_config import from_json, to_json
 from rt1.errors import PolicyError
 
 FloatArray = NDArray[np.float32]
@@ -35,11 +35,11 @@ class Continuous:
     name: str
     """Key of the group in an action dict, e.g. ``world_vector``."""
     low: tuple[float, ...]
-    """Lower bound per dimension, physical units; values below are clipped to it."""
+    """Lower bound per dimension, physical units. Values below are clipped to it."""
     high: tuple[float, ...]
     """Upper bound per dimension, physical units."""
     labels: tuple[str, ...] = ()
-    """Name per dimension for tables and plots; empty means ``name_0, name_1, ...`` (or ``name`` if one)."""
+    """Name per dimension for tables and plots. Empty means ``name_0, name_1, ...`` (or ``name`` if one)."""
 
     def __post_init__(self) -> None:
         if not self.low or len(self.low) != len(self.high):
@@ -76,10 +76,10 @@ class Discrete:
     name: str
     """Key of the choice in an action dict, e.g. ``terminate_episode``."""
     choices: int
-    """Number of choices; tokens ``0..choices-1`` are valid."""
+    """Number of choices. Tokens ``0..choices-1`` are valid."""
     invalid: Literal["first", "none"] = "first"
     """What a token outside the choices decodes to: the first choice (Google's TensorFlow code) or an
-    all-zero vector (Google's JAX code, index -1 here). Spec section 7."""
+    all-zero vector (Google's JAX code, index -1 here), see docs/network.md."""
 
     def __post_init__(self) -> None:
         if self.choices < 2:
@@ -103,10 +103,10 @@ ActionPart = Continuous | Discrete
 class ActionSpec:
     """The dimensions of an action in token order, and the number of bins they share."""
 
-    parts: tuple[ActionPart, ...]
-    """Parts in token order."""
     bins: int = 256
     """Bins per continuous dimension = size of the token vocabulary V."""
+    parts: tuple[ActionPart, ...]
+    """Parts in token order."""
 
     def __post_init__(self) -> None:
         names = [part.name for part in self.parts]
@@ -139,14 +139,14 @@ class ActionSpec:
 
     @cached_property
     def low(self) -> FloatArray:
-        """(A,) lower bounds; 0 for a discrete dimension."""
+        """(A,) lower bounds. 0 for a discrete dimension."""
         return np.array(
             [v for part in self.parts for v in ((0.0,) if isinstance(part, Discrete) else part.low)], dtype=np.float32
         )
 
     @cached_property
     def high(self) -> FloatArray:
-        """(A,) upper bounds; ``choices - 1`` for a discrete dimension."""
+        """(A,) upper bounds. ``choices - 1`` for a discrete dimension."""
         return np.array(
             [v for part in self.parts for v in ((part.choices - 1.0,) if isinstance(part, Discrete) else part.high)],
             dtype=np.float32,
@@ -156,7 +156,7 @@ class ActionSpec:
         """Turn actions into tokens.
 
         Args:
-            action: float32 (..., A), physical units; values outside the bounds are clipped (infinities too).
+            action: float32 (..., A), physical units. Values outside the bounds are clipped (infinities too).
 
         Returns:
             int32 (..., A), ``0..bins-1``. The top bin is reached only at the upper bound: Google's encoder truncates.
@@ -166,8 +166,8 @@ class ActionSpec:
         """
         action = self._checked(action)
         is_discrete = self.discrete_choices > 0
-        chosen = action[..., is_discrete]
-        if ((chosen != np.floor(chosen)) | (chosen < 0) | (chosen >= self.discrete_choices[is_discrete])).any():
+        choice = action[..., is_discrete]
+        if ((choice != np.floor(choice)) | (choice < 0) | (choice >= self.discrete_choices[is_discrete])).any():
             raise ValueError(
                 f"a discrete dimension of {self._names(is_discrete)} holds a value that is not one of its choices "
                 f"0..{(self.discrete_choices[is_discrete] - 1).tolist()}; give the index of the choice"
@@ -184,7 +184,7 @@ class ActionSpec:
             tokens: integers (..., A), ``0..bins-1``.
 
         Returns:
-            float32 (..., A), physical units; an invalid choice of a discrete dimension becomes what its part says.
+            float32 (..., A), physical units. An invalid choice of a discrete dimension becomes what its part says.
         """
         tokens = np.asarray(tokens, dtype=np.int32)
         self._check_size(tokens.shape)
@@ -192,19 +192,14 @@ class ActionSpec:
             raise ValueError(f"action tokens span {tokens.min()}..{tokens.max()}; they must lie in 0..{self.bins - 1}")
         unit = tokens.astype(np.float32) / np.float32(self.bins - 1)
         value = unit * (self.high - self.low) + self.low
-        fallback = np.array(
-            [
-                -1.0 if isinstance(p, Discrete) and p.invalid == "none" else 0.0
-                for p in self.parts
-                for _ in range(p.size)
-            ],
-            dtype=np.float32,
-        )
-        choice = np.where(tokens < self.discrete_choices, tokens.astype(np.float32), fallback)
-        return np.where(self.discrete_choices > 0, choice, value)
+        discrete = [part for part in self.parts if isinstance(part, Discrete)]
+        for column, part in zip(np.flatnonzero(self.discrete_choices), discrete, strict=True):
+            invalid = 0 if part.invalid == "first" else -1
+            value[..., column] = np.where(tokens[..., column] < part.choices, tokens[..., column], invalid)
+        return value
 
     def decode_logits(self, logits: FloatArray) -> tuple[TokenArray, FloatArray]:
-        """Return the most likely tokens of logits (..., A, V), int32 (..., A), and the action they stand for.
+        """Return the most likely tokens of logits (..., A, V), int32 (..., A), and their action.
 
         Every action of a network is taken from here.
 
@@ -240,34 +235,20 @@ class ActionSpec:
         return out
 
     def from_dict(self, action: Mapping[str, NDArray[Any]]) -> FloatArray:
-        """Join named parts into float32 (..., A); the one-hot vector of a choice becomes its index."""
+        """Join named parts into float32 (..., A). The one-hot vector of a choice becomes its index."""
         missing = [part.name for part in self.parts if part.name not in action]
         if missing:
             raise ValueError(f"the action has no part {missing}; it has {sorted(action)}; give every part of the spec")
         return np.concatenate([_part_values(part, np.asarray(action[part.name])) for part in self.parts], axis=-1)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for ``json``; :meth:`from_json` reads it back."""
-        parts: list[dict[str, Any]] = []
-        for part in self.parts:
-            if isinstance(part, Discrete):
-                parts.append({"name": part.name, "choices": part.choices, "invalid": part.invalid})
-            else:
-                parts.append(
-                    {"name": part.name, "low": list(part.low), "high": list(part.high), "labels": list(part.labels)}
-                )
-        return {"bins": self.bins, "parts": parts}
+        """Return plain data for ``json``, which :meth:`from_json` reads."""
+        return to_json(self)
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ActionSpec:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
-        try:
-            parts, bins = tuple(_part_from_json(part) for part in data["parts"]), data["bins"]
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"this is not an action spec: {error!r}; expected {{'bins', 'parts'}}") from error
-        if type(bins) is not int:
-            raise ValueError(f"bins is {bins!r:.80}; it must be a whole number")
-        return ActionSpec(parts=parts, bins=bins)
+        """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
+        return from_json(ActionSpec, data, where="action spec")
 
     def _checked(self, action: FloatArray) -> FloatArray:
         action = np.asarray(action, dtype=np.float32)
@@ -285,7 +266,7 @@ class ActionSpec:
             )
 
     def _names(self, mask: NDArray[np.bool_]) -> list[str]:
-        return [name for name, chosen in zip(self.dimension_names, mask, strict=True) if chosen]
+        return [name for name, is_named in zip(self.dimension_names, mask, strict=True) if is_named]
 
 
 def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
@@ -301,20 +282,15 @@ def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
     return values.argmax(axis=-1, keepdims=True).astype(np.float32)
 
 
-def _part_from_json(data: Any) -> ActionPart:  # noqa: ANN401 (JSON has no type)
-    if isinstance(data, Mapping) and "choices" in data:
-        return from_json(Discrete, data, where="action part")
-    return from_json(Continuous, data, where="action part")
-
-
 def spec_difference(one: ActionSpec, other: ActionSpec) -> str:
     """Return in words the first way in which two action specs that are not equal differ."""
     if one.dimension_names != other.dimension_names:
         return f"the dimensions {', '.join(one.dimension_names)} and {', '.join(other.dimension_names)}"
     if one.bins != other.bins:
         return f"{one.bins} and {other.bins} bins"
-    if (mine := [part.name for part in one.parts]) != (theirs := [part.name for part in other.parts]):
-        return f"the parts {', '.join(mine)} and {', '.join(theirs)}"
+    parts = [", ".join(part.name for part in spec.parts) for spec in (one, other)]
+    if parts[0] != parts[1]:
+        return f"the parts {parts[0]} and {parts[1]}"
     bounds = [", ".join(f"{low:g}..{high:g}" for low, high in zip(s.low, s.high, strict=True)) for s in (one, other)]
     return f"the bounds {bounds[0]} and {bounds[1]}"
 
@@ -322,7 +298,7 @@ def spec_difference(one: ActionSpec, other: ActionSpec) -> str:
 def rt1_action_spec(
     *, bins: int = 256, world_bound: float = 1.0, invalid: Literal["first", "none"] = "first"
 ) -> ActionSpec:
-    """Return the 11-dimensional action of RT-1 (docs/network.md); RT-1-X has 512 bins and ``world_bound`` 2."""
+    """Return the 11-dimensional action of RT-1 (docs/network.md). RT-1-X has 512 bins and ``world_bound`` 2."""
     half_pi, pi = float(np.float32(np.pi / 2)), float(np.float32(np.pi))
     return ActionSpec(
         bins=bins,

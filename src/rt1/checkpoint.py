@@ -1,18 +1,18 @@
-"""The checkpoint folder: everything needed to act, and, beside it, everything needed to resume.
+"""The checkpoint folder: everything needed to act, and everything needed to resume.
 
     checkpoint.json        what it is: network, action spec, text encoder, provenance
     model.safetensors      the weights to act with
-    training.json, training.safetensors    progress; optimizer, and the weights to go on from where those to act with
-                           are their average (absent in converted or exported checkpoints)
+    training.json          progress (absent in converted or exported checkpoints, like the next file)
+    training.safetensors   optimizer, and the current weights where model.safetensors holds their average
 
-A folder is written beside and renamed into place, so it is whole or not there.
+A folder is written under another name and then renamed, so it is whole or not there.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,14 @@ class Embodiment:
     action_spec: ActionSpec
     """Dimensions, bounds and bins of its actions."""
     control_rate: float | None = None
-    """Steps per second it was trained at, Hz; None where it is not known."""
+    """Steps per second it was trained at, Hz. None where it is not known."""
     statistics: SourceStatistics | None = None
-    """Of its actions, per dimension; None where they are not known."""
+    """Of its actions, per dimension. None where they are not known."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
-    """Where its data come from; of a checkpoint also its weights: command, update, source file."""
+    """Where its data come from. Of a checkpoint also its weights: command, update, source file."""
+
+    def __post_init__(self) -> None:
+        json_config.check_above(self, 0, "control_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class CheckpointInfo(Embodiment):
     model: RT1Config
     """The network."""
     text_encoder: TextEncoderIdentity | None
-    """The encoder its text embeddings come from; None where it is not known."""
+    """The encoder its text embeddings come from. None where it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,17 +78,17 @@ class SharedInfo:
     embodiments: Mapping[str, Embodiment]
     """By name, in the order of the heads."""
     text_encoder: TextEncoderIdentity | None
-    """The encoder its text embeddings come from; None where it is not known."""
+    """The encoder its text embeddings come from. None where it is not known."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the weights come from, as far as it is the same for all."""
 
     def of(self, name: str) -> CheckpointInfo:
         """Return what there is to say of the network of one embodiment alone, see :func:`load_model`."""
-        found = self.embodiments[name]
+        robot = self.embodiments[name]
         return CheckpointInfo(
-            model=replace(self.model, embodiments=(), action_tokens=found.action_spec.size),
+            model=replace(self.model, embodiments=(), action_tokens=robot.action_spec.size),
             text_encoder=self.text_encoder,
-            **{**vars(found), "provenance": {**self.provenance, **found.provenance, "embodiment": name}},
+            **{**vars(robot), "provenance": {**self.provenance, **robot.provenance, "embodiment": name}},
         )
 
 
@@ -102,7 +105,7 @@ class TrainingState:
 def save_checkpoint(
     folder: Path | str, *, model: RT1, info: CheckpointInfo | SharedInfo, training: TrainingState | None = None
 ) -> Path:
-    """Write a checkpoint folder in one go; what was there stays until the new one is complete.
+    """Write a checkpoint folder in one go. What was there stays until the new one is complete.
 
     Raises:
         CheckpointError: the action specs are not the network's.
@@ -110,25 +113,23 @@ def save_checkpoint(
     """
     folder = Path(folder)
     _check_specs(info, model.config)
-    with replacing(folder, holding=CHECKPOINT_FILES) as beside:
-        beside.mkdir()
-        _save_tensors(model.state_dict(), beside / MODEL_FILE)
+    with replacing(folder, holding=CHECKPOINT_FILES) as temporary:
+        temporary.mkdir()
+        _save_tensors(model.state_dict(), temporary / MODEL_FILE)
         if training is not None:
-            _save_tensors(training.tensors, beside / TRAINING_TENSORS)
-            (beside / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
-        (beside / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
+            _save_tensors(training.tensors, temporary / TRAINING_TENSORS)
+            (temporary / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
+        (temporary / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
     return folder
 
 
 def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
     sizes = model.embodiments or (model.action_tokens,)
-    specs = (
-        [info.action_spec] if isinstance(info, CheckpointInfo) else [e.action_spec for e in info.embodiments.values()]
-    )
+    specs = [robot.action_spec for robot in (info.embodiments.values() if isinstance(info, SharedInfo) else [info])]
     if [(spec.size, spec.bins) for spec in specs] != [(size, model.bins) for size in sizes]:
-        found = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
+        text = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
         raise CheckpointError(
-            f"the action spec has {found}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
+            f"the action spec has {text}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
             "spec the network was built for"
         )
 
@@ -136,9 +137,9 @@ def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
 def resolve(path: Path | str) -> Path:
     """Return the checkpoint folder that ``path`` means: itself, or the last (else the best) one of a run folder."""
     path = Path(path)
-    ours = [path / name for name in RUN_ORDER]
-    # Killed between the two renames of saving, a run leaves its newest checkpoint aside for a moment.
-    for candidate in (path, ours[0], aside(ours[0]), *ours[1:]):
+    last, best = (path / name for name in RUN_ORDER)
+    # A run that is killed between the two renames of saving leaves its newest checkpoint aside.
+    for candidate in (path, last, aside(last), best):
         if (candidate / INFO_FILE).is_file():
             return candidate
     if (path / EXPORT_FILE).is_file():
@@ -154,7 +155,7 @@ def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointI
 
     Args:
         path: checkpoint or run folder.
-        embodiment: which one, where the network has several; what is read is then of its network alone.
+        embodiment: which one, where the network has several. What is read is then of its network alone.
 
     Raises:
         CheckpointError: a damaged file, another format, an embodiment it does not have, or none named where it has
@@ -196,37 +197,32 @@ def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
     folder = resolve(path)
     info = load_whole_info(folder)
     _of_one(folder, info, embodiment)  # refuses a name that is missing or unknown
-    model = _loaded(info.model, folder)
+    model = load_whole_model(folder)
     if embodiment is None or isinstance(info, CheckpointInfo):
         return model
     return single_embodiment(model, list(info.embodiments).index(embodiment))
 
 
 def load_whole_model(path: Path | str) -> RT1:
-    """Load a network with all its heads, as :func:`load_model` else."""
+    """Load a network as :func:`load_model`, with all its heads."""
     folder = resolve(path)
-    return _loaded(load_whole_info(folder).model, folder)
+    config = load_whole_info(folder).model
+    # The tensors are compared before the memory for the weights is taken: a description may ask for any amount.
+    tensors = _checked_tensors(_outline(config, folder), folder)
+    model = RT1(config)
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
 def load_outline(path: Path | str) -> tuple[RT1, str | None]:
-    """Return a checkpoint's network without its weights, and why these cannot be used; None where they can.
+    """Return a checkpoint's network without weights, and why its weights cannot be used (None where they can).
 
     Raises:
         CheckpointError: as :func:`load_model`, except for what the weights hold.
     """
     folder = resolve(path)
-    config = load_whole_info(folder).model
-    model = _outline(config, folder)
-    tensors = _fitting_tensors(model, folder)
-    return model, first_problem(tensors, model.state_dict())
-
-
-def _loaded(config: RT1Config, folder: Path) -> RT1:
-    # Compared before the memory for the weights is taken: a description may ask for any amount.
-    tensors = _checked_tensors(_outline(config, folder), folder)
-    model = RT1(config)
-    model.load_state_dict(tensors)
-    return model.eval()
+    model = _outline(load_whole_info(folder).model, folder)
+    return model, first_problem(_fitting_tensors(model, folder), model.state_dict())
 
 
 def _outline(config: RT1Config, folder: Path) -> RT1:
@@ -239,30 +235,26 @@ def _outline(config: RT1Config, folder: Path) -> RT1:
 
 
 def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:
-    """Return what a checkpoint says of one embodiment, or refuse the name."""
-    if isinstance(info, SharedInfo):
-        return info.of(_known(path, info, embodiment))
-    if embodiment is not None and embodiment != info.provenance.get("embodiment"):
-        raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
-    return info
-
-
-def _known(path: Path | str, info: SharedInfo, name: str | None) -> str:
-    names = ", ".join(info.embodiments)
-    if name is None:
+    """Return the description of one embodiment, or refuse the name."""
+    if isinstance(info, CheckpointInfo):
+        if embodiment is not None and embodiment != info.provenance.get("embodiment"):
+            raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
+        return info
+    if embodiment is None:
+        names = ", ".join(info.embodiments)
         raise CheckpointError(f"{path} has several embodiments: {names}; name one with embodiment=...")
-    if name not in info.embodiments:
-        raise CheckpointError(f"{path}: {unknown_name('embodiment', name, info.embodiments)}")
-    return name
+    if embodiment not in info.embodiments:
+        raise CheckpointError(f"{path}: {unknown_name('embodiment', embodiment, info.embodiments)}")
+    return info.of(embodiment)
 
 
 def load_weights(model: RT1, folder: Path) -> None:
-    """Fill a network with a checkpoint's weights; every tensor must be there, fit, and be finite."""
+    """Fill a network with a checkpoint's weights. Every tensor must be there, fit, and be finite."""
     model.load_state_dict(_checked_tensors(model, folder))
 
 
 def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a network, whose own are not looked at; see :func:`rt1.model.weights.weight_problem`."""
+    """Read and check the weights of a network. See :func:`rt1.model.weights.weight_problem`."""
     tensors = _fitting_tensors(model, folder)
     if (problem := first_problem(tensors, model.state_dict())) is not None:
         raise CheckpointError(f"{folder / MODEL_FILE}: {problem}; use another checkpoint")
@@ -270,23 +262,32 @@ def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
 
 
 def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a network; names and shapes are checked, values are not."""
-    file = folder / MODEL_FILE
-    tensors, wanted = _load_tensors(file), model.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
-        if name not in tensors or name not in wanted:
-            problem = "lacks" if name not in tensors else "has the unknown tensor"
-            raise CheckpointError(f"{file} {problem} {name}; its checkpoint.json and weights do not belong together")
-        if tensors[name].shape != wanted[name].shape:
-            raise CheckpointError(
-                f"{file}: {name} has shape {tuple(tensors[name].shape)}, the configuration needs "
-                f"{tuple(wanted[name].shape)}; its checkpoint.json and weights do not belong together"
-            )
+    """Read the weights of a network. Names and shapes are checked, values are not."""
+    tensors = _load_tensors(folder / MODEL_FILE)
+    cure = "its checkpoint.json and weights do not belong together"
+    check_same_tensors(tensors, model.state_dict(), what=str(folder / MODEL_FILE), cure=cure)
     return tensors
 
 
+def check_same_tensors(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], *, what: str, cure: str) -> None:
+    """Raise :class:`CheckpointError` unless tensors have the names and shapes of those that are needed.
+
+    ``what`` names the tensors in the error, and ``cure`` is its end.
+    """
+    for name in sorted(needed.keys() | tensors.keys()):
+        if name not in tensors:
+            problem = f"lacks {name}"
+        elif name not in needed:
+            problem = f"has the unknown tensor {name}"
+        elif (shape := tuple(tensors[name].shape)) != (rule := tuple(needed[name].shape)):
+            problem = f"does not fit: {name} has shape {shape}, the configuration needs {rule}"
+        else:
+            continue
+        raise CheckpointError(f"{what} {problem}; {cure}")
+
+
 def load_training(path: Path | str) -> TrainingState:
-    """Read what resuming needs; a checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
+    """Read what resuming needs. A checkpoint without it (converted, exported) raises :class:`CheckpointError`."""
     folder = resolve(path)
     _check_there(folder / TRAINING_FILE)
     progress = read_object(folder / TRAINING_FILE, error=CheckpointError, cure=_CURE)
@@ -304,24 +305,6 @@ def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
     return data
 
 
-def _robot_from_json(data: Mapping[str, Any]) -> Embodiment:
-    rate = data["control_rate"]
-    if rate is not None and not (type(rate) in (int, float) and 0 < rate < float("inf")):
-        raise ValueError(f"control_rate is {rate!r:.80}; it must be a number above 0, or null")
-    return Embodiment(
-        action_spec=ActionSpec.from_json(data["action_spec"]),
-        control_rate=rate,
-        statistics=None if (found := data.get("statistics")) is None else SourceStatistics.from_json(found),
-        provenance=_object(data["provenance"], "provenance"),
-    )
-
-
-def _object(data: object, what: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise ValueError(f"{what} is {data!r:.80}; it must be an object")
-    return data
-
-
 def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
     """Return a network's settings as saved, with the names that settings have today."""
     if not isinstance(network, Mapping) or "heads" not in network:
@@ -330,15 +313,20 @@ def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
 
 
 def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
-    model = json_config.from_json(RT1Config, current_names(data["model"]), where="model")
-    encoder = None if (found := data["text_encoder"]) is None else TextEncoderIdentity.from_json(found)
-    if "embodiments" in data:
-        listed = [_object(robot, "an embodiment") for robot in data["embodiments"]]
-        robots = {str(robot["name"]): _robot_from_json(robot) for robot in listed}
-        provenance = _object(data["provenance"], "provenance")
-        return SharedInfo(model=model, embodiments=robots, text_encoder=encoder, provenance=provenance)
-    robot = _robot_from_json(data)
-    return CheckpointInfo(model=model, text_encoder=encoder, **vars(robot))
+    kind: type[CheckpointInfo | SharedInfo] = SharedInfo if "embodiments" in data else CheckpointInfo
+    values = _fields(kind, data)
+    values["model"] = current_names(values["model"])
+    if kind is SharedInfo:
+        robots = [(_fields(Embodiment, robot), robot["name"]) for robot in values["embodiments"]]
+        values["embodiments"] = {str(name): robot for robot, name in robots}
+    return json_config.from_json(kind, values, where="checkpoint")
+
+
+def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a description. Only the statistics may be missing."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"an embodiment is {data!r:.80}; it must be an object")
+    return {field.name: {"statistics": None, **data}[field.name] for field in fields(kind)}
 
 
 def _save_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:

@@ -251,7 +251,7 @@ def _option(words: Sequence[str], name: str, default: str) -> str:
 
 
 def _refuse_old_names(words: Sequence[str]) -> None:
-    from rt1.train.activations import RENAMED
+    from rt1.train.config import RENAMED
 
     for option in ("--activations", "--train.activations"):
         if (name := _option(words, option, "")) in RENAMED:

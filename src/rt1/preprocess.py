@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 PAD_SHARE_HEIGHT = 20 / 256
-"""Google pads 20 of 256 rows on each side before the training crop; other heights in proportion."""
+"""Google pads 20 of 256 rows on each side before the training crop. Other heights in proportion."""
 PAD_SHARE_WIDTH = 50 / 320
 """Google pads 50 of 320 columns on each side before the training crop."""
 
@@ -60,7 +60,7 @@ def crop_margins(height: int, width: int, share: float = 1.0) -> tuple[int, int]
 def shifted(image_XCHW: Tensor, margins: tuple[int, int], offset: tuple[int, int]) -> Tensor:
     """Pad by ``margins`` with black and crop back to the image's size at ``offset`` (y, x), as training does.
 
-    Google draws one offset for a whole batch and all its steps; whoever draws it decides what shares it.
+    Google draws one offset for a whole batch and all its steps. Whoever draws it decides what shares it.
     """
     (rows, columns), (y, x) = margins, offset
     if not (0 <= y <= 2 * rows and 0 <= x <= 2 * columns):

@@ -15,7 +15,7 @@ from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import any_json, mutate, mutate_json
 
 from rt1.commands.demo_pipeline import DemoResult, DemoSettings, _Stages, summary
-from rt1.common.json_files import MAX_DEPTH, read_value
+from rt1.common.json_files import MAX_DEPTH, read_object
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
 from rt1.data.sources.base import EpisodeSource
@@ -63,7 +63,7 @@ def test_any_bytes_are_a_value_of_bounded_depth_or_one_line(fuzz: Fuzz, tmp_path
     def check(rng: random.Random) -> None:
         text = json.dumps(any_json(rng)).encode() if rng.random() < 0.3 else mutate(original, rng)
         file.write_bytes(text)
-        assert _depth(read_value(file)) <= MAX_DEPTH
+        assert _depth(read_object(file)) <= MAX_DEPTH
 
     fuzz.check_examples(check, names=file)
 
@@ -176,8 +176,16 @@ def test_an_improvement_resumes_with_its_rounds_or_one_line(
 ) -> None:
     def begin() -> tuple[Round, ...]:
         encoder = TableEncoder({"a": np.ones(2)}, "a")
-        loop = _Loop(make_source(3), preset("debug"), tmp_path, ImproveSettings(), MetaWorldSuite(), encoder)
-        loop.begin(None)
+        loop = _Loop(
+            recorded=make_source(3),
+            config=preset("debug"),
+            folder=tmp_path,
+            settings=ImproveSettings(),
+            suite=MetaWorldSuite(),
+            encoder=encoder,
+            initial=None,
+        )
+        loop.begin()
         return loop.result().rounds
 
     assert begin() == ()

@@ -153,7 +153,7 @@ def test_a_table_file_with_conflicting_vectors_is_refused(tmp_path: Path) -> Non
 def test_a_safetensors_file_that_is_no_table_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     path = tmp_path / "table.safetensors"
     save_file({"vectors": np.eye(2, dtype=np.float32)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"table\.safetensors .*text table"):
+    with pytest.raises(ValueError, match=r"table\.safetensors.* text table"):
         TableEncoder.load(path)
 
 
@@ -161,7 +161,7 @@ def test_a_truncated_table_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "table.safetensors"
     TableEncoder(some_vectors(), "use").save(path)
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="is not a text table"):
+    with pytest.raises(ValueError, match="text table"):
         TableEncoder.load(path)
 
 

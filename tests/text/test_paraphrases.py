@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from rt1.text.paraphrases import check_paraphrases, load_paraphrases
+from rt1.text.paraphrases import load_paraphrases
 
 
 def test_json_and_toml_say_the_same(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_json_and_toml_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([["a", "b"]], "paraphrases are list; they must be instructions with lists"),
+        ([["a", "b"]], "holds a list; it must hold an object"),
         ({"open": "pull"}, "the paraphrases of 'open' are 'pull'; they must be a list of sentences"),
         ({"open": ["pull", 3]}, "must be a list of sentences"),
         ({"open": [" "]}, "instruction 1 is ' '; it must say something"),
@@ -27,9 +28,10 @@ def test_json_and_toml_say_the_same(tmp_path: Path) -> None:
         ({"open": ["open"]}, "the paraphrases of 'open' hold a sentence twice"),
     ],
 )
-def test_what_is_no_list_of_sentences_is_refused(data: object, message: str) -> None:
+def test_what_is_no_list_of_sentences_is_refused(data: object, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(json.dumps(data))
     with pytest.raises(ValueError, match=message):
-        check_paraphrases(data)
+        load_paraphrases(tmp_path / "p.json")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

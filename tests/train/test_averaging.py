@@ -28,7 +28,7 @@ def _number(value: float) -> nn.Module:
 
 
 def _averaged(average: WeightAverage, model: nn.Module) -> dict[str, Tensor]:
-    with average.acting(model):
+    with average.averaged(model):
         return _weights(model)
 
 
@@ -72,7 +72,7 @@ def test_the_network_acts_with_the_average_and_gets_its_own_weights_back(make_ne
     average = WeightAverage(model, AverageSettings(decay=0.9))
     torch.nn.init.normal_(model.transformer.output.weight)
     own = _weights(model)
-    with average.acting(model) as kept:
+    with average.averaged(model) as kept:
         _assert_same(_weights(model), start)
         _assert_same(dict(kept), own)
     _assert_same(_weights(model), own)
@@ -83,7 +83,7 @@ def test_an_average_goes_on_exactly_from_what_a_checkpoint_holds(make_network: C
     average = WeightAverage(model, settings)
     torch.nn.init.normal_(model.transformer.output.weight)
     average.add(model, 1)
-    with average.acting(model) as own:
+    with average.averaged(model) as own:
         saved, raw = _weights(model), {name: tensor.clone() for name, tensor in own.items()}
     other = make_network()
     other.load_state_dict(saved)
@@ -100,8 +100,8 @@ def test_weights_of_another_network_are_refused(make_network: Callable[..., RT1]
     average = WeightAverage(model, AverageSettings(decay=0.9))
     weights = _weights(model)
     del weights["transformer.output.bias"]
-    with pytest.raises(ValueError, match=r"lack, have too many .* of: transformer\.output\.bias \(1 in all\)"):
+    with pytest.raises(ValueError, match=r"average lacks transformer\.output\.bias"):
         average.restore(model, weights)
     weights["transformer.output.bias"] = torch.zeros(3)
-    with pytest.raises(ValueError, match=r"another shape of: transformer\.output\.bias"):
+    with pytest.raises(ValueError, match=r"transformer\.output\.bias has shape"):
         average.restore(model, weights)

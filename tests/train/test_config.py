@@ -9,7 +9,7 @@ import pytest
 
 from rt1.common import json_config
 from rt1.presets import preset
-from rt1.train.config import TrainConfig
+from rt1.train.config import TrainConfig, differences
 from rt1.train.optim import OptimizerSettings
 
 
@@ -45,3 +45,12 @@ def test_an_optimizer_setting_out_of_range_is_refused_by_name(changes: dict[str,
 def test_settings_survive_json(name: str) -> None:
     config = preset(name)
     assert json_config.from_json(TrainConfig, json.loads(json.dumps(json_config.to_json(config)))) == config
+
+
+def test_a_setting_saved_under_its_old_name_is_the_same_setting() -> None:
+    assert differences({"clip": 4, "seed": 1}, {"windows_per_clip": 4, "seed": 1}) == []
+    assert differences({"clip": 4}, {"windows_per_clip": 2}) == ["windows_per_clip: 4 then, 2 now"]
+
+
+def test_what_only_decides_speed_is_no_difference() -> None:
+    assert differences({"threads": 1, "seed": 1}, {"threads": 2, "seed": 2}) == ["seed: 1 then, 2 now"]

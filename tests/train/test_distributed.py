@@ -19,7 +19,7 @@ from torch import nn
 from rt1.checkpoint import load_training, resolve
 from rt1.errors import TrainingError
 from rt1.evaluate.metrics import read_metrics
-from rt1.train.distributed import World, average_statistics, share_batch_norm
+from rt1.train.distributed import World, average_statistics, join_world, share_batch_norm
 
 
 @pytest.fixture
@@ -136,3 +136,31 @@ def test_a_batch_norm_that_knows_no_ranks_is_refused_by_name() -> None:
     share_batch_norm(model, "local", World(size=2))
     with pytest.raises(TrainingError, match=r"batch_norm is sync, and 0 \(BatchNorm2d\)"):
         share_batch_norm(model, "sync", World(size=2))
+
+
+def test_auto_takes_the_accelerator_that_torch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    selected: list[int] = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", selected.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for choice in ("auto", "xpu"):
+        with join_world(choice) as world:
+            assert world.device == torch.device("xpu", 1)
+    with join_world("cpu") as world:
+        assert world.device == torch.device("cpu")
+    assert selected == [1, 1]
+    with pytest.raises(TrainingError, match="device is cuda, and torch finds xpu"), join_world("cuda"):
+        pass
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(TrainingError, match=r"rank 2 .* finds 2 devices"), join_world("auto"):
+        pass
+
+
+def test_auto_takes_the_cpu_where_there_is_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    with join_world("auto") as world:
+        assert world.device == torch.device("cpu")
+    with pytest.raises(TrainingError, match="device is mps, and torch finds no accelerator"), join_world("mps"):
+        pass

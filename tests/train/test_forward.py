@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rt1.data.pipeline.augment import AugmentSettings, augment
+from rt1.data.pipeline.buffers import ImageGroup
 from rt1.data.pipeline.loader import Batch, Loader
 from rt1.data.pipeline.mixture import Mixture
 from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import JoinedSource
 from rt1.model.loss import action_loss
-from rt1.model.rt1 import RT1
+from rt1.model.rt1 import RT1, RT1Config
+from rt1.presets import PRESETS, preset
 from rt1.train import forward
 from rt1.train.data import text_embeddings
 from rt1.train.forward import Predictor, layout, predict, prepared_images
@@ -125,3 +127,49 @@ def test_half_a_batch_has_half_its_rows(make_source: MakeSource) -> None:
     assert parts[0].episodes + parts[1].episodes == clips.episodes
     assert sum(part.clipped for part in parts) == clips.clipped
     assert dataclasses.asdict(parts[1])["token_BTA"].shape[0] == rows - rows // 2
+
+
+def _two_windows(model: RT1Config) -> Batch:
+    """Return a batch of two windows, the second of the second embodiment, as the loader gives it."""
+    steps = model.window
+    return Batch(
+        images=(ImageGroup(np.arange(2), np.zeros((2, steps, 60, 70, 3), dtype=np.uint8)),),
+        text_BE=np.zeros((2, model.text_width), dtype=np.float32),
+        token_BTA=np.zeros((2, steps, model.action_tokens), dtype=np.int32),
+        action_BTA=np.zeros((2, steps, model.action_tokens), dtype=np.float32),
+        valid_BT=np.ones((2, steps), dtype=np.bool_),
+        episodes=(0, 1),
+        embodiment_B=np.arange(2) if model.embodiments else None,
+    )
+
+
+@pytest.mark.parametrize(("name", "heads"), [("debug", ()), *((name, (3, 11)) for name in PRESETS)])
+def test_no_preset_makes_a_tensor_on_the_cpu_in_passing(name: str, heads: tuple[int, ...]) -> None:
+    network = preset(name).model
+    text = dataclasses.replace(network.text, drop=0.5)  # the learned null is what guidance compares with
+    network = dataclasses.replace(network, text=text, embodiments=heads)
+    with torch.device("meta"):
+        model = RT1(network).train()
+
+    def change(image: Tensor, row: NDArray[np.int64]) -> Tensor:
+        settings = AugmentSettings(brightness=0.1, hue=0.1)
+        return augment(image, row, settings, seed=0, update=0)
+
+    predicted = predict(
+        Predictor(model, "fp32"),
+        _two_windows(network),
+        image_size=network.image_size,
+        device="meta",
+        augment=change,
+        dropped_B=np.array([True, False]),
+    )
+    loss = action_loss(
+        predicted.logits_WTAV,
+        predicted.token_WTA,
+        mask_BT=predicted.mask_WT,
+        spread_A=torch.ones(network.action_tokens, device="meta"),
+        smoothing=0.1,
+    )
+    loss.backward()
+    assert loss.is_meta
+    assert all(parameter.grad is None or parameter.grad.is_meta for parameter in model.parameters())

@@ -20,8 +20,7 @@ from rt1.train.optim import (
     optimizer_tensors,
     set_rates,
 )
-from rt1.train.parts import freeze, members
-from rt1.train.run import channels_last
+from rt1.train.param_groups import freeze, members
 
 SETTINGS = OptimizerSettings(learning_rate=2e-3, final_fraction=0.1, warmup=4)
 
@@ -120,7 +119,7 @@ def test_each_part_learns_at_its_own_rate(make_network: Callable[..., RT1]) -> N
     settings = dataclasses.replace(SETTINGS, scale=("backbone=0.1", "head=0"))
     model = make_network()
     optimizer = make_optimizer(model, settings)
-    assert set_rates(optimizer, settings, 3, 100) == 2e-3
+    set_rates(optimizer, settings, 3, 100)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert rates.keys() == set(names.values())
@@ -164,13 +163,13 @@ def _update(model: RT1, optimizer: torch.optim.Adam, seed: int) -> None:
 
 
 def test_an_optimizer_goes_on_exactly_from_its_tensors(make_network: Callable[..., RT1]) -> None:
-    model = channels_last(make_network())
+    model = make_network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(model, SETTINGS)
     assert optimizer_tensors(model, optimizer) == {}
     for seed in range(3):
         _update(model, optimizer, seed)
 
-    copy = channels_last(make_network())
+    copy = make_network().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     copy.load_state_dict(model.state_dict())
     tensors = {name: tensor.clone().contiguous() for name, tensor in optimizer_tensors(model, optimizer).items()}
     other = make_optimizer(copy, SETTINGS)
@@ -193,7 +192,7 @@ def test_putting_a_state_back_copies_it(make_network: Callable[..., RT1]) -> Non
     assert all(torch.equal(tensor, before[name]) for name, tensor in tensors.items())
 
 
-@pytest.mark.parametrize("change", ["lacks", "has too many"])
+@pytest.mark.parametrize("change", ["lacks", "has the unknown tensor"])
 def test_a_state_of_another_network_is_refused(change: str, make_network: Callable[..., RT1]) -> None:
     model = make_network()
     optimizer = make_optimizer(model, SETTINGS)
@@ -205,7 +204,7 @@ def test_a_state_of_another_network_is_refused(change: str, make_network: Callab
     else:
         tensors["step/other"] = torch.zeros(())
         name = "step/other"
-    with pytest.raises(ValueError, match=rf"the optimizer's state lacks or has too many: {name} \(1 in all\)"):
+    with pytest.raises(ValueError, match=f"the optimizer.s state {change} {name}"):
         load_optimizer_tensors(model, make_optimizer(model, SETTINGS), tensors)
 
 

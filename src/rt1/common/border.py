@@ -73,6 +73,6 @@ def describe(reason: BaseException) -> str:
 
 
 def _one_line(reason: BaseException) -> str:
-    """Return an exception's text in one line; a value in it that is too long to read is cut."""
+    """Return an exception's text in one line. A value in it that is too long to read is cut."""
     text = " ".join(str(reason).splitlines())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."

@@ -6,7 +6,7 @@ from fastcrc.crc32 import iscsi  # CRC-32C under its other name
 
 
 def masked_crc32c(data: bytes | memoryview) -> int:
-    """Return the masked CRC-32C of bytes, 0..2**32-1; masked so that a checksum of checksums stays sound.
+    """Return the masked CRC-32C of bytes, 0..2**32-1. The mask keeps a checksum of checksums sound.
 
     >>> hex(masked_crc32c(b"123456789"))
     '0xc78ab0e5'

@@ -1,4 +1,4 @@
-"""Saving so that nothing already saved is lost: write beside, fsync, rename."""
+"""Saving so that nothing already saved is lost: write a temporary file, fsync, rename."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from rt1.errors import SaveError
@@ -27,39 +28,39 @@ _ABANDONED_SECONDS = 24 * 3600
 
 @contextmanager
 def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write a file or folder to; it takes ``path``'s place when the block ends well.
+    """Yield a temporary path for a file or folder, which replaces ``path`` when the block ends without an error.
 
     A file is synced to disk before the rename, a folder with every file in it. All files get the mode that the umask
     gives. When the block fails the half-written file is removed and ``path`` is as before.
 
     Args:
         path: a symbolic link stays and its target is replaced.
-        holding: empty for a file; for a folder see :func:`check_replaceable`.
+        holding: empty for a file. For a folder see :func:`check_replaceable`.
 
     Raises:
         SaveError: a full or read-only disk, or something at ``path`` that :func:`check_replaceable` refuses.
     """
     check_replaceable(path, holding)
     target = _target(path)
-    beside = _beside(target)
+    temporary = _temporary_path(target)
     try:
-        _remove(beside)
+        _remove(temporary)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
-        yield beside
-        _settle(beside)
+        yield temporary
+        _settle(temporary)
         check_replaceable(path, holding)
-        _swap(beside, target)
+        _swap(temporary, target)
         _sync(target.parent)
     except (OSError, SafetensorError) as error:  # as safetensors reports a full disk, for one
         with suppress(OSError):  # what hinders writing may hinder removing
-            _remove(beside)
+            _remove(temporary)
         raise SaveError(
             f"could not save {path}: {getattr(error, 'strerror', None) or error}; what was there before is untouched; "
             "free space or choose another folder"
         ) from error
     except BaseException:
-        _remove(beside)
+        _remove(temporary)
         raise
 
 
@@ -70,8 +71,8 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
     folder or one above it.
 
     Args:
-        path: what would be replaced; it may be missing.
-        holding: empty for a file; for a folder the names or patterns of its files. The first one marks the kind of
+        path: what would be replaced. It may be missing.
+        holding: empty for a file. For a folder the names or patterns of its files. The first one marks the kind of
             folder: a folder without that file, or with files of other names, is refused.
         suffix: ending of the only files that may be replaced, for a file that a user names.
 
@@ -123,8 +124,8 @@ def recover(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file in one go, or leave what was there."""
-    with replacing(path) as beside:
-        beside.write_bytes(data)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -143,7 +144,7 @@ def user_cache() -> Path:
 
 @cache
 def _is_writable(folder: Path) -> bool:
-    """Make a folder where it is missing, and return whether that is possible; containers often have ``/`` as home."""
+    """Make a folder where it is missing, and return whether that is possible. Containers often have ``/`` as home."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return os.access(folder, os.W_OK | os.X_OK)
@@ -165,11 +166,11 @@ def aside(path: Path) -> Path:
 
 
 def _target(path: Path) -> Path:
-    """Return the absolute path behind symbolic links; ``.`` has a name then."""
+    """Return the absolute path behind symbolic links. ``.`` has a name then."""
     return Path(os.path.realpath(path))
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.writing-{_machine()}-{os.getpid()}")
 
 
@@ -187,7 +188,7 @@ def _machine() -> str:
 
 @cache
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes that are dead have left half-written in a folder; once per process and folder."""
+    """Remove what processes that are dead have left half-written in a folder, once per process and folder."""
     for path in folder.glob(".*.writing-*"):
         match = _HALF_WRITTEN.fullmatch(path.name)
         with suppress(OSError):  # another process removes it, too, or it belongs to another user
@@ -196,28 +197,22 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(path: Path, machine: str | None, process: int) -> bool:
-    if machine != _machine() or os.name != "posix":
+    if machine != _machine():
         return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
-    try:
-        os.kill(process, 0)  # asks whether it lives
-    except ProcessLookupError:
-        return True
-    except OSError:  # it does, and is another user's
-        return False
-    return False
+    return not psutil.pid_exists(process)
 
 
-def _swap(beside: Path, path: Path) -> None:
-    """Rename into place; a folder that is already there steps aside first, since rename cannot replace it."""
-    if not beside.is_dir():
-        beside.replace(path)
+def _swap(temporary: Path, path: Path) -> None:
+    """Rename into place. An old folder is renamed first, since a rename cannot replace it."""
+    if not temporary.is_dir():
+        temporary.replace(path)
         return
     old = aside(path)
     try:
         if path.is_dir():
             _remove(old)
             path.rename(old)
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         _put_back(path)
         raise
@@ -230,7 +225,7 @@ def _put_back(path: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """Sync a file or a whole folder to disk; a file that its writer closed to others gets the mode of the umask."""
+    """Sync a file or a whole folder to disk. A file that its writer closed to others gets the mode of the umask."""
     if path.is_dir():
         for child in path.iterdir():
             _settle(child)
@@ -242,7 +237,7 @@ def _settle(path: Path) -> None:
 
 def _usual_mode(folder: Path) -> int:
     """Return the mode of a new file in a folder: found out by making one, as asking for the umask would change it."""
-    probe = _beside(folder / "mode")
+    probe = _temporary_path(folder / "mode")
     descriptor = os.open(probe, os.O_CREAT | os.O_WRONLY, 0o666)
     try:
         return os.fstat(descriptor).st_mode & 0o777

@@ -72,7 +72,7 @@ def first_look(function: str, path: Path, *arguments: object, library: str) -> S
     """Let a process of its own look at a file, unless a look at the same file and arguments has passed already.
 
     Args:
-        function: ``module:name``; called with ``str(path)`` and the arguments. What it raises is reported.
+        function: ``module:name``, called with ``str(path)`` and the arguments. What it raises is reported.
         path: the file.
         arguments: plain data for JSON.
         library: what reads the file, for errors.
@@ -81,7 +81,7 @@ def first_look(function: str, path: Path, *arguments: object, library: str) -> S
         The stamp of the file, taken before the look.
 
     Raises:
-        DataError: of the function; or the library crashed or did not finish.
+        DataError: of the function, or the library crashed or did not finish.
     """
     stamp = stamp_of(path)
     key = (function, str(path), stamp, json.dumps(arguments))
@@ -94,21 +94,21 @@ def first_look(function: str, path: Path, *arguments: object, library: str) -> S
 
 def _look(function: str, path: Path, size: int, arguments: tuple[object, ...], library: str) -> None:
     limits = time_limits(size)
-    reply, code = None, 0
+    request = {"folder": str(Path.cwd()), "arguments": [str(path), *arguments], "limits": limits}
+    code = 0
     for _ in range(2):  # a process that was idle may have ended just now
         child = _child(function)
         if child is None:
             with reading(path, cure=COPY_AGAIN):
                 _function(function)(str(path), *arguments)
             return
-        reply = child.ask({"folder": str(Path.cwd()), "arguments": [str(path), *arguments], "limits": limits})
-        code = child.end() if reply is None else 0
-        if reply is not None or code:
+        if (reply := child.ask(request)) is not None:
+            if "error" in reply:
+                raise DataError(reply["error"])
+            return
+        if code := child.end():
             break
-    if reply is None:
-        raise DataError(f"{path} cannot be read: {library} {_end_of(code, limits)}; {COPY_AGAIN}")
-    if "error" in reply:
-        raise DataError(reply["error"])
+    raise DataError(f"{path} cannot be read: {library} {_end_of(code, limits)}; {COPY_AGAIN}")
 
 
 def _end_of(code: int, limits: tuple[float, float]) -> str:
@@ -129,9 +129,9 @@ class _Child:
     """A process that looks at files with one function."""
 
     def __init__(self, function: str) -> None:
-        self.function, self.owner = function, os.getpid()
+        self.owner = os.getpid()
         command = [sys.executable, "-I", "-c", _CHILD, str(_IMPORT_SECONDS), json.dumps(sys.path), function]
-        self._process = subprocess.Popen(  # noqa: S603 (our own code)
+        self._process: Any = subprocess.Popen(  # noqa: S603 (our own code)
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         if self._reply() is None:
@@ -139,7 +139,6 @@ class _Child:
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Return the reply, or None if the process ended."""
-        assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
@@ -150,18 +149,15 @@ class _Child:
             self.end()
             raise
 
-    def usable(self) -> bool:
-        """Whether it runs and belongs to this process; one that ended by itself is cleaned up."""
-        if self.owner != os.getpid():
-            return False
-        if self._process.poll() is not None:
+    def is_usable(self) -> bool:
+        """Return whether it runs and belongs to this process. One that ended by itself is cleaned up."""
+        if self.owner == os.getpid() and self._process.poll() is not None:
             self.end()
-        return self._process.returncode is None
+        return self.owner == os.getpid() and self._process.returncode is None
 
     def end(self) -> int:
         """End the process and return its exit code."""
         for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
             with contextlib.suppress(OSError):
                 pipe.close()
         try:
@@ -171,7 +167,6 @@ class _Child:
             return self._process.wait()
 
     def _reply(self) -> dict[str, Any] | None:
-        assert self._process.stdout is not None
         line = self._process.stdout.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
@@ -182,9 +177,9 @@ _CHILDREN: dict[str, _Child] = {}
 
 
 def _child(function: str) -> _Child | None:
-    """Return a process that is ready; None, with a warning, where none can be started."""
+    """Return a process that is ready. None, with a warning, where none can be started."""
     child = _CHILDREN.get(function)
-    if child is None or not child.usable():
+    if child is None or not child.is_usable():
         try:
             child = _CHILDREN[function] = _Child(function)
         except OSError as error:
@@ -210,7 +205,7 @@ def serve(function: str) -> None:
     """
     replies = os.dup(1)
     os.dup2(2, 1)  # what a library prints is no reply
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C; the parent ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal's Ctrl-C. The parent ends this process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF, signal.SIGALRM})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -221,12 +216,12 @@ def serve(function: str) -> None:
         request = json.loads(line)
         os.chdir(request["folder"])  # the path may be relative
         _set_timers(*request["limits"])
-        reply: dict[str, str] = {}
+        reply = {}
         try:
             with reading(request["arguments"][0], cure=COPY_AGAIN):
                 look(*request["arguments"])
         except DataError as error:
-            reply = {"error": str(error)}
+            reply["error"] = str(error)
         _set_timers(0.0, 0.0)
         os.write(replies, json.dumps(reply).encode() + b"\n")
 

@@ -22,8 +22,8 @@ def check_folder(folder: Path, *, ours: Collection[str]) -> None:
     Hidden files and logs do not count: the command's own output may go into a file in the folder.
 
     Args:
-        folder: where a command will write; it may be missing.
-        ours: relative paths; a folder that has one of them was written by the same command.
+        folder: where a command will write. It may be missing.
+        ours: relative paths. A folder that has one of them was written by the same command.
 
     Raises:
         SaveError: it is not for this command, or no folder is named.
@@ -65,7 +65,7 @@ def working_in(folder: Path, *, ours: Collection[str]) -> Iterator[None]:
 
 @contextmanager
 def replacing_alone(folder: Path, *, holding: Sequence[str]) -> Iterator[Path]:
-    """Do as :func:`rt1.common.files.replacing`, locked against other processes; clear up after killed ones.
+    """Do as :func:`rt1.common.files.replacing`, locked against other processes. Clear up after killed ones.
 
     Raises:
         SaveError: as there.
@@ -75,17 +75,17 @@ def replacing_alone(folder: Path, *, holding: Sequence[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(folder))
     with locked(folder, target.with_name(f".{target.name}.lock")):
         recover(folder)
-        with replacing(folder, holding=holding) as beside:
-            yield beside
+        with replacing(folder, holding=holding) as temporary:
+            yield temporary
 
 
 @contextmanager
 def locked(path: Path, file: Path) -> Iterator[None]:
-    """Hold the lock of ``path`` while the block runs; the system releases it when the process dies.
+    """Hold the lock of ``path`` while the block runs. The system releases it when the process dies.
 
     Args:
         path: what is locked, for messages.
-        file: the lock file, which names process and host; its folder is made.
+        file: the lock file, which names process and host. Its folder is made.
 
     Raises:
         LockedError: another process holds it.

@@ -36,7 +36,7 @@ def check_at_least(settings: Any, least: float, *names: str) -> None:
 def check_between(settings: Any, least: float, most: float, *names: str) -> None:
     """Raise ``ValueError`` for the first of these fields that lies outside ``least..most``.
 
-    A field is a number, a tuple of numbers, or None, which passes; nan does not.
+    A field is a number, a tuple of numbers, or None, which passes. A nan does not.
     """
     for name in names:
         _check(settings, name, lambda number: number >= least, f"at least {least}")
@@ -56,7 +56,7 @@ def check_fraction(settings: Any, *names: str) -> None:
 
 
 def check_total(settings: Any, total: int, most: int, what: str, *names: str) -> None:
-    """Raise ``ValueError`` where a total is above ``most``; ``names`` are the fields that it comes from."""
+    """Raise ``ValueError`` where a total is above ``most``. ``names`` are the fields that it comes from."""
     if total > most:
         sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in names[1:])
         raise ValueError(
@@ -78,21 +78,20 @@ def to_json(settings: Any) -> Any:
     What a dataclass holds may have a ``to_json`` of its own.
     """
     if dataclasses.is_dataclass(settings):
-        return {f.name: _held(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+        settings = {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
     if isinstance(settings, Mapping):
-        return {name: _held(value) for name, value in settings.items()}
+        return {name: _member(value) for name, value in settings.items()}
     if isinstance(settings, tuple | list):
-        return [_held(value) for value in settings]
+        return [_member(value) for value in settings]
     return settings.tolist() if hasattr(settings, "tolist") else settings
 
 
-def _held(value: Any) -> Any:
-    own = getattr(value, "to_json", None)
-    return to_json(value) if own is None else own()
+def _member(value: Any) -> Any:
+    return value.to_json() if hasattr(value, "to_json") else to_json(value)
 
 
 def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
-    """Build the dataclass ``kind`` from plain data; fields left out take their defaults.
+    """Build the dataclass ``kind`` from plain data. Fields left out take their defaults.
 
     Raises:
         ValueError: an unknown key (with "did you mean"), a value of another type, or a value the dataclass refuses.
@@ -101,10 +100,10 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ValueError(f"{where} is {data!r:.200}; it must be an object of settings")
     hints = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in data:
-        if key not in known:
-            raise ValueError(unknown_name(f"setting of {where}", str(key), known))
+        if key not in names:
+            raise ValueError(unknown_name(f"setting of {where}", str(key), names))
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]  # type: ignore[arg-type]
     if lacking := [name for name in required if name not in values]:
@@ -115,15 +114,17 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
 def _convert(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        own = getattr(hint, "from_json", None)
-        return own(value) if own else from_json(typing.cast("type[Any]", hint), value, where=where)
+        reader = getattr(hint, "from_json", None)
+        return reader(value) if reader else from_json(typing.cast("type[Any]", hint), value, where=where)
     if origin in _CONVERT:
         return _CONVERT[origin](arguments, value, where)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        chosen = [a for a in arguments if a is not type(None)]
-        return _convert(chosen[0], value, where) if len(chosen) == 1 else value
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        if isinstance(value, Mapping):  # of several dataclasses the one that has most of the keys
+            kinds = [max(kinds, key=lambda kind: len(value.keys() & getattr(kind, "__dataclass_fields__", {}).keys()))]
+        return _convert(kinds[0], value, where) if len(kinds) == 1 else value
     if origin is typing.Literal:
         if value not in arguments:
             raise ValueError(unknown_name(f"value of {where}", str(value), [str(a) for a in arguments]))

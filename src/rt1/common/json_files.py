@@ -30,14 +30,6 @@ def read_object(path: Path, *, error: ErrorKind = DataError, cure: str = "restor
         RT1Error: of the class ``error``: a file that is missing, too large, no JSON or TOML, nested too deeply, or that
             holds anything but an object.
     """
-    data = read_value(path, error=error, cure=cure)
-    if not isinstance(data, dict):
-        raise error(f"{path} holds {_kind(data)}; it must hold an object; {cure}")
-    return data
-
-
-def read_value(path: Path, *, error: ErrorKind = DataError, cure: str = "restore it from a copy") -> Any:
-    """Return what a JSON or ``.toml`` file holds, of any type; see :func:`read_object`."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -45,7 +37,11 @@ def read_value(path: Path, *, error: ErrorKind = DataError, cure: str = "restore
         content = path.read_bytes()
     except OSError as reason:
         raise error(f"{path}: {reason.strerror or reason}; {cure}") from reason
-    return parse(content, name=str(path), toml=path.suffix == ".toml", error=error, cure=cure)
+    data = parse(content, name=str(path), toml=path.suffix == ".toml", error=error, cure=cure)
+    if not isinstance(data, dict):
+        kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+        raise error(f"{path} holds {kinds.get(type(data), 'a number')}; it must hold an object; {cure}")
+    return data
 
 
 def parse(
@@ -56,7 +52,7 @@ def parse(
     error: ErrorKind = DataError,
     cure: str = "restore it from a copy",
 ) -> Any:
-    """Return what JSON (or TOML) text holds; ``name`` says in an error where the text comes from.
+    """Return what JSON (or TOML) text holds. ``name`` says in an error where the text comes from.
 
     Raises:
         RT1Error: of the class ``error``: text that is not UTF-8, no JSON or TOML, or nested too deeply.
@@ -83,7 +79,3 @@ def _sound(data: Any, depth: int = 0) -> bool:
     if isinstance(data, list):
         return depth < MAX_DEPTH and all(_sound(item, depth + 1) for item in data)
     return True
-
-
-def _kind(data: Any) -> str:
-    return {list: "a list", str: "a string", bool: "true or false", type(None): "null"}.get(type(data), "a number")

@@ -39,7 +39,7 @@ def run_jobs(
     Args:
         work: a module-level function.
         jobs: picklable descriptions, small.
-        workers: processes; 0 means one per free core, 1 runs in this process unless ``apart``.
+        workers: processes. 0 means one per free core, 1 runs in this process unless ``apart``.
         prepare: called once in each process with ``arguments`` before its first job.
         arguments: see ``prepare``.
         apart: run every job in another process, and leave Ctrl-C and SIGHUP to this one: for jobs beside work that
@@ -62,8 +62,8 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")
     for count in counts:
         count.share()
-    given = (apart, tuple(counts), prepare, arguments)
-    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=given) as pool:
+    settings = (apart, tuple(counts), prepare, arguments)
+    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=settings) as pool:
         futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
         try:
             for future in as_completed(futures):

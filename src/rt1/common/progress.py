@@ -52,11 +52,8 @@ class Progress:
         time_left = "?" if left is None else duration(left)
         note = f", {self._note}" if self._note else ""
         text = f"{self.name} {self._done}/{self.total} {self.unit}, {speed}, {time_left} left{note}"
-        if self._bar:
-            filled = round(self._done / max(self.total, 1) * 20)
-            self._stream.write(f"\r\x1b[2K[{'#' * filled}{'.' * (20 - filled)}] {text}")
-        else:
-            self._stream.write(text + "\n")
+        bar = "#" * round(self._done / max(self.total, 1) * 20)
+        self._stream.write(f"\r\x1b[2K[{bar:.<20}] {text}" if self._bar else f"{text}\n")
         self._stream.flush()
         self._shown, self._is_new = time.monotonic(), False
 
@@ -133,7 +130,7 @@ class EpisodeProgress(Progress):
 
 @contextlib.contextmanager
 def progress(name: str, total: int, *, unit: str, done: int = 0, quiet: bool = False) -> Iterator[Progress]:
-    """Show progress while the block runs; call ``update(done)`` inside. ``quiet`` shows nothing."""
+    """Show progress while the block runs. Call ``update(done)`` inside. ``quiet`` shows nothing."""
     bar = Progress(name, total, unit=unit, done=done, stream=io.StringIO() if quiet else None)
     try:
         yield bar

@@ -20,7 +20,7 @@ def stop_signals() -> list[signal.Signals]:
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Return an event that :func:`stop_signals` set; call it in the main thread, from within the loop that waits."""
+    """Return an event that :func:`stop_signals` set. Call it in the main thread, from within the loop that waits."""
     stop = asyncio.Event()
     with suppress(NotImplementedError):  # Windows has no signals for event loops; Ctrl-C still ends it
         for number in stop_signals():
@@ -30,7 +30,7 @@ def stop_on_signals() -> asyncio.Event:
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """Yield the list of signals received so far; while it is empty, nobody asked to stop. A second one stops at once.
+    """Yield the list of signals received so far. While it is empty, nobody asked to stop. A second one stops at once.
 
     Raises:
         KeyboardInterrupt: on the second signal.

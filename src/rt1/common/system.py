@@ -73,7 +73,7 @@ class PeakMemory:
 
 
 def peak_memory() -> int | None:
-    """Return the most bytes that this process has held so far; None where the system does not say."""
+    """Return the most bytes that this process has held so far. None where the system does not say."""
     if _PROC.is_dir():  # not getrusage: its figure begins with that of the process that started this one
         status = (_PROC / "self" / "status").read_text(encoding="utf-8").splitlines()
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
@@ -86,7 +86,7 @@ def peak_memory() -> int | None:
 
 
 def tune_allocator(*, keep: bool) -> None:
-    """Tell glibc's malloc what to do with large freed blocks; another C library is left as it is.
+    """Tell glibc's malloc what to do with large freed blocks. Another C library is left as it is.
 
     Args:
         keep: keep them for the next ones instead of giving them back to the system, which then clears every page

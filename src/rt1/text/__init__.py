@@ -1,1 +1,1 @@
-"""Instructions to text embeddings; start at :mod:`rt1.text.encoder`."""
+"""Instructions to text embeddings. Start at :mod:`rt1.text.encoder`."""

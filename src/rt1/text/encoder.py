@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rt1.common.border import reading
 from rt1.common.files import replacing
 from rt1.common.json_config import check_at_least, from_json
 from rt1.common.json_files import parse
 from rt1.common.suggest import unknown_name
-from rt1.errors import DataError, first_line
+from rt1.errors import DataError
 
 WORD_PIECES = "word-pieces"
 """Word pieces of the data's instructions: :class:`rt1.text.word_pieces.WordPieces`."""
@@ -32,18 +33,18 @@ _METADATA_KEY = "rt1_text_table"
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderIdentity:
-    """Which encoder made a vector. Stored in checkpoints and data; another one is refused."""
+    """Which encoder made a vector. Stored in checkpoints and data. Another one is refused."""
 
     name: str
     """Encoder name, e.g. ``all-MiniLM-L6-v2``."""
     sha256: str
-    """Hash of its weights, or of a table's content; empty where the weights are not known."""
+    """Hash of its weights, or of a table's content. Empty where the weights are not known."""
     width: int
     """E: entries of a text embedding."""
     tokens: int = 1
-    """Vectors that are laid end to end in a text embedding, one a token, zeros behind them; 1: it is one vector."""
+    """Vectors that are laid end to end in a text embedding, one a token, zeros behind them. 1: it is one vector."""
     vocabulary: int = 0
-    """Where a text embedding holds ids of word pieces: how many there are; 0: it holds vectors."""
+    """Where a text embedding holds ids of word pieces: how many there are. 0: it holds vectors."""
     definition: str = ""
     """JSON of the encoder itself, where it is made of the data's instructions and has to travel with a checkpoint."""
 
@@ -56,7 +57,7 @@ class TextEncoderIdentity:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> TextEncoderIdentity:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
         identity = from_json(TextEncoderIdentity, data, where="text encoder identity")
         check_at_least(identity, 1, "width", "tokens")
         check_at_least(identity, 0, "vocabulary")
@@ -75,10 +76,10 @@ class TextEncoder(Protocol):
     """Turns instructions into text embeddings, deterministically."""
 
     identity: TextEncoderIdentity
-    """What it is; two encoders with one identity give the same vectors."""
+    """What it is. Two encoders with one identity give the same vectors."""
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, E), one row per instruction; an empty instruction raises ``ValueError``."""
+        """Return float32 (B, E), one row per instruction. An empty instruction raises ``ValueError``."""
         ...
 
 
@@ -113,7 +114,7 @@ class TableEncoder:
         """Copy the vectors.
 
         Args:
-            vectors: sentence to (E,), any float type, kept as float32; at least one sentence.
+            vectors: sentence to (E,), any float type, kept as float32. At least one sentence.
             name: what error messages and checkpoints call the table.
 
         Raises:
@@ -135,7 +136,7 @@ class TableEncoder:
     def from_pairs(pairs: Iterable[tuple[str, NDArray[np.floating[Any]]]], name: str) -> TableEncoder:
         """Collect (sentence, vector) pairs, e.g. one per episode of a data set.
 
-        A sentence may come again with the same vector; with another one it raises ``ValueError``.
+        A sentence may come again with the same vector. With another one it raises ``ValueError``.
         """
         vectors: dict[str, NDArray[np.float32]] = {}
         for sentence, values in pairs:
@@ -152,7 +153,7 @@ class TableEncoder:
         return tuple(sorted(self._vectors))
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, E), one row per instruction; another sentence raises ``ValueError``."""
+        """Return float32 (B, E), one row per instruction. Another sentence raises ``ValueError``."""
         check_instructions(instructions)
         vectors = np.empty((len(instructions), self.identity.width), dtype=np.float32)
         for row, sentence in zip(vectors, instructions, strict=True):
@@ -164,7 +165,7 @@ class TableEncoder:
     def save(self, path: Path) -> None:
         """Write a safetensors file: ``vectors`` float32 (N, E), name and sentences as JSON in its metadata.
 
-        A file already there is replaced only once the new one is complete; see :func:`rt1.common.files.replacing`.
+        A file already there is replaced only once the new one is complete. See :func:`rt1.common.files.replacing`.
         """
         about = json.dumps({"name": self.identity.name, "sentences": self.sentences})
         with replacing(path) as temporary:
@@ -172,26 +173,18 @@ class TableEncoder:
 
     @staticmethod
     def load(path: Path) -> TableEncoder:
-        """Read what :meth:`save` wrote; another or a damaged file raises :class:`DataError`."""
-        try:
+        """Read what :meth:`save` wrote. Another or a damaged file raises :class:`DataError`."""
+        cure = "give a text table written by TableEncoder.save"
+        with reading(path, cure=cure, also=(SafetensorError,)):
             with safe_open(path, framework="np") as file:
                 text, vectors = (file.metadata() or {})[_METADATA_KEY], file.get_tensor("vectors")
-            about = parse(text, name=f"the description in {path}")
+            about = parse(text, name="its description", cure=cure)
             name, sentences = about["name"], about["sentences"]
-            pairs = list(zip(sentences, vectors, strict=True))
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{path} is not a text table ({type(error).__name__}: {first_line(error)}); give a file written by "
-                "TableEncoder.save"
-            ) from error
-        if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
-            raise DataError(f"{path} is not a text table: its name and sentences must be text; write it again")
-        if vectors.dtype.kind != "f":
-            raise DataError(f"{path} holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
-        try:
-            return TableEncoder.from_pairs(pairs, name)
-        except ValueError as error:
-            raise DataError(f"{path}: {error}") from error
+            if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
+                raise DataError("its name and sentences must be text; write it again")
+            if vectors.dtype.kind != "f":
+                raise DataError(f"it holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
+            return TableEncoder.from_pairs(zip(sentences, vectors, strict=True), name)
 
     def _unknown(self, sentence: str) -> str:
         closest = difflib.get_close_matches(sentence, self._vectors, n=3, cutoff=0.3) or self.sentences[:3]

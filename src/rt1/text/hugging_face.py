@@ -40,20 +40,18 @@ class HuggingFaceEncoder:
         Raises:
             ValueError: transformers is not installed, or the model is missing, cannot be used or takes fewer tokens.
         """
-        folder = _folder(name)
-        self._model, self._tokenizer = _load(name, folder)
+        folder, self._model, self._tokenizer = _load(name)
         self._pooling = pooling
-        width = int(self._model.config.hidden_size)
+        positions = getattr(self._model.config, "max_position_embeddings", _ENDLESS)
+        self._longest = int(min(self._tokenizer.model_max_length, positions, _ENDLESS))
         count = tokens if pooling == "tokens" else 1
-        if count > self._longest():
-            raise ValueError(
-                f"{count} tokens were asked of {name}, which takes at most {self._longest()}; ask for fewer"
-            )
-        self._limit = count if pooling == "tokens" else self._longest()
+        if count > self._longest:
+            raise ValueError(f"{count} tokens were asked of {name}, which takes at most {self._longest}; ask for fewer")
+        self._limit = count if pooling == "tokens" else self._longest
         self.identity = TextEncoderIdentity(
             name=f"{HUGGING_FACE}{name}:{pooling}" + (f"={tokens}" if pooling == "tokens" else ""),
             sha256=_content_hash(folder),
-            width=width * count,
+            width=int(self._model.config.hidden_size) * count,
             tokens=count,
         )
 
@@ -68,7 +66,7 @@ class HuggingFaceEncoder:
         all_ids = self._ids(instructions)
         for index, ids in enumerate(all_ids):
             if not 0 < len(ids) <= self._limit:
-                more = ", or train with a larger tokens=N" if self._limit < len(ids) <= self._longest() else ""
+                more = ", or train with a larger tokens=N" if self._limit < len(ids) <= self._longest else ""
                 raise ValueError(
                     f"instruction {index} ({str(instructions[index])[:80]!r}) has {len(ids)} tokens; "
                     f"{self.identity.name} takes 1 to {self._limit}; give a sentence of that length{more}"
@@ -94,32 +92,22 @@ class HuggingFaceEncoder:
             return hidden_BLD.flatten(1)
         return hidden_BLD[:, 0 if self._pooling == "cls" else -1]
 
-    def _longest(self) -> int:
-        positions = getattr(self._model.config, "max_position_embeddings", _ENDLESS)
-        return int(min(self._tokenizer.model_max_length, positions, _ENDLESS))
 
-
-def _folder(name: str) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
+def _load(name: str) -> tuple[Path, Any, Any]:
+    """Return the folder of a model, the model and its tokenizer."""
     try:
+        import transformers
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}; run: pip install 'rt1[transformers]'") from error
+    folder = Path(name)
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        folder = folder if folder.is_dir() else Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:  # offline, unknown, or no name of a repository
         raise ValueError(
             f"{name} is no folder, is not in the local cache, and the hub did not give it ({type(error).__name__}); "
             f"give the folder of a model, or fetch it once where there is a network: hf download {name}"
         ) from error
-
-
-def _load(name: str, folder: Path) -> tuple[Any, Any]:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}; run: pip install 'rt1[transformers]'") from error
     try:
         config = transformers.AutoConfig.from_pretrained(folder)
         clip = "CLIPTextModel"
@@ -127,7 +115,7 @@ def _load(name: str, folder: Path) -> tuple[Any, Any]:
         kind = getattr(transformers, kinds.get(config.model_type, "AutoModel"))
         with _without_bars(transformers.utils.logging):
             model = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32).eval()
-        return model, transformers.AutoTokenizer.from_pretrained(folder)
+        return folder, model, transformers.AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # each kind of model and of tokenizer has errors of its own
         raise ValueError(f"{name} cannot be used as a text encoder: {first_line(error)}") from error
 

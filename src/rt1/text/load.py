@@ -1,12 +1,17 @@
-"""A text encoder by name or by path."""
+"""A text encoder by name or by path, with a cache on disk where encoding is slow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.common.files import replacing, user_cache
 from rt1.common.suggest import unknown_name
-from rt1.text.cache import CachedEncoder
 from rt1.text.encoder import (
     HUGGING_FACE,
     USE_LARGE_5,
@@ -14,6 +19,7 @@ from rt1.text.encoder import (
     TableEncoder,
     TextEncoder,
     TextEncoderIdentity,
+    check_instructions,
     check_same_encoder,
 )
 
@@ -33,11 +39,11 @@ _USE_IS_NOT_HERE = (
 def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None = None) -> TextEncoder:
     """Load an encoder by name, or the file at a path.
 
-    ``minilm`` (also by the name in its identity); ``minilm:tokens=N``, its word pieces' vectors;
-    ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``, an encoder of Hugging Face; ``word-pieces[:tokens=N]``, made of the
-    ``instructions`` of the data (:class:`rt1.text.word_pieces.WordPieces`), at most N of them in one; a file ending in
-    ``.onnx``, Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`); any other file, a table
-    (:class:`TableEncoder`).
+    - ``minilm`` (also by the name in its identity), or ``minilm:tokens=N``: the vectors of its word pieces.
+    - ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``: an encoder of Hugging Face.
+    - ``word-pieces[:tokens=N]``: made of the ``instructions`` of the data, at most N in each (:class:`WordPieces`).
+    - A file ending in ``.onnx``: Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`).
+    - Any other file: a table (:class:`TableEncoder`).
 
     Raises:
         ValueError: none of these, a file that cannot be used, no weights, or Universal Sentence Encoder by name.
@@ -51,7 +57,14 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
     if name_or_path == USE_LARGE_5.name:
         raise ValueError(_USE_IS_NOT_HERE)
     if name == WORD_PIECES:
-        return _word_pieces(instructions, tokens=count or _LONGEST)
+        from rt1.text.word_pieces import WordPieces
+
+        if instructions is None:
+            raise ValueError(
+                f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
+                "checkpoint then contains them"
+            )
+        return WordPieces.from_instructions(list(instructions), tokens=count or _LONGEST)
     if name_or_path.startswith(HUGGING_FACE):
         return _hugging_face(name_or_path)
     path = Path(name_or_path)
@@ -83,17 +96,6 @@ def load_identified(identity: TextEncoderIdentity) -> TextEncoder:
     return encoder
 
 
-def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEncoder:
-    from rt1.text.word_pieces import WordPieces
-
-    if instructions is None:
-        raise ValueError(
-            f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
-            "checkpoint then contains them"
-        )
-    return WordPieces.from_instructions(list(instructions), tokens=tokens)
-
-
 def _hugging_face(text: str) -> TextEncoder:
     from rt1.text.hugging_face import POOLINGS, HuggingFaceEncoder
 
@@ -114,3 +116,36 @@ def _count(digits: str, text: str) -> int:
     if not digits.isdecimal() or int(digits) < 2:
         raise ValueError(f"{text!r} asks for {digits!r} tokens; give a number of at least 2")
     return int(digits)
+
+
+class CachedEncoder:
+    """Encodes each sentence once. The cache has a folder per encoder identity and a file per sentence."""
+
+    def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:
+        """Wrap an encoder. ``folder`` is ``text`` in the user's cache if None."""
+        self._encoder = encoder
+        self.identity = encoder.identity
+        content = json.dumps(encoder.identity.to_json(), sort_keys=True)
+        self._folder = (folder or user_cache() / "text") / hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 (B, E), one row per instruction. The new ones are encoded in one call."""
+        check_instructions(instructions)
+        rows = {sentence: row for sentence in instructions if (row := self._read(sentence)) is not None}
+        if missing := [sentence for sentence in dict.fromkeys(instructions) if sentence not in rows]:
+            for sentence, row in zip(missing, self._encoder.encode(missing), strict=True):
+                rows[sentence] = row
+                with replacing(self._path(sentence)) as temporary:
+                    row.astype("<f4").tofile(temporary)
+        return np.stack([rows[sentence] for sentence in instructions])
+
+    def _path(self, sentence: str) -> Path:
+        return self._folder / f"{hashlib.sha256(sentence.encode()).hexdigest()}.f32"
+
+    def _read(self, sentence: str) -> NDArray[np.float32] | None:
+        try:
+            row = np.fromfile(self._path(sentence), dtype="<f4")
+        except OSError:
+            return None
+        is_whole = row.shape == (self.identity.width,) and bool(np.isfinite(row).all())
+        return row.astype(np.float32) if is_whole else None  # half a file is made again

@@ -73,7 +73,7 @@ class MiniLM:
         self._vector = lru_cache(maxsize=_MEMO_SIZE)(self._compute)
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, 384), rows of length 1, one per instruction; or (B, tokens * 384), zeros at the end.
+        """Return float32 (B, 384), rows of length 1. With tokens it is (B, tokens * 384), zeros at the end.
 
         Raises:
             ValueError: an empty instruction, or one with more word pieces than 254 or than ``tokens`` holds.

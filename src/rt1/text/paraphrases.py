@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from rt1.common.json_files import read_value
+from rt1.common.json_files import read_object
 from rt1.errors import DataError
 from rt1.text.encoder import check_instructions
 
@@ -23,26 +22,19 @@ def load_paraphrases(path: Path | str) -> Paraphrases:
     path = Path(path)
     if path.suffix not in (".json", ".toml") or not path.is_file():
         raise DataError(f"{path} is no file of paraphrases; give a .json or .toml file of instructions with sentences")
-    data = read_value(path, cure="correct it")
-    try:
-        return check_paraphrases(data)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def check_paraphrases(data: Any) -> Paraphrases:  # noqa: ANN401 (whatever a file held)
-    """Return the data as paraphrases; anything but sentences with lists of other sentences raises ``ValueError``."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"paraphrases are {type(data).__name__}; they must be instructions with lists of sentences")
+    data = read_object(path, cure="correct it")
     for instruction, sentences in data.items():
-        if not isinstance(sentences, list | tuple) or not all(isinstance(sentence, str) for sentence in sentences):
-            raise ValueError(
-                f"the paraphrases of {instruction!r} are {sentences!r:.200}; they must be a list of sentences"
+        if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+            raise DataError(
+                f"{path}: the paraphrases of {instruction!r} are {sentences!r:.200}; they must be a list of sentences"
             )
-        check_instructions([instruction, *sentences])
+        try:
+            check_instructions([instruction, *sentences])
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
         if len({instruction, *sentences}) <= len(sentences):
-            raise ValueError(
-                f"the paraphrases of {instruction!r} hold a sentence twice; each counts once, the "
-                "instruction itself too; leave the second out"
+            raise DataError(
+                f"{path}: the paraphrases of {instruction!r} hold a sentence twice; each counts once, the instruction "
+                "itself too; leave the second out"
             )
     return {instruction: tuple(sentences) for instruction, sentences in data.items()}

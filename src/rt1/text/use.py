@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,22 +15,6 @@ from numpy.typing import NDArray
 from rt1.text.encoder import USE_LARGE_5, check_instructions
 
 _FORM = f"it must have one input, strings (B,), and one output, float32 (B, {USE_LARGE_5.width})"
-
-
-class _Value(Protocol):
-    """An input or output as onnxruntime describes it."""
-
-    name: str
-    type: str
-    shape: list[int | str | None]
-
-
-class _Session(Protocol):
-    """What is used of ``onnxruntime.InferenceSession``, which has no types."""
-
-    def get_inputs(self) -> list[_Value]: ...
-    def get_outputs(self) -> list[_Value]: ...
-    def run(self, names: None, values: dict[str, NDArray[np.object_]]) -> list[NDArray[Any]]: ...
 
 
 class UseOnnx:
@@ -63,7 +47,7 @@ class UseOnnx:
             self.identity = replace(USE_LARGE_5, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
     def encode(self, instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Return float32 (B, 512), one row per instruction; an empty instruction raises ``ValueError``."""
+        """Return float32 (B, 512), one row per instruction. An empty instruction raises ``ValueError``."""
         check_instructions(instructions)
         vectors = np.empty((len(instructions), self.identity.width), dtype=np.float32)
         for row, instruction in zip(vectors, instructions, strict=True):
@@ -71,7 +55,7 @@ class UseOnnx:
         return vectors
 
 
-def _open(path: Path) -> _Session:
+def _open(path: Path) -> Any:  # noqa: ANN401 (onnxruntime has no types)
     try:
         import onnxruntime
     except ImportError as error:
@@ -82,17 +66,16 @@ def _open(path: Path) -> _Session:
 
         options.register_custom_ops_library(get_library_path())
     try:
-        session: _Session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each kind of failure
         reason = " ".join(str(error).rpartition(" failed:")[2].split())[:200]
         cure = "give a whole ONNX file"
         if "is not a registered" in reason:
             cure = "run `pip install onnxruntime-extensions`, or export it without operators beyond ONNX' own"
         raise ValueError(f"{path} cannot be loaded by onnxruntime: {reason}; {cure}") from error
-    return session
 
 
-def _is_one(values: Sequence[_Value], kind: str, row_shape: tuple[int, ...]) -> bool:
+def _is_one(values: Sequence[Any], kind: str, row_shape: tuple[int, ...]) -> bool:
     """Return whether there is one value, with a batch of any size, or of one, before the shape of a row."""
     if len(values) != 1 or values[0].type != kind or not values[0].shape:
         return False
@@ -100,5 +83,5 @@ def _is_one(values: Sequence[_Value], kind: str, row_shape: tuple[int, ...]) -> 
     return (batch == 1 or not isinstance(batch, int)) and tuple(rest) == row_shape
 
 
-def _described(values: Sequence[_Value]) -> str:
+def _described(values: Sequence[Any]) -> str:
     return ", ".join(f"{value.name}: {value.type} {value.shape}" for value in values) or "(none)"

@@ -26,7 +26,7 @@ class WordPieces:
     """Instructions to ids of word pieces, padded with 0 (``text.vocabulary`` of the network is :attr:`vocabulary`)."""
 
     def __init__(self, definition: str, *, tokens: int) -> None:
-        """Load what :meth:`from_instructions` made; ``tokens`` is the longest instruction it takes.
+        """Load what :meth:`from_instructions` made. ``tokens`` is the longest instruction it takes.
 
         Raises:
             DataError: the definition is not that of a tokenizer with padding at 0.

@@ -13,15 +13,12 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 Activations = Literal["kept", "selective", "full"]
 
-RENAMED = {"lean": "selective", "recomputed": "full"}
-"""Old name -> the name today."""
-
 _SAVED = [torch.ops.aten.convolution.default, torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
 """What ``selective`` does not compute twice: it costs most of a block's time and is a third of its activations."""
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, activations: Activations) -> None:
-    """Let a backbone's blocks recompute activations in the backward pass of training; see :class:`TrainConfig`.
+    """Let a backbone's blocks recompute activations in the backward pass of training. See :class:`TrainConfig`.
 
     Outputs, gradients, random numbers and moving statistics stay bit for bit the same.
     """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rt1.checkpoint import check_same_tensors
 from rt1.common.json_config import check_fraction
 
 
@@ -18,7 +19,7 @@ class AverageSettings:
     """An exponential moving average of weights and BatchNorm statistics."""
 
     decay: float = 0.0
-    """Share of the average that an update keeps, 0.999 for one over about the last 1000; 0 switches it off."""
+    """Share of the average that an update keeps, 0.999 for one over about the last 1000. 0 switches it off."""
     warmup: bool = True
     """Keep less at first, (1 + n) / (10 + n) after n updates, so that the random start is soon forgotten."""
 
@@ -39,7 +40,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def add(self, model: nn.Module, updates: int) -> None:
-        """Add the weights after ``updates`` updates; counters are copied."""
+        """Add the weights after ``updates`` updates. Counters are copied."""
         pairs = [(mean, new) for mean, new in self._pairs(model) if mean.is_floating_point()]
         average = get_ema_multi_avg_fn(self._settings.decay_at(updates))
         average([mean for mean, _ in pairs], [new for _, new in pairs], updates)
@@ -48,7 +49,7 @@ class WeightAverage:
                 mean.copy_(new)
 
     @contextmanager
-    def acting(self, model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
+    def averaged(self, model: nn.Module) -> Iterator[Mapping[str, Tensor]]:
         """Use the averaged weights in the network within the block, and yield the current ones by name."""
         self._exchange(model)
         try:
@@ -61,20 +62,13 @@ class WeightAverage:
         """Restore from a checkpoint: the network holds the average, ``weights`` are its current weights.
 
         Raises:
-            ValueError: a weight is missing, is one too many, or has another shape.
+            CheckpointError: a weight is missing, is one too many, or has another shape.
         """
-        wrong = weights.keys() ^ self._tensors.keys()
-        common = weights.keys() & self._tensors.keys()
-        wrong |= {name for name in common if weights[name].shape != self._tensors[name].shape}
-        if wrong:
-            raise ValueError(
-                "the weights stored with the average lack, have too many or another shape of: "
-                f"{', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); they belong to another network; use another "
-                "checkpoint"
-            )
-        for name, tensor in model.state_dict().items():
-            self._tensors[name].copy_(tensor)
+        cure = "they belong to another network; use another checkpoint"
+        check_same_tensors(weights, self._tensors, what="the weights stored with the average", cure=cure)
+        for name, tensor in self._tensors.items():
             tensor.copy_(weights[name])
+        self._exchange(model)
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:

@@ -41,7 +41,7 @@ class TrainingData:
 
     @property
     def embodiments(self) -> Embodiments:
-        """The kinds of robots in the data; usually one."""
+        """The kinds of robots in the data. Usually one."""
         return self.train.embodiments
 
     def fit(self, model: RT1Config) -> RT1Config:
@@ -73,8 +73,8 @@ def prepare_data(
     Args:
         data: recorded episodes, or several data sets and their shares.
         config: window, clip, batch size, seed, held-out share.
-        encoder: encoder for the instructions; None: the embeddings stored with the episodes.
-        paraphrases: further sentences for an instruction; they need an encoder.
+        encoder: encoder for the instructions. None: the embeddings stored with the episodes.
+        paraphrases: further sentences for an instruction. They need an encoder.
 
     Raises:
         DataError: no episodes, no text embeddings and no encoder, or paraphrases that cannot be used.
@@ -113,14 +113,14 @@ def prepare_data(
 
 def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
     """Return the one encoder of all stored embeddings, or None if the sources do not name it."""
-    encoders = [stored_text_encoder(source) for source in sources]
-    names = {None if identity is None else identity.name for identity in encoders}
-    if any(identity != encoders[0] for identity in encoders):
+    first, *others = {stored_text_encoder(source) for source in sources}
+    if others:
+        names = sorted({str(identity and identity.name) for identity in (first, *others)})
         raise DataError(
-            f"the data sets' text embeddings come from different encoders: {', '.join(sorted(map(str, names)))}; name "
-            "one text encoder for the instructions of all"
+            f"the data sets' text embeddings come from different encoders: {', '.join(names)}; name one text encoder "
+            "for the instructions of all"
         )
-    return encoders[0]
+    return first
 
 
 def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArray[np.float32]:
@@ -184,7 +184,7 @@ def checksum(paraphrases: Paraphrases) -> str:
 
 
 def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData) -> CheckpointInfo | SharedInfo:
-    """Return the description of a new run's checkpoints; reads the actions for their statistics."""
+    """Return the description of a new run's checkpoints. Reads the actions for their statistics."""
     embodiments = data.embodiments
     robots = {
         name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes))
@@ -220,7 +220,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodimen
     )
 
 
-def acting_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
+def trial_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
     """Return the description of the policy in trials: the only embodiment, or the one with an environment."""
     if isinstance(info, CheckpointInfo):
         return info

@@ -18,7 +18,7 @@ from rt1.common.processes import stop_with_launcher
 from rt1.errors import TrainingError
 from rt1.model.layers import BatchNorm
 
-Device = Literal["auto", "cpu", "cuda"]
+Device = Literal["auto", "cpu", "cuda", "mps", "xpu"]
 BatchNormKind = Literal["local", "sync", "frozen"]
 
 PATIENCE = timedelta(minutes=30)
@@ -41,22 +41,22 @@ class World:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return the sum of a tensor over all ranks."""
+        """Return the sum of a tensor over all ranks, on the tensor's own device."""
         if self.size == 1:
             return values
-        total = values.clone()
+        total = values.to(self.device, copy=True)
         dist.all_reduce(total)
-        return total
+        return total.to(values.device)
 
     def table(self, rows: Sequence[Sequence[float]]) -> list[list[float]]:
-        """Return the rows of all ranks, in the order of the ranks; each rank gives the same number."""
+        """Return the rows of all ranks, in the order of the ranks. Each rank gives the same number."""
         table = torch.zeros(self.size, len(rows), len(rows[0]), dtype=torch.float64)
         table[self.rank] = torch.tensor(rows, dtype=torch.float64)
-        return self.sum(table.to(self.device)).cpu().flatten(0, 1).tolist()
+        return self.sum(table).flatten(0, 1).tolist()
 
     def any(self, *, here: bool) -> bool:
         """Return whether ``here`` is true on any rank."""
-        return (self.size > 1 and bool(self.table([[float(here)]]) != [[0.0]] * self.size)) or here
+        return here if self.size == 1 else [1.0] in self.table([[float(here)]])
 
     def wait(self) -> None:
         """Wait until all ranks are here."""
@@ -68,10 +68,10 @@ class World:
 def join_world(choice: Device) -> Iterator[World]:
     """Yield the world that torchrun made (``RANK``, ``WORLD_SIZE``, ...), or one of this process alone.
 
-    Rank k of a machine takes its k-th GPU; ``auto`` takes the CPU where there is none.
+    Rank k of a machine takes its k-th accelerator. ``auto`` takes the CPU where there is none.
 
     Raises:
-        TrainingError: no GPU where one is asked for, or not one for each rank.
+        TrainingError: another accelerator than the one that is asked for, none, or not one for each rank.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = _device(choice)
@@ -82,7 +82,7 @@ def join_world(choice: Device) -> Iterator[World]:
         stop_with_launcher()
     began = not dist.is_initialized()
     if began:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        dist.init_process_group(dist.get_default_backend_for_device(device), timeout=PATIENCE)
     try:
         yield World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)
     finally:
@@ -91,20 +91,25 @@ def join_world(choice: Device) -> Iterator[World]:
 
 
 def _device(choice: Device) -> torch.device:
-    if choice == "cpu" or (choice == "auto" and not torch.cuda.is_available()):
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if choice == "cpu" or (choice == "auto" and accelerator is None):
         return torch.device("cpu")
-    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if number >= gpus:
+    if accelerator is None or choice not in ("auto", accelerator.type):
         raise TrainingError(
-            f"rank {number} of this machine finds {gpus} GPUs; start as many processes as there are GPUs, or set "
-            "device to cpu"
+            f"device is {choice}, and torch finds {accelerator or 'no accelerator'}; set device to auto"
         )
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+    number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.accelerator.device_count()
+    if number >= count:
+        raise TrainingError(
+            f"rank {number} of this machine finds {count} devices of {accelerator}; start as many processes as there "
+            "are devices, or set device to cpu"
+        )
+    torch.accelerator.set_device_index(number)
+    return torch.device(accelerator.type, number)
 
 
 @contextmanager
-def naming_lost_ranks(world: World) -> Iterator[None]:
+def explain_lost_rank(world: World) -> Iterator[None]:
     """Turn torch's errors about a lost rank into one line."""
     try:
         yield

@@ -1,12 +1,13 @@
 """The forward pass of training: a batch's inputs, the logits, and the targets.
 
-Shape letters: B samples of the batch, S their steps; X images, W windows, T window, K image tokens, E width, A action
+Shape letters: B samples of the batch, S their steps, X images, W windows, T window, K image tokens, E width, A action
 dimensions, V bins. Where samples are windows W is B and S is T.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,8 +98,9 @@ class Predictor(nn.Module):
         shared: SharedImages | None,
         embodiment_W: Tensor | None,
     ) -> Tensor:
-        """Return float32 logits (W, T, A, V); ``dropped_B``: samples without text; see :meth:`RT1.forward`."""
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        """Return float32 logits (W, T, A, V), see :meth:`RT1.forward`. ``dropped_B`` marks samples without text."""
+        bf16 = self.precision == "bf16"
+        with torch.autocast(image.device.type, dtype=torch.bfloat16) if bf16 else nullcontext():
             condition_B = self.model.text(text_BE, dropped_B)
             return self.model(image, condition_B, shared=shared, embodiment_B=embodiment_W)
 
@@ -130,12 +132,16 @@ def predict(
     if plan.image_X is not None:
         image_XCHW = image_XCHW[_to(device, plan.image_X)]
     image_XCHW = image_XCHW.contiguous(memory_format=torch.channels_last)
+    shared = None
+    if plan.image_X is not None and plan.place_WT is not None:
+        sample_X, image_WT, sample_W = (_to(device, a) for a in (plan.image_X // steps, plan.place_WT, plan.row_W))
+        shared = SharedImages(sample_X=sample_X, image_WT=image_WT, sample_W=sample_W)
     embodiment_W = None if batch.embodiment_B is None else _to(device, batch.embodiment_B[plan.row_W])
     logits_WTAV = predictor(  # padding stands behind the real steps, which cannot see it
-        image_XCHW.unflatten(0, (rows, steps)) if plan.place_WT is None else image_XCHW,
+        image_XCHW.unflatten(0, (rows, steps)) if shared is None else image_XCHW,
         _to(device, batch.text_BE),
         None if dropped_B is None else _to(device, dropped_B),
-        _shared_images(plan, steps, device),
+        shared,
         embodiment_W,
     )
     return Prediction(
@@ -173,20 +179,9 @@ def prepared_images(
     return image_XCHW.unflatten(0, (-1, steps))[_to(device, back_B)].flatten(0, 1)
 
 
-def _shared_images(plan: Layout, steps: int, device: torch.device | str) -> SharedImages | None:
-    """Return the images of each window in a batch of clips; None for a batch of windows."""
-    if plan.image_X is None or plan.place_WT is None:
-        return None
-    return SharedImages(
-        sample_X=_to(device, plan.image_X // steps),
-        image_WT=_to(device, plan.place_WT),
-        sample_W=_to(device, plan.row_W),
-    )
-
-
 def _to(device: torch.device | str, array: NDArray[Any]) -> Tensor:
-    """Copy an array to the device; to a GPU asynchronously, from pinned memory."""
+    """Copy an array to the device, from pinned memory and asynchronously where it is an accelerator."""
     tensor = torch.from_numpy(array)
-    if torch.device(device).type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    if torch.device(device).type not in ("cpu", "meta"):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

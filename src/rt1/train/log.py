@@ -31,7 +31,7 @@ class LogSettings:
     project: str = "rt1"
     """W&B project."""
     entity: str | None = None
-    """W&B user or team; the account's own if not given."""
+    """W&B user or team. The account's own if not given."""
 
 
 class MetricsLog:
@@ -78,7 +78,7 @@ class MetricsLog:
 
 
 def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
-    """Add this start of the run to ``run.json``; return its content."""
+    """Add this start of the run to ``run.json``. Return its content."""
     file = run / ABOUT_FILE
     starts, wandb_id = _earlier_starts(file) if update and file.is_file() else ([], None)
     start = {

@@ -24,8 +24,8 @@ from rt1.evaluate.metrics import METRICS_FILE
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
-from rt1.train.data import acting_info
-from rt1.train.distributed import average_statistics, join_world, naming_lost_ranks
+from rt1.train.data import trial_info
+from rt1.train.distributed import explain_lost_rank, join_world
 from rt1.train.log import ABOUT_FILE, MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
@@ -63,12 +63,12 @@ def train(
 
     Args:
         data: recorded episodes, or several data sets and their shares.
-        config: all settings; a run resumes only with its original settings.
+        config: all settings. A run resumes only with its original settings.
         run: output folder.
-        encoder: text encoder for the instructions; None: the embeddings stored with the episodes.
-        paraphrases: instruction to other sentences. Each sample gets one of them or the instruction, with equal chance;
-            validation uses the instruction.
-        allow_changes: resume with other settings or data; the differences are recorded.
+        encoder: text encoder for the instructions. None: the embeddings stored with the episodes.
+        paraphrases: instruction to other sentences. Each sample gets one of them or the instruction, with equal chance.
+            Validation uses the instruction.
+        allow_changes: resume with other settings or data. The differences are recorded.
 
     Raises:
         TrainingError: a loss or gradient that is not finite, a batch that does not fit into memory, a run folder with
@@ -81,7 +81,7 @@ def train(
     torch.set_num_threads(config.threads or free_cores())
     with (
         join_world(config.device) as world,
-        naming_lost_ranks(world),
+        explain_lost_rank(world),
         working_in(folder, ours=RUN_FILES) if world.is_main else nullcontext(),
     ):
         state = begin(
@@ -108,9 +108,13 @@ def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
     config, world = run.config, run.world
     trials = None
     if config.closed_loop.every and world.is_main:
-        trials = prepare_closed_loop(acting_info(run.info), config.closed_loop, encoder=encoder)
+        trials = prepare_closed_loop(trial_info(run.info), config.closed_loop, encoder=encoder)
     with ExitStack() as stack:
-        log = stack.enter_context(closing(_open_log(run))) if world.is_main else None
+        log = None
+        if world.is_main:
+            settings = json_config.to_json(config)
+            log = MetricsLog(run.folder, resume_at=run.update, settings=config.log, config=settings)
+            stack.enter_context(closing(log))
         stop = stack.enter_context(stop_on_signal())
         bar = stack.enter_context(
             progress(f"training {run.folder}", config.updates, unit="updates", done=run.update, quiet=not world.is_main)
@@ -123,11 +127,6 @@ def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
             with run.meter.paused():
                 _report(run, log, bar, trials)
     run.save("last")
-
-
-def _open_log(run: Run) -> MetricsLog:
-    config = json_config.to_json(run.config)
-    return MetricsLog(run.folder, resume_at=run.update, settings=run.config.log, config=config)
 
 
 def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop | None) -> None:
@@ -163,19 +162,17 @@ def _note(values: Mapping[str, float]) -> str:
 
 
 def _validate(run: Run, held_out: Loader) -> dict[str, float]:
-    average_statistics(run.model, run.world)
-    with run.acting():
-        average_statistics(run.model, run.world)
+    with run.averaged():
         values = validate(run.model, held_out, precision=run.config.precision, world=run.world)
     if run.config.best_metric != SUCCESS and PREFIX + run.config.best_metric not in values:
-        known = [SUCCESS, *(name.removeprefix(PREFIX) for name in values)]
-        raise TrainingError(unknown_name("best_metric", run.config.best_metric, known))
+        names = [SUCCESS, *(name.removeprefix(PREFIX) for name in values)]
+        raise TrainingError(unknown_name("best_metric", run.config.best_metric, names))
     return values
 
 
 def _try(run: Run, trials: ClosedLoop | None) -> dict[str, float]:
-    """Return the success rates of the current policy; the first rank runs the trials for all."""
+    """Return the success rates of the current policy. The first rank runs the trials for all."""
     run.save("last")
     rates = {SUCCESS: 0.0} if trials is None else trials.round(run.folder / "last")
-    total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64, device=run.world.device))
+    total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64))
     return {**rates, SUCCESS: float(total)}

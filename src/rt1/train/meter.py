@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,23 +14,20 @@ from rt1.common.system import peak_memory
 
 T = TypeVar("T")
 
-_COUNTS = ("updates", "windows", "images")
-
 
 class Meter:
-    """Accumulates the values of updates and returns their means; can be saved and restored."""
+    """Accumulates the values of updates and returns their means. Can be saved and restored."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._counts = dict.fromkeys(_COUNTS, 0.0)
+        self._sums: Any = Counter()  # of any numbers, not only of counts
+        self._counts: Any = Counter()
         self._waited = 0.0
         self._since = time.monotonic()
         self._paused: float | None = None
 
     def add(self, values: Mapping[str, float]) -> None:
         """Add the values of one update."""
-        for name, value in values.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._sums.update(values)
         self._counts["updates"] += 1
 
     def count(self, *, windows: float, images: float) -> None:
@@ -39,16 +37,12 @@ class Meter:
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield batches, and measure how long each was waited for."""
-        iterator = iter(batches)
-        while True:
-            start = time.monotonic()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
+        start = time.monotonic()
+        for batch in batches:
             self._waited += time.monotonic() - start
             yield batch
-            del batch
+            del batch  # its memory serves the next one
+            start = time.monotonic()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -70,7 +64,7 @@ class Meter:
         means["data_wait"] = min(1.0, self._waited / seconds)
         means |= memory()
         self._sums.clear()
-        self._counts = dict.fromkeys(_COUNTS, 0.0)
+        self._counts.clear()
         self._waited, self._since = 0.0, now
         return means
 
@@ -85,16 +79,18 @@ class Meter:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state."""
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self._sums, self._counts = Counter(state["sums"]), Counter(state["counts"])
         self._waited = float(state["waited"])
         self._since = time.monotonic() - float(state["seconds"])
 
 
 def memory() -> dict[str, float]:
-    """Return the peak memory so far in GB (1e9 bytes): of this process, and of its GPU where it uses one."""
+    """Return the peak memory so far in GB (1e9 bytes): of this process, and of its accelerator where it uses one."""
     gigabytes: dict[str, float] = {}
     if (peak := peak_memory()) is not None:
         gigabytes["memory_gb"] = peak / 1e9
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        gigabytes["gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+    if torch.accelerator.is_available():
+        peak_of_device = getattr(torch.get_device_module(), "max_memory_allocated", int)  # torch.mps has none
+        if peak := peak_of_device():
+            gigabytes["gpu_memory_gb"] = peak / 1e9
     return gigabytes

@@ -6,15 +6,16 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from rt1.checkpoint import check_same_tensors
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
-from rt1.train.parts import factors, is_frozen, split_factor
+from rt1.train.param_groups import factors, split_factor
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class OptimizerSettings:
     """Adam or AdamW, the course of the learning rate, and who learns how fast."""
 
     kind: Literal["adamw", "adam"] = "adamw"
-    """``adamw`` takes weight decay off the weights, ``adam`` adds it to the gradient; alike where it is 0."""
+    """``adamw`` takes weight decay off the weights, ``adam`` adds it to the gradient. Alike where it is 0."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -32,7 +33,7 @@ class OptimizerSettings:
     warmup: int = 100
     """Updates over which the learning rate rises linearly from 0."""
     weight_decay: float = 0.05
-    """Decay of matrices and kernels; biases, norms and the position table have none."""
+    """Decay of matrices and kernels. Biases, norms and the position table have none."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's averaging factors."""
     eps: float = 1e-8
@@ -40,7 +41,7 @@ class OptimizerSettings:
     eps_form: Literal["torch", "keras"] = "torch"
     """``keras`` adds epsilon to the root of the second moment before its bias is corrected, ``torch`` after."""
     clip_norm: float = 1.0
-    """Largest gradient norm; longer gradients are scaled down. 0 switches clipping off."""
+    """Largest gradient norm. Longer gradients are scaled down. 0 switches clipping off."""
     scale: tuple[str, ...] = ()
     """Factors of the learning rate, as ``backbone=0.1``: a component (backbone, text, projection, token_learner,
     transformer, head) or the beginning of a parameter's name. Of several that fit a parameter the last one counts."""
@@ -69,7 +70,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
     for decays in (True, False):
         for name, parameter in model.named_parameters():
-            if _is_decayed(name, parameter) == decays and not is_frozen(parameter):
+            is_decayed = parameter.ndim > 1 and "position" not in name
+            if is_decayed == decays and parameter.requires_grad:
                 groups.setdefault((decays, scales[name]), []).append(parameter)
     if not groups:
         raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}; leave some to learn")
@@ -102,16 +104,11 @@ def _can_fuse(device: torch.device) -> bool:
     return True
 
 
-def set_rates(optimizer: torch.optim.Adam, settings: OptimizerSettings, update: int, updates: int) -> float:
-    """Set learning rate and epsilon for update ``update`` (0-based) of ``updates``.
-
-    Returns the learning rate of a group whose factor is 1.
-    """
-    rate = learning_rate(settings, update, updates)
+def set_rates(optimizer: torch.optim.Adam, settings: OptimizerSettings, update: int, updates: int) -> None:
+    """Set learning rate and epsilon for update ``update`` (0-based) of ``updates``."""
     for group in optimizer.param_groups:
-        group["lr"] = rate * group["scale"]
+        group["lr"] = learning_rate(settings, update, updates) * group["scale"]
         group["eps"] = epsilon(settings, update)
-    return rate
 
 
 def learning_rate(settings: OptimizerSettings, update: int, updates: int) -> float:
@@ -137,38 +134,33 @@ def epsilon(settings: OptimizerSettings, update: int) -> float:
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam) -> dict[str, Tensor]:
-    """Return the optimizer's state as ``moment/parameter`` -> tensor; empty before the first update."""
+    """Return the optimizer's state as ``moment/parameter`` -> tensor. Empty before the first update."""
     return {
         f"{moment}/{name}": optimizer.state[parameter][moment]
         for name, parameter in model.named_parameters()
-        for moment in _MOMENTS
+        for moment in (*_MOMENTS, "step")
         if parameter in optimizer.state
     }
 
 
 def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what :func:`optimizer_tensors` returned. A missing or an unknown name raises ``ValueError``."""
-    learning = {name: p for name, p in model.named_parameters() if not is_frozen(p)}
-    known = {f"{moment}/{name}" for name in learning for moment in _MOMENTS}
-    if tensors and (wrong := known ^ tensors.keys()):
-        raise ValueError(
-            f"the optimizer's state lacks or has too many: {', '.join(sorted(wrong)[:3])} ({len(wrong)} in all); "
-            "it belongs to another network, or to one with other parts frozen; use another checkpoint"
-        )
-    for name, parameter in learning.items() if tensors else ():
-        # Moments keep the parameter's memory layout, or the fused update would run in another order.
-        state: dict[str, Any] = {
-            moment: tensors[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in _MOMENTS
-        }
-        for moment in ("exp_avg", "exp_avg_sq"):
-            if state[moment].shape != parameter.shape:
-                raise ValueError(
-                    f"the optimizer's state {moment}/{name} has shape {tuple(state[moment].shape)}, the network's "
-                    f"parameter {tuple(parameter.shape)}; use another checkpoint"
-                )
-            state[moment] = torch.empty_like(parameter).copy_(state[moment])
-        optimizer.state[parameter] = state
+    """Restore what :func:`optimizer_tensors` returned.
 
-
-def _is_decayed(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim > 1 and "position" not in name
+    Raises:
+        CheckpointError: a tensor is missing, is one too many, or has another shape.
+    """
+    if not tensors:
+        return
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    needed: dict[str, Tensor] = {
+        f"{moment}/{name}": parameter for name, parameter in learning.items() for moment in _MOMENTS
+    }
+    needed |= {f"step/{name}": torch.zeros(()) for name in learning}
+    cure = "it belongs to another network, or to one with other parts frozen; use another checkpoint"
+    check_same_tensors(tensors, needed, what="the optimizer's state", cure=cure)
+    for name, parameter in learning.items():
+        state = optimizer.state[parameter]
+        state["step"] = tensors[f"step/{name}"].to(parameter.device, copy=True)
+        for moment in _MOMENTS:
+            # Moments have the parameter's memory layout, or the fused update would run in another order.
+            state[moment] = torch.empty_like(parameter).copy_(tensors[f"{moment}/{name}"])

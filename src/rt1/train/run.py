@@ -8,8 +8,8 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,14 @@ from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.activations import checkpoint_blocks
 from rt1.train.averaging import WeightAverage
-from rt1.train.changes import differences
-from rt1.train.config import TrainConfig
+from rt1.train.config import TrainConfig, differences
 from rt1.train.data import TrainingData, checkpoint_info, prepare_data
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.forward import Predictor
-from rt1.train.initial import start_from
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from rt1.train.parts import freeze, training_mode
+from rt1.train.param_groups import freeze, training_mode
+from rt1.train.warm_start import start_from
 
 OWN_WEIGHTS = "weights/"
 """Prefix of the current weights in the training state, if ``model.safetensors`` holds their average."""
@@ -79,15 +78,23 @@ class Run:
     changes: tuple[str, ...] = ()  # changed settings, each with the update of the change
     meter: Meter = field(default_factory=Meter)  # since the last record of metrics
 
-    def acting(self) -> AbstractContextManager[Mapping[str, Tensor]]:
-        """Use the averaged weights within the block, if there are any, and yield the current ones by name."""
-        return nullcontext({}) if self.average is None else self.average.acting(self.model)
+    @contextmanager
+    def averaged(self) -> Iterator[Mapping[str, Tensor]]:
+        """Use the averaged weights within the block, if there are any, and yield the current ones by name.
+
+        BatchNorm's moving statistics become their mean over the ranks.
+        """
+        average_statistics(self.model, self.world)
+        if self.average is None:
+            yield {}
+            return
+        with self.average.averaged(self.model) as current:
+            average_statistics(self.model, self.world)
+            yield current
 
     def save(self, name: str) -> None:
-        """Write the checkpoint ``name`` of the run folder; every rank calls it, the first one writes."""
-        average_statistics(self.model, self.world)
-        with self.acting() as current:
-            average_statistics(self.model, self.world)
+        """Write the checkpoint ``name`` of the run folder. Every rank calls it, the first one writes."""
+        with self.averaged() as current:
             if self.world.is_main:
                 self._write(name, current)
         self.world.wait()
@@ -117,7 +124,7 @@ def begin(
     world: World | None = None,
     allow_changes: bool = False,
 ) -> Run:
-    """Start a run, or resume the one in ``folder``; see :func:`rt1.train.loop.train` for the arguments.
+    """Start a run, or resume the one in ``folder``. See :func:`rt1.train.loop.train` for the arguments.
 
     Raises:
         TrainingError: the folder holds a run with other settings or data, or a checkpoint that is not complete.
@@ -143,11 +150,11 @@ def begin(
 def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World) -> Run:
     network = data.fit(config.model)
     torch.manual_seed(config.seed)
-    model = channels_last(RT1(network))
+    # Channels last is the faster order on CPUs and GPUs.
+    model = RT1(network).to(world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     freeze(model, config.optimizer.freeze)
     training_mode(model, batch_norm=config.batch_norm != "frozen")
     share_batch_norm(model, config.batch_norm, world)
-    model.to(world.device)
     _checkpoint_activations(model, config)
     return Run(
         config=config,
@@ -165,7 +172,7 @@ def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World
 def _start(run: Run, path: str) -> None:
     """Load another network's weights into a new run, and print what was loaded and what is new."""
     config = run.config
-    start = start_from(
+    report = start_from(
         run.model,
         path,
         action_spec=run.data.embodiments.specs,
@@ -173,8 +180,8 @@ def _start(run: Run, path: str) -> None:
         new_text=config.init_new_text,
     )
     run.average = WeightAverage(run.model, config.average) if config.average.decay else None
-    run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": start.to_json()})
-    for line in start.lines() if run.world.is_main else ():
+    run.info = dataclasses.replace(run.info, provenance={**run.info.provenance, "init": report.to_json()})
+    for line in report.lines() if run.world.is_main else ():
         say(line)
 
 
@@ -198,7 +205,7 @@ def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
         predictor.compile()
     if world.size == 1:
         return predictor
-    devices = [world.device] if world.device.type == "cuda" else None
+    devices = None if world.device.type == "cpu" else [world.device]
     # A depthwise kernel has one input channel, so both layouts are the same bytes; their strides differ in name only.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     # Moving statistics are averaged where they are used, so that a rank need not send its own at every update.
@@ -206,14 +213,6 @@ def _predictor(model: RT1, config: TrainConfig, world: World) -> nn.Module:
     name = "forward_sync_buffers" if "forward_sync_buffers" in parameters else "broadcast_buffers"  # before torch 2.13
     no_sync: dict[str, Any] = {name: False}
     return DistributedDataParallel(predictor, device_ids=devices, gradient_as_bucket_view=True, **no_sync)
-
-
-def channels_last(model: RT1) -> RT1:
-    """Store the convolution weights in channels-last order, the faster one on CPUs and GPUs."""
-    for parameter in model.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-    return model
 
 
 def _progress(run: Run) -> dict[str, Any]:
@@ -296,7 +295,7 @@ def keep(last: Path, update: int, *, newest: int, every: int) -> None:
         last: the newest checkpoint, just written.
         update: its update.
         newest: how many checkpoints stay, ``last/`` included.
-        every: updates that are a multiple of this stay for good; 0: none.
+        every: updates that are a multiple of this stay for good. 0: none.
 
     Raises:
         SaveError: the disk is full or read-only.

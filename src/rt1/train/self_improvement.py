@@ -8,7 +8,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,12 @@ from rt1.evaluate.results import Counted
 from rt1.simulate.collect import Collection, CollectSettings, collect
 from rt1.simulate.rollout import check_actions_fit
 from rt1.text.encoder import TextEncoder
-from rt1.train.changes import differences
-from rt1.train.config import TrainConfig
+from rt1.train.config import TrainConfig, differences
 from rt1.train.loop import train
 
 STATE_FILE = "improve.json"
 IMPROVE_FILES = (STATE_FILE, "start")
-"""What makes a folder an improvement's; ``start`` is a policy of one embodiment to begin with."""
+"""What makes a folder an improvement's. ``start`` is a policy of one embodiment to begin with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +43,11 @@ class ImproveSettings:
     """Settings of :func:`improve`."""
 
     tasks: tuple[str, ...] = ()
-    """Tasks to get better at; those of the recorded data if not given."""
+    """Tasks to get better at. Those of the recorded data if not given."""
     rounds: int = 3
     """Rounds of collecting, training and trials."""
     attempts: int = 50
-    """Initial states per task and round; successful episodes are kept."""
+    """Initial states per task and round. Successful episodes are kept."""
     tries: int = 3
     """Tries from one initial state until one succeeds, each with other noise."""
     noise: float = 0.5
@@ -68,9 +67,9 @@ class ImproveSettings:
     seed: int = 0
     """Random seed."""
     cpu_minutes: float = 0.0
-    """Budget: no further stage begins once so much CPU time is spent; 0 means none."""
+    """Budget: no further stage begins once so much CPU time is spent. 0 means none."""
     workers: int = 0
-    """Processes; 0 means one per core."""
+    """Processes. 0 means one per core."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, MOST_EPISODES, "rounds", "attempts", "tries", "trials")
@@ -85,7 +84,7 @@ class ImproveSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """The result of one round; round 0 is the start."""
+    """The result of one round. Round 0 is the start."""
 
     number: int  # 0 before anything was collected
     attempts: Mapping[str, int]  # task -> attempted initial states
@@ -105,7 +104,7 @@ class Improvement:
 
 
 def success(trials: Sequence[Counted]) -> float | None:
-    """Return the mean success rate over tasks, 0..1; None where there were no trials."""
+    """Return the mean success rate over tasks, 0..1. None where there were no trials."""
     return sum(c.success for c in trials) / len(trials) if trials else None
 
 
@@ -119,15 +118,15 @@ def improve(
     checkpoint: Path | None = None,
     after_round: Callable[[Improvement], object] | None = None,
 ) -> Improvement:
-    """Improve a policy by training on its own successes; run again to resume.
+    """Improve a policy by training on its own successes. Run again to resume.
 
     Args:
         recorded: recorded episodes of an environment, as ``rt1 record`` writes them.
-        config: network and training; ``updates`` and ``seed`` are those of ``wanted``.
+        config: network and training. ``updates`` and ``seed`` are those of ``wanted``.
         folder: output folder of all rounds.
         wanted: tasks, rounds, budget.
         encoder: the text encoder of the recorded data.
-        checkpoint: initial policy; None trains one on the recorded data.
+        checkpoint: initial policy. None trains one on the recorded data.
         after_round: called after each round with all rounds so far.
 
     Raises:
@@ -142,42 +141,48 @@ def improve(
     tasks = check_tasks(suite, wanted.tasks or tuple(details.get("tasks", ())))
     # With images: what is missing for them should show before a long training.
     check_actions_fit(recorded.action_spec, action_spec_of(suite, tasks[0], render=True))
-    loop = _Loop(recorded, replace(config, held_out=0.0), folder, replace(wanted, tasks=tasks), suite, encoder)
+    loop = _Loop(
+        recorded=recorded,
+        config=replace(config, held_out=0.0),
+        folder=folder,
+        settings=replace(wanted, tasks=tasks),
+        suite=suite,
+        encoder=encoder,
+        initial=checkpoint,
+    )
     with working_in(folder, ours=IMPROVE_FILES):
-        loop.begin(checkpoint)
+        loop.begin()
         while loop.has_next():
-            loop.next_round(checkpoint)
+            loop.next_round()
             if after_round is not None:
                 after_round(loop.result())
     return loop.result()
 
 
+@dataclass(kw_only=True)
 class _Loop:
     """The state of an improvement, which is stored in its folder."""
 
-    def __init__(
-        self,
-        recorded: EpisodeSource,
-        config: TrainConfig,
-        folder: Path,
-        wanted: ImproveSettings,
-        suite: TaskSuite,
-        encoder: TextEncoder,
-    ) -> None:
-        self.recorded, self.config, self.folder, self.wanted = recorded, config, folder, wanted
-        self.suite, self.encoder = suite, encoder
-        self.rounds: list[Round] = []
-        self.cpu_seconds: dict[str, float] = {}
+    recorded: EpisodeSource
+    config: TrainConfig
+    folder: Path
+    settings: ImproveSettings
+    suite: TaskSuite
+    encoder: TextEncoder
+    initial: Path | None  # policy to begin with
+    rounds: list[Round] = field(default_factory=list)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # what must stay the same from call to call
 
-    def begin(self, checkpoint: Path | None) -> None:
-        """Load the state of an earlier call; refuse a folder with other settings."""
+    def begin(self) -> None:
+        """Load the state of an earlier call. Refuse a folder with other settings."""
         free = ("rounds", "cpu_minutes", "workers")
-        fixed = {name: value for name, value in json_config.to_json(self.wanted).items() if name not in free}
-        about = {
-            "settings": fixed,
+        settings = json_config.to_json(self.settings)
+        self.about = {
+            "settings": {name: value for name, value in settings.items() if name not in free},
             "config": json_config.to_json(self.config),
             "data": [self.recorded.name, int(self.recorded.lengths.sum())],
-            "checkpoint": None if checkpoint is None else str(resolve(checkpoint)),
+            "checkpoint": None if self.initial is None else str(resolve(self.initial)),
         }
         file = self.folder / STATE_FILE
         if file.is_file():
@@ -185,13 +190,12 @@ class _Loop:
                 state = read_object(file)
                 self.rounds = [json_config.from_json(Round, data, where="a round") for data in state["rounds"]]
                 self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
-                changed = differences(_flat(state), _flat(about))
+                changed = differences(_flat(state), _flat(self.about))
             if changed and (self.rounds or any(self.folder.glob("round-*"))):
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
                     "another --out"
                 )
-        self.about = about
         self._save()
 
     def result(self) -> Improvement:
@@ -199,37 +203,31 @@ class _Loop:
             folder=self.folder,
             rounds=tuple(self.rounds),
             cpu_seconds=dict(self.cpu_seconds),
-            finished=len(self.rounds) > self.wanted.rounds,
+            finished=len(self.rounds) > self.settings.rounds,
         )
 
     def has_next(self) -> bool:
         """Return whether a round is left and the budget allows it."""
         spent = sum(self.cpu_seconds.values()) / 60
-        return len(self.rounds) <= self.wanted.rounds and not 0 < self.wanted.cpu_minutes <= spent
+        return len(self.rounds) <= self.settings.rounds and not 0 < self.settings.cpu_minutes <= spent
 
-    def next_round(self, checkpoint: Path | None) -> None:
-        """Do the next round; round 0 trains on the recorded data and counts."""
+    def next_round(self) -> None:
+        """Do the next round. Round 0 trains on the recorded data and counts."""
         number = len(self.rounds)
-        if number == 0:
-            first = checkpoint or self._train("improved", 0, [], self.wanted.first_updates, None)
-            trials = self._try(first)
-            control = trials if self.wanted.control else ()
-            done = Round(number=0, attempts={}, kept={}, improved=trials, control=control)
+        if number > 0:
+            self.rounds.append(self._round(number))
         else:
-            done = self._round(number, checkpoint)
-        self.rounds.append(done)
+            trials = self._try(self.initial or self._train("improved", 0, []))
+            control = trials if self.settings.control else ()
+            self.rounds.append(Round(number=0, attempts={}, kept={}, improved=trials, control=control))
         self._save()
 
-    def _round(self, number: int, checkpoint: Path | None) -> Round:
-        before = self._policy("improved", number - 1, checkpoint)
-        collection = self._collect(number, before)
-        kept = {**{earlier.number: earlier.kept for earlier in self.rounds}, number: collection.successes}
-        sources = [RLDSSource(self._own(n)) for n, counts in kept.items() if sum(counts.values())]
-        improved = self._train("improved", number, sources, self.wanted.updates, before)
-        control: tuple[Counted, ...] = ()
-        if self.wanted.control:
-            earlier = self._policy("control" if number > 1 else "improved", number - 1, checkpoint)
-            control = self._try(self._train("control", number, [], self.wanted.updates, earlier))
+    def _round(self, number: int) -> Round:
+        collection = self._collect(number)
+        successes = [*(earlier.kept for earlier in self.rounds), collection.successes]
+        sources = [RLDSSource(self._own(n)) for n, counts in enumerate(successes) if sum(counts.values())]
+        improved = self._train("improved", number, sources)
+        control = self._try(self._train("control", number, [])) if self.settings.control else ()
         return Round(
             number=number,
             attempts=collection.attempts,
@@ -238,36 +236,45 @@ class _Loop:
             control=control,
         )
 
-    def _policy(self, arm: str, number: int, checkpoint: Path | None) -> Path:
-        return checkpoint if number == 0 and checkpoint is not None else self.folder / f"round-{number}" / arm
+    def _policy(self, variant: str, number: int) -> Path:
+        """Return the policy after a round. Both variants begin with the same one."""
+        if number == 0:
+            return self.initial or self.folder / "round-0" / "improved"
+        return self.folder / f"round-{number}" / variant
 
-    def _collect(self, number: int, policy: Path) -> Collection:
+    def _collect(self, number: int) -> Collection:
         """Collect the episodes of a round, or resume an interrupted collection."""
         settings = CollectSettings(
-            tasks=self.wanted.tasks,
-            attempts=self.wanted.attempts,
-            tries=self.wanted.tries,
-            noise=self.wanted.noise,
-            max_steps=math.ceil(self.wanted.patience * int(self.recorded.lengths.max())),
-            workers=self.wanted.workers,
+            tasks=self.settings.tasks,
+            attempts=self.settings.attempts,
+            tries=self.settings.tries,
+            noise=self.settings.noise,
+            max_steps=math.ceil(self.settings.patience * int(self.recorded.lengths.max())),
+            workers=self.settings.workers,
         )
-        seed = (self.wanted.seed, number)
+        policy = resolve(self._policy("improved", number - 1))
+        seed = (self.settings.seed, number)
         with self._timed("collect"):
             return collect(
-                self._own(number), resolve(policy), suite=self.suite, settings=settings, encoder=self.encoder, seed=seed
+                self._own(number), policy, suite=self.suite, settings=settings, encoder=self.encoder, seed=seed
             )
 
     def _own(self, number: int) -> Path:
         return self.folder / f"round-{number}" / "own"
 
-    def _train(self, arm: str, number: int, own: Sequence[EpisodeSource], updates: int, start: Path | None) -> Path:
-        run = self.folder / f"round-{number}" / arm
+    def _train(self, variant: str, number: int, sources: Sequence[EpisodeSource]) -> Path:
+        """Train a variant on the recorded data and on its own episodes, from its policy of the last round."""
         # In thousandths: the order of the sources then repeats after few samples.
-        share = round(1000 * self.wanted.own_share)
-        data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(own)))]
-        data += [WeightedSource(source=source, weight=share) for source in own]
-        init = self.config.init if start is None else str(start)
-        config = replace(self.config, updates=updates, seed=self.wanted.seed + number, init=init)
+        share = round(1000 * self.settings.own_share)
+        data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(sources)))]
+        data += [WeightedSource(source=source, weight=share) for source in sources]
+        config = replace(
+            self.config,
+            updates=self.settings.updates if number else self.settings.first_updates,
+            seed=self.settings.seed + number,
+            init=str(self._policy(variant, number - 1)) if number else self.config.init,
+        )
+        run = self.folder / f"round-{number}" / variant
         with self._timed("train"):
             result = train(data, config, run)
         if not result.finished:
@@ -276,13 +283,13 @@ class _Loop:
 
     def _try(self, policy: Path) -> tuple[Counted, ...]:
         trials = TrialSettings(
-            tasks=self.wanted.tasks,
-            trials=self.wanted.trials,
-            seed=self.wanted.seed,
+            tasks=self.settings.tasks,
+            trials=self.settings.trials,
+            seed=self.settings.seed,
             baselines=False,
             swapped=False,
             paraphrases=False,
-            workers=self.wanted.workers,
+            workers=self.settings.workers,
         )
         with self._timed("trials"):
             result = evaluate_closed_loop(policy, suite=self.suite, settings=trials, encoder=self.encoder)
@@ -299,7 +306,7 @@ class _Loop:
             self._save()
 
     def _save(self) -> None:
-        rounds = [json_config.to_json(done) for done in self.rounds]
+        rounds = json_config.to_json(self.rounds)
         state = {**self.about, "rounds": rounds, "cpu_seconds": self.cpu_seconds}
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
 

@@ -19,7 +19,7 @@ from rt1.simulate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
 from rt1.text.encoder import TextEncoder
 
 SUCCESS = "success"
-"""Name of the mean success rate over the tasks; that of one is ``success/TASK``."""
+"""Name of the mean success rate over the tasks. That of one is ``success/TASK``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,15 +27,15 @@ class ClosedLoopSettings:
     """Trials in the environment that the data were recorded in."""
 
     every: int = 0
-    """Updates between two rounds of trials; 0: none."""
+    """Updates between two rounds of trials. 0: none."""
     trials: int = 10
     """Trials per task and round, from the same initial states in every round, none of which was recorded."""
     tasks: tuple[str, ...] = ()
-    """Task names; those of the data if not given."""
+    """Task names. Those of the data if not given."""
     seed: int = 0
     """Seed of the trials."""
     workers: int = 0
-    """Processes; 0 means one per core."""
+    """Processes. 0 means one per core."""
 
     def __post_init__(self) -> None:
         check_between(self, 1, MOST_EPISODES, "trials")
@@ -81,7 +81,7 @@ class ClosedLoop:
 def prepare_closed_loop(
     info: CheckpointInfo, settings: ClosedLoopSettings, *, encoder: TextEncoder | None = None
 ) -> ClosedLoop:
-    """Check and prepare the trials of a run; ``encoder`` None takes the text encoder that ``info`` names.
+    """Check and prepare the trials of a run. ``encoder`` None takes the text encoder that ``info`` names.
 
     Raises:
         ValueError: data without an environment, an unknown task, a text encoder that cannot be loaded, or actions that

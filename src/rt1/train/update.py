@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rt1.data.pipeline.loader import Batch
 from rt1.errors import TrainingError
 from rt1.model.loss import action_loss
 from rt1.model.rows import Rows, set_rows
-from rt1.train.forward import Layout, Prediction, layout, predict
+from rt1.train.forward import Layout, layout, predict
 from rt1.train.optim import set_rates
 from rt1.train.run import Run
 
@@ -86,24 +86,19 @@ def _backward(run: Run, part: _Part, factor: float, *, last: bool) -> Tensor:
         spread_A=_spread(run, predicted.embodiment_W),
         smoothing=config.label_smoothing,
     )
-    # DDP takes the mean over the ranks where the sum is wanted.
-    with _without_exchange(run, exchange=last):
+    predictor = run.predictor
+    # The last part exchanges the gradients. DDP takes their mean over the ranks, and the loss is the sum.
+    with predictor.no_sync() if isinstance(predictor, DistributedDataParallel) and not last else nullcontext():
         (loss * (part.share * run.world.size * factor)).backward()
-    return _measured(part, predicted, loss)
-
-
-def _measured(part: _Part, predicted: Prediction, loss: Tensor) -> Tensor:
     means = (loss.item() * part.share, predicted.accuracy() * part.share)
-    windows = len(predicted.mask_WT)
-    values = [*means, float(part.batch.clipped), part.plan.images, windows]
-    return torch.tensor(values, dtype=torch.float64, device=loss.device)
+    return torch.tensor([*means, part.batch.clipped, part.plan.images, part.plan.windows], dtype=torch.float64)
 
 
 def _parts(run: Run, batch: Batch) -> tuple[list[_Part], float]:
     """Return this rank's parts, and what makes of the mean over the counted steps the loss of ``config.loss``."""
     count = run.config.accumulation
     rows = len(batch.episodes) // count
-    batches = [batch] if count == 1 else [batch.rows(rows * k, rows * (k + 1)) for k in range(count)]
+    batches = [batch.rows(rows * k, rows * (k + 1)) for k in range(count)]
     plans = [layout(part) for part in batches]
     table = np.array(run.world.table([[p.images, p.windows, p.valid_WT.sum(), p.valid_WT.size] for p in plans]))
     images, windows, steps, places = table.sum(axis=0).tolist()
@@ -127,7 +122,7 @@ def _seed(run: Run, part: _Part) -> None:
     """Seed dropout by (seed, update, row) alone: neither resuming nor the number of ranks changes it."""
     seed = run.config.seed * 1_000_003 + run.update
     whole = part.images.total == part.plan.images
-    if run.world.device.type == "cuda":  # drawing for all rows would cost a GPU more than the rest of dropout
+    if run.world.device.type != "cpu":  # drawing for all rows would cost a GPU more than the rest of dropout
         torch.manual_seed(seed + (part.first_row << 32))
         return
     torch.manual_seed(seed)
@@ -136,23 +131,13 @@ def _seed(run: Run, part: _Part) -> None:
 
 
 def _dropped(run: Run, part: _Part) -> NDArray[np.bool_] | None:
-    """Return which samples do without the text; None without text dropout."""
+    """Return which samples do without the text. None without text dropout."""
     probability = run.model.config.text.drop
     if probability == 0.0:
         return None
     rows = range(part.first_row, part.first_row + len(part.batch.episodes))
     key = (run.config.seed, _TEXT_DROPS, run.update)
     return np.array([np.random.default_rng((*key, row)).random() < probability for row in rows])
-
-
-@contextmanager
-def _without_exchange(run: Run, *, exchange: bool) -> Iterator[None]:
-    """Keep gradients on this rank until the last part, which exchanges the sum."""
-    if isinstance(run.predictor, DistributedDataParallel) and not exchange:
-        with run.predictor.no_sync():
-            yield
-    else:
-        yield
 
 
 def _spread(run: Run, embodiment_W: Tensor | None) -> Tensor | None:

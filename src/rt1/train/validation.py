@@ -39,10 +39,10 @@ def validate(
     with torch.no_grad(), closing(loader.in_order(rank=world.rank, world=world.size)) as batches:
         for batch in batches:
             predicted = predict(predictor, batch, image_size=model.config.image_size, device=world.device)
-            for head, embodiment_scores in enumerate(scores.values()):
-                _add(embodiment_scores, head, predicted)
-    for embodiment_scores in scores.values():
-        embodiment_scores.load_sums(world.sum(embodiment_scores.sums))
+            for head, head_scores in enumerate(scores.values()):
+                _add(head_scores, head, predicted)
+    for head_scores in scores.values():
+        head_scores.load_sums(world.sum(head_scores.sums))
     for module, mode in modes.items():
         module.training = mode
     return {PREFIX + name: value for name, value in values_of_all(scores).items()}

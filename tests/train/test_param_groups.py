@@ -14,7 +14,7 @@ from rt1.model.layers import BatchNorm
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
-from rt1.train.parts import COMPONENTS, component, factors, freeze, is_frozen, members, split_factor, training_mode
+from rt1.train.param_groups import COMPONENTS, component, factors, freeze, members, split_factor, training_mode
 
 MakeNetwork = Callable[..., RT1]
 
@@ -82,7 +82,7 @@ def test_a_factor_that_is_none_is_refused(text: str) -> None:
 def test_freezing_takes_the_gradient_of_the_named_parameters_only(make_network: MakeNetwork) -> None:
     model = make_network()
     freeze(model, ["backbone", "transformer.layers"])
-    frozen = {name for name, parameter in model.named_parameters() if is_frozen(parameter)}
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {*members(model, "backbone"), *members(model, "transformer.layers")}
 
 

@@ -1,4 +1,4 @@
-"""Starting from another network: what is taken over, what is new, and that it is said."""
+"""Initialization from another network: what is loaded, what is new, and the report."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from rt1.pretrained.imagenet import METADATA_KEY
 from rt1.text.encoder import TextEncoderIdentity
 from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
-from rt1.train.initial import start_from
 from rt1.train.loop import train
 from rt1.train.optim import OptimizerSettings
-from rt1.train.parts import component
+from rt1.train.param_groups import component
 from rt1.train.run import begin
+from rt1.train.warm_start import start_from
 
 ENCODER = TextEncoderIdentity(name="one", sha256="1" * 64, width=8)
 OTHER = TextEncoderIdentity(name="other", sha256="2" * 64, width=8)
@@ -72,7 +72,7 @@ def test_the_same_network_for_the_same_actions_is_taken_over_whole(checkpoint: P
     model = _network(2)
     start = start_from(model, checkpoint, action_spec=_spec(), text_encoder=ENCODER)
     assert torch.equal(_logits(model, 3), _logits(_network(1), 3))
-    assert (set(start.loaded), start.fresh, start.notes) == (set(model.state_dict()), {}, ())
+    assert (set(start.loaded), start.reinitialized, start.notes) == (set(model.state_dict()), {}, ())
 
 
 @pytest.mark.parametrize("spec", [_spec(high=2.0), _spec(bins=32), _spec(2)])
@@ -81,7 +81,7 @@ def test_another_action_spec_gets_a_new_head_and_it_is_said(checkpoint: Path, sp
     model, untouched, old = _network(2, **sizes), _network(2, **sizes).state_dict(), _network(1).state_dict()
     start = start_from(model, checkpoint, action_spec=spec, text_encoder=ENCODER)
     head = ("transformer.output.weight", "transformer.output.bias")
-    assert start.fresh == {"the action spec is another one: its tokens mean other actions": head}
+    assert start.reinitialized == {"the action spec is another one: its tokens mean other actions": head}
     now = model.state_dict()
     assert all(torch.equal(now[name], untouched[name]) for name in head)
     kept = now.keys() - {*head, "transformer.position_LD"}
@@ -128,14 +128,14 @@ def test_positions_of_the_tokens_that_both_have_are_taken_over(
     words = name.replace("_", " ")
     assert f"{then} {words} then, {now} now: positions of the first {kept} of each step" in start.notes
     if name == "image_tokens":
-        assert start.fresh["another shape in the checkpoint"] == (
+        assert start.reinitialized["another shape in the checkpoint"] == (
             "token_learner.maps.weight",
             "token_learner.maps.bias",
         )
 
 
 def test_another_text_encoder_is_refused_with_the_cures(checkpoint: Path) -> None:
-    with pytest.raises(ValueError, match=r"old cannot be gone on from .*'other'.*'one'.* is needed.*--init-new-text"):
+    with pytest.raises(ValueError, match=r"old cannot be loaded .*'other'.*'one'.* is needed.*--init-new-text"):
         start_from(_network(2), checkpoint, action_spec=_spec(), text_encoder=OTHER)
 
 
@@ -145,7 +145,7 @@ def test_the_text_starts_anew_where_that_is_wished(checkpoint: Path) -> None:
     other = dataclasses.replace(OTHER, width=5)
     start = start_from(model, checkpoint, action_spec=_spec(), text_encoder=other, new_text=True)
     now = model.state_dict()
-    (names,) = start.fresh.values()
+    (names,) = start.reinitialized.values()
     assert set(names) == {n for n in now if "film" in n and n.endswith("weight")}
     assert all(torch.equal(now[n], untouched[n] if n in names else old[n]) for n in now)
 
@@ -170,7 +170,7 @@ def test_settings_that_change_what_the_weights_do_are_noted(checkpoint: Path) ->
 def test_shapes_that_do_not_fit_start_anew(checkpoint: Path) -> None:
     wider = dataclasses.replace(preset("debug").model.transformer, width=24)
     start = start_from(_network(2, transformer=wider), checkpoint, action_spec=_spec(), text_encoder=ENCODER)
-    names = start.fresh["another shape in the checkpoint"]
+    names = start.reinitialized["another shape in the checkpoint"]
     assert "transformer.position_LD" in names
     assert all(name.startswith("transformer.") for name in names)
     assert "backbone.stem.weight" in start.loaded
@@ -212,7 +212,10 @@ def test_an_imagenet_file_fills_the_backbone_and_nothing_else(tmp_path: Path) ->
         own = tensors.get(name.removeprefix("backbone.")) if name in start.loaded else untouched[name]
         assert own is not None
         assert torch.equal(tensor, own), name
-    assert f"starts from {tmp_path / 'b3.safetensors'}: {len(tensors)} of {len(untouched)} tensors" in start.lines()[0]
+    assert (
+        f"initialized from {tmp_path / 'b3.safetensors'}: {len(tensors)} of {len(untouched)} tensors"
+        in start.lines()[0]
+    )
 
 
 def test_the_account_survives_json(checkpoint: Path) -> None:
@@ -235,7 +238,7 @@ def test_a_run_starts_from_another_one_and_says_so(
     train(source, short(updates=4), tmp_path / "first")
     config = short(updates=2, init=str(tmp_path / "first"), average=AverageSettings(decay=0.9))
     train(source, config, tmp_path / "second")
-    assert f"starts from {tmp_path / 'first'}: 81 of 81 tensors taken over" in capsys.readouterr().err
+    assert f"initialized from {tmp_path / 'first'}: 81 of 81 tensors loaded" in capsys.readouterr().err
     assert load_info(tmp_path / "second").provenance["init"]["source"] == str(tmp_path / "first")
     first, second = (read_metrics(tmp_path / run) for run in ("first", "second"))
     assert second[0]["loss"] < first[0]["loss"] - 0.2

@@ -18,32 +18,33 @@ from rt1.model.heads import OUTPUT, POSITIONS
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.pretrained.convert import load_imagenet
 from rt1.text.encoder import TextEncoderIdentity, check_same_encoder
-from rt1.train.changes import differences
-from rt1.train.parts import component
+from rt1.train.config import differences
+from rt1.train.param_groups import component
 
 _REPORTED_SEPARATELY = {"action_tokens", "bins", "embodiments", "image_tokens", "text_width", "window"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class InitReport:
     """The result of :func:`start_from`."""
 
     source: str
     loaded: tuple[str, ...]  # names of the loaded tensors
-    fresh: Mapping[str, tuple[str, ...]]  # reason -> names of the new tensors
+    reinitialized: Mapping[str, tuple[str, ...]]  # reason -> names of the new tensors
     notes: tuple[str, ...] = ()  # further remarks for the user
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
-        total = len(self.loaded) + sum(map(len, self.fresh.values()))
-        lines = [f"starts from {self.source}: {len(self.loaded)} of {total} tensors taken over"]
-        for reason, names in self.fresh.items():
+        total = len(self.loaded) + sum(map(len, self.reinitialized.values()))
+        lines = [f"initialized from {self.source}: {len(self.loaded)} of {total} tensors loaded"]
+        for reason, names in self.reinitialized.items():
             shown = ", ".join(names[:3]) + (f", and {len(names) - 3} more" if len(names) > 3 else "")
             lines.append(f"new: {shown} ({reason})")
         return [*lines, *(f"note: {note}" for note in self.notes)]
 
     def to_json(self) -> dict[str, Any]:
-        return {"source": self.source, "loaded": len(self.loaded), "new": dict(self.fresh), "notes": list(self.notes)}
+        new = dict(self.reinitialized)
+        return {"source": self.source, "loaded": len(self.loaded), "new": new, "notes": list(self.notes)}
 
 
 def start_from(
@@ -53,7 +54,7 @@ def start_from(
     action_spec: ActionSpec | Mapping[str, ActionSpec],
     text_encoder: TextEncoderIdentity | None,
     new_text: bool = False,
-) -> Start:
+) -> InitReport:
     """Initialize a network from a checkpoint, or from an ImageNet backbone written by ``rt1 convert imagenet``.
 
     Tensors of the same name and shape are loaded, BatchNorm statistics included. The head is new where the action spec
@@ -65,7 +66,7 @@ def start_from(
         path: checkpoint or run folder, or the file of a backbone.
         action_spec: the network's actions, or those of each embodiment by name, in the order of the heads. A head is
             loaded from the embodiment of the same name or, if one side has only one, of the same action spec.
-        text_encoder: encoder of the data's text embeddings; None: not known.
+        text_encoder: encoder of the data's text embeddings. None: not known.
         new_text: reinitialize the text layers, for another text encoder than the checkpoint's.
 
     Raises:
@@ -78,16 +79,16 @@ def start_from(
         with safe_open(path, framework="pt") as file:
             stored = {f"backbone.{key}" for key in file.keys()}  # noqa: SIM118 (no mapping)
         names = tuple(model.state_dict())
-        return Start(
+        return InitReport(
             source=str(path),
             loaded=tuple(name for name in names if name in stored),
-            fresh={"not in a backbone's file": tuple(name for name in names if name not in stored)},
+            reinitialized={"not in a backbone's file": tuple(name for name in names if name not in stored)},
         )
     info = load_whole_info(path)
     notes = [] if new_text else _check_text(path, info, text_encoder, model.config.text_width)
     old = load_whole_model(path)
     specs = action_spec if isinstance(action_spec, Mapping) else {"": action_spec}
-    fresh, loaded = _match(model, _by_new_names(old, info, model, specs), new_text=new_text)
+    reinitialized, loaded = _match(model, _by_new_names(old, info, model, specs), new_text=new_text)
     if not loaded.keys() & {name for name, _ in model.named_parameters()}:
         raise ValueError(f"nothing of {path} fits this network; give its network's settings, or another checkpoint")
     if POSITIONS in loaded:
@@ -96,14 +97,14 @@ def start_from(
     model.load_state_dict(loaded, strict=False)
     if changed := _other_settings(old.config, model.config):
         notes.append(f"settings of the network that are not the checkpoint's: {'; '.join(changed)}")
-    return Start(source=str(path), loaded=tuple(loaded), fresh=fresh, notes=tuple(notes))
+    return InitReport(source=str(path), loaded=tuple(loaded), reinitialized=reinitialized, notes=tuple(notes))
 
 
 def _check_text(
     path: Path, info: CheckpointInfo | SharedInfo, encoder: TextEncoderIdentity | None, width: int
 ) -> list[str]:
-    """Refuse text embeddings of another encoder; return a note where it is not known."""
-    cure = "name that text encoder, or let the text layers start anew (--init-new-text)"
+    """Refuse text embeddings of another encoder. Return a note where it is not known."""
+    cure = "name that text encoder, or reinitialize the text layers (--init-new-text)"
     if info.text_encoder is None or encoder is None:
         if info.model.text_width != width:
             raise ValueError(
@@ -113,7 +114,7 @@ def _check_text(
     try:
         check_same_encoder(info.text_encoder, encoder)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be gone on from with these text embeddings: {error}; or {cure}") from error
+        raise ValueError(f"{path} cannot be loaded for these text embeddings: {error}; or {cure}") from error
     return []
 
 
@@ -147,13 +148,13 @@ def _match(
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, Tensor]]:
     """Return the names of the new tensors by reason, and the tensors to load."""
     loaded = {}
-    fresh: dict[str, list[str]] = {}
+    reinitialized: dict[str, list[str]] = {}
     for name, initial in model.state_dict().items():
         skipped = 1 if name == POSITIONS else 0  # windows may differ
         if component(name) == "head" and name not in tensors:
             reason = "the action spec is another one: its tokens mean other actions"
         elif new_text and component(name) == "text" and not name.endswith((".multiply.bias", ".add.bias")):
-            reason = "the text starts anew"
+            reason = "the text layers are reinitialized"
         elif name not in tensors:
             reason = "not in the checkpoint"
         elif tensors[name].shape[skipped:] != initial.shape[skipped:]:
@@ -161,8 +162,8 @@ def _match(
         else:
             loaded[name] = tensors[name]
             continue
-        fresh.setdefault(reason, []).append(name)
-    return {reason: tuple(names) for reason, names in fresh.items()}, loaded
+        reinitialized.setdefault(reason, []).append(name)
+    return {reason: tuple(names) for reason, names in reinitialized.items()}, loaded
 
 
 def _positions(old: RT1, new: RT1) -> Tensor:

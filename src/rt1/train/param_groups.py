@@ -9,9 +9,8 @@ from torch import nn
 from rt1.common.suggest import unknown_name
 
 COMPONENTS = ("backbone", "text", "projection", "token_learner", "transformer", "head")
-"""``backbone`` is what ImageNet weights fill; ``text`` wherever the text comes in, by FiLM or by attention to it, in
-backbone and transformer; ``projection`` the 1x1 convolution from the feature map to the positions; ``head`` what gives
-the logits."""
+"""``backbone``: what ImageNet weights fill. ``text``: FiLM and attention to the text, in backbone and transformer.
+``projection``: the 1x1 convolution from the feature map to the positions. ``head``: the layers of the logits."""
 
 _TEXT_LAYERS = {"film", "output_film", "condition", "output_condition", "attention_condition", "feed_forward_condition"}
 
@@ -32,7 +31,7 @@ def members(model: nn.Module, name: str) -> list[str]:
     """Return the parameters of a component, or those whose name begins with ``name``, whole words only.
 
     Raises:
-        ValueError: no such parameter; the message suggests the closest name.
+        ValueError: no such parameter. The message suggests the closest name.
     """
     names = [parameter for parameter, _ in model.named_parameters()]
     if name in COMPONENTS:
@@ -46,7 +45,7 @@ def members(model: nn.Module, name: str) -> list[str]:
 
 
 def split_factor(text: str) -> tuple[str, float]:
-    """Read ``name=factor``; the factor is a number of at least 0.
+    """Read ``name=factor``. The factor is a number of at least 0.
 
     >>> split_factor("backbone=0.1")
     ('backbone', 0.1)
@@ -62,7 +61,7 @@ def split_factor(text: str) -> tuple[str, float]:
 
 
 def factors(model: nn.Module, scale: Sequence[str]) -> dict[str, float]:
-    """Return the learning rate factor of each parameter, by name; of several the last one counts."""
+    """Return the learning rate factor of each parameter, by name. Of several the last one counts."""
     result = {name: 1.0 for name, _ in model.named_parameters()}
     for name, factor in map(split_factor, scale):
         result |= dict.fromkeys(members(model, name), factor)
@@ -71,15 +70,9 @@ def factors(model: nn.Module, scale: Sequence[str]) -> dict[str, float]:
 
 def freeze(model: nn.Module, names: Sequence[str]) -> None:
     """Freeze the parameters that these names mean."""
-    frozen = {parameter for name in names for parameter in members(model, name)}
-    for name, parameter in model.named_parameters():
-        if name in frozen:
-            parameter.requires_grad_(False)  # noqa: FBT003 (torch's name for it)
-
-
-def is_frozen(parameter: nn.Parameter) -> bool:
-    """Return whether a parameter keeps its value."""
-    return not parameter.requires_grad
+    for name in names:
+        for parameter in members(model, name):
+            model.get_parameter(parameter).requires_grad = False
 
 
 def training_mode(model: nn.Module, *, batch_norm: bool = True) -> None:
@@ -89,6 +82,6 @@ def training_mode(model: nn.Module, *, batch_norm: bool = True) -> None:
     """
     model.train()
     for module in model.modules():
-        frozen = not batch_norm or all(is_frozen(parameter) for parameter in module.parameters())
-        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and frozen:
+        learns = batch_norm and any(parameter.requires_grad for parameter in module.parameters())
+        if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm) and not learns:
             module.eval()
