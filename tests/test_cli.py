@@ -92,9 +92,9 @@ def test_the_command_alone_lists_its_commands_with_what_they_do(
 ) -> None:
     assert main(words) == 0
     page = capsys.readouterr().out
-    for name, (place, explanation) in COMMANDS.items():
-        module, _, kind = place.partition(":")
-        assert getattr(importlib.import_module(module), kind).__doc__ == explanation
+    for name, command in COMMANDS.items():
+        module, _, kind = command.partition(":")
+        explanation = getattr(importlib.import_module(f"rt1.commands.{module}"), kind).__doc__
         assert re.search(rf"^  {name} +{re.escape(explanation)}$", page, re.MULTILINE)
 
 

@@ -6,9 +6,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import tyro
 
 from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.commands.options import Preset
@@ -25,8 +27,8 @@ from rt1.envs.base import check_tasks
 from rt1.envs.registry import DEMO_TASKS, demo_suite
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.presets import TEXT_ENCODERS, preset
+from rt1.report.closed_loop import evaluate_checkpoint
 from rt1.report.provenance import ReportContext
-from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.simulate.record import RecordSettings, record
 from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
@@ -63,6 +65,19 @@ class DemoSettings:
         check_between(self, 1, MOST_EPISODES, "episodes", "trials")
         check_at_least(self, 1, "updates")
         check_at_least(self, 0, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand:
+    """Record, train, evaluate and report in a simulator in one go. Run it again to reuse finished stages."""
+
+    demo: tyro.conf.OmitArgPrefixes[DemoSettings] = field(default_factory=DemoSettings)
+    """Settings of the demo."""
+
+    def run(self, command: str) -> int:
+        """Run the demo."""
+        print(summary(run_demo(self.demo, command=command)))
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,15 @@ class OfflineResult:
     without_instruction: list[int] = field(default_factory=list)  # skipped episodes
     plots: list[EpisodePlot] = field(default_factory=list)
 
+    @property
+    def scores(self) -> dict[str, ActionScores]:
+        """The scores of each kind by its name on the page."""
+        return {
+            "streaming": self.streaming,
+            "windows, last steps": self.window_last,
+            "windows, all steps": self.window_all,
+        }
+
 
 def evaluate_offline(
     policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, shown: int = 4

@@ -37,10 +37,16 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskResult(Counted):
-    """One task under its own instruction, and what else was tried on it in the same evaluation."""
+class InstructedResult(Counted):
+    """One task under an instruction: its own, a paraphrase, or another task's. The task's own goal counts."""
 
     instruction: str  # the sentence given to the policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult(InstructedResult):
+    """One task under its own instruction, and the baselines in the same evaluation."""
+
     expert: float | None  # success rate of the scripted expert, 0..1; ``None`` where it was not run
     blind: float | None  # success rate of open-loop replay, 0..1
     random: float | None  # success rate of random actions, 0..1
@@ -48,20 +54,6 @@ class TaskResult(Counted):
     clipped: int  # clipped action values, over all trials
     success_video: bytes | None = field(default=None, repr=False)  # mp4
     failure_video: bytes | None = field(default=None, repr=False)  # mp4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwappedResult(Counted):
-    """One task while the policy was given the instruction of another; the original goal counts."""
-
-    given_instruction: str  # the other task's sentence
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParaphraseResult(Counted):
-    """One task under a sentence that was not in the training text."""
-
-    paraphrase: str  # the sentence given to the policy
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
