@@ -30,14 +30,14 @@ class ChosenEpisodes:
 
 
 def choose_episodes(
-    source: EpisodeSource, provenance: Mapping[str, Any], wanted: EpisodeChoice | None = None
+    source: EpisodeSource, provenance: Mapping[str, Any], choice: EpisodeChoice | None = None
 ) -> ChosenEpisodes:
     """Choose the episodes to evaluate on.
 
     Args:
         source: recorded episodes.
         provenance: of the checkpoint; it names its data set and the episodes held out from training.
-        wanted: None: the held-out episodes if this is the training's data set, else all.
+        choice: None: the held-out episodes if this is the training's data set, else all.
 
     Raises:
         DataError: no episodes, unknown held-out episodes, or a number below 1.
@@ -45,28 +45,26 @@ def choose_episodes(
     total = len(source.lengths)
     if total == 0:
         raise DataError(f"{source.name} has no episodes; give another data set or split")
-    if isinstance(wanted, int) and wanted < 1:
-        raise DataError(f"--episodes is {wanted}; it must be at least 1, or all, or held-out")
+    if isinstance(choice, int) and choice < 1:
+        raise DataError(f"--episodes is {choice}; it must be at least 1, or all, or held-out")
     is_training_data = (provenance.get("source"), provenance.get("episodes")) == (source.name, total)
     numbers = sorted(provenance.get("held_out_episodes", ())) if is_training_data else ()
-    held_out = np.array(numbers, dtype=np.int64)
-    if len(held_out) and wanted != "all":
+    held_out, episodes = np.array(numbers, dtype=np.int64), np.arange(total)
+    is_held_out = False if is_training_data else None
+    if len(held_out) and choice != "all":
+        episodes, is_held_out = held_out, True
         reason = f"the {len(held_out)} episodes held out from training"
-        choice = ChosenEpisodes(numbers=held_out, reason=reason, held_out=True)
     elif len(held_out):
         reason = f"all {total} episodes; the policy was trained on {total - len(held_out)} of them"
-        choice = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False)
     else:
         why = _why_all(source, provenance)
-        if wanted == "held-out":
+        if choice == "held-out":
             raise DataError(f"no held-out episodes are known: {why}; leave out --episodes, or give --episodes all")
         reason = f"all {total} episodes: {why}"
-        choice = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False if is_training_data else None)
-    if not isinstance(wanted, int) or wanted >= len(choice.numbers):
-        return choice
-    spaced = np.linspace(0, len(choice.numbers) - 1, wanted).round().astype(int)
-    reason = f"{wanted}, evenly spaced, of {choice.reason}"
-    return ChosenEpisodes(numbers=choice.numbers[spaced], reason=reason, held_out=choice.held_out)
+    if isinstance(choice, int) and choice < len(episodes):
+        episodes = episodes[np.linspace(0, len(episodes) - 1, choice).round().astype(int)]
+        reason = f"{choice}, evenly spaced, of {reason}"
+    return ChosenEpisodes(numbers=episodes, reason=reason, held_out=is_held_out)
 
 
 def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:

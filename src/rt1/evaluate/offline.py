@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words
-from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, named, stream_episode
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, stream_episode
 from rt1.evaluate.scores import ActionScores, TokenCounts
 from rt1.model.rt1 import RT1
 from rt1.policy.agreement import NOTHING_COMPARED, Agreement, compare_logits
@@ -101,7 +102,7 @@ def evaluate_offline(
                 watch = None
                 if to_show and index >= to_show[0]:  # the next one with an instruction replaces one without
                     del to_show[0]
-                    watch = EpisodeWatch(policy, source, episode, title=named(source, episode))
+                    watch = EpisodeWatch(source, episode, attention=policy.attention_maps)
                 for steps in _run_episode(policy, source, episode, result, watch):
                     bar.update(done + steps)
                 if watch is not None:
@@ -126,10 +127,16 @@ def _run_episode(
     policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
 ) -> Iterator[int]:
     """Count one episode in both forms, a clip at a time; yield the number of steps done."""
-    streamed = _Streamed(policy, source, episode, watch)
-    done = 0
+    steps = stream_episode(policy, source, episode)
+    logits: list[FloatArray] = []  # as far back as a clip reaches
+    first = done = 0
     for block in window_blocks(policy.model, source, episode, policy.text_embedding, cond_scale=policy.cond_scale):
-        logits_SAV = streamed.advance(block.start, block.stop)
+        for image, logits_AV in islice(steps, block.stop - done):
+            logits.append(logits_AV)
+            if watch is not None:
+                watch.see(image, policy.action_spec.decode_logits(logits_AV)[1])
+        del logits[: block.start - first]
+        logits_SAV, first = np.stack(logits), block.start
         action_SA = source.actions(episode, block.start, block.stop)
         new = slice(done - block.start, None)
         _count_streaming(result, logits_SAV[new], action_SA[new])
@@ -139,26 +146,6 @@ def _run_episode(
         result.agreement += compare_logits(streamed_NAV, block.logits_GTAV.numpy()[same_GT])
         done = block.stop
         yield done
-
-
-class _Streamed:
-    """The policy's logits, as far back as a clip reaches."""
-
-    def __init__(self, policy: Policy, source: EpisodeSource, episode: int, watch: EpisodeWatch | None) -> None:
-        self._steps, self._watch = stream_episode(policy, source, episode), watch
-        self._first = 0
-        self._logits: list[FloatArray] = []
-
-    def advance(self, start: int, stop: int) -> FloatArray:
-        """Run until step ``stop`` and return the logits of steps ``start..stop-1``, (S, A, V)."""
-        while self._first + len(self._logits) < stop:
-            image, logits_AV = next(self._steps)
-            if self._watch is not None:
-                self._watch.see(image, logits_AV)
-            self._logits.append(logits_AV)
-        del self._logits[: start - self._first]
-        self._first = start
-        return np.stack(self._logits)
 
 
 def _count_streaming(result: OfflineResult, logits_NAV: FloatArray, action_NA: FloatArray) -> None:

@@ -16,13 +16,12 @@ from rt1.common.files import write_text
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
-from rt1.evaluate.episode_trace import EpisodePlot, named
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch
 from rt1.report.episodes import episode_card
 from rt1.report.html import render
 from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits
 
-_SHOWN = 8
 _RT1_RATE = 3.0
 
 
@@ -86,27 +85,16 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     instruction = source.instruction(episode).strip() or source.text_embedding(episode)
     if instruction is None:
         raise ValueError(f"episode {episode} has no instruction; take another one")
-    steps = int(source.lengths[episode])
-    shown = np.unique(np.linspace(0, steps - 1, _SHOWN).round().astype(int)).tolist()
-    predicted, allowed, seconds, images = [], [limits.rest()], [], []
+    watch, allowed, seconds = EpisodeWatch(source, episode), [limits.rest()], []
     client.reset(instruction)
-    for step, image in enumerate(each_image(source, episode, 0, steps)):
+    for image in each_image(source, episode, 0, int(source.lengths[episode])):
         start = time.perf_counter()
-        predicted.append(client.act_vector(image))
+        action_A = client.act_vector(image)
         seconds.append(time.perf_counter() - start)
-        allowed.append(limits.apply(predicted[-1], allowed[-1]))
-        if step in shown:
-            images.append(image)
-    plot = EpisodePlot(
-        title=named(source, episode),
-        dimension_names=source.action_spec.dimension_names,
-        recorded=source.actions(episode, 0, steps),
-        predicted=np.stack(predicted),
-        steps=shown,
-        images=images,
-    )
+        allowed.append(limits.apply(action_A, allowed[-1]))
+        watch.see(image, action_A)
     return DryRun(
-        plot=plot,
+        plot=watch.plot(),
         limited=np.stack(allowed[1:]),
         seconds=np.array(seconds),
         action_spec=client.action_spec,
