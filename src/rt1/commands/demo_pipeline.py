@@ -100,13 +100,13 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
     """
     check_folder(demo.out, ours=(STATE_FILE,))
     # All mistakes of a user are found here, before the first file is written and before minutes of work.
-    suite = demo_suite(_image_size(demo))
-    tasks = check_tasks(suite, demo.tasks)
-    recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
-    trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
     config = replace(preset(demo.preset), seed=demo.seed)
     if demo.updates is not None:
         config = replace(config, updates=demo.updates)
+    suite = demo_suite(config.model.image_size[0])
+    tasks = check_tasks(suite, demo.tasks)
+    recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
+    trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
     encoder = load_text_encoder("minilm")
     name = TEXT_ENCODERS.get(demo.preset)  # None: training uses the embeddings stored with the recording
     training_encoder = None if name is None else load_text_encoder(name)
@@ -152,14 +152,11 @@ class _Stages:
     """The folder of the demo: the finished stages, and how long they took."""
 
     def __init__(self, demo: DemoSettings) -> None:
-        self._file = demo.out / STATE_FILE
+        self._demo, self._file = demo, demo.out / STATE_FILE
         self.data, self.training = demo.out / "data", demo.out / "run"
-        settings = {
-            k: v for k, v in json_config.to_json(replace(demo, out=Path())).items() if k not in ("out", "trials")
-        }
+        free = ("out", "trials")
+        settings = {name: value for name, value in json_config.to_json(demo).items() if name not in free}
         self._state: dict[str, Any] = {"settings": settings, "seconds": {}, "peak_gb": None, "evaluated": None}
-        self._trials = demo.trials
-        self._out = demo.out
         if self._file.is_file():
             with reading(self._file, cure="remove it, or give another --out"):
                 state = read_object(self._file)
@@ -200,8 +197,8 @@ class _Stages:
 
     def is_evaluated(self) -> bool:
         """Return whether this code evaluated this checkpoint with these trials."""
-        there = all((self._out / name).is_file() for name in (RESULTS_FILE, "report.html"))
-        return there and self._state["evaluated"] == self._evaluation()
+        is_written = all((self._demo.out / name).is_file() for name in (RESULTS_FILE, "report.html"))
+        return is_written and self._state["evaluated"] == self._evaluation()
 
     def note_evaluated(self) -> None:
         """Store that the evaluation is done."""
@@ -212,14 +209,10 @@ class _Stages:
         if not (self.training / "last").is_dir():
             return []
         weights = (resolve(self.training) / MODEL_FILE).read_bytes()
-        return [self._trials, hashlib.sha256(weights).hexdigest(), commit()]
+        return [self._demo.trials, hashlib.sha256(weights).hexdigest(), commit()]
 
     def _save(self) -> None:
         write_text(self._file, json.dumps(self._state, indent=1))
-
-
-def _image_size(demo: DemoSettings) -> int:
-    return preset(demo.preset).model.image_size[0]
 
 
 def summary(result: DemoResult) -> str:

@@ -46,11 +46,6 @@ METRICS: dict[str, Metric] = {
 """Metrics by name. ``name/part`` is the metric ``name`` of one part: a dimension of the action, a task."""
 
 
-def metric(name: str) -> Metric:
-    """Return what a logged number means; an unknown name raises ``KeyError``."""
-    return METRICS[name.partition("/")[0]]
-
-
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Return the records of a run's metrics file, oldest first, without a half-written last line.
 

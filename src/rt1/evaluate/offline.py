@@ -198,6 +198,7 @@ class WindowBlock:
         return self.valid_GT & (full | (self.step_GT[:, :1] == 0))
 
 
+@torch.inference_mode()
 def window_blocks(
     model: RT1, source: EpisodeSource, episode: int, text_E: FloatArray, *, cond_scale: float = 1.0
 ) -> Iterator[WindowBlock]:
@@ -210,33 +211,25 @@ def window_blocks(
     clips = Clips(windows=windows, group=GROUP)
     text = np.broadcast_to(text_E, (len(source.lengths), len(text_E)))
     loader = Loader(source, clips, text=text, batch_size=1, seed=0)
-    condition_1, null_1 = _conditions(model, torch.from_numpy(text_E)[None], guided=cond_scale != 1.0)
+    drops = (None,) if cond_scale == 1.0 else (None, torch.ones(1, dtype=torch.bool))  # guidance compares with no text
+    conditions = [model.text(torch.from_numpy(text_E)[None], drop) for drop in drops]
     for number, batch in enumerate(loader.in_order()):
         assert batch.cuts is not None
         present = batch.cuts.valid_BGT[0].any(axis=1)
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
         image_SHWC = torch.from_numpy(batch.images[0].image_NTHWC[0][batch.valid_BT[0]])
-        logits_GTAV = _logits(model, image_SHWC, place_GT, condition_1)
-        if null_1 is not None:
-            logits_GTAV = guided(logits_GTAV, _logits(model, image_SHWC, place_GT, null_1), cond_scale)
+        logits = [_logits(model, image_SHWC, place_GT, condition_1) for condition_1 in conditions]
         yield WindowBlock(
             start=start,
             stop=start + len(image_SHWC),
             step_GT=start + place_GT,
             valid_GT=valid_GT,
             token_GTA=torch.from_numpy(batch.token_BTA)[0][place_GT],
-            logits_GTAV=logits_GTAV,
+            logits_GTAV=logits[0] if cond_scale == 1.0 else guided(logits[0], logits[1], cond_scale),
         )
 
 
-@torch.inference_mode()
-def _conditions(model: RT1, text_1E: Tensor, *, guided: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the condition of the text and, with guidance, that of no text."""
-    return model.text(text_1E), model.text(text_1E, torch.ones(1, dtype=torch.bool)) if guided else None
-
-
-@torch.inference_mode()
 def _logits(model: RT1, image_SHWC: Tensor, place_GT: NDArray[np.int64], condition_1: Tensor) -> Tensor:
     """Return logits (G, T, A, V) of windows cut from consecutive images; padding comes after the real steps."""
     pieces = [

@@ -19,8 +19,7 @@ from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
 from rt1.evaluate.metrics import read_metrics
 from rt1.evaluate.results import InstructedResult, TaskResult, mean
 from rt1.policy.policy import Policy
-from rt1.report.episodes import episode_card
-from rt1.report.html import render
+from rt1.report.html import episode_card, render
 from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext, provenance_json
 from rt1.report.svg import success_bars, training_curves
 from rt1.text.encoder import TextEncoder
@@ -105,14 +104,7 @@ def evaluate_checkpoint(
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
     table = _settings_table(suite, settings)
     facts = recorder.facts(policy, title="Closed-loop evaluation", settings=table, notes=_NOTES)
-    report = Report(
-        tasks=result.tasks,
-        swapped=result.swapped,
-        paraphrases=result.paraphrases,
-        episodes=plots,
-        metrics=read_metrics(folder.parent),
-        **facts,
-    )
+    report = Report(**vars(result), episodes=plots, metrics=read_metrics(folder.parent), **facts)
     write_report(report, Path(out))
     return report
 

@@ -17,8 +17,7 @@ from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
 from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch
-from rt1.report.episodes import episode_card
-from rt1.report.html import render
+from rt1.report.html import episode_card, render
 from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits
 
@@ -102,7 +101,7 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     )
 
 
-def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run") -> Path:
+def write_dry_run(runs: Sequence[DryRun], path: Path) -> Path:
     """Write one self-contained page about dry runs of one policy, and return its path.
 
     Raises:
@@ -111,7 +110,7 @@ def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run")
     """
     page = render(
         "dry_run.html",
-        title=title,
+        title="Dry run",
         runs=runs,
         **_figures(runs),
         latencies=[1e3 * np.percentile(run.seconds, (50, 95, 99, 100)) for run in runs],

@@ -21,8 +21,7 @@ from rt1.model.rt1 import RT1Config
 from rt1.policy.agreement import ROUNDING
 from rt1.policy.policy import Policy
 from rt1.report import offline_figures
-from rt1.report.episodes import attention_card, episode_card
-from rt1.report.html import render
+from rt1.report.html import attention_card, episode_card, render
 from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext, provenance_json
 from rt1.text.encoder import TextEncoder
 

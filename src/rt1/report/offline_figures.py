@@ -71,13 +71,12 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> M
         first, last = _crop(counts_VV)
         last = max(last, min(len(counts_VV) - 1, first + _FEWEST - 1))
         first = min(first, max(0, last - _FEWEST + 1))
-    size = last - first + 1
-    per_block = -(-size // _BLOCKS)
-    blocks = -(-size // per_block)
-    inner = np.zeros((blocks * per_block,) * 2)
-    inner[:size, :size] = counts_VV[first : last + 1, first : last + 1]
-    shares = inner.reshape(blocks, per_block, blocks, per_block).sum(axis=(1, 3))
-    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
+    per_block = -(-(last - first + 1) // _BLOCKS)
+    starts = np.arange(0, last - first + 1, per_block)
+    blocks = len(starts)
+    inner_VV = counts_VV[first : last + 1, first : last + 1]
+    sums = np.add.reduceat(np.add.reduceat(inner_VV, starts, axis=0), starts, axis=1)
+    shares = sums / np.maximum(sums.sum(axis=1, keepdims=True), 1)
     with panel(f"{name}: predicted by recorded token", x="predicted token", left=0.2, square=True) as (axes, svg):
         edge = (first - 0.5, first - 0.5 + blocks * per_block)
         axes.plot(edge, edge, color=INKS["ink"], linewidth=0.6, linestyle=":")
