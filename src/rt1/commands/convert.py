@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,9 +34,7 @@ class ConvertTensorFlowCommand:
 
     def run(self, _command: str) -> int:
         """Convert, and print the parameter counts."""
-        check_replaceable(self.out, CHECKPOINT_FILES)  # before the weights are read
-        conversion = convert_tensorflow(self.path, config=self.config, action_order=self.action_order or None)
-        return _save(conversion, self.out)
+        return _convert_google(self, convert_tensorflow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +52,7 @@ class ConvertFlaxCommand:
 
     def run(self, _command: str) -> int:
         """Convert, and print the parameter counts."""
-        check_replaceable(self.out, CHECKPOINT_FILES)  # before the weights are read
-        conversion = convert_flax(self.path, config=self.config, action_order=self.action_order or None)
-        return _save(conversion, self.out)
+        return _convert_google(self, convert_flax)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,19 +75,20 @@ class ConvertImageNetCommand:
         return 0
 
 
-def _save(conversion: Conversion, out: Path) -> int:
+def _convert_google(command: ConvertTensorFlowCommand | ConvertFlaxCommand, convert: Callable[..., Conversion]) -> int:
+    check_replaceable(command.out, CHECKPOINT_FILES)  # before the weights are read
+    conversion = convert(command.path, config=command.config, action_order=command.action_order or None)
     info = CheckpointInfo(
         model=conversion.configuration.model,
         action_spec=conversion.configuration.action,
         text_encoder=USE_LARGE_5,
         provenance=conversion.report.to_json(),
     )
-    save_checkpoint(out, model=conversion.model, info=info)
+    save_checkpoint(command.out, model=conversion.model, info=info)
     counts = parameter_counts(conversion.model)
-    print(f"{out}: {conversion.report.configuration}, {counts['total']:,} parameters")
+    print(f"{command.out}: {conversion.report.configuration}, {counts.pop('total'):,} parameters")
     for name, count in counts.items():
-        if name != "total":
-            print(f"  {name:14s}{count:>12,}")
+        print(f"  {name:14s}{count:>12,}")
     _print_skipped(conversion.report.skipped, conversion.report.notes)
     return 0
 

@@ -6,11 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
-
-import tyro
 
 from rt1.checkpoint import MODEL_FILE, resolve
 from rt1.commands.options import Preset
@@ -35,8 +33,6 @@ from rt1.train.loop import train
 
 T = TypeVar("T")
 RESULTS_FILE = "results.json"
-_RUN_AGAIN = "remove it and run the demo again"
-
 STATE_FILE = "demo.json"
 
 NOISE = 0.8
@@ -68,29 +64,17 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoCommand:
+class DemoCommand(DemoSettings):
     """Record, train, evaluate and report in a simulator in one go. Run it again to reuse finished stages."""
-
-    demo: tyro.conf.OmitArgPrefixes[DemoSettings] = field(default_factory=DemoSettings)
-    """Settings of the demo."""
 
     def run(self, command: str) -> int:
         """Run the demo."""
-        print(summary(run_demo(self.demo, command=command)))
+        run_demo(self, command=command)
+        print(summary(self.out))
         return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoResult:
-    """What the demo wrote."""
-
-    report: Path
-    """The report, an HTML page."""
-    results: dict[str, Any]
-    """The figures of ``results.json``."""
-
-
-def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
+def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> None:
     """Run all stages. A finished stage is reused, an interrupted one resumes.
 
     Raises:
@@ -143,9 +127,6 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
                 context=context,
             )
             stages.note_evaluated()
-        return DemoResult(
-            report=demo.out / "report.html", results=read_object(demo.out / RESULTS_FILE, cure=_RUN_AGAIN)
-        )
 
 
 class _Stages:
@@ -215,13 +196,13 @@ class _Stages:
         write_text(self._file, json.dumps(self._state, indent=1))
 
 
-def summary(result: DemoResult) -> str:
-    """Return the results of the demo as lines for the terminal."""
-    with reading(result.report.with_name(RESULTS_FILE), cure=_RUN_AGAIN):
-        return "\n".join(_summary(result.results, result.report))
+def summary(folder: Path) -> str:
+    """Return the results of the demo in a folder as lines for the terminal."""
+    with reading(folder / RESULTS_FILE, cure="remove it and run the demo again"):
+        return "\n".join([*_summary(read_object(folder / RESULTS_FILE)), f"report: {folder / 'report.html'}"])
 
 
-def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
+def _summary(figures: Mapping[str, Any]) -> list[str]:
     lines = [f"{'task':26s}{'policy':>8s}{'95 %':>14s}{'expert':>8s}{'blind':>8s}{'random':>8s}"]
     for task in figures["tasks"]:
         low, high = task["interval95"]
@@ -236,7 +217,7 @@ def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
     )
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in figures["seconds"].items())
     lines.append(f"{seconds}; peak memory {figures['peak_gb'] or 0:.1f} GB")
-    return [*lines, f"report: {report}"]
+    return lines
 
 
 def _rate(value: float | None) -> str:
