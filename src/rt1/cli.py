@@ -22,7 +22,7 @@ import rt1
 from rt1.common.suggest import printable, unknown_name
 
 EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
-"""Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
+"""Errors that say all a user needs in one line. Others are our own mistakes and keep their traceback."""
 
 OUT_OF_MEMORY = (
     "can't start new thread",
@@ -119,16 +119,16 @@ def _escape_what_cannot_be_printed() -> None:
 
 
 def _in_one_line(error: Exception, command: Any) -> str | None:  # noqa: ANN401 (one of the command classes)
-    """Return what a user needs to know of an error; None for our own mistakes."""
+    """Return what a user needs to know of an error, None for our own mistakes."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package in EXTRAS:
-        return f"{package} is not installed; run: pip install 'rt1[{EXTRAS[package]}]'"
+        return f"{package} is not installed. Run: pip install 'rt1[{EXTRAS[package]}]'"
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
-        return f"memory is short ({str(error) or type(error).__name__}); free some, raise `ulimit -v`, or ask for less"
+        return f"memory is short ({str(error) or type(error).__name__}). Free some, raise `ulimit -v`, or ask for less"
     if not isinstance(error, EXPECTED):
         return None
     if isinstance(error, OSError) and not isinstance(error, RT1Error) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; give another path, or check who may use it"
+        return f"{error.filename}: {error.strerror}. Give another path, or check who may use it"
     if command is None:
         return str(error)
     from rt1.commands.parsing import as_typed, options_of
@@ -180,7 +180,7 @@ def _check_address_space() -> None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
-        raise MemoryError(f"the address space is limited to {limit / 1e9:.2g} GB; it must be at least 3 GB")
+        raise MemoryError(f"the address space is limited to {limit / 1e9:.2g} GB, must be at least 3 GB")
 
 
 def _command_name(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -204,11 +204,11 @@ def _refuse_old_names(words: Sequence[str]) -> None:
 
     for option in ("--activations", "--train.activations"):
         if (name := _option(words, option, "")) in RENAMED:
-            raise UsageError(f"{option} is {name}, an old name; use {option} {RENAMED[name]}")
+            raise UsageError(f"{option} is {name}, an old name. Use {option} {RENAMED[name]}")
 
 
 def _usage() -> str:
-    lines = ["usage: rt1 COMMAND [options]; rt1 COMMAND --help explains its options", ""]
+    lines = ["usage: rt1 COMMAND [options]. rt1 COMMAND --help explains its options", ""]
     return "\n".join(lines + [f"  {name:20s}{_explanation(command)}" for name, command in COMMANDS.items()])
 
 

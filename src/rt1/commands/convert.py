@@ -117,7 +117,7 @@ class ConvertDataCommand:
     def run(self, _command: str) -> int:
         """Convert, and print the size of the new data set."""
         if self.path.resolve() in (self.out.resolve(), *self.out.resolve().parents):
-            raise SaveError(f"{self.out} lies in the data set {self.path}; write to a folder outside of it")
+            raise SaveError(f"{self.out} lies in the data set {self.path}. Write to a folder outside of it")
         source = open_data(self.path, self.data)
         report = convert_source(source, self.out, to=self.to, settings=self.settings)
         print(

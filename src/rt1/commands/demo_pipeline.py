@@ -83,7 +83,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> None:
         LockedError: another process works in the folder.
     """
     check_folder(demo.out, ours=(STATE_FILE,))
-    # All mistakes of a user are found here, before the first file is written and before minutes of work.
+    # All mistakes of a user show here, before the first file is written and before minutes of work.
     config = replace(preset(demo.preset), seed=demo.seed)
     if demo.updates is not None:
         config = replace(config, updates=demo.updates)
@@ -112,7 +112,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> None:
                 "updates": str(config.updates),
                 "batch size": str(config.batch_size),
                 "targets in training": f"spread over neighbouring bins, standard deviation {config.target_spread:g} "
-                "bins; the held-out loss is on one-hot targets",
+                "bins. The held-out loss is on one-hot targets",
                 "training seed": str(config.seed),
             },
         )

@@ -133,7 +133,7 @@ def embed_instructions(
     identity = info.text_encoder
     if encoder is None:
         if identity is None:
-            raise ValueError("the checkpoint names no text encoder; give the one its embeddings come from")
+            raise ValueError("the checkpoint names no text encoder. Give the one its embeddings come from")
         encoder = load_identified(identity)
     if identity is not None:
         check_same_encoder(identity, encoder.identity)

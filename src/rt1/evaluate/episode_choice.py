@@ -23,10 +23,10 @@ EpisodeChoice = Literal["all", "held-out"] | int
 class ChosenEpisodes:
     """Episodes to evaluate on, and why these."""
 
-    numbers: NDArray[np.int64]  # ascending; at least one
+    numbers: NDArray[np.int64]  # ascending, at least one
     reason: str  # a sentence for the report
     held_out: bool | None
-    """True where the checkpoint was trained on none of them, False where on some; None where it is not known."""
+    """True where the checkpoint was trained on none of them, False where on some, None where it is not known."""
 
 
 def choose_episodes(
@@ -36,7 +36,7 @@ def choose_episodes(
 
     Args:
         source: recorded episodes.
-        provenance: of the checkpoint; it names its data set and the episodes held out from training.
+        provenance: of the checkpoint. It names its data set and the episodes held out from training.
         choice: None: the held-out episodes if this is the training's data set, else all.
 
     Raises:
@@ -44,9 +44,9 @@ def choose_episodes(
     """
     total = len(source.lengths)
     if total == 0:
-        raise DataError(f"{source.name} has no episodes; give another data set or split")
+        raise DataError(f"{source.name} has no episodes. Give another data set or split")
     if isinstance(choice, int) and choice < 1:
-        raise DataError(f"--episodes is {choice}; it must be at least 1, or all, or held-out")
+        raise DataError(f"--episodes is {choice}, must be at least 1, or all, or held-out")
     is_training_data = (provenance.get("source"), provenance.get("episodes")) == (source.name, total)
     numbers = sorted(provenance.get("held_out_episodes", ())) if is_training_data else ()
     held_out, episodes = np.array(numbers, dtype=np.int64), np.arange(total)
@@ -59,7 +59,7 @@ def choose_episodes(
     else:
         why = _why_all(source, provenance)
         if choice == "held-out":
-            raise DataError(f"no held-out episodes are known: {why}; leave out --episodes, or give --episodes all")
+            raise DataError(f"no held-out episodes are known: {why}. Leave out --episodes, or give --episodes all")
         reason = f"all {total} episodes: {why}"
     if isinstance(choice, int) and choice < len(episodes):
         episodes = episodes[np.linspace(0, len(episodes) - 1, choice).round().astype(int)]
@@ -88,13 +88,13 @@ class Words:
     origin: str  # source of the text embeddings, in words
 
     def of(self, source: EpisodeSource, episode: int) -> str | FloatArray | None:
-        """Return the sentence or the float32 (E,) embedding of an episode; None if its sentence is empty."""
+        """Return the sentence or the float32 (E,) embedding of an episode, or None if its sentence is empty."""
         if not self.stored:
             return source.instruction(episode) if source.instruction(episode).strip() else None
         embedding = source.text_embedding(episode)
         if embedding is None:
             raise DataError(
-                f"{source.name}, episode {episode} has no text embedding, others have; name a text encoder for all "
+                f"{source.name}, episode {episode} has no text embedding, others have. Name a text encoder for all "
                 "with --text-encoder"
             )
         return embedding
@@ -104,7 +104,7 @@ def choose_words(source: EpisodeSource, info: CheckpointInfo, encoder: TextEncod
     """Decide between the stored text embeddings and the sentences.
 
     A given encoder encodes the sentences. Otherwise the stored embeddings are used unless they are of another encoder
-    than the checkpoint's; then the checkpoint's encoder encodes the sentences.
+    than the checkpoint's. Then the checkpoint's encoder encodes the sentences.
     """
     if encoder is not None:
         return Words(stored=False, origin=f"the instructions, encoded by {encoder.identity.name}")

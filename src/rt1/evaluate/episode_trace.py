@@ -25,7 +25,7 @@ class AttentionView:
     step: int
     image: Image  # uint8 RGB (H, W, 3)
     map_KRC: FloatArray
-    """float32 (K, rows, columns), of each image token the weights on the positions of the image; their sum is 1."""
+    """float32 (K, rows, columns), of each image token the weights on the positions of the image, with sum 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class EpisodePlot:
     recorded: FloatArray  # (S, A) recorded actions, physical units
     predicted: FloatArray  # (S, A) predicted actions, physical units
     steps: Sequence[int]  # of the images
-    images: Sequence[Image] = field(repr=False)  # uint8 RGB (H, W, 3); at least one
+    images: Sequence[Image] = field(repr=False)  # uint8 RGB (H, W, 3), at least one
     attention: Sequence[AttentionView] = field(default=(), repr=False)  # TokenLearner's maps
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class EpisodePlot:
 
 
 class EpisodeWatch:
-    """Collects an :class:`EpisodePlot` while a policy runs over an episode; of its images it keeps those shown."""
+    """Collects an :class:`EpisodePlot` while a policy runs over an episode, with the images to show."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ def stream_episode(policy: Policy, source: EpisodeSource, episode: int) -> Itera
 def episode_plots(
     policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, most: int = 12
 ) -> list[EpisodePlot]:
-    """Return plots of the first episode of each task, of ``most`` tasks; one without an instruction has none."""
+    """Return plots of the first episode with an instruction of each task, of at most ``most`` tasks."""
     kind = "held-out episode" if chosen.held_out else "episode"
     plots: dict[str, EpisodePlot] = {}
     for episode in chosen.numbers.tolist():

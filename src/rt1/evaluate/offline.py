@@ -77,7 +77,7 @@ def evaluate_offline(
     """
     _check_action_spec(policy, source)
     if shown < 0:
-        raise ValueError(f"{shown} episodes are to be shown; it must be at least 0")
+        raise ValueError(f"shown is {shown}, must be at least 0. Use 0 to show no episode")
     spec = policy.action_spec
     result = OfflineResult(
         source=source.name,
@@ -110,7 +110,7 @@ def evaluate_offline(
             done += int(source.lengths[episode])
             bar.update(done)
     if len(result.without_instruction) == len(numbers):
-        raise DataError(f"no episode of {source.name} that was chosen has an instruction; give others, or embeddings")
+        raise DataError(f"no episode of {source.name} that was chosen has an instruction. Give others, or embeddings")
     return result
 
 
@@ -118,7 +118,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
     if source.action_spec != policy.action_spec:
         raise DataError(
             f"the actions of {source.name} are not those of the checkpoint "
-            f"({spec_difference(source.action_spec, policy.action_spec)}); evaluate it on data with its own action "
+            f"({spec_difference(source.action_spec, policy.action_spec)}). Evaluate it on data with its own action "
             "spec, or map the data to it (rt1.data.sources.concat.MappedSource)"
         )
 
@@ -126,7 +126,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
 def _run_episode(
     policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
 ) -> Iterator[int]:
-    """Count one episode in both forms, a clip at a time; yield the number of steps done."""
+    """Count one episode in both forms, a clip at a time, and yield the number of steps done."""
     steps = stream_episode(policy, source, episode)
     logits: list[FloatArray] = []  # as far back as a clip reaches
     first = done = 0
@@ -176,7 +176,7 @@ class WindowBlock:
 
     start: int  # first step of the first window
     stop: int  # exclusive last step of the last window
-    step_GT: NDArray[np.int64]  # step of the episode; at padding any readable step
+    step_GT: NDArray[np.int64]  # step of the episode, at padding any readable step
     valid_GT: NDArray[np.bool_]  # false at padding, after the end of a short episode
     token_GTA: Tensor  # recorded action tokens
     logits_GTAV: Tensor  # float32
@@ -204,7 +204,7 @@ def window_blocks(
 ) -> Iterator[WindowBlock]:
     """Yield all windows of an episode without padding in front, as in validation during training.
 
-    ``model`` is in evaluation mode, on the CPU; ``text_E`` is float32 (E,); ``cond_scale``: see
+    ``model`` is in evaluation mode, on the CPU. ``text_E`` is float32 (E,). For ``cond_scale`` see
     :class:`rt1.policy.stepper.Stepper`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
@@ -231,7 +231,7 @@ def window_blocks(
 
 
 def _logits(model: RT1, image_SHWC: Tensor, place_GT: NDArray[np.int64], condition_1: Tensor) -> Tensor:
-    """Return logits (G, T, A, V) of windows cut from consecutive images; padding comes after the real steps."""
+    """Return logits (G, T, A, V) of windows cut from consecutive images. Padding comes after the real steps."""
     pieces = [
         model.encode(model.prepare(piece), condition_1.expand(len(piece), *condition_1.shape[1:]))
         for piece in image_SHWC.split(_IMAGES)

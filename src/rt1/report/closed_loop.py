@@ -48,20 +48,20 @@ class Report(Provenance):
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise ValueError("a report of 0 tasks; it needs at least 1; evaluate a task first")
+            raise ValueError("a report of 0 tasks, must have at least 1. Evaluate a task first")
 
     def task_mean(self, column: str) -> float | None:
-        """Return the mean of ``success`` or a baseline, 0..1; ``None`` unless it was run on every task."""
+        """Return the mean of ``success`` or a baseline, 0..1, or ``None`` unless it was run on every task."""
         return mean([getattr(task, column) for task in self.tasks])
 
     @property
     def swapped_success(self) -> float | None:
-        """Mean rate of the original goals under another instruction; ``None`` where not tried."""
+        """Mean rate of the original goals under another instruction, ``None`` where not run."""
         return mean([result.success for result in self.swapped])
 
     @property
     def paraphrase_success(self) -> float | None:
-        """Mean success rate under paraphrases; ``None`` where not tried."""
+        """Mean success rate under paraphrases, ``None`` where not run."""
         return mean([result.success for result in self.paraphrases])
 
 
@@ -78,12 +78,12 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint closed loop and write ``results.json`` and ``report.html`` into ``out``.
 
     Args:
-        checkpoint: checkpoint or run folder; of a run folder the training curves are shown too.
+        checkpoint: checkpoint or run folder. The page shows the training curves of a run folder.
         out: output folder.
         suite: the environments.
         settings: tasks, trials, seed.
-        source: recorded episodes, to plot held-out ones; None: no plots.
-        encoder: text encoder; None: the one named by the checkpoint.
+        source: recorded episodes, to plot held-out ones. None plots nothing.
+        encoder: text encoder. None loads the one that the checkpoint names.
         context: further provenance for the report.
     """
     with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
@@ -110,7 +110,7 @@ def evaluate_checkpoint(
 
 
 def results_json(report: Report) -> dict[str, Any]:
-    """Return the report's figures as plain data for ``json``; rates in 0..1, ``None`` where not run."""
+    """Return the report's figures as plain data for ``json``, with rates in 0..1, ``None`` where not run."""
     return {
         "tasks": [
             _counted_json(task, "instruction")
@@ -130,7 +130,7 @@ def write_report(report: Report, folder: Path) -> Path:
     """Write ``results.json`` and ``report.html`` into a folder, replacing older ones, and return the page's path.
 
     Raises:
-        SaveError: a file cannot be written; the older one is unchanged.
+        SaveError: a file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(

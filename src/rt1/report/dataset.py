@@ -27,7 +27,7 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
     """Write the page, replacing an older one, and return ``path``.
 
     Raises:
-        SaveError: the file cannot be written; the older one is unchanged.
+        SaveError: the file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(
@@ -67,7 +67,7 @@ def _color_test(survey: DataSurvey) -> str:
     blue = float(np.mean(survey.images.blue_minus_red > BGR_MARGIN))
     return (
         f"colors: an image counts as blue where the mean of blue exceeds that of red by more than {BGR_MARGIN:g} of "
-        f"255; {percent(blue)} are, and from {percent(BGR_SHARE)} on an exchange of red and blue is suspected. A scene "
+        f"255. {percent(blue)} are, and from {percent(BGR_SHARE)} on an exchange of red and blue is suspected. A scene "
         f"that is truly blue raises a false alarm, and a grey one hides an exchange"
     )
 
@@ -80,9 +80,9 @@ def action_histogram(name: str, values: FloatArray, *, low: float, high: float, 
     Args:
         name: of the dimension.
         values: float32 (S,), finite, physical units.
-        low: lower bound; 0 for a discrete dimension.
-        high: upper bound; ``choices - 1`` for a discrete dimension.
-        choices: of a discrete dimension; 0 for a continuous one.
+        low: lower bound, 0 for a discrete dimension.
+        high: upper bound, ``choices - 1`` for a discrete dimension.
+        choices: of a discrete dimension, 0 for a continuous one.
     """
     if choices:
         low, high = low - 0.5, high + 0.5

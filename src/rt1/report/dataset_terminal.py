@@ -107,7 +107,7 @@ def _action_table(actions: ActionSurvey) -> Table:
     for index, name in enumerate(spec.dimension_names):
         cells = [f"{column[index]:.3g}" for column in columns.values()]
         table.add_row(Text(name), *cells, percent(float(actions.outside[index])), str(actions.bins_used[index]))
-    table.caption = f"outside: share of values outside the bounds; bins: of {spec.bins}, from 1 % to 99 %"
+    table.caption = f"outside: share of values outside the bounds. bins: of {spec.bins}, from 1 % to 99 %"
     return table
 
 

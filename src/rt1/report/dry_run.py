@@ -57,7 +57,7 @@ def replay(
     source = open_data(Path(folder), options or DataOptions())
     if episodes and not 0 <= min(episodes) <= max(episodes) < len(source.lengths):
         raise ValueError(
-            f"episodes are {tuple(episodes)}; {folder} has 0..{len(source.lengths) - 1}; give some of these"
+            f"episodes are {tuple(episodes)}, but {folder} has 0..{len(source.lengths) - 1}. Give some of these"
         )
     return write_dry_run([dry_run(client, source, episode, limits) for episode in episodes], Path(page))
 
@@ -80,10 +80,10 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     same_choices = np.array_equal(spec.discrete_choices, recorded_spec.discrete_choices)
     if spec.dimension_names != recorded_spec.dimension_names or not same_choices:
         difference = spec_difference(spec, recorded_spec)
-        raise ValueError(f"policy and recording have different actions: {difference}; take a recording of its robot")
+        raise ValueError(f"policy and recording have different actions: {difference}. Take a recording of its robot")
     instruction = source.instruction(episode).strip() or source.text_embedding(episode)
     if instruction is None:
-        raise ValueError(f"episode {episode} has no instruction; take another one")
+        raise ValueError(f"episode {episode} has no instruction. Take another one")
     watch, allowed, seconds = EpisodeWatch(source, episode), [limits.rest()], []
     client.reset(instruction)
     for image in each_image(source, episode, 0, int(source.lengths[episode])):
@@ -105,7 +105,7 @@ def write_dry_run(runs: Sequence[DryRun], path: Path) -> Path:
     """Write one self-contained page about dry runs of one policy, and return its path.
 
     Raises:
-        SaveError: the file cannot be written; an older one is unchanged.
+        SaveError: the file cannot be written. An older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(

@@ -77,7 +77,7 @@ def evaluate_recorded(
         out: output folder.
         source: recorded episodes.
         settings: which of them, and how.
-        encoder: text encoder; None: the stored embeddings, or the encoder named by the checkpoint.
+        encoder: text encoder. None takes the stored embeddings, or the encoder that the checkpoint names.
         context: further provenance for the report.
     """
     settings = settings or OfflineSettings()
@@ -96,7 +96,7 @@ def evaluate_recorded(
 
 
 def offline_json(report: OfflineReport) -> dict[str, Any]:
-    """Return the figures as plain data for ``json``; docs/evaluation.md says what each means.
+    """Return the figures as plain data for ``json``. docs/evaluation.md says what each means.
 
     A number that is not finite, which only data or weights that are not finite give, is ``None``.
     """
@@ -143,7 +143,7 @@ def write_offline_report(report: OfflineReport, folder: Path) -> Path:
     """Write ``offline.json`` and ``offline.html`` into a folder, replacing older ones, and return the page's path.
 
     Raises:
-        SaveError: a file cannot be written; the older one is untouched.
+        SaveError: a file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = _page(report)

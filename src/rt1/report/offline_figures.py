@@ -21,7 +21,7 @@ _USED = 0.99  # share of the tokens or errors that decides what range is shown
 
 
 def near_diagonal(counts: NDArray[np.int64]) -> Markup:
-    """Draw the share of tokens by the bins between prediction and record; the outermost bars hold everything farther.
+    """Draw the share of tokens by the bins between prediction and record. The outermost bars hold all others.
 
     ``counts`` (2 V - 1,): how often predicted minus recorded token is -(V - 1) .. V - 1.
     """
@@ -36,9 +36,9 @@ def near_diagonal(counts: NDArray[np.int64]) -> Markup:
 
 
 def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -> Markup:
-    """Draw the share of steps by error in physical units; the outermost bars hold everything farther.
+    """Draw the share of steps by error in physical units. The outermost bars hold all others.
 
-    ``counts`` are those of :func:`near_diagonal` for this dimension; ``bin_width`` is in physical units.
+    ``counts`` are those of :func:`near_diagonal` for this dimension, ``bin_width`` is in physical units.
     """
     reach = _reach(counts)
     per_bar = max(1, -(-(2 * reach + 1) // _BARS))

@@ -27,7 +27,7 @@ class Provenance:
     date: str  # day of the evaluation, ISO 8601
     checkpoint: str
     seconds: Mapping[str, float]  # of each stage
-    peak_gb: float | None  # peak memory, GB; ``None`` where it was not measured
+    peak_gb: float | None  # peak memory, GB, ``None`` where it was not measured
     parameters: int  # trainable ones
     settings: Mapping[str, str] = field(default_factory=dict)  # setting -> displayed value
     notes: tuple[str, ...] = ()  # sentences
@@ -42,7 +42,7 @@ class Provenance:
 class ReportContext:
     """Provenance that the evaluation does not know itself."""
 
-    title: str = ""  # heading of the page; that of its kind of evaluation if empty
+    title: str = ""  # heading of the page, by default that of its kind of evaluation
     command: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)  # stages before the evaluation and their seconds
     peak_gb: float | None = None  # peak memory of the stages before, GB

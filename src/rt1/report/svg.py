@@ -34,7 +34,7 @@ INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLORS, start=3)}
 BOUND: dict[str, Any] = {"color": INKS["ink"], "linewidth": 0.8, "linestyle": "--"}
 """Style of a line that marks a bound or the right value."""
 
-_SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
+_SIZE = (3.9, 1.75)  # inches, at 72 units an inch about as many units as a phone has pixels
 _SQUARE = (2.8, 2.8)
 _FONT_SIZE = 9
 _STYLE: dict[Any, Any] = {
@@ -118,7 +118,7 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
 def share_bars(
     axes: Axes, positions: NDArray[Any], shares: NDArray[Any], *, width: float, inks: str | Sequence[str] = "policy"
 ) -> None:
-    """Draw shares, 0..1, as bars at x positions that are ``width`` apart; the y axis is in percent."""
+    """Draw shares, 0..1, as bars at x positions that are ``width`` apart, with a y axis in percent."""
     colors = INKS[inks] if isinstance(inks, str) else [INKS[ink] for ink in inks]
     axes.bar(positions, shares, width=0.9 * width, color=colors)
     axes.grid(visible=False, axis="x")
@@ -157,7 +157,7 @@ def panel(
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "figures need matplotlib, which is not installed; run: pip install 'rt1[report]'"
+            "figures need matplotlib, which is not installed. Run: pip install 'rt1[report]'"
         ) from error
     drawn: list[Markup] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
