@@ -12,7 +12,7 @@ from rt1.evaluate.closed_loop import TrialSettings
 from rt1.play.playground import Playground
 from rt1.play.server import PlayServer, serve
 from rt1.presets import preset
-from rt1.report.run_closed_loop import evaluate_checkpoint
+from rt1.report.closed_loop import evaluate_checkpoint
 from rt1.simulate.record import RecordSettings, record
 from rt1.testing import check_suite
 from rt1.text.encoder import TableEncoder

@@ -92,9 +92,9 @@ def test_the_command_alone_lists_its_commands_with_what_they_do(
 ) -> None:
     assert main(words) == 0
     page = capsys.readouterr().out
-    for name, (place, explanation) in COMMANDS.items():
-        module, _, kind = place.partition(":")
-        assert getattr(importlib.import_module(module), kind).__doc__ == explanation
+    for name, command in COMMANDS.items():
+        module, _, kind = command.partition(":")
+        explanation = getattr(importlib.import_module(f"rt1.commands.{module}"), kind).__doc__
         assert re.search(rf"^  {name} +{re.escape(explanation)}$", page, re.MULTILINE)
 
 
@@ -232,7 +232,7 @@ def test_an_old_spelling_ends_with_the_new_one(refused: Callable[..., str], word
         (["demo", "--episods", "3"], "unknown option '--episods'; did you mean '--episodes'"),
         (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat'; did you mean '--opt"),
         (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'"),
-        (["train", "--activations", "lean"], "--activations is lean, an old name; use --activations selective"),
+        (["train", "--activations", "lean"], "--activations is lean, an old name. Use --activations selective"),
         (["demo", "--preset", "deebug"], "unknown preset 'deebug'; did you mean 'debug'"),
         (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown metaworld task 'faucet-opne'; did you mean 'f"),
         (["demo", "--out", "o", "--tasks", "raech"], "unknown metaworld task 'raech'; did you mean 'reach'"),
@@ -769,7 +769,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     monkeypatch.setitem(sys.modules, "pyarrow", None)  # as if it were not installed
     words = ["convert", "rlds", folder, "--to", "lerobot", "--out", tmp_path / "out", "--fps", "20"]
     assert _status(*words) == 1
-    assert "pyarrow is not installed; run: pip install 'rt1[lerobot]'" in capsys.readouterr().err
+    assert "pyarrow is not installed. Run: pip install 'rt1[lerobot]'" in capsys.readouterr().err
 
 
 def test_a_server_without_its_packages_names_the_extra(
@@ -778,4 +778,4 @@ def test_a_server_without_its_packages_names_the_extra(
     monkeypatch.delitem(sys.modules, "rt1.serve.server", raising=False)
     monkeypatch.setitem(sys.modules, "websockets.asyncio.server", None)
     line = refused("serve", make_checkpoint(tmp_path / "run"))
-    assert line == "rt1: websockets is not installed; run: pip install 'rt1[serve]'"
+    assert line == "rt1: websockets is not installed. Run: pip install 'rt1[serve]'"

@@ -10,17 +10,19 @@ from rt1.errors import RT1Error, UsageError
 # Before torch and its OpenMP start: idle threads that spin triple the CPU time of a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import ast
 import importlib.util
 import io
 import shlex
 from collections.abc import Sequence
+from importlib.resources import files
 from typing import Any
 
 import rt1
 from rt1.common.suggest import printable, unknown_name
 
 EXPECTED = (RT1Error, ValueError, OSError, ModuleNotFoundError)
-"""Errors that say all a user needs in one line; others are our own mistakes and keep their traceback."""
+"""Errors that say all a user needs in one line. Others are our own mistakes and keep their traceback."""
 
 OUT_OF_MEMORY = (
     "can't start new thread",
@@ -50,69 +52,24 @@ EXTRAS = {
 """Package that a command may miss -> the extra that brings it."""
 
 COMMANDS = {
-    "demo": (
-        "rt1.commands.demo:DemoCommand",
-        "Record, train, evaluate and report in a simulator in one go. Run it again to reuse finished stages.",
-    ),
-    "record": (
-        "rt1.commands.record:RecordCommand",
-        "Record an environment's scripted experts as an RLDS data set. Run it again to resume.",
-    ),
-    "train": (
-        "rt1.commands.train:TrainCommand",
-        "Train a policy on a recorded data set. Run it again to resume exactly.",
-    ),
-    "evaluate": (
-        "rt1.commands.evaluate:EvaluateCommand",
-        "Run a policy closed loop in a simulator, count its successes, and write a report.",
-    ),
-    "evaluate-offline": (
-        "rt1.commands.evaluate_offline:EvaluateOfflineCommand",
-        "Compare a policy's actions with recorded episodes, without a simulator, and write a report.",
-    ),
-    "improve": (
-        "rt1.commands.improve:ImproveCommand",
-        "Train a policy on its own successes, in rounds. Run it again to resume, or to add rounds.",
-    ),
-    "inspect": ("rt1.commands.inspect:InspectCommand", "Show the contents of a checkpoint or a data set."),
-    "text-table": (
-        "rt1.commands.text_table:TextTableCommand",
-        "Write the text embeddings of a data set to a table file, which is a text encoder for its sentences.",
-    ),
-    "serve": (
-        "rt1.commands.serve:ServeCommand",
-        "Serve a policy to robots over WebSockets, with openpi's protocol, until SIGTERM or Ctrl-C.",
-    ),
-    "play": (
-        "rt1.commands.play:PlayCommand",
-        "Watch and control a policy in a simulator, on a web page on this machine, until Ctrl-C.",
-    ),
-    "export": (
-        "rt1.commands.export:ExportCommand",
-        "Export a policy to ONNX Runtime, OpenVINO or torch, and compare it with the network step by step.",
-    ),
-    "convert tensorflow": (
-        "rt1.commands.convert:ConvertTensorFlowCommand",
-        "Convert Google's RT-1, a ckpt-NNN prefix or a SavedModel folder. TensorFlow is not needed.",
-    ),
-    "convert flax": (
-        "rt1.commands.convert:ConvertFlaxCommand",
-        "Convert Google's RT-1-X, a flax msgpack file or its folder. JAX is not needed.",
-    ),
-    "convert imagenet": (
-        "rt1.commands.convert:ConvertImageNetCommand",
-        "Convert ImageNet weights to a backbone: EfficientNet-B3 (Keras .h5, timm, torchvision) or MaxViT (timm).",
-    ),
-    "convert rlds": (
-        "rt1.commands.convert:ConvertDataCommand",
-        "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
-    ),
-    "convert lerobot": (
-        "rt1.commands.convert:ConvertDataCommand",
-        "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
-    ),
+    "demo": "demo_pipeline:DemoCommand",
+    "record": "record:RecordCommand",
+    "train": "train:TrainCommand",
+    "evaluate": "evaluate:EvaluateCommand",
+    "evaluate-offline": "evaluate_offline:EvaluateOfflineCommand",
+    "improve": "improve:ImproveCommand",
+    "inspect": "inspect:InspectCommand",
+    "text-table": "text_table:TextTableCommand",
+    "serve": "serve:ServeCommand",
+    "play": "play:PlayCommand",
+    "export": "export:ExportCommand",
+    "convert tensorflow": "convert:ConvertTensorFlowCommand",
+    "convert flax": "convert:ConvertFlaxCommand",
+    "convert imagenet": "convert:ConvertImageNetCommand",
+    "convert rlds": "convert:ConvertDataCommand",
+    "convert lerobot": "convert:ConvertDataCommand",
 }
-"""Command -> its class, imported only to run it or to explain its options, and the first line of its help."""
+"""Command -> its file in rt1.commands and its class, imported only to run it or to explain its options."""
 
 PRESET_COMMANDS = ("train", "improve")
 """Commands whose options take their defaults from a preset, or from the network of a checkpoint."""
@@ -133,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. An error that the user can fix is one line on stderr, with status 1, or 2 for a usage error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _escape_what_cannot_be_printed()
-    if answer := _answer(words):
-        print(answer)
+    if not words or words[0] in ("-h", "--help", "--version"):
+        print(f"rt1 {rt1.__version__}" if words == ["--version"] else _usage())
         return 0
     command: Any = None
     try:
@@ -155,30 +112,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _escape_what_cannot_be_printed() -> None:
-    """Let a character that the terminal's encoding lacks become an escape, not an error."""
+    """Print an escape for a character that the terminal's encoding lacks."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _answer(words: Sequence[str]) -> str | None:
-    """Return what is printed without a command."""
-    if not words or words[0] in ("-h", "--help"):
-        return _usage()
-    return f"rt1 {rt1.__version__}" if words[0] == "--version" else None
-
-
 def _in_one_line(error: Exception, command: Any) -> str | None:  # noqa: ANN401 (one of the command classes)
-    """Return what a user needs to know of an error; None for our own mistakes."""
+    """Return what a user needs to know of an error, None for our own mistakes."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package in EXTRAS:
-        return f"{package} is not installed; run: pip install 'rt1[{EXTRAS[package]}]'"
+        return f"{package} is not installed. Run: pip install 'rt1[{EXTRAS[package]}]'"
     if isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
-        return f"memory is short ({str(error) or type(error).__name__}); free some, raise `ulimit -v`, or ask for less"
+        return f"memory is short ({str(error) or type(error).__name__}). Free some, raise `ulimit -v`, or ask for less"
     if not isinstance(error, EXPECTED):
         return None
     if isinstance(error, OSError) and not isinstance(error, RT1Error) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; give another path, or check who may use it"
+        return f"{error.filename}: {error.strerror}. Give another path, or check who may use it"
     if command is None:
         return str(error)
     from rt1.commands.parsing import as_typed, options_of
@@ -197,9 +147,8 @@ def parse(words: Sequence[str]) -> Any:  # noqa: ANN401 (one of the command clas
     _check_address_space()
     from rt1.commands.parsing import parsed  # with tyro, which a page of commands does not need
 
-    module, _, kind_name = COMMANDS[name][0].partition(":")
-    kind = getattr(importlib.import_module(module), kind_name)
-
+    module, _, kind_name = COMMANDS[name].partition(":")
+    kind = getattr(importlib.import_module(f"rt1.commands.{module}"), kind_name)
     choices: dict[str, Any] = {}
     if name in PRESET_COMMANDS:
         import tyro
@@ -231,7 +180,7 @@ def _check_address_space() -> None:
 
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
-        raise MemoryError(f"the address space is limited to {limit / 1e9:.2g} GB; it must be at least 3 GB")
+        raise MemoryError(f"the address space is limited to {limit / 1e9:.2g} GB, must be at least 3 GB")
 
 
 def _command_name(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -255,9 +204,17 @@ def _refuse_old_names(words: Sequence[str]) -> None:
 
     for option in ("--activations", "--train.activations"):
         if (name := _option(words, option, "")) in RENAMED:
-            raise UsageError(f"{option} is {name}, an old name; use {option} {RENAMED[name]}")
+            raise UsageError(f"{option} is {name}, an old name. Use {option} {RENAMED[name]}")
 
 
 def _usage() -> str:
-    lines = ["usage: rt1 COMMAND [options]; rt1 COMMAND --help explains its options", ""]
-    return "\n".join(lines + [f"  {name:20s}{explanation}" for name, (_, explanation) in COMMANDS.items()])
+    lines = ["usage: rt1 COMMAND [options]. rt1 COMMAND --help explains its options", ""]
+    return "\n".join(lines + [f"  {name:20s}{_explanation(command)}" for name, command in COMMANDS.items()])
+
+
+def _explanation(command: str) -> str:
+    """Return the docstring of a command's class, read from its file because an import would load torch."""
+    module, _, kind_name = command.partition(":")
+    source = files("rt1.commands").joinpath(f"{module}.py").read_text(encoding="utf-8")
+    (kind,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == kind_name)
+    return ast.get_docstring(kind) or ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rt1.cli import main
-from rt1.commands.demo_pipeline import DemoResult, DemoSettings, run_demo, summary
+from rt1.commands.demo_pipeline import DemoSettings, run_demo, summary
 from rt1.text.load import load_text_encoder
 
 SMALL = ("--preset", "debug", "--tasks", "faucet-open", "faucet-close", "--episodes", "2", "--trials", "1")
@@ -134,7 +134,8 @@ def test_the_figures_are_told_in_lines(tmp_path: Path) -> None:
         "seconds": {"record": 34.0, "train": 372.0},
         "peak_gb": None,
     }
-    lines = summary(DemoResult(report=tmp_path / "report.html", results=results)).splitlines()
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    lines = summary(tmp_path).splitlines()
     assert lines[1].split() == ["reach-v3", "95%", "76%..99%", "100%", "12%", "-"]
     assert lines[2].split() == ["mean", "95%", "12%"]
     assert lines[3] == "with the other task's instruction -, with an unseen paraphrase 50%"

@@ -63,14 +63,14 @@ def test_words_become_settings() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "rt1 do needs PATH, --out PATH; rt1 do --help explains it"),
-        (["data"], "rt1 do needs --out PATH; rt1 do --help explains it"),
+        ([], "rt1 do needs PATH, --out PATH. rt1 do --help explains it"),
+        (["data"], "rt1 do needs --out PATH. rt1 do --help explains it"),
         (["data", "--out", "o", "--count", "many"], "--count is 'many'; it must be a whole number"),
         (["data", "--out", "o", "--share", "half"], "--share is 'half'; it must be a number"),
         (["data", "--out", "o", "--precision", "fp16"], "--precision is 'fp16'; it must be one of 'fp32', 'bf16'"),
         (["data", "--out", "o", "--several", "a", "b"], "--several is 'a', 'b'; it must be "),
         (["data", "--out", "o", "--episodes", "some"], "--episodes is 'some'; it must be one of {None,all}|INT"),
-        (["data", "--out", "o", "--inner.size", "5"], "--inner.size lacks its value; give 2"),
+        (["data", "--out", "o", "--inner.size", "5"], "--inner.size lacks its value. Give 2"),
         (["data", "more", "words", "--out", "o"], "nothing is known of more, words"),
         (["data", "--out", "o", "--cuont", "3"], "unknown option '--cuont'; did you mean '--count'? Known: --count"),
     ],

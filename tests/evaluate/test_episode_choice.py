@@ -65,7 +65,7 @@ def test_of_other_data_all_episodes_are_taken_and_why_is_said(
 def test_no_episodes_and_none_wanted_are_refused(make_source: Callable[..., Any]) -> None:
     with pytest.raises(DataError, match="memory has no episodes"):
         choose_episodes(make_source(), {})
-    with pytest.raises(DataError, match="--episodes is 0; it must be at least 1"):
+    with pytest.raises(DataError, match="--episodes is 0, must be at least 1"):
         choose_episodes(make_source(2), {}, 0)
 
 

@@ -21,9 +21,9 @@ STORED = Words(stored=True, origin="stored")
 
 def _watched(policy: Policy, source: Any, episode: int) -> EpisodePlot:
     policy.reset(source.text_embedding(episode))
-    watch = EpisodeWatch(policy, source, episode, title="an episode")
+    watch = EpisodeWatch(source, episode, attention=policy.attention_maps)
     for image, logits in stream_episode(policy, source, episode):
-        watch.see(image, logits)
+        watch.see(image, policy.action_spec.decode_logits(logits)[1])
     return watch.plot()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rt1.errors import DataError
-from rt1.evaluate.metrics import METRICS, METRICS_FILE, metric, read_metrics
+from rt1.evaluate.metrics import METRICS_FILE, read_metrics
 
 
 def test_a_run_without_metrics_has_no_records(tmp_path: Path) -> None:
@@ -18,12 +18,6 @@ def test_a_run_without_metrics_has_no_records(tmp_path: Path) -> None:
 def test_records_come_in_the_order_they_were_written(tmp_path: Path) -> None:
     (tmp_path / METRICS_FILE).write_text('{"update": 1, "loss": 0.5}\n{"update": 2, "loss": 0.25}\n')
     assert read_metrics(tmp_path) == [{"update": 1, "loss": 0.5}, {"update": 2, "loss": 0.25}]
-
-
-def test_a_metric_of_one_part_means_what_the_metric_means() -> None:
-    assert metric("heldout_accuracy/hand_x") == metric("heldout_accuracy") == METRICS["heldout_accuracy"]
-    with pytest.raises(KeyError):
-        metric("heldout")
 
 
 @pytest.mark.parametrize(

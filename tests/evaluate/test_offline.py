@@ -136,7 +136,7 @@ def test_the_episodes_shown_are_spread_over_those_evaluated(
     ]
     assert len(_evaluate(policy, source, shown=9).plots) == 5
     assert _evaluate(policy, source, shown=0).plots == []
-    with pytest.raises(ValueError, match="-1 episodes"):
+    with pytest.raises(ValueError, match="shown is -1"):
         _evaluate(policy, source, shown=-1)
 
 

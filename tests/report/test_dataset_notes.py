@@ -51,7 +51,7 @@ def test_an_instruction_with_two_text_embeddings_is_noted(source: Any) -> None:
 def test_images_that_look_blue_and_are_not_declared_bgr_are_noted(source: Any) -> None:
     source.images = [[_image(20)] * 100, [_image(-20), _image(20)] * 50]
     (note,) = _notes(source)
-    assert note.startswith("colors: in 75 % of the sampled images blue exceeds red; red and blue may be exchanged")
+    assert note.startswith("colors: in 75 % of the sampled images blue exceeds red: red and blue may be exchanged")
     source.images = [[_image(20)] * 100, [_image(-20)] * 100]
     assert _notes(source) == []
 
@@ -62,7 +62,7 @@ def test_images_declared_bgr_that_look_blue_as_such_are_noted(source: Any) -> No
     assert _notes(source) == []
     source.images = [[_image(-20)] * 100] * 2
     (note,) = _notes(source)
-    assert "they are declared BGR; they may be RGB" in note
+    assert "they are declared BGR, but may be RGB" in note
 
 
 def test_real_images_look_red_and_blue_only_once_exchanged(shared: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_empty_sentences_and_what_was_left_out_are_noted(source: Any) -> None:
     source.instruction = lambda episode: " " if episode else "push"
     source.skipped = ("a.tfrecord: torn",)
     assert _notes(source) == [
-        "left out as damaged: 1 record; the first: a.tfrecord: torn",
+        "left out as damaged: 1 record, the first: a.tfrecord: torn",
         "empty instruction in 1 of 2 episodes, the first is 1",
     ]
 
@@ -98,7 +98,7 @@ def test_actions_that_are_no_numbers_never_change_or_are_clipped_are_noted(sourc
     for moves in source.moves:
         moves[:, 2] = 1.0
     assert _notes(source) == [
-        "NaN or infinite action in 1 of 200 steps, the first is step 4 of episode 1; leave such steps out",
+        "NaN or infinite action in 1 of 200 steps, the first is step 4 of episode 1. Leave such steps out",
         "never changes: move_2",
         "move_1: 1 % of the values lie outside -1..1 and will be clipped",
     ]
@@ -117,7 +117,7 @@ def test_outliers_and_bounds_far_too_wide_are_noted(source: Any) -> None:
     (outlier, bins) = _notes(source)
     assert outlier.startswith("move_2: 1 outlier far from -0.9")
     assert outlier.endswith("the farthest at step 3 of episode 1")
-    assert bins.startswith("move_2: 98 % of the values share 3 bins of 256; check the unit")
+    assert bins.startswith("move_2: 98 % of the values share 3 bins of 256. Check the unit")
 
 
 def test_values_that_are_no_choice_are_noted(source: Any) -> None:
@@ -127,7 +127,7 @@ def test_values_that_are_no_choice_are_noted(source: Any) -> None:
     for moves in source.moves:
         moves[:, 0] = np.arange(100) % 3
     source.moves[0][0, 0] = -1
-    assert _notes(source) == ["end: 0.5 % of the values are none of the choices 0..2; encoding refuses them"]
+    assert _notes(source) == ["end: 0.5 % of the values are none of the choices 0..2. Encoding refuses them"]
 
 
 def test_what_was_looked_at_is_said(source: Any) -> None:

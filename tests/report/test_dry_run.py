@@ -128,5 +128,5 @@ def test_a_recording_of_another_program_is_replayed_by_its_keys(
     limits = ActionLimits(spec=client.action_spec)
     page = replay(client, folder, limits, page=tmp_path / "page.html", episodes=(1,), options=options)
     assert "1 recorded episode, 3 steps" in page.read_text()
-    with pytest.raises(ValueError, match=r"\(0, 2\); .* has 0\.\.1"):
+    with pytest.raises(ValueError, match=r"\(0, 2\), .* has 0\.\.1"):
         replay(client, folder, limits, page=tmp_path / "none.html", episodes=(0, 2), options=options)

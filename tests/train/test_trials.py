@@ -61,7 +61,7 @@ def _changed(info: CheckpointInfo, **changes: Any) -> CheckpointInfo:
     [
         ({"provenance": {"tasks": []}}, {}, r"need an environment, and the data name none; .*--closed-loop\.every 0"),
         ({}, {"tasks": ("hamer",)}, "unknown metaworld task 'hamer'; did you mean 'hammer"),
-        ({"text_encoder": None}, {}, "names no text encoder; give the one"),
+        ({"text_encoder": None}, {}, "names no text encoder"),
     ],
 )
 def test_what_cannot_be_tried_shows_at_once(

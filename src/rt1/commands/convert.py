@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from rt1.checkpoint import CHECKPOINT_FILES, CheckpointInfo, save_checkpoint
 from rt1.commands.options import DataFormat
 from rt1.common.files import check_replaceable
-from rt1.data.convert import ConvertSettings, convert_source
+from rt1.data.convert import ConvertSettings, Format, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.errors import SaveError
 from rt1.model.heads import parameter_counts
-from rt1.pretrained.convert import (
-    Conversion,
-    convert_flax,
-    convert_imagenet,
-    convert_tensorflow,
-)
+from rt1.pretrained.convert import Conversion, convert_flax, convert_imagenet, convert_tensorflow
 from rt1.text.encoder import USE_LARGE_5
 
 
@@ -40,9 +34,7 @@ class ConvertTensorFlowCommand:
 
     def run(self, _command: str) -> int:
         """Convert, and print the parameter counts."""
-        check_replaceable(self.out, CHECKPOINT_FILES)  # before the weights are read
-        conversion = convert_tensorflow(self.path, config=self.config, action_order=self.action_order or None)
-        return _save(conversion, self.out)
+        return _convert_google(self, convert_tensorflow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +52,7 @@ class ConvertFlaxCommand:
 
     def run(self, _command: str) -> int:
         """Convert, and print the parameter counts."""
-        check_replaceable(self.out, CHECKPOINT_FILES)  # before the weights are read
-        conversion = convert_flax(self.path, config=self.config, action_order=self.action_order or None)
-        return _save(conversion, self.out)
+        return _convert_google(self, convert_flax)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +75,20 @@ class ConvertImageNetCommand:
         return 0
 
 
-def _save(conversion: Conversion, out: Path) -> int:
+def _convert_google(command: ConvertTensorFlowCommand | ConvertFlaxCommand, convert: Callable[..., Conversion]) -> int:
+    check_replaceable(command.out, CHECKPOINT_FILES)  # before the weights are read
+    conversion = convert(command.path, config=command.config, action_order=command.action_order or None)
     info = CheckpointInfo(
         model=conversion.configuration.model,
         action_spec=conversion.configuration.action,
         text_encoder=USE_LARGE_5,
         provenance=conversion.report.to_json(),
     )
-    save_checkpoint(out, model=conversion.model, info=info)
+    save_checkpoint(command.out, model=conversion.model, info=info)
     counts = parameter_counts(conversion.model)
-    print(f"{out}: {conversion.report.configuration}, {counts['total']:,} parameters")
+    print(f"{command.out}: {conversion.report.configuration}, {counts.pop('total'):,} parameters")
     for name, count in counts.items():
-        if name != "total":
-            print(f"  {name:14s}{count:>12,}")
+        print(f"  {name:14s}{count:>12,}")
     _print_skipped(conversion.report.skipped, conversion.report.notes)
     return 0
 
@@ -117,31 +108,18 @@ class ConvertDataCommand:
     """Folder of the data set."""
     out: Path
     """Folder to write."""
-    to: Literal["rlds", "lerobot"]
+    to: Format
     """Format to write."""
-    name: str | None = None
-    """Name of the new data set. Default: made from the old name."""
-    fps: int | None = None
-    """To LeRobot: steps per second. Required if the data set does not contain its control rate."""
-    video: Literal["av1", "h264"] | None = None
-    """To LeRobot: encode the images as video, which loses detail."""
-    robot_type: str | None = None
-    """To LeRobot: name of the robot."""
+    settings: tyro.conf.OmitArgPrefixes[ConvertSettings] = field(default_factory=ConvertSettings)
+    """Settings of the conversion."""
     data: DataFormat = field(default_factory=DataOptions)
-    """How to read a data set that does not describe itself."""
-
-    def __post_init__(self) -> None:
-        self._settings()
-
-    def _settings(self) -> ConvertSettings:
-        return ConvertSettings(name=self.name, fps=self.fps, video=self.video, robot_type=self.robot_type)
 
     def run(self, _command: str) -> int:
         """Convert, and print the size of the new data set."""
         if self.path.resolve() in (self.out.resolve(), *self.out.resolve().parents):
-            raise SaveError(f"{self.out} lies in the data set {self.path}; write to a folder outside of it")
+            raise SaveError(f"{self.out} lies in the data set {self.path}. Write to a folder outside of it")
         source = open_data(self.path, self.data)
-        report = convert_source(source, self.out, to=self.to, settings=self._settings())
+        report = convert_source(source, self.out, to=self.to, settings=self.settings)
         print(
             f"{report.folder}: {report.episodes} episodes, {report.steps} steps, {report.instructions} instructions, "
             f"{report.megabytes:.1f} MB of {report.format}"

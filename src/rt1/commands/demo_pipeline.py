@@ -25,16 +25,14 @@ from rt1.envs.base import check_tasks
 from rt1.envs.registry import DEMO_TASKS, demo_suite
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.presets import TEXT_ENCODERS, preset
+from rt1.report.closed_loop import evaluate_checkpoint
 from rt1.report.provenance import ReportContext
-from rt1.report.run_closed_loop import evaluate_checkpoint
 from rt1.simulate.record import RecordSettings, record
 from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
 
 T = TypeVar("T")
 RESULTS_FILE = "results.json"
-_RUN_AGAIN = "remove it and run the demo again"
-
 STATE_FILE = "demo.json"
 
 NOISE = 0.8
@@ -66,16 +64,17 @@ class DemoSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoResult:
-    """What the demo wrote."""
+class DemoCommand(DemoSettings):
+    """Record, train, evaluate and report in a simulator in one go. Run it again to reuse finished stages."""
 
-    report: Path
-    """The report, an HTML page."""
-    results: dict[str, Any]
-    """The figures of ``results.json``."""
+    def run(self, command: str) -> int:
+        """Run the demo."""
+        run_demo(self, command=command)
+        print(summary(self.out))
+        return 0
 
 
-def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
+def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> None:
     """Run all stages. A finished stage is reused, an interrupted one resumes.
 
     Raises:
@@ -84,14 +83,14 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
         LockedError: another process works in the folder.
     """
     check_folder(demo.out, ours=(STATE_FILE,))
-    # All mistakes of a user are found here, before the first file is written and before minutes of work.
-    suite = demo_suite(_image_size(demo))
-    tasks = check_tasks(suite, demo.tasks)
-    recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
-    trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
+    # All mistakes of a user show here, before the first file is written and before minutes of work.
     config = replace(preset(demo.preset), seed=demo.seed)
     if demo.updates is not None:
         config = replace(config, updates=demo.updates)
+    suite = demo_suite(config.model.image_size[0])
+    tasks = check_tasks(suite, demo.tasks)
+    recording = RecordSettings(tasks=tasks, episodes=demo.episodes, seed=demo.seed, noise=NOISE)
+    trials = TrialSettings(tasks=tasks, trials=demo.trials, seed=demo.seed)
     encoder = load_text_encoder("minilm")
     name = TEXT_ENCODERS.get(demo.preset)  # None: training uses the embeddings stored with the recording
     training_encoder = None if name is None else load_text_encoder(name)
@@ -113,7 +112,7 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
                 "updates": str(config.updates),
                 "batch size": str(config.batch_size),
                 "targets in training": f"spread over neighbouring bins, standard deviation {config.target_spread:g} "
-                "bins; the held-out loss is on one-hot targets",
+                "bins. The held-out loss is on one-hot targets",
                 "training seed": str(config.seed),
             },
         )
@@ -128,23 +127,17 @@ def run_demo(demo: DemoSettings, *, command: str = "rt1 demo") -> DemoResult:
                 context=context,
             )
             stages.note_evaluated()
-        return DemoResult(
-            report=demo.out / "report.html", results=read_object(demo.out / RESULTS_FILE, cure=_RUN_AGAIN)
-        )
 
 
 class _Stages:
     """The folder of the demo: the finished stages, and how long they took."""
 
     def __init__(self, demo: DemoSettings) -> None:
-        self._file = demo.out / STATE_FILE
+        self._demo, self._file = demo, demo.out / STATE_FILE
         self.data, self.training = demo.out / "data", demo.out / "run"
-        settings = {
-            k: v for k, v in json_config.to_json(replace(demo, out=Path())).items() if k not in ("out", "trials")
-        }
+        free = ("out", "trials")
+        settings = {name: value for name, value in json_config.to_json(demo).items() if name not in free}
         self._state: dict[str, Any] = {"settings": settings, "seconds": {}, "peak_gb": None, "evaluated": None}
-        self._trials = demo.trials
-        self._out = demo.out
         if self._file.is_file():
             with reading(self._file, cure="remove it, or give another --out"):
                 state = read_object(self._file)
@@ -185,8 +178,8 @@ class _Stages:
 
     def is_evaluated(self) -> bool:
         """Return whether this code evaluated this checkpoint with these trials."""
-        there = all((self._out / name).is_file() for name in (RESULTS_FILE, "report.html"))
-        return there and self._state["evaluated"] == self._evaluation()
+        is_written = all((self._demo.out / name).is_file() for name in (RESULTS_FILE, "report.html"))
+        return is_written and self._state["evaluated"] == self._evaluation()
 
     def note_evaluated(self) -> None:
         """Store that the evaluation is done."""
@@ -197,23 +190,19 @@ class _Stages:
         if not (self.training / "last").is_dir():
             return []
         weights = (resolve(self.training) / MODEL_FILE).read_bytes()
-        return [self._trials, hashlib.sha256(weights).hexdigest(), commit()]
+        return [self._demo.trials, hashlib.sha256(weights).hexdigest(), commit()]
 
     def _save(self) -> None:
         write_text(self._file, json.dumps(self._state, indent=1))
 
 
-def _image_size(demo: DemoSettings) -> int:
-    return preset(demo.preset).model.image_size[0]
+def summary(folder: Path) -> str:
+    """Return the results of the demo in a folder as lines for the terminal."""
+    with reading(folder / RESULTS_FILE, cure="remove it and run the demo again"):
+        return "\n".join([*_summary(read_object(folder / RESULTS_FILE)), f"report: {folder / 'report.html'}"])
 
 
-def summary(result: DemoResult) -> str:
-    """Return the results of the demo as lines for the terminal."""
-    with reading(result.report.with_name(RESULTS_FILE), cure=_RUN_AGAIN):
-        return "\n".join(_summary(result.results, result.report))
-
-
-def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
+def _summary(figures: Mapping[str, Any]) -> list[str]:
     lines = [f"{'task':26s}{'policy':>8s}{'95 %':>14s}{'expert':>8s}{'blind':>8s}{'random':>8s}"]
     for task in figures["tasks"]:
         low, high = task["interval95"]
@@ -228,7 +217,7 @@ def _summary(figures: Mapping[str, Any], report: Path) -> list[str]:
     )
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in figures["seconds"].items())
     lines.append(f"{seconds}; peak memory {figures['peak_gb'] or 0:.1f} GB")
-    return [*lines, f"report: {report}"]
+    return lines
 
 
 def _rate(value: float | None) -> str:

@@ -7,41 +7,36 @@ from pathlib import Path
 
 import tyro
 
-from rt1.commands.options import DataFormat
+from rt1.commands.options import CheckpointPath, DataFormat, EncoderName, text_encoder
 from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
 from rt1.export.exporter import EXPORT_FILES, ExportSettings, export
 from rt1.policy.exported_manifest import TABLE_FILE, Manifest
-from rt1.text.load import load_text_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCommand:
     """Export a policy to ONNX Runtime, OpenVINO or torch, and compare it with the network step by step."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint or run folder."""
+    checkpoint: CheckpointPath
     out: Path
     """Folder to write. An earlier export in it is replaced."""
     export: tyro.conf.OmitArgPrefixes[ExportSettings]
     """Settings of the export."""
     data: Path | None = None
     """Data set with the images of the comparison. Default: generated images."""
-    text_encoder: str | None = None
-    """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
+    text_encoder: EncoderName = None
     options: DataFormat = field(default_factory=DataOptions)
-    """How to read a data set that does not describe itself."""
 
     def run(self, _command: str) -> int:
         """Export."""
         check_replaceable(self.out, EXPORT_FILES)  # before anything is read
         source = None if self.data is None else open_data(self.data, self.options)
-        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         manifest = export(
             self.checkpoint,
             self.out,
             self.export,
-            encoder=encoder,
+            encoder=text_encoder(self.text_encoder),
             source=source,
             say=lambda stage: print(f"{stage} ...", flush=True),
         )

@@ -59,8 +59,8 @@ class ImproveCommand:
             page, last = write_report(improvement, command=command), improvement.rounds[-1]
             control = success(last.control)
             baseline = "" if control is None else f", without its own episodes {control:.0%}"
-            kept = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} starts, " if last.number else ""
-            line = f"round {last.number}: {kept}success {success(last.improved):.0%}{baseline}, report: {page}"
+            counts = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} starts, " if last.number else ""
+            line = f"round {last.number}: {counts}success {success(last.improved):.0%}{baseline}, report: {page}"
             print(line, flush=True)
 
         result = improve(

@@ -28,7 +28,6 @@ class InspectCommand:
     episode: int | None = None
     """Number of the episode that the page shows. Default: one of median length."""
     data: DataFormat = field(default_factory=DataOptions)
-    """How to read a data set that does not describe itself."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 0, "episode")

@@ -7,12 +7,37 @@ from typing import Annotated
 
 import tyro
 
-from rt1.checkpoint import RUN_ORDER
+from rt1.checkpoint import RUN_ORDER, load_info, resolve
+from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions
+from rt1.envs.base import TaskSuite
+from rt1.envs.registry import suite_of
 from rt1.presets import PRESETS
+from rt1.report.offline import JSON_FILE
+from rt1.text.encoder import TextEncoder
+from rt1.text.load import load_text_encoder
 
-DataFormat = Annotated[tyro.conf.OmitArgPrefixes[DataOptions], tyro.conf.arg(name="data-format")]
+CheckpointPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="Checkpoint or run folder.")]
+EmbodimentName = Annotated[
+    str | None, tyro.conf.arg(help="Embodiment that acts. Required if the checkpoint has several.")
+]
+EncoderName = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."
+    ),
+]
+DataFormat = Annotated[
+    tyro.conf.OmitArgPrefixes[DataOptions],
+    tyro.conf.arg(name="data-format", help="How to read a data set that does not describe itself."),
+]
 """How to read a data set, in a group of its own at the end of a help page."""
+ReportFolder = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        help="Folder of the report. Default: evaluation-last/ in the run folder, evaluation/ in the checkpoint folder."
+    ),
+]
 
 
 def _preset_help() -> str:
@@ -24,9 +49,38 @@ Preset = Annotated[str, tyro.conf.arg(help=_preset_help())]
 """Name of a preset. The help page lists all of them."""
 
 
-def report_folder(checkpoint: Path) -> Path:
-    """Return the default folder of a checkpoint's reports. It is outside last/ and best/, which training replaces."""
-    checkpoint = checkpoint if checkpoint.name else checkpoint.absolute()  # the current folder may be last/
-    if checkpoint.name in RUN_ORDER:
-        return checkpoint.parent / f"evaluation-{checkpoint.name}"
-    return checkpoint / "evaluation"
+def text_encoder(name: str | None) -> TextEncoder | None:
+    """Return the text encoder of that name, or None, which stands for the one that the checkpoint names."""
+    return None if name is None else load_text_encoder(name)
+
+
+def report_folder(out: Path | None, checkpoint: Path) -> Path:
+    """Return the folder of a report. The default is outside last/ and best/, which training replaces.
+
+    Raises:
+        SaveError: the folder holds something else.
+    """
+    if out is None:
+        folder = resolve(checkpoint)
+        folder = folder if folder.name else folder.absolute()  # the current folder may be last/
+        is_of_run = folder.name in RUN_ORDER
+        out = folder.parent / f"evaluation-{folder.name}" if is_of_run else folder / "evaluation"
+    check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
+    return out
+
+
+def simulation(
+    checkpoint: Path, *, embodiment: str | None, env: str | None, tasks: tuple[str, ...]
+) -> tuple[TaskSuite, tuple[str, ...]]:
+    """Return the environment and the tasks of a policy: by default, those of its training data.
+
+    Raises:
+        ValueError: no tasks are named.
+    """
+    provenance = load_info(checkpoint, embodiment=embodiment).provenance
+    tasks = tasks or tuple(provenance.get("tasks", ()))
+    if not tasks:
+        raise ValueError(
+            f"{checkpoint} names no tasks. Give --tasks, or use rt1 evaluate-offline for recorded episodes"
+        )
+    return suite_of(provenance, env), tasks

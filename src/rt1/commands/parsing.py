@@ -1,4 +1,4 @@
-"""Command-line words to a command's settings, by tyro; whatever is wrong with the words is said in one line."""
+"""A command's settings from command-line words, by tyro, with errors in one line."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _in_one_line(event: _errors.ParseErrorEvent, known: Collection[str]) -> str:
     """Return what is wrong with the words: the option, its value, the rule."""
     if isinstance(event, _errors.MissingArgs):
         names = ", ".join(missing.arg.get_invocation_text()[1].as_str_no_ansi() for missing in event.missing_arguments)
-        return f"{event.prog} needs {names}; {event.prog} --help explains it"
+        return f"{event.prog} needs {names}. {event.prog} --help explains it"
     if isinstance(event, _errors.UnrecognizedArgs):
         return f"nothing is known of {', '.join(event.tokens)}"
     message = getattr(event, "message", "")
@@ -109,7 +109,7 @@ def _rule(event: _errors.ParseErrorEvent, argument: ArgumentDefinition, message:
     if isinstance(event, _errors.InvalidChoice):
         return f"is {event.value!r}; it must be one of {', '.join(map(repr, event.choices))}"
     if isinstance(event, _errors.BadValue):
-        return f"lacks its value; give {argument.lowered.nargs}"
+        return f"lacks its value. Give {argument.lowered.nargs}"
     if message.startswith("is "):  # our own rules, see _plain_value
         return message
     first, form = message.partition("\n")[0], (argument.lowered.metavar or "").removeprefix("{None}|")
@@ -119,8 +119,8 @@ def _rule(event: _errors.ParseErrorEvent, argument: ArgumentDefinition, message:
 
 def _unknown_options(words: Sequence[str], known: Collection[str]) -> list[str]:
     """Return "did you mean" for each option that a command does not have."""
-    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
-    return [unknown_name("option", name, known) for name in given if name not in known]
+    options = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    return [unknown_name("option", name, known) for name in options if name not in known]
 
 
 def options_of(kind: Callable[..., Any], **choices: Any) -> set[str]:  # noqa: ANN401 (as for tyro.cli)

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import tyro
 
-from rt1.checkpoint import load_info
+from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, simulation, text_encoder
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
-from rt1.envs.registry import suite_of
 from rt1.play.playground import Playground
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.policy import Policy
-from rt1.text.load import load_text_encoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlayCommand:
     """Watch and control a policy in a simulator, on a web page on this machine, until Ctrl-C."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint or run folder."""
+    checkpoint: CheckpointPath
     tasks: tuple[str, ...] = ()
     """Tasks to choose from. Default: the tasks of the training data."""
     env: str | None = None
@@ -30,12 +26,10 @@ class PlayCommand:
     """Port on 127.0.0.1. 0 takes a free one."""
     seed: int = 0
     """Seed of the initial states, as in rt1 evaluate."""
-    embodiment: str | None = None
-    """Embodiment that acts. Required if the checkpoint has several."""
+    embodiment: EmbodimentName = None
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
     """How the network runs."""
-    text_encoder: str | None = None
-    """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
+    text_encoder: EncoderName = None
 
     def __post_init__(self) -> None:
         check_between(self, 0, MOST_PORT, "port")
@@ -45,16 +39,11 @@ class PlayCommand:
         """Serve the page."""
         from rt1.play.server import PlayServer, serve
 
-        provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
-        suite = suite_of(provenance, self.env)
-        tasks = self.tasks or tuple(provenance.get("tasks", ()))
-        if not tasks:
-            raise ValueError(f"{self.checkpoint} names no tasks. Give --tasks")
-        encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
+        suite, tasks = simulation(self.checkpoint, embodiment=self.embodiment, env=self.env, tasks=self.tasks)
         policy = Policy.from_checkpoint(
             self.checkpoint,
             embodiment=self.embodiment,
-            text_encoder=encoder,
+            text_encoder=text_encoder(self.text_encoder),
             cond_scale=self.acting.cond_scale,
             setting=self.acting.choice,
         )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
 from rt1.checkpoint import CheckpointInfo, load_info
+from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.policy import Policy
 from rt1.serve.settings import ServerSettings
@@ -24,16 +24,13 @@ if TYPE_CHECKING:
 class ServeCommand:
     """Serve a policy to robots or benchmarks over WebSockets until SIGTERM or Ctrl-C."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint or run folder."""
+    checkpoint: CheckpointPath
     server: tyro.conf.OmitArgPrefixes[ServerSettings] = field(default_factory=ServerSettings)
     """Address and limits of the server."""
-    embodiment: str | None = None
-    """Embodiment that acts. Required if the checkpoint has several."""
+    embodiment: EmbodimentName = None
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
     """How the network runs."""
-    text_encoder: str | None = None
-    """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
+    text_encoder: EncoderName = None
 
     def run(self, _command: str) -> int:
         """Serve."""

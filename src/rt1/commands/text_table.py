@@ -27,7 +27,6 @@ class TextTableCommand:
     """Name of the encoder that made the embeddings. Default: the one that the data set names, or Universal Sentence
     Encoder if it names none, as in Open X sets."""
     data: DataFormat = field(default_factory=DataOptions)
-    """How to read a data set that does not describe itself."""
 
     def run(self, _command: str) -> int:
         """Write the table."""

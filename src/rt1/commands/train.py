@@ -60,7 +60,6 @@ class TrainCommand:
     rare: Annotated[RareOptions, tyro.conf.arg(name="")] = field(default_factory=RareOptions)
     """Options that most runs do not need."""
     options: DataFormat = field(default_factory=DataOptions)
-    """How to read a data set that does not describe itself."""
 
     def run(self, _command: str) -> int:
         """Train."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +15,9 @@ from rt1.checkpoint import CheckpointInfo, load_info, resolve
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
-from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
+from rt1.evaluate.results import InstructedResult, TaskResult
 from rt1.policy.autotune import ActingSettings
-from rt1.simulate.rollout import check_actions_fit
+from rt1.simulate.rollout import Rollout, check_actions_fit
 from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.simulate.video import encode_video
 from rt1.text.encoder import TextEncoder, check_same_encoder
@@ -28,28 +30,30 @@ BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 class TrialSettings:
     """What to try."""
 
-    tasks: tuple[str, ...]
-    """Task names."""
+    tasks: tuple[str, ...] = ()
+    """Task names. Default: the tasks of the training data."""
     trials: int = 20
     """Trials per task and kind."""
     seed: int = 0
-    """Seed of the trials; no trial has the initial state of a recording."""
+    """Seed of the trials. No trial has the initial state of a recording."""
+    workers: int = 0
+    """Number of processes. 0 means one per core."""
     baselines: bool = True
-    """Also run the baselines: the scripted expert, open-loop replay and random actions."""
+    """Also run the scripted expert, open-loop replay and random actions."""
     swapped: bool = True
     """Also run tasks that share a scene under each other's instruction."""
     paraphrases: bool = True
-    """Also run each task under a sentence that no recording uses."""
+    """Also run each task with a paraphrase that no recording contains. A text table may lack it."""
     embodiment: str | None = None
-    """Embodiment of the policy, if the network has several."""
+    """Embodiment that acts. Required if the checkpoint has several."""
     acting: ActingSettings = field(default_factory=ActingSettings)
-    """How the policy acts."""
-    workers: int = 0
-    """Processes; 0 means one per core."""
+    """How the network runs."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
+        if self.trials == 0:
+            raise ValueError(
+                "trials is 0, must be at least 1. For recorded episodes use rt1 evaluate-offline RUN --data DATA"
+            )
         check_between(self, 1, MOST_EPISODES, "trials")
         check_at_least(self, 0, "seed")
         check_between(self, 0, MOST_PROCESSES, "workers")
@@ -60,8 +64,8 @@ class ClosedLoopResult:
     """The counted trials."""
 
     tasks: tuple[TaskResult, ...]  # one per task
-    swapped: tuple[SwappedResult, ...]  # one per task that shares its scene
-    paraphrases: tuple[ParaphraseResult, ...]  # one per task with an unseen paraphrase
+    swapped: tuple[InstructedResult, ...]  # one per task that shares its scene
+    paraphrases: tuple[InstructedResult, ...]  # one per task with an unseen paraphrase
 
 
 def evaluate_closed_loop(
@@ -80,8 +84,8 @@ def evaluate_closed_loop(
             be read, or actions that do not fit the environment.
     """
     folder = resolve(checkpoint)
-    tasks = check_tasks(suite, settings.tasks)
     info = load_info(folder, embodiment=settings.embodiment)
+    tasks = check_tasks(suite, settings.tasks or info.provenance.get("tasks", ()))
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
     plans = _plans(suite, tasks, settings)
@@ -129,7 +133,7 @@ def embed_instructions(
     identity = info.text_encoder
     if encoder is None:
         if identity is None:
-            raise ValueError("the checkpoint names no text encoder; give the one its embeddings come from")
+            raise ValueError("the checkpoint names no text encoder. Give the one its embeddings come from")
         encoder = load_identified(identity)
     if identity is not None:
         check_same_encoder(identity, encoder.identity)
@@ -142,50 +146,44 @@ def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
 
 
 def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) -> ClosedLoopResult:
-    def of(kind: Kind, task: str) -> list[TrialResult]:
-        return sorted((r for r in results if (r.plan.kind, r.plan.task) == (kind, task)), key=lambda r: r.trial)
+    trials: dict[tuple[Kind, str], list[TrialResult]] = defaultdict(list)
+    for result in sorted(results, key=lambda result: result.trial):
+        trials[result.plan.kind, result.plan.task].append(result)
 
-    swapped, paraphrases = [], []
-    for task in tasks:
-        if others := of("swapped", task):
-            swapped.append(SwappedResult(task=task, given_instruction=others[0].plan.instruction, **_counted(others)))
-        if others := of("paraphrase", task):
-            paraphrases.append(ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others)))
+    def instructed(kind: Kind) -> tuple[InstructedResult, ...]:
+        return tuple(InstructedResult(**_counted(trials[kind, task])) for task in tasks if trials[kind, task])
+
     return ClosedLoopResult(
         tasks=tuple(
-            _task_result(of("policy", task), {kind: _success_rate(of(kind, task)) for kind in BASELINES}, rate)
+            TaskResult(
+                **_counted(trials["policy", task]),
+                expert=_success_rate(trials["expert", task]),
+                blind=_success_rate(trials["blind", task]),
+                random=_success_rate(trials["random", task]),
+                **_rollout_figures([result.rollout for result in trials["policy", task]], rate),
+            )
             for task in tasks
         ),
-        swapped=tuple(swapped),
-        paraphrases=tuple(paraphrases),
+        swapped=instructed("swapped"),
+        paraphrases=instructed("paraphrase"),
     )
 
 
-def _task_result(
-    trials: Sequence[TrialResult], baselines: Mapping[str, float | None], control_rate: float
-) -> TaskResult:
-    return TaskResult(
-        task=trials[0].plan.task,
-        instruction=trials[0].plan.instruction,
-        expert=baselines["expert"],
-        blind=baselines["blind"],
-        random=baselines["random"],
-        mean_steps=float(np.mean([r.rollout.steps for r in trials])),
-        clipped=sum(r.rollout.clipped for r in trials),
-        success_video=_video([r for r in trials if r.rollout.success], control_rate),
-        failure_video=_video([r for r in trials if not r.rollout.success], control_rate),
-        **_counted(trials),
-    )
-
-
-def _counted(results: Sequence[TrialResult]) -> dict[str, int]:
-    return {"trials": len(results), "successes": sum(r.rollout.success for r in results)}
+def _counted(results: Sequence[TrialResult]) -> dict[str, Any]:
+    """Return the fields of an :class:`InstructedResult`."""
+    plan, successes = results[0].plan, sum(result.rollout.success for result in results)
+    return {"task": plan.task, "instruction": plan.instruction, "trials": len(results), "successes": successes}
 
 
 def _success_rate(results: Sequence[TrialResult]) -> float | None:
-    return sum(r.rollout.success for r in results) / len(results) if results else None
+    return sum(result.rollout.success for result in results) / len(results) if results else None
 
 
-def _video(results: Sequence[TrialResult], control_rate: float) -> bytes | None:
-    """Return the first trial as a video, or None if there is none."""
-    return encode_video(results[0].rollout.images, fps=control_rate) if results else None
+def _rollout_figures(rollouts: Sequence[Rollout], control_rate: float) -> dict[str, Any]:
+    """Return the fields of a :class:`TaskResult` that are about the policy's rollouts."""
+    videos = {}
+    for success, name in ((True, "success_video"), (False, "failure_video")):
+        images = next((rollout.images for rollout in rollouts if rollout.success == success), None)
+        videos[name] = None if images is None else encode_video(images, fps=control_rate)
+    steps = float(np.mean([rollout.steps for rollout in rollouts]))
+    return {"mean_steps": steps, "clipped": sum(rollout.clipped for rollout in rollouts), **videos}

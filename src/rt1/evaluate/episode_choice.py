@@ -23,50 +23,48 @@ EpisodeChoice = Literal["all", "held-out"] | int
 class ChosenEpisodes:
     """Episodes to evaluate on, and why these."""
 
-    numbers: NDArray[np.int64]  # ascending; at least one
+    numbers: NDArray[np.int64]  # ascending, at least one
     reason: str  # a sentence for the report
     held_out: bool | None
-    """True where the checkpoint was trained on none of them, False where on some; None where it is not known."""
+    """True where the checkpoint was trained on none of them, False where on some, None where it is not known."""
 
 
 def choose_episodes(
-    source: EpisodeSource, provenance: Mapping[str, Any], wanted: EpisodeChoice | None = None
+    source: EpisodeSource, provenance: Mapping[str, Any], choice: EpisodeChoice | None = None
 ) -> ChosenEpisodes:
     """Choose the episodes to evaluate on.
 
     Args:
         source: recorded episodes.
-        provenance: of the checkpoint; it names its data set and the episodes held out from training.
-        wanted: None: the held-out episodes if this is the training's data set, else all.
+        provenance: of the checkpoint. It names its data set and the episodes held out from training.
+        choice: None: the held-out episodes if this is the training's data set, else all.
 
     Raises:
         DataError: no episodes, unknown held-out episodes, or a number below 1.
     """
     total = len(source.lengths)
     if total == 0:
-        raise DataError(f"{source.name} has no episodes; give another data set or split")
-    if isinstance(wanted, int) and wanted < 1:
-        raise DataError(f"--episodes is {wanted}; it must be at least 1, or all, or held-out")
+        raise DataError(f"{source.name} has no episodes. Give another data set or split")
+    if isinstance(choice, int) and choice < 1:
+        raise DataError(f"--episodes is {choice}, must be at least 1, or all, or held-out")
     is_training_data = (provenance.get("source"), provenance.get("episodes")) == (source.name, total)
     numbers = sorted(provenance.get("held_out_episodes", ())) if is_training_data else ()
-    held_out = np.array(numbers, dtype=np.int64)
-    if len(held_out) and wanted != "all":
+    held_out, episodes = np.array(numbers, dtype=np.int64), np.arange(total)
+    is_held_out = False if is_training_data else None
+    if len(held_out) and choice != "all":
+        episodes, is_held_out = held_out, True
         reason = f"the {len(held_out)} episodes held out from training"
-        choice = ChosenEpisodes(numbers=held_out, reason=reason, held_out=True)
     elif len(held_out):
         reason = f"all {total} episodes; the policy was trained on {total - len(held_out)} of them"
-        choice = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False)
     else:
         why = _why_all(source, provenance)
-        if wanted == "held-out":
-            raise DataError(f"no held-out episodes are known: {why}; leave out --episodes, or give --episodes all")
+        if choice == "held-out":
+            raise DataError(f"no held-out episodes are known: {why}. Leave out --episodes, or give --episodes all")
         reason = f"all {total} episodes: {why}"
-        choice = ChosenEpisodes(numbers=np.arange(total), reason=reason, held_out=False if is_training_data else None)
-    if not isinstance(wanted, int) or wanted >= len(choice.numbers):
-        return choice
-    spaced = np.linspace(0, len(choice.numbers) - 1, wanted).round().astype(int)
-    reason = f"{wanted}, evenly spaced, of {choice.reason}"
-    return ChosenEpisodes(numbers=choice.numbers[spaced], reason=reason, held_out=choice.held_out)
+    if isinstance(choice, int) and choice < len(episodes):
+        episodes = episodes[np.linspace(0, len(episodes) - 1, choice).round().astype(int)]
+        reason = f"{choice}, evenly spaced, of {reason}"
+    return ChosenEpisodes(numbers=episodes, reason=reason, held_out=is_held_out)
 
 
 def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
@@ -90,13 +88,13 @@ class Words:
     origin: str  # source of the text embeddings, in words
 
     def of(self, source: EpisodeSource, episode: int) -> str | FloatArray | None:
-        """Return the sentence or the float32 (E,) embedding of an episode; None if its sentence is empty."""
+        """Return the sentence or the float32 (E,) embedding of an episode, or None if its sentence is empty."""
         if not self.stored:
             return source.instruction(episode) if source.instruction(episode).strip() else None
         embedding = source.text_embedding(episode)
         if embedding is None:
             raise DataError(
-                f"{source.name}, episode {episode} has no text embedding, others have; name a text encoder for all "
+                f"{source.name}, episode {episode} has no text embedding, others have. Name a text encoder for all "
                 "with --text-encoder"
             )
         return embedding
@@ -106,7 +104,7 @@ def choose_words(source: EpisodeSource, info: CheckpointInfo, encoder: TextEncod
     """Decide between the stored text embeddings and the sentences.
 
     A given encoder encodes the sentences. Otherwise the stored embeddings are used unless they are of another encoder
-    than the checkpoint's; then the checkpoint's encoder encodes the sentences.
+    than the checkpoint's. Then the checkpoint's encoder encodes the sentences.
     """
     if encoder is not None:
         return Words(stored=False, origin=f"the instructions, encoded by {encoder.identity.name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -25,7 +25,7 @@ class AttentionView:
     step: int
     image: Image  # uint8 RGB (H, W, 3)
     map_KRC: FloatArray
-    """float32 (K, rows, columns), of each image token the weights on the positions of the image; their sum is 1."""
+    """float32 (K, rows, columns), of each image token the weights on the positions of the image, with sum 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class EpisodePlot:
     recorded: FloatArray  # (S, A) recorded actions, physical units
     predicted: FloatArray  # (S, A) predicted actions, physical units
     steps: Sequence[int]  # of the images
-    images: Sequence[Image] = field(repr=False)  # uint8 RGB (H, W, 3); at least one
+    images: Sequence[Image] = field(repr=False)  # uint8 RGB (H, W, 3), at least one
     attention: Sequence[AttentionView] = field(default=(), repr=False)  # TokenLearner's maps
 
     def __post_init__(self) -> None:
@@ -53,11 +53,23 @@ class EpisodePlot:
 
 
 class EpisodeWatch:
-    """Collects an :class:`EpisodePlot` while a policy runs over an episode; of its images it keeps those shown."""
+    """Collects an :class:`EpisodePlot` while a policy runs over an episode, with the images to show."""
 
-    def __init__(self, policy: Policy, source: EpisodeSource, episode: int, *, title: str, images: int = 8) -> None:
-        """Show ``images`` images, the first and the last included."""
-        self._policy, self._title = policy, title
+    def __init__(
+        self,
+        source: EpisodeSource,
+        episode: int,
+        *,
+        title: str | None = None,
+        attention: Callable[[], FloatArray] | None = None,
+        images: int = 8,
+    ) -> None:
+        """Show ``images`` images, the first and the last included, and the policy's latest attention at three of them.
+
+        The default title is the episode's number and instruction.
+        """
+        self._title = title or f"Episode {episode}: {source.instruction(episode)!r}"
+        self._dimension_names, self._maps = source.action_spec.dimension_names, attention
         steps = int(source.lengths[episode])
         self._recorded = source.actions(episode, 0, steps)
         self._shown = np.unique(np.linspace(0, steps - 1, images).round().astype(int)).tolist()
@@ -67,21 +79,20 @@ class EpisodeWatch:
         self._images: list[Image] = []
         self._attention: list[AttentionView] = []
 
-    def see(self, image: Image, logits_AV: FloatArray) -> None:
-        """Add the policy's latest step: its image and logits (A, V)."""
+    def see(self, image: Image, action_A: FloatArray) -> None:
+        """Add the policy's latest step: its image and action (A,) in physical units."""
         step = len(self._predicted)
-        self._predicted.append(self._policy.action_spec.decode_logits(logits_AV)[1])
+        self._predicted.append(action_A)
         if step in self._shown:
             self._images.append(image.copy())
-        if step in self._looked_at:
-            maps = self._policy.attention_maps()
-            self._attention.append(AttentionView(step=step, image=image.copy(), map_KRC=maps))
+        if self._maps is not None and step in self._looked_at:
+            self._attention.append(AttentionView(step=step, image=image.copy(), map_KRC=self._maps()))
 
     def plot(self) -> EpisodePlot:
         """Return the plot, after the last step."""
         return EpisodePlot(
             title=self._title,
-            dimension_names=self._policy.action_spec.dimension_names,
+            dimension_names=self._dimension_names,
             recorded=self._recorded,
             predicted=np.stack(self._predicted),
             steps=self._shown,
@@ -104,7 +115,7 @@ def stream_episode(policy: Policy, source: EpisodeSource, episode: int) -> Itera
 def episode_plots(
     policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, most: int = 12
 ) -> list[EpisodePlot]:
-    """Return plots of the first episode of each task, of ``most`` tasks; one without an instruction has none."""
+    """Return plots of the first episode with an instruction of each task, of at most ``most`` tasks."""
     kind = "held-out episode" if chosen.held_out else "episode"
     plots: dict[str, EpisodePlot] = {}
     for episode in chosen.numbers.tolist():
@@ -113,13 +124,8 @@ def episode_plots(
             continue
         policy.reset(instruction)
         title = f"{task}, {kind} {episode}: {source.instruction(episode)!r}"
-        watch = EpisodeWatch(policy, source, episode, title=title)
+        watch = EpisodeWatch(source, episode, title=title, attention=policy.attention_maps)
         for image, logits_AV in stream_episode(policy, source, episode):
-            watch.see(image, logits_AV)
+            watch.see(image, policy.action_spec.decode_logits(logits_AV)[1])
         plots[task] = watch.plot()
     return list(plots.values())
-
-
-def named(source: EpisodeSource, episode: int) -> str:
-    """Return an episode's number and instruction, as a page names it."""
-    return f"Episode {episode}: {source.instruction(episode)!r}"

@@ -34,8 +34,8 @@ METRICS: dict[str, Metric] = {
     "gpu_memory_gb": Metric("1e9 bytes", "most memory of its GPU the first process used so far"),
     "heldout_loss": Metric("nats per token", "cross-entropy of the held-out episodes' tokens, targets not spread"),
     "heldout_accuracy": Metric("share, 0..1", "action tokens of the held-out episodes that are right"),
-    "heldout_within_1_bin": Metric("share, 0..1", "held-out tokens at most 1 bin off; of a choice the right ones"),
-    "heldout_within_5_bins": Metric("share, 0..1", "held-out tokens at most 5 bins off; of a choice the right ones"),
+    "heldout_within_1_bin": Metric("share, 0..1", "held-out tokens at most 1 bin off, of a choice the right ones"),
+    "heldout_within_5_bins": Metric("share, 0..1", "held-out tokens at most 5 bins off, of a choice the right ones"),
     "heldout_l1_of_range": Metric(
         "share of the bounds' range", "absolute error of held-out continuous actions, mean over their dimensions"
     ),
@@ -44,11 +44,6 @@ METRICS: dict[str, Metric] = {
     "heldout_wrong_choice": Metric("share, 0..1", "steps of held-out episodes whose choice is not the recorded one"),
 }
 """Metrics by name. ``name/part`` is the metric ``name`` of one part: a dimension of the action, a task."""
-
-
-def metric(name: str) -> Metric:
-    """Return what a logged number means; an unknown name raises ``KeyError``."""
-    return METRICS[name.partition("/")[0]]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -65,7 +60,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         record = parse(line, name=f"{file}, line {number}", cure=cure)
         is_record = isinstance(record, dict) and type(record.get("update")) is int
         if not is_record or not all(map(_is_number, record.values())):
-            raise DataError(f"{file}, line {number} is {record!r:.200}; it must hold numbers and an update; {cure}")
+            raise DataError(
+                f"{file}, line {number} is {record!r:.200}, must hold numbers and an update. {cure.capitalize()}"
+            )
         records.append(record)
     return records
 

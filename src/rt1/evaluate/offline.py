@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 from rt1.evaluate.episode_choice import ChosenEpisodes, Words
-from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, named, stream_episode
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, stream_episode
 from rt1.evaluate.scores import ActionScores, TokenCounts
 from rt1.model.rt1 import RT1
 from rt1.policy.agreement import NOTHING_COMPARED, Agreement, compare_logits
@@ -49,6 +50,15 @@ class OfflineResult:
     without_instruction: list[int] = field(default_factory=list)  # skipped episodes
     plots: list[EpisodePlot] = field(default_factory=list)
 
+    @property
+    def scores(self) -> dict[str, ActionScores]:
+        """The scores of each kind by its name on the page."""
+        return {
+            "streaming": self.streaming,
+            "windows, last steps": self.window_last,
+            "windows, all steps": self.window_all,
+        }
+
 
 def evaluate_offline(
     policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, shown: int = 4
@@ -67,7 +77,7 @@ def evaluate_offline(
     """
     _check_action_spec(policy, source)
     if shown < 0:
-        raise ValueError(f"{shown} episodes are to be shown; it must be at least 0")
+        raise ValueError(f"shown is {shown}, must be at least 0. Use 0 to show no episode")
     spec = policy.action_spec
     result = OfflineResult(
         source=source.name,
@@ -92,7 +102,7 @@ def evaluate_offline(
                 watch = None
                 if to_show and index >= to_show[0]:  # the next one with an instruction replaces one without
                     del to_show[0]
-                    watch = EpisodeWatch(policy, source, episode, title=named(source, episode))
+                    watch = EpisodeWatch(source, episode, attention=policy.attention_maps)
                 for steps in _run_episode(policy, source, episode, result, watch):
                     bar.update(done + steps)
                 if watch is not None:
@@ -100,7 +110,7 @@ def evaluate_offline(
             done += int(source.lengths[episode])
             bar.update(done)
     if len(result.without_instruction) == len(numbers):
-        raise DataError(f"no episode of {source.name} that was chosen has an instruction; give others, or embeddings")
+        raise DataError(f"no episode of {source.name} that was chosen has an instruction. Give others, or embeddings")
     return result
 
 
@@ -108,7 +118,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
     if source.action_spec != policy.action_spec:
         raise DataError(
             f"the actions of {source.name} are not those of the checkpoint "
-            f"({spec_difference(source.action_spec, policy.action_spec)}); evaluate it on data with its own action "
+            f"({spec_difference(source.action_spec, policy.action_spec)}). Evaluate it on data with its own action "
             "spec, or map the data to it (rt1.data.sources.concat.MappedSource)"
         )
 
@@ -116,11 +126,17 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
 def _run_episode(
     policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
 ) -> Iterator[int]:
-    """Count one episode in both forms, a clip at a time; yield the number of steps done."""
-    streamed = _Streamed(policy, source, episode, watch)
-    done = 0
+    """Count one episode in both forms, a clip at a time, and yield the number of steps done."""
+    steps = stream_episode(policy, source, episode)
+    logits: list[FloatArray] = []  # as far back as a clip reaches
+    first = done = 0
     for block in window_blocks(policy.model, source, episode, policy.text_embedding, cond_scale=policy.cond_scale):
-        logits_SAV = streamed.advance(block.start, block.stop)
+        for image, logits_AV in islice(steps, block.stop - done):
+            logits.append(logits_AV)
+            if watch is not None:
+                watch.see(image, policy.action_spec.decode_logits(logits_AV)[1])
+        del logits[: block.start - first]
+        logits_SAV, first = np.stack(logits), block.start
         action_SA = source.actions(episode, block.start, block.stop)
         new = slice(done - block.start, None)
         _count_streaming(result, logits_SAV[new], action_SA[new])
@@ -130,26 +146,6 @@ def _run_episode(
         result.agreement += compare_logits(streamed_NAV, block.logits_GTAV.numpy()[same_GT])
         done = block.stop
         yield done
-
-
-class _Streamed:
-    """The policy's logits, as far back as a clip reaches."""
-
-    def __init__(self, policy: Policy, source: EpisodeSource, episode: int, watch: EpisodeWatch | None) -> None:
-        self._steps, self._watch = stream_episode(policy, source, episode), watch
-        self._first = 0
-        self._logits: list[FloatArray] = []
-
-    def advance(self, start: int, stop: int) -> FloatArray:
-        """Run until step ``stop`` and return the logits of steps ``start..stop-1``, (S, A, V)."""
-        while self._first + len(self._logits) < stop:
-            image, logits_AV = next(self._steps)
-            if self._watch is not None:
-                self._watch.see(image, logits_AV)
-            self._logits.append(logits_AV)
-        del self._logits[: start - self._first]
-        self._first = start
-        return np.stack(self._logits)
 
 
 def _count_streaming(result: OfflineResult, logits_NAV: FloatArray, action_NA: FloatArray) -> None:
@@ -180,7 +176,7 @@ class WindowBlock:
 
     start: int  # first step of the first window
     stop: int  # exclusive last step of the last window
-    step_GT: NDArray[np.int64]  # step of the episode; at padding any readable step
+    step_GT: NDArray[np.int64]  # step of the episode, at padding any readable step
     valid_GT: NDArray[np.bool_]  # false at padding, after the end of a short episode
     token_GTA: Tensor  # recorded action tokens
     logits_GTAV: Tensor  # float32
@@ -202,47 +198,40 @@ class WindowBlock:
         return self.valid_GT & (full | (self.step_GT[:, :1] == 0))
 
 
+@torch.inference_mode()
 def window_blocks(
     model: RT1, source: EpisodeSource, episode: int, text_E: FloatArray, *, cond_scale: float = 1.0
 ) -> Iterator[WindowBlock]:
     """Yield all windows of an episode without padding in front, as in validation during training.
 
-    ``model`` is in evaluation mode, on the CPU; ``text_E`` is float32 (E,); ``cond_scale``: see
+    ``model`` is in evaluation mode, on the CPU. ``text_E`` is float32 (E,). For ``cond_scale`` see
     :class:`rt1.policy.stepper.Stepper`.
     """
     windows = Windows(lengths=source.lengths, episodes=np.array([episode]), window=model.config.window)
     clips = Clips(windows=windows, group=GROUP)
     text = np.broadcast_to(text_E, (len(source.lengths), len(text_E)))
     loader = Loader(source, clips, text=text, batch_size=1, seed=0)
-    condition_1, null_1 = _conditions(model, torch.from_numpy(text_E)[None], guided=cond_scale != 1.0)
+    drops = (None,) if cond_scale == 1.0 else (None, torch.ones(1, dtype=torch.bool))  # guidance compares with no text
+    conditions = [model.text(torch.from_numpy(text_E)[None], drop) for drop in drops]
     for number, batch in enumerate(loader.in_order()):
         assert batch.cuts is not None
         present = batch.cuts.valid_BGT[0].any(axis=1)
         place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
         image_SHWC = torch.from_numpy(batch.images[0].image_NTHWC[0][batch.valid_BT[0]])
-        logits_GTAV = _logits(model, image_SHWC, place_GT, condition_1)
-        if null_1 is not None:
-            logits_GTAV = guided(logits_GTAV, _logits(model, image_SHWC, place_GT, null_1), cond_scale)
+        logits = [_logits(model, image_SHWC, place_GT, condition_1) for condition_1 in conditions]
         yield WindowBlock(
             start=start,
             stop=start + len(image_SHWC),
             step_GT=start + place_GT,
             valid_GT=valid_GT,
             token_GTA=torch.from_numpy(batch.token_BTA)[0][place_GT],
-            logits_GTAV=logits_GTAV,
+            logits_GTAV=logits[0] if cond_scale == 1.0 else guided(logits[0], logits[1], cond_scale),
         )
 
 
-@torch.inference_mode()
-def _conditions(model: RT1, text_1E: Tensor, *, guided: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the condition of the text and, with guidance, that of no text."""
-    return model.text(text_1E), model.text(text_1E, torch.ones(1, dtype=torch.bool)) if guided else None
-
-
-@torch.inference_mode()
 def _logits(model: RT1, image_SHWC: Tensor, place_GT: NDArray[np.int64], condition_1: Tensor) -> Tensor:
-    """Return logits (G, T, A, V) of windows cut from consecutive images; padding comes after the real steps."""
+    """Return logits (G, T, A, V) of windows cut from consecutive images. Padding comes after the real steps."""
     pieces = [
         model.encode(model.prepare(piece), condition_1.expand(len(piece), *condition_1.shape[1:]))
         for piece in image_SHWC.split(_IMAGES)

@@ -9,7 +9,7 @@ from statistics import NormalDist
 
 
 def mean(rates: Sequence[float | None]) -> float | None:
-    """Return the mean of the rates; ``None`` where there is none or one of them was not run."""
+    """Return the mean of the rates, ``None`` where there are none or one of them was not run."""
     numbers = [rate for rate in rates if rate is not None]
     return sum(numbers) / len(numbers) if numbers and len(numbers) == len(rates) else None
 
@@ -37,31 +37,23 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskResult(Counted):
-    """One task under its own instruction, and what else was tried on it in the same evaluation."""
+class InstructedResult(Counted):
+    """One task under an instruction: its own, a paraphrase, or another task's. The task's own goal counts."""
 
     instruction: str  # the sentence given to the policy
-    expert: float | None  # success rate of the scripted expert, 0..1; ``None`` where it was not run
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResult(InstructedResult):
+    """One task under its own instruction, and the baselines in the same evaluation."""
+
+    expert: float | None  # success rate of the scripted expert, 0..1, ``None`` where it was not run
     blind: float | None  # success rate of open-loop replay, 0..1
     random: float | None  # success rate of random actions, 0..1
     mean_steps: float
     clipped: int  # clipped action values, over all trials
     success_video: bytes | None = field(default=None, repr=False)  # mp4
     failure_video: bytes | None = field(default=None, repr=False)  # mp4
-
-
-@dataclass(frozen=True, kw_only=True)
-class SwappedResult(Counted):
-    """One task while the policy was given the instruction of another; the original goal counts."""
-
-    given_instruction: str  # the other task's sentence
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParaphraseResult(Counted):
-    """One task under a sentence that was not in the training text."""
-
-    paraphrase: str  # the sentence given to the policy
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -78,15 +70,15 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(
-            f"{successes} successes in {trials} trials; there must be at least 1 trial and 0..trials "
-            "successes; count every trial once"
+            f"{successes} successes in {trials} trials, must be at least 1 trial and 0..trials successes. "
+            "Count every trial once"
         )
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; it must lie between 0 and 1; use 0.95 for 95 %")
+        raise ValueError(f"confidence is {confidence}, must lie between 0 and 1. Use 0.95 for 95 %")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     rate = successes / trials
     shrink = 1 + z * z / trials
     center = (rate + z * z / (2 * trials)) / shrink
     half = z / shrink * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    # At 0 and at all successes one end is the rate itself; rounding must not move it past.
+    # At 0 and at all successes one end is the rate itself. Rounding must not move it past.
     return max(0.0, min(rate, center - half)), min(1.0, max(rate, center + half))

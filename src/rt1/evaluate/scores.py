@@ -10,7 +10,7 @@ Every number is a mean over the counted steps (mask True), per dimension (``accu
 - ``l1/NAME``, continuous dimensions: absolute difference in physical units between what the most likely token decodes
   to and the recorded action as it was recorded, not clipped to the bounds.
 - ``l1_of_range``: the same as a share of the dimension's range (upper less lower bound), mean over the continuous
-  dimensions; one number for a mixed action.
+  dimensions, one number for a mixed action.
 - ``wrong_choice/NAME``, discrete dimensions: share of steps whose decoded choice is not the recorded one, 0..1.
 
 The most likely token is the one a policy acts on. A perfect prediction still has an ``l1`` of up to one bin width,
@@ -46,7 +46,7 @@ class ActionScores:
     ) -> None:
         """Start at zero, on ``device``, with the distances in bins, at least 1, of the ``within_N_bins`` scores."""
         if any(bins < 1 for bins in within) or len(set(within)) != len(within):
-            raise ValueError(f"within is {tuple(within)}; it must hold distances of at least 1 bin, none twice")
+            raise ValueError(f"within is {tuple(within)}, must hold distances of at least 1 bin, none twice")
         self.action_spec, self.within = action_spec, tuple(within)
         rows = len(_ROWS) + len(self.within)
         self.sums = torch.zeros(1 + rows * action_spec.size, dtype=torch.float64, device=device)
@@ -58,13 +58,13 @@ class ActionScores:
         return int(self.sums[0])
 
     def add(self, logits_BTAV: Tensor, token_BTA: Tensor, mask_BT: Tensor, action_BTA: Tensor | None = None) -> None:
-        """Count the steps of a batch; the tensors may be on any one device.
+        """Count the steps of a batch, whose tensors are on one device.
 
         Args:
             logits_BTAV: float (B, T, A, V), of the network.
             token_BTA: integers (B, T, A), the recorded tokens, 0..V-1.
             mask_BT: bool (B, T), True for the steps that count.
-            action_BTA: float (B, T, A), the recorded actions in physical units; None decodes the recorded tokens, and
+            action_BTA: float (B, T, A), the recorded actions in physical units. None decodes the recorded tokens, and
                 errors are whole numbers of bin widths.
 
         Raises:
@@ -88,13 +88,13 @@ class ActionScores:
         """Copy the sums of another :class:`ActionScores` with the same action spec and ``within``."""
         if sums.shape != self.sums.shape:
             raise ValueError(
-                f"the sums have shape {tuple(sums.shape)}, these scores {tuple(self.sums.shape)}; "
-                "use one action spec and one choice of within"
+                f"the sums have shape {tuple(sums.shape)}, these scores {tuple(self.sums.shape)}. "
+                "Use one action spec and one choice of within"
             )
         self.sums.copy_(sums)
 
     def values(self) -> dict[str, float]:
-        """Return every number by name; see this module for their units. Empty where no step was counted."""
+        """Return every number by name, in the units that this module lists. Empty where no step was counted."""
         if self.steps == 0:
             return {}
         sums = self.sums.cpu().numpy()
@@ -124,14 +124,14 @@ class ActionScores:
             if tensor.shape != expected_shape:
                 raise ValueError(
                     f"the {name} have shape {tuple(tensor.shape)}, the mask and the action spec ask for "
-                    f"{expected_shape}; give those of the same steps and the network's own action spec"
+                    f"{expected_shape}. Give those of the same steps and the network's own action spec"
                 )
 
 
 def values_of_all(scores: Mapping[str, ActionScores]) -> dict[str, float]:
     """Return the numbers of several embodiments' scores, or those of the one there is under their plain names.
 
-    ``accuracy/EMBODIMENT`` and ``accuracy/EMBODIMENT/DIMENSION`` are an embodiment's; ``accuracy`` is the mean over all
+    ``accuracy/EMBODIMENT`` and ``accuracy/EMBODIMENT/DIMENSION`` are an embodiment's, ``accuracy`` is the mean over all
     steps, so that an embodiment counts by its steps. One without steps has no numbers.
     """
     if len(scores) == 1:
@@ -162,8 +162,8 @@ class Reliability:
     """Predictions grouped by confidence, the probability that the softmax gave the predicted token."""
 
     count: NDArray[np.float64]  # (R,) predictions in each bin
-    confidence: NDArray[np.float64]  # (R,) their mean confidence; NaN where there is none
-    accuracy: NDArray[np.float64]  # (R,) share of them that are right; NaN where there is none
+    confidence: NDArray[np.float64]  # (R,) their mean confidence, NaN where there is none
+    accuracy: NDArray[np.float64]  # (R,) share of them that are right, NaN where there is none
 
     @property
     def error(self) -> float:

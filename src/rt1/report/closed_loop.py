@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from rt1.common.files import write_text
-from rt1.evaluate.closed_loop import BASELINES
-from rt1.evaluate.episode_trace import EpisodePlot
-from rt1.evaluate.results import Counted, ParaphraseResult, SwappedResult, TaskResult, mean
-from rt1.report.episodes import episode_card
-from rt1.report.html import render
-from rt1.report.provenance import Provenance, provenance_json
+from rt1.data.sources.base import EpisodeSource
+from rt1.envs.base import TaskSuite
+from rt1.evaluate.closed_loop import BASELINES, TrialSettings, evaluate_closed_loop
+from rt1.evaluate.episode_choice import choose_episodes, choose_words
+from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
+from rt1.evaluate.metrics import read_metrics
+from rt1.evaluate.results import InstructedResult, TaskResult, mean
+from rt1.policy.policy import Policy
+from rt1.report.html import episode_card, render
+from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext, provenance_json
 from rt1.report.svg import success_bars, training_curves
+from rt1.text.encoder import TextEncoder
+
+_NOTES = (
+    """The policy sees the camera image and the instruction, never the simulator's state. The success signal is used to
+    count and to end an episode.""",
+    """Trials start from odd environment seeds, recordings from even ones. No trial was ever recorded.""",
+    """Open-loop replay: the actions of a successful expert episode with another initial state, without looking at any
+    image. The last action is held until the step limit.""",
+    """Swapped instruction: the same trials under the instruction of the task that shares the scene. The original goal
+    counts.""",
+    """Paraphrase: the same trials under a sentence that no recording uses.""",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,39 +41,87 @@ class Report(Provenance):
     """All results of a closed-loop evaluation, and its provenance."""
 
     tasks: Sequence[TaskResult]
-    swapped: Sequence[SwappedResult] = ()  # trials under another task's instruction
-    paraphrases: Sequence[ParaphraseResult] = ()  # trials under a sentence not in the training text
+    swapped: Sequence[InstructedResult] = ()  # trials under another task's instruction
+    paraphrases: Sequence[InstructedResult] = ()  # trials under a sentence not in the training text
     episodes: Sequence[EpisodePlot] = ()  # held-out episodes to plot
     metrics: Sequence[Mapping[str, Any]] = ()  # records of ``metrics.jsonl``
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise ValueError("a report of 0 tasks; it needs at least 1; evaluate a task first")
+            raise ValueError("a report of 0 tasks, must have at least 1. Evaluate a task first")
 
     def task_mean(self, column: str) -> float | None:
-        """Return the mean of ``success`` or a baseline, 0..1; ``None`` unless it was run on every task."""
+        """Return the mean of ``success`` or a baseline, 0..1, or ``None`` unless it was run on every task."""
         return mean([getattr(task, column) for task in self.tasks])
 
     @property
     def swapped_success(self) -> float | None:
-        """Mean rate of the original goals under another instruction; ``None`` where not tried."""
+        """Mean rate of the original goals under another instruction, ``None`` where not run."""
         return mean([result.success for result in self.swapped])
 
     @property
     def paraphrase_success(self) -> float | None:
-        """Mean success rate under paraphrases; ``None`` where not tried."""
+        """Mean success rate under paraphrases, ``None`` where not run."""
         return mean([result.success for result in self.paraphrases])
 
 
+def evaluate_checkpoint(
+    checkpoint: Path | str,
+    out: Path | str,
+    *,
+    suite: TaskSuite,
+    settings: TrialSettings,
+    source: EpisodeSource | None = None,
+    encoder: TextEncoder | None = None,
+    context: ReportContext | None = None,
+) -> Report:
+    """Evaluate a checkpoint closed loop and write ``results.json`` and ``report.html`` into ``out``.
+
+    Args:
+        checkpoint: checkpoint or run folder. The page shows the training curves of a run folder.
+        out: output folder.
+        suite: the environments.
+        settings: tasks, trials, seed.
+        source: recorded episodes, to plot held-out ones. None plots nothing.
+        encoder: text encoder. None loads the one that the checkpoint names.
+        context: further provenance for the report.
+    """
+    with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
+        folder = recorder.folder
+        # Damaged weights or data must raise here, not after minutes of trials.
+        policy = Policy.from_checkpoint(
+            folder,
+            embodiment=settings.embodiment,
+            text_encoder=encoder,
+            cond_scale=settings.acting.cond_scale,
+            setting=settings.acting.choice,
+        )
+        settings = replace(settings, acting=replace(settings.acting, backend=policy.setting, tune=False))
+        plots: list[EpisodePlot] = []
+        if source is not None:
+            chosen = choose_episodes(source, recorder.info.provenance)
+            plots = episode_plots(policy, source, chosen, choose_words(source, recorder.info, encoder))
+        result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
+    table = _settings_table(suite, settings)
+    facts = recorder.facts(policy, title="Closed-loop evaluation", settings=table, notes=_NOTES)
+    report = Report(**vars(result), episodes=plots, metrics=read_metrics(folder.parent), **facts)
+    write_report(report, Path(out))
+    return report
+
+
 def results_json(report: Report) -> dict[str, Any]:
-    """Return the report's figures as plain data for ``json``; rates in 0..1, ``None`` where not run."""
+    """Return the report's figures as plain data for ``json``, with rates in 0..1, ``None`` where not run."""
     return {
-        "tasks": [_task_json(task) for task in report.tasks],
+        "tasks": [
+            _counted_json(task, "instruction")
+            | {column: getattr(task, column) for column in (*BASELINES, "mean_steps", "clipped")}
+            for task in report.tasks
+        ],
         **{f"mean_{column}": report.task_mean(column) for column in ("success", *BASELINES)},
         "swapped_success": report.swapped_success,
-        "swapped": [_counted_json(r, given_instruction=r.given_instruction) for r in report.swapped],
+        "swapped": [_counted_json(result, "given_instruction") for result in report.swapped],
         "paraphrase_success": report.paraphrase_success,
-        "paraphrases": [_counted_json(r, paraphrase=r.paraphrase) for r in report.paraphrases],
+        "paraphrases": [_counted_json(result, "paraphrase") for result in report.paraphrases],
         **provenance_json(report),
     }
 
@@ -66,17 +130,10 @@ def write_report(report: Report, folder: Path) -> Path:
     """Write ``results.json`` and ``report.html`` into a folder, replacing older ones, and return the page's path.
 
     Raises:
-        SaveError: a file cannot be written; the older one is unchanged.
+        SaveError: a file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
-    text = _page(report)
-    write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
-    write_text(folder / "report.html", text)
-    return folder / "report.html"
-
-
-def _page(report: Report) -> str:
-    return render(
+    page = render(
         "closed_loop.html",
         title=report.title,
         subtitle=report.subtitle,
@@ -85,9 +142,12 @@ def _page(report: Report) -> str:
         curves=training_curves(report.metrics),
         episodes=[episode_card(episode) for episode in report.episodes],
     )
+    write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
 
 
-def _bars(task: TaskResult, swapped: Sequence[SwappedResult]) -> Markup:
+def _bars(task: TaskResult, swapped: Sequence[InstructedResult]) -> Markup:
     others = [result for result in swapped if result.task == task.task]
     rates: dict[str, tuple[float | None, tuple[float, float] | None]] = {
         "policy": (task.success, task.interval95),
@@ -99,13 +159,19 @@ def _bars(task: TaskResult, swapped: Sequence[SwappedResult]) -> Markup:
     return success_bars(f"Success rates of {task.task}", rates)
 
 
-def _counted_json(result: Counted, **sentence: str) -> dict[str, Any]:
+def _counted_json(result: InstructedResult, sentence: str) -> dict[str, Any]:
     counts = {"trials": result.trials, "success": result.success, "interval95": list(result.interval95)}
-    return {"task": result.task, **sentence, **counts}
+    return {"task": result.task, sentence: result.instruction, **counts}
 
 
-def _task_json(task: TaskResult) -> dict[str, Any]:
+def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
+    acting, (height, width) = settings.acting, suite.image_size
+    others = {name: value for name, value in suite.settings.items() if name not in ("image_size", "control_rate")}
     return {
-        **_counted_json(task, instruction=task.instruction),
-        **{column: getattr(task, column) for column in (*BASELINES, "mean_steps", "clipped")},
+        "environment": ", ".join([suite.name, *(f"{name} {value}" for name, value in others.items())]),
+        "image": f"{height} x {width}",
+        "control rate": f"{suite.control_rate:g} Hz",
+        "trials per task": str(settings.trials),
+        "evaluation seed": str(settings.seed),
+        **({} if acting.backend == "fp32" else {"backend of the policy": acting.backend}),
     }

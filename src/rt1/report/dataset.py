@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
+from rt1.actions import FloatArray
 from rt1.common.files import write_text
 from rt1.data.survey import ActionSurvey, DataSurvey, ShownEpisode
-from rt1.report.dataset_figures import action_histogram, episode_trace, length_histogram
 from rt1.report.dataset_notes import BGR_MARGIN, BGR_SHARE, notes, sampling
 from rt1.report.html import render, thumbnail
-from rt1.report.svg import percent
+from rt1.report.svg import BOUND, INKS, panel, percent, share_bars
 
 _SENTENCES = 200
 _IMAGE_WIDTH = 320
+_INSIDE = 40  # bars between the bounds
+_BEYOND = 10  # bars at most on either side of them
+_VISIBLE = 0.02  # of the tallest bar: a single value far out must be seen
 
 
 def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: str) -> Path:
     """Write the page, replacing an older one, and return ``path``.
 
     Raises:
-        SaveError: the file cannot be written; the older one is unchanged.
+        SaveError: the file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(
@@ -62,6 +67,72 @@ def _color_test(survey: DataSurvey) -> str:
     blue = float(np.mean(survey.images.blue_minus_red > BGR_MARGIN))
     return (
         f"colors: an image counts as blue where the mean of blue exceeds that of red by more than {BGR_MARGIN:g} of "
-        f"255; {percent(blue)} are, and from {percent(BGR_SHARE)} on an exchange of red and blue is suspected. A scene "
+        f"255. {percent(blue)} are, and from {percent(BGR_SHARE)} on an exchange of red and blue is suspected. A scene "
         f"that is truly blue raises a false alarm, and a grey one hides an exchange"
     )
+
+
+def action_histogram(name: str, values: FloatArray, *, low: float, high: float, choices: int = 0) -> Markup:
+    """Draw the distribution of a dimension's values as ``<svg>``: bounds dashed, values outside in another color.
+
+    The outermost bars hold everything farther out.
+
+    Args:
+        name: of the dimension.
+        values: float32 (S,), finite, physical units.
+        low: lower bound, 0 for a discrete dimension.
+        high: upper bound, ``choices - 1`` for a discrete dimension.
+        choices: of a discrete dimension, 0 for a continuous one.
+    """
+    if choices:
+        low, high = low - 0.5, high + 0.5
+    inside = choices or _INSIDE
+    width = (high - low) / inside
+    numbers = _bar_numbers(values, low, high, inside)
+    bars, counts = np.unique(numbers, return_counts=True)
+    shares = counts / len(values)
+    with panel(f"{name}: share of the steps by value", x="value") as (axes, svg):
+        heights = np.maximum(shares, _VISIBLE * shares.max())
+        inks = ["policy" if 0 <= bar < inside else "swapped" for bar in bars]
+        share_bars(axes, low + (bars + 0.5) * width, heights, width=width, inks=inks)
+        for bound in (low, high):
+            axes.axvline(bound, **BOUND)
+        margin = 0.5 * width
+        axes.set_xlim(low + min(0, bars[0]) * width - margin, low + (max(inside, bars[-1] + 1)) * width + margin)
+        axes.locator_params(axis="x", nbins=5, integer=choices > 0)
+    return svg()
+
+
+def length_histogram(lengths: NDArray[np.int64]) -> Markup:
+    """Draw how many episodes have which number of steps (E,), as ``<svg>``."""
+    first, last = int(lengths.min()), int(lengths.max())
+    width = max(1, -(-(last - first + 1) // 40))
+    bars, counts = np.unique((lengths - first) // width, return_counts=True)
+    with panel("episodes by number of steps", x="steps") as (axes, svg):
+        centres = first + bars * width + (width - 1) / 2
+        axes.bar(centres, counts, width=0.9 * width, color=INKS["policy"])
+        spare = max(width, 6 - (last - first))  # a lone bar should not fill the figure
+        axes.set_xlim(first - spare, last + spare)
+        axes.locator_params(integer=True)
+        axes.grid(visible=False, axis="x")
+    return svg()
+
+
+def episode_trace(name: str, values: FloatArray, *, low: float, high: float, steps: Sequence[int]) -> Markup:
+    """Draw a dimension, float32 (S,), over the steps of an episode: bounds dashed, a dot at each of ``steps``."""
+    with panel(f"{name} over the steps", x="step") as (axes, svg):
+        axes.plot(values, "-", color=INKS["policy"], linewidth=1.4)
+        axes.plot(steps, values[list(steps)], "o", color=INKS["policy"], markersize=3.5)
+        for bound in (low, high):
+            axes.axhline(bound, **BOUND)
+        axes.locator_params(axis="y", nbins=5)
+    return svg()
+
+
+def _bar_numbers(values: FloatArray, low: float, high: float, inside: int) -> NDArray[np.int64]:
+    """Return the number of each value's bar: 0..inside-1 within the bounds, which belong to it, others beyond."""
+    numbers = np.floor((values.astype(np.float64) - low) / (high - low) * inside)
+    # Rounding must not put a value on the wrong side of a bound.
+    numbers = np.where(values < low, np.minimum(numbers, -1), np.maximum(numbers, 0))
+    numbers = np.where(values > high, np.maximum(numbers, inside), np.minimum(numbers, inside - 1))
+    return np.clip(numbers, -_BEYOND, inside + _BEYOND - 1).astype(np.int64)

@@ -16,8 +16,8 @@ BGR_SHARE = 2 / 3
 """Share of blue images from which red and blue are suspected to be exchanged.
 
 Tables, wood, walls in lamp light and skin are redder than blue. On Bridge (kitchens) and in simulation no sampled image
-is blue, and at least four in five are once red and blue are exchanged. A scene that is truly blue raises a false alarm;
-a grey one hides an exchange.
+is blue, and at least four in five are once red and blue are exchanged. A scene that is truly blue raises a false alarm.
+A grey one hides an exchange.
 """
 CLIPPED_SHARE = 0.01
 """Share of values outside the bounds from which it is noted."""
@@ -32,14 +32,14 @@ def notes(survey: DataSurvey) -> list[str]:
 
 def _of_episodes(survey: DataSurvey) -> Iterator[str]:
     if survey.skipped:
-        yield f"left out as damaged: {_count(len(survey.skipped), 'record')}; the first: {survey.skipped[0]}"
+        yield f"left out as damaged: {_count(len(survey.skipped), 'record')}, the first: {survey.skipped[0]}"
     if empty := survey.empty_instructions:
         yield f"empty instruction in {len(empty)} of {survey.instruction_episodes} episodes, the first is {empty[0]}"
 
     if conflicts := survey.conflicting_texts:
         yield (
             f"text embeddings: {_count(len(conflicts), 'instruction')} with more than one embedding, the first is "
-            f"{conflicts[0]!r}; no text table can be made of them, name a text encoder"
+            f"{conflicts[0]!r}. No text table can be made of them. Name a text encoder"
         )
 
 
@@ -49,18 +49,18 @@ def _of_images(images: ImageSurvey) -> Iterator[str]:
     blue = float(np.mean(images.blue_minus_red > BGR_MARGIN))
     if blue >= BGR_SHARE:
         cure = (
-            "they are declared BGR; they may be RGB"
+            "they are declared BGR, but may be RGB"
             if images.declared_bgr
             else "red and blue may be exchanged (BGR), which the data set does not declare"
         )
-        yield f"colors: in {percent(blue)} of the sampled images blue exceeds red; {cure}; look at the images"
+        yield f"colors: in {percent(blue)} of the sampled images blue exceeds red: {cure}. Look at the images"
 
 
 def _of_actions(actions: ActionSurvey) -> Iterator[str]:
     if actions.first_not_finite is not None:
         episode, step = actions.first_not_finite
         where = f"the first is step {step} of episode {episode}"
-        yield f"NaN or infinite action in {actions.not_finite} of {actions.steps} steps, {where}; leave such steps out"
+        yield f"NaN or infinite action in {actions.not_finite} of {actions.steps} steps, {where}. Leave such steps out"
     if actions.constant:
         yield f"never changes: {', '.join(actions.constant)}"
     for index, name in enumerate(actions.spec.dimension_names):
@@ -72,7 +72,7 @@ def _of_dimension(actions: ActionSurvey, index: int, name: str) -> Iterator[str]
     choices, outside = int(spec.discrete_choices[index]), float(actions.outside[index])
     if choices and outside:
         what = f"{percent(outside)} of the values are none of the choices 0..{choices - 1}"
-        yield f"{name}: {what}; encoding refuses them"
+        yield f"{name}: {what}. Encoding refuses them"
     elif outside >= CLIPPED_SHARE:
         yield (
             f"{name}: {percent(outside)} of the values lie outside {spec.low[index]:g}..{spec.high[index]:g} "
@@ -83,18 +83,18 @@ def _of_dimension(actions: ActionSurvey, index: int, name: str) -> Iterator[str]
         episode, step = place
         yield (
             f"{name}: {_count(int(actions.outliers[index]), 'outlier')} far from {low:.3g}..{high:.3g}, which holds "
-            f"98 % of the values; the farthest at step {step} of episode {episode}"
+            f"98 % of the values, the farthest at step {step} of episode {episode}"
         )
     changes = statistics.minimum[index] < statistics.maximum[index]
     if changes and not choices and actions.bins_used[index] < spec.bins / FEW_BINS:
         yield (
-            f"{name}: 98 % of the values share {_count(int(actions.bins_used[index]), 'bin')} of {spec.bins}; "
-            "check the unit, or give narrower bounds"
+            f"{name}: 98 % of the values share {_count(int(actions.bins_used[index]), 'bin')} of {spec.bins}. "
+            "Check the unit, or give narrower bounds"
         )
 
 
 def sizes(images: ImageSurvey) -> str:
-    """Return the sizes of the sampled images, height first, most frequent first; of many only a few."""
+    """Return the sizes of the sampled images, height first, most frequent first, at most five."""
     shown = [f"{height} x {width}" for height, width in list(images.sizes)[:5]]
     return ", ".join(shown) + (f" and {len(images.sizes) - 5} more" if len(images.sizes) > 5 else "")
 

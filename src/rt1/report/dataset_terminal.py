@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
@@ -91,30 +93,30 @@ def _instruction_table(survey: DataSurvey) -> Table:
 
 def _action_table(actions: ActionSurvey) -> Table:
     spec, statistics = actions.spec, actions.statistics
-    head = (Column("dimension", overflow="fold"), "low", "high", "min", "1 %", "mean", "99 %", "max", "outside", "bins")
-    table = Table(*head, title="actions against their bounds")
+    columns: dict[str, NDArray[np.floating[Any]]] = {
+        "low": spec.low,
+        "high": spec.high,
+        "min": statistics.minimum,
+        "1 %": statistics.q01,
+        "mean": statistics.mean,
+        "99 %": statistics.q99,
+        "max": statistics.maximum,
+    }
+    dimension = Column("dimension", overflow="fold")
+    table = Table(dimension, *columns, "outside", "bins", title="actions against their bounds")
     for index, name in enumerate(spec.dimension_names):
-        numbers = (
-            spec.low, spec.high, statistics.minimum, statistics.q01, statistics.mean, statistics.q99, statistics.maximum
-        )  # fmt: skip
-        cells = [f"{column[index]:.3g}" for column in numbers]
+        cells = [f"{column[index]:.3g}" for column in columns.values()]
         table.add_row(Text(name), *cells, percent(float(actions.outside[index])), str(actions.bins_used[index]))
-    table.caption = f"outside: share of values outside the bounds; bins: of {spec.bins}, from 1 % to 99 %"
+    table.caption = f"outside: share of values outside the bounds. bins: of {spec.bins}, from 1 % to 99 %"
     return table
 
 
 def _spec_table(spec: ActionSpec, of: str = "") -> Table:
     table = Table("part", "dimension", "low", "high", title=Text(f"{of}action, {spec.bins} bins"))
-    index = 0
-    for part in spec.parts:
-        for name in part.dimension_names:
-            bounds = (
-                (f"one of {part.choices}", "")
-                if isinstance(part, Discrete)
-                else (f"{spec.low[index]:g}", f"{spec.high[index]:g}")
-            )
-            table.add_row(Text(part.name), Text(name), *bounds)
-            index += 1
+    dimensions = [(part, name) for part in spec.parts for name in part.dimension_names]
+    for (part, name), low, high in zip(dimensions, spec.low, spec.high, strict=True):
+        bounds = (f"one of {part.choices}", "") if isinstance(part, Discrete) else (f"{low:g}", f"{high:g}")
+        table.add_row(Text(part.name), Text(name), *bounds)
     return table
 
 

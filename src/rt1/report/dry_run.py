@@ -16,13 +16,11 @@ from rt1.common.files import write_text
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
-from rt1.evaluate.episode_trace import EpisodePlot, named
-from rt1.report.episodes import episode_card
-from rt1.report.html import render
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch
+from rt1.report.html import episode_card, render
 from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits
 
-_SHOWN = 8
 _RT1_RATE = 3.0
 
 
@@ -59,7 +57,7 @@ def replay(
     source = open_data(Path(folder), options or DataOptions())
     if episodes and not 0 <= min(episodes) <= max(episodes) < len(source.lengths):
         raise ValueError(
-            f"episodes are {tuple(episodes)}; {folder} has 0..{len(source.lengths) - 1}; give some of these"
+            f"episodes are {tuple(episodes)}, but {folder} has 0..{len(source.lengths) - 1}. Give some of these"
         )
     return write_dry_run([dry_run(client, source, episode, limits) for episode in episodes], Path(page))
 
@@ -82,31 +80,20 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     same_choices = np.array_equal(spec.discrete_choices, recorded_spec.discrete_choices)
     if spec.dimension_names != recorded_spec.dimension_names or not same_choices:
         difference = spec_difference(spec, recorded_spec)
-        raise ValueError(f"policy and recording have different actions: {difference}; take a recording of its robot")
+        raise ValueError(f"policy and recording have different actions: {difference}. Take a recording of its robot")
     instruction = source.instruction(episode).strip() or source.text_embedding(episode)
     if instruction is None:
-        raise ValueError(f"episode {episode} has no instruction; take another one")
-    steps = int(source.lengths[episode])
-    shown = np.unique(np.linspace(0, steps - 1, _SHOWN).round().astype(int)).tolist()
-    predicted, allowed, seconds, images = [], [limits.rest()], [], []
+        raise ValueError(f"episode {episode} has no instruction. Take another one")
+    watch, allowed, seconds = EpisodeWatch(source, episode), [limits.rest()], []
     client.reset(instruction)
-    for step, image in enumerate(each_image(source, episode, 0, steps)):
+    for image in each_image(source, episode, 0, int(source.lengths[episode])):
         start = time.perf_counter()
-        predicted.append(client.act_vector(image))
+        action_A = client.act_vector(image)
         seconds.append(time.perf_counter() - start)
-        allowed.append(limits.apply(predicted[-1], allowed[-1]))
-        if step in shown:
-            images.append(image)
-    plot = EpisodePlot(
-        title=named(source, episode),
-        dimension_names=source.action_spec.dimension_names,
-        recorded=source.actions(episode, 0, steps),
-        predicted=np.stack(predicted),
-        steps=shown,
-        images=images,
-    )
+        allowed.append(limits.apply(action_A, allowed[-1]))
+        watch.see(image, action_A)
     return DryRun(
-        plot=plot,
+        plot=watch.plot(),
         limited=np.stack(allowed[1:]),
         seconds=np.array(seconds),
         action_spec=client.action_spec,
@@ -114,16 +101,16 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     )
 
 
-def write_dry_run(runs: Sequence[DryRun], path: Path, *, title: str = "Dry run") -> Path:
+def write_dry_run(runs: Sequence[DryRun], path: Path) -> Path:
     """Write one self-contained page about dry runs of one policy, and return its path.
 
     Raises:
-        SaveError: the file cannot be written; an older one is unchanged.
+        SaveError: the file cannot be written. An older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = render(
         "dry_run.html",
-        title=title,
+        title="Dry run",
         runs=runs,
         **_figures(runs),
         latencies=[1e3 * np.percentile(run.seconds, (50, 95, 99, 100)) for run in runs],

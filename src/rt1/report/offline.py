@@ -13,15 +13,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.files import write_text
-from rt1.evaluate.offline import OfflineResult
+from rt1.common.json_config import MOST_EPISODES, check_at_least, check_between
+from rt1.data.sources.base import EpisodeSource
+from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, choose_words
+from rt1.evaluate.offline import OfflineResult, evaluate_offline
 from rt1.model.rt1 import RT1Config
 from rt1.policy.agreement import ROUNDING
+from rt1.policy.policy import Policy
 from rt1.report import offline_figures
-from rt1.report.episodes import attention_card, episode_card
-from rt1.report.html import render
-from rt1.report.provenance import Provenance, provenance_json
+from rt1.report.html import attention_card, episode_card, render
+from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext, provenance_json
+from rt1.text.encoder import TextEncoder
 
 PAGE_FILE, JSON_FILE = "offline.html", "offline.json"
+_NOTES = (
+    """Offline numbers say how close the predictions come to the recorded actions at recorded images. They do not say
+    whether the robot succeeds. Small errors add up, and there is often more than one good action.""",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineSettings:
+    """What is evaluated, and how."""
+
+    episodes: EpisodeChoice | None = None
+    """Episodes to evaluate: held-out, all, or a number. Default: those held out from the training of this checkpoint,
+    or all if it was trained on other data."""
+    plots: int = 4
+    """Number of episodes whose actions, images and attention the report shows."""
+    embodiment: str | None = None
+    """Embodiment that acts. Required if the checkpoint has several."""
+    cond_scale: float = 1.0
+    """Guidance scale. Above 1 the instruction counts more, 0 ignores it. It needs a network trained with text.drop."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, MOST_EPISODES, "plots")
+        check_between(self, 0, 1000, "cond_scale")
+        if isinstance(self.episodes, int):
+            check_at_least(self, 1, "episodes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +61,42 @@ class OfflineReport(Provenance):
     network: RT1Config
 
 
+def evaluate_recorded(
+    checkpoint: Path | str,
+    out: Path | str,
+    source: EpisodeSource,
+    *,
+    settings: OfflineSettings | None = None,
+    encoder: TextEncoder | None = None,
+    context: ReportContext | None = None,
+) -> OfflineReport:
+    """Evaluate a checkpoint on recorded episodes and write ``offline.json`` and ``offline.html`` into ``out``.
+
+    Args:
+        checkpoint: checkpoint or run folder.
+        out: output folder.
+        source: recorded episodes.
+        settings: which of them, and how.
+        encoder: text encoder. None takes the stored embeddings, or the encoder that the checkpoint names.
+        context: further provenance for the report.
+    """
+    settings = settings or OfflineSettings()
+    with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
+        chosen = choose_episodes(source, recorder.info.provenance, settings.episodes)
+        policy = Policy.from_checkpoint(
+            recorder.folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
+        )
+        words = choose_words(source, recorder.info, encoder)
+        result = evaluate_offline(policy, source, chosen, words, shown=settings.plots)
+    table = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
+    facts = recorder.facts(policy, title=f"Offline evaluation on {source.name}", settings=table, notes=_NOTES)
+    report = OfflineReport(result=result, network=policy.model.config, **facts)
+    write_offline_report(report, Path(out))
+    return report
+
+
 def offline_json(report: OfflineReport) -> dict[str, Any]:
-    """Return the figures as plain data for ``json``; docs/evaluation.md says what each means.
+    """Return the figures as plain data for ``json``. docs/evaluation.md says what each means.
 
     A number that is not finite, which only data or weights that are not finite give, is ``None``.
     """
@@ -80,7 +143,7 @@ def write_offline_report(report: OfflineReport, folder: Path) -> Path:
     """Write ``offline.json`` and ``offline.html`` into a folder, replacing older ones, and return the page's path.
 
     Raises:
-        SaveError: a file cannot be written; the older one is untouched.
+        SaveError: a file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
     page = _page(report)
@@ -112,11 +175,6 @@ def _page(report: OfflineReport) -> str:
         report=report,
         result=result,
         network=report.network,
-        forms={
-            "Streaming": result.streaming,
-            "Windows, last step": result.window_last,
-            "Windows, all steps": result.window_all,
-        },
         within={f"Within {bins}": f"within_{bins}_bin{'s' if bins > 1 else ''}" for bins in result.streaming.within},
         bin_widths=widths,
         near=offline_figures.NEAR,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.envs.base import Image
 from rt1.evaluate.scores import Reliability
-from rt1.report.svg import INKS, panel, percent, share_axis
+from rt1.report.svg import BOUND, INKS, panel, percent_tick, share_bars
 
 NEAR = 10
 """Bins on either side of the diagonal that have a bar of their own."""
@@ -21,17 +21,14 @@ _USED = 0.99  # share of the tokens or errors that decides what range is shown
 
 
 def near_diagonal(counts: NDArray[np.int64]) -> Markup:
-    """Draw the share of tokens by the bins between prediction and record; the outermost bars hold everything farther.
+    """Draw the share of tokens by the bins between prediction and record. The outermost bars hold all others.
 
     ``counts`` (2 V - 1,): how often predicted minus recorded token is -(V - 1) .. V - 1.
     """
     offsets, heights = _gathered(counts, NEAR + 1)
-    with panel("share of the tokens by bins off") as (axes, svg):
-        colors = [INKS[_near_ink(abs(int(offset)))] for offset in offsets]
-        axes.bar(offsets, heights / counts.sum(), width=0.9, color=colors)
-        share_axis(axes, float(heights.max() / counts.sum()))
-        axes.grid(visible=False, axis="x")
-        axes.set_xlabel("predicted less recorded, bins")
+    inks = ["policy" if offset == 0 else "replay" if abs(offset) <= NEAR else "swapped" for offset in offsets]
+    with panel("share of the tokens by bins off", x="predicted less recorded, bins") as (axes, svg):
+        share_bars(axes, offsets, heights / counts.sum(), width=1.0, inks=inks)
         at_most, at_least = "\N{LESS-THAN OR EQUAL TO}", "\N{GREATER-THAN OR EQUAL TO}"
         far = NEAR + 1
         axes.set_xticks((-far, -5, 0, 5, far), [f"{at_most}-{far}", "-5", "0", "5", f"{at_least}{far}"])
@@ -39,9 +36,9 @@ def near_diagonal(counts: NDArray[np.int64]) -> Markup:
 
 
 def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -> Markup:
-    """Draw the share of steps by error in physical units; the outermost bars hold everything farther.
+    """Draw the share of steps by error in physical units. The outermost bars hold all others.
 
-    ``counts`` are those of :func:`near_diagonal` for this dimension; ``bin_width`` is in physical units.
+    ``counts`` are those of :func:`near_diagonal` for this dimension, ``bin_width`` is in physical units.
     """
     reach = _reach(counts)
     per_bar = max(1, -(-(2 * reach + 1) // _BARS))
@@ -50,13 +47,10 @@ def error_histogram(name: str, counts: NDArray[np.int64], *, bin_width: float) -
     offsets, heights = _gathered(counts, bars * per_bar + per_bar // 2)
     sums = heights.reshape(-1, per_bar).sum(axis=1) / counts.sum()
     centres = offsets.reshape(-1, per_bar).mean(axis=1) * bin_width
-    with panel(f"{name}: share of the steps by error") as (axes, svg):
-        axes.bar(centres, sums, width=0.9 * per_bar * bin_width, color=INKS["policy"])
-        axes.axvline(0, color=INKS["ink"], linewidth=0.8, linestyle="--")
-        share_axis(axes, float(sums.max()))
-        axes.grid(visible=False, axis="x")
+    with panel(f"{name}: share of the steps by error", x="predicted less recorded") as (axes, svg):
+        share_bars(axes, centres, sums, width=per_bar * bin_width)
+        axes.axvline(0, **BOUND)
         axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel("predicted less recorded")
     return svg()
 
 
@@ -77,21 +71,19 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> M
         first, last = _crop(counts_VV)
         last = max(last, min(len(counts_VV) - 1, first + _FEWEST - 1))
         first = min(first, max(0, last - _FEWEST + 1))
-    size = last - first + 1
-    per_block = -(-size // _BLOCKS)
-    blocks = -(-size // per_block)
-    inner = np.zeros((blocks * per_block,) * 2)
-    inner[:size, :size] = counts_VV[first : last + 1, first : last + 1]
-    shares = inner.reshape(blocks, per_block, blocks, per_block).sum(axis=(1, 3))
-    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1)
-    with panel(f"{name}: predicted by recorded token", left=0.2, square=True) as (axes, svg):
+    per_block = -(-(last - first + 1) // _BLOCKS)
+    starts = np.arange(0, last - first + 1, per_block)
+    blocks = len(starts)
+    inner_VV = counts_VV[first : last + 1, first : last + 1]
+    sums = np.add.reduceat(np.add.reduceat(inner_VV, starts, axis=0), starts, axis=1)
+    shares = sums / np.maximum(sums.sum(axis=1, keepdims=True), 1)
+    with panel(f"{name}: predicted by recorded token", x="predicted token", left=0.2, square=True) as (axes, svg):
         edge = (first - 0.5, first - 0.5 + blocks * per_block)
         axes.plot(edge, edge, color=INKS["ink"], linewidth=0.6, linestyle=":")
         shade = np.zeros((blocks, blocks, 4))
         shade[..., :3] = np.array([0x2A, 0x8F, 0xD0]) / 255  # with its own alpha, so it shows on light and dark pages
         shade[..., 3] = np.sqrt(shares)  # rare ones must be seen
         axes.imshow(shade, origin="lower", extent=(*edge, *edge), interpolation="nearest", zorder=3)
-        axes.set_xlabel("predicted token")
         axes.set_ylabel("recorded token")
         axes.grid(visible=False)
         axes.locator_params(integer=True, nbins=5)
@@ -101,17 +93,16 @@ def confusion(name: str, counts_VV: NDArray[np.int64], *, choices: int = 0) -> M
 def reliability_curve(reliability: Reliability) -> Markup:
     """Draw accuracy over confidence, with the diagonal of a perfectly calibrated network."""
     filled = reliability.count > 0
-    with panel("accuracy by confidence") as (axes, svg):
-        axes.plot((0, 1), (0, 1), color=INKS["ink"], linewidth=0.8, linestyle="--")
+    with panel("accuracy by confidence", x="confidence") as (axes, svg):
+        axes.plot((0, 1), (0, 1), **BOUND)
         axes.plot(
             reliability.confidence[filled], reliability.accuracy[filled], "o-", color=INKS["policy"], markersize=3.5
         )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel("confidence")
         axes.tick_params(axis="x", pad=6)  # clear of the 0 % next to it
-        axes.xaxis.set_major_formatter(lambda share, _: percent(share))
-        axes.yaxis.set_major_formatter(lambda share, _: percent(share))
+        axes.xaxis.set_major_formatter(percent_tick)
+        axes.yaxis.set_major_formatter(percent_tick)
     return svg()
 
 
@@ -119,13 +110,10 @@ def confidence_histogram(reliability: Reliability) -> Markup:
     """Draw the share of the tokens by confidence."""
     shares = reliability.count / reliability.count.sum()
     width = 1 / len(shares)
-    with panel("share of the tokens by confidence") as (axes, svg):
-        axes.bar((np.arange(len(shares)) + 0.5) * width, shares, width=0.9 * width, color=INKS["policy"])
+    with panel("share of the tokens by confidence", x="confidence") as (axes, svg):
+        share_bars(axes, (np.arange(len(shares)) + 0.5) * width, shares, width=width)
         axes.set_xlim(0, 1)
-        axes.grid(visible=False, axis="x")
-        axes.set_xlabel("confidence")
-        share_axis(axes, float(shares.max()))
-        axes.xaxis.set_major_formatter(lambda share, _: percent(share))
+        axes.xaxis.set_major_formatter(percent_tick)
     return svg()
 
 
@@ -140,10 +128,6 @@ def attention_overlay(image: Image, map_RC: FloatArray, *, width: int) -> Image:
     warm = np.array((255.0, 170.0, 30.0))
     shown = small * (0.4 + 0.4 * weight) + 0.4 * weight * warm
     return np.asarray(np.clip(shown, 0, 255), np.uint8)
-
-
-def _near_ink(distance: int) -> str:
-    return "policy" if distance == 0 else "replay" if distance <= NEAR else "swapped"
 
 
 def _gathered(counts: NDArray[np.int64], reach: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -13,7 +13,7 @@ from rt1.checkpoint import load_info, resolve
 from rt1.common.json_config import to_json
 from rt1.common.system import PeakMemory, commit, describe_machine
 from rt1.model.heads import parameter_counts
-from rt1.model.rt1 import RT1
+from rt1.policy.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Provenance:
     date: str  # day of the evaluation, ISO 8601
     checkpoint: str
     seconds: Mapping[str, float]  # of each stage
-    peak_gb: float | None  # peak memory, GB; ``None`` where it was not measured
+    peak_gb: float | None  # peak memory, GB, ``None`` where it was not measured
     parameters: int  # trainable ones
     settings: Mapping[str, str] = field(default_factory=dict)  # setting -> displayed value
     notes: tuple[str, ...] = ()  # sentences
@@ -42,7 +42,7 @@ class Provenance:
 class ReportContext:
     """Provenance that the evaluation does not know itself."""
 
-    title: str = ""  # heading of the page; that of its kind of evaluation if empty
+    title: str = ""  # heading of the page, by default that of its kind of evaluation
     command: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)  # stages before the evaluation and their seconds
     peak_gb: float | None = None  # peak memory of the stages before, GB
@@ -54,7 +54,7 @@ class ProvenanceRecorder:
 
     def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
         self.folder, self.info = resolve(checkpoint), load_info(checkpoint, embodiment=embodiment)
-        self._context = context or ReportContext()
+        self._context, self._embodiment = context or ReportContext(), embodiment
         self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0
 
     def __enter__(self) -> ProvenanceRecorder:
@@ -66,9 +66,12 @@ class ProvenanceRecorder:
         self._memory.__exit__(*error)
         self._seconds = time.monotonic() - self._started
 
-    def facts(self, model: RT1, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
+    def facts(self, policy: Policy, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
         """Return the fields of :class:`Provenance` for the report of this evaluation."""
         context = self._context
+        options = {} if self._embodiment is None else {"embodiment": self._embodiment}
+        if policy.cond_scale != 1.0:
+            options["guidance (cond_scale)"] = f"{policy.cond_scale:g}"
         return {
             "title": context.title or title,
             "command": context.command,
@@ -78,8 +81,8 @@ class ProvenanceRecorder:
             "checkpoint": f"{self.folder.name} at update {self.info.provenance.get('update', '?')}",
             "seconds": {**context.seconds, "evaluate": self._seconds},
             "peak_gb": max(context.peak_gb or 0.0, self._memory.gigabytes),
-            "parameters": parameter_counts(model)["total"],
-            "settings": {**context.settings, **settings},
+            "parameters": parameter_counts(policy.model)["total"],
+            "settings": {**context.settings, **settings, **options},
             "notes": tuple(" ".join(note.split()) for note in notes),
         }
 

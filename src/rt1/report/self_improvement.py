@@ -20,7 +20,7 @@ from rt1.train.self_improvement import Improvement, Round, success
 
 
 def write_report(improvement: Improvement, *, command: str = "") -> Path:
-    """Write ``results.json`` and ``report.html`` into the improvement's folder; return the page's path."""
+    """Write ``results.json`` and ``report.html`` into the improvement's folder, and return the page's path."""
     about = {"commit": commit(), "machine": describe_machine(), "command": command}
     write_text(improvement.folder / "results.json", json.dumps({**results_json(improvement), **about}, indent=1) + "\n")
     write_text(improvement.folder / "report.html", _page(improvement, about))

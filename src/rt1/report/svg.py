@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 
@@ -30,7 +31,10 @@ COLORS = {
 INKS = {name: f"#0102{index:02x}" for index, name in enumerate(COLORS, start=3)}
 """Placeholder colors for matplotlib, which :func:`panel` replaces by :data:`COLORS`."""
 
-_SIZE = (3.9, 1.75)  # inches; at 72 units an inch, about as many units as a phone has pixels
+BOUND: dict[str, Any] = {"color": INKS["ink"], "linewidth": 0.8, "linestyle": "--"}
+"""Style of a line that marks a bound or the right value."""
+
+_SIZE = (3.9, 1.75)  # inches, at 72 units an inch about as many units as a phone has pixels
 _SQUARE = (2.8, 2.8)
 _FONT_SIZE = 9
 _STYLE: dict[Any, Any] = {
@@ -64,13 +68,11 @@ def training_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Markup]:
     for title, (training, held_out) in curves.items():
         if not any(key in record for record in metrics for key in (training, held_out)):
             continue
-        with panel(f"{title} over updates") as (axes, svg):
+        with panel(f"{title} over updates", x="update") as (axes, svg):
             for key, ink, style in ((training, "policy", "-"), (held_out, "swapped", "o--")):
                 points = [(record["update"], record[key]) for record in metrics if key in record]
                 x, y = zip(*points, strict=True) if points else ((), ())
                 axes.plot(x, y, style, color=INKS[ink], markersize=3)
-            axes.set_xlabel("update")
-            axes.locator_params(axis="x", integer=True)
             axes.set_ylim(bottom=0)
         out[title] = svg()
     return out
@@ -86,11 +88,9 @@ def action_plots(dimension_names: Sequence[str], recorded: FloatArray, predicted
     """
     plots: dict[str, Markup] = {}
     for index, name in enumerate(dimension_names):
-        with panel(f"{name}: recorded and predicted over the steps") as (axes, svg):
+        with panel(f"{name}: recorded and predicted over the steps", x="step") as (axes, svg):
             axes.plot(recorded[:, index], "-", color=INKS["recorded"], linewidth=3.2)
             axes.plot(predicted[:, index], "o--", color=INKS["policy"], markersize=2, linewidth=1.2)
-            axes.set_xlabel("step")
-            axes.locator_params(axis="x", integer=True)
         plots[name] = svg()
     return plots
 
@@ -115,12 +115,22 @@ def success_bars(label: str, rates: Mapping[str, tuple[float | None, tuple[float
     return svg()
 
 
-def share_axis(axes: Axes, top: float) -> None:
-    """Scale the y axis to shares, 0 to a bit above ``top``, in percent."""
-    axes.set_ylim(0, 1.05 * top)
+def share_bars(
+    axes: Axes, positions: NDArray[Any], shares: NDArray[Any], *, width: float, inks: str | Sequence[str] = "policy"
+) -> None:
+    """Draw shares, 0..1, as bars at x positions that are ``width`` apart, with a y axis in percent."""
+    colors = INKS[inks] if isinstance(inks, str) else [INKS[ink] for ink in inks]
+    axes.bar(positions, shares, width=0.9 * width, color=colors)
+    axes.grid(visible=False, axis="x")
     axes.tick_params(axis="x", pad=6)  # clear of the 0 % next to it
+    axes.set_ylim(0, 1.05 * float(shares.max()))
     axes.locator_params(axis="y", nbins=4)
-    axes.yaxis.set_major_formatter(lambda share, _: percent(share))
+    axes.yaxis.set_major_formatter(percent_tick)
+
+
+def percent_tick(rate: float, _position: object) -> str:
+    """Return the label of an axis at a rate."""
+    return percent(rate)
 
 
 def percent(rate: float) -> str:
@@ -134,24 +144,29 @@ def percent(rate: float) -> str:
 
 
 @contextmanager
-def panel(label: str, *, left: float = 0.13, square: bool = False) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
+def panel(
+    label: str, *, x: str = "", left: float = 0.13, square: bool = False
+) -> Iterator[tuple[Axes, Callable[[], Markup]]]:
     """Yield axes to draw on, and a function that returns the ``<svg>`` after the block.
 
-    ``label`` describes the figure for screen readers, ``left`` is the left margin as a share of the width.
+    ``label`` describes the figure for screen readers, ``x`` names the x axis, ``left`` is the left margin as a share of
+    the width. Updates and steps get whole numbers as ticks.
     """
     try:
         import matplotlib as mpl
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            "figures need matplotlib, which is not installed; run: pip install 'rt1[report]'"
+            "figures need matplotlib, which is not installed. Run: pip install 'rt1[report]'"
         ) from error
     drawn: list[Markup] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
         size = _SQUARE if square else _SIZE
         figure = Figure(figsize=size)
         figure.subplots_adjust(left=left, right=0.98, top=0.96, bottom=0.4 / size[1])
-        axes = figure.add_subplot()
+        axes = figure.add_subplot(xlabel=x)
+        if x in ("update", "step"):
+            axes.locator_params(axis="x", integer=True)
         yield axes, drawn.pop
         raw = io.StringIO()
         # No metadata: the same numbers give the same picture, and nothing in it points to a network.
