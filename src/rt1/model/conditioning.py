@@ -91,10 +91,7 @@ class TextInput(nn.Module):
                 "place; train with text.drop above 0, or use it with a guidance scale of 1"
             )
         null = torch.zeros_like(condition)
-        if self.as_tokens:
-            null[:, 0] = self.null_W.to(null.dtype)
-        else:
-            null = null + self.null_W.to(null.dtype)
+        null[:, 0 if self.as_tokens else slice(None)] = self.null_W.to(null.dtype)
         return torch.where(dropped_X.view(-1, *[1] * (condition.ndim - 1)), null, condition)
 
     def _tokens(self, text_XE: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +139,7 @@ class FiLM(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every place looks at the text's tokens and adds what it found; nothing at the start."""
+    """Every position attends to the text's tokens and adds the result, zero at the start."""
 
     def __init__(self, text_width: int, channels: int) -> None:
         super().__init__()

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from rt1.common.json_config import WIDEST, check_above, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.layers import BatchNorm
+from rt1.model.layers import BatchNorm, SqueezeExcite, keras_normal_
 from rt1.model.rows import ResidualBlock
-from rt1.model.squeeze_excite import SqueezeExcite
 
 Padding = Literal["rt1", "same"]
 
@@ -130,17 +129,12 @@ class EfficientNetConfig:
         """Return the height and width of the grid of positions for an image of this height and width."""
         if self.pool is not None:
             return self.pool
-        strides = [2] + [stage.stride for stage in self.stages]
-        kernels = [3] + [stage.kernel for stage in self.stages]
-        for stride, kernel in zip(strides, kernels, strict=True):
-            if stride == 2:
-                size = tuple(_strided_size(n, kernel, self.padding) for n in size)  # type: ignore[assignment]
-        return size
-
-
-def _strided_size(size: int, kernel: int, padding: Padding) -> int:
-    before, after = stride_padding(size, kernel, padding)
-    return (size + before + after - kernel) // 2 + 1
+        height, width = size
+        for kernel in (3, *(stage.kernel for stage in self.stages if stage.stride == 2)):  # 3: the stem
+            height, width = (
+                (n + sum(stride_padding(n, kernel, self.padding)) - kernel) // 2 + 1 for n in (height, width)
+            )
+        return height, width
 
 
 def stride_padding(size: int, kernel: int, padding: Padding) -> tuple[int, int]:
@@ -166,18 +160,11 @@ class Conv(nn.Conv2d):
         padding: Padding = "rt1",
     ) -> None:
         super().__init__(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=kernel // 2 if stride == 1 else 0,
-            groups=groups,
-            bias=False,
+            inputs, outputs, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0, groups=groups, bias=False
         )
         self.stride_padding = padding
-        # Keras' VarianceScaling(2, fan_out, truncated normal), the depthwise fan-out being that of one channel.
-        deviation = math.sqrt(2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
-        nn.init.trunc_normal_(self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796)
+        # Keras' VarianceScaling(2, fan_out), the depthwise fan-out being that of one channel.
+        keras_normal_(self.weight, 2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
 
     def forward(self, x_XCHW: Tensor) -> Tensor:
         """Convolve (X, C, H, W)."""
@@ -203,8 +190,7 @@ class KerasSqueezeExcite(SqueezeExcite):
     def __init__(self, channels: int, reduced: int) -> None:
         super().__init__(channels, reduced)
         for layer in (self.reduce, self.expand):
-            deviation = math.sqrt(2.0 / layer.out_features) / 0.8796
-            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+            keras_normal_(layer.weight, 2.0 / layer.out_features)
             nn.init.zeros_(layer.bias)
 
 
@@ -264,8 +250,7 @@ class FiLMEfficientNet(nn.Module):
         self.top = None if config.top_channels is None else Conv(last, outputs)
         self.top_norm = None if config.top_channels is None else _batch_norm(outputs, config)
         self.output = nn.Conv2d(outputs, output_width, 1, bias=False)
-        deviation = math.sqrt(1.0 / outputs) / 0.8796
-        nn.init.trunc_normal_(self.output.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        keras_normal_(self.output.weight, 1.0 / outputs)
         self.output_film = condition(output_width) if config.output_condition else None
 
     def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
@@ -293,15 +278,7 @@ def _blocks(config: EfficientNetConfig, inputs: int, condition: Callable[[int], 
     blocks: list[MBConv] = []
     for stage in config.stages:
         for index in range(config.blocks(stage.blocks)):
-            blocks.append(
-                MBConv(
-                    inputs,
-                    stage,
-                    config,
-                    stride=stage.stride if index == 0 else 1,
-                    drop=config.drop_connect * len(blocks) / total,
-                    condition=condition,
-                )
-            )
+            stride, drop = stage.stride if index == 0 else 1, config.drop_connect * len(blocks) / total
+            blocks.append(MBConv(inputs, stage, config, stride=stride, drop=drop, condition=condition))
             inputs = config.channels(stage.channels)
     return blocks

@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.layers import BatchNorm
+from rt1.model.layers import BatchNorm, SqueezeExcite
 from rt1.model.rows import ResidualBlock
-from rt1.model.squeeze_excite import SqueezeExcite
 
 Grouping = Literal["block", "grid"]
 
@@ -116,12 +115,8 @@ class GroupAttention(ResidualBlock):
 
     def __init__(self, channels: int, config: MaxViTConfig, grouping: Grouping, *, drop: float) -> None:
         super().__init__()
-        self.heads, self.partition, self.grouping, self.drop = (
-            channels // config.head_width,
-            config.partition,
-            grouping,
-            drop,
-        )
+        self.heads, self.partition = channels // config.head_width, config.partition
+        self.grouping, self.drop = grouping, drop
         self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
@@ -245,17 +240,9 @@ def _blocks(config: MaxViTConfig, condition: Callable[[int], nn.Module]) -> list
     blocks: list[Block] = []
     for (inputs, outputs), depth in zip(pairwise((config.stem_channels, *config.channels)), config.depths, strict=True):
         for index in range(depth):
-            width = inputs if index == 0 else outputs
-            blocks.append(
-                Block(
-                    width,
-                    outputs,
-                    config,
-                    stride=2 if index == 0 else 1,
-                    drop=config.drop_connect * len(blocks) / last,
-                    condition=condition,
-                )
-            )
+            width, stride = (inputs, 2) if index == 0 else (outputs, 1)
+            drop = config.drop_connect * len(blocks) / last
+            blocks.append(Block(width, outputs, config, stride=stride, drop=drop, condition=condition))
     return blocks
 
 

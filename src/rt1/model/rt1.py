@@ -24,13 +24,7 @@ from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
 from rt1.model.timm import TIMM, Backbone, TimmBackbone, timm_grid
 from rt1.model.token_learner import TokenLearner, Weights
-from rt1.model.transformer import (
-    MaskKind,
-    Transformer,
-    TransformerConfig,
-    at_least_float32,
-    attention_mask,
-)
+from rt1.model.transformer import MaskKind, Transformer, TransformerConfig, at_least_float32, attention_mask
 from rt1.preprocess import resize, to_float
 
 Readout = Literal["action_tokens", "last_token", "mean_token"]
@@ -359,13 +353,9 @@ class RT1(nn.Module):
 
 def _vocabulary(config: RT1Config) -> int | list[int]:
     """Return how many logits the output layer gives at a place that is read, or each head's."""
-    if config.readout == "action_tokens":
-        return [config.bins] * len(config.embodiments) if config.embodiments else config.bins
-    return (
-        [config.bins * size for size in config.embodiments]
-        if config.embodiments
-        else config.bins * config.action_tokens
-    )
+    sizes = config.embodiments or (config.action_tokens,)
+    vocabularies = [config.bins if config.readout == "action_tokens" else config.bins * size for size in sizes]
+    return vocabularies if config.embodiments else vocabularies[0]
 
 
 def _make_backbone(config: RT1Config) -> Backbone:
