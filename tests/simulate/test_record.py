@@ -17,7 +17,7 @@ from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.rlds.tfrecord import int_values, map_file, scan_example, scan_records
 from rt1.data.sources.images import decode_image
 from rt1.envs.base import recorded_sentences
-from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldEnv, MetaWorldSuite
 from rt1.errors import DataError
 from rt1.simulate import record as recorder
 from rt1.simulate.record import RecordSettings, record, record_episode
@@ -172,6 +172,20 @@ def test_an_expert_that_never_succeeds_is_one_line_with_the_cure(
         ValueError, match=r"the expert of peg-insert-side-v3 failed 2 times .* lower the noise \(2.0\) or raise"
     ):
         record(tmp_path / "set", suite=suite, settings=settings, encoder=table)
+
+
+def test_a_failing_expert_ends_the_recording_with_its_name_and_keeps_the_files_before(
+    recorded: Path, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(env: MetaWorldEnv, *arguments: Any, **settings: Any) -> Any:
+        return None if env.task == "faucet-close-v3" else record_episode(env, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "record_episode", failing)
+        with pytest.raises(ValueError, match="faucet-close-v3 failed 50 times"):
+            record(tmp_path / "set", suite=ENV, settings=FAUCETS, encoder=table)
+    assert record(tmp_path / "set", suite=ENV, settings=FAUCETS, encoder=table).recorded == 2
+    assert _files(tmp_path / "set") == _files(recorded)
 
 
 def test_an_unknown_task_is_refused_before_anything_is_written(table: TableEncoder, tmp_path: Path) -> None:

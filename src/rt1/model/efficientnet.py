@@ -24,7 +24,7 @@ Padding = Literal["rt1", "same"]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A run of MBConv blocks; the first one strides and changes the width."""
+    """A run of MBConv blocks. The first one strides and changes the width."""
 
     kernel: int
     """Depthwise kernel size, pixels."""
@@ -71,29 +71,29 @@ SCALING = {
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig:
-    """Sizes and quirks of the backbone; the defaults are RT-1's EfficientNet-B3."""
+    """Sizes and quirks of the backbone. The defaults are RT-1's EfficientNet-B3."""
 
     width: float = SCALING["b3"][0]
     """Channel multiplier."""
     depth: float = SCALING["b3"][1]
     """Block multiplier."""
     stages: tuple[Stage, ...] = B0_STAGES
-    """Stages before scaling; a shorter table gives a smaller network with a finer grid."""
+    """Stages before scaling. A shorter table gives a smaller network with a finer grid."""
     stem_channels: int = 32
     """Stem channels before scaling."""
     top_channels: int | None = 1280
-    """Channels of the 1x1 convolution after the last block before scaling; None leaves it out."""
+    """Channels of the 1x1 convolution after the last block before scaling. None leaves it out."""
     pool: tuple[int, int] | None = None
-    """Height and width that the feature map is averaged to before the projection; None leaves it as it is."""
+    """Height and width that the feature map is averaged to before the projection. None leaves it as it is."""
     output_condition: bool = True
     """Condition the positions on the text once more after the projection."""
     padding: Padding = "rt1"
-    """Stride-2 padding: ``rt1`` pads (k//2 - 1, k//2) whatever the size, which gives 9x9 from 300x300;
+    """Stride-2 padding: ``rt1`` pads (k//2 - 1, k//2) whatever the size, which gives 9x9 from 300x300.
     ``same`` is TensorFlow's SAME, which gives 10x10 (RT-1-X, timm, Keras at a fixed size)."""
     drop_connect: float = 0.2
-    """Largest probability of dropping a block's residual branch in training; grows linearly with the block."""
+    """Largest probability of dropping a block's residual branch in training. It grows linearly with the block."""
     batch_norm_eps: float = 1e-3
-    """Added to the variance; 1e-5, the torch default, changes the numbers visibly."""
+    """Added to the variance. 1e-5, the torch default, changes the numbers visibly."""
     batch_norm_momentum: float = 0.01
     """Share of the batch's statistics in the moving ones (1 - Keras' momentum)."""
     unbiased_moving_variance: bool = True
@@ -184,18 +184,8 @@ def _batch_norm(channels: int, config: EfficientNetConfig) -> BatchNorm:
     )
 
 
-class KerasSqueezeExcite(SqueezeExcite):
-    """Squeeze-excite that starts as Keras' does."""
-
-    def __init__(self, channels: int, reduced: int) -> None:
-        super().__init__(channels, reduced)
-        for layer in (self.reduce, self.expand):
-            keras_normal_(layer.weight, 2.0 / layer.out_features)
-            nn.init.zeros_(layer.bias)
-
-
 class MBConv(ResidualBlock):
-    """Expand, depthwise convolution, squeeze-excite, project; residual where the shape allows; then FiLM."""
+    """Expand, depthwise convolution, squeeze-excite, project, add the residual where shapes allow, then FiLM."""
 
     def __init__(
         self,
@@ -214,7 +204,10 @@ class MBConv(ResidualBlock):
         self.depthwise = Conv(inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding)
         self.depthwise_norm = _batch_norm(inner, config)
         # The reduction counts the block's input channels, not the expanded ones.
-        self.squeeze = KerasSqueezeExcite(inner, max(1, int(inputs * 0.25)))
+        self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))
+        for layer in (self.squeeze.reduce, self.squeeze.expand):
+            keras_normal_(layer.weight, 2.0 / layer.out_features)
+            nn.init.zeros_(layer.bias)
         self.project = Conv(inner, outputs)
         self.project_norm = _batch_norm(outputs, config)
         self.film = condition(outputs)

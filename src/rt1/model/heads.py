@@ -9,7 +9,7 @@ from rt1.model.rt1 import RT1
 
 POSITIONS = "transformer.position_LD"
 OUTPUT = "transformer.output."
-"""What the names of the output layer's parameters begin with; a head's have its number behind."""
+"""Prefix of the names of the output layer's parameters. The number of a head follows it."""
 
 
 def single_embodiment(model: RT1, number: int) -> RT1:
@@ -18,7 +18,7 @@ def single_embodiment(model: RT1, number: int) -> RT1:
     It gives what ``model`` gives for samples of this embodiment, up to the rounding of float32.
 
     Args:
-        model: a network with several embodiments; it is left as it is, the tensors are copied.
+        model: a network with several embodiments. It stays as it is, the tensors are copied.
         number: number of the embodiment.
     """
     config = model.config

@@ -42,7 +42,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation of (X, C, H, W): TensorFlow's or flax' moving variance, one or several processes."""
 
     reduce: Reduce | None = None
-    """Adds statistics up over the processes of a run; None: a process normalises by its own images."""
+    """Adds statistics up over the processes of a run. None: each process normalises by its own images."""
 
     def __init__(self, channels: int, *, eps: float, momentum: float, unbiased: bool = True) -> None:
         """Make the layer.
@@ -85,7 +85,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalisation by the statistics of all processes; keeps its input and nothing else of that size."""
+    """Normalisation by the statistics of all processes. It saves its input and nothing else of that size."""
 
     @staticmethod
     def forward(

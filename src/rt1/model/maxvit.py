@@ -27,12 +27,12 @@ Grouping = Literal["block", "grid"]
 
 @dataclass(frozen=True, kw_only=True)
 class MaxViTConfig:
-    """Sizes of the backbone; the defaults are MaxViT-T's."""
+    """Sizes of the backbone. The defaults are MaxViT-T's."""
 
     stem_channels: int = 64
     """Channels of the stem, which halves the image."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
-    """Channels of each stage; each stage halves the map."""
+    """Channels of each stage. Each stage halves the map."""
     depths: tuple[int, ...] = (2, 2, 5, 2)
     """Blocks of each stage."""
     partition: int = 7
@@ -42,7 +42,7 @@ class MaxViTConfig:
     expand: int = 4
     """Channels inside a convolution block, and hidden width of a feed-forward, as a multiple of the output channels."""
     drop_connect: float = 0.2
-    """Largest probability of dropping a block's residual branches in training; grows linearly with the block."""
+    """Largest probability of dropping a block's residual branches in training. It grows linearly with the block."""
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.depths) or not self.channels or min(self.depths) < 1:
@@ -78,7 +78,7 @@ class MaxViTConfig:
 
 
 class MBConv(ResidualBlock):
-    """Norm, expand, depthwise convolution, squeeze-excite, project; a residual that is pooled where the map shrinks."""
+    """Norm, expand, depthwise convolution, squeeze-excite, project. The residual is pooled where the map shrinks."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, expand: int, drop: float) -> None:
         super().__init__()
@@ -247,7 +247,7 @@ def _blocks(config: MaxViTConfig, condition: Callable[[int], nn.Module]) -> list
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise convolutions for their fan-out, linear layers narrowly; what conditions keeps its zeros."""
+    """Initialise convolutions for their fan-out, linear layers narrowly. Conditioning layers keep their zeros."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))

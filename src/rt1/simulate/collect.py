@@ -47,18 +47,18 @@ class CollectSettings:
     tasks: tuple[str, ...]
     """Task names."""
     attempts: int = 50
-    """Initial states per task; successful episodes are kept."""
+    """Initial states per task. Successful episodes are kept."""
     tries: int = 3
     """Tries from one initial state until one succeeds, each with other noise."""
     noise: float = 0.5
     """Largest noise added to the policy's actions, as when recording experts. Here the noisy actions are stored: they
     reached the goal, perhaps where the policy's own would not have."""
     max_steps: int | None = None
-    """Steps after which a try has failed; the environment's own limit if None."""
+    """Steps after which a try has failed. The environment's own limit if None."""
     jpeg_quality: int = 95
     """JPEG quality, 1..100."""
     workers: int = 0
-    """Processes; 0 means one per core."""
+    """Processes. 0 means one per core."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -72,7 +72,7 @@ class CollectSettings:
 class Collection:
     """What a policy collected."""
 
-    folder: Path  # the data set; without a success none is written
+    folder: Path  # the data set. Without a success none is written
     attempts: Mapping[str, int]  # task -> attempted initial states
     successes: Mapping[str, int]  # task -> kept episodes
 
@@ -98,10 +98,10 @@ def collect(
     encoder: TextEncoder,
     seed: tuple[int, int] = (0, 0),
 ) -> Collection:
-    """Run a policy and write its successful episodes; run again to resume.
+    """Run a policy and write its successful episodes. Run again to resume.
 
     Args:
-        folder: data set to write; its details name the policy, seeds and attempts.
+        folder: data set to write. Its details name the policy, seeds and attempts.
         checkpoint: checkpoint folder of the policy.
         suite: the environments.
         settings: tasks, attempts, tries, noise.

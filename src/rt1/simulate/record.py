@@ -38,17 +38,17 @@ class RecordSettings:
     episodes: int = 50
     """Episodes per task."""
     seed: int = 0
-    """Seed of the recording; the same seed gives the same bytes."""
+    """Seed of the recording. The same seed gives the same bytes."""
     noise: float = 0.0
     """Largest standard deviation of the noise added to the executed (not the stored) action, as a fraction of half
-    the action range; each episode draws its own between 0 and this. The noise drifts over about a fifth of a second,
+    the action range. Each episode draws its own between 0 and this. The noise drifts over about a fifth of a second,
     so that it carries the robot off the expert's path and the stored actions show the way back."""
     jpeg_quality: int = 95
     """JPEG quality, 1..100."""
     workers: int = 0
-    """Processes; 0 means one per core."""
+    """Processes. 0 means one per core."""
     episodes_per_shard: int = 10
-    """Episodes per file; what an interruption loses at most."""
+    """Episodes per file. What an interruption loses at most."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -70,7 +70,7 @@ class RecordReport:
 
 
 def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder: TextEncoder) -> RecordReport:
-    """Record a suite's experts into ``folder``; run again to resume. Only successful episodes are kept.
+    """Record a suite's experts into ``folder``. Run again to resume. Only successful episodes are kept.
 
     Raises:
         ValueError: an unknown task, one without an expert, or one whose expert never succeeds.
@@ -125,7 +125,7 @@ def recorded_sentence(suite: TaskSuite, task: str, index: int) -> str:
 def record_episode(
     env: Env, expert: ScriptedExpert, *, seed: int, noise: float, quality: int
 ) -> tuple[list[bytes], FloatArray] | None:
-    """Run the expert once; return the JPEG images of S steps and the expert's actions (S, A), or None if it failed."""
+    """Run the expert once. Return the JPEG images of S steps and the expert's actions (S, A), or None if it failed."""
     drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     controller = Disturbed(Expert(partial(expert, env)), drift)
     if not rollout(env, controller, seed=seed).success:
@@ -145,7 +145,7 @@ class _Recorder:
     writer: RLDSWriter
 
     def record_shard(self, shard: int) -> Counter[str]:
-        """Record and write one shard; return the number of rejected episodes per task."""
+        """Record and write one shard. Return the number of rejected episodes per task."""
         rejected: Counter[str] = Counter()
         episodes = []
         numbers = self.writer.settings.shard_episodes(shard)

@@ -94,8 +94,8 @@ def run_trials(
         suite: the environments.
         policy: None if no plan needs one.
         embeddings: text embedding, float32 (E,), of each instruction.
-        workers: processes; 0: one per core.
-        apart: run no plan in this process; see :func:`rt1.common.processes.run_jobs`.
+        workers: processes. 0: one per core.
+        apart: run no plan in this process. See :func:`rt1.common.processes.run_jobs`.
     """
     jobs = run_jobs(
         partial(_run_plan, suite),
@@ -113,8 +113,8 @@ _policy: list[Policy] = []
 
 
 def prepare_policy(policy: TrialPolicy | None, embeddings: Mapping[str, FloatArray]) -> None:
-    """Load the policy of this process, which takes the sentences of a table of text embeddings; None: there is none."""
-    torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
+    """Load the policy of this process, which takes the sentences of a table of text embeddings. None: there is none."""
+    torch.set_num_threads(1)  # the processes share the cores. A thread pool in each would fight over them
     _policy.clear()
     if policy is None:
         return
