@@ -44,8 +44,8 @@ class BatchNorm(nn.BatchNorm2d):
     reduce: Reduce | None = None
     """Adds statistics up over the processes of a run. None: each process normalises by its own images."""
 
-    def __init__(self, channels: int, *, eps: float, momentum: float, unbiased: bool = True) -> None:
-        """Make the layer.
+    def __init__(self, channels: int, *, eps: float = 1e-3, momentum: float = 0.01, unbiased: bool = True) -> None:
+        """Make the layer. The defaults are those of Keras' EfficientNet and MaxViT.
 
         Args:
             channels: C.

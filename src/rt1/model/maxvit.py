@@ -85,11 +85,11 @@ class MBConv(ResidualBlock):
         inner = outputs * expand
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
         self.stride = stride
-        self.pre_norm = _batch_norm(inputs)
+        self.pre_norm = BatchNorm(inputs)
         self.expand = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.expand_norm = _batch_norm(inner)
+        self.expand_norm = BatchNorm(inner)
         self.depthwise = nn.Conv2d(inner, inner, 3, stride=stride, padding=2 - stride, groups=inner, bias=False)
-        self.depthwise_norm = _batch_norm(inner)
+        self.depthwise_norm = BatchNorm(inner)
         self.squeeze = SqueezeExcite(inner, outputs // 4)
         self.project = nn.Conv2d(inner, outputs, 1)
         self.drop = drop
@@ -180,7 +180,7 @@ class MaxViT(nn.Module):
         self.config = config
         condition = partial(conditioner, conditioning, text_width)
         self.stem = nn.Conv2d(3, config.stem_channels, 3, stride=2)
-        self.stem_norm = _batch_norm(config.stem_channels)
+        self.stem_norm = BatchNorm(config.stem_channels)
         self.stem_2 = nn.Conv2d(config.stem_channels, config.stem_channels, 3, padding=1)
         self.blocks = nn.ModuleList(_blocks(config, condition))
         self.output = nn.Conv2d(config.channels[-1], output_width, 1, bias=False)
@@ -221,10 +221,6 @@ def ungrouped(x_XGPC: Tensor, partition: int, grouping: Grouping, size: tuple[in
 def gelu(x: Tensor) -> Tensor:
     """Return GELU in its tanh form, as MaxViT's released weights were trained with."""
     return F.gelu(x, approximate="tanh")
-
-
-def _batch_norm(channels: int) -> BatchNorm:
-    return BatchNorm(channels, eps=1e-3, momentum=0.01)
 
 
 def _relative_positions(partition: int) -> Tensor:
