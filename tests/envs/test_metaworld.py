@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from rt1.envs import metaworld
-from rt1.envs.base import Image
+from rt1.envs.base import Image, Observation
 from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, MetaWorldSuite, check_task, choose_gl
 from rt1.envs.metaworld_tasks import INSTRUCTIONS
 from rt1.errors import RenderingError
-from rt1.simulate.controllers import Expert, Replay
-from rt1.simulate.rollout import rollout
+from rt1.simulate.rollout import Expert, Replay, rollout
 from rt1.testing import check_env
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
@@ -155,10 +154,27 @@ def test_the_goal_marker_is_hidden_where_it_would_tell_two_tasks_apart(gl: str, 
     try:
         before = env.reset(3).image
         env._sim.data.site_xpos[:] = 10.0  # out of sight
-        assert env._renderer is not None
-        assert np.array_equal(env._renderer.image(env._sim.data), before) != shown
+        assert np.array_equal(env._observe().image, before) != shown
     finally:
         env.close()
+
+
+@pytest.mark.parametrize("task", ["door-unlock", "basketball", "stick-pull"])
+def test_a_picture_is_drawn_when_it_is_read_and_is_the_same_whenever_that_is(gl: str, task: str) -> None:
+    assert gl
+    with closing(MetaWorldEnv(task=task, config=SMALL)) as env:
+
+        def episode(seed: int) -> Iterator[Observation]:
+            yield env.reset(seed)
+            yield from (env.step(env.expert_action()).observation for _ in range(8))
+
+        at_once = [observation.image for observation in episode(5)]
+        observations = list(episode(5))
+        list(episode(6))  # another episode moves everything
+        assert not any("image" in vars(observation) for observation in observations)
+        for image, observation in zip(at_once, observations, strict=True):
+            np.testing.assert_array_equal(observation.image, image)
+            assert observation.image is observation.image
 
 
 def test_the_picture_stands_upright(gl: str) -> None:

@@ -12,8 +12,7 @@ from rt1.actions import FloatArray
 from rt1.envs.base import Image
 from rt1.play.playground import Playground
 from rt1.policy.policy import Policy
-from rt1.simulate.controllers import PolicyController
-from rt1.simulate.rollout import rollout
+from rt1.simulate.rollout import PolicyController, rollout
 from rt1.simulate.seeds import trial_seed
 
 

@@ -64,19 +64,19 @@ def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
         return collect(tmp_path / name, steady, suite=small_world, settings=handle, encoder=table)
 
     whole = own("whole")
-    run = collector._run
+    run = collector._Collector.run
     done: list[collector._Job] = []
 
-    def interrupted(job: collector._Job) -> None:
+    def interrupted(self: collector._Collector, job: collector._Job) -> None:
         if done:
             raise KeyboardInterrupt
-        run(job)
+        run(self, job)
         done.append(job)
 
-    monkeypatch.setattr(collector, "_run", interrupted)
+    monkeypatch.setattr(collector._Collector, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         own("again")
-    monkeypatch.setattr(collector, "_run", run)
+    monkeypatch.setattr(collector._Collector, "run", run)
     resumed = own("again")
     assert resumed.successes == whole.successes
     shards = [sorted((tmp_path / name).glob("*.tfrecord*"))[0].read_bytes() for name in ("whole", "again")]

@@ -17,7 +17,7 @@ from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.rlds.tfrecord import int_values, map_file, scan_example, scan_records
 from rt1.data.sources.images import decode_image
 from rt1.envs.base import recorded_sentences
-from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldEnv, MetaWorldSuite
 from rt1.errors import DataError
 from rt1.simulate import record as recorder
 from rt1.simulate.record import RecordSettings, record, record_episode
@@ -174,6 +174,20 @@ def test_an_expert_that_never_succeeds_is_one_line_with_the_cure(
         record(tmp_path / "set", suite=suite, settings=settings, encoder=table)
 
 
+def test_a_failing_expert_ends_the_recording_with_its_name_and_keeps_the_files_before(
+    recorded: Path, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(env: MetaWorldEnv, *arguments: Any, **settings: Any) -> Any:
+        return None if env.task == "faucet-close-v3" else record_episode(env, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recorder, "record_episode", failing)
+        with pytest.raises(ValueError, match="faucet-close-v3 failed 50 times"):
+            record(tmp_path / "set", suite=ENV, settings=FAUCETS, encoder=table)
+    assert record(tmp_path / "set", suite=ENV, settings=FAUCETS, encoder=table).recorded == 2
+    assert _files(tmp_path / "set") == _files(recorded)
+
+
 def test_an_unknown_task_is_refused_before_anything_is_written(table: TableEncoder, tmp_path: Path) -> None:
     settings = dataclasses.replace(FAUCETS, tasks=("faucet-open", "faucet-clsoe"))
     with pytest.raises(ValueError, match="did you mean 'faucet-close'"):
@@ -192,11 +206,12 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
 
 def test_an_episode_stores_the_experts_action_and_executes_a_noisy_one(make_env: Callable[..., Any]) -> None:
     env = make_env()
-    images, actions, success = record_episode(env, type(env).expert_action, seed=8, noise=1.0, quality=95)
+    episode = record_episode(env, type(env).expert_action, seed=8, noise=1.0, quality=95)
+    assert episode is not None
+    images, actions = episode
     executed = np.stack(env.executed)
     assert len(images) == len(actions) == len(executed)
     assert actions.dtype == np.float32
-    assert isinstance(success, bool)
     assert not np.array_equal(actions[:, :2], executed[:, :2])
     np.testing.assert_array_equal(actions[:, 2], executed[:, 2])  # the gripper, last, gets none
     assert not env.action_spec.out_of_bounds(executed).any()
@@ -204,8 +219,9 @@ def test_an_episode_stores_the_experts_action_and_executes_a_noisy_one(make_env:
 
 def test_an_episode_without_noise_executes_what_it_stores(make_env: Callable[..., Any]) -> None:
     env = make_env()
-    images, actions, success = record_episode(env, type(env).expert_action, seed=8, noise=0.0, quality=95)
-    assert success
+    episode = record_episode(env, type(env).expert_action, seed=8, noise=0.0, quality=95)
+    assert episode is not None
+    images, actions = episode
     np.testing.assert_array_equal(actions, env.executed)
     env.reset(8)
     for image, action in zip(images, actions, strict=True):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ctypes.util import find_library
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -151,7 +152,7 @@ class MetaWorldEnv:
         if self._renderer is None:
             size = self.config.image_size
             return Observation(image=np.zeros((size, size, 3), dtype=np.uint8))
-        return Observation(image=self._renderer.image(self._sim.data))
+        return _UndrawnObservation(partial(self._renderer.image, self._renderer.scene(self._sim.data)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,6 +203,28 @@ class MetaWorldSuite:
         return None if other is None else check_task(other)
 
 
+class _UndrawnObservation(Observation):
+    """An observation whose image is drawn when it is first read: drawing takes most of an episode's time.
+
+    It must be read before the environment closes.
+    """
+
+    def __init__(self, draw: Callable[[], Image]) -> None:
+        self.__dict__["_draw"] = draw  # the base is frozen
+
+    @cached_property
+    def image(self) -> Image:
+        return self.__dict__.pop("_draw")()
+
+
+_SCENE = (
+    *("xpos", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
+)
+"""All arrays of a simulation's data that its image depends on."""
+Scene = Mapping[str, NDArray[np.float64]]
+
+
 class _Renderer:
     """A MuJoCo renderer with fast flags; images upright."""
 
@@ -211,14 +234,21 @@ class _Renderer:
         if config.fast_render:
             model.vis.quality.offsamples = 0
         self._config = config
+        self._data = mujoco.MjData(model)
         size = config.image_size * config.supersample
         self._renderer = _open_renderer(lambda: mujoco.Renderer(model, size, size))
         if config.fast_render:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
 
-    def image(self, data: Any) -> Image:
-        self._renderer.update_scene(data, camera=self._config.camera)
+    def scene(self, data: Any) -> Scene:
+        """Return a copy of what the image of a simulation depends on."""
+        return {name: getattr(data, name).copy() for name in _SCENE}
+
+    def image(self, scene: Scene) -> Image:
+        for name, values in scene.items():
+            getattr(self._data, name)[:] = values
+        self._renderer.update_scene(self._data, camera=self._config.camera)
         image = self._renderer.render()
         if self._config.camera == "corner2":  # Meta-World's corner2 hangs upside down
             image = image[::-1, ::-1]

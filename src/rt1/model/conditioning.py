@@ -22,17 +22,17 @@ _HEAD_WIDTH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """What a text embedding holds, and what the network makes of it; the defaults are Google's: a vector, as it is."""
+    """What a text embedding holds, and what the network makes of it. The defaults are Google's: a vector, as it is."""
 
     tokens: int = 1
-    """S: vectors of one token each that are laid end to end in a text embedding; those of zeros alone are padding."""
+    """S: vectors of one token each that are laid end to end in a text embedding. A vector of zeros is padding."""
     vocabulary: int = 0
     """Word pieces of a table that is trained with the network: a text embedding then holds ids, 0 for padding.
     0: there is no table, a text embedding holds vectors."""
     table_width: int = 128
     """Width of the table's vectors."""
     projection: int = 0
-    """Width that a learned linear layer brings every vector to; 0 leaves it out."""
+    """Width that a learned linear layer brings every vector to. 0 leaves it out."""
     drop: float = 0.0
     """Probability, per sample in training, that a learned null takes the place of the text: what guidance needs."""
 
@@ -74,7 +74,7 @@ class TextInput(nn.Module):
 
         Args:
             text_XE: text embeddings as the text encoder gives them.
-            dropped_X: bool (X,), True where the learned null takes the text's place; None: nowhere.
+            dropped_X: bool (X,), True where the learned null takes the text's place. None: nowhere.
 
         Raises:
             ValueError: ``dropped_X`` is given to a network that has no null.
@@ -91,10 +91,7 @@ class TextInput(nn.Module):
                 "place; train with text.drop above 0, or use it with a guidance scale of 1"
             )
         null = torch.zeros_like(condition)
-        if self.as_tokens:
-            null[:, 0] = self.null_W.to(null.dtype)
-        else:
-            null = null + self.null_W.to(null.dtype)
+        null[:, 0 if self.as_tokens else slice(None)] = self.null_W.to(null.dtype)
         return torch.where(dropped_X.view(-1, *[1] * (condition.ndim - 1)), null, condition)
 
     def _tokens(self, text_XE: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +139,7 @@ class FiLM(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Every place looks at the text's tokens and adds what it found; nothing at the start."""
+    """Every position attends to the text's tokens and adds the result, zero at the start."""
 
     def __init__(self, text_width: int, channels: int) -> None:
         super().__init__()
@@ -172,5 +169,5 @@ class CrossAttention(nn.Module):
 
 
 def conditioner(kind: Conditioning, text_width: int, channels: int) -> FiLM | CrossAttention:
-    """Return the layer that conditions ``channels`` channels on the text; the identity until it has learned."""
+    """Return the layer that conditions ``channels`` channels on the text. It starts as the identity."""
     return FiLM(text_width, channels) if kind == "film" else CrossAttention(text_width, channels)

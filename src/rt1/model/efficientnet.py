@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from rt1.common.json_config import WIDEST, check_above, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.layers import BatchNorm
+from rt1.model.layers import BatchNorm, SqueezeExcite, keras_normal_
 from rt1.model.rows import ResidualBlock
-from rt1.model.squeeze_excite import SqueezeExcite
 
 Padding = Literal["rt1", "same"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A run of MBConv blocks; the first one strides and changes the width."""
+    """A run of MBConv blocks. The first one strides and changes the width."""
 
     kernel: int
     """Depthwise kernel size, pixels."""
@@ -72,29 +71,29 @@ SCALING = {
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetConfig:
-    """Sizes and quirks of the backbone; the defaults are RT-1's EfficientNet-B3."""
+    """Sizes and quirks of the backbone. The defaults are RT-1's EfficientNet-B3."""
 
     width: float = SCALING["b3"][0]
     """Channel multiplier."""
     depth: float = SCALING["b3"][1]
     """Block multiplier."""
     stages: tuple[Stage, ...] = B0_STAGES
-    """Stages before scaling; a shorter table gives a smaller network with a finer grid."""
+    """Stages before scaling. A shorter table gives a smaller network with a finer grid."""
     stem_channels: int = 32
     """Stem channels before scaling."""
     top_channels: int | None = 1280
-    """Channels of the 1x1 convolution after the last block before scaling; None leaves it out."""
+    """Channels of the 1x1 convolution after the last block before scaling. None leaves it out."""
     pool: tuple[int, int] | None = None
-    """Height and width that the feature map is averaged to before the projection; None leaves it as it is."""
+    """Height and width that the feature map is averaged to before the projection. None leaves it as it is."""
     output_condition: bool = True
     """Condition the positions on the text once more after the projection."""
     padding: Padding = "rt1"
-    """Stride-2 padding: ``rt1`` pads (k//2 - 1, k//2) whatever the size, which gives 9x9 from 300x300;
+    """Stride-2 padding: ``rt1`` pads (k//2 - 1, k//2) whatever the size, which gives 9x9 from 300x300.
     ``same`` is TensorFlow's SAME, which gives 10x10 (RT-1-X, timm, Keras at a fixed size)."""
     drop_connect: float = 0.2
-    """Largest probability of dropping a block's residual branch in training; grows linearly with the block."""
+    """Largest probability of dropping a block's residual branch in training. It grows linearly with the block."""
     batch_norm_eps: float = 1e-3
-    """Added to the variance; 1e-5, the torch default, changes the numbers visibly."""
+    """Added to the variance. 1e-5, the torch default, changes the numbers visibly."""
     batch_norm_momentum: float = 0.01
     """Share of the batch's statistics in the moving ones (1 - Keras' momentum)."""
     unbiased_moving_variance: bool = True
@@ -130,17 +129,12 @@ class EfficientNetConfig:
         """Return the height and width of the grid of positions for an image of this height and width."""
         if self.pool is not None:
             return self.pool
-        strides = [2] + [stage.stride for stage in self.stages]
-        kernels = [3] + [stage.kernel for stage in self.stages]
-        for stride, kernel in zip(strides, kernels, strict=True):
-            if stride == 2:
-                size = tuple(_strided_size(n, kernel, self.padding) for n in size)  # type: ignore[assignment]
-        return size
-
-
-def _strided_size(size: int, kernel: int, padding: Padding) -> int:
-    before, after = stride_padding(size, kernel, padding)
-    return (size + before + after - kernel) // 2 + 1
+        height, width = size
+        for kernel in (3, *(stage.kernel for stage in self.stages if stage.stride == 2)):  # 3: the stem
+            height, width = (
+                (n + sum(stride_padding(n, kernel, self.padding)) - kernel) // 2 + 1 for n in (height, width)
+            )
+        return height, width
 
 
 def stride_padding(size: int, kernel: int, padding: Padding) -> tuple[int, int]:
@@ -166,18 +160,11 @@ class Conv(nn.Conv2d):
         padding: Padding = "rt1",
     ) -> None:
         super().__init__(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=kernel // 2 if stride == 1 else 0,
-            groups=groups,
-            bias=False,
+            inputs, outputs, kernel, stride=stride, padding=kernel // 2 if stride == 1 else 0, groups=groups, bias=False
         )
         self.stride_padding = padding
-        # Keras' VarianceScaling(2, fan_out, truncated normal), the depthwise fan-out being that of one channel.
-        deviation = math.sqrt(2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
-        nn.init.trunc_normal_(self.weight, std=deviation / 0.8796, a=-2 * deviation / 0.8796, b=2 * deviation / 0.8796)
+        # Keras' VarianceScaling(2, fan_out), the depthwise fan-out being that of one channel.
+        keras_normal_(self.weight, 2.0 / (kernel * kernel * (1 if groups > 1 else outputs)))
 
     def forward(self, x_XCHW: Tensor) -> Tensor:
         """Convolve (X, C, H, W)."""
@@ -197,19 +184,8 @@ def _batch_norm(channels: int, config: EfficientNetConfig) -> BatchNorm:
     )
 
 
-class KerasSqueezeExcite(SqueezeExcite):
-    """Squeeze-excite that starts as Keras' does."""
-
-    def __init__(self, channels: int, reduced: int) -> None:
-        super().__init__(channels, reduced)
-        for layer in (self.reduce, self.expand):
-            deviation = math.sqrt(2.0 / layer.out_features) / 0.8796
-            nn.init.trunc_normal_(layer.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
-            nn.init.zeros_(layer.bias)
-
-
 class MBConv(ResidualBlock):
-    """Expand, depthwise convolution, squeeze-excite, project; residual where the shape allows; then FiLM."""
+    """Expand, depthwise convolution, squeeze-excite, project, add the residual where shapes allow, then FiLM."""
 
     def __init__(
         self,
@@ -228,7 +204,10 @@ class MBConv(ResidualBlock):
         self.depthwise = Conv(inner, inner, stage.kernel, stride=stride, groups=inner, padding=config.padding)
         self.depthwise_norm = _batch_norm(inner, config)
         # The reduction counts the block's input channels, not the expanded ones.
-        self.squeeze = KerasSqueezeExcite(inner, max(1, int(inputs * 0.25)))
+        self.squeeze = SqueezeExcite(inner, max(1, int(inputs * 0.25)))
+        for layer in (self.squeeze.reduce, self.squeeze.expand):
+            keras_normal_(layer.weight, 2.0 / layer.out_features)
+            nn.init.zeros_(layer.bias)
         self.project = Conv(inner, outputs)
         self.project_norm = _batch_norm(outputs, config)
         self.film = condition(outputs)
@@ -264,8 +243,7 @@ class FiLMEfficientNet(nn.Module):
         self.top = None if config.top_channels is None else Conv(last, outputs)
         self.top_norm = None if config.top_channels is None else _batch_norm(outputs, config)
         self.output = nn.Conv2d(outputs, output_width, 1, bias=False)
-        deviation = math.sqrt(1.0 / outputs) / 0.8796
-        nn.init.trunc_normal_(self.output.weight, std=deviation, a=-2 * deviation, b=2 * deviation)
+        keras_normal_(self.output.weight, 1.0 / outputs)
         self.output_film = condition(output_width) if config.output_condition else None
 
     def features(self, x_XCHW: Tensor, text_XE: Tensor) -> Tensor:
@@ -293,15 +271,7 @@ def _blocks(config: EfficientNetConfig, inputs: int, condition: Callable[[int], 
     blocks: list[MBConv] = []
     for stage in config.stages:
         for index in range(config.blocks(stage.blocks)):
-            blocks.append(
-                MBConv(
-                    inputs,
-                    stage,
-                    config,
-                    stride=stage.stride if index == 0 else 1,
-                    drop=config.drop_connect * len(blocks) / total,
-                    condition=condition,
-                )
-            )
+            stride, drop = stage.stride if index == 0 else 1, config.drop_connect * len(blocks) / total
+            blocks.append(MBConv(inputs, stage, config, stride=stride, drop=drop, condition=condition))
             inputs = config.channels(stage.channels)
     return blocks

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from rt1.model.rt1 import RT1
 
 POSITIONS = "transformer.position_LD"
 OUTPUT = "transformer.output."
-"""What the names of the output layer's parameters begin with; a head's have its number behind."""
+"""Prefix of the names of the output layer's parameters. The number of a head follows it."""
 
 
 def single_embodiment(model: RT1, number: int) -> RT1:
@@ -17,28 +18,27 @@ def single_embodiment(model: RT1, number: int) -> RT1:
     It gives what ``model`` gives for samples of this embodiment, up to the rounding of float32.
 
     Args:
-        model: a network with several embodiments; it is left as it is, the tensors are copied.
+        model: a network with several embodiments. It stays as it is, the tensors are copied.
         number: number of the embodiment.
     """
     config = model.config
     if not 0 <= number < len(config.embodiments):
         raise ValueError(f"embodiment {number} is unknown; this network has {len(config.embodiments)}, counted from 0")
     plain = RT1(replace(config, embodiments=(), action_tokens=config.embodiments[number]))
-    theirs = model.state_dict()
-    position_TSD = theirs[POSITIONS].unflatten(0, (config.window, config.step_tokens))
+    tensors = model.state_dict()
+    position_TSD = tensors[POSITIONS].unflatten(0, (config.window, config.step_tokens))
     # The image tokens of a step come first, then its action tokens in order.
-    theirs[POSITIONS] = position_TSD[:, : plain.config.step_tokens].flatten(0, 1)
-    plain.load_state_dict({name: theirs[name.replace(OUTPUT, f"{OUTPUT}{number}.")] for name in plain.state_dict()})
+    tensors[POSITIONS] = position_TSD[:, : plain.config.step_tokens].flatten(0, 1)
+    plain.load_state_dict({name: tensors[name.replace(OUTPUT, f"{OUTPUT}{number}.")] for name in plain.state_dict()})
     return plain.train(model.training)
 
 
 def parameter_counts(model: RT1) -> dict[str, int]:
     """Return the trainable parameters per component, as the paper and Google's code count them, and ``total``."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name, parameter in model.named_parameters():
-        component = _component(name, model.config.backbone)
-        counts[component] = counts.get(component, 0) + parameter.numel()
-    return {**counts, "total": sum(counts.values())}
+        counts[_component(name, model.config.backbone)] += parameter.numel()
+    return {**counts, "total": counts.total()}
 
 
 def _component(name: str, backbone: str) -> str:
@@ -46,5 +46,5 @@ def _component(name: str, backbone: str) -> str:
         return name.split(".", maxsplit=1)[0]
     if ".film." in name or ".condition." in name:
         return "block_films"
-    own = {"output": "projection", "output_film": "last_film", "output_condition": "last_film"}
-    return own.get(name.split(".")[1], backbone)
+    components = {"output": "projection", "output_film": "last_film", "output_condition": "last_film"}
+    return components.get(name.split(".")[1], backbone)

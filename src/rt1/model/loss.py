@@ -32,14 +32,14 @@ def action_loss(
         logits_BTAV: float (B, T, A, V).
         token_BTA: integers (B, T, A), -1 in dimensions that the sample's action does not have: a step's loss is the
             mean over those it has.
-        mask_BT: bool (B, T), False for steps that count nothing (padding, terminal steps); None counts all.
+        mask_BT: bool (B, T), False for steps that count nothing (padding, terminal steps). None counts all.
         form: ``mean`` averages over the counted steps. ``google`` divides by B*T and again by B*T*step_tokens, as
-            the official code does; with Adam its eps of 1e-7 is then no longer negligible.
+            the official code does. With Adam its eps of 1e-7 is then no longer negligible.
         step_tokens: K + A, for the ``google`` form.
         spread_A: float (A,), or (B, 1, A) where samples differ, standard deviation in bins of the Gaussian that spreads
-            a target over the neighbouring bins, 0 for one-hot as in Google's code; None means 0 everywhere. It tells
-            the network that bins are ordered, which it must otherwise find out from data.
-        smoothing: share of the target, in [0, 1), that goes to all V bins alike (label smoothing), after the spread; 0
+            a target over the neighbouring bins, 0 for one-hot as in Google's code. None means 0 everywhere. It tells
+            the network that bins are ordered, which it must otherwise learn from data.
+        smoothing: share of the target, in [0, 1), that goes to all V bins alike (label smoothing), after the spread, 0
             as in Google's code.
     """
     logits_BTAV = at_least_float32(logits_BTAV)
@@ -55,11 +55,11 @@ def action_loss(
         target_BTAV = (1.0 - smoothing) * spread_targets(token_BTA, spread_A, bins=bins) + smoothing / bins
         entropy_BTA = -(target_BTAV * logits_BTAV.log_softmax(-1)).sum(-1)
     entropy_BT = (entropy_BTA * used_BTA).sum(dim=-1) / used_BTA.sum(dim=-1).clamp(min=1)
-    steps = entropy_BT.numel()
     if mask_BT is None:
         mask_BT = torch.ones_like(entropy_BT, dtype=torch.bool)
     total = (entropy_BT * mask_BT).sum()
     if form == "google":
+        steps = entropy_BT.numel()
         return total / steps / (steps * step_tokens)
     return total / mask_BT.sum().clamp(min=1)
 

@@ -19,21 +19,20 @@ from torch import Tensor, nn
 
 from rt1.common.json_config import MOST_WEIGHTS, WIDEST, check_between, check_fraction, check_total
 from rt1.model.conditioning import Conditioning, conditioner
-from rt1.model.layers import BatchNorm
+from rt1.model.layers import BatchNorm, SqueezeExcite
 from rt1.model.rows import ResidualBlock
-from rt1.model.squeeze_excite import SqueezeExcite
 
 Grouping = Literal["block", "grid"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaxViTConfig:
-    """Sizes of the backbone; the defaults are MaxViT-T's."""
+    """Sizes of the backbone. The defaults are MaxViT-T's."""
 
     stem_channels: int = 64
     """Channels of the stem, which halves the image."""
     channels: tuple[int, ...] = (64, 128, 256, 512)
-    """Channels of each stage; each stage halves the map."""
+    """Channels of each stage. Each stage halves the map."""
     depths: tuple[int, ...] = (2, 2, 5, 2)
     """Blocks of each stage."""
     partition: int = 7
@@ -43,7 +42,7 @@ class MaxViTConfig:
     expand: int = 4
     """Channels inside a convolution block, and hidden width of a feed-forward, as a multiple of the output channels."""
     drop_connect: float = 0.2
-    """Largest probability of dropping a block's residual branches in training; grows linearly with the block."""
+    """Largest probability of dropping a block's residual branches in training. It grows linearly with the block."""
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.depths) or not self.channels or min(self.depths) < 1:
@@ -79,18 +78,18 @@ class MaxViTConfig:
 
 
 class MBConv(ResidualBlock):
-    """Norm, expand, depthwise convolution, squeeze-excite, project; a residual that is pooled where the map shrinks."""
+    """Norm, expand, depthwise convolution, squeeze-excite, project. The residual is pooled where the map shrinks."""
 
     def __init__(self, inputs: int, outputs: int, *, stride: int, expand: int, drop: float) -> None:
         super().__init__()
         inner = outputs * expand
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
         self.stride = stride
-        self.pre_norm = _batch_norm(inputs)
+        self.pre_norm = BatchNorm(inputs)
         self.expand = nn.Conv2d(inputs, inner, 1, bias=False)
-        self.expand_norm = _batch_norm(inner)
+        self.expand_norm = BatchNorm(inner)
         self.depthwise = nn.Conv2d(inner, inner, 3, stride=stride, padding=2 - stride, groups=inner, bias=False)
-        self.depthwise_norm = _batch_norm(inner)
+        self.depthwise_norm = BatchNorm(inner)
         self.squeeze = SqueezeExcite(inner, outputs // 4)
         self.project = nn.Conv2d(inner, outputs, 1)
         self.drop = drop
@@ -116,12 +115,8 @@ class GroupAttention(ResidualBlock):
 
     def __init__(self, channels: int, config: MaxViTConfig, grouping: Grouping, *, drop: float) -> None:
         super().__init__()
-        self.heads, self.partition, self.grouping, self.drop = (
-            channels // config.head_width,
-            config.partition,
-            grouping,
-            drop,
-        )
+        self.heads, self.partition = channels // config.head_width, config.partition
+        self.grouping, self.drop = grouping, drop
         self.norm = nn.LayerNorm(channels, eps=1e-5)
         self.query_key_value = nn.Linear(channels, 3 * channels)
         self.output = nn.Linear(channels, channels)
@@ -185,7 +180,7 @@ class MaxViT(nn.Module):
         self.config = config
         condition = partial(conditioner, conditioning, text_width)
         self.stem = nn.Conv2d(3, config.stem_channels, 3, stride=2)
-        self.stem_norm = _batch_norm(config.stem_channels)
+        self.stem_norm = BatchNorm(config.stem_channels)
         self.stem_2 = nn.Conv2d(config.stem_channels, config.stem_channels, 3, padding=1)
         self.blocks = nn.ModuleList(_blocks(config, condition))
         self.output = nn.Conv2d(config.channels[-1], output_width, 1, bias=False)
@@ -228,10 +223,6 @@ def gelu(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-def _batch_norm(channels: int) -> BatchNorm:
-    return BatchNorm(channels, eps=1e-3, momentum=0.01)
-
-
 def _relative_positions(partition: int) -> Tensor:
     """Return int64 (P, P): which of the (2 * partition - 1) ** 2 offsets lies between two positions of a group."""
     index = torch.arange(partition)
@@ -245,22 +236,14 @@ def _blocks(config: MaxViTConfig, condition: Callable[[int], nn.Module]) -> list
     blocks: list[Block] = []
     for (inputs, outputs), depth in zip(pairwise((config.stem_channels, *config.channels)), config.depths, strict=True):
         for index in range(depth):
-            width = inputs if index == 0 else outputs
-            blocks.append(
-                Block(
-                    width,
-                    outputs,
-                    config,
-                    stride=2 if index == 0 else 1,
-                    drop=config.drop_connect * len(blocks) / last,
-                    condition=condition,
-                )
-            )
+            width, stride = (inputs, 2) if index == 0 else (outputs, 1)
+            drop = config.drop_connect * len(blocks) / last
+            blocks.append(Block(width, outputs, config, stride=stride, drop=drop, condition=condition))
     return blocks
 
 
 def _initialise(module: nn.Module) -> None:
-    """Initialise convolutions for their fan-out, linear layers narrowly; what conditions keeps its zeros."""
+    """Initialise convolutions for their fan-out, linear layers narrowly. Conditioning layers keep their zeros."""
     if isinstance(module, nn.Conv2d):
         fan_out = module.weight[0, 0].numel() * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))

@@ -1,7 +1,7 @@
-"""Random draws of dropout and drop-connect that do not depend on how a batch is shared out.
+"""Random draws of dropout and drop-connect that do not depend on how a batch is split.
 
-Who computes rows ``first .. first + n - 1`` of a batch of ``total`` rows draws for all of them, from the same seed, and
-takes its own: several processes, or one after another in parts, then drop what one process would drop at once.
+A process that computes rows ``first .. first + n - 1`` of a batch of ``total`` rows draws for all rows from the same
+seed and uses its part. Several processes, or one that computes parts in turn, then drop the same as one at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RandomModule(nn.Module):
     """A module that draws random numbers per row of its batch."""
 
     rows: Rows | None = None
-    """The rows that are being computed; None: all there are."""
+    """The rows that are being computed. None: the whole batch."""
 
     def draw_rows(self, count: int, draw: Callable[[int], Tensor]) -> Tensor:
         """Return the ``count`` rows of ``draw(total)`` that are being computed."""
@@ -46,8 +46,8 @@ class ResidualBlock(RandomModule):
         if not self.training or self.drop == 0.0:
             return y
         ones = [1] * (y.ndim - 1)
-        kept = self.draw_rows(len(y), lambda rows: torch.rand(rows, *ones, device=y.device)) >= self.drop
-        return y * (kept / (1.0 - self.drop)).to(y.dtype)
+        draw = self.draw_rows(len(y), lambda rows: torch.rand(rows, *ones, device=y.device))
+        return y * ((draw >= self.drop) / (1.0 - self.drop)).to(y.dtype)
 
 
 class Dropout(RandomModule):
@@ -58,21 +58,16 @@ class Dropout(RandomModule):
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
-        """Set values to 0 in training and scale up the others."""
+        """Set values of ``x``, whose first dimension is the rows, to 0 in training and scale up the others."""
         if not self.training or self.probability == 0.0:
             return x
-        return x * self.factors(x)
-
-    def factors(self, x: Tensor) -> Tensor:
-        """Return 0 or ``1 / (1 - probability)`` for every value of ``x``, whose first dimension is the rows."""
-        kept = 1.0 - self.probability
-        return self.draw_rows(
-            len(x), lambda rows: torch.empty((rows, *x.shape[1:]), dtype=x.dtype, device=x.device).bernoulli_(kept)
-        ).div_(kept)
+        share = 1.0 - self.probability
+        draw = self.draw_rows(len(x), lambda rows: x.new_empty((rows, *x.shape[1:])).bernoulli_(share))
+        return x * draw.div_(share)
 
 
 def set_rows(module: nn.Module, rows: Rows | None) -> None:
-    """Tell every random part of a network which rows are being computed."""
-    for part in module.modules():
-        if isinstance(part, RandomModule):
-            part.rows = rows
+    """Set which rows are being computed in every random module of a network."""
+    for child in module.modules():
+        if isinstance(child, RandomModule):
+            child.rows = rows

@@ -24,13 +24,7 @@ from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
 from rt1.model.timm import TIMM, Backbone, TimmBackbone, timm_grid
 from rt1.model.token_learner import TokenLearner, Weights
-from rt1.model.transformer import (
-    MaskKind,
-    Transformer,
-    TransformerConfig,
-    at_least_float32,
-    attention_mask,
-)
+from rt1.model.transformer import MaskKind, Transformer, TransformerConfig, at_least_float32, attention_mask
 from rt1.preprocess import resize, to_float
 
 Readout = Literal["action_tokens", "last_token", "mean_token"]
@@ -43,7 +37,7 @@ PIXEL_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class RT1Config:
-    """Every size and quirk of the network; the defaults are Google's rt1main (35 M parameters)."""
+    """Every size and quirk of the network. The defaults are Google's rt1main (35 M parameters)."""
 
     window: int = 6
     """T: images the policy looks at, newest last."""
@@ -58,7 +52,7 @@ class RT1Config:
     token_learner_hidden: int = 64
     """Hidden width of TokenLearner."""
     action_tokens: int = 11
-    """A: dimensions of an action; of the longest, where there are several embodiments."""
+    """A: dimensions of an action, of the longest one where there are several embodiments."""
     embodiments: tuple[int, ...] = ()
     """Several embodiments on one trunk: the action dimensions of each. Each has its own output layer. Empty: one
     embodiment, with ``action_tokens`` dimensions."""
@@ -71,7 +65,7 @@ class RT1Config:
     readout: Readout = "action_tokens"
     """Where an action is read. ``action_tokens``: as in RT-1, each dimension at the place before its empty action
     token. ``last_token``, ``mean_token``: all dimensions at the step's last image token, or at the mean of its image
-    tokens; there are no action tokens then."""
+    tokens. There are no action tokens then."""
     backbone: str = "efficientnet"
     """``efficientnet``, ``maxvit``, or ``timm:NAME`` for a model of the package timm, where it is installed."""
     efficientnet: EfficientNetConfig = field(default_factory=EfficientNetConfig)
@@ -110,7 +104,7 @@ class RT1Config:
 
     @property
     def step_tokens(self) -> int:
-        """K + A: tokens of one step; K where the readout needs no action tokens."""
+        """K + A: tokens of one step, or K where the readout needs no action tokens."""
         return self.image_tokens + (self.action_tokens if self.readout == "action_tokens" else 0)
 
     @property
@@ -155,7 +149,7 @@ class RT1(nn.Module):
         self.text = TextInput(
             config.text, text_width=config.text_width, as_tokens=config.conditioning == "cross_attention"
         )
-        self.backbone: Any = _make_backbone(config)  # a Backbone; converters reach into its own kind
+        self.backbone: Any = _make_backbone(config)  # a Backbone, of which converters read the parts
         self.token_learner = TokenLearner(
             config.token_width,
             tokens=config.image_tokens,
@@ -189,23 +183,22 @@ class RT1(nn.Module):
         """Predict the action of every step of a window.
 
         Args:
-            image_BTCHW: RGB as :meth:`prepare` gives it, float (B, T, 3, *image_size) in [0, 1]; T may be shorter than
+            image_BTCHW: RGB as :meth:`prepare` gives it, float (B, T, 3, *image_size) in [0, 1]. T may be shorter than
                 the configured window.
             condition_B: what :attr:`text` makes of the text embeddings, (B, E) or (B, S, E).
             shared: how windows are made of shared images. The images are then (X, 3, *image_size), and the rows of
                 ``valid_BT``, ``embodiment_B`` and the logits are the W windows.
-            valid_BT: bool (B, T), False for padding, which nothing attends to; None means all are real.
-            embodiment_B: integers (B,), the embodiment of each sample, for a network with several; None for others.
+            valid_BT: bool (B, T), False for padding, which nothing attends to. None means all are real.
+            embodiment_B: integers (B,), the embodiment of each sample, for a network with several. None for others.
 
         Returns:
-            float32 logits (B, T, A, V); 0 in dimensions that a sample's embodiment does not have.
+            float32 logits (B, T, A, V), 0 in dimensions that a sample's embodiment does not have.
         """
         if shared is None:
             if image_BTCHW.ndim != 5:
                 raise ValueError(f"images have shape {tuple(image_BTCHW.shape)}; they must be (B, T, 3, H, W)")
             batch, window = image_BTCHW.shape[:2]
-            condition_X = condition_B.repeat_interleave(window, dim=0)
-            token_XKE = self.encode(image_BTCHW.flatten(0, 1), condition_X)
+            token_XKE = self.encode(image_BTCHW.flatten(0, 1), condition_B.repeat_interleave(window, dim=0))
             token_BTKE = token_XKE.unflatten(0, (batch, window))
         else:
             token_XKE = self.encode(image_BTCHW, condition_B.index_select(0, shared.sample_X))
@@ -224,7 +217,7 @@ class RT1(nn.Module):
         """Predict the action of every step of a window from images and text embeddings as they are.
 
         Args:
-            image_BTHWC: RGB (B, T, H, W, 3), uint8 in [0, 255] or float in [0, 1], any height and width; T may be
+            image_BTHWC: RGB (B, T, H, W, 3), uint8 in [0, 255] or float in [0, 1], any height and width. T may be
                 shorter than the configured window.
             text: text embeddings, float (B, E), or (B, T, E) with one for each step.
             valid_BT: see :meth:`forward`.
@@ -241,18 +234,12 @@ class RT1(nn.Module):
                 f"the text embedding has shape {tuple(text.shape)}; it must be ({batch}, {width}) or "
                 f"({batch}, {window}, {width}) for these images and this network"
             )
-        image_BTCHW = self.prepare(image_BTHWC)
-        if text.ndim == 2:
-            return self(image_BTCHW, self.text(text), valid_BT=valid_BT, embodiment_B=embodiment_B)
-        step_BT = torch.arange(batch * window, device=text.device).view(batch, window)
-        shared = SharedImages(sample_X=step_BT.flatten(), image_WT=step_BT, sample_W=step_BT[:, -1])
-        return self(
-            image_BTCHW.flatten(0, 1),
-            self.text(text.flatten(0, 1)),
-            shared=shared,
-            valid_BT=valid_BT,
-            embodiment_B=embodiment_B,
-        )
+        images, shared = self.prepare(image_BTHWC), None
+        if text.ndim == 3:  # every step is a sample of its own
+            images, text = images.flatten(0, 1), text.flatten(0, 1)
+            step_BT = torch.arange(batch * window, device=text.device).view(batch, window)
+            shared = SharedImages(sample_X=step_BT.flatten(), image_WT=step_BT, sample_W=step_BT[:, -1])
+        return self(images, self.text(text), shared=shared, valid_BT=valid_BT, embodiment_B=embodiment_B)
 
     def prepare(self, image: Tensor) -> Tensor:
         """Bring images (..., H, W, 3), uint8 or float in [0, 1], to float (..., 3, *image_size) in [0, 1]."""
@@ -359,13 +346,9 @@ class RT1(nn.Module):
 
 def _vocabulary(config: RT1Config) -> int | list[int]:
     """Return how many logits the output layer gives at a place that is read, or each head's."""
-    if config.readout == "action_tokens":
-        return [config.bins] * len(config.embodiments) if config.embodiments else config.bins
-    return (
-        [config.bins * size for size in config.embodiments]
-        if config.embodiments
-        else config.bins * config.action_tokens
-    )
+    sizes = config.embodiments or (config.action_tokens,)
+    vocabularies = [config.bins if config.readout == "action_tokens" else config.bins * size for size in sizes]
+    return vocabularies if config.embodiments else vocabularies[0]
 
 
 def _make_backbone(config: RT1Config) -> Backbone:

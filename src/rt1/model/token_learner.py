@@ -23,7 +23,7 @@ class TokenLearner(nn.Module):
         self.maps = dense(hidden, tokens)
 
     def attention(self, x_XPD: Tensor) -> Tensor:
-        """Return (X, K, P) weights; each token's weights over the positions sum to 1."""
+        """Return (X, K, P) weights. Each token's weights over the positions sum to 1."""
         h_XPM = F.gelu(self.hidden(self.norm(x_XPD)), approximate="tanh")  # tanh form: flax' and Google's GELU
         map_XKP = at_least_float32(self.maps(h_XPM).transpose(1, 2))
         if self.weights == "sigmoid":
@@ -32,7 +32,7 @@ class TokenLearner(nn.Module):
         return map_XKP.softmax(dim=-1)
 
     def forward(self, x_XPD: Tensor) -> Tensor:
-        """Pool (X, P, D) to (X, K, D); the tokens pooled are the raw ones, not the normalised."""
+        """Pool (X, P, D) to (X, K, D). The tokens pooled are the raw ones, not the normalised."""
         return self.pool(x_XPD)[0]
 
     def pool(self, x_XPD: Tensor) -> tuple[Tensor, Tensor]:

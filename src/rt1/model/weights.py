@@ -17,7 +17,7 @@ from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.timm import TIMM
 
 MAX_WEIGHT = 1e10
-"""Largest absolute value of a weight. Trained ones stay far below; products of two larger ones overflow float32."""
+"""Largest absolute value of a weight. Trained ones stay far below. Products of two larger ones overflow float32."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -36,7 +36,7 @@ def read_safetensors(file: Path, *, error: ErrorKind, cure: str) -> tuple[dict[s
 
 
 def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32, *, most: float = MAX_WEIGHT) -> str | None:
-    """Return why a tensor cannot be a weight (or buffer) of type ``kind``; None where it can, once converted.
+    """Return why a tensor cannot be a weight (or buffer) of type ``kind``. Return None if it can be one.
 
     float16, bfloat16, float32 and float64 are converted to each other, integers to integers, and nothing else. Absolute
     values are at most ``most``.
@@ -57,10 +57,10 @@ def _name(kind: torch.dtype) -> str:
     return str(kind).removeprefix("torch.")
 
 
-def first_problem(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """Return which tensor cannot take the place of the one of its name in ``wanted`` and why; None if all can."""
-    for name, place in wanted.items():
-        if (problem := weight_problem(tensors[name], place.dtype)) is not None:
+def first_problem(tensors: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> str | None:
+    """Return which tensor cannot replace the one of its name in ``targets`` and why. None if all can."""
+    for name, target in targets.items():
+        if (problem := weight_problem(tensors[name], target.dtype)) is not None:
             return f"{name} {problem}"
     return None
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -25,14 +27,13 @@ from rt1.common.progress import count_episode, episode_progress
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
-from rt1.envs.base import Env, Observation, TaskSuite, action_spec_of, check_tasks, recorded_sentences
+from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks
 from rt1.envs.registry import suite_to_json
-from rt1.policy.policy import Policy
-from rt1.simulate.controllers import PolicyController
 from rt1.simulate.noise import Drift
-from rt1.simulate.rollout import Controller, Rollout, rollout
+from rt1.simulate.record import embed_sentences, recorded_sentence
+from rt1.simulate.rollout import Disturbed, PolicyController, rollout
 from rt1.simulate.seeds import collection_seed
-from rt1.simulate.trials import TrialPolicy, open_policy
+from rt1.simulate.trials import TrialPolicy, chunks, prepare_policy, prepared_policy
 from rt1.text.encoder import TextEncoder
 
 ATTEMPTS_FILE = "attempts.json"
@@ -46,18 +47,18 @@ class CollectSettings:
     tasks: tuple[str, ...]
     """Task names."""
     attempts: int = 50
-    """Initial states per task; successful episodes are kept."""
+    """Initial states per task. Successful episodes are kept."""
     tries: int = 3
     """Tries from one initial state until one succeeds, each with other noise."""
     noise: float = 0.5
     """Largest noise added to the policy's actions, as when recording experts. Here the noisy actions are stored: they
     reached the goal, perhaps where the policy's own would not have."""
     max_steps: int | None = None
-    """Steps after which a try has failed; the environment's own limit if None."""
+    """Steps after which a try has failed. The environment's own limit if None."""
     jpeg_quality: int = 95
     """JPEG quality, 1..100."""
     workers: int = 0
-    """Processes; 0 means one per core."""
+    """Processes. 0 means one per core."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -71,7 +72,7 @@ class CollectSettings:
 class Collection:
     """What a policy collected."""
 
-    folder: Path  # the data set; without a success none is written
+    folder: Path  # the data set. Without a success none is written
     attempts: Mapping[str, int]  # task -> attempted initial states
     successes: Mapping[str, int]  # task -> kept episodes
 
@@ -88,24 +89,6 @@ class _Job:
     file: Path
 
 
-@dataclass(frozen=True)
-class _Work:
-    suite: TaskSuite
-    settings: CollectSettings
-    checkpoint: Path
-    embeddings: dict[str, FloatArray]
-    seed: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Worker:
-    work: _Work
-    policy: Policy
-
-
-_worker: list[_Worker] = []
-
-
 def collect(
     folder: Path,
     checkpoint: Path,
@@ -115,10 +98,10 @@ def collect(
     encoder: TextEncoder,
     seed: tuple[int, int] = (0, 0),
 ) -> Collection:
-    """Run a policy and write its successful episodes; run again to resume.
+    """Run a policy and write its successful episodes. Run again to resume.
 
     Args:
-        folder: data set to write; its details name the policy, seeds and attempts.
+        folder: data set to write. Its details name the policy, seeds and attempts.
         checkpoint: checkpoint folder of the policy.
         suite: the environments.
         settings: tasks, attempts, tries, noise.
@@ -131,147 +114,123 @@ def collect(
     tasks = check_tasks(suite, settings.tasks)
     if (collection := _finished(folder)) is not None:
         return collection
-    sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
-    embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
-    work = _Work(suite, settings, checkpoint, embeddings, seed)
+    collector = _Collector(suite, settings, embed_sentences(suite, tasks, encoder), seed)
     jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
     missing = [job for job in jobs if not job.file.is_file()]
     total, left = (sum(len(job.attempts) for job in group) for group in (jobs, missing))
+    arguments = (TrialPolicy(checkpoint=checkpoint), collector.embeddings)
     with episode_progress(f"collecting into {folder}", total, unit="attempts", done=total - left):
-        for _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
+        for _ in run_jobs(
+            collector.run, missing, workers=settings.workers, prepare=prepare_policy, arguments=arguments
+        ):
             pass
-    return _write(folder, jobs, work, encoder)
+    episodes = [episode for job in jobs for episode in collector.episodes(job)]
+    successes = Counter(episode.task for episode in episodes)
+    counts = {
+        "attempts": dict.fromkeys(tasks, settings.attempts),
+        "successes": {task: successes[task] for task in tasks},
+    }
+    if episodes:
+        details = {
+            "env": suite_to_json(suite),
+            "control_rate": suite.control_rate,
+            "tasks": list(tasks),
+            "made_by": {"policy": str(checkpoint), **dict(load_info(checkpoint).provenance)},
+            "seed": list(seed),
+            "noise": settings.noise,
+            "tries": settings.tries,
+            **counts,
+        }
+        _write(folder, suite, episodes, encoder, details)
+    write_text(folder / ATTEMPTS_FILE, json.dumps(counts))
+    shutil.rmtree(jobs[0].file.parent)
+    return Collection(folder=folder, **counts)
 
 
 def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
-    starts = range(0, attempts, _PER_JOB)
     return [
-        _Job(task, tuple(range(first, min(first + _PER_JOB, attempts))), scratch / f"{task}-{first:05d}.safetensors")
+        _Job(task, numbers, scratch / f"{task}-{numbers[0]:05d}.safetensors")
         for task in tasks
-        for first in starts
+        for numbers in chunks(attempts, _PER_JOB)
     ]
 
 
-def _prepare(work: _Work) -> None:
-    torch.set_num_threads(1)  # the processes share the cores
-    _worker[:] = [_Worker(work, open_policy(TrialPolicy(checkpoint=work.checkpoint), work.embeddings))]
-
-
-def _run(job: _Job) -> None:
-    """Run a job's attempts and keep what succeeded in its file."""
-    (worker,) = _worker
-    env = worker.work.suite.open(job.task)
-    tensors: dict[str, Any] = {"attempts": np.array(job.attempts)}
-    try:
-        for attempt in job.attempts:
-            tensors |= _attempt(worker, env, job.task, attempt)
-            count_episode()
-    finally:
-        env.close()
-    with replacing(job.file) as new_file:
-        save_file(tensors, new_file)
-
-
-def _attempt(worker: _Worker, env: Env, task: str, attempt: int) -> dict[str, Any]:
-    settings = worker.work.settings
-    seed = collection_seed(*worker.work.seed, attempt)
-    instruction = _instruction(worker.work.suite, task, attempt)
-    for number in range(settings.tries):
-        drift = Drift(env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed + number)
-        controller = _Disturbed(PolicyController(worker.policy), drift)
-        trial = rollout(
-            env, controller, seed=seed, instruction=instruction, keep_images=True, max_steps=settings.max_steps
-        )
-        if trial.success:
-            return _tensors(attempt, trial, settings.jpeg_quality)
-    return {}
-
-
-def _tensors(attempt: int, trial: Rollout, quality: int) -> dict[str, Any]:
-    images = [encode_jpeg(image, quality) for image in trial.images[:-1]]  # the last one has no action
-    return {
-        f"{attempt}/actions": trial.actions,
-        f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
-        f"{attempt}/sizes": np.array([len(image) for image in images]),
-    }
-
-
-def _instruction(suite: TaskSuite, task: str, attempt: int) -> str:
-    sentences = recorded_sentences(suite, task)
-    return sentences[attempt % len(sentences)]
+def _write(
+    folder: Path, suite: TaskSuite, episodes: Sequence[RecordedEpisode], encoder: TextEncoder, details: dict[str, Any]
+) -> None:
+    """Write the episodes as a data set."""
+    recording = RecordingSettings(
+        name=f"{suite.name}_own",
+        image_size=suite.image_size,
+        action_spec=action_spec_of(suite, episodes[0].task),  # as recordings of its experts have it
+        episodes=len(episodes),
+        text_encoder=encoder.identity.to_json(),
+        details=details,
+    )
+    writer = RLDSWriter(folder, recording)
+    for shard in writer.missing_shards():
+        numbers = recording.shard_episodes(shard)
+        writer.write_shard(shard, [replace(episodes[number], episode_id=number) for number in numbers])
+    writer.finish()
 
 
 @dataclass(frozen=True)
-class _Disturbed:
-    """A controller whose actions are disturbed on their way."""
+class _Collector:
+    """Runs attempts and reads their files. Worker processes get a copy, and the policy from ``prepare_policy``."""
 
-    controller: Controller
-    drift: Drift
+    suite: TaskSuite
+    settings: CollectSettings
+    embeddings: dict[str, FloatArray]
+    seed: tuple[int, int]
 
-    def reset(self, instruction: str) -> None:
-        self.controller.reset(instruction)
+    def run(self, job: _Job) -> None:
+        """Run a job's attempts and write the successes to its file."""
+        tensors: dict[str, Any] = {"attempts": np.array(job.attempts)}
+        with closing(self.suite.open(job.task)) as env:
+            for attempt in job.attempts:
+                tensors |= self._attempt(env, job.task, attempt)
+                count_episode()
+        with replacing(job.file) as new_file:
+            save_file(tensors, new_file)
 
-    def act(self, observation: Observation) -> FloatArray:
-        return self.drift.disturb(self.controller.act(observation))
+    def _attempt(self, env: Env, task: str, attempt: int) -> dict[str, Any]:
+        """Return the tensors of the first try that succeeds."""
+        seed = collection_seed(*self.seed, attempt)
+        instruction = recorded_sentence(self.suite, task, attempt)
+        for number in range(self.settings.tries):
+            drift = Drift(env.action_spec, control_rate=env.control_rate, noise=self.settings.noise, seed=seed + number)
+            controller = Disturbed(PolicyController(prepared_policy()), drift)
+            trial = rollout(env, controller, seed=seed, instruction=instruction, max_steps=self.settings.max_steps)
+            if trial.success:
+                images = [encode_jpeg(seen.image, self.settings.jpeg_quality) for seen in controller.observations]
+                return {
+                    f"{attempt}/actions": trial.actions,
+                    f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
+                    f"{attempt}/sizes": np.array([len(image) for image in images]),
+                }
+        return {}
 
+    def episodes(self, job: _Job) -> list[RecordedEpisode]:
+        """Return the successes in a job's file. Their number is set when they are written."""
+        with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
+            tensors = load_file(job.file)
+            attempts = [attempt for attempt in tensors["attempts"].tolist() if f"{attempt}/actions" in tensors]
+            return [self._episode(job.task, attempt, tensors) for attempt in attempts]
 
-def _write(folder: Path, jobs: Sequence[_Job], work: _Work, encoder: TextEncoder) -> Collection:
-    kept = [(job, attempt, tensors) for job in jobs for attempt, tensors in _successes(job)]
-    names = dict.fromkeys(job.task for job in jobs)
-    attempts = {task: sum(len(job.attempts) for job in jobs if job.task == task) for task in names}
-    successes = {task: sum(job.task == task for job, _, _ in kept) for task in names}
-    if kept:
-        info = load_info(work.checkpoint)
-        recording = RecordingSettings(
-            name=f"{work.suite.name}_own",
-            image_size=work.suite.image_size,
-            action_spec=action_spec_of(work.suite, jobs[0].task),  # as recordings of its experts have it
-            episodes=len(kept),
-            text_encoder=encoder.identity.to_json(),
-            details={
-                "env": suite_to_json(work.suite),
-                "control_rate": work.suite.control_rate,
-                "tasks": list(names),
-                "made_by": {"policy": str(work.checkpoint), **dict(info.provenance)},
-                "seed": list(work.seed),
-                "noise": work.settings.noise,
-                "tries": work.settings.tries,
-                "attempts": attempts,
-                "successes": successes,
-            },
+    def _episode(self, task: str, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
+        ends = np.cumsum(tensors[f"{attempt}/sizes"]).tolist()
+        data = tensors[f"{attempt}/jpeg"].tobytes()
+        instruction = recorded_sentence(self.suite, task, attempt)
+        return RecordedEpisode(
+            images=[data[start:end] for start, end in pairwise([0, *ends])],
+            actions=tensors[f"{attempt}/actions"],
+            instruction=instruction,
+            text_embedding=self.embeddings[instruction],
+            task=task,
+            success=True,
+            seed=collection_seed(*self.seed, attempt),
+            episode_id=0,
         )
-        writer = RLDSWriter(folder, recording)
-        for shard in writer.missing_shards():
-            numbers = recording.shard_episodes(shard)
-            writer.write_shard(shard, [_episode(work, number, *kept[number]) for number in numbers])
-        writer.finish()
-    write_text(folder / ATTEMPTS_FILE, json.dumps({"attempts": attempts, "successes": successes}))
-    shutil.rmtree(jobs[0].file.parent)
-    return Collection(folder=folder, attempts=attempts, successes=successes)
-
-
-def _successes(job: _Job) -> Iterable[tuple[int, dict[str, Any]]]:
-    with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
-        tensors = load_file(job.file)
-        attempts = [attempt for attempt in tensors["attempts"].tolist() if f"{attempt}/actions" in tensors]
-        kept = [{part: tensors[f"{n}/{part}"] for part in ("actions", "jpeg", "sizes")} for n in attempts]
-    yield from zip(attempts, kept, strict=True)
-
-
-def _episode(work: _Work, number: int, job: _Job, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
-    ends = np.cumsum(tensors["sizes"]).tolist()
-    data = tensors["jpeg"].tobytes()
-    instruction = _instruction(work.suite, job.task, attempt)
-    return RecordedEpisode(
-        images=[data[start:end] for start, end in zip([0, *ends], ends, strict=False)],
-        actions=tensors["actions"],
-        instruction=instruction,
-        text_embedding=work.embeddings[instruction],
-        task=job.task,
-        success=True,
-        seed=collection_seed(*work.seed, attempt),
-        episode_id=number,
-    )
 
 
 def _finished(folder: Path) -> Collection | None:

@@ -18,7 +18,7 @@ class Drift:
     def __init__(self, spec: ActionSpec, *, control_rate: float, noise: float, seed: int) -> None:
         """Draw the strength of the noise.
 
-        ``noise`` is its largest standard deviation as a fraction of half the action range; the episode draws its own
+        ``noise`` is its largest standard deviation as a fraction of half the action range. The episode draws its own
         between 0 and this. ``control_rate`` is in Hz.
         """
         self._random = np.random.default_rng((seed, 1))

@@ -1,7 +1,8 @@
-"""The closed loop: one controller in one environment for one episode."""
+"""The closed loop: one controller (a policy, or a baseline that a policy must beat) in one environment."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,18 +11,87 @@ import numpy as np
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.progress import count_step
 from rt1.envs.base import Env, Image, Observation
+from rt1.policy.base import BasePolicy
+from rt1.simulate.noise import Drift
 
 
 class Controller(Protocol):
-    """Anything that acts from observations: a policy, open-loop replay, random actions."""
+    """Anything that acts from observations."""
 
-    def reset(self, instruction: str) -> None:
+    def reset(self, instruction: str) -> None:  # noqa: ARG002 (a baseline has nothing to forget)
         """Forget the last episode and take the instruction of the next."""
-        ...
+        return
 
     def act(self, observation: Observation) -> FloatArray:
         """Return the action for this observation, float32 (A,) in physical units."""
         ...
+
+
+class PolicyController(Controller):
+    """A policy. It gets the image and the instruction."""
+
+    def __init__(self, policy: BasePolicy) -> None:
+        self._policy = policy
+
+    def reset(self, instruction: str) -> None:
+        self._policy.reset(instruction)
+
+    def act(self, observation: Observation) -> FloatArray:
+        return self._policy.act_vector(observation.image)
+
+
+class Replay(Controller):
+    """Open-loop replay of another episode's actions. The last action is held when they run out."""
+
+    def __init__(self, actions: FloatArray) -> None:
+        self._actions, self._step = actions, 0
+
+    def reset(self, instruction: str) -> None:  # noqa: ARG002 (open loop: it ignores the instruction, too)
+        self._step = 0
+
+    def act(self, observation: Observation) -> FloatArray:  # noqa: ARG002
+        action = self._actions[min(self._step, len(self._actions) - 1)]
+        self._step += 1
+        return action
+
+
+class RandomActions(Controller):
+    """Actions drawn uniformly within the bounds."""
+
+    def __init__(self, spec: ActionSpec, seed: int) -> None:
+        self._spec, self._random = spec, np.random.default_rng((seed, 4))
+
+    def act(self, observation: Observation) -> FloatArray:  # noqa: ARG002
+        return self._random.uniform(self._spec.low, self._spec.high).astype(np.float32)
+
+
+class Expert(Controller):
+    """The environment's scripted expert, which reads the simulator's state: the upper bound."""
+
+    def __init__(self, expert_action: Callable[[], FloatArray]) -> None:
+        self._expert_action = expert_action
+
+    def act(self, observation: Observation) -> FloatArray:  # noqa: ARG002
+        return self._expert_action()
+
+
+class Disturbed(Controller):
+    """A controller whose actions get noise before they are executed. It keeps what a recording needs."""
+
+    def __init__(self, controller: Controller, drift: Drift) -> None:
+        self._controller, self._drift = controller, drift
+        self.observations: list[Observation] = []
+        """The observation of each step."""
+        self.intended: list[FloatArray] = []
+        """The controller's own action at each step, without the noise."""
+
+    def reset(self, instruction: str) -> None:
+        self._controller.reset(instruction)
+
+    def act(self, observation: Observation) -> FloatArray:
+        self.observations.append(observation)
+        self.intended.append(self._controller.act(observation))
+        return self._drift.disturb(self.intended[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +135,10 @@ def rollout(
     while True:
         raw_action = controller.act(observation)
         clipped += int(env.action_spec.out_of_bounds(raw_action).sum())
-        action = within_bounds(env.action_spec, raw_action)
-        result = env.step(action)
+        actions.append(within_bounds(env.action_spec, raw_action))
+        result = env.step(actions[-1])
         count_step(env.max_steps)
         observation = result.observation
-        actions.append(action)
         if keep_images:
             images.append(observation.image)
         if result.done or len(actions) == max_steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,15 +15,24 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
-from rt1.envs.base import Env, ScriptedExpert, TaskSuite
+from rt1.envs.base import Env, TaskSuite
 from rt1.policy.autotune import ActingSettings, setting_for
 from rt1.policy.policy import Policy
-from rt1.simulate.controllers import Expert, PolicyController, RandomActions, Replay
 from rt1.simulate.record import MOST_ATTEMPTS
-from rt1.simulate.rollout import Controller, Rollout, rollout
+from rt1.simulate.rollout import (
+    Controller,
+    Expert,
+    PolicyController,
+    RandomActions,
+    Replay,
+    Rollout,
+    rollout,
+)
 from rt1.simulate.seeds import recording_seed, trial_seed
 
 Kind = Literal["policy", "swapped", "paraphrase", "expert", "blind", "random"]
+_STATE_ONLY = ("expert", "blind", "random")
+"""Kinds that read no image."""
 _CHUNK = 5
 
 
@@ -49,15 +59,14 @@ class TrialResult:
 def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
     """Cut trials into plans small enough to spread over processes."""
     return [
-        TrialPlan(
-            kind=kind,
-            task=task,
-            instruction=instruction,
-            trials=tuple(range(first, min(first + _CHUNK, trials))),
-            seed=seed,
-        )
-        for first in range(0, trials, _CHUNK)
+        TrialPlan(kind=kind, task=task, instruction=instruction, trials=numbers, seed=seed)
+        for numbers in chunks(trials, _CHUNK)
     ]
+
+
+def chunks(count: int, size: int) -> list[tuple[int, ...]]:
+    """Return the numbers from 0 below ``count``, in order, in tuples of ``size``. The last one may be shorter."""
+    return [tuple(range(first, min(first + size, count))) for first in range(0, count, size)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,55 +94,57 @@ def run_trials(
         suite: the environments.
         policy: None if no plan needs one.
         embeddings: text embedding, float32 (E,), of each instruction.
-        workers: processes; 0: one per core.
-        apart: run no plan in this process; see :func:`rt1.common.processes.run_jobs`.
+        workers: processes. 0: one per core.
+        apart: run no plan in this process. See :func:`rt1.common.processes.run_jobs`.
     """
-    for _, results in run_jobs(
-        _run_plan,
+    jobs = run_jobs(
+        partial(_run_plan, suite),
         plans,
         workers=workers,
-        prepare=_prepare,
-        arguments=(suite, policy, dict(embeddings)),
+        prepare=prepare_policy,
+        arguments=(policy, dict(embeddings)),
         apart=apart,
-    ):
+    )
+    for _, results in jobs:
         yield results
 
 
-@dataclass(frozen=True)
-class _Worker:
-    suite: TaskSuite
-    policy: Policy | None
+_policy: list[Policy] = []
 
 
-_worker: list[_Worker] = []
-
-
-def _prepare(suite: TaskSuite, policy: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
-    torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
-    _worker[:] = [_Worker(suite, None if policy is None else open_policy(policy, embeddings))]
-
-
-def open_policy(policy: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
-    """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
+def prepare_policy(policy: TrialPolicy | None, embeddings: Mapping[str, FloatArray]) -> None:
+    """Load the policy of this process, which takes the sentences of a table of text embeddings. None: there is none."""
+    torch.set_num_threads(1)  # the processes share the cores. A thread pool in each would fight over them
+    _policy.clear()
+    if policy is None:
+        return
     info = load_info(policy.checkpoint, embodiment=policy.embodiment)
     model = load_model(policy.checkpoint, embodiment=policy.embodiment)
     choice = setting_for(policy.checkpoint, model, policy.acting.choice)
     stepper = choice.stepper(model, cond_scale=policy.acting.cond_scale)
-    return Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__)
+    _policy.append(Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__))
 
 
-def _run_plan(plan: TrialPlan) -> list[TrialResult]:
-    (worker,) = _worker
-    looks = plan.kind in ("policy", "swapped", "paraphrase")
-    env = worker.suite.open(plan.task, render=looks)
-    try:
-        return _without_spare_images([_run_trial(worker, env, plan, trial) for trial in plan.trials])
-    finally:
-        env.close()
+def prepared_policy() -> Policy:
+    """Return the policy of this process."""
+    (policy,) = _policy
+    return policy
 
 
-def _without_spare_images(results: list[TrialResult]) -> list[TrialResult]:
-    """Keep the images of the first success and the first failure only."""
+def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
+    results = []
+    with closing(suite.open(plan.task, render=plan.kind not in _STATE_ONLY)) as env:
+        for trial in plan.trials:
+            result = rollout(
+                env,
+                _controller(suite, env, plan, trial),
+                seed=trial_seed(plan.seed, trial),
+                instruction=plan.instruction,
+                keep_images=plan.kind == "policy",
+            )
+            results.append(TrialResult(plan=plan, trial=trial, rollout=result))
+            count_episode()
+    # Images take memory: those of the first success and of the first failure stay.
     first = {result.rollout.success: result.trial for result in reversed(results)}
     return [
         result
@@ -143,35 +154,20 @@ def _without_spare_images(results: list[TrialResult]) -> list[TrialResult]:
     ]
 
 
-def _run_trial(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> TrialResult:
-    controller = _controller(worker, env, plan, trial)
-    result = rollout(
-        env,
-        controller,
-        seed=trial_seed(plan.seed, trial),
-        instruction=plan.instruction,
-        keep_images=plan.kind == "policy",
-    )
-    count_episode()
-    return TrialResult(plan=plan, trial=trial, rollout=result)
-
-
-def _controller(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> Controller:
+def _controller(suite: TaskSuite, env: Env, plan: TrialPlan, trial: int) -> Controller:
     if plan.kind == "random":
         return RandomActions(env.action_spec, trial_seed(plan.seed, trial))
-    if plan.kind not in ("expert", "blind"):
-        assert worker.policy is not None
-        return PolicyController(worker.policy)
-    expert = worker.suite.expert(plan.task)
+    if plan.kind not in _STATE_ONLY:
+        return PolicyController(prepared_policy())
+    expert = suite.expert(plan.task)
     if expert is None:
         raise ValueError(f"{plan.task} has no expert; leave the {plan.kind} trials out")
-    return Expert(partial(expert, env)) if plan.kind == "expert" else _replay(env, expert, plan, trial)
-
-
-def _replay(env: Env, expert: ScriptedExpert, plan: TrialPlan, trial: int) -> Replay:
-    """Return the replay of a successful noise-free expert episode from a recording's seed."""
+    controller = Expert(partial(expert, env))
+    if plan.kind == "expert":
+        return controller
+    # Open-loop replay of a successful noise-free expert episode from a recording's seed.
     for attempt in range(MOST_ATTEMPTS):
-        episode = rollout(env, Expert(partial(expert, env)), seed=recording_seed(plan.seed, trial, attempt))
+        episode = rollout(env, controller, seed=recording_seed(plan.seed, trial, attempt))
         if episode.success:
             return Replay(episode.actions)
     raise ValueError(f"the expert of {plan.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")

@@ -18,7 +18,7 @@ def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) ->
     Args:
         images: at least one uint8 RGB (H, W, 3), all of one size.
         fps: images per second, Hz.
-        scale_to: pixels of the longer side; both sides become even, as H.264 requires.
+        scale_to: pixels of the longer side. Both sides become even, as H.264 requires.
 
     Raises:
         ValueError: no image, images that differ in size or are not uint8 RGB, a rate or size not above 0.

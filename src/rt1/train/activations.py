@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 Activations = Literal["kept", "selective", "full"]
 
-_SAVED = [torch.ops.aten.convolution.default, torch.ops.aten.mm.default, torch.ops.aten.addmm.default]
-"""What ``selective`` does not compute twice: it costs most of a block's time and is a third of its activations."""
+_PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
 
 
 def checkpoint_blocks(blocks: nn.ModuleList, activations: Activations) -> None:
@@ -24,24 +23,29 @@ def checkpoint_blocks(blocks: nn.ModuleList, activations: Activations) -> None:
     """
     if activations == "kept":
         return
-    saved: list[Any] = _SAVED if activations == "selective" else []
     for block in blocks:
-        block.forward = partial(_run, block, block.forward, saved)
+        block.forward = partial(_run, block, block.forward, activations == "selective")
 
 
-def _run(block: nn.Module, forward: Callable[..., Tensor], saved: list[Any], *inputs: Tensor) -> Tensor:
+def _run(block: nn.Module, forward: Callable[..., Tensor], selective: bool, *inputs: Tensor) -> Tensor:  # noqa: FBT001
     if not (block.training and torch.is_grad_enabled()):
         return forward(*inputs)
-    contexts = partial(_contexts, block, saved)
+    contexts = partial(_contexts, block, selective=selective)
     return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
 
 
 def _contexts(
-    block: nn.Module, saved: list[Any]
+    block: nn.Module, *, selective: bool
 ) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
     """Return the contexts of the first and of the second computation."""
-    first, second = create_selective_checkpoint_contexts(saved) if saved else (nullcontext(), nullcontext())
+    first, second = create_selective_checkpoint_contexts(_policy) if selective else (nullcontext(), nullcontext())
     return first, _second(block, second)
+
+
+def _policy(_: object, operation: object, *arguments: Any, **__: object) -> CheckpointPolicy:  # noqa: ANN401
+    """Save what costs most of a block's time: matrix products and convolutions, except depthwise ones."""
+    groups = arguments[8] if operation is torch.ops.aten.convolution.default else 0
+    return CheckpointPolicy.MUST_SAVE if groups == 1 or operation in _PRODUCTS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 @contextmanager

@@ -98,7 +98,7 @@ class TrainConfig:
     none, the moving statistics stay as they are (fine-tuning)."""
     activations: Activations = "kept"
     """What the backbone's blocks keep for their backward pass. They compute the rest again. ``kept``: all.
-    ``selective``: outputs of convolutions and matrix products. ``full``: only their inputs, for the least memory."""
+    ``selective``: outputs of matrix products and of convolutions except depthwise ones. ``full``: only their inputs."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster updates on a GPU."""
     log_every: int = 20

@@ -1,10 +1,10 @@
-"""Squeeze-excite."""
+"""Layers of the convolutional backbones."""
 
 from __future__ import annotations
 
 import torch
 
-from rt1.model.squeeze_excite import SqueezeExcite
+from rt1.model.layers import SqueezeExcite
 
 
 def test_each_channel_is_scaled_by_one_value_that_follows_from_the_means() -> None:
