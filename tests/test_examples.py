@@ -56,7 +56,9 @@ def test_an_environment_of_ones_own_is_recorded_trained_on_evaluated_and_played(
     monkeypatch.setattr(play_server, "serve", _play_three_steps)
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "own_environment.py"), run_name="__main__")
-    assert capsys.readouterr().out == "watch it: http://127.0.0.1:3\n"
+    out = capsys.readouterr().out
+    assert out.endswith("watch it: http://127.0.0.1:3\n")
+    assert out.split()[:5] == ["task", "policy", "expert", "replay", "random"]
     results = json.loads((tmp_path / "outputs" / "touch" / "results.json").read_text())
     assert [(task["task"], task["trials"], task["expert"]) for task in results["tasks"]] == [("touch", 20, 1.0)]
     provenance = load_info(tmp_path / "outputs" / "touch" / "run").provenance

@@ -37,6 +37,8 @@ LEAST_ADDRESS_SPACE = 3_000_000_000
 EXTRAS = {
     "av": "report",
     "datasets": "huggingface",
+    "dm_control": "dm_control",
+    "gymnasium": "gym",
     "h5py": "hdf5",
     "matplotlib": "report",
     "msgpack": "serve",
@@ -82,6 +84,10 @@ COMMANDS = {
     "serve": (
         "rt1.commands.serve:ServeCommand",
         "Serve a policy to robots over WebSockets, with openpi's protocol, until SIGTERM or Ctrl-C.",
+    ),
+    "envs": (
+        "rt1.commands.envs:EnvsCommand",
+        "List the environments that other commands take as --env, with their tasks.",
     ),
     "play": (
         "rt1.commands.play:PlayCommand",

@@ -8,15 +8,16 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import RUN_ORDER, load_info, resolve
-from rt1.commands.options import DataFormat, report_folder
+from rt1.commands.options import DataFormat, EnvOptions, report_folder
 from rt1.common.folders import check_folder
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import embodiments_of
-from rt1.envs.registry import suite_of
+from rt1.envs.registry import EnvSettings, tasks_of
 from rt1.evaluate.closed_loop import TrialSettings
+from rt1.evaluate.results import TaskResult
 from rt1.policy.autotune import ActingSettings
 from rt1.report.offline import JSON_FILE
 from rt1.report.provenance import ReportContext
@@ -38,8 +39,6 @@ class EvaluateCommand:
     """Seed of the trials."""
     out: Path | None = None
     """Folder of the report. Default: evaluation-last/ in the run folder, or evaluation/ in the checkpoint folder."""
-    env: str | None = None
-    """Environment name. Default: that of the training data."""
     workers: int = 0
     """Number of processes. 0 means one per core."""
     baselines: bool = True
@@ -54,6 +53,8 @@ class EvaluateCommand:
     """Embodiment that acts. Required if the checkpoint has several."""
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
     """How the network runs."""
+    env: EnvOptions = field(default_factory=EnvSettings)
+    """Environment."""
     options: DataFormat = field(default_factory=DataOptions)
     """How to read a data set that does not describe itself."""
 
@@ -72,8 +73,8 @@ class EvaluateCommand:
         check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
-        suite = suite_of(provenance, self.env)
-        tasks = self.tasks or tuple(provenance.get("tasks", ()))
+        suite = self.env.suite_of(provenance, str(self.checkpoint))
+        tasks = self.tasks or tasks_of(suite, provenance)
         if not tasks:
             raise ValueError(
                 f"{self.checkpoint} names no tasks. Give --tasks, or use rt1 evaluate-offline for recorded episodes"
@@ -98,10 +99,19 @@ class EvaluateCommand:
             context=ReportContext(command=command),
         )
         for task in report.tasks:
-            low, high = task.interval95
-            print(f"{task.task}: {task.successes} of {task.trials} ({task.success:.0%}, 95 % {low:.0%}..{high:.0%})")
-        print(f"mean {report.task_mean('success'):.0%}, report: {out / 'report.html'}")
+            print(_line(task))
+        mean = f"{report.mean_score('policy'):.1f}" if report.measures_returns else f"{report.task_mean('success'):.0%}"
+        print(f"mean {mean}, report: {out / 'report.html'}")
         return 0
+
+
+def _line(task: TaskResult) -> str:
+    """Return a task's result for the terminal."""
+    if task.returns:
+        columns = [f"{kind} {value:.1f} (score {task.scores[kind]:.1f})" for kind, value in task.returns.items()]
+        return f"{task.task}: return of {', '.join(columns)}"
+    low, high = task.interval95
+    return f"{task.task}: {task.successes} of {task.trials} ({task.success:.0%}, 95 % {low:.0%}..{high:.0%})"
 
 
 def open_source(data: tuple[str, ...], options: DataOptions, embodiment: str | None) -> EpisodeSource:

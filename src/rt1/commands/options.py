@@ -9,10 +9,14 @@ import tyro
 
 from rt1.checkpoint import RUN_ORDER
 from rt1.data.open_data import DataOptions
+from rt1.envs.registry import EnvSettings
 from rt1.presets import PRESETS
 
 DataFormat = Annotated[tyro.conf.OmitArgPrefixes[DataOptions], tyro.conf.arg(name="data-format")]
 """How to read a data set, in a group of its own at the end of a help page."""
+
+EnvOptions = Annotated[tyro.conf.OmitArgPrefixes[EnvSettings], tyro.conf.arg(name="env")]
+"""Which environment, and its settings, in groups at the end of a help page."""
 
 
 def _preset_help() -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import tyro
 
 from rt1.checkpoint import load_info
+from rt1.commands.options import EnvOptions
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
-from rt1.envs.registry import suite_of
+from rt1.envs.registry import EnvSettings, tasks_of
 from rt1.play.playground import Playground
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.policy import Policy
@@ -24,8 +25,6 @@ class PlayCommand:
     """Checkpoint or run folder."""
     tasks: tuple[str, ...] = ()
     """Tasks to choose from. Default: the tasks of the training data."""
-    env: str | None = None
-    """Environment name. Default: that of the training data."""
     port: int = 8001
     """Port on 127.0.0.1. 0 takes a free one."""
     seed: int = 0
@@ -36,6 +35,8 @@ class PlayCommand:
     """How the network runs."""
     text_encoder: str | None = None
     """Text encoder: minilm, a table file, or an .onnx file. Default: the one that the checkpoint names."""
+    env: EnvOptions = field(default_factory=EnvSettings)
+    """Environment."""
 
     def __post_init__(self) -> None:
         check_between(self, 0, MOST_PORT, "port")
@@ -46,8 +47,8 @@ class PlayCommand:
         from rt1.play.server import PlayServer, serve
 
         provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
-        suite = suite_of(provenance, self.env)
-        tasks = self.tasks or tuple(provenance.get("tasks", ()))
+        suite = self.env.suite_of(provenance, str(self.checkpoint))
+        tasks = self.tasks or tasks_of(suite, provenance)
         if not tasks:
             raise ValueError(f"{self.checkpoint} names no tasks. Give --tasks")
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)

@@ -15,9 +15,11 @@ from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.policy.autotune import ActingSettings
+from rt1.policy.base import BasePolicy
 from rt1.simulate.rollout import check_actions_fit
 from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.simulate.video import encode_video
+from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 
@@ -84,12 +86,34 @@ def evaluate_closed_loop(
     info = load_info(folder, embodiment=settings.embodiment)
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
+    sentences = [plan.instruction for plan in _plans(suite, tasks, settings) if plan.kind not in BASELINES]
+    return evaluate_policy(
+        policy, suite=suite, settings=settings, embeddings=embed_instructions(info, sentences, encoder)
+    )
+
+
+def evaluate_policy(
+    policy: TrialPolicy | BasePolicy,
+    *,
+    suite: TaskSuite,
+    settings: TrialSettings,
+    embeddings: Mapping[str, FloatArray] | None = None,
+) -> ClosedLoopResult:
+    """Run a policy closed loop and count its successes.
+
+    Args:
+        policy: a checkpoint, or an open policy, which acts in this process and encodes its instructions itself.
+        suite: the environments.
+        settings: tasks, trials, seed.
+        embeddings: text embeddings of the instructions, for a checkpoint.
+    """
+    tasks = check_tasks(suite, settings.tasks)
     plans = _plans(suite, tasks, settings)
-    sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
-    embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
     with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
+        for batch in run_trials(
+            plans, suite=suite, policy=policy, embeddings=embeddings or {}, workers=settings.workers
+        ):
             results += batch
             successes = [r.rollout.success for r in results if r.plan.kind == "policy"]
             bar.note = f"policy {sum(successes)} of {len(successes)}"
@@ -103,11 +127,11 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
         plans.extend(plan_trials(kind, task, instruction, trials=settings.trials, seed=settings.seed))
 
     for task in tasks:
-        sentences = suite.sentences(task)
+        sentences = suite.sentences(task) or ("",)
         add("policy", task, sentences[0])
         other = suite.same_scene_task(task)
-        if settings.swapped and other is not None and other in tasks:
-            add("swapped", task, suite.sentences(other)[0])
+        if settings.swapped and other in tasks and (others := suite.sentences(str(other))):
+            add("swapped", task, others[0])
         if settings.paraphrases and len(sentences) > 1:
             add("paraphrase", task, sentences[-1])
         for kind in BASELINES if settings.baselines else ():
@@ -118,9 +142,10 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
 
 def embed_instructions(
     info: CheckpointInfo, sentences: Sequence[str], encoder: TextEncoder | None
-) -> dict[str, FloatArray]:
+) -> SentenceEmbeddings:
     """Return the text embedding of each sentence, float32 (E,).
 
+    An empty sentence among them is one that the environment tells at reset: then others are encoded when they come.
     ``encoder`` None loads the one that the checkpoint names.
 
     Raises:
@@ -133,12 +158,23 @@ def embed_instructions(
         encoder = load_identified(identity)
     if identity is not None:
         check_same_encoder(identity, encoder.identity)
-    return dict(zip(sentences, encoder.encode(sentences), strict=True))
+    return SentenceEmbeddings(filter(None, sentences), encoder, more="" in sentences)
 
 
 def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
-    """Raise ``ValueError`` unless a checkpoint's actions are those of a task's environment."""
+    """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment.
+
+    A picture of another size is scaled. One of another shape would be distorted, and is refused.
+    """
     check_actions_fit(info.action_spec, action_spec_of(suite, task))
+    trained = info.provenance.get("image_size")
+    if trained is not None:  # earlier versions did not store it
+        (height, width), (rows, columns) = suite.image_size, trained
+        if abs(height * columns - width * rows) > max(height, width):
+            raise ValueError(
+                f"the environment's pictures are {height} x {width}, the policy was trained on {rows} x {columns}, "
+                f"must be of one shape. Use --image-size {rows} {columns}, or record with the same settings"
+            )
 
 
 def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) -> ClosedLoopResult:
@@ -153,8 +189,7 @@ def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) ->
             paraphrases.append(ParaphraseResult(task=task, paraphrase=others[0].plan.instruction, **_counted(others)))
     return ClosedLoopResult(
         tasks=tuple(
-            _task_result(of("policy", task), {kind: _success_rate(of(kind, task)) for kind in BASELINES}, rate)
-            for task in tasks
+            _task_result(of("policy", task), {kind: of(kind, task) for kind in BASELINES}, rate) for task in tasks
         ),
         swapped=tuple(swapped),
         paraphrases=tuple(paraphrases),
@@ -162,20 +197,31 @@ def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) ->
 
 
 def _task_result(
-    trials: Sequence[TrialResult], baselines: Mapping[str, float | None], control_rate: float
+    trials: Sequence[TrialResult], baselines: Mapping[str, Sequence[TrialResult]], control_rate: float
 ) -> TaskResult:
     return TaskResult(
         task=trials[0].plan.task,
-        instruction=trials[0].plan.instruction,
-        expert=baselines["expert"],
-        blind=baselines["blind"],
-        random=baselines["random"],
+        instruction=trials[0].plan.instruction or "known after reset only",
+        expert=_success_rate(baselines["expert"]),
+        blind=_success_rate(baselines["blind"]),
+        random=_success_rate(baselines["random"]),
+        returns=_returns({"policy": trials, **baselines}),
+        max_return=trials[0].max_return,
         mean_steps=float(np.mean([r.rollout.steps for r in trials])),
         clipped=sum(r.rollout.clipped for r in trials),
         success_video=_video([r for r in trials if r.rollout.success], control_rate),
         failure_video=_video([r for r in trials if not r.rollout.success], control_rate),
         **_counted(trials),
     )
+
+
+def _returns(results: Mapping[str, Sequence[TrialResult]]) -> dict[str, float]:
+    """Return the mean return of each kind of trials, where the suite measures returns."""
+    return {
+        kind: float(np.mean([r.rollout.total_reward for r in trials]))
+        for kind, trials in results.items()
+        if trials and trials[0].max_return is not None
+    }
 
 
 def _counted(results: Sequence[TrialResult]) -> dict[str, int]:

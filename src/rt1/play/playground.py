@@ -96,6 +96,7 @@ class Playground:
         self._env: Env | None = None
         self._task = self.tasks[0]
         self._instruction: str | None = None
+        self._native = ""  # the environment's own instruction
         self._image: Image | None = None
         self._decision: Decision | None = None
         self._start = self._step = self._max_steps = 0
@@ -120,9 +121,11 @@ class Playground:
         """Reset the scene to a start and stop. The policy forgets its images."""
         seed = trial_seed(self._seed, start)
         with self._closed_if_it_fails():
-            self._image = self._opened().reset(seed).image
+            env = self._opened()
+            self._image = env.reset(seed).image
+            self._native = env.instruction
         self.phase, self._start, self._step, self._success = "stopped", start, 0, False
-        self.instruct(self._instruction or self.suite.sentences(self._task)[0])
+        self.instruct(self._instruction or next(iter(self.suite.sentences(self._task)), env.instruction))
 
     def instruct(self, sentence: str) -> None:
         """Set the policy's instruction. The policy forgets its images, the scene does not change."""
@@ -164,6 +167,10 @@ class Playground:
         self._step, self._success = self._step + 1, result.success
         if result.done:
             self.phase = "over"
+        elif env.instruction != self._native:  # a chain of tasks: the policy follows unless the user told it another
+            told, self._native = self._native, env.instruction
+            if self._instruction == told:
+                self.instruct(self._native)
 
     def view(self) -> View:
         return View(

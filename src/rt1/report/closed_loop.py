@@ -39,6 +39,32 @@ class Report(Provenance):
         return mean([getattr(task, column) for task in self.tasks])
 
     @property
+    def table(self) -> str:
+        """The results as text: a line per task, a column for the policy and each baseline that was run."""
+        swapped = {result.task: result.success for result in self.swapped}
+        cells = []
+        for task in self.tasks:
+            rates = {"policy": task.success, **{kind: getattr(task, kind) for kind in BASELINES}}
+            rates["swapped"] = swapped.get(task.task)
+            scores = {kind: f"{score:.1f}" for kind, score in task.scores.items()}
+            cells.append(scores or {kind: f"{rate:.0%}" for kind, rate in rates.items() if rate is not None})
+        columns = list(dict.fromkeys(kind for row in cells for kind in row))
+        names = {"blind": "replay", "swapped": "swapped instruction"}
+        lines = [["task", *(names.get(column, column) for column in columns)]]
+        lines += [[t.task, *(row.get(c, "-") for c in columns)] for t, row in zip(self.tasks, cells, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    @property
+    def measures_returns(self) -> bool:
+        """True where the tasks are measured by their return in place of success."""
+        return any(task.returns for task in self.tasks)
+
+    def mean_score(self, kind: str) -> float | None:
+        """Return the mean score of the policy or a baseline, percent; ``None`` unless it was run on every task."""
+        return mean([task.scores.get(kind) for task in self.tasks])
+
+    @property
     def swapped_success(self) -> float | None:
         """Mean rate of the original goals under another instruction; ``None`` where not tried."""
         return mean([result.success for result in self.swapped])
@@ -108,4 +134,5 @@ def _task_json(task: TaskResult) -> dict[str, Any]:
     return {
         **_counted_json(task, instruction=task.instruction),
         **{column: getattr(task, column) for column in (*BASELINES, "mean_steps", "clipped")},
+        **({"returns": dict(task.returns), "scores": task.scores} if task.returns else {}),
     }

@@ -55,7 +55,7 @@ def evaluate_checkpoint(
             plots = episode_plots(policy, source, chosen, choose_words(source, recorder.info, encoder))
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
     facts = recorder.facts(
-        policy.model, title="Closed-loop evaluation", settings=_settings_table(suite, settings), notes=_NOTES
+        policy.model, title="Closed-loop evaluation", settings=settings_table(suite, settings), notes=NOTES
     )
     report = Report(
         tasks=result.tasks,
@@ -69,7 +69,7 @@ def evaluate_checkpoint(
     return report
 
 
-_NOTES = (
+NOTES = (
     """The policy sees the camera image and the instruction, never the simulator's state. The success signal is used to
     count and to end an episode.""",
     """Trials start from odd environment seeds, recordings from even ones. No trial was ever recorded.""",
@@ -81,7 +81,8 @@ _NOTES = (
 )
 
 
-def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
+def settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
+    """Return the settings as the page shows them."""
     acting, (height, width) = settings.acting, suite.image_size
     others = {name: value for name, value in suite.settings.items() if name not in ("image_size", "control_rate")}
     return {

@@ -25,7 +25,7 @@ from rt1.common.progress import count_episode, episode_progress
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
-from rt1.envs.base import Env, Observation, TaskSuite, action_spec_of, check_tasks, recorded_sentences
+from rt1.envs.base import Env, Observation, TaskSuite, action_spec_of, check_tasks, max_return, recorded_sentences
 from rt1.envs.registry import suite_to_json
 from rt1.policy.policy import Policy
 from rt1.simulate.controllers import PolicyController
@@ -129,6 +129,11 @@ def collect(
         ValueError: an unknown task.
     """
     tasks = check_tasks(suite, settings.tasks)
+    if max_return(suite) is not None or not all(map(suite.sentences, tasks)):
+        raise ValueError(
+            f"{suite.name} has no success or no instruction before reset; self-improvement needs both. Record episodes "
+            "of experts in place of it"
+        )
     if (collection := _finished(folder)) is not None:
         return collection
     sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})

@@ -1,8 +1,10 @@
-"""Experts in an environment to RLDS episodes, in parallel processes, resumable, byte for byte reproducible."""
+"""Experts and other controllers to RLDS episodes, in parallel processes, resumable, byte for byte reproducible."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,19 @@ from rt1.common.progress import count_episode, count_step, episode_progress
 from rt1.data.rlds.schema import RECORDING_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
-from rt1.envs.base import Env, ScriptedExpert, TaskSuite, action_spec_of, check_tasks, recorded_sentences
+from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks, max_return, recorded_sentences
 from rt1.envs.registry import suite_to_json
+from rt1.simulate.controllers import Expert
 from rt1.simulate.noise import Drift
+from rt1.simulate.rollout import Controller, within_bounds
 from rt1.simulate.seeds import recording_seed
+from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder
 
 MOST_ATTEMPTS = 50
+
+MakeController = Callable[[Env], Controller]
+"""Returns what acts in an open environment: a script, a policy, teleoperation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +46,8 @@ class RecordSettings:
     """Largest standard deviation of the noise added to the executed (not the stored) action, as a fraction of half
     the action range; each episode draws its own between 0 and this. The noise drifts over about a fifth of a second,
     so that it carries the robot off the expert's path and the stored actions show the way back."""
+    keep_failures: bool = False
+    """Also keep episodes that failed, marked as such. Training reads them as it reads all others."""
     jpeg_quality: int = 95
     """JPEG quality, 1..100."""
     workers: int = 0
@@ -61,7 +71,18 @@ class RecordReport:
 
     folder: Path
     recorded: int  # episodes recorded by this call
-    rejected: dict[str, int]  # task -> discarded episodes, in which the expert failed
+    rejected: dict[str, int]  # task -> discarded episodes, which failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSteps:
+    """One episode as it was acted."""
+
+    images: list[bytes]  # the JPEG image of each step
+    actions: FloatArray  # (S, A) actions of the controller, before noise
+    rewards: FloatArray  # (S,)
+    success: bool
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -71,15 +92,33 @@ class _Work:
     suite: TaskSuite
     settings: RecordSettings
     tasks: tuple[str, ...]
-    embeddings: dict[str, FloatArray]
+    embeddings: SentenceEmbeddings
     writer: RLDSWriter
+    controller: MakeController | None
 
 
 _work: list[_Work] = []
 
 
-def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder: TextEncoder) -> RecordReport:
-    """Record a suite's experts into ``folder``; run again to resume. Only successful episodes are kept.
+def record(
+    folder: Path,
+    *,
+    suite: TaskSuite,
+    settings: RecordSettings,
+    encoder: TextEncoder,
+    controller: MakeController | None = None,
+) -> RecordReport:
+    """Record a suite's experts, or a controller of your own, into ``folder``; run again to resume.
+
+    Only successful episodes are kept, and all where the suite measures returns in place of success.
+
+    Args:
+        folder: data set to write.
+        suite: the environments.
+        settings: tasks, episodes, seed.
+        encoder: text encoder of the instructions.
+        controller: acts in place of the experts. It gets the open environment. What cannot be sent to another process,
+            as a device, needs one worker.
 
     Raises:
         ValueError: an unknown task, one without an expert, or one whose expert never succeeds.
@@ -88,16 +127,19 @@ def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder:
         LockedError: another process records into the folder.
     """
     tasks = check_tasks(suite, settings.tasks)
-    if lacking := [task for task in tasks if suite.expert(task) is None]:
-        raise ValueError(f"{', '.join(lacking)} of {suite.name} have no expert; record other tasks, or write an expert")
-    sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
-    embeddings = dict(zip(sentences, encoder.encode(sentences), strict=True))
+    if controller is None and (lacking := [task for task in tasks if suite.expert(task) is None]):
+        raise ValueError(
+            f"{', '.join(lacking)} of {suite.name} have no expert; record other tasks, or a controller of your own "
+            "with rt1.simulate.record.record"
+        )
+    sentences = [recorded_sentences(suite, task) for task in tasks]
+    embeddings = SentenceEmbeddings((s for group in sentences for s in group), encoder, more=not all(sentences))
     writer = RLDSWriter(folder, _writer_settings(suite, settings, tasks, encoder))
     shards = list(writer.missing_shards())
     total = sum(len(writer.settings.shard_episodes(shard)) for shard in shards)
     rejected = dict.fromkeys(tasks, 0)
     with working_in(folder, ours=(RECORDING_FILE,)), episode_progress(f"recording into {folder}", total) as bar:
-        work = _Work(suite, settings, tasks, embeddings, writer)
+        work = _Work(suite, settings, tasks, embeddings, writer, controller)
         for _, failures in run_jobs(
             _record_shard, shards, workers=settings.workers, prepare=_prepare, arguments=(work,)
         ):
@@ -109,22 +151,42 @@ def record(folder: Path, *, suite: TaskSuite, settings: RecordSettings, encoder:
 
 
 def record_episode(
-    env: Env, expert: ScriptedExpert, *, seed: int, noise: float, quality: int
-) -> tuple[list[bytes], FloatArray, bool]:
-    """Run the expert once; return the JPEG images of S steps, the expert's actions (S, A), and whether it succeeded."""
+    env: Env, controller: Controller, *, seed: int, noise: float = 0.0, quality: int = 95, instruction: str = ""
+) -> EpisodeSteps:
+    """Run a controller for one episode under ``instruction``, or the environment's own, and return its steps.
+
+    Raises:
+        ValueError: the environment changed its instruction. A recorded episode has one.
+    """
     drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     observation = env.reset(seed)
+    native = env.instruction
+    controller.reset(instruction or native)
     images: list[bytes] = []
     actions: list[FloatArray] = []
+    rewards: list[float] = []
     while True:
-        action = expert(env)
+        action = within_bounds(env.action_spec, controller.act(observation))
         images.append(encode_jpeg(observation.image, quality))
         actions.append(action)
         result = env.step(drift.disturb(action))
         count_step(env.max_steps)
         observation = result.observation
+        rewards.append(result.reward)
         if result.done:
-            return images, np.stack(actions), result.success
+            break
+        if not instruction and env.instruction != native:
+            raise ValueError(
+                f"step {len(actions)} changed the instruction from {native!r} to {env.instruction!r}; a recorded "
+                "episode has one; end the episode there"
+            )
+    return EpisodeSteps(
+        images=images,
+        actions=np.stack(actions),
+        rewards=np.array(rewards, dtype=np.float32),
+        success=result.success,
+        instruction=instruction or native,
+    )
 
 
 def _writer_settings(
@@ -143,6 +205,7 @@ def _writer_settings(
             "tasks": list(tasks),
             "seed": settings.seed,
             "noise": settings.noise,
+            **({"keep_failures": True} if settings.keep_failures else {}),
             "jpeg_quality": settings.jpeg_quality,
         },
     )
@@ -166,7 +229,7 @@ def _record_shard(shard: int) -> dict[str, int]:
                     env.close()  # before the next one opens: two renderers in one process disturb each other
                 task = work.tasks[task_number]
                 env = work.suite.open(task)
-            episode, failures = _successful_episode(work, env, task, number, index)
+            episode, failures = _kept_episode(work, env, task, number, index)
             episodes.append(episode)
             rejected[task] = rejected.get(task, 0) + failures
     finally:
@@ -176,29 +239,43 @@ def _record_shard(shard: int) -> dict[str, int]:
     return rejected
 
 
-def _successful_episode(work: _Work, env: Env, task: str, number: int, index: int) -> tuple[RecordedEpisode, int]:
-    sentences, expert = recorded_sentences(work.suite, task), work.suite.expert(task)
-    assert expert is not None
-    instruction = sentences[index % len(sentences)]
+def _kept_episode(work: _Work, env: Env, task: str, number: int, index: int) -> tuple[RecordedEpisode, int]:
+    """Return an episode to keep, and the number of those that were discarded before it."""
+    sentences, returns = recorded_sentences(work.suite, task), max_return(work.suite) is not None
+    controller = _controller(work, env, task)
     for attempt in range(MOST_ATTEMPTS):
         seed = recording_seed(work.settings.seed, index, attempt)
-        images, actions, success = record_episode(
-            env, expert, seed=seed, noise=work.settings.noise, quality=work.settings.jpeg_quality
+        steps = record_episode(
+            env,
+            controller,
+            seed=seed,
+            noise=work.settings.noise,
+            quality=work.settings.jpeg_quality,
+            instruction=sentences[index % len(sentences)] if sentences else "",
         )
-        if success:
+        if steps.success or returns or work.settings.keep_failures:
             count_episode()
             episode = RecordedEpisode(
-                images=images,
-                actions=actions,
-                instruction=instruction,
-                text_embedding=work.embeddings[instruction],
+                images=steps.images,
+                actions=steps.actions,
+                instruction=steps.instruction,
+                text_embedding=work.embeddings[steps.instruction],
                 task=task,
-                success=True,
+                success=steps.success,
                 seed=seed,
                 episode_id=number,
+                rewards=steps.rewards if returns else None,
             )
             return episode, attempt
     raise ValueError(
         f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; lower the noise ({work.settings.noise}) "
         "or raise the control rate"
     )
+
+
+def _controller(work: _Work, env: Env, task: str) -> Controller:
+    if work.controller is not None:
+        return work.controller(env)
+    expert = work.suite.expert(task)
+    assert expert is not None
+    return Expert(partial(expert, env))

@@ -32,6 +32,7 @@ class Rollout:
     steps: int
     actions: FloatArray  # (S, A) actions as executed
     clipped: int  # action values outside the bounds, which were clipped
+    total_reward: float = 0.0  # the return
     images: tuple[Image, ...] = field(default=(), repr=False)
     """The S+1 images seen, first to last, when they were asked for."""
 
@@ -47,35 +48,45 @@ def rollout(
 ) -> Rollout:
     """Run one controller in one environment for one episode.
 
-    A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
+    A NaN action raises ``ValueError``; values outside the bounds are clipped and counted. If the environment changes
+    its instruction within the episode, the controller starts a new episode of its own with the new one.
 
     Args:
         env: where to act.
         controller: gets the image and the instruction only.
         seed: of the initial state.
-        instruction: for the controller, instead of the environment's own.
+        instruction: for the controller, instead of the environment's own; None and "" take that.
         keep_images: keep every image, for a video.
         max_steps: step limit, besides the environment's own.
     """
     observation = env.reset(seed)
-    controller.reset(env.instruction if instruction is None else instruction)
+    current = instruction or env.instruction
+    controller.reset(current)
     images = [observation.image] if keep_images else []
     actions: list[FloatArray] = []
-    clipped = 0
+    clipped, total_reward = 0, 0.0
     while True:
         raw_action = controller.act(observation)
         clipped += int(env.action_spec.out_of_bounds(raw_action).sum())
         action = within_bounds(env.action_spec, raw_action)
         result = env.step(action)
         count_step(env.max_steps)
-        observation = result.observation
+        observation, total_reward = result.observation, total_reward + result.reward
         actions.append(action)
         if keep_images:
             images.append(observation.image)
         if result.done or len(actions) == max_steps:
             break
+        if not instruction and env.instruction != current:
+            current = env.instruction
+            controller.reset(current)
     return Rollout(
-        success=result.success, steps=len(actions), actions=np.stack(actions), clipped=clipped, images=tuple(images)
+        success=result.success,
+        steps=len(actions),
+        actions=np.stack(actions),
+        clipped=clipped,
+        total_reward=total_reward,
+        images=tuple(images),
     )
 
 

@@ -14,8 +14,9 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
-from rt1.envs.base import Env, ScriptedExpert, TaskSuite
+from rt1.envs.base import Env, ScriptedExpert, TaskSuite, max_return
 from rt1.policy.autotune import ActingSettings, setting_for
+from rt1.policy.base import BasePolicy
 from rt1.policy.policy import Policy
 from rt1.simulate.controllers import Expert, PolicyController, RandomActions, Replay
 from rt1.simulate.record import MOST_ATTEMPTS
@@ -32,7 +33,7 @@ class TrialPlan:
 
     kind: Kind  # what acts, under which instruction
     task: str
-    instruction: str
+    instruction: str  # empty: the environment's own, which it tells at reset
     trials: tuple[int, ...]  # equal numbers have equal initial states, for all kinds
     seed: int  # of the evaluation
 
@@ -44,6 +45,12 @@ class TrialResult:
     plan: TrialPlan
     trial: int
     rollout: Rollout  # images: of the first success and the first failure of a plan
+    max_return: float | None = None  # largest return of an episode, where returns are measured
+
+    @property
+    def score(self) -> float:
+        """1 for a success and 0 for a failure, or the return as a fraction of the largest."""
+        return float(self.rollout.success) if self.max_return is None else self.rollout.total_reward / self.max_return
 
 
 def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
@@ -73,7 +80,7 @@ def run_trials(
     plans: Sequence[TrialPlan],
     *,
     suite: TaskSuite,
-    policy: TrialPolicy | None,
+    policy: TrialPolicy | BasePolicy | None,
     embeddings: Mapping[str, FloatArray],
     workers: int = 0,
     apart: bool = False,
@@ -83,7 +90,7 @@ def run_trials(
     Args:
         plans: the trials.
         suite: the environments.
-        policy: None if no plan needs one.
+        policy: None if no plan needs one. An open policy acts in this process, with one worker.
         embeddings: text embedding, float32 (E,), of each instruction.
         workers: processes; 0: one per core.
         apart: run no plan in this process; see :func:`rt1.common.processes.run_jobs`.
@@ -91,9 +98,9 @@ def run_trials(
     for _, results in run_jobs(
         _run_plan,
         plans,
-        workers=workers,
+        workers=1 if isinstance(policy, BasePolicy) else workers,
         prepare=_prepare,
-        arguments=(suite, policy, dict(embeddings)),
+        arguments=(suite, policy, embeddings),
         apart=apart,
     ):
         yield results
@@ -102,13 +109,16 @@ def run_trials(
 @dataclass(frozen=True)
 class _Worker:
     suite: TaskSuite
-    policy: Policy | None
+    policy: BasePolicy | None
 
 
 _worker: list[_Worker] = []
 
 
-def _prepare(suite: TaskSuite, policy: TrialPolicy | None, embeddings: dict[str, FloatArray]) -> None:
+def _prepare(suite: TaskSuite, policy: TrialPolicy | BasePolicy | None, embeddings: Mapping[str, FloatArray]) -> None:
+    if isinstance(policy, BasePolicy):  # open already, in this process
+        _worker[:] = [_Worker(suite, policy)]
+        return
     torch.set_num_threads(1)  # the processes share the cores; a thread pool in each would fight over them
     _worker[:] = [_Worker(suite, None if policy is None else open_policy(policy, embeddings))]
 
@@ -153,7 +163,7 @@ def _run_trial(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> TrialR
         keep_images=plan.kind == "policy",
     )
     count_episode()
-    return TrialResult(plan=plan, trial=trial, rollout=result)
+    return TrialResult(plan=plan, trial=trial, rollout=result, max_return=max_return(worker.suite))
 
 
 def _controller(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> Controller:
@@ -165,13 +175,15 @@ def _controller(worker: _Worker, env: Env, plan: TrialPlan, trial: int) -> Contr
     expert = worker.suite.expert(plan.task)
     if expert is None:
         raise ValueError(f"{plan.task} has no expert; leave the {plan.kind} trials out")
-    return Expert(partial(expert, env)) if plan.kind == "expert" else _replay(env, expert, plan, trial)
+    if plan.kind == "expert":
+        return Expert(partial(expert, env))
+    return _replay(env, expert, plan, trial, returns=max_return(worker.suite) is not None)
 
 
-def _replay(env: Env, expert: ScriptedExpert, plan: TrialPlan, trial: int) -> Replay:
-    """Return the replay of a successful noise-free expert episode from a recording's seed."""
+def _replay(env: Env, expert: ScriptedExpert, plan: TrialPlan, trial: int, *, returns: bool) -> Replay:
+    """Return the replay of a noise-free expert episode from a recording's seed, a success unless returns count."""
     for attempt in range(MOST_ATTEMPTS):
         episode = rollout(env, Expert(partial(expert, env)), seed=recording_seed(plan.seed, trial, attempt))
-        if episode.success:
+        if episode.success or returns:
             return Replay(episode.actions)
     raise ValueError(f"the expert of {plan.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")
