@@ -91,3 +91,24 @@ def test_the_same_seed_gives_the_same_trial(make_env: Callable[..., Any]) -> Non
 
 def test_an_environment_of_ones_own_satisfies_the_protocol(make_env: Callable[..., Any]) -> None:
     assert isinstance(make_env(), Env)
+
+
+def test_a_controller_starts_anew_when_the_environment_changes_its_instruction(make_env: Callable[..., Any]) -> None:
+    def changing() -> Any:
+        env = make_env(max_steps=4)
+        step = env.step
+
+        def change(action: FloatArray) -> Any:
+            result = step(action)
+            env.instruction = "then close it" if len(env.executed) >= 2 else env.instruction
+            return result
+
+        env.step = change
+        return env
+
+    told = Constant(0.0, 0.0, 0.0)
+    rollout(changing(), told, seed=3)
+    assert told.instructions == ["open the drawer", "then close it"]
+    other = Constant(0.0, 0.0, 0.0)
+    rollout(changing(), other, seed=3, instruction="something else")
+    assert other.instructions == ["something else"]

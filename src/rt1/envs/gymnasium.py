@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from rt1.actions import ActionPart, ActionSpec, Continuous, Discrete, FloatArray
-from rt1.common.json_config import check_above, check_at_least, check_between, to_json
+from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, to_json
 from rt1.common.json_files import parse
 from rt1.common.suggest import unknown_name
 from rt1.envs.base import BaseEnv, Image, Observation, ScriptedExpert, StepResult
@@ -57,6 +57,7 @@ class GymConfig:
             raise ValueError(f"image_size is {list(self.image_size)}; it must be a height and a width")
         check_between(self, 8, 2048, "image_size")
         check_at_least(self, 1, "max_steps")
+        check_between(self, -LARGEST, LARGEST, "success_return", "max_return", "control_rate")
         check_above(self, 0, *(name for name in ("control_rate", "max_return") if getattr(self, name) is not None))
         for argument in self.kwargs:
             if not re.match(r"[A-Za-z_]\w*=", argument):

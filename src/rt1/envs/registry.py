@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from rt1.common.json_config import from_json, to_json
+from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, from_json, to_json
 from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.envs.base import TaskSuite
@@ -106,6 +106,12 @@ class EnvSettings:
     def __post_init__(self) -> None:
         if self.env is not None:
             _split(self.env)
+        if len(self.image_size) > 2:
+            raise ValueError(f"image_size is {list(self.image_size)}, must be one number, or a height and a width")
+        check_between(self, 8, 2048, "image_size")
+        check_at_least(self, 1, "supersample", "action_repeat", "max_steps")
+        check_between(self, -LARGEST, LARGEST, "success_return", "max_return", "control_rate")
+        check_above(self, 0, *(name for name in ("control_rate", "max_return") if getattr(self, name) is not None))
 
     def suite(self) -> TaskSuite:
         """Return the suite with these settings."""
@@ -256,6 +262,8 @@ def _split(name: str) -> tuple[str, str]:
         return name, ""
     if prefix in ARGUMENTS:
         return prefix, _argument(prefix, ARGUMENTS[prefix][1], rest)
+    if prefix in ("metaworld", "simpler") and rest:
+        raise ValueError(f"{name} has {rest!r} after the environment. Give --env {prefix} --tasks {rest}")
     if (prefix in known_suites() and not rest) or is_factory(name):
         return prefix, rest
     raise ValueError(unknown_name("environment", name, known_suites()))
