@@ -172,4 +172,5 @@ def test_instructions_that_only_the_environment_knows_reach_the_policy(
         make_checkpoint(tmp_path / "run", names=names), suite=suite, settings=settings, encoder=table
     )
     assert [(task.trials, task.instruction) for task in result.tasks] == [(2, "known after reset only")]
-    assert result.swapped == result.paraphrases == ()
+    assert not result.swapped
+    assert not result.paraphrases

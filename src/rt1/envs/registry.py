@@ -23,7 +23,7 @@ from rt1.errors import RenderingError, first_line
 DEFAULT_SUITE = "metaworld"
 DEMO_TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdown", "door-unlock")
 """Tasks that need looking: faucet-open and faucet-close share a scene, open-loop replay solves few of the others."""
-ENTRY_POINTS = "rt1.suites"
+ENTRY_POINTS = "rt1_suites"
 """Group of entry points by which an installed package offers suites: ``NAME = "MODULE:FACTORY"``."""
 
 MakeSuite = Callable[[Mapping[str, Any]], TaskSuite]

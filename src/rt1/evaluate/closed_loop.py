@@ -112,7 +112,11 @@ def evaluate_policy(
     results: list[TrialResult] = []
     with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
         for batch in run_trials(
-            plans, suite=suite, policy=policy, embeddings=embeddings or {}, workers=settings.workers
+            plans,
+            suite=suite,
+            policy=policy,
+            embeddings={} if embeddings is None else embeddings,
+            workers=settings.workers,
         ):
             results += batch
             successes = [r.rollout.success for r in results if r.plan.kind == "policy"]

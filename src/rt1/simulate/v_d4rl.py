@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def write_v_d4rl_episode(path: Path, env: Env, controller: Controller, *, seed: 
             break
     first, last = np.zeros(len(images), dtype=bool), np.zeros(len(images), dtype=bool)
     first[0] = last[-1] = True
-    arrays = {
+    arrays: dict[str, Any] = {
         "image": np.stack(images),
         "action": np.stack(actions),
         "reward": np.array(rewards, dtype=np.float32),
