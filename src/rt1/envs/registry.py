@@ -33,13 +33,13 @@ def _gym(settings: Mapping[str, Any]) -> TaskSuite:
     rest = dict(settings)
     if isinstance(size := rest.get("image_size"), int):
         rest["image_size"] = (size, size)
-    return GymSuite(id=_argument("gym", "ID", rest.pop("id", "")), config=from_json(GymConfig, rest))
+    return GymSuite(id=_argument("gym", "ID", rest.pop("id", "")), config=from_json(GymConfig, rest, where="gym"))
 
 
 def _dm_control(settings: Mapping[str, Any]) -> TaskSuite:
     rest = dict(settings)
     task = _argument("dm_control", "DOMAIN-TASK", rest.pop("task", ""))
-    return DMControlSuite(task=task, config=from_json(DMControlConfig, rest))
+    return DMControlSuite(task=task, config=from_json(DMControlConfig, rest, where="dm_control"))
 
 
 def _simpler(settings: Mapping[str, Any]) -> TaskSuite:
@@ -56,7 +56,7 @@ def _argument(name: str, form: str, value: object) -> str:
 
 
 _SUITES: dict[str, MakeSuite] = {
-    "metaworld": lambda settings: MetaWorldSuite(config=from_json(MetaWorldConfig, settings)),
+    "metaworld": lambda settings: MetaWorldSuite(config=from_json(MetaWorldConfig, settings, where="metaworld")),
     "gym": _gym,
     "dm_control": _dm_control,
     "simpler": _simpler,
@@ -188,7 +188,7 @@ def suite_from_json(data: Mapping[str, Any]) -> TaskSuite:
     if stored.factory and stored.suite not in known_suites():
         raise ValueError(
             f"the data were recorded in {stored.factory!r}, which rt1 does not import on a file's word. "
-            f"Give --env {stored.factory}"
+            f"Give --env {stored.factory}, in training --closed-loop.env {stored.factory}"
         )
     return _maker(stored.suite)(stored.settings)
 
