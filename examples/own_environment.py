@@ -8,11 +8,10 @@ from rt1 import ActionSpec, Continuous, Policy
 from rt1.data.rlds.reader import RLDSSource
 from rt1.envs.base import Observation, ScriptedExpert, SingleTask, StepResult
 from rt1.envs.registry import register_suite
-from rt1.evaluate.closed_loop import TrialSettings
 from rt1.play.playground import Playground
 from rt1.play.server import PlayServer, serve
 from rt1.presets import preset
-from rt1.report.closed_loop import evaluate_checkpoint
+from rt1.report.policy_trials import evaluate_closed_loop
 from rt1.simulate.record import RecordSettings, record
 from rt1.testing import check_suite
 from rt1.text.encoder import TableEncoder
@@ -24,18 +23,16 @@ class TouchTheSquare(SingleTask):
 
     name, instruction, image_size, control_rate = "touch", "touch the red square", (64, 64), 10.0  # Hz
     action_spec = ActionSpec(parts=(Continuous(name="move", low=(-5.0, -5.0), high=(5.0, 5.0)),))  # pixels per step
-    max_steps, steps = 40, -1
+    max_steps = 40
 
-    def reset(self, seed: int) -> Observation:
-        (self.dot, self.square), self.steps = np.random.default_rng(seed).uniform(0, 60, (2, 2)), 0
+    def start(self, seed: int) -> Observation:
+        self.dot, self.square = np.random.default_rng(seed).uniform(0, 60, (2, 2))
         return self.observe()
 
-    def step(self, action: np.ndarray) -> StepResult:
-        if self.steps < 0 or self.action_spec.out_of_bounds(action).any():
-            raise ValueError(f"action {action} before reset or out of bounds; call reset(seed) and clip it")
-        self.dot, self.steps = np.clip(self.dot + action, 0, 60), self.steps + 1
+    def apply(self, action: np.ndarray) -> StepResult:
+        self.dot = np.clip(self.dot + action, 0, 60)
         success = bool(np.abs(self.dot - self.square).max() < 6)
-        return StepResult(observation=self.observe(), success=success, done=success or self.steps == self.max_steps)
+        return StepResult(observation=self.observe(), success=success, done=success)
 
     def observe(self) -> Observation:
         image = np.zeros((64, 64, 3), dtype=np.uint8)
@@ -50,10 +47,11 @@ class TouchTheSquare(SingleTask):
 if __name__ == "__main__":
     suite, out, tasks = TouchTheSquare(), Path("outputs/touch"), ("touch",)
     encoder = TableEncoder({suite.instruction: np.ones(4)}, "one sentence")  # or load_text_encoder("minilm")
-    register_suite(suite.name, lambda settings: TouchTheSquare(**settings))
+    register_suite(suite.name, lambda settings: TouchTheSquare(**settings))  # rt1 record --env MODULE:CLASS does it
     check_suite(suite)
     record(out / "data", suite=suite, settings=RecordSettings(tasks=tasks, episodes=20), encoder=encoder)
     train(RLDSSource(out / "data"), preset("debug"), out / "run")
-    evaluate_checkpoint(out / "run", out, suite=suite, settings=TrialSettings(tasks=tasks), encoder=encoder)
-    playground = Playground(Policy.from_checkpoint(out / "run", text_encoder=encoder), suite, tasks)
+    policy = Policy.from_checkpoint(out / "run", text_encoder=encoder)
+    print(evaluate_closed_loop(policy, suite, tasks, trials=20, out=out).table)
+    playground = Playground(policy, suite, tasks)
     serve(PlayServer(playground, title="touch"), lambda port: print(f"watch it: http://127.0.0.1:{port}", flush=True))

@@ -26,7 +26,8 @@ from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoin
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Image, Observation, StepResult
-from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite, choose_gl
+from rt1.envs.gl import choose_gl
+from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
 from rt1.envs.registry import suite_to_json
 from rt1.errors import RenderingError
 from rt1.model.rt1 import RT1
@@ -257,7 +258,7 @@ class PointSuite:
         self.before_open()
         assert all(env.closed for env in self.opened), "one environment at a time"
         env = self.make_env(max_steps=self.max_steps)
-        env.instruction = self.task_sentences[task][0]
+        env.instruction = next(iter(self.task_sentences[task]), "")
         self.opened.append(env)
         return env
 

@@ -29,6 +29,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 def test_every_example_is_run_here_and_is_shorter_than_sixty_lines() -> None:
     lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES.glob("*.py")}
     del lengths["ros2_node.py"]  # needs ROS 2, which runs where the robot is
+    del lengths["dm_control_expert.py"]  # needs stable-baselines3, which brings another torch
     assert sorted(lengths) == [
         "own_dataset.py",
         "own_environment.py",
@@ -48,6 +49,15 @@ def test_the_ros_2_node_is_python_and_asks_of_rt1_what_is_there() -> None:
         assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
 
 
+def test_the_expert_of_dm_control_is_python_and_asks_of_rt1_what_is_there() -> None:
+    tree = ast.parse((EXAMPLES / "dm_control_expert.py").read_text())
+    asked = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and "rt1" in (node.module or "")]
+    assert "rt1.envs.dm_control" in {node.module for node in asked}
+    for node in asked:
+        module = importlib.import_module(str(node.module))
+        assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
 def test_an_environment_of_ones_own_is_recorded_trained_on_evaluated_and_played(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,7 +66,9 @@ def test_an_environment_of_ones_own_is_recorded_trained_on_evaluated_and_played(
     monkeypatch.setattr(play_server, "serve", _play_three_steps)
     monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / "own_environment.py"), run_name="__main__")
-    assert capsys.readouterr().out == "watch it: http://127.0.0.1:3\n"
+    out = capsys.readouterr().out
+    assert out.endswith("watch it: http://127.0.0.1:3\n")
+    assert out.split()[:5] == ["task", "policy", "expert", "replay", "random"]
     results = json.loads((tmp_path / "outputs" / "touch" / "results.json").read_text())
     assert [(task["task"], task["trials"], task["expert"]) for task in results["tasks"]] == [("touch", 20, 1.0)]
     provenance = load_info(tmp_path / "outputs" / "touch" / "run").provenance

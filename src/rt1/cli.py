@@ -39,6 +39,8 @@ LEAST_ADDRESS_SPACE = 3_000_000_000
 EXTRAS = {
     "av": "report",
     "datasets": "huggingface",
+    "dm_control": "dm_control",
+    "gymnasium": "gym",
     "h5py": "hdf5",
     "matplotlib": "report",
     "msgpack": "serve",
@@ -61,6 +63,7 @@ COMMANDS = {
     "inspect": "inspect:InspectCommand",
     "text-table": "text_table:TextTableCommand",
     "serve": "serve:ServeCommand",
+    "envs": "envs:EnvsCommand",
     "play": "play:PlayCommand",
     "export": "export:ExportCommand",
     "convert tensorflow": "convert:ConvertTensorFlowCommand",

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rt1.envs import metaworld
 from rt1.envs.base import Image, Observation
-from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, MetaWorldSuite, check_task, choose_gl
+from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, MetaWorldSuite, check_task
 from rt1.envs.metaworld_tasks import INSTRUCTIONS
-from rt1.errors import RenderingError
 from rt1.simulate.rollout import Expert, Replay, rollout
 from rt1.testing import check_env
 
@@ -42,7 +39,7 @@ def _first_image(task: str, seed: int, config: MetaWorldConfig = SMALL) -> Image
 
 
 def test_it_keeps_the_promises_of_an_environment() -> None:
-    check_env(lambda: MetaWorldEnv(task="reach", config=SMALL, render=False))
+    check_env(lambda: MetaWorldEnv(task="reach", config=SMALL, render=False), one_start=True)  # black images
 
 
 def test_it_keeps_them_with_pictures(gl: str) -> None:
@@ -107,7 +104,7 @@ def test_a_step_before_the_reset_says_what_to_call(reach: MetaWorldEnv) -> None:
 
 def test_an_action_outside_the_bounds_is_refused(reach: MetaWorldEnv) -> None:
     reach.reset(0)
-    with pytest.raises(ValueError, match=r"action \[0.0, 1.5, 0.0, 0.0\] lies outside \[-1, 1\]; clip it first"):
+    with pytest.raises(ValueError, match=r"hand_y = 1.5 .*-1..1.*Clip"):
         reach.step(np.array([0.0, 1.5, 0.0, 0.0], np.float32))
 
 
@@ -210,51 +207,6 @@ def test_metaworlds_own_look_differs_from_the_fast_one(gl: str) -> None:
     config = dataclasses.replace(SMALL, image_size=48)
     fast, slow = (_first_image("reach", 0, dataclasses.replace(config, fast_render=fast)) for fast in (True, False))
     assert not np.array_equal(fast, slow)
-
-
-@pytest.fixture
-def libraries(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Pretend that this machine has these GL libraries and no others, and that the user chose none."""
-
-    def have(*names: str) -> None:
-        monkeypatch.setattr(metaworld, "find_library", lambda name: f"lib{name}.so" if name in names else None)
-
-    monkeypatch.setenv("MUJOCO_GL", "kept by the fixture for its end")
-    monkeypatch.delenv("MUJOCO_GL")
-    return have
-
-
-@pytest.mark.parametrize(
-    ("names", "choice"), [(("OSMesa", "EGL", "GL"), "osmesa"), (("OSMesa",), "osmesa"), (("EGL", "GL"), "egl")]
-)
-def test_the_software_gl_that_is_there_is_chosen(
-    libraries: Callable[..., None], names: tuple[str, ...], choice: str
-) -> None:
-    libraries(*names)
-    assert choose_gl() == choice
-    assert os.environ["MUJOCO_GL"] == choice
-
-
-@pytest.mark.parametrize("names", [(), ("EGL",), ("GL",)])
-def test_without_a_gl_library_the_message_says_what_to_install(
-    libraries: Callable[..., None], names: tuple[str, ...]
-) -> None:
-    libraries(*names)
-    with pytest.raises(RenderingError, match=r"no GL library .* apt-get install .* libosmesa6"):
-        MetaWorldEnv(task="reach")
-    assert "MUJOCO_GL" not in os.environ
-
-
-def test_physics_and_experts_need_no_gl_library(libraries: Callable[..., None]) -> None:
-    libraries()
-    env = MetaWorldEnv(task="reach", config=SMALL, render=False)
-    assert rollout(env, Expert(env.expert_action), seed=0).steps > 0
-
-
-def test_the_users_choice_of_gl_stands(libraries: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    libraries("OSMesa")
-    monkeypatch.setenv("MUJOCO_GL", "glfw")
-    assert choose_gl() == "glfw"
 
 
 def test_a_missing_metaworld_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from rt1.checkpoint import load_info
 from rt1.envs.base import recorded_sentences
 from rt1.envs.metaworld import MetaWorldSuite
-from rt1.evaluate.closed_loop import TrialSettings, _plans, evaluate_closed_loop
+from rt1.evaluate.closed_loop import TrialSettings, _plans, check_env_fits, evaluate_closed_loop
 from rt1.policy.autotune import ActingSettings
 from rt1.text.encoder import TableEncoder
 
@@ -141,3 +143,43 @@ def test_a_task_without_an_expert_has_random_actions_as_its_only_baseline(make_s
     kinds = {task: [plan.kind for plan in plans if plan.task == task] for task in ("near", "far")}
     assert kinds["near"] == ["policy", "swapped", "paraphrase", "expert", "blind", "random"]
     assert kinds["far"] == ["policy", "swapped", "random"]
+
+
+def test_pictures_of_another_shape_than_the_trained_ones_are_refused_and_other_sizes_scaled(
+    make_checkpoint: Callable[..., Path], make_suite: Callable[..., Any], tmp_path: Path
+) -> None:
+    names = ("move_0", "move_1", "move_2")
+    info = load_info(make_checkpoint(tmp_path / "run", names=names))
+    suite = make_suite()  # 16 x 16
+    check_env_fits(dataclasses.replace(info, provenance={"image_size": [300, 300]}), suite, "near")
+    with pytest.raises(ValueError, match="16 x 16, the policy was trained on 24 x 32"):
+        check_env_fits(dataclasses.replace(info, provenance={"image_size": [24, 32]}), suite, "near")
+
+
+def test_instructions_that_only_the_environment_knows_reach_the_policy(
+    make_checkpoint: Callable[..., Path],
+    make_suite: Callable[..., Any],
+    make_env: Callable[..., Any],
+    table: TableEncoder,
+    tmp_path: Path,
+) -> None:
+    def make(**options: Any) -> Any:
+        env = make_env(**options)
+        reset = env.reset
+
+        def told(seed: int) -> Any:
+            env.instruction = ("open the drawer", "close the drawer")[seed // 2 % 2]
+            return reset(seed)
+
+        env.reset = told
+        return env
+
+    names = ("move_0", "move_1", "move_2")
+    suite = make_suite(task_sentences={"near": ()}, make_env=make, max_steps=2)
+    settings = TrialSettings(tasks=("near",), trials=2, workers=1)
+    result = evaluate_closed_loop(
+        make_checkpoint(tmp_path / "run", names=names), suite=suite, settings=settings, encoder=table
+    )
+    assert [(task.trials, task.instruction) for task in result.tasks] == [(2, "known after reset only")]
+    assert not result.swapped
+    assert not result.paraphrases

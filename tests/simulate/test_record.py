@@ -21,8 +21,10 @@ from rt1.envs.metaworld import MetaWorldConfig, MetaWorldEnv, MetaWorldSuite
 from rt1.errors import DataError
 from rt1.simulate import record as recorder
 from rt1.simulate.record import RecordSettings, record, record_episode
+from rt1.simulate.rollout import Expert, RandomActions
 from rt1.text.encoder import TableEncoder
 
+SENTENCES = ("open the drawer", "close the drawer")
 ENV = MetaWorldSuite(config=MetaWorldConfig(image_size=16))
 FAUCETS = RecordSettings(
     tasks=("faucet-open", "faucet-close"), episodes=2, seed=5, noise=0.3, workers=1, episodes_per_shard=1
@@ -178,7 +180,8 @@ def test_a_failing_expert_ends_the_recording_with_its_name_and_keeps_the_files_b
     recorded: Path, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(env: MetaWorldEnv, *arguments: Any, **settings: Any) -> Any:
-        return None if env.task == "faucet-close-v3" else record_episode(env, *arguments, **settings)
+        steps = record_episode(env, *arguments, **settings)
+        return dataclasses.replace(steps, success=steps.success and env.task != "faucet-close-v3")
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "record_episode", failing)
@@ -206,25 +209,21 @@ def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
 
 def test_an_episode_stores_the_experts_action_and_executes_a_noisy_one(make_env: Callable[..., Any]) -> None:
     env = make_env()
-    episode = record_episode(env, type(env).expert_action, seed=8, noise=1.0, quality=95)
-    assert episode is not None
-    images, actions = episode
+    steps = record_episode(env, Expert(env.expert_action), seed=8, noise=1.0)
     executed = np.stack(env.executed)
-    assert len(images) == len(actions) == len(executed)
-    assert actions.dtype == np.float32
-    assert not np.array_equal(actions[:, :2], executed[:, :2])
-    np.testing.assert_array_equal(actions[:, 2], executed[:, 2])  # the gripper, last, gets none
+    assert len(steps.images) == len(steps.actions) == len(executed)
+    assert steps.actions.dtype == np.float32
+    assert not np.array_equal(steps.actions[:, :2], executed[:, :2])
     assert not env.action_spec.out_of_bounds(executed).any()
 
 
 def test_an_episode_without_noise_executes_what_it_stores(make_env: Callable[..., Any]) -> None:
     env = make_env()
-    episode = record_episode(env, type(env).expert_action, seed=8, noise=0.0, quality=95)
-    assert episode is not None
-    images, actions = episode
-    np.testing.assert_array_equal(actions, env.executed)
+    steps = record_episode(env, Expert(env.expert_action), seed=8)
+    assert steps.success
+    np.testing.assert_array_equal(steps.actions, env.executed)
     env.reset(8)
-    for image, action in zip(images, actions, strict=True):
+    for image, action in zip(steps.images, steps.actions, strict=True):
         difference = decode_image(image).astype(int) - env._observe().image
         assert np.abs(difference).mean() < 10  # the image that the action was chosen at, but for JPEG
         np.testing.assert_array_equal(env.expert_action(), action)
@@ -242,3 +241,59 @@ def test_a_task_without_an_expert_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=r"far of points .*expert"):
         record(tmp_path / "set", suite=make_suite(), settings=RecordSettings(tasks=("near", "far")), encoder=table)
     assert not (tmp_path / "set").exists()
+
+
+def _still(env: Any) -> RandomActions:
+    """Return a controller that hardly ever succeeds."""
+    return RandomActions(env.action_spec, seed=0)
+
+
+def test_a_controller_of_ones_own_is_recorded_and_its_failures_where_they_are_asked_for(
+    make_suite: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    settings = RecordSettings(tasks=("far",), episodes=4, workers=1, keep_failures=True)  # a task without an expert
+    report = record(tmp_path / "set", suite=make_suite(), settings=settings, encoder=table, controller=_still)
+    assert (report.recorded, report.rejected) == (4, {"far": 0})
+    assert 0 in _metadata(tmp_path / "set", "success")
+    assert RLDSSource(tmp_path / "set").details["keep_failures"] is True
+
+
+def test_an_instruction_that_only_reset_tells_is_recorded_with_its_embedding(
+    make_suite: Callable[..., Any], make_env: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    suite = make_suite(task_sentences={"near": ()}, make_env=_told_at_reset(make_env))
+    record(
+        tmp_path / "set", suite=suite, settings=RecordSettings(tasks=("near",), episodes=3, workers=1), encoder=table
+    )
+    source = RLDSSource(tmp_path / "set")
+    assert {source.instruction(episode) for episode in range(3)} <= set(SENTENCES)
+    for episode in range(3):
+        np.testing.assert_array_equal(source.text_embedding(episode), table.encode([source.instruction(episode)])[0])
+
+
+def test_an_instruction_that_changes_within_a_recorded_episode_is_refused(make_env: Callable[..., Any]) -> None:
+    env = make_env()
+    step = env.step
+
+    def change(action: Any) -> Any:
+        env.instruction = SENTENCES[1]
+        return step(action)
+
+    env.step = change
+    with pytest.raises(ValueError, match=f"'{SENTENCES[0]}' to '{SENTENCES[1]}'.*one"):
+        record_episode(env, _still(env), seed=1)
+
+
+def _told_at_reset(make_env: Callable[..., Any]) -> Callable[..., Any]:
+    def make(**options: Any) -> Any:
+        env = make_env(**options)
+        reset = env.reset
+
+        def told(seed: int) -> Any:
+            env.instruction = SENTENCES[seed // 2 % 2]
+            return reset(seed)
+
+        env.reset = told
+        return env
+
+    return make

@@ -157,3 +157,24 @@ def test_a_policy_in_a_trial_acts_as_it_does_on_its_own(
 def _words(table: TableEncoder) -> list[str]:
     first, second = table.sentences[:2]
     return [first, second, first]
+
+
+def test_a_controller_starts_anew_when_the_environment_changes_its_instruction(make_env: Callable[..., Any]) -> None:
+    def changing() -> Any:
+        env = make_env(max_steps=4)
+        step = env.step
+
+        def change(action: FloatArray) -> Any:
+            result = step(action)
+            env.instruction = "then close it" if len(env.executed) >= 2 else env.instruction
+            return result
+
+        env.step = change
+        return env
+
+    told = Constant(0.0, 0.0, 0.0)
+    rollout(changing(), told, seed=3)
+    assert told.instructions == ["open the drawer", "then close it"]
+    other = Constant(0.0, 0.0, 0.0)
+    rollout(changing(), other, seed=3, instruction="something else")
+    assert other.instructions == ["something else"]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rt1.actions import FloatArray
 from rt1.envs import registry
-from rt1.envs.base import SingleTask
+from rt1.envs.base import Observation, SingleTask, StepResult
 from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
 from rt1.envs.registry import register_suite
 from rt1.testing import check_suite
@@ -65,7 +66,7 @@ def _fails(suite: Any) -> None:
         (_set(control_rate=0), "control_rate is 0"),
         (_set(max_steps=np.ones(1)), "settings .*JSON"),
         (_is_local, "points cannot be sent"),
-        (_set(sentences=lambda _: ()), r"sentences of near are \(\)"),
+        (_set(sentences=lambda _: ["go"]), r"sentences of near are \['go'\]"),
         (_set(sentences=lambda _: ("go", " ")), "sentences of near .*empty"),
         (_set(sentences=lambda _: ("go",)), "near has the instruction 'open the drawer'.*'go'"),
         (_set(same_scene_task=lambda _: "near"), "'near'.*another task"),
@@ -100,6 +101,12 @@ def test_an_environment_that_breaks_a_promise_is_refused(suite: Any) -> None:
 def test_an_environment_with_one_task_is_its_own_suite() -> None:
     class Lamp(SingleTask):
         name, instruction = "lamp", "switch it on"
+
+        def start(self, seed: int) -> Observation:
+            raise NotImplementedError
+
+        def apply(self, action: FloatArray) -> StepResult:
+            raise NotImplementedError
 
     lamp = Lamp()
     assert (lamp.tasks, lamp.sentences("lamp"), dict(lamp.settings)) == (("lamp",), ("switch it on",), {})

@@ -10,6 +10,7 @@ from rt1.commands.options import (
     CheckpointPath,
     DataFormat,
     EncoderName,
+    EnvOptions,
     ReportFolder,
     report_folder,
     simulation,
@@ -19,7 +20,9 @@ from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import embodiments_of
+from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import TrialSettings
+from rt1.evaluate.results import TaskResult
 from rt1.report.closed_loop import evaluate_checkpoint
 from rt1.report.provenance import ReportContext
 
@@ -32,11 +35,11 @@ class EvaluateCommand:
     trials: tyro.conf.OmitArgPrefixes[TrialSettings] = field(default_factory=TrialSettings)
     """Settings of the trials."""
     out: ReportFolder = None
-    env: str | None = None
-    """Environment name. Default: that of the training data."""
     data: tuple[str, ...] = ()
     """Recorded episodes, given as for rt1 train. The report shows some of them."""
     text_encoder: EncoderName = None
+    env: EnvOptions = field(default_factory=EnvSettings)
+    """Environment."""
     options: DataFormat = field(default_factory=DataOptions)
 
     def run(self, command: str) -> int:
@@ -54,10 +57,19 @@ class EvaluateCommand:
             context=ReportContext(command=command),
         )
         for task in report.tasks:
-            low, high = task.interval95
-            print(f"{task.task}: {task.successes} of {task.trials} ({task.success:.0%}, 95 % {low:.0%}..{high:.0%})")
-        print(f"mean {report.task_mean('success'):.0%}, report: {out / 'report.html'}")
+            print(_line(task))
+        mean = f"{report.mean_score('policy'):.1f}" if report.measures_returns else f"{report.task_mean('success'):.0%}"
+        print(f"mean {mean}, report: {out / 'report.html'}")
         return 0
+
+
+def _line(task: TaskResult) -> str:
+    """Return a task's result for the terminal."""
+    if task.returns:
+        columns = [f"{kind} {value:.1f} (score {task.scores[kind]:.1f})" for kind, value in task.returns.items()]
+        return f"{task.task}: return of {', '.join(columns)}"
+    low, high = task.interval95
+    return f"{task.task}: {task.successes} of {task.trials} ({task.success:.0%}, 95 % {low:.0%}..{high:.0%})"
 
 
 def open_source(data: tuple[str, ...], options: DataOptions, embodiment: str | None) -> EpisodeSource:

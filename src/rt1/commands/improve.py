@@ -12,6 +12,7 @@ from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_inf
 from rt1.commands.options import Preset
 from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions, open_data
+from rt1.envs.registry import described
 from rt1.report.self_improvement import write_report
 from rt1.text.load import load_identified, load_text_encoder
 from rt1.train.config import TrainConfig
@@ -31,6 +32,8 @@ class ImproveCommand:
     """Folder of all rounds and of report.html."""
     improve: tyro.conf.OmitArgPrefixes[ImproveSettings] = field(default_factory=ImproveSettings)
     """Rounds and their settings."""
+    env: str | None = None
+    """Environment of the recorded data by name. Needed where it is a PACKAGE.MODULE:FACTORY."""
     preset: Preset = "demo"
     embodiment: str | None = None
     """Embodiment that acts. Required if the checkpoint has several."""
@@ -43,6 +46,8 @@ class ImproveCommand:
         """Run the rounds. Print a line and write the report after each."""
         check_folder(self.out, ours=IMPROVE_FILES)
         source = open_data(self.data, DataOptions())
+        if self.env is not None:
+            described(self.env)  # imports it and registers its suite
         stored = stored_text_encoder(source)
         if self.text_encoder is not None:
             instructions = (source.instruction(episode) for episode in range(len(source.lengths)))

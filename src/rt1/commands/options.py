@@ -11,7 +11,7 @@ from rt1.checkpoint import RUN_ORDER, load_info, resolve
 from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions
 from rt1.envs.base import TaskSuite
-from rt1.envs.registry import suite_of
+from rt1.envs.registry import EnvSettings, tasks_of
 from rt1.presets import PRESETS
 from rt1.report.offline import JSON_FILE
 from rt1.text.encoder import TextEncoder
@@ -38,6 +38,9 @@ ReportFolder = Annotated[
         help="Folder of the report. Default: evaluation-last/ in the run folder, evaluation/ in the checkpoint folder."
     ),
 ]
+
+EnvOptions = Annotated[tyro.conf.OmitArgPrefixes[EnvSettings], tyro.conf.arg(name="env")]
+"""Which environment, and its settings, in groups at the end of a help page."""
 
 
 def _preset_help() -> str:
@@ -70,17 +73,18 @@ def report_folder(out: Path | None, checkpoint: Path) -> Path:
 
 
 def simulation(
-    checkpoint: Path, *, embodiment: str | None, env: str | None, tasks: tuple[str, ...]
+    checkpoint: Path, *, embodiment: str | None, env: EnvSettings, tasks: tuple[str, ...]
 ) -> tuple[TaskSuite, tuple[str, ...]]:
     """Return the environment and the tasks of a policy: by default, those of its training data.
 
     Raises:
-        ValueError: no tasks are named.
+        ValueError: no tasks or no environment are named.
     """
     provenance = load_info(checkpoint, embodiment=embodiment).provenance
-    tasks = tasks or tuple(provenance.get("tasks", ()))
+    suite = env.suite_of(provenance, str(checkpoint))
+    tasks = tasks or tasks_of(suite, provenance)
     if not tasks:
         raise ValueError(
             f"{checkpoint} names no tasks. Give --tasks, or use rt1 evaluate-offline for recorded episodes"
         )
-    return suite_of(provenance, env), tasks
+    return suite, tasks

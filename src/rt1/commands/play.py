@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, simulation, text_encoder
+from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, EnvOptions, simulation, text_encoder
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
+from rt1.envs.registry import EnvSettings
 from rt1.play.playground import Playground
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.policy import Policy
@@ -20,8 +21,6 @@ class PlayCommand:
     checkpoint: CheckpointPath
     tasks: tuple[str, ...] = ()
     """Tasks to choose from. Default: the tasks of the training data."""
-    env: str | None = None
-    """Environment name. Default: that of the training data."""
     port: int = 8001
     """Port on 127.0.0.1. 0 takes a free one."""
     seed: int = 0
@@ -30,6 +29,8 @@ class PlayCommand:
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
     """How the network runs."""
     text_encoder: EncoderName = None
+    env: EnvOptions = field(default_factory=EnvSettings)
+    """Environment."""
 
     def __post_init__(self) -> None:
         check_between(self, 0, MOST_PORT, "port")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from rt1.commands.options import EnvOptions
 from rt1.common.folders import check_folder
 from rt1.data.rlds.schema import RECORDING_FILE
 from rt1.envs.registry import EnvSettings
@@ -22,7 +23,7 @@ class RecordCommand:
     """Folder of the data set."""
     record: tyro.conf.OmitArgPrefixes[RecordSettings]
     """Settings of the recording."""
-    env: tyro.conf.OmitArgPrefixes[EnvSettings] = field(default_factory=EnvSettings)
+    env: EnvOptions = field(default_factory=EnvSettings)
     """Environment."""
     text_encoder: str = "minilm"
     """Text encoder of the instructions: minilm, a table file, or an .onnx file."""

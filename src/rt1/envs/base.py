@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -38,7 +39,11 @@ class StepResult:
     success: bool
     """True once the task's goal is reached; used for counting only, never shown to a policy."""
     done: bool
-    """True when the episode is over: success, or the environment's own step limit."""
+    """True when the episode is over: success, another end of the task, or the environment's own step limit."""
+    truncated: bool = False
+    """True when the step limit ended the episode, and not the task."""
+    reward: float = 0.0
+    """Reward of the step, for environments that are measured by their return."""
 
 
 @runtime_checkable
@@ -48,7 +53,7 @@ class Env(Protocol):
     action_spec: ActionSpec
     """The actions that ``step`` takes, float32 (A,) in physical units."""
     instruction: str
-    """The sentence that names the task."""
+    """The sentence that names the task. It may be empty before ``reset``, and may change with any step."""
     control_rate: float
     """Steps per second, Hz."""
     max_steps: int
@@ -108,7 +113,10 @@ class TaskSuite(Protocol):
         ...
 
     def sentences(self, task: str) -> tuple[str, ...]:
-        """Return the task's instruction, then its paraphrases, of which the last is never recorded."""
+        """Return the task's instruction, then its paraphrases, of which the last is never recorded.
+
+        It is empty where the instruction is known only after ``reset``.
+        """
         ...
 
     def expert(self, task: str) -> ScriptedExpert | None:
@@ -120,14 +128,67 @@ class TaskSuite(Protocol):
         ...
 
 
-class SingleTask:
+class BaseEnv(ABC):
+    """Base of an environment. It checks seeds, actions and the order of calls, and ends an episode at the step limit.
+
+    A subclass has the values of :class:`Env`, ``start`` and ``apply``.
+    """
+
+    action_spec: ActionSpec
+    instruction: str
+    control_rate: float
+    max_steps: int
+    _steps: int | None = None  # of the episode; None where none is running
+
+    @abstractmethod
+    def start(self, seed: int) -> Observation:
+        """Start an episode; ``reset`` has checked the seed."""
+
+    @abstractmethod
+    def apply(self, action: FloatArray) -> StepResult:
+        """Apply an action, float32 (A,), which ``step`` has checked."""
+
+    def reset(self, seed: int) -> Observation:
+        """Start an episode; the same seed (any int >= 0) gives the same start."""
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        self._steps = None
+        observation = self.start(seed)
+        self._steps = 0
+        return observation
+
+    def step(self, action: FloatArray) -> StepResult:
+        """Apply one action for one control period; done at the end of the task, or after ``max_steps``."""
+        if self._steps is None:
+            raise RuntimeError("step() was called before reset(), or after the episode's end; call reset(seed) first")
+        action = np.asarray(action, dtype=np.float32)
+        spec = self.action_spec
+        if (outside := spec.out_of_bounds(action)).any():
+            first = int(np.argmax(outside))
+            raise ValueError(
+                f"{spec.dimension_names[first]} = {action[first]:g} lies outside its bounds {spec.low[first]:g}.."
+                f"{spec.high[first]:g}. Clip the action first"
+            )
+        self._steps += 1
+        result = self.apply(action)
+        if not result.done and self._steps >= self.max_steps:
+            result = replace(result, done=True, truncated=True)
+        if result.done:
+            self._steps = None
+        return result
+
+    def close(self) -> None:  # noqa: B027 (most environments hold nothing)
+        """Free nothing."""
+
+
+class SingleTask(BaseEnv):
     """Base of an environment with one task, which is thereby a :class:`TaskSuite` of that task, too.
 
-    A subclass has the members of :class:`Env`, ``name`` and ``image_size``. It opens nothing before ``reset``.
+    A subclass has ``name``, ``image_size`` and the members that :class:`BaseEnv` asks for. It opens nothing before
+    ``start``.
     """
 
     name: str
-    instruction: str
     settings: Mapping[str, Any] = MappingProxyType({})
 
     @property
@@ -151,9 +212,6 @@ class SingleTask:
         """Return None."""
         return None
 
-    def close(self) -> None:
-        """Free nothing."""
-
 
 def check_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:
     """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
@@ -168,6 +226,15 @@ def recorded_sentences(suite: TaskSuite, task: str) -> tuple[str, ...]:
     """Return the sentences that recordings use: all but the last paraphrase, which stays unread."""
     sentences = suite.sentences(task)
     return sentences[:-1] if len(sentences) > 1 else sentences
+
+
+def max_return(suite: TaskSuite) -> float | None:
+    """Return a suite's optional member ``max_return``: the largest return of an episode, where returns are compared.
+
+    None, and a suite without the member, means that successes are counted.
+    """
+    value: float | None = getattr(suite, "max_return", None)
+    return value
 
 
 def action_spec_of(suite: TaskSuite, task: str, *, render: bool = False) -> ActionSpec:

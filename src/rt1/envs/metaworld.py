@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import warnings
 from collections.abc import Callable, Mapping
-from ctypes.util import find_library
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -17,9 +15,9 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.json_config import check_between, to_json
 from rt1.common.suggest import lookup, unknown_name
-from rt1.envs.base import Image, Observation, ScriptedExpert, StepResult
+from rt1.envs.base import BaseEnv, Image, Observation, ScriptedExpert, StepResult
+from rt1.envs.gl import choose_gl_early, open_renderer
 from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
-from rt1.errors import RenderingError
 
 NATIVE_RATE = 80.0
 NATIVE_STEPS = 500
@@ -74,7 +72,7 @@ def check_task(task: str) -> str:
 
 
 @dataclass(kw_only=True)
-class MetaWorldEnv:
+class MetaWorldEnv(BaseEnv):
     """One Meta-World task. Satisfies :class:`rt1.envs.base.Env`.
 
     The goal marker (a coloured dot) is hidden in tasks that share their scene with another one, where it would
@@ -94,7 +92,7 @@ class MetaWorldEnv:
         self.action_spec = action_spec()
         self.control_rate = NATIVE_RATE / self.config.hold
         self.max_steps = NATIVE_STEPS // self.config.hold
-        _choose_gl_early(required=self.render)
+        choose_gl_early(required=self.render)
         self._sim, self._expert = _simulator_and_expert(self.task)
         if self.config.camera == "corner2":
             self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
@@ -103,12 +101,9 @@ class MetaWorldEnv:
         self._renderer = _Renderer(self._sim.model, self.config) if self.render else None
         self._rest = _model_state(self._sim.model)
         self._state: NDArray[np.float64] | None = None
-        self._steps = 0
 
-    def reset(self, seed: int) -> Observation:
-        """Start an episode with the goal and object positions of ``seed`` (any int >= 0)."""
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
+    def start(self, seed: int) -> Observation:
+        """Start an episode with the goal and object positions of ``seed``."""
         # A body moved by an earlier episode stays moved in the compiled model: put everything back, so that an
         # episode depends on its seed alone and not on what this process ran before.
         for name, value in self._rest.items():
@@ -117,23 +112,17 @@ class MetaWorldEnv:
         self._sim.seeded_rand_vec = True
         self._sim.seed(seed)
         self._state, _ = self._sim.reset()
-        self._steps = 0
         return self._observe()
 
-    def step(self, action: FloatArray) -> StepResult:
-        """Hold one action (4,) in [-1, 1] for one control period; done at success or after ``max_steps``."""
-        if self._state is None:
-            raise RuntimeError("step() was called before reset(); call reset(seed) first")
-        if self.action_spec.out_of_bounds(action).any():
-            raise ValueError(f"action {np.asarray(action).tolist()} lies outside [-1, 1]; clip it first")
+    def apply(self, action: FloatArray) -> StepResult:
+        """Hold one action (4,) in [-1, 1] for one control period; done at success."""
         success = False
         for _ in range(self.config.hold):
-            self._state, _, _, truncated, info = self._sim.step(np.asarray(action, dtype=np.float32))
+            self._state, _, _, truncated, info = self._sim.step(action)
             success = success or bool(info["success"])
             if success or truncated:
                 break
-        self._steps += 1
-        return StepResult(observation=self._observe(), success=success, done=success or self._steps >= self.max_steps)
+        return StepResult(observation=self._observe(), success=success, done=success)
 
     def expert_action(self) -> FloatArray:
         """Return the scripted expert's action (4,) for the current state, clipped to [-1, 1]. For recording only."""
@@ -236,7 +225,7 @@ class _Renderer:
         self._config = config
         self._data = mujoco.MjData(model)
         size = config.image_size * config.supersample
-        self._renderer = _open_renderer(lambda: mujoco.Renderer(model, size, size))
+        self._renderer = open_renderer(lambda: mujoco.Renderer(model, size, size))
         if config.fast_render:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -268,52 +257,12 @@ def _averaged(image: Image, factor: int) -> Image:
     return ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
 
 
-def choose_gl() -> str:
-    """Set ``MUJOCO_GL`` to the software GL found on this machine, unless the user set it; return the choice.
-
-    Raises:
-        RenderingError: neither OSMesa nor EGL (with libGL) is installed.
-    """
-    if os.environ.get("MUJOCO_GL"):
-        return os.environ["MUJOCO_GL"]
-    if find_library("OSMesa"):
-        choice = "osmesa"
-    elif find_library("EGL") and find_library("GL"):
-        choice = "egl"
-    else:
-        raise RenderingError(
-            "no GL library for headless rendering: neither OSMesa nor EGL with libGL is installed; "
-            "on Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6"
-        )
-    os.environ["MUJOCO_GL"] = choice
-    return choice
-
-
-def _open_renderer(make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except Exception as error:  # MuJoCo's GL back ends fail with whatever they met first
-        raise RenderingError(
-            f"MuJoCo could not open a renderer with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "
-            "on Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6, and unset MUJOCO_GL"
-        ) from error
-
-
-def _choose_gl_early(*, required: bool) -> None:
-    """Choose the GL back end before the first import of MuJoCo, which reads it once and for all."""
-    try:
-        choose_gl()
-    except RenderingError:
-        if required:
-            raise
-
-
 def _simulator_and_expert(task: str) -> tuple[Any, Any]:
     if importlib.util.find_spec("metaworld") is None:
         raise ModuleNotFoundError("Meta-World is not installed; run: pip install 'rt1[metaworld]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # gymnasium and Meta-World warn about their own float widths at import
-        _open_renderer(lambda: importlib.import_module("mujoco"))  # which loads the GL library
+        open_renderer(lambda: importlib.import_module("mujoco"))  # which loads the GL library
         from metaworld import policies
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import InstructedResult, TaskResult
 from rt1.policy.autotune import ActingSettings
+from rt1.policy.base import BasePolicy
 from rt1.simulate.rollout import Rollout, check_actions_fit
 from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.simulate.video import encode_video
+from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 
@@ -88,12 +90,38 @@ def evaluate_closed_loop(
     tasks = check_tasks(suite, settings.tasks or info.provenance.get("tasks", ()))
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
+    sentences = [plan.instruction for plan in _plans(suite, tasks, settings) if plan.kind not in BASELINES]
+    return evaluate_policy(
+        policy, suite=suite, settings=settings, embeddings=embed_instructions(info, sentences, encoder)
+    )
+
+
+def evaluate_policy(
+    policy: TrialPolicy | BasePolicy,
+    *,
+    suite: TaskSuite,
+    settings: TrialSettings,
+    embeddings: Mapping[str, FloatArray] | None = None,
+) -> ClosedLoopResult:
+    """Run a policy closed loop and count its successes.
+
+    Args:
+        policy: a checkpoint, or an open policy, which acts in this process and encodes its instructions itself.
+        suite: the environments.
+        settings: tasks, trials, seed.
+        embeddings: text embeddings of the instructions, for a checkpoint.
+    """
+    tasks = check_tasks(suite, settings.tasks)
     plans = _plans(suite, tasks, settings)
-    sentences = sorted({plan.instruction for plan in plans if plan.kind not in BASELINES})
-    embeddings = embed_instructions(info, sentences, encoder)
     results: list[TrialResult] = []
     with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
+        for batch in run_trials(
+            plans,
+            suite=suite,
+            policy=policy,
+            embeddings={} if embeddings is None else embeddings,
+            workers=settings.workers,
+        ):
             results += batch
             successes = [r.rollout.success for r in results if r.plan.kind == "policy"]
             bar.note = f"policy {sum(successes)} of {len(successes)}"
@@ -107,11 +135,11 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
         plans.extend(plan_trials(kind, task, instruction, trials=settings.trials, seed=settings.seed))
 
     for task in tasks:
-        sentences = suite.sentences(task)
+        sentences = suite.sentences(task) or ("",)
         add("policy", task, sentences[0])
         other = suite.same_scene_task(task)
-        if settings.swapped and other is not None and other in tasks:
-            add("swapped", task, suite.sentences(other)[0])
+        if settings.swapped and other in tasks and (others := suite.sentences(str(other))):
+            add("swapped", task, others[0])
         if settings.paraphrases and len(sentences) > 1:
             add("paraphrase", task, sentences[-1])
         for kind in BASELINES if settings.baselines else ():
@@ -122,9 +150,10 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
 
 def embed_instructions(
     info: CheckpointInfo, sentences: Sequence[str], encoder: TextEncoder | None
-) -> dict[str, FloatArray]:
+) -> SentenceEmbeddings:
     """Return the text embedding of each sentence, float32 (E,).
 
+    An empty sentence among them is one that the environment tells at reset: then others are encoded when they come.
     ``encoder`` None loads the one that the checkpoint names.
 
     Raises:
@@ -137,12 +166,23 @@ def embed_instructions(
         encoder = load_identified(identity)
     if identity is not None:
         check_same_encoder(identity, encoder.identity)
-    return dict(zip(sentences, encoder.encode(sentences), strict=True))
+    return SentenceEmbeddings(filter(None, sentences), encoder, more="" in sentences)
 
 
 def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
-    """Raise ``ValueError`` unless a checkpoint's actions are those of a task's environment."""
+    """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment.
+
+    A picture of another size is scaled. One of another shape would be distorted, and is refused.
+    """
     check_actions_fit(info.action_spec, action_spec_of(suite, task))
+    trained = info.provenance.get("image_size")
+    if trained is not None:  # earlier versions did not store it
+        (height, width), (rows, columns) = suite.image_size, trained
+        if abs(height * columns - width * rows) > max(height, width):
+            raise ValueError(
+                f"the environment's pictures are {height} x {width}, the policy was trained on {rows} x {columns}, "
+                f"must be of one shape. Use --image-size {rows} {columns}, or record with the same settings"
+            )
 
 
 def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) -> ClosedLoopResult:
@@ -160,6 +200,8 @@ def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) ->
                 expert=_success_rate(trials["expert", task]),
                 blind=_success_rate(trials["blind", task]),
                 random=_success_rate(trials["random", task]),
+                returns=_returns({kind: trials[kind, task] for kind in ("policy", *BASELINES)}),
+                max_return=trials["policy", task][0].max_return,
                 **_rollout_figures([result.rollout for result in trials["policy", task]], rate),
             )
             for task in tasks
@@ -169,10 +211,20 @@ def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) ->
     )
 
 
+def _returns(results: Mapping[str, Sequence[TrialResult]]) -> dict[str, float]:
+    """Return the mean return of each kind of trials, where the suite measures returns."""
+    return {
+        kind: float(np.mean([result.rollout.total_reward for result in trials]))
+        for kind, trials in results.items()
+        if trials and trials[0].max_return is not None
+    }
+
+
 def _counted(results: Sequence[TrialResult]) -> dict[str, Any]:
     """Return the fields of an :class:`InstructedResult`."""
     plan, successes = results[0].plan, sum(result.rollout.success for result in results)
-    return {"task": plan.task, "instruction": plan.instruction, "trials": len(results), "successes": successes}
+    instruction = plan.instruction or "known after reset only"
+    return {"task": plan.task, "instruction": instruction, "trials": len(results), "successes": successes}
 
 
 def _success_rate(results: Sequence[TrialResult]) -> float | None:

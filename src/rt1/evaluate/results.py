@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
 
@@ -52,8 +52,15 @@ class TaskResult(InstructedResult):
     random: float | None  # success rate of random actions, 0..1
     mean_steps: float
     clipped: int  # clipped action values, over all trials
+    returns: Mapping[str, float] = field(default_factory=dict)  # policy, expert, blind, random -> mean return
+    max_return: float | None = None  # largest return, where returns are measured in place of success
     success_video: bytes | None = field(default=None, repr=False)  # mp4
     failure_video: bytes | None = field(default=None, repr=False)  # mp4
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Returns as a share of the largest, in percent: V-D4RL's score."""
+        return {} if self.max_return is None else {kind: 100 * r / self.max_return for kind, r in self.returns.items()}
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:

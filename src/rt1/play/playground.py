@@ -91,6 +91,7 @@ class Playground:
         """Called before an environment opens, which takes seconds."""
         self._seed = seed
         self._env: Env | None = None
+        self._native = ""  # the environment's own instruction
 
     @property
     def period(self) -> float:
@@ -110,9 +111,11 @@ class Playground:
         seed = trial_seed(self._seed, start)
         view = self.view
         with self._closed_if_it_fails():
-            view.image = self._opened().reset(seed).image
+            env = self._opened()
+            view.image = env.reset(seed).image
+            self._native = env.instruction
         view.phase, view.start, view.step, view.success = "stopped", start, 0, False
-        self.instruct(view.instruction or self.suite.sentences(view.task)[0])
+        self.instruct(view.instruction or next(iter(self.suite.sentences(view.task)), env.instruction))
 
     def instruct(self, sentence: str) -> None:
         """Set the policy's instruction. The policy forgets its images, the scene does not change."""
@@ -155,6 +158,10 @@ class Playground:
         view.step, view.success = view.step + 1, result.success
         if result.done:
             view.phase = "over"
+        elif env.instruction != self._native:  # a chain of tasks: the policy follows, unless the user set another one
+            previous, self._native = self._native, env.instruction
+            if view.instruction == previous:
+                self.instruct(self._native)
 
     def close(self) -> None:
         env, self._env, self.view.image, self.view.decision = self._env, None, None, None

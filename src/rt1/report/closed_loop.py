@@ -24,7 +24,7 @@ from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext,
 from rt1.report.svg import success_bars, training_curves
 from rt1.text.encoder import TextEncoder
 
-_NOTES = (
+NOTES = (
     """The policy sees the camera image and the instruction, never the simulator's state. The success signal is used to
     count and to end an episode.""",
     """Trials start from odd environment seeds, recordings from even ones. No trial was ever recorded.""",
@@ -53,6 +53,32 @@ class Report(Provenance):
     def task_mean(self, column: str) -> float | None:
         """Return the mean of ``success`` or a baseline, 0..1, or ``None`` unless it was run on every task."""
         return mean([getattr(task, column) for task in self.tasks])
+
+    @property
+    def table(self) -> str:
+        """The results as text: a line per task, a column for the policy and each baseline that was run."""
+        swapped = {result.task: result.success for result in self.swapped}
+        cells = []
+        for task in self.tasks:
+            rates = {"policy": task.success, **{kind: getattr(task, kind) for kind in BASELINES}}
+            rates["swapped"] = swapped.get(task.task)
+            scores = {kind: f"{score:.1f}" for kind, score in task.scores.items()}
+            cells.append(scores or {kind: f"{rate:.0%}" for kind, rate in rates.items() if rate is not None})
+        columns = list(dict.fromkeys(kind for row in cells for kind in row))
+        names = {"blind": "replay", "swapped": "swapped instruction"}
+        lines = [["task", *(names.get(column, column) for column in columns)]]
+        lines += [[t.task, *(row.get(c, "-") for c in columns)] for t, row in zip(self.tasks, cells, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    @property
+    def measures_returns(self) -> bool:
+        """True where the tasks are measured by their return in place of success."""
+        return any(task.returns for task in self.tasks)
+
+    def mean_score(self, kind: str) -> float | None:
+        """Return the mean score of the policy or a baseline, percent; ``None`` unless it was run on every task."""
+        return mean([task.scores.get(kind) for task in self.tasks])
 
     @property
     def swapped_success(self) -> float | None:
@@ -102,8 +128,8 @@ def evaluate_checkpoint(
             chosen = choose_episodes(source, recorder.info.provenance)
             plots = episode_plots(policy, source, chosen, choose_words(source, recorder.info, encoder))
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
-    table = _settings_table(suite, settings)
-    facts = recorder.facts(policy, title="Closed-loop evaluation", settings=table, notes=_NOTES)
+    table = settings_table(suite, settings)
+    facts = recorder.facts(policy, title="Closed-loop evaluation", settings=table, notes=NOTES)
     report = Report(**vars(result), episodes=plots, metrics=read_metrics(folder.parent), **facts)
     write_report(report, Path(out))
     return report
@@ -115,6 +141,7 @@ def results_json(report: Report) -> dict[str, Any]:
         "tasks": [
             _counted_json(task, "instruction")
             | {column: getattr(task, column) for column in (*BASELINES, "mean_steps", "clipped")}
+            | ({"returns": dict(task.returns), "scores": task.scores} if task.returns else {})
             for task in report.tasks
         ],
         **{f"mean_{column}": report.task_mean(column) for column in ("success", *BASELINES)},
@@ -164,7 +191,8 @@ def _counted_json(result: InstructedResult, sentence: str) -> dict[str, Any]:
     return {"task": result.task, sentence: result.instruction, **counts}
 
 
-def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
+def settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
+    """Return the settings as the page shows them."""
     acting, (height, width) = settings.acting, suite.image_size
     others = {name: value for name, value in suite.settings.items() if name not in ("image_size", "control_rate")}
     return {

@@ -27,7 +27,7 @@ from rt1.common.progress import count_episode, episode_progress
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
-from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks
+from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks, max_return
 from rt1.envs.registry import suite_to_json
 from rt1.simulate.noise import Drift
 from rt1.simulate.record import embed_sentences, recorded_sentence
@@ -111,7 +111,7 @@ def collect(
     Raises:
         ValueError: an unknown task.
     """
-    tasks = check_tasks(suite, settings.tasks)
+    tasks = _checked_tasks(suite, settings.tasks)
     if (collection := _finished(folder)) is not None:
         return collection
     collector = _Collector(suite, settings, embed_sentences(suite, tasks, encoder), seed)
@@ -145,6 +145,16 @@ def collect(
     write_text(folder / ATTEMPTS_FILE, json.dumps(counts))
     shutil.rmtree(jobs[0].file.parent)
     return Collection(folder=folder, **counts)
+
+
+def _checked_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:
+    tasks = check_tasks(suite, tasks)
+    if max_return(suite) is not None or not all(map(suite.sentences, tasks)):
+        raise ValueError(
+            f"{suite.name} has no success or no instruction before reset; self-improvement needs both. Record episodes "
+            "of experts in place of it"
+        )
+    return tasks
 
 
 def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:

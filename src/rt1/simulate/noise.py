@@ -24,14 +24,16 @@ class Drift:
         self._random = np.random.default_rng((seed, 1))
         self._deviation = noise * self._random.uniform()
         self._decay = math.exp(-1.0 / (control_rate * SECONDS))
-        self._low, self._high = spec.low, spec.high
+        self.spec = spec
+        self._steady = np.array(["gripper" in name for name in spec.dimension_names]) | (spec.discrete_choices > 0)
         self._drift = self._random.normal(0.0, 1.0, spec.size)
 
     def disturb(self, action: FloatArray) -> FloatArray:
         """Return the action to execute, float32 (A,), within the bounds."""
         decay, new = self._decay, self._random.normal(0.0, 1.0, action.size)
         self._drift = decay * self._drift + math.sqrt(1.0 - decay**2) * new
-        # The gripper gets no noise: opening it for one step drops what it holds, and no expert recovers from that.
-        self._drift[-1] = 0.0
-        moved = action + self._drift * self._deviation * (self._high - self._low) / 2
-        return np.clip(moved, self._low, self._high).astype(np.float32)
+        # A gripper gets no noise: opening it for one step drops what it holds, and no expert recovers from that.
+        # A choice gets none either: it has no value between two others.
+        self._drift[self._steady] = 0.0
+        moved = action + self._drift * self._deviation * (self.spec.high - self.spec.low) / 2
+        return np.clip(moved, self.spec.low, self.spec.high).astype(np.float32)

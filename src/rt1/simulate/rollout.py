@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.progress import count_step
@@ -84,13 +85,21 @@ class Disturbed(Controller):
         """The observation of each step."""
         self.intended: list[FloatArray] = []
         """The controller's own action at each step, without the noise."""
+        self.instruction = ""
+        """The instruction of the episode."""
 
     def reset(self, instruction: str) -> None:
+        if self.observations:
+            raise ValueError(
+                f"step {len(self.observations)} changed the instruction from {self.instruction!r} to {instruction!r}; "
+                "a recorded episode has one; end the episode there"
+            )
+        self.instruction = instruction
         self._controller.reset(instruction)
 
     def act(self, observation: Observation) -> FloatArray:
         self.observations.append(observation)
-        self.intended.append(self._controller.act(observation))
+        self.intended.append(within_bounds(self._drift.spec, self._controller.act(observation)))
         return self._drift.disturb(self.intended[-1])
 
 
@@ -102,8 +111,14 @@ class Rollout:
     steps: int
     actions: FloatArray  # (S, A) actions as executed
     clipped: int  # action values outside the bounds, which were clipped
+    rewards: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # (S,)
     images: tuple[Image, ...] = field(default=(), repr=False)
     """The S+1 images seen, first to last, when they were asked for."""
+
+    @property
+    def total_reward(self) -> float:
+        """The return."""
+        return float(self.rewards.sum())
 
 
 def rollout(
@@ -117,20 +132,23 @@ def rollout(
 ) -> Rollout:
     """Run one controller in one environment for one episode.
 
-    A NaN action raises ``ValueError``; values outside the bounds are clipped and counted.
+    A NaN action raises ``ValueError``; values outside the bounds are clipped and counted. If the environment changes
+    its instruction within the episode, the controller starts a new episode of its own with the new one.
 
     Args:
         env: where to act.
         controller: gets the image and the instruction only.
         seed: of the initial state.
-        instruction: for the controller, instead of the environment's own.
+        instruction: for the controller, instead of the environment's own; None and "" take that.
         keep_images: keep every image, for a video.
         max_steps: step limit, besides the environment's own.
     """
     observation = env.reset(seed)
-    controller.reset(env.instruction if instruction is None else instruction)
+    current = instruction or env.instruction
+    controller.reset(current)
     images = [observation.image] if keep_images else []
     actions: list[FloatArray] = []
+    rewards: list[float] = []
     clipped = 0
     while True:
         raw_action = controller.act(observation)
@@ -139,12 +157,21 @@ def rollout(
         result = env.step(actions[-1])
         count_step(env.max_steps)
         observation = result.observation
+        rewards.append(result.reward)
         if keep_images:
             images.append(observation.image)
         if result.done or len(actions) == max_steps:
             break
+        if not instruction and env.instruction != current:
+            current = env.instruction
+            controller.reset(current)
     return Rollout(
-        success=result.success, steps=len(actions), actions=np.stack(actions), clipped=clipped, images=tuple(images)
+        success=result.success,
+        steps=len(actions),
+        actions=np.stack(actions),
+        clipped=clipped,
+        rewards=np.array(rewards),
+        images=tuple(images),
     )
 
 

@@ -15,8 +15,9 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
-from rt1.envs.base import Env, TaskSuite
+from rt1.envs.base import Env, TaskSuite, max_return
 from rt1.policy.autotune import ActingSettings, setting_for
+from rt1.policy.base import BasePolicy
 from rt1.policy.policy import Policy
 from rt1.simulate.record import MOST_ATTEMPTS
 from rt1.simulate.rollout import (
@@ -42,7 +43,7 @@ class TrialPlan:
 
     kind: Kind  # what acts, under which instruction
     task: str
-    instruction: str
+    instruction: str  # empty: the environment's own, which it tells at reset
     trials: tuple[int, ...]  # equal numbers have equal initial states, for all kinds
     seed: int  # of the evaluation
 
@@ -54,6 +55,12 @@ class TrialResult:
     plan: TrialPlan
     trial: int
     rollout: Rollout  # images: of the first success and the first failure of a plan
+    max_return: float | None = None  # largest return of an episode, where returns are measured
+
+    @property
+    def score(self) -> float:
+        """1 for a success and 0 for a failure, or the return as a fraction of the largest."""
+        return float(self.rollout.success) if self.max_return is None else self.rollout.total_reward / self.max_return
 
 
 def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
@@ -82,7 +89,7 @@ def run_trials(
     plans: Sequence[TrialPlan],
     *,
     suite: TaskSuite,
-    policy: TrialPolicy | None,
+    policy: TrialPolicy | BasePolicy | None,
     embeddings: Mapping[str, FloatArray],
     workers: int = 0,
     apart: bool = False,
@@ -92,7 +99,7 @@ def run_trials(
     Args:
         plans: the trials.
         suite: the environments.
-        policy: None if no plan needs one.
+        policy: None if no plan needs one. An open policy acts in this process, with one worker.
         embeddings: text embedding, float32 (E,), of each instruction.
         workers: processes. 0: one per core.
         apart: run no plan in this process. See :func:`rt1.common.processes.run_jobs`.
@@ -100,22 +107,25 @@ def run_trials(
     jobs = run_jobs(
         partial(_run_plan, suite),
         plans,
-        workers=workers,
+        workers=1 if isinstance(policy, BasePolicy) else workers,
         prepare=prepare_policy,
-        arguments=(policy, dict(embeddings)),
+        arguments=(policy, embeddings),
         apart=apart,
     )
     for _, results in jobs:
         yield results
 
 
-_policy: list[Policy] = []
+_policy: list[BasePolicy] = []
 
 
-def prepare_policy(policy: TrialPolicy | None, embeddings: Mapping[str, FloatArray]) -> None:
+def prepare_policy(policy: TrialPolicy | BasePolicy | None, embeddings: Mapping[str, FloatArray]) -> None:
     """Load the policy of this process, which takes the sentences of a table of text embeddings. None: there is none."""
-    torch.set_num_threads(1)  # the processes share the cores. A thread pool in each would fight over them
     _policy.clear()
+    if isinstance(policy, BasePolicy):  # open already, in this process
+        _policy.append(policy)
+        return
+    torch.set_num_threads(1)  # the processes share the cores. A thread pool in each would fight over them
     if policy is None:
         return
     info = load_info(policy.checkpoint, embodiment=policy.embodiment)
@@ -125,7 +135,7 @@ def prepare_policy(policy: TrialPolicy | None, embeddings: Mapping[str, FloatArr
     _policy.append(Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__))
 
 
-def prepared_policy() -> Policy:
+def prepared_policy() -> BasePolicy:
     """Return the policy of this process."""
     (policy,) = _policy
     return policy
@@ -142,7 +152,7 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
                 instruction=plan.instruction,
                 keep_images=plan.kind == "policy",
             )
-            results.append(TrialResult(plan=plan, trial=trial, rollout=result))
+            results.append(TrialResult(plan=plan, trial=trial, rollout=result, max_return=max_return(suite)))
             count_episode()
     # Images take memory: those of the first success and of the first failure stay.
     first = {result.rollout.success: result.trial for result in reversed(results)}
@@ -165,9 +175,9 @@ def _controller(suite: TaskSuite, env: Env, plan: TrialPlan, trial: int) -> Cont
     controller = Expert(partial(expert, env))
     if plan.kind == "expert":
         return controller
-    # Open-loop replay of a successful noise-free expert episode from a recording's seed.
+    # Open-loop replay of a noise-free expert episode from a recording's seed, a success unless returns count.
     for attempt in range(MOST_ATTEMPTS):
         episode = rollout(env, controller, seed=recording_seed(plan.seed, trial, attempt))
-        if episode.success:
+        if episode.success or max_return(suite) is not None:
             return Replay(episode.actions)
     raise ValueError(f"the expert of {plan.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")

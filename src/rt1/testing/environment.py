@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.envs.base import Env, Image, Observation, StepResult
+from rt1.envs.custom import as_env
 from rt1.testing.common import check_members, check_spec, is_rate, plain, refuse
 
 _ENV_VALUES, _ENV_METHODS = ("action_spec", "instruction", "control_rate", "max_steps"), ("reset", "step", "close")
 
 
-def check_env(make_env: Callable[[], Env], *, seed: int = 0) -> None:
+def check_env(make_env: Callable[[], Any], *, seed: int = 0, one_start: bool = False) -> None:
     """Check an environment against :class:`rt1.envs.base.Env`; it is opened twice, one after the other.
 
     Checked are the members and their types, a step before the first reset, images (uint8 RGB, one size, each an array
-    of its own), actions outside the bounds, the end of an episode, and that an episode depends on its seed alone.
+    of its own), actions outside the bounds, the end of an episode, that an episode depends on its seed alone, and that
+    other seeds give other starts.
 
     Args:
-        make_env: opens the environment.
+        make_env: opens the environment, or a ``gymnasium.Env``, which is adapted.
         seed: seed of the episodes that are run; give another one to try another start.
+        one_start: True for an environment that starts alike under every seed.
 
     Raises:
         ValueError: something is not as promised; one line with what was found and what is asked for.
@@ -32,15 +36,19 @@ def check_env(make_env: Callable[[], Env], *, seed: int = 0) -> None:
         _check_step_before_reset(env)
         first = _run_episode(env, seed)
         _check_bounds(env, seed)
-        _run_episode(env, seed + 1)  # whatever this leaves behind must not show in the next one
+        other = _run_episode(env, seed + 1)  # whatever this leaves behind must not show in the next one
+        if not one_start:
+            _check_starts_differ(env, seed, (first[0][0], other[0][0]))
         _check_same(first, _run_episode(env, seed), "again after another episode")
     with _opened(make_env) as env:
         _check_same(first, _run_episode(env, seed), "in a new environment")
 
 
 @contextmanager
-def _opened(make_env: Callable[[], Env]) -> Iterator[Env]:
+def _opened(make_env: Callable[[], Any]) -> Iterator[Env]:
     env = make_env()
+    if hasattr(env, "observation_space"):
+        env = as_env(env, type(env).__name__)
     try:
         yield env
     finally:
@@ -52,7 +60,7 @@ def _check_env_members(env: Env) -> None:
     check_members(env, "Env", _ENV_VALUES, _ENV_METHODS)
     check_spec(env.action_spec)
     instruction, rate, steps = plain(env.instruction), plain(env.control_rate), plain(env.max_steps)
-    if not isinstance(instruction, str) or not instruction.strip():
+    if not isinstance(instruction, str):
         refuse(f"instruction is {instruction!r}; it must be a sentence")
     if not is_rate(rate):
         refuse(f"control_rate is {rate!r}; it must be a number of steps per second above 0")
@@ -83,6 +91,8 @@ def _run_episode(env: Env, seed: int) -> list[tuple[Image, bool, bool]]:
     """Run the random actions of a seed to the end; return image, success and done after the reset and each step."""
     random = np.random.default_rng(seed)
     image = _checked_image(env.reset(seed), "reset()")
+    if not str(env.instruction).strip():
+        refuse(f"instruction is {env.instruction!r} after reset(); it must be a sentence")
     seen = [(image.copy(), False, False)]
     for step in range(1, env.max_steps + 1):
         result = env.step(_random_action(env.action_spec, random))
@@ -139,8 +149,18 @@ def _check_bounds(env: Env, seed: int) -> None:
             )
 
 
+def _check_starts_differ(env: Env, seed: int, images: tuple[Image, Image]) -> None:
+    if all(np.array_equal(images[0], image) for image in (*images[1:], env.reset(seed + 2).image)):
+        refuse(
+            f"the seeds {seed}..{seed + 2} give one start; reset() must hand its seed on. If there is only one start, "
+            "check with one_start=True"
+        )
+
+
 def _check_same(first: list[tuple[Image, bool, bool]], again: list[tuple[Image, bool, bool]], when: str) -> None:
     for step, (one, other) in enumerate(zip(first, again, strict=False)):
         if not np.array_equal(one[0], other[0]) or one[1:] != other[1:]:
+            if step == 0:
+                refuse(f"reset() gave another image for the same seed {when}; it must hand its seed on")
             what = "the image" if one[1:] == other[1:] else "success or done"
             refuse(f"with the same seed and actions, {what} of step {step} differs {when}; a seed must fix everything")

@@ -9,7 +9,7 @@ from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from rt1.envs.base import Env, ScriptedExpert, TaskSuite, check_tasks
+from rt1.envs.base import Env, ScriptedExpert, TaskSuite, check_tasks, max_return
 from rt1.envs.registry import suite_from_json, suite_to_json
 from rt1.testing.common import check_members, is_floats, is_json, is_rate, plain, refuse, words
 from rt1.testing.environment import check_env
@@ -19,7 +19,7 @@ _METHODS = ("open", "sentences", "expert", "same_scene_task")
 _EXPERT_EPISODES = 10
 
 
-def check_suite(suite: TaskSuite, *, tasks: Sequence[str] = (), seed: int = 0) -> None:
+def check_suite(suite: TaskSuite, *, tasks: Sequence[str] = (), seed: int = 0, one_start: bool = False) -> None:
     """Check a suite against :class:`rt1.envs.base.TaskSuite`. Register it first.
 
     Checked are the members and their types, and that the suite can be stored, made again and sent to other processes.
@@ -29,6 +29,7 @@ def check_suite(suite: TaskSuite, *, tasks: Sequence[str] = (), seed: int = 0) -
         suite: the suite.
         tasks: tasks to check; the first three if not given.
         seed: seed of the first episode.
+        one_start: True where environments start alike under every seed.
 
     Raises:
         ValueError: a promise is broken; one line with what was found and what is required.
@@ -37,12 +38,12 @@ def check_suite(suite: TaskSuite, *, tasks: Sequence[str] = (), seed: int = 0) -
     _check_stored(suite)
     for task in check_tasks(suite, tasks or tuple(suite.tasks)[:3]):
         _check_texts(suite, task)
-        check_env(partial(suite.open, task), seed=seed)
+        check_env(partial(suite.open, task), seed=seed, one_start=one_start)
         with closing(suite.open(task)) as env:
             _check_agreement(suite, task, env, seed)
         if (expert := suite.expert(task)) is not None:
             with closing(suite.open(task, render=False)) as env:
-                _check_expert(expert, env, task, seed)
+                _check_expert(suite, expert, env, task, seed)
 
 
 def _check_values(suite: TaskSuite) -> None:
@@ -73,8 +74,8 @@ def _check_stored(suite: TaskSuite) -> None:
 
 def _check_texts(suite: TaskSuite, task: str) -> None:
     sentences = plain(suite.sentences(task))
-    if not isinstance(sentences, tuple) or not sentences or len(set(sentences)) != len(sentences):
-        refuse(f"the sentences of {task} are {sentences!r:.200}; they must be a tuple of different ones, at least one")
+    if not isinstance(sentences, tuple) or len(set(sentences)) != len(sentences):
+        refuse(f"the sentences of {task} are {sentences!r:.200}; they must be a tuple of different ones")
     if not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences):
         refuse(f"the sentences of {task} are {sentences!r:.200}; none may be empty")
     other = suite.same_scene_task(task)
@@ -83,18 +84,19 @@ def _check_texts(suite: TaskSuite, task: str) -> None:
 
 
 def _check_agreement(suite: TaskSuite, task: str, env: Env, seed: int) -> None:
+    size = env.reset(seed).image.shape[:2]
     pairs: dict[str, tuple[Any, Any]] = {
-        "instruction": (env.instruction, suite.sentences(task)[0]),
+        "instruction": (env.instruction, next(iter(suite.sentences(task)), env.instruction)),
         "control_rate": (env.control_rate, suite.control_rate),
-        "image size": (env.reset(seed).image.shape[:2], suite.image_size),
+        "image size": (size, suite.image_size),
     }
     for what, (found, expected) in pairs.items():
         if found != expected:
             refuse(f"the environment of {task} has the {what} {found!r}; the suite says {expected!r}")
 
 
-def _check_expert(expert: ScriptedExpert, env: Env, task: str, seed: int) -> None:
-    """Run the expert until it succeeds once."""
+def _check_expert(suite: TaskSuite, expert: ScriptedExpert, env: Env, task: str, seed: int) -> None:
+    """Run the expert until it succeeds once, or for an episode where returns are measured."""
     for episode in range(_EXPERT_EPISODES):
         env.reset(seed + episode)
         for _ in range(env.max_steps):
@@ -102,7 +104,7 @@ def _check_expert(expert: ScriptedExpert, env: Env, task: str, seed: int) -> Non
             if not is_floats(action, 1) or len(action) != env.action_spec.size:
                 refuse(f"the expert of {task} returned {words(action)}; it must be float32 ({env.action_spec.size},)")
             result = env.step(action)  # outside the bounds the environment raises
-            if result.success:
+            if result.success or (result.done and max_return(suite) is not None):
                 return
             if result.done:
                 break

@@ -20,6 +20,7 @@ from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.concat import Embodiments
+from rt1.data.sources.images import image_size
 from rt1.data.statistics import source_statistics
 from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
@@ -215,6 +216,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodimen
             "episodes": len(source.lengths),
             "held_out_episodes": held_out.tolist(),
             "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
+            "image_size": list(image_size(source.encoded_images(0, 0, 1)[0])),
             **({"env": details["env"]} if "env" in details else {}),
         },
     )

@@ -13,7 +13,7 @@ from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, check_tasks
-from rt1.envs.registry import suite_of
+from rt1.envs.registry import suite_of, tasks_of
 from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
 from rt1.simulate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
 from rt1.text.encoder import TextEncoder
@@ -30,8 +30,10 @@ class ClosedLoopSettings:
     """Updates between two rounds of trials. 0: none."""
     trials: int = 10
     """Trials per task and round, from the same initial states in every round, none of which was recorded."""
+    env: str | None = None
+    """Environment by name, or a file that describes it, as for rt1 evaluate; that of the data if not given."""
     tasks: tuple[str, ...] = ()
-    """Task names. Those of the data if not given."""
+    """Task names. Default: those of the data, or the only one of the environment."""
     seed: int = 0
     """Seed of the trials."""
     workers: int = 0
@@ -56,12 +58,14 @@ class ClosedLoop:
     def round(self, checkpoint: Path) -> dict[str, float]:
         """Return ``success``, the mean over the tasks, and ``success/TASK`` of each, 0..1.
 
+        Where the suite measures returns, they are the returns as fractions of the largest.
+
         The trials run in other processes: this process' rendering and torch threads stay untouched.
 
         Raises:
             WorkerError: a process was killed.
         """
-        successes: dict[str, list[bool]] = {}
+        scores: dict[str, list[float]] = {}
         with episode_progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
             for results in run_trials(
                 self.plans,
@@ -72,9 +76,9 @@ class ClosedLoop:
                 apart=True,
             ):
                 for result in results:
-                    successes.setdefault(result.plan.task, []).append(result.rollout.success)
-                bar.note = f"{sum(map(sum, successes.values()))} succeeded"
-        rates = {task: float(np.mean(successes[task])) for task in sorted(successes)}
+                    scores.setdefault(result.plan.task, []).append(result.score)
+                bar.note = f"{sum(map(sum, scores.values())):.4g} succeeded"
+        rates = {task: float(np.mean(scores[task])) for task in sorted(scores)}
         return {SUCCESS: float(np.mean([*rates.values()])), **{f"{SUCCESS}/{task}": r for task, r in rates.items()}}
 
 
@@ -87,15 +91,15 @@ def prepare_closed_loop(
         ValueError: data without an environment, an unknown task, a text encoder that cannot be loaded, or actions that
             do not fit the environment.
     """
-    if not info.provenance.get("env"):
+    if settings.env is None and not info.provenance.get("env"):
         raise ValueError(
-            "closed-loop trials need an environment, and the data name none; train on what `rt1 record` recorded, or "
-            "leave the trials out (--closed-loop.every 0)"
+            "closed-loop trials need an environment, and the data name none; give one (--closed-loop.env NAME), train "
+            "on what `rt1 record` recorded, or leave the trials out (--closed-loop.every 0)"
         )
-    suite = suite_of(info.provenance)
-    tasks = check_tasks(suite, settings.tasks or tuple(info.provenance["tasks"]))
+    suite = suite_of(info.provenance, settings.env)
+    tasks = check_tasks(suite, settings.tasks or tasks_of(suite, info.provenance))
     check_env_fits(info, suite, tasks[0])
-    instructions = {task: suite.sentences(task)[0] for task in tasks}
+    instructions = {task: next(iter(suite.sentences(task)), "") for task in tasks}
     plans = [
         plan
         for task, instruction in instructions.items()

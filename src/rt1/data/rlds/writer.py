@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.files import replacing, write_text
@@ -44,6 +45,8 @@ class RecordedEpisode:
     """Seed of the environment's reset."""
     episode_id: int
     """Number of the episode within the recording."""
+    rewards: FloatArray | None = None
+    """float32 (steps,). None stores 1 in the last step of a success and 0 elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +199,8 @@ def _action_problem(episode: RecordedEpisode, settings: RecordingSettings) -> st
     shape = (len(episode.images), settings.action_spec.size)
     if episode.actions.shape != shape or episode.actions.dtype != np.float32:
         return f"its actions are {episode.actions.dtype} {episode.actions.shape}; they must be float32 {shape}"
+    if episode.rewards is not None and episode.rewards.shape != shape[:1]:
+        return f"its rewards have shape {episode.rewards.shape}; they must be {shape[:1]}"
     if not np.isfinite(episode.actions).all():
         step = int(np.argmin(np.isfinite(episode.actions).all(axis=1)))
         return f"the action of step {step} is {episode.actions[step].tolist()}; it must be finite"
@@ -224,7 +229,7 @@ def _features(episode: RecordedEpisode) -> dict[str, FeatureValue]:
         "steps/is_first": first,
         "steps/is_last": last,
         "steps/is_terminal": last if episode.success else np.zeros(steps, np.int64),
-        "steps/reward": last.astype(np.float32) * np.float32(episode.success),
+        "steps/reward": _rewards(episode, last),
         "steps/discount": np.ones(steps, np.float32),
         "episode_metadata/task": [episode.task.encode()],
         "episode_metadata/success": np.array([episode.success], np.int64),
@@ -234,6 +239,12 @@ def _features(episode: RecordedEpisode) -> dict[str, FeatureValue]:
     if episode.text_embedding is not None:
         features["steps/language_embedding"] = np.tile(episode.text_embedding, steps)
     return features
+
+
+def _rewards(episode: RecordedEpisode, last: NDArray[np.int64]) -> FloatArray:
+    if episode.rewards is not None:
+        return episode.rewards.astype(np.float32)
+    return last.astype(np.float32) * np.float32(episode.success)
 
 
 def _feature_description(settings: RecordingSettings) -> dict[str, Any]:
