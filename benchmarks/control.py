@@ -24,6 +24,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from rt1.policy.autotune import made_up_episodes
+from rt1.policy.packed.decoder import StepDecoder
+from rt1.policy.packed.encoder import FoldedEncoder
+from rt1.policy.packed.layers import Target
 from torch import Tensor, nn
 
 from rt1.actions import FloatArray
@@ -33,10 +37,6 @@ from rt1.data.sources.images import decode_image
 from rt1.model.efficientnet import FiLMEfficientNet
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.policy.agreement import LEAST_AGREEMENT, compare_logits
-from rt1.policy.autotune import made_up_episodes
-from rt1.policy.packed.decoder import StepDecoder
-from rt1.policy.packed.encoder import FoldedEncoder
-from rt1.policy.packed.layers import Target
 from rt1.policy.stepper import SETTINGS, Stepper
 from rt1.presets import preset
 

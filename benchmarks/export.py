@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rt1.export.compare import TrialSize, compare, generated_trials
+from rt1.export.exporter import ExportSettings, export
+from rt1.export.formats import PRECISIONS, check_possible
+from rt1.policy.exported_torch import load_exported
 
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, load_info, save_checkpoint
 from rt1.common.system import describe_machine
 from rt1.errors import ExportError
-from rt1.export.compare import TrialSize, compare, generated_trials
-from rt1.export.exporter import ExportSettings, export
-from rt1.export.formats import PRECISIONS, check_possible
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.policy.base import BasePolicy
 from rt1.policy.exported_manifest import Comparison
-from rt1.policy.exported_torch import load_exported
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import SETTINGS, Stepper
 

@@ -87,6 +87,10 @@ COMMANDS = {
         "rt1.commands.play:PlayCommand",
         "Watch and control a policy in a simulator, on a web page on this machine, until Ctrl-C.",
     ),
+    "engines": (
+        "rt1.commands.engines:EnginesCommand",
+        "Measure a policy's step with every engine that runs on this machine, and remember the fastest.",
+    ),
     "export": (
         "rt1.commands.export:ExportCommand",
         "Export a policy to ONNX Runtime, OpenVINO or torch, and compare it with the network step by step.",
@@ -122,7 +126,9 @@ RENAMED_COMMANDS = {"harvest": "text-table"}
 
 RENAMED_OPTIONS = {
     "--checkpoint": "a positional argument: rt1 {command} {value}",
-    "--setting": "--backend",
+    "--setting": "--engine",
+    "--backend": "--engine",
+    "--tune": "the command rt1 engines RUN",
     "--clip": "--windows-per-clip",
     "--train.clip": "--train.windows-per-clip",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from rt1.checkpoint import RUN_ORDER, load_info, resolve
+from rt1.checkpoint import RUN_ORDER
 from rt1.commands.options import DataFormat, report_folder
 from rt1.common.folders import check_folder
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
@@ -17,7 +17,8 @@ from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import embodiments_of
 from rt1.envs.registry import suite_of
 from rt1.evaluate.closed_loop import TrialSettings
-from rt1.policy.autotune import ActingSettings
+from rt1.policy.open import describe, policy_folder
+from rt1.policy.policy import ActingSettings
 from rt1.report.offline import JSON_FILE
 from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
@@ -29,7 +30,7 @@ class EvaluateCommand:
     """Run a policy closed loop in a simulator, count its successes, and write a report."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint or run folder."""
+    """Checkpoint, run folder, or exported folder."""
     tasks: tuple[str, ...] = ()
     """Task names. Default: the tasks of the training data."""
     trials: int = 20
@@ -68,10 +69,10 @@ class EvaluateCommand:
 
     def run(self, command: str) -> int:
         """Run the trials, print the success rates, and write the report."""
-        out = self.out or report_folder(resolve(self.checkpoint))
+        out = self.out or report_folder(policy_folder(self.checkpoint))
         check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
-        provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
+        provenance = describe(self.checkpoint, embodiment=self.embodiment).provenance
         suite = suite_of(provenance, self.env)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if not tasks:

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import tyro
 
-from rt1.checkpoint import load_info
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
 from rt1.envs.registry import suite_of
 from rt1.play.playground import Playground
-from rt1.policy.autotune import ActingSettings
-from rt1.policy.policy import Policy
+from rt1.policy.open import describe
+from rt1.policy.policy import ActingSettings, Policy
 from rt1.text.load import load_text_encoder
 
 
@@ -21,7 +20,7 @@ class PlayCommand:
     """Watch and control a policy in a simulator, on a web page on this machine, until Ctrl-C."""
 
     checkpoint: tyro.conf.Positional[Path]
-    """Checkpoint or run folder."""
+    """Checkpoint, run folder, or exported folder."""
     tasks: tuple[str, ...] = ()
     """Tasks to choose from. Default: the tasks of the training data."""
     env: str | None = None
@@ -45,7 +44,7 @@ class PlayCommand:
         """Serve the page."""
         from rt1.play.server import PlayServer, serve
 
-        provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
+        provenance = describe(self.checkpoint, embodiment=self.embodiment).provenance
         suite = suite_of(provenance, self.env)
         tasks = self.tasks or tuple(provenance.get("tasks", ()))
         if not tasks:
@@ -55,8 +54,7 @@ class PlayCommand:
             self.checkpoint,
             embodiment=self.embodiment,
             text_encoder=encoder,
-            cond_scale=self.acting.cond_scale,
-            setting=self.acting.choice,
+            **vars(self.acting),
         )
         playground = Playground(policy, suite, tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import CheckpointInfo, load_info, resolve
+from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
-from rt1.policy.autotune import ActingSettings
+from rt1.policy.exported_manifest import Manifest
+from rt1.policy.open import describe, policy_folder
+from rt1.policy.policy import ActingSettings
 from rt1.simulate.rollout import check_actions_fit
 from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.simulate.video import encode_video
@@ -79,9 +81,9 @@ def evaluate_closed_loop(
         ValueError: an unknown task, a text encoder other than the checkpoint's, a checkpoint whose description cannot
             be read, or actions that do not fit the environment.
     """
-    folder = resolve(checkpoint)
+    folder = policy_folder(checkpoint)
     tasks = check_tasks(suite, settings.tasks)
-    info = load_info(folder, embodiment=settings.embodiment)
+    info = describe(folder, embodiment=settings.embodiment)
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
     plans = _plans(suite, tasks, settings)
@@ -117,7 +119,7 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
 
 
 def embed_instructions(
-    info: CheckpointInfo, sentences: Sequence[str], encoder: TextEncoder | None
+    info: CheckpointInfo | Manifest, sentences: Sequence[str], encoder: TextEncoder | None
 ) -> dict[str, FloatArray]:
     """Return the text embedding of each sentence, float32 (E,).
 
@@ -136,7 +138,7 @@ def embed_instructions(
     return dict(zip(sentences, encoder.encode(sentences), strict=True))
 
 
-def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
+def check_env_fits(info: CheckpointInfo | Manifest, suite: TaskSuite, task: str) -> None:
     """Raise ``ValueError`` unless a checkpoint's actions are those of a task's environment."""
     check_actions_fit(info.action_spec, action_spec_of(suite, task))
 

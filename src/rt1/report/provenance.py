@@ -9,11 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rt1.checkpoint import load_info, resolve
 from rt1.common.json_config import to_json
 from rt1.common.system import PeakMemory, commit, describe_machine
-from rt1.model.heads import parameter_counts
-from rt1.model.rt1 import RT1
+from rt1.policy.open import describe, policy_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class ProvenanceRecorder:
     """Measures an evaluation (``with recorder:``) and returns its provenance."""
 
     def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
-        self.folder, self.info = resolve(checkpoint), load_info(checkpoint, embodiment=embodiment)
+        self.folder, self.info = policy_folder(checkpoint), describe(checkpoint, embodiment=embodiment)
         self._context = context or ReportContext()
         self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0
 
@@ -66,7 +64,9 @@ class ProvenanceRecorder:
         self._memory.__exit__(*error)
         self._seconds = time.monotonic() - self._started
 
-    def facts(self, model: RT1, *, title: str, settings: Mapping[str, str], notes: Sequence[str]) -> dict[str, Any]:
+    def facts(
+        self, parameters: int, *, title: str, settings: Mapping[str, str], notes: Sequence[str]
+    ) -> dict[str, Any]:
         """Return the fields of :class:`Provenance` for the report of this evaluation."""
         context = self._context
         return {
@@ -78,7 +78,7 @@ class ProvenanceRecorder:
             "checkpoint": f"{self.folder.name} at update {self.info.provenance.get('update', '?')}",
             "seconds": {**context.seconds, "evaluate": self._seconds},
             "peak_gb": max(context.peak_gb or 0.0, self._memory.gigabytes),
-            "parameters": parameter_counts(model)["total"],
+            "parameters": parameters,
             "settings": {**context.settings, **settings},
             "notes": tuple(" ".join(note.split()) for note in notes),
         }

@@ -45,17 +45,16 @@ def evaluate_checkpoint(
             folder,
             embodiment=settings.embodiment,
             text_encoder=encoder,
-            cond_scale=settings.acting.cond_scale,
-            setting=settings.acting.choice,
+            **vars(settings.acting),
         )
-        settings = replace(settings, acting=replace(settings.acting, backend=policy.setting, tune=False))
+        settings = replace(settings, acting=replace(settings.acting, engine=policy.engine))
         plots: list[EpisodePlot] = []
         if source is not None:
             chosen = choose_episodes(source, recorder.info.provenance)
             plots = episode_plots(policy, source, chosen, choose_words(source, recorder.info, encoder))
         result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
     facts = recorder.facts(
-        policy.model, title="Closed-loop evaluation", settings=_settings_table(suite, settings), notes=_NOTES
+        policy.sizes.parameters, title="Closed-loop evaluation", settings=_settings_table(suite, settings), notes=_NOTES
     )
     report = Report(
         tasks=result.tasks,
@@ -92,5 +91,5 @@ def _settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]
         "trials per task": str(settings.trials),
         "evaluation seed": str(settings.seed),
         **({} if acting.cond_scale == 1.0 else {"guidance (cond_scale)": f"{acting.cond_scale:g}"}),
-        **({} if acting.backend == "fp32" else {"backend of the policy": acting.backend}),
+        **({} if acting.engine in (None, "torch") else {"engine of the policy": acting.engine}),
     }

@@ -66,7 +66,7 @@ def evaluate_recorded(
         table["embodiment"] = settings.embodiment
     if settings.cond_scale != 1.0:
         table["guidance (cond_scale)"] = f"{settings.cond_scale:g}"
-    facts = recorder.facts(policy.model, title=title, settings=table, notes=_NOTES)
+    facts = recorder.facts(policy.sizes.parameters, title=title, settings=table, notes=_NOTES)
     report = OfflineReport(result=result, network=policy.model.config, **facts)
     write_offline_report(report, Path(out))
     return report

@@ -71,8 +71,8 @@ def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dic
     keep all its robots waiting too long.
     """
     image = np.zeros(_IMAGE, np.uint8)
-    full = policy.start(np.zeros(policy.model.config.text_width, np.float32))
-    for _ in range(policy.model.config.window):  # a full window is what a robot has nearly always
+    full = policy.start(np.zeros(policy.sizes.text_width, np.float32))
+    for _ in range(policy.sizes.window):  # a full window is what a robot has nearly always
         policy.step([full], [image])
     times: dict[int, float] = {}
     for size in _sizes(max_batch):

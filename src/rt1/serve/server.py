@@ -78,7 +78,7 @@ class PolicyServer:
         self._key = None if settings.api_key_file is None else read_key(settings.api_key_file)
         certificate = settings.certificate
         self._tls = None if certificate is None else server_context(certificate, settings.private_key)
-        self._window = policy.model.config.window
+        self._window = policy.sizes.window
         facts = {"policy": "rt1", "action_spec": policy.action_spec.to_json(), "window": self._window}
         self._metadata = protocol.encode({**(metadata or {}), **facts})
         self._connections = Connections(max_sessions=settings.max_sessions, max_bytes=settings.max_memory_mb * 1e6)
@@ -149,8 +149,8 @@ class PolicyServer:
         return self._capacity.sessions(self.settings.max_sessions)
 
     @property
-    def setting(self) -> str:
-        return self._policy.setting
+    def engine(self) -> str:
+        return self._policy.engine
 
     @property
     def step_seconds(self) -> float:

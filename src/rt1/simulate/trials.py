@@ -11,12 +11,10 @@ from typing import Literal
 import torch
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
 from rt1.envs.base import Env, ScriptedExpert, TaskSuite
-from rt1.policy.autotune import ActingSettings, setting_for
-from rt1.policy.policy import Policy
+from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.controllers import Expert, PolicyController, RandomActions, Replay
 from rt1.simulate.record import MOST_ATTEMPTS
 from rt1.simulate.rollout import Controller, Rollout, rollout
@@ -115,11 +113,8 @@ def _prepare(suite: TaskSuite, policy: TrialPolicy | None, embeddings: dict[str,
 
 def open_policy(policy: TrialPolicy, embeddings: Mapping[str, FloatArray]) -> Policy:
     """Load a policy that takes the sentences of a table of text embeddings, in place of a text encoder."""
-    info = load_info(policy.checkpoint, embodiment=policy.embodiment)
-    model = load_model(policy.checkpoint, embodiment=policy.embodiment)
-    choice = setting_for(policy.checkpoint, model, policy.acting.choice)
-    stepper = choice.stepper(model, cond_scale=policy.acting.cond_scale)
-    return Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__)
+    loaded = Policy.from_checkpoint(policy.checkpoint, embodiment=policy.embodiment, threads=1, **vars(policy.acting))
+    return Policy(loaded.stepper, loaded.action_spec, encode_text=embeddings.__getitem__)
 
 
 def _run_plan(plan: TrialPlan) -> list[TrialResult]:
