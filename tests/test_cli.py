@@ -331,6 +331,7 @@ SMALLEST_CALL = {
     "text-table": "d --out o",
     "serve": "c",
     "play": "c",
+    "engines": "c",
     "export": "c --out o --to onnx",
     "convert tensorflow": "c --out o",
     "convert flax": "c --out o",

@@ -16,7 +16,7 @@ from rt1.policy.policy import Policy
 
 
 @pytest.fixture
-def checkpoint(onnx_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(onnx_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint that two engines run, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(auto, "CHOICES", tuple(map(engine_choice, ("torch", "torch:bf16", "onnx"))))
@@ -36,8 +36,8 @@ def _result(**changes: float) -> EngineResult:
     return EngineResult(**{**values, **changes})
 
 
-def test_a_measurement_has_every_engine_that_runs(checkpoint: Path) -> None:
-    results = measure(checkpoint, steps=10)
+def test_a_measurement_has_every_engine_that_runs(run: Path) -> None:
+    results = measure(run, steps=10)
     assert list(results) == ["torch", "torch:bf16", "onnx"]
     assert results["torch"].agreement == results["onnx"].agreement == 1.0
     assert all(result.milliseconds > 0 and result.products > 0 for result in results.values())
@@ -56,67 +56,67 @@ def test_the_fastest_that_agrees_is_the_best(results: dict[str, dict[str, float]
     assert str(best({name: _result(**changes) for name, changes in results.items()})) == choice
 
 
-def test_a_measurement_is_remembered_for_these_weights(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    choice = fastest(checkpoint)
+def test_a_measurement_is_remembered_for_these_weights(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = fastest(run)
     monkeypatch.setattr(auto, "measure", None)
-    assert fastest(checkpoint) == choice
-    assert Policy.from_checkpoint(checkpoint, engine="torch").engine == "torch"
+    assert fastest(run) == choice
+    assert Policy.from_checkpoint(run, engine="torch").engine == "torch"
 
 
 @pytest.mark.parametrize("content", ["{half a fi", "[1, 2]", 100_000 * "["], ids=["cut", "a list", "nested"])
 def test_a_damaged_file_is_left_out_with_a_warning_and_mended(
-    content: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    content: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "compare_engines", lambda *_, **__: {"torch": _result()})
     file = tmp_path / "rt1" / "engines.json"
     file.parent.mkdir(parents=True)
     file.write_text(content)
     with pytest.warns(UserWarning, match=r"engines\.json"):
-        assert str(fastest(checkpoint)) == "torch"
+        assert str(fastest(run)) == "torch"
     assert len(json.loads(file.read_text())) == 1
 
 
 @pytest.mark.parametrize("stored", [{"fp7": {}}, {"torch": {"milliseconds": "four"}}, 3, {"torch": 5}])
 def test_what_another_version_remembered_is_measured_again(
-    stored: Any, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stored: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "compare_engines", lambda *_, **__: {"torch": _result()})
-    fastest(checkpoint)
+    fastest(run)
     file = tmp_path / "rt1" / "engines.json"
     ((key, good),) = json.loads(file.read_text()).items()
     file.write_text(json.dumps({key: stored}))
-    assert str(fastest(checkpoint)) == "torch"
+    assert str(fastest(run)) == "torch"
     assert json.loads(file.read_text()) == {key: good}
 
 
 def test_a_cache_that_cannot_be_written_is_only_warned_about(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto, "compare_engines", lambda *_, **__: {"torch": _result()})
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(auto, "_file", lambda: tmp_path / "file" / "engines.json")
     with pytest.warns(UserWarning, match="measured again next time"):
-        assert str(fastest(checkpoint)) == "torch"
+        assert str(fastest(run)) == "torch"
 
 
 def test_an_engine_that_cannot_run_is_left_out_with_one_line(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> Path:
         raise RuntimeError("it needs the cpu support avx512bw\nException raised from somewhere")
 
     monkeypatch.setattr(auto, "cached_export", refuse)
-    results = measure(checkpoint, steps=2)
+    results = measure(run, steps=2)
     assert list(results) == ["torch", "torch:bf16"]
     (line,) = [record.getMessage() for record in caplog.records]
     assert "the engine onnx is left out: it needs the cpu support avx512bw" in line
     assert "\n" not in line
 
 
-def test_a_network_that_cannot_run_at_all_is_an_error(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_run_at_all_is_an_error(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(TorchEngine, "__init__", refuse)
     with pytest.raises(RuntimeError, match="out of memory"):
-        measure(checkpoint, steps=2)
+        measure(run, steps=2)

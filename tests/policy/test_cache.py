@@ -7,7 +7,6 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,7 +119,6 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     assert not made
 
 
-def test_a_device_is_for_torch_alone(onnx_export: tuple[Path, Path], make_network: Callable[..., object]) -> None:
-    assert make_network
+def test_a_device_is_for_torch_alone(onnx_export: tuple[Path, Path]) -> None:
     with pytest.raises(ValueError, match="device is cuda, the engine onnx runs on the CPU"):
         Policy.from_checkpoint(onnx_export[0], engine="onnx", device="cuda")

@@ -13,7 +13,7 @@ from rt1.policy.auto import best, measure
 
 @dataclass(frozen=True, kw_only=True)
 class EnginesCommand:
-    """Measure a policy's step with every engine that runs on this machine, and remember the fastest for auto."""
+    """Measure a policy's step with every engine that runs on this machine, and remember the fastest."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Checkpoint or run folder."""

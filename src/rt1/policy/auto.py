@@ -6,7 +6,7 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ def fastest(checkpoint: Path | str, *, embodiment: str | None = None, device: st
     Raises:
         CheckpointError: the checkpoint cannot be used.
     """
-    stored = _read(_file()).get(_key(checkpoint, embodiment, device))
+    stored: Any = _read(_file()).get(_key(checkpoint, embodiment, device))
     with suppress(TypeError, ValueError):  # of another version
         return best({name: from_json(EngineResult, result, where=name) for name, result in dict(stored).items()})
     return best(measure(checkpoint, embodiment=embodiment, device=device))
@@ -120,7 +120,12 @@ def remember(
 
 
 def compare_engines(
-    steppers: Mapping[str, Stepper], megabytes: Mapping[str, float], *, steps: int, seed: int = 0
+    steppers: Mapping[str, Stepper],
+    megabytes: Mapping[str, float],
+    *,
+    steps: int,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, EngineResult]:
     """Take the same steps with several engines in turns, the first of which is the reference."""
     left, right = torch.randn(2, MATRIX, MATRIX)
@@ -130,13 +135,13 @@ def compare_engines(
     for trial in _trials(sizes, steps, seed):
         states = {name: stepper.start(trial.embedding) for name, stepper in steppers.items()}
         for image in trial.images:
-            start = time.perf_counter()
+            start = clock()
             torch.mm(left, right)
-            seconds[""].append(time.perf_counter() - start)
+            seconds[""].append(clock() - start)
             for name, stepper in steppers.items():
-                start = time.perf_counter()
+                start = clock()
                 logits[name].append(stepper.step([states[name]], [image])[0])
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     product = float(np.median(seconds[""]))
     reference = np.stack(next(iter(logits.values())))
     results = {}

@@ -33,7 +33,7 @@ MOST_STEPS = 256
 
 
 def save_reference(
-    network: Stepper, folder: Path, manifest: Manifest, trials: Iterable[tuple[FloatArray, Sequence[NDArray[Any]]]]
+    network: Stepper, folder: Path, manifest: Manifest, trials: Iterable[tuple[NDArray[Any], Sequence[NDArray[Any]]]]
 ) -> None:
     """Write reference steps and the network's logits for them.
 
@@ -44,9 +44,11 @@ def save_reference(
         trials: episodes of a text embedding (E,) and RGB images, all of one length. As many are taken as give
             ``CLEAR_TOKENS`` clear tokens, at most ``MOST_STEPS`` steps.
     """
-    size, gap, clear, episodes = manifest.sizes.image_size, _gap(manifest), 0, []
+    size, gap, clear, steps = manifest.sizes.image_size, _gap(manifest), 0, 0
+    episodes = []
     for embedding, images in trials:
-        if clear >= CLEAR_TOKENS or sum(len(logits) for _, _, logits in episodes) + len(images) > MOST_STEPS:
+        steps += len(images)
+        if episodes and (clear >= CLEAR_TOKENS or steps > MOST_STEPS):
             break
         stretched = np.stack([np.rint(255.0 * prepare_image(image, size)).astype(np.uint8) for image in images])
         logits = network.episode_logits(embedding, stretched)

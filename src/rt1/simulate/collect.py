@@ -27,7 +27,7 @@ from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Env, Observation, TaskSuite, action_spec_of, check_tasks, recorded_sentences
 from rt1.envs.registry import suite_to_json
-from rt1.policy.policy import Policy
+from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.controllers import PolicyController
 from rt1.simulate.noise import Drift
 from rt1.simulate.rollout import Controller, Rollout, rollout
@@ -58,6 +58,8 @@ class CollectSettings:
     """JPEG quality, 1..100."""
     workers: int = 0
     """Processes; 0 means one per core."""
+    engine: str | None = None
+    """What runs the policy, see :class:`rt1.policy.policy.ActingSettings`."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -154,7 +156,8 @@ def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
 
 def _prepare(work: _Work) -> None:
     torch.set_num_threads(1)  # the processes share the cores
-    _worker[:] = [_Worker(work, open_policy(TrialPolicy(checkpoint=work.checkpoint), work.embeddings))]
+    policy = TrialPolicy(checkpoint=work.checkpoint, acting=ActingSettings(engine=work.settings.engine))
+    _worker[:] = [_Worker(work, open_policy(policy, work.embeddings))]
 
 
 def _run(job: _Job) -> None:

@@ -48,7 +48,8 @@ class TorchEngine(Engine):
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         try:
             self._device = acting_device(device)
-            self._network = ActingNetwork(model, dtype).to(self._device, memory_format=torch.channels_last)
+            self._network = ActingNetwork(model, dtype).to(self._device)
+            self._network.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self._encode, self._decode = self._functions()
             if precision != "fp32" or self._device.type != "cpu":
                 self._try()

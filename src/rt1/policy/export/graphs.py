@@ -106,5 +106,5 @@ def _without(network: ActingNetwork, *parts: str) -> ActingNetwork:
     for name in parts:
         part.network.add_module(name, nn.Identity())
     if "text" in parts and part.films is not None:
-        part.films = nn.Identity()
+        part.add_module("films", nn.Identity())
     return part
