@@ -74,7 +74,7 @@ def _check_read(session: Session, message: bytes) -> None:
 
 def test_a_damaged_observation_is_read_or_refused_in_one_line(fuzz: Fuzz) -> None:
     def check(rng: random.Random) -> None:
-        session = Session(_start, lambda image: PreparedImage(np.float32(image[:8, :8])), window=3)
+        session = Session(_start, lambda image: PreparedImage(image[:8, :8].astype(np.float32)), window=3)
         if rng.random() < 0.5:
             session.read(decode(MESSAGES[0]))
         _check_read(session, _message(rng))

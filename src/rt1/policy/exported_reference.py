@@ -45,7 +45,7 @@ def save_reference(
             ``CLEAR_TOKENS`` clear tokens, at most ``MOST_STEPS`` steps.
     """
     size, gap, clear, steps = manifest.sizes.image_size, _gap(manifest), 0, 0
-    episodes = []
+    episodes: list[tuple[FloatArray, NDArray[np.uint8], FloatArray]] = []
     for embedding, images in trials:
         steps += len(images)
         if episodes and (clear >= CLEAR_TOKENS or steps > MOST_STEPS):
