@@ -14,7 +14,7 @@ from rt1.data.sources.base import EpisodeSource
 from rt1.errors import ExportError
 from rt1.policy.base import check_embedding
 from rt1.policy.engines.torch import TorchEngine
-from rt1.policy.export.compare import TrialSize, compare, generated_trials, recorded_trials
+from rt1.policy.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
 from rt1.policy.export.formats import check_possible, versions, write_graphs
 from rt1.policy.export.graphs import trace
 from rt1.policy.exported import load_graphs
@@ -119,15 +119,7 @@ def export(
         if table is not None:
             table.save(temporary / TABLE_FILE)
         manifest = _describe(temporary, info, settings, network.sizes, resolve(checkpoint) / MODEL_FILE)
-        size = TrialSize(
-            episodes=max(settings.episodes, MOST_STEPS // steps),
-            steps=steps,
-            text_width=network.sizes.text_width,
-            vocabulary=network.sizes.vocabulary,
-        )
-        trials = (
-            generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
-        )
+        trials = _trials(source, settings, network.sizes, steps)
         say(f"comparing with the network on {settings.episodes * steps} images")
         exported = Stepper(load_graphs(temporary, manifest))
         agreement = compare(Stepper(network), exported, trials[: settings.episodes], info.action_spec)
@@ -143,6 +135,17 @@ def export(
         manifest = replace(manifest, files={**manifest.files, REFERENCE_FILE: sha256(temporary / REFERENCE_FILE)})
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
     return manifest
+
+
+def _trials(source: EpisodeSource | None, settings: ExportSettings, sizes: Sizes, steps: int) -> list[Trial]:
+    """Return episodes enough for the comparison and for the reference steps."""
+    size = TrialSize(
+        episodes=max(settings.episodes, MOST_STEPS // steps),
+        steps=steps,
+        text_width=sizes.text_width,
+        vocabulary=sizes.vocabulary,
+    )
+    return generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
 
 
 def _table(info: CheckpointInfo, encoder: TextEncoder | None, instructions: Sequence[str]) -> TableEncoder | None:
