@@ -276,7 +276,7 @@ def measure_gpu(full: Path, table: Path, images: NDArray[np.uint8], seconds: flo
         print(f"\n== robots per GPU at {RATE:g} Hz: not run, torch finds no CUDA device here")
         return
     print(f"\n== robots per GPU at {RATE:g} Hz, RT-1 at full size, {torch.cuda.get_device_name()}")
-    options = ("--backend", "cuda-bf16", "--max-sessions", str(MOST))
+    options = ("--engine", "torch:bf16", "--device", "cuda", "--max-sessions", str(MOST))
     with served(full, table, *options) as url:
         robots = MOST - len(overload(url, images, MOST, 1.0)[1])
         driven = fleet(url, robots, images, seconds, RATE)

@@ -31,7 +31,6 @@ from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
 from rt1.envs.registry import suite_to_json
 from rt1.errors import RenderingError
 from rt1.model.rt1 import RT1
-from rt1.policy.stepper import SETTINGS
 from rt1.presets import preset
 from rt1.text.encoder import TableEncoder
 
@@ -141,18 +140,6 @@ def make_network() -> Callable[..., RT1]:
         return model.eval()
 
     return make
-
-
-@pytest.fixture
-def skip_unless_it_runs() -> Callable[[str], None]:
-    """Skip where a setting of the control step cannot run, with what its trial says."""
-
-    def check(setting: str) -> None:
-        reason = SETTINGS[setting].obstacle()
-        if reason is not None:
-            pytest.skip(f"the setting {setting} cannot run here: {reason}")
-
-    return check
 
 
 SIZES: dict[str, Any] = {"action_tokens": 3, "bins": 16, "text_width": 8}

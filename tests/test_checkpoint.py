@@ -137,7 +137,7 @@ def test_a_folder_that_is_not_there_or_holds_no_checkpoint_is_refused(tmp_path: 
     assert "nowhere is not there; give a checkpoint folder or the output folder" in _refused(tmp_path / "nowhere")
     assert "holds no checkpoint.json, last/ or best/; give a checkpoint folder" in _refused(tmp_path)
     (tmp_path / MANIFEST_FILE).write_text("{}")
-    assert "rt1.policy.exported.load_exported" in _refused(tmp_path)
+    assert "Policy.from_export" in _refused(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])

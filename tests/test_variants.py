@@ -87,7 +87,7 @@ def test_a_network_of_attention_and_word_pieces_is_exported_and_served(data: Pat
     assert _train(data, run, VARIANTS["maxvit attention"]) == 0
     words = ["export", str(run), "--out", str(out), "--to", "torch-export", "--instructions", *SENTENCES]
     assert main(words) == 0
-    encoder = ServeCommand(checkpoint=run)._encoder(load_info(run))
+    encoder = ServeCommand(checkpoint=run)._encoder(load_info(run).text_encoder)
     assert encoder is not None
     assert encoder.identity == load_info(run).text_encoder
 

@@ -144,7 +144,7 @@ def resolve(path: Path | str) -> Path:
             return candidate
     if (path / EXPORT_FILE).is_file():
         raise CheckpointError(
-            f"{path} is an export, which acts by itself (rt1.policy.exported.load_exported); give its checkpoint"
+            f"{path} is an export, which acts by itself (rt1 serve, Policy.from_export); give its checkpoint"
         )
     what = "is not there" if not path.exists() else f"holds no {INFO_FILE}, last/ or best/"
     raise CheckpointError(f"{path} {what}; give a checkpoint folder or the output folder of a training run")

@@ -65,6 +65,7 @@ COMMANDS = {
     "serve": "serve:ServeCommand",
     "envs": "envs:EnvsCommand",
     "play": "play:PlayCommand",
+    "engines": "engines:EnginesCommand",
     "export": "export:ExportCommand",
     "convert tensorflow": "convert:ConvertTensorFlowCommand",
     "convert flax": "convert:ConvertFlaxCommand",
@@ -82,7 +83,9 @@ RENAMED_COMMANDS = {"harvest": "text-table"}
 
 RENAMED_OPTIONS = {
     "--checkpoint": "a positional argument: rt1 {command} {value}",
-    "--setting": "--backend",
+    "--setting": "--engine",
+    "--backend": "--engine",
+    "--tune": "the command rt1 engines RUN",
     "--clip": "--windows-per-clip",
     "--train.clip": "--train.windows-per-clip",
 }

@@ -101,7 +101,7 @@ def test_what_cannot_be_evaluated_is_one_line(
         ([other, "--data", data], "the actions of memory are not those of the checkpoint"),
         ([run, "--data", data, "--episodes", "0"], "--episodes is 0"),
         ([run, "--data", data, "--cond-scale", "-1"], "--cond-scale is -1"),
-        ([run, "--data", data, "--backend", "int8"], "--backend"),
+        ([run, "--data", data, "--engine", "onnx"], "--engine"),
     ):
         assert _status(*words) in (1, 2), words
         assert message in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rt1.cli import main
-from rt1.policy.exported_torch import load_exported
+from rt1.policy.policy import Policy
 
 
 def _export(*words: object) -> int:
@@ -27,7 +27,7 @@ def test_the_command_exports_compares_and_says_what_it_found(
     assert "equal tokens 48 of 48" in page
     assert "largest logit difference" in page
     assert "text embeddings only" not in page
-    policy = load_exported(out)
+    policy = Policy.from_export(out)
     policy.reset("open the drawer")
     assert policy.act(np.zeros((32, 32, 3), dtype=np.uint8))["all"].shape == (4,)
 

@@ -22,10 +22,9 @@ from rt1.data.sources.base import EpisodeSource
 from rt1.data.statistics import SourceStatistics, source_statistics
 from rt1.envs.metaworld import MetaWorldSuite
 from rt1.evaluate.metrics import METRICS_FILE, read_metrics
-from rt1.model.rt1 import RT1
 from rt1.play.messages import parse_command
-from rt1.policy import autotune
-from rt1.policy.autotune import Tuned, tuned
+from rt1.policy import auto
+from rt1.policy.engines.base import CHOICES
 from rt1.policy.exported_manifest import FORMAT, MANIFEST_FILE, read_manifest, sha256
 from rt1.presets import preset
 from rt1.simulate.collect import ATTEMPTS_FILE, _finished
@@ -216,7 +215,7 @@ def test_a_collection_is_counts_by_task_or_one_line(check_damaged: Callable[...,
 
 
 def test_an_export_says_sound_sizes_or_is_one_line(check_damaged: Callable[..., None], tmp_path: Path) -> None:
-    files = ("tokenizer.onnx", "decoder.onnx", "reference.safetensors")
+    files = ("condition.onnx", "tokenizer.onnx", "decoder.onnx", "reference.safetensors")
     for name in files:
         (tmp_path / name).write_bytes(name.encode())
     part = {"name": "move", "low": [-1.0, -1.0], "high": [1.0, 1.0], "labels": []}
@@ -227,12 +226,13 @@ def test_an_export_says_sound_sizes_or_is_one_line(check_damaged: Callable[..., 
         "format": FORMAT,
         "kind": "onnx",
         "precision": "fp32",
-        "sizes": {**sizes, "decoder_text": False},
+        "sizes": {**sizes, "grid": [6, 6], "vocabulary": 0, "guidance": False, "parameters": 9},
         "action_spec": {"bins": 16, "parts": [part, {"name": "stop", "choices": 2, "invalid": "first"}]},
         "text_encoder": {"name": "table", "sha256": "00", "width": 8},
         "control_rate": 3.0,
-        "comparison": {**comparison, **agreement},
+        "comparison": {**comparison, **agreement, "least_agreement": 0.99},
         "versions": {"torch": "2"},
+        "weights": "00",
         "files": {name: sha256(tmp_path / name) for name in files},
         "provenance": {"preset": "debug"},
     }
@@ -246,21 +246,21 @@ def test_an_export_says_sound_sizes_or_is_one_line(check_damaged: Callable[..., 
     check_damaged(tmp_path / MANIFEST_FILE, content, read, names=tmp_path)
 
 
-def test_a_damaged_measurement_of_the_settings_is_made_again(
-    fuzz: Fuzz, tmp_path: Path, make_network: Callable[..., RT1], monkeypatch: pytest.MonkeyPatch
+def test_a_damaged_measurement_of_the_engines_is_made_again(
+    fuzz: Fuzz, tmp_path: Path, make_checkpoint: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured: dict[str, Any] = {"setting": "fp32", "milliseconds": {"fp32": 2.5}, "agreement": {"fp32": 1.0}}
-    monkeypatch.setattr(autotune, "measure", lambda _: Tuned(**measured, threads={"fp32": 1}))
-    file, network = tmp_path / "settings.json", make_network()
-    assert tuned(network, identity="a", file=file).setting == "fp32"
+    result = auto.EngineResult(milliseconds=2.5, products=0.5, agreement=1.0, clear_tokens=9, megabytes=1.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(auto, "measure", lambda *_, **__: {"torch": result})
+    checkpoint, file = make_checkpoint(tmp_path / "checkpoint"), tmp_path / "rt1" / "engines.json"
+    auto.remember(checkpoint, {"torch": result})
     content = json.loads(file.read_text())
 
     def check(rng: random.Random) -> None:
         file.write_text(json.dumps(mutate_json(content, rng)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            found = tuned(network, identity="a", file=file)
-        assert isinstance(found.threads[found.setting], int | None)
+            assert auto.fastest(checkpoint) in CHOICES
 
     fuzz.check_examples(check, names=file)
 

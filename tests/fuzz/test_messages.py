@@ -10,7 +10,6 @@ from typing import Any
 import cv2
 import msgpack
 import numpy as np
-import torch
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 
@@ -98,7 +97,7 @@ def _check_read(session: Session, message: bytes, read: Callable[[bytes], Any] =
 
 def test_a_damaged_observation_is_read_or_refused_in_one_line(fuzz: Fuzz) -> None:
     def check(rng: random.Random) -> None:
-        session = Session(_start, lambda image: PreparedImage(torch.from_numpy(image[None, :8, :8])), window=3)
+        session = Session(_start, lambda image: PreparedImage(image[:8, :8].astype(np.float32)), window=3)
         if rng.random() < 0.5:
             session.read(decode(MESSAGES[0]))
         _check_read(session, _message(rng))
@@ -108,7 +107,7 @@ def test_a_damaged_observation_is_read_or_refused_in_one_line(fuzz: Fuzz) -> Non
 
 def test_a_damaged_message_of_vla_eval_is_read_or_refused_in_one_line(fuzz: Fuzz) -> None:
     def check(rng: random.Random) -> None:
-        session = Session(_start, lambda image: PreparedImage(torch.from_numpy(image[None, :8, :8])), window=3)
+        session = Session(_start, lambda image: PreparedImage(image[:8, :8].astype(np.float32)), window=3)
         _check_read(session, mutate(rng.choice(HARNESS), rng), VlaEval(rt1_action_spec(), None).read)
 
     fuzz.check_examples(check, names="", examples=300)

@@ -1,22 +1,24 @@
-"""The exported policy on a robot: without torch, with the network's numbers, and with plain refusals."""
+"""An exported folder as a policy: without torch, with the network's numbers, and with plain refusals."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.errors import ExportError, PolicyError
-from rt1.policy.exported import ExportedPolicy, import_openvino, load_exported
-from rt1.policy.exported_manifest import Manifest, read_manifest
+from rt1.errors import ExportError
+from rt1.policy.exported import is_export, load_graphs, open_export
+from rt1.policy.exported_manifest import Format, read_manifest
 from rt1.policy.policy import Policy
 from rt1.text.encoder import TableEncoder
 
@@ -32,40 +34,25 @@ class NoTorch:
 
 sys.meta_path.insert(0, NoTorch())
 import numpy as np
-from rt1.policy.exported import load_exported
+from rt1 import Policy
 
 folder, images = sys.argv[1:]
-policy = load_exported(folder, threads=1)
+policy = Policy.from_export(folder, threads=1)
 policy.reset("open the drawer")
 logits = [policy.logits(image) for image in np.load(images)]
 action = policy.act(np.load(images)[0])
-print(json.dumps({"logits": np.array(logits).tolist(), "action": {k: v.tolist() for k, v in action.items()}}))
+maps = policy.attention_maps().sum((1, 2)).tolist()
+result = {"logits": np.array(logits).tolist(), "action": {k: v.tolist() for k, v in action.items()}, "maps": maps}
+print(json.dumps(result))
 """
 
 
-class Counting:
-    """Graphs that note what they are given: an image token is the image's mean, the logits are the memory."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.memories: list[FloatArray] = []
-
-    def tokenize(self, image_1HWC: FloatArray, text_1E: FloatArray) -> FloatArray:
-        return np.full((1, 4, 16), image_1HWC.mean() + text_1E.sum(), dtype=np.float32)
-
-    def decode(self, token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None) -> FloatArray:
-        assert text_1E is None
-        self.steps.append(int(step_1[0]))
-        self.memories.append(token_1TKE[0, : self.steps[-1] + 1, 0, 0].copy())
-        return np.zeros((1, 3, 16), dtype=np.float32)
-
-
 @pytest.fixture
-def manifest(torch_export: tuple[Path, Path]) -> Manifest:
-    return read_manifest(torch_export[1])
+def policy(onnx_export: tuple[Path, Path]) -> Policy:
+    return Policy.from_export(onnx_export[1], threads=1)
 
 
-def test_without_torch_it_gives_the_networks_logits_and_actions(
+def test_without_torch_it_gives_the_networks_logits_actions_and_maps(
     onnx_export: tuple[Path, Path], sentences: TableEncoder, images: Images, tmp_path: Path
 ) -> None:
     checkpoint, folder = onnx_export
@@ -84,88 +71,81 @@ def test_without_torch_it_gives_the_networks_logits_and_actions(
     np.testing.assert_allclose(np.array(answer["logits"]), wanted, rtol=0, atol=2e-4)
     action = policy.act(images[0])
     assert {name: value.tolist() for name, value in action.items()} == answer["action"]
+    np.testing.assert_allclose(answer["maps"], 1.0, rtol=1e-5)
 
 
-def test_the_memory_grows_to_the_window_then_forgets_the_oldest_image(manifest: Manifest) -> None:
-    graphs = Counting()
-    policy = ExportedPolicy(manifest, graphs)
-    policy.reset(np.zeros(8, dtype=np.float32))
-    for grey in (0, 51, 102, 153, 204):
-        policy.act(np.full((48, 48, 3), grey, dtype=np.uint8))
-    assert graphs.steps == [0, 1, 2, 2, 2]
-    np.testing.assert_allclose(graphs.memories[1], [0.0, 0.2], atol=1e-6)
-    np.testing.assert_allclose(graphs.memories[4], [0.4, 0.6, 0.8], atol=1e-6)
-
-
-def test_a_reset_forgets_the_images_and_takes_the_new_instruction(manifest: Manifest) -> None:
-    graphs = Counting()
-    policy = ExportedPolicy(manifest, graphs)
-    white = np.full((48, 48, 3), 255, dtype=np.uint8)
-    policy.reset(np.zeros(8, dtype=np.float32))
-    policy.act(white)
-    policy.act(white)
-    policy.reset(np.ones(8, dtype=np.float32))
-    policy.act(white)
-    assert graphs.steps == [0, 1, 0]
-    np.testing.assert_allclose(graphs.memories[2], [9.0], atol=1e-6)
-
-
-def test_robots_that_share_the_graphs_have_memories_of_their_own(manifest: Manifest) -> None:
-    graphs = Counting()
-    one = ExportedPolicy(manifest, graphs)
-    one.reset(np.zeros(8, dtype=np.float32))
-    other = one.new_session()
-    other.reset(np.zeros(8, dtype=np.float32))
-    for policy, grey in ((one, 0), (other, 255), (one, 0)):
-        policy.act(np.full((48, 48, 3), grey, dtype=np.uint8))
-    assert graphs.steps == [0, 0, 1]
-    np.testing.assert_allclose(graphs.memories[2], [0.0, 0.0], atol=1e-6)
-
-
-def test_what_was_given_is_not_kept_by_reference(manifest: Manifest) -> None:
-    graphs = Counting()
-    policy = ExportedPolicy(manifest, graphs)
-    embedding = np.zeros(8, dtype=np.float32)
-    policy.reset(embedding)
-    embedding[:] = 1.0
-    policy.act(np.zeros((48, 48, 3), dtype=np.uint8))
-    np.testing.assert_array_equal(graphs.memories[0], [0.0])
-
-
-def test_an_export_whose_logits_are_not_finite_does_not_act(manifest: Manifest) -> None:
-    class Broken(Counting):
-        def decode(self, token_1TKE: FloatArray, step_1: NDArray[np.int64], text_1E: FloatArray | None) -> FloatArray:
-            return super().decode(token_1TKE, step_1, text_1E) * np.float32(np.nan)
-
-    policy = ExportedPolicy(manifest, Broken())
-    policy.reset(np.zeros(8, dtype=np.float32))
-    with pytest.raises(PolicyError, match="48 of 48 logits are not finite"):
-        policy.act(np.zeros((48, 48, 3), dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"size 1e\+20"):
-        policy.reset(np.full(8, 1e20, dtype=np.float32))
-
-
-def test_acting_before_the_first_reset_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(RuntimeError, match="before reset"):
-        ExportedPolicy(manifest, Counting()).act(np.zeros((48, 48, 3), dtype=np.uint8))
-
-
-def test_an_embedding_of_another_encoder_is_refused(manifest: Manifest) -> None:
-    with pytest.raises(ValueError, match=r"\(7,\).*\(8,\)"):
-        ExportedPolicy(manifest, Counting()).reset(np.zeros(7, dtype=np.float32))
-
-
-def test_a_sentence_without_a_table_says_how_to_get_one(manifest: Manifest) -> None:
-    with pytest.raises(ValueError, match=r"'table' .*--instructions"):
-        ExportedPolicy(manifest, Counting()).reset("open the drawer")
-    with pytest.raises(ValueError, match="no table of text embeddings, only"):
-        ExportedPolicy(replace(manifest, text_encoder=None), Counting()).reset("open the drawer")
-
-
-def test_a_sentence_that_the_table_lacks_is_answered_with_the_closest(
-    manifest: Manifest, sentences: TableEncoder
+@pytest.mark.parametrize(
+    ("to", "kind"),
+    [
+        ("onnx", "rt1"),
+        ("onnx", "rt1x"),
+        ("onnx", "maxvit"),
+        ("onnx", "word pieces"),
+        ("openvino", "rt1x"),
+        ("openvino", "maxvit"),
+        ("torch-export", "rt1x"),
+    ],
+)
+def test_robots_in_one_batch_get_what_each_gets_from_the_network_alone(
+    to: Format,
+    kind: str,
+    exported: Callable[[Format, str], tuple[Path, Path]],
+    images: Images,
 ) -> None:
-    policy = ExportedPolicy(manifest, Counting(), encoder=sentences)
+    source, folder = exported(to, kind)
+    policy, network = Policy.from_export(folder, threads=1), Policy.from_checkpoint(source)
+    embeddings = np.random.default_rng(4).integers(1, 9, (3, 8)).astype(np.float32)
+    alone = [network.stepper.episode_logits(embedding, images[n:]) for n, embedding in enumerate(embeddings)]
+    states = [policy.start(embedding) for embedding in embeddings]
+    for step in range(5):  # the third robot begins last
+        robots = range(3 if step else 2)
+        shown = [images[robot + step - robot // 2] for robot in robots]
+        logits = policy.step([states[robot] for robot in robots], shown)
+        for robot in robots:
+            np.testing.assert_allclose(logits[robot], alone[robot][step - robot // 2], rtol=0, atol=5e-4)
+    np.testing.assert_allclose(policy.stepper.attention_maps(states[0]).sum((1, 2)), 1.0, rtol=1e-4)
+
+
+def test_guidance_is_the_network_s(
+    exported: Callable[[Format, str], tuple[Path, Path]], images: Images, embedding: FloatArray
+) -> None:
+    source, folder = exported("onnx", "word pieces")
+    policy = Policy.from_export(folder, cond_scale=2.0, threads=1)
+    network = Policy.from_checkpoint(source, cond_scale=2.0)
+    expected = network.stepper.episode_logits(embedding, images[:4])
+    np.testing.assert_allclose(policy.stepper.episode_logits(embedding, images[:4]), expected, rtol=0, atol=5e-4)
+    plain = Policy.from_checkpoint(source).stepper.episode_logits(embedding, images[:4])
+    assert np.abs(expected - plain).max() > 1e-2
+
+
+def test_guidance_is_refused_for_an_export_that_has_none(onnx_export: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match=r"cond_scale is 2\.0.*text\.drop"):
+        Policy.from_export(onnx_export[1], cond_scale=2.0)
+
+
+def test_a_policy_of_an_export_is_named_by_its_library_and_has_no_torch_network(policy: Policy) -> None:
+    assert policy.engine == "onnx"
+    assert policy.sizes.window == 3
+    with pytest.raises(AttributeError, match="onnx has no torch network"):
+        _ = policy.model
+
+
+def test_a_checkpoint_s_place_takes_an_export_too(onnx_export: tuple[Path, Path]) -> None:
+    checkpoint, folder = onnx_export
+    assert (is_export(folder), is_export(checkpoint)) == (True, False)
+    assert Policy.from_checkpoint(folder, engine="auto", threads=1).engine == "onnx"
+    with pytest.raises(ExportError, match="is an export for onnx, not for openvino"):
+        Policy.from_checkpoint(folder, engine="openvino")
+    with pytest.raises(ExportError, match="one embodiment; leave out the name 'left'"):
+        Policy.from_checkpoint(folder, embodiment="left")
+
+
+def test_a_sentence_without_a_table_says_how_to_get_one(torch_export: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match=r"'table' .*--instructions"):
+        Policy.from_export(torch_export[1]).reset("open the drawer")
+
+
+def test_a_sentence_that_the_table_lacks_is_answered_with_the_closest(policy: Policy) -> None:
     with pytest.raises(ValueError, match=r"'open the door'.*'open the drawer'.*embedding"):
         policy.reset("open the door")
 
@@ -173,27 +153,42 @@ def test_a_sentence_that_the_table_lacks_is_answered_with_the_closest(
 def test_another_encoder_than_the_networks_is_refused(onnx_export: tuple[Path, Path]) -> None:
     other = TableEncoder({"open the drawer": np.ones(8)}, "other")
     with pytest.raises(ValueError, match=r"'other' .* but 'table' .* is needed"):
-        load_exported(onnx_export[1], encoder=other)
+        Policy.from_export(onnx_export[1], text_encoder=other)
 
 
 def test_the_networks_own_encoder_can_be_given(onnx_export: tuple[Path, Path], sentences: TableEncoder) -> None:
-    policy = load_exported(onnx_export[1], encoder=sentences)
+    policy = Policy.from_export(onnx_export[1], text_encoder=sentences)
     policy.reset("close the drawer")
     assert policy.act(np.zeros((48, 48, 3), dtype=np.uint8)).keys() == {"move", "end"}
 
 
-def test_a_format_that_needs_torch_names_the_module_that_loads_it(torch_export: tuple[Path, Path]) -> None:
-    with pytest.raises(ExportError, match="exported_torch"):
-        load_exported(torch_export[1])
+def test_a_graph_that_does_not_load_is_one_line(onnx_export: tuple[Path, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(onnx_export[1], tmp_path / "copy"))
+    (folder / "decoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(ExportError, match=r"does not load in onnx here: .*Export again on this machine") as caught:
+        load_graphs(folder, read_manifest(onnx_export[1]))
+    assert "\n" not in str(caught.value)
 
 
-def test_openvino_is_imported_without_its_usage_reports() -> None:
-    if importlib.util.find_spec("openvino") is None:  # importorskip would import it, reports and all
-        pytest.skip("openvino is not installed; it comes with the extra openvino")
-    code = (
-        "import sys; from rt1.policy.exported import import_openvino; import_openvino(); "
-        "print('openvino_telemetry' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
-    assert import_openvino().Core().available_devices
+def test_a_library_that_is_not_installed_is_named(
+    onnx_export: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModuleNotFoundError, match="onnxruntime"):
+        open_export(onnx_export[1])
+
+
+@pytest.mark.parametrize("name", ["condition", "tokenizer", "decoder"])
+def test_what_a_step_returned_is_not_changed_by_later_steps(name: str, torch_export: tuple[Path, Path]) -> None:
+    engine: Any = load_graphs(torch_export[1], replace(read_manifest(torch_export[1])))
+    condition = engine.condition(np.ones((1, 8), np.float32), dropped=False)
+    image, tokens = np.ones((1, 48, 48, 3), np.float32), np.ones((1, 3, 4, 16), np.float32)
+    calls: dict[str, Callable[[float], FloatArray]] = {
+        "condition": lambda scale: engine.condition(scale * np.ones((1, 8), np.float32), dropped=False),
+        "tokenizer": lambda scale: engine.encode(np.float32(scale) * image, condition)[0],
+        "decoder": lambda scale: engine.decode(np.float32(scale) * tokens, np.array([2]), condition),
+    }
+    first = calls[name](1.0)
+    copy = first.copy()
+    assert not np.array_equal(calls[name](0.5), copy)
+    np.testing.assert_array_equal(first, copy)

@@ -11,15 +11,18 @@ from typing import Any
 import pytest
 
 from rt1.errors import ExportError
-from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest
+from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest, sha256
 
 SIZES = {
     "window": 3,
     "image_size": [48, 48],
+    "grid": [6, 6],
     "text_width": 8,
+    "vocabulary": 0,
+    "guidance": False,
     "image_tokens": 4,
     "token_width": 16,
-    "decoder_text": False,
+    "parameters": 9,
 }
 
 
@@ -45,15 +48,16 @@ def test_the_description_survives_json(folder: Path) -> None:
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
 
 
-def test_the_description_tells_what_was_exported_and_how_well(folder: Path) -> None:
+def test_the_description_tells_what_was_exported_and_how_well(folder: Path, torch_export: tuple[Path, Path]) -> None:
     manifest = read_manifest(folder)
     assert (manifest.kind, manifest.precision, manifest.control_rate) == ("torch-export", "fp32", 3.0)
     assert (manifest.sizes.window, manifest.sizes.image_size) == (3, (48, 48))
     assert manifest.versions["torch"]
+    assert manifest.weights == sha256(torch_export[0] / "model.safetensors")
     assert manifest.text_encoder is not None
     assert manifest.comparison is not None
     assert manifest.comparison.steps == 14
-    assert sorted(manifest.files) == ["decoder.pt2", "reference.safetensors", "tokenizer.pt2"]
+    assert sorted(manifest.files) == ["condition.pt2", "decoder.pt2", "reference.safetensors", "tokenizer.pt2"]
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
@@ -92,9 +96,9 @@ def test_a_description_cannot_point_outside_its_folder(folder: Path, rewrite: Ca
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"format": 99}, "its format is 99; this version of rt1 reads format 2; export again"),
+        ({"format": 99}, "its format is 99; this version of rt1 reads format 3; export again"),
         ({"kind": "onx"}, "unknown export format 'onx'; did you mean 'onnx'"),
-        ({"format": 1}, "its format is 1; .*; export again"),
+        ({"format": 2}, "its format is 2; .*; export again"),
         ({"precision": "int9"}, "unknown precision 'int9'; did you mean 'int8'"),
         ({"sizes": {**SIZES, "window": 0}}, "window is 0; it must be at least 1"),
         ({"sizes": {"window": "six"}}, "sizes.window is 'six'; it must be of type int"),

@@ -105,19 +105,20 @@ def test_reset_forgets_the_images_and_takes_the_new_instruction(policy: Policy) 
 def test_each_step_encodes_one_image_and_runs_the_transformer_once(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode, decode = policy.stepper._encode, policy.stepper._decode
+    engine = policy.stepper.engine
+    encode, decode = engine.encode, engine.decode
     shapes: list[tuple[int, ...]] = []
 
-    def seen(function: Callable[..., Any], *inputs: torch.Tensor) -> Any:
+    def seen(function: Callable[..., Any], *inputs: NDArray[Any]) -> Any:
         shapes.append(tuple(inputs[0].shape))
         return function(*inputs)
 
-    monkeypatch.setattr(policy.stepper, "_encode", functools.partial(seen, encode))
-    monkeypatch.setattr(policy.stepper, "_decode", functools.partial(seen, decode))
+    monkeypatch.setattr(engine, "encode", functools.partial(seen, encode))
+    monkeypatch.setattr(engine, "decode", functools.partial(seen, decode))
     policy.reset(_embedding())
     for image in _images(5):
         policy.act(image)
-    assert shapes[::2] == [(1, 3, 48, 48)] * 5
+    assert shapes[::2] == [(1, 48, 48, 3)] * 5
     assert shapes[1::2] == [(1, steps, 4, 16) for steps in (1, 2, 3, 3, 3)]
 
 

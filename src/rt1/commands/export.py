@@ -10,7 +10,7 @@ import tyro
 from rt1.commands.options import CheckpointPath, DataFormat, EncoderName, text_encoder
 from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
-from rt1.export.exporter import EXPORT_FILES, ExportSettings, export
+from rt1.policy.export.exporter import EXPORT_FILES, ExportSettings, export
 from rt1.policy.exported_manifest import TABLE_FILE, Manifest
 
 

@@ -7,17 +7,20 @@ from typing import Annotated
 
 import tyro
 
-from rt1.checkpoint import RUN_ORDER, load_info, resolve
+from rt1.checkpoint import RUN_ORDER
 from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions
 from rt1.envs.base import TaskSuite
 from rt1.envs.registry import EnvSettings, tasks_of
+from rt1.policy.open import describe, policy_folder
 from rt1.presets import PRESETS
 from rt1.report.offline import JSON_FILE
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 
-CheckpointPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(help="Checkpoint or run folder.")]
+CheckpointPath = Annotated[
+    tyro.conf.Positional[Path], tyro.conf.arg(help="Checkpoint, run folder, or exported folder.")
+]
 EmbodimentName = Annotated[
     str | None, tyro.conf.arg(help="Embodiment that acts. Required if the checkpoint has several.")
 ]
@@ -64,7 +67,7 @@ def report_folder(out: Path | None, checkpoint: Path) -> Path:
         SaveError: the folder holds something else.
     """
     if out is None:
-        folder = resolve(checkpoint)
+        folder = policy_folder(checkpoint)
         folder = folder if folder.name else folder.absolute()  # the current folder may be last/
         is_of_run = folder.name in RUN_ORDER
         out = folder.parent / f"evaluation-{folder.name}" if is_of_run else folder / "evaluation"
@@ -80,7 +83,7 @@ def simulation(
     Raises:
         ValueError: no tasks or no environment are named.
     """
-    provenance = load_info(checkpoint, embodiment=embodiment).provenance
+    provenance = describe(checkpoint, embodiment=embodiment).provenance
     suite = env.suite_of(provenance, str(checkpoint))
     tasks = tasks or tasks_of(suite, provenance)
     if not tasks:

@@ -10,8 +10,7 @@ from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, En
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
 from rt1.envs.registry import EnvSettings
 from rt1.play.playground import Playground
-from rt1.policy.autotune import ActingSettings
-from rt1.policy.policy import Policy
+from rt1.policy.policy import ActingSettings, Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,7 @@ class PlayCommand:
             self.checkpoint,
             embodiment=self.embodiment,
             text_encoder=text_encoder(self.text_encoder),
-            cond_scale=self.acting.cond_scale,
-            setting=self.acting.choice,
+            **vars(self.acting),
         )
         playground = Playground(policy, suite, tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)

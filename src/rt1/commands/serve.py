@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from rt1.checkpoint import CheckpointInfo, load_info
 from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName
-from rt1.policy.autotune import ActingSettings
-from rt1.policy.policy import Policy
+from rt1.policy.exported import is_export
+from rt1.policy.open import describe
+from rt1.policy.policy import ActingSettings, Policy
 from rt1.serve.settings import ServerSettings
-from rt1.text.encoder import TextEncoder
+from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.load import load_identified, load_text_encoder
 
 if TYPE_CHECKING:
@@ -36,35 +36,34 @@ class ServeCommand:
         """Serve."""
         from rt1.serve.server import PolicyServer, serve
 
-        info = load_info(self.checkpoint, embodiment=self.embodiment)
+        info = describe(self.checkpoint, embodiment=self.embodiment)
         policy = Policy.from_checkpoint(
             self.checkpoint,
             embodiment=self.embodiment,
-            text_encoder=self._encoder(info),
-            cond_scale=self.acting.cond_scale,
-            setting=self.acting.choice,
+            text_encoder=self._encoder(info.text_encoder),
+            **vars(self.acting),
         )
         server = PolicyServer(policy, self.server, metadata={"control_rate": info.control_rate})
-        serve(server, lambda port: print(self._words(server, policy.setting, port), flush=True))
+        serve(server, lambda port: print(self._words(server, policy.engine, port), flush=True))
         return 0
 
-    def _words(self, server: PolicyServer, setting: str, port: int) -> str:
+    def _words(self, server: PolicyServer, engine: str, port: int) -> str:
         scheme = "ws" if self.server.certificate is None else "wss"
         most, latency = self.server.max_sessions, self.server.max_latency
         return (
             f"serving {self.checkpoint} to {self.server.protocol} clients on {scheme}://{self.server.host}:{port}, "
-            f"{server.step_seconds * 1e3:.1f} ms a step with {setting}, room for {server.capacity} of at "
+            f"{server.step_seconds * 1e3:.1f} ms a step with {engine}, room for {server.capacity} of at "
             f"most {most} sessions within {latency:g} s"
         )
 
-    def _encoder(self, info: CheckpointInfo) -> TextEncoder | None:
+    def _encoder(self, identity: TextEncoderIdentity | None) -> TextEncoder | None:
         """Return the text encoder. It is loaded now, so that the first robot does not wait for it."""
         if self.text_encoder is not None:
             return load_text_encoder(self.text_encoder)
-        if info.text_encoder is None:
+        if identity is None or is_export(self.checkpoint):  # which holds its sentences
             return None
         try:
-            return load_identified(info.text_encoder)
+            return load_identified(identity)
         except (ValueError, ModuleNotFoundError) as error:
             # Robots may still send text embeddings. A sentence is refused with the same message.
             print(f"rt1: only text embeddings are accepted, no instructions: {error}", file=sys.stderr)

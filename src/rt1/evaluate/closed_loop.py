@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import CheckpointInfo, load_info, resolve
+from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import InstructedResult, TaskResult
-from rt1.policy.autotune import ActingSettings
 from rt1.policy.base import BasePolicy
+from rt1.policy.exported_manifest import Manifest
+from rt1.policy.open import describe, policy_folder
+from rt1.policy.policy import ActingSettings
 from rt1.simulate.rollout import Rollout, check_actions_fit
 from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
 from rt1.simulate.video import encode_video
@@ -85,8 +87,8 @@ def evaluate_closed_loop(
         ValueError: an unknown task, a text encoder other than the checkpoint's, a checkpoint whose description cannot
             be read, or actions that do not fit the environment.
     """
-    folder = resolve(checkpoint)
-    info = load_info(folder, embodiment=settings.embodiment)
+    folder = policy_folder(checkpoint)
+    info = describe(folder, embodiment=settings.embodiment)
     tasks = check_tasks(suite, settings.tasks or info.provenance.get("tasks", ()))
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
@@ -149,7 +151,7 @@ def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> l
 
 
 def embed_instructions(
-    info: CheckpointInfo, sentences: Sequence[str], encoder: TextEncoder | None
+    info: CheckpointInfo | Manifest, sentences: Sequence[str], encoder: TextEncoder | None
 ) -> SentenceEmbeddings:
     """Return the text embedding of each sentence, float32 (E,).
 
@@ -169,7 +171,7 @@ def embed_instructions(
     return SentenceEmbeddings(filter(None, sentences), encoder, more="" in sentences)
 
 
-def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
+def check_env_fits(info: CheckpointInfo | Manifest, suite: TaskSuite, task: str) -> None:
     """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment.
 
     A picture of another size is scaled. One of another shape would be distorted, and is refused.

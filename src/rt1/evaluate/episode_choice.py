@@ -13,6 +13,7 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.errors import DataError
+from rt1.policy.exported_manifest import Manifest
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity, check_same_encoder
 
 EpisodeChoice = Literal["all", "held-out"] | int
@@ -100,7 +101,7 @@ class Words:
         return embedding
 
 
-def choose_words(source: EpisodeSource, info: CheckpointInfo, encoder: TextEncoder | None = None) -> Words:
+def choose_words(source: EpisodeSource, info: CheckpointInfo | Manifest, encoder: TextEncoder | None = None) -> Words:
     """Decide between the stored text embeddings and the sentences.
 
     A given encoder encodes the sentences. Otherwise the stored embeddings are used unless they are of another encoder
@@ -111,14 +112,15 @@ def choose_words(source: EpisodeSource, info: CheckpointInfo, encoder: TextEncod
     named = optional_members(source).text_encoder
     identity = None if named is None else TextEncoderIdentity.from_json(named)
     embedding = source.text_embedding(0)
-    if embedding is not None and embedding.shape == (info.model.text_width,) and _fits(info, identity):
+    width = info.sizes.text_width if isinstance(info, Manifest) else info.model.text_width
+    if embedding is not None and embedding.shape == (width,) and _fits(info, identity):
         maker = "not named" if identity is None else identity.name
         return Words(stored=True, origin=f"stored with the data (encoder: {maker})")
     maker = "no encoder" if info.text_encoder is None else info.text_encoder.name
     return Words(stored=False, origin=f"the instructions, encoded by {maker}")
 
 
-def _fits(info: CheckpointInfo, identity: TextEncoderIdentity | None) -> bool:
+def _fits(info: CheckpointInfo | Manifest, identity: TextEncoderIdentity | None) -> bool:
     if info.text_encoder is None or identity is None:
         return True
     try:

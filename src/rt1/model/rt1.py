@@ -22,6 +22,7 @@ from rt1.common.suggest import unknown_name
 from rt1.model.conditioning import Conditioning, TextConfig, TextInput
 from rt1.model.efficientnet import EfficientNetConfig, FiLMEfficientNet
 from rt1.model.maxvit import MaxViT, MaxViTConfig
+from rt1.model.readout import StepReadout
 from rt1.model.timm import TIMM, Backbone, TimmBackbone, timm_grid
 from rt1.model.token_learner import TokenLearner, Weights
 from rt1.model.transformer import MaskKind, Transformer, TransformerConfig, at_least_float32, attention_mask
@@ -168,6 +169,13 @@ class RT1(nn.Module):
         empty = config.step_tokens - config.image_tokens
         mask = attention_mask(config.window, config.image_tokens, empty, config.mask)
         self.register_buffer("mask_LL", mask, persistent=False)
+        self.step_readout = StepReadout(
+            mask,
+            image_tokens=config.image_tokens,
+            step_tokens=config.step_tokens,
+            attends_actions=config.readout == "action_tokens" and config.mask != "rt1x",
+            reads_mean=config.readout == "mean_token",
+        )
         if config.embodiments:
             self.register_buffer("size_M", torch.tensor(config.embodiments), persistent=False)
 
@@ -262,14 +270,26 @@ class RT1(nn.Module):
         *,
         valid_BT: Tensor | None = None,
         embodiment_B: Tensor | None = None,
+        step_B: Tensor | None = None,
     ) -> Tensor:
         """Turn image tokens (B, T, K, E) into float32 logits (B, T, A, V).
 
-        The condition is needed where the transformer's layers are conditioned on the text, too.
+        The condition is needed where the transformer's layers are conditioned on the text, too. With ``step_B``,
+        integers in 0..T-1, the logits are those of one step of each sample, (B, A, V), and only the rows that these
+        depend on are computed. That is for a network of one embodiment, in evaluation mode.
         """
+        if step_B is not None:
+            return self._logits(self.step_readout(self.transformer, token_BTKE, step_B, condition_B))
         hidden_BLD = self.hidden(token_BTKE, condition_B, valid_BT=valid_BT, embodiment_B=embodiment_B)
         hidden_BTSD = hidden_BLD.unflatten(1, (token_BTKE.shape[1], self.config.step_tokens))
-        return self._logits(hidden_BTSD, embodiment_B)
+        # One place early: the last image token predicts dimension 0, action token k predicts k + 1.
+        tokens, actions = self.config.image_tokens, self.config.action_tokens
+        rows = {
+            "action_tokens": slice(tokens - 1, tokens - 1 + actions),
+            "last_token": slice(tokens - 1, tokens),
+            "mean_token": slice(tokens),
+        }
+        return self._logits(hidden_BTSD[..., rows[self.config.readout], :], embodiment_B)
 
     def hidden(
         self,
@@ -327,21 +347,18 @@ class RT1(nn.Module):
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)[None, None]
         return (mask & real_BL[:, None, None, :]) | itself & ~real_BL[:, None, :, None]
 
-    def _logits(self, hidden_BTSD: Tensor, embodiment_B: Tensor | None = None) -> Tensor:
-        """Return float32 logits (B, T, A, V), or (B, A, V), from the stream of whole steps."""
-        tokens, actions = self.config.image_tokens, self.config.action_tokens
+    def _logits(self, read: Tensor, embodiment_B: Tensor | None = None) -> Tensor:
+        """Return float32 logits (..., A, V) from the stream at the rows that are read, (..., R, D)."""
         heads = () if embodiment_B is None else (embodiment_B,)
         if self.config.readout == "action_tokens":
-            # One place early: the last image token predicts dimension 0, action token k predicts k + 1.
-            read = hidden_BTSD[..., tokens - 1 : tokens - 1 + actions, :]
             logits_BTAV = at_least_float32(self.transformer.output(read, *heads))
             return (
                 logits_BTAV
                 if embodiment_B is None
                 else logits_BTAV.masked_fill(~self.used(embodiment_B)[:, None, :, None], 0.0)
             )
-        read = hidden_BTSD[..., -1, :] if self.config.readout == "last_token" else hidden_BTSD.mean(-2)
-        return at_least_float32(self.transformer.output(read, *heads)).unflatten(-1, (actions, self.config.bins))
+        logits = at_least_float32(self.transformer.output(read.mean(-2), *heads))
+        return logits.unflatten(-1, (self.config.action_tokens, self.config.bins))
 
 
 def _vocabulary(config: RT1Config) -> int | list[int]:

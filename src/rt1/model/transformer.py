@@ -107,9 +107,21 @@ class Attention(nn.Module):
         query, key, value = qkv_BL3NH.permute(2, 0, 3, 1, 4)
         return query, key, value
 
-    def forward(self, x_BLD: Tensor, mask: Tensor) -> Tensor:
-        """Attend where ``mask``, bool broadcastable to (B, 1, L, L), is True."""
-        query, key, value = self.project(x_BLD)
+    def project_apart(self, query_BRD: Tensor, x_BLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the query (B, N, R, H) of some rows, and key and value (B, N, L, H) of others."""
+        weight, bias = self.query_key_value.weight, self.query_key_value.bias
+        inner = len(weight) // 3
+        query = F.linear(query_BRD, weight[:inner], bias[:inner]).unflatten(-1, (self.heads, -1))
+        key_value = F.linear(x_BLD, weight[inner:], bias[inner:]).unflatten(-1, (2, self.heads, -1))
+        key, value = key_value.permute(2, 0, 3, 1, 4)
+        return query.transpose(1, 2), key, value
+
+    def forward(self, x_BLD: Tensor, mask: Tensor, query_BRD: Tensor | None = None) -> Tensor:
+        """Attend where ``mask``, bool broadcastable to (B, 1, R, L), is True.
+
+        ``query_BRD`` are the rows that attend to those of ``x_BLD``; None: all of ``x_BLD``.
+        """
+        query, key, value = self.project(x_BLD) if query_BRD is None else self.project_apart(query_BRD, x_BLD)
         if self.training and self.dropout.rows is not None and self.dropout.probability > 0.0:
             # The library's function draws for the rows it sees; this draws for those of the whole batch.
             score_BNLL = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
@@ -160,12 +172,32 @@ class Layer(nn.Module):
             self.attention_condition = conditioner(config.condition, text_width, config.width)
             self.feed_forward_condition = conditioner(config.condition, text_width, config.width)
 
-    def forward(self, x_BLD: Tensor, mask: Tensor, text: Tensor | None = None) -> Tensor:
-        """Map (B, L, D) to (B, L, D); ``text``, (B, E) or (B, S, E), is for a conditioned layer."""
+    def forward(
+        self,
+        x_BLD: Tensor,
+        mask: Tensor,
+        text: Tensor | None = None,
+        *,
+        keys: int | None = None,
+        read_BR: Tensor | None = None,
+    ) -> Tensor:
+        """Map (B, L, D) to (B, L, D), or to (B, R, D).
+
+        Args:
+            x_BLD: the rows.
+            mask: who attends to whom, bool broadcastable to (B, 1, rows, keys).
+            text: (B, E) or (B, S, E), for a conditioned layer.
+            keys: number of rows, from the first on, that anything attends to; None: all.
+            read_BR: rows to compute; None: all.
+        """
         y_BLD = self.attention_norm(x_BLD)
         if self.attention_condition is not None and text is not None:
             y_BLD = self.attention_condition.sequence(y_BLD, text)
-        x_BLD = x_BLD + self.attention(y_BLD, mask)
+        query_BRD = None if keys is None else y_BLD
+        if read_BR is not None:
+            index_BRD = read_BR[..., None].expand(-1, -1, x_BLD.shape[-1])
+            x_BLD, query_BRD = x_BLD.gather(1, index_BRD), y_BLD.gather(1, index_BRD)
+        x_BLD = x_BLD + self.attention(y_BLD[:, :keys], mask, query_BRD)
         y_BLD = self.feed_forward_norm(x_BLD)
         if self.feed_forward_condition is not None and text is not None:
             y_BLD = self.feed_forward_condition.sequence(y_BLD, text)

@@ -55,7 +55,7 @@ def parse_command(message: str | bytes) -> Command:
 
 def describe(playground: Playground, title: str) -> str:
     """Return JSON of what does not change while the page is open: tasks with their sentences, action dimensions."""
-    spec, config = playground.policy.action_spec, playground.policy.model.config
+    spec, sizes = playground.policy.action_spec, playground.policy.sizes
     low, high, choices = spec.low.tolist(), spec.high.tolist(), spec.discrete_choices.tolist()
     facts = {
         "title": title,
@@ -65,8 +65,8 @@ def describe(playground: Playground, title: str) -> str:
             for dimension in zip(spec.dimension_names, low, high, choices, strict=True)
         ],
         "bins": spec.bins,
-        "window": config.window,
-        "maps": config.image_tokens,
+        "window": sizes.window,
+        "maps": sizes.image_tokens,
     }
     return json.dumps(facts)
 

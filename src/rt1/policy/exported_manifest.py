@@ -1,9 +1,10 @@
 """What an exported folder holds and says of itself. No torch.
 
     export.json            this description
-    tokenizer.*            graph: prepared image and text embedding to image tokens
-    decoder.*              graph: the window's image tokens to the logits of one step
-    reference.safetensors       reference steps and their logits, checked at every load
+    condition.*                 graph: text embedding to condition, once an episode
+    tokenizer.*                 graph: prepared image and condition to image tokens and attention maps
+    decoder.*                   graph: the window's image tokens and the condition to the logits of one step
+    reference.safetensors       reference steps and the network's logits, checked at every load
     instructions.safetensors    text embeddings by sentence, where some were given
 
 The names of the files follow from the format, never from the description.
@@ -25,20 +26,24 @@ from rt1.errors import ExportError
 from rt1.policy.agreement import Agreement
 from rt1.text.encoder import TextEncoderIdentity
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE = "export.json", "reference.safetensors", "instructions.safetensors"
 _CURE = "restore it from a copy, or export again"
 
 Format = Literal["onnx", "openvino", "torch-export", "aoti"]
 Precision = Literal["fp32", "bf16", "int8"]
 
-GRAPH_FILES: Mapping[str, tuple[str, ...]] = {
-    "onnx": ("tokenizer.onnx", "decoder.onnx"),
-    "openvino": ("tokenizer.xml", "decoder.xml", "tokenizer.bin", "decoder.bin"),
-    "torch-export": ("tokenizer.pt2", "decoder.pt2"),
-    "aoti": ("tokenizer.pt2", "decoder.pt2"),
+GRAPHS = ("condition", "tokenizer", "decoder")
+_SUFFIXES: Mapping[str, tuple[str, ...]] = {
+    "onnx": (".onnx",),
+    "openvino": (".xml", ".bin"),
+    "torch-export": (".pt2",),
+    "aoti": (".pt2",),
 }
-"""Format -> files of the tokenizer and the decoder, in this order, then what belongs to them."""
+GRAPH_FILES: Mapping[str, tuple[str, ...]] = {
+    kind: tuple(graph + suffix for suffix in suffixes for graph in GRAPHS) for kind, suffixes in _SUFFIXES.items()
+}
+"""Format -> files of the three graphs in order, then what belongs to them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +54,25 @@ class Sizes:
     """T: images the policy looks at, newest last."""
     image_size: tuple[int, int]
     """Height and width the image is stretched to, pixels."""
+    grid: tuple[int, int]
+    """Rows and columns of TokenLearner's maps."""
     text_width: int
     """E: entries of the text embedding."""
+    vocabulary: int = 0
+    """Word pieces whose ids a text embedding holds; 0 where it holds vectors."""
+    guidance: bool
+    """Whether it was trained without the text, too, so that guidance is possible."""
     image_tokens: int
     """K: tokens per image."""
     token_width: int
     """Entries of an image token."""
-    decoder_text: bool
-    """Whether the decoder takes the text embedding, too."""
+    parameters: int
+    """Trainable parameters."""
 
     def __post_init__(self) -> None:
-        json_config.check_at_least(self, 1, "window", "image_size", "text_width", "image_tokens", "token_width")
+        counts = ("window", "image_size", "grid", "text_width", "image_tokens", "token_width", "parameters")
+        json_config.check_at_least(self, 1, *counts)
+        json_config.check_at_least(self, 0, "vocabulary")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +83,8 @@ class Comparison(Agreement):
     """Where the images come from."""
     tolerance: float
     """Largest logit difference that was let pass, as a share of the largest logit."""
+    least_agreement: float
+    """Share of the clear tokens that must be equal, here and on each machine that acts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +105,8 @@ class Manifest:
     """Package -> version it was made with; ``cpu`` is the instruction set."""
     files: Mapping[str, str]
     """File name -> SHA-256 of its content."""
+    weights: str
+    """SHA-256 of the weights it was made from."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the weights come from, as the checkpoint says."""
 
@@ -97,7 +114,7 @@ class Manifest:
         rate = self.control_rate
         if rate is not None and (type(rate) not in (int, float) or not 0 < rate < float("inf")):
             raise ValueError(f"the control rate is {rate!r:.80}; it must be a number of steps per second")
-        texts: tuple[object, ...] = (*self.files, *self.files.values(), *self.versions.values())
+        texts: tuple[object, ...] = (self.weights, *self.files, *self.files.values(), *self.versions.values())
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise ValueError("the files and versions hold something else than printable text")
 
@@ -124,14 +141,14 @@ class Manifest:
             comparison=json_config.from_json(Comparison, data["comparison"], where="comparison"),
             versions=dict(data["versions"]),
             files=dict(data["files"]),
+            weights=data["weights"],
             provenance=dict(data["provenance"]),
         )
 
 
-def graph_files(kind: Format, folder: Path) -> tuple[Path, Path]:
-    """Return the files that the tokenizer and the decoder of a format are loaded from."""
-    tokenizer, decoder = GRAPH_FILES[kind][:2]
-    return folder / tokenizer, folder / decoder
+def graph_files(kind: Format, folder: Path) -> tuple[Path, ...]:
+    """Return the files that the three graphs of a format are loaded from."""
+    return tuple(folder / name for name in GRAPH_FILES[kind][: len(GRAPHS)])
 
 
 def read_manifest(folder: Path) -> Manifest:

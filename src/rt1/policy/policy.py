@@ -1,22 +1,59 @@
-"""A policy: the network, the state of its episode, and the decoding of its tokens."""
+"""A policy: an engine that runs the network, the state of an episode, and the decoding of its tokens.
+
+With a checkpoint it needs torch; with an exported folder it needs the library of its format alone:
+
+    from rt1.policy.policy import Policy
+
+    policy = Policy.from_export("exported")
+    policy.reset("open the drawer")
+    action = policy.act(image)
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
-from rt1.checkpoint import CheckpointInfo, load_info, load_model
-from rt1.model.rt1 import RT1
-from rt1.policy.autotune import setting_for
+from rt1.common.json_config import check_between
+from rt1.common.suggest import unknown_name
+from rt1.errors import ExportError
 from rt1.policy.base import BasePolicy, Instruction
+from rt1.policy.engines.base import AUTO, Engine, engine_choice
+from rt1.policy.exported import is_export, open_export
+from rt1.policy.exported_manifest import TABLE_FILE, Sizes
 from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
-from rt1.text.encoder import TextEncoder, check_same_encoder
-from rt1.text.load import load_identified
+from rt1.text.encoder import TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
+
+if TYPE_CHECKING:
+    from rt1.model.rt1 import RT1
+
+EncodeText = Callable[[str], NDArray[np.float32]]
+_EMBED = "give its text embedding, or export again with --instructions and this sentence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActingSettings:
+    """How a trained network acts."""
+
+    engine: str | None = None
+    """What runs the network: torch, onnx or openvino, with a precision behind a colon (torch:bf16, onnx:int8,
+    openvino:bf16). auto takes the fastest that acts as torch in fp32 does, measured once on this machine. Default:
+    torch, or the library of an exported folder."""
+    device: str = "cpu"
+    """Device of the engine torch, as torch names it. auto takes the accelerator (cuda, mps, xpu) if there is one."""
+    cond_scale: float = 1.0
+    """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
+
+    def __post_init__(self) -> None:
+        check_between(self, 0, 1000, "cond_scale")
+        if self.engine not in (None, AUTO):
+            engine_choice(self.engine)
 
 
 class Policy(BasePolicy):
@@ -27,16 +64,12 @@ class Policy(BasePolicy):
     """
 
     def __init__(
-        self,
-        model: RT1 | Stepper,
-        action_spec: ActionSpec,
-        *,
-        encode_text: Callable[[str], NDArray[np.float32]] | None = None,
+        self, model: RT1 | Engine | Stepper, action_spec: ActionSpec, *, encode_text: EncodeText | None = None
     ) -> None:
-        """Wrap a network.
+        """Wrap what runs a network.
 
         Args:
-            model: the network, which is put into evaluation mode, or a stepper to share.
+            model: the network, which torch runs on the CPU then, an engine, or a stepper to share.
             action_spec: dimensions and bins it was trained with.
             encode_text: instruction to float32 (E,); without it only embeddings can be given to :meth:`reset`.
         """
@@ -53,35 +86,91 @@ class Policy(BasePolicy):
         embodiment: str | None = None,
         text_encoder: TextEncoder | None = None,
         cond_scale: float = 1.0,
-        setting: str = "fp32",
+        engine: str | None = None,
+        device: str = "cpu",
+        threads: int | None = None,
     ) -> Policy:
-        """Load a policy from a checkpoint or run folder.
+        """Load a policy from a checkpoint, a run folder, or an exported folder.
 
         Args:
             path: the folder.
             embodiment: which one it is to act as, where the network has several.
             text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
             cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`; 1 is the network as it is.
-            setting: how the network is run, as for :func:`rt1.policy.autotune.setting_for`.
+            engine: ``torch``, ``onnx`` or ``openvino``, with a precision behind a colon (``openvino:bf16``), or
+                ``auto`` for the fastest that agrees with the network. None: ``torch``, or the export's own.
+            device: where torch runs, as torch names it; ``auto`` for the accelerator, where there is one.
+            threads: threads of the other engines; the library decides if None.
 
         Raises:
             CheckpointError: the folder cannot be used.
+            ExportError: an export does not act here as the network does.
             ValueError: ``text_encoder`` is not the one the network was trained with, ``cond_scale`` is not 1 and it was
-                not trained for guidance, or the setting cannot run here.
+                not trained for guidance, or the engine cannot run here.
         """
-        info = load_info(path, embodiment=embodiment)
-        model = load_model(path, embodiment=embodiment)
-        stepper = setting_for(path, model, setting).stepper(model, cond_scale=cond_scale)
-        return cls(stepper, info.action_spec, encode_text=_text_function(info, text_encoder))
+        from rt1.policy.open import describe, open_engine
+
+        if is_export(Path(path)):
+            describe(path, embodiment=embodiment)
+            policy = cls.from_export(path, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
+            if engine not in (None, AUTO, policy.engine):
+                raise ExportError(f"{path} is an export for {policy.engine}, not for {engine}. Leave --engine out")
+            return policy
+        info = describe(path, embodiment=embodiment)
+        encode_text = _text_function(info.text_encoder, text_encoder)
+        opened = open_engine(path, engine or "torch", embodiment=embodiment, device=device, threads=threads)
+        return cls(Stepper(opened, cond_scale=cond_scale), info.action_spec, encode_text=encode_text)
+
+    @classmethod
+    def from_export(
+        cls,
+        folder: Path | str,
+        *,
+        text_encoder: TextEncoder | None = None,
+        cond_scale: float = 1.0,
+        threads: int | None = None,
+    ) -> Policy:
+        """Load a policy from what ``rt1 export`` has written; no torch is needed for ``onnx`` and ``openvino``.
+
+        Args:
+            folder: the exported folder.
+            text_encoder: encoder for instructions; the sentences stored in the export if None.
+            cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`.
+            threads: threads that compute; the library decides if None.
+
+        Raises:
+            ExportError: the folder cannot be used, or it does not act here as the network does.
+            ValueError: ``text_encoder`` is not the one the network was trained with.
+            ModuleNotFoundError: the library is not installed.
+        """
+        folder = Path(folder)
+        engine, manifest = open_export(folder, threads=threads)
+        encode_text = (
+            _stored_sentences(folder, manifest.text_encoder, has_table=TABLE_FILE in manifest.files)
+            if text_encoder is None
+            else _text_function(manifest.text_encoder, text_encoder)
+        )
+        return cls(Stepper(engine, cond_scale=cond_scale), manifest.action_spec, encode_text=encode_text)
 
     @property
     def model(self) -> RT1:
-        return self.stepper.model
+        """The network, where torch runs it."""
+        from rt1.policy.engines.torch import TorchEngine
+
+        engine = self.stepper.engine
+        if not isinstance(engine, TorchEngine):
+            raise AttributeError(f"the engine {engine.label} has no torch network; use Policy.sizes, or engine='torch'")
+        return engine.model
 
     @property
-    def setting(self) -> str:
-        """How the network is run: one of :data:`rt1.policy.stepper.SETTINGS`."""
-        return self.stepper.setting
+    def sizes(self) -> Sizes:
+        """Sizes of the network."""
+        return self.stepper.engine.sizes
+
+    @property
+    def engine(self) -> str:
+        """What runs the network, for example ``onnx:int8``."""
+        return self.stepper.engine.label
 
     @property
     def cond_scale(self) -> float:
@@ -102,7 +191,7 @@ class Policy(BasePolicy):
     @property
     def text_embedding(self) -> FloatArray:
         """Text embedding of the policy's own episode, float32 (E,)."""
-        return self.state.text_E.cpu().numpy()
+        return self.state.text_E
 
     def new_session(self) -> Policy:
         """Return a policy for another robot with the same network and text encoder, without an episode."""
@@ -146,9 +235,8 @@ class Policy(BasePolicy):
         return self._encode_text(instruction)
 
 
-def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callable[[str], NDArray[np.float32]] | None:
-    """Return instruction -> vector with the checkpoint's encoder, loaded at its first use."""
-    identity = info.text_encoder
+def _text_function(identity: TextEncoderIdentity | None, encoder: TextEncoder | None) -> EncodeText | None:
+    """Return instruction -> vector with the encoder of a network, loaded at its first use."""
     if encoder is not None and identity is not None:
         check_same_encoder(identity, encoder.identity)
     if encoder is None and identity is None:
@@ -157,8 +245,27 @@ def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callabl
     def encode(instruction: str) -> NDArray[np.float32]:
         nonlocal encoder
         if encoder is None:
+            from rt1.text.load import load_identified
+
             assert identity is not None
             encoder = load_identified(identity)
         return encoder.encode([instruction])[0]
+
+    return encode
+
+
+def _stored_sentences(folder: Path, identity: TextEncoderIdentity | None, *, has_table: bool) -> EncodeText:
+    """Return instruction -> vector of the sentences that an export holds."""
+    table = TableEncoder.load(folder / TABLE_FILE) if has_table else None
+
+    def encode(instruction: str) -> NDArray[np.float32]:
+        if table is None:
+            source = "" if identity is None else f" of {identity}"
+            raise ValueError(
+                f"this export holds no table of text embeddings{source}, only embeddings are taken; {_EMBED}"
+            )
+        if instruction not in table.sentences:
+            raise ValueError(f"{unknown_name('instruction', instruction, table.sentences)}; {_EMBED}")
+        return table.encode([instruction])[0]
 
     return encode

@@ -119,10 +119,9 @@ def evaluate_checkpoint(
             folder,
             embodiment=settings.embodiment,
             text_encoder=encoder,
-            cond_scale=settings.acting.cond_scale,
-            setting=settings.acting.choice,
+            **vars(settings.acting),
         )
-        settings = replace(settings, acting=replace(settings.acting, backend=policy.setting, tune=False))
+        settings = replace(settings, acting=replace(settings.acting, engine=policy.engine))
         plots: list[EpisodePlot] = []
         if source is not None:
             chosen = choose_episodes(source, recorder.info.provenance)
@@ -201,5 +200,5 @@ def settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
         "control rate": f"{suite.control_rate:g} Hz",
         "trials per task": str(settings.trials),
         "evaluation seed": str(settings.seed),
-        **({} if acting.backend == "fp32" else {"backend of the policy": acting.backend}),
+        **({} if acting.engine in (None, "torch") else {"engine of the policy": acting.engine}),
     }

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rt1.checkpoint import load_info, resolve
 from rt1.common.json_config import to_json
 from rt1.common.system import PeakMemory, commit, describe_machine
-from rt1.model.heads import parameter_counts
+from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import Policy
 
 
@@ -53,7 +52,7 @@ class ProvenanceRecorder:
     """Measures an evaluation (``with recorder:``) and returns its provenance."""
 
     def __init__(self, checkpoint: Path | str, context: ReportContext | None, *, embodiment: str | None = None) -> None:
-        self.folder, self.info = resolve(checkpoint), load_info(checkpoint, embodiment=embodiment)
+        self.folder, self.info = policy_folder(checkpoint), describe(checkpoint, embodiment=embodiment)
         self._context, self._embodiment = context or ReportContext(), embodiment
         self._memory, self._started, self._seconds = PeakMemory(), 0.0, 0.0
 
@@ -81,7 +80,7 @@ class ProvenanceRecorder:
             "checkpoint": f"{self.folder.name} at update {self.info.provenance.get('update', '?')}",
             "seconds": {**context.seconds, "evaluate": self._seconds},
             "peak_gb": max(context.peak_gb or 0.0, self._memory.gigabytes),
-            "parameters": parameter_counts(policy.model)["total"],
+            "parameters": policy.sizes.parameters,
             "settings": {**context.settings, **settings, **options},
             "notes": tuple(" ".join(note.split()) for note in notes),
         }

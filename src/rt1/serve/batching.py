@@ -78,8 +78,8 @@ def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dic
     The sizes end at ``max_batch``, or before the first one that takes longer than ``max_latency``.
     """
     image = np.zeros(_IMAGE, np.uint8)
-    full = policy.start(np.zeros(policy.model.config.text_width, np.float32))
-    for _ in range(policy.model.config.window):  # a full window is what a robot has nearly always
+    full = policy.start(np.zeros(policy.sizes.text_width, np.float32))
+    for _ in range(policy.sizes.window):  # a full window is what a robot has nearly always
         policy.step([full], [image])
     times: dict[int, float] = {}
     for size in sorted({min(1 << power, max_batch) for power in range(max_batch.bit_length() + 1)}):

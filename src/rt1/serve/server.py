@@ -71,7 +71,7 @@ class PolicyServer:
         self._key = None if settings.api_key_file is None else read_key(settings.api_key_file)
         certificate = settings.certificate
         self._tls = None if certificate is None else server_context(certificate, settings.private_key)
-        self._window = policy.model.config.window
+        self._window = policy.sizes.window
         facts = {
             "policy": "rt1",
             "action_spec": policy.action_spec.to_json(),

@@ -29,6 +29,7 @@ from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks, max_return
 from rt1.envs.registry import suite_to_json
+from rt1.policy.policy import ActingSettings
 from rt1.simulate.noise import Drift
 from rt1.simulate.record import embed_sentences, recorded_sentence
 from rt1.simulate.rollout import Disturbed, PolicyController, rollout
@@ -59,6 +60,8 @@ class CollectSettings:
     """JPEG quality, 1..100."""
     workers: int = 0
     """Processes. 0 means one per core."""
+    engine: str | None = None
+    """What runs the policy, see :class:`rt1.policy.policy.ActingSettings`."""
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
@@ -118,7 +121,8 @@ def collect(
     jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
     missing = [job for job in jobs if not job.file.is_file()]
     total, left = (sum(len(job.attempts) for job in group) for group in (jobs, missing))
-    arguments = (TrialPolicy(checkpoint=checkpoint), collector.embeddings)
+    acting = ActingSettings(engine=settings.engine)
+    arguments = (TrialPolicy(checkpoint=checkpoint, acting=acting), collector.embeddings)
     with episode_progress(f"collecting into {folder}", total, unit="attempts", done=total - left):
         for _ in run_jobs(
             collector.run, missing, workers=settings.workers, prepare=prepare_policy, arguments=arguments

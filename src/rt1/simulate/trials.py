@@ -12,13 +12,11 @@ from typing import Literal
 import torch
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import load_info, load_model
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
 from rt1.envs.base import Env, TaskSuite, max_return
-from rt1.policy.autotune import ActingSettings, setting_for
 from rt1.policy.base import BasePolicy
-from rt1.policy.policy import Policy
+from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.record import MOST_ATTEMPTS
 from rt1.simulate.rollout import (
     Controller,
@@ -128,11 +126,8 @@ def prepare_policy(policy: TrialPolicy | BasePolicy | None, embeddings: Mapping[
     torch.set_num_threads(1)  # the processes share the cores. A thread pool in each would fight over them
     if policy is None:
         return
-    info = load_info(policy.checkpoint, embodiment=policy.embodiment)
-    model = load_model(policy.checkpoint, embodiment=policy.embodiment)
-    choice = setting_for(policy.checkpoint, model, policy.acting.choice)
-    stepper = choice.stepper(model, cond_scale=policy.acting.cond_scale)
-    _policy.append(Policy(stepper, info.action_spec, encode_text=embeddings.__getitem__))
+    loaded = Policy.from_checkpoint(policy.checkpoint, embodiment=policy.embodiment, threads=1, **vars(policy.acting))
+    _policy.append(Policy(loaded.stepper, loaded.action_spec, encode_text=embeddings.__getitem__))
 
 
 def prepared_policy() -> BasePolicy:

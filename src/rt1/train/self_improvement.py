@@ -27,6 +27,7 @@ from rt1.envs.registry import suite_from_json
 from rt1.errors import DataError
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.results import Counted
+from rt1.policy.policy import ActingSettings
 from rt1.simulate.collect import Collection, CollectSettings, collect
 from rt1.simulate.rollout import check_actions_fit
 from rt1.text.encoder import TextEncoder
@@ -70,8 +71,11 @@ class ImproveSettings:
     """Budget: no further stage begins once so much CPU time is spent. 0 means none."""
     workers: int = 0
     """Processes. 0 means one per core."""
+    engine: str | None = None
+    """What runs the policy while it collects and in trials, as for rt1 evaluate. Default: torch."""
 
     def __post_init__(self) -> None:
+        ActingSettings(engine=self.engine)  # refuses an unknown one
         check_between(self, 1, MOST_EPISODES, "rounds", "attempts", "tries", "trials")
         check_at_least(self, 1, "first_updates", "updates")
         check_between(self, 1, 1000, "patience")
@@ -251,6 +255,7 @@ class _Loop:
             noise=self.settings.noise,
             max_steps=math.ceil(self.settings.patience * int(self.recorded.lengths.max())),
             workers=self.settings.workers,
+            engine=self.settings.engine,
         )
         policy = resolve(self._policy("improved", number - 1))
         seed = (self.settings.seed, number)
@@ -289,6 +294,7 @@ class _Loop:
             baselines=False,
             swapped=False,
             paraphrases=False,
+            acting=ActingSettings(engine=self.settings.engine),
             workers=self.settings.workers,
         )
         with self._timed("trials"):

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.errors import ExportError, SaveError
-from rt1.export.exporter import ExportSettings, export
+from rt1.policy.export.exporter import ExportSettings, export
 from rt1.policy.exported_manifest import MANIFEST_FILE, Format, Manifest, read_manifest
-from rt1.policy.exported_torch import load_exported
 from rt1.policy.policy import Policy
 from rt1.text.encoder import TableEncoder
 
@@ -30,7 +29,7 @@ def _compared(manifest: Manifest) -> Any:
 
 
 def _assert_acts_as(checkpoint: Path, folder: Path, images: Images, embedding: FloatArray) -> None:
-    exported, policy = load_exported(folder), Policy.from_checkpoint(checkpoint)
+    exported, policy = Policy.from_export(folder), Policy.from_checkpoint(checkpoint)
     for _ in range(2):
         exported.reset(embedding)
         policy.reset(embedding)
@@ -60,17 +59,13 @@ def _assert_acts_as(checkpoint: Path, folder: Path, images: Images, embedding: F
 def test_each_format_gives_the_logits_of_the_network_before_and_after_images_are_forgotten(
     to: Format,
     kind: str,
-    skip_without: Callable[[Format], None],
-    checkpoint: Callable[[str], Path],
-    tmp_path: Path,
+    exported: Callable[[Format, str], tuple[Path, Path]],
     images: Images,
     embedding: FloatArray,
 ) -> None:
-    skip_without(to)
-    source = checkpoint(kind)
-    manifest = export(source, tmp_path / "export", ExportSettings(to=to))
-    _assert_acts_as(source, tmp_path / "export", images, embedding)
-    found = _compared(manifest)
+    source, folder = exported(to, kind)
+    _assert_acts_as(source, folder, images, embedding)
+    found = _compared(read_manifest(folder))
     assert (found.steps, found.images, found.tokens) == (14, "generated", 14 * 3)
     assert found.logit_difference <= 1e-4 * found.largest_logit
 
@@ -107,7 +102,7 @@ def _assert_close_but_not_equal(manifest: Manifest) -> None:
 def test_the_figures_and_the_files_are_in_the_folder(torch_export: tuple[Path, Path]) -> None:
     manifest = read_manifest(torch_export[1])
     names = sorted(file.name for file in torch_export[1].iterdir())
-    assert names == ["decoder.pt2", "export.json", "reference.safetensors", "tokenizer.pt2"]
+    assert names == ["condition.pt2", "decoder.pt2", "export.json", "reference.safetensors", "tokenizer.pt2"]
     assert _compared(manifest).tokens_agreeing == 14 * 3
     assert list(torch_export[1].parent.iterdir()) == [torch_export[1]]
 
@@ -148,7 +143,7 @@ def test_the_sentences_of_a_table_are_stored_and_asked_for_by_name(
 ) -> None:
     export(torch_export[0], tmp_path / "export", TORCH, encoder=sentences)
     exported, policy = (
-        load_exported(tmp_path / "export"),
+        Policy.from_export(tmp_path / "export"),
         Policy.from_checkpoint(torch_export[0], text_encoder=sentences),
     )
     for sentence in sentences.sentences:
@@ -200,10 +195,13 @@ def test_the_description_is_plain_json(torch_export: tuple[Path, Path]) -> None:
     assert data["sizes"] == {
         "window": 3,
         "image_size": [48, 48],
+        "grid": [6, 6],
         "text_width": 8,
+        "vocabulary": 0,
+        "guidance": False,
         "image_tokens": 4,
         "token_width": 16,
-        "decoder_text": False,
+        "parameters": 4648,
     }
 
 

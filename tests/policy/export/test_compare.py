@@ -1,4 +1,4 @@
-"""The comparison of two policies: what it counts, and which images it takes."""
+"""The comparison of a network and its export: what it counts, and which images it takes."""
 
 from __future__ import annotations
 
@@ -12,35 +12,55 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError, PolicyError
-from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
-from rt1.policy.base import BasePolicy, Instruction
-from rt1.policy.exported_manifest import Comparison
+from rt1.policy.agreement import Agreement
+from rt1.policy.engines.base import Engine
+from rt1.policy.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
+from rt1.policy.exported_manifest import Sizes
+from rt1.policy.stepper import Stepper
 
 SIZE = TrialSize(episodes=2, steps=5, text_width=8)
 
 
-class Scripted(BasePolicy):
-    """Gives its rows of logits one after the other and starts again at a reset."""
+SPEC = ActionSpec(parts=(Continuous(name="move", low=(0.0,), high=(1.0,)),), bins=3)
 
-    action_spec = ActionSpec(parts=(Continuous(name="move", low=(0.0,), high=(1.0,)),), bins=3)
+
+class Scripted(Engine):
+    """Gives its rows of logits one after the other and starts again at each episode."""
+
+    name, precision = "scripted", "fp32"
+    sizes = Sizes(
+        window=1,
+        image_size=(4, 4),
+        grid=(1, 1),
+        text_width=8,
+        guidance=False,
+        image_tokens=1,
+        token_width=1,
+        parameters=1,
+    )
 
     def __init__(self, *rows: tuple[float, float, float]) -> None:
-        self.rows = [np.array([row], dtype=np.float32) for row in rows]
+        self.rows = [np.array([[row]], dtype=np.float32) for row in rows]
         self.step = 0
 
-    def reset(self, instruction: Instruction) -> None:
-        assert not isinstance(instruction, str)
+    def condition(self, text_SE: FloatArray, *, dropped: bool) -> FloatArray:
+        assert not dropped
         self.step = 0
+        return text_SE
 
-    def logits(self, image: NDArray[Any]) -> FloatArray:
-        assert image.dtype == np.uint8
+    def encode(self, image_SHWC: FloatArray, condition: FloatArray) -> tuple[FloatArray, FloatArray]:
+        assert len(image_SHWC) == len(condition)
+        return np.zeros((1, 1, 1), np.float32), np.ones((1, 1, 1), np.float32)
+
+    def decode(self, token_STKE: FloatArray, step_S: NDArray[np.int64], condition: FloatArray) -> FloatArray:
+        assert len(token_STKE) == len(step_S) == len(condition)
         self.step += 1
         return self.rows[self.step - 1]
 
 
-def _compared(one: Scripted, other: Scripted, steps: int) -> Comparison:
+def _compared(one: Scripted, other: Scripted, steps: int) -> Agreement:
     trial = Trial(embedding=np.zeros(8, dtype=np.float32), images=[np.zeros((4, 4, 3), dtype=np.uint8)] * steps)
-    return compare(one, other, [trial, trial], images="generated", tolerance=0.1)
+    return compare(Stepper(one), Stepper(other), [trial, trial], SPEC)
 
 
 def test_it_counts_steps_tokens_and_the_largest_difference_over_all_episodes() -> None:

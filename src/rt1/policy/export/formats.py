@@ -1,4 +1,4 @@
-"""Write the two graphs as files, one function per format."""
+"""Write the graphs as files, one function per format."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import torch
 
 import rt1
 from rt1.errors import ExportError
-from rt1.export.graphs import Programs
-from rt1.policy.exported import import_openvino
+from rt1.policy.engines.openvino import import_openvino
+from rt1.policy.engines.program import instruction_set
+from rt1.policy.export.graphs import Programs
 from rt1.policy.exported_manifest import Format, Precision
-from rt1.policy.exported_torch import instruction_set
 
 PACKAGES: Mapping[Format, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": ("onnx", "onnxscript", "openvino"),
+    "openvino": ("openvino",),
     "torch-export": (),
     "aoti": (),
 }
@@ -62,7 +62,7 @@ def check_possible(to: Format, precision: Precision) -> None:
 
 
 def write_graphs(programs: Programs, folder: Path, *, to: Format, precision: Precision) -> None:
-    """Write both graphs into a folder, named as :data:`rt1.policy.exported_manifest.GRAPH_FILES` says."""
+    """Write all graphs into a folder, named as :data:`rt1.policy.exported_manifest.GRAPH_FILES` says."""
     writers: Mapping[Format, Callable[[Programs, Path], None]] = {
         "onnx": _write_onnx,
         "openvino": _write_openvino,
@@ -78,6 +78,12 @@ def versions(to: Format) -> dict[str, str]:
     """Return the versions of the packages that write an export, and the instruction set."""
     packages = {name: metadata.version(name) for name in PACKAGES[to]}
     return {"rt1": rt1.__version__, **packages, "torch": torch.__version__, "cpu": instruction_set()}
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of torch and of all packages that some engine needs and that are installed."""
+    names = sorted({"torch", *(name for packages in PACKAGES.values() for name in packages)})
+    return {name: metadata.version(name) for name in names if importlib.util.find_spec(name)}
 
 
 def _write_onnx(programs: Programs, folder: Path) -> None:
@@ -114,11 +120,13 @@ def _quantize(file: Path) -> None:
 
 def _write_openvino(programs: Programs, folder: Path) -> None:
     openvino = import_openvino()
-    with tempfile.TemporaryDirectory() as scratch:
-        _write_onnx(programs, Path(scratch))
-        for name, _ in programs.named:
-            graph = openvino.Core().read_model(str(Path(scratch) / f"{name}.onnx"))
-            openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
+    for name, program in programs.named:
+        with _quiet():
+            graph = openvino.convert_model(program)
+        inputs, _ = program.example_inputs  # their first dimension, the number of robots, is free
+        shapes = (openvino.PartialShape([-1, *example.shape[1:]]) for example in inputs)
+        graph.reshape(dict(zip(graph.inputs, shapes, strict=True)))
+        openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
 
 
 def _write_torch_export(programs: Programs, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Compare an exported policy with its network: the same images and instructions, step by step."""
+"""Compare an export with its network: the same images and instructions, step by step."""
 
 from __future__ import annotations
 
@@ -6,28 +6,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import FloatArray
+from rt1.actions import ActionSpec, FloatArray
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
 from rt1.errors import DataError
-from rt1.policy.agreement import NOTHING_COMPARED, compare_logits
-from rt1.policy.base import BasePolicy
-from rt1.policy.exported_manifest import Comparison
-
-PATCH = 32
-"""Pixels of a patch of a generated image; in noise all pixels average out, and all images look alike."""
-PATCHES = (8, 10)
-"""Rows and columns of patches of a generated image."""
+from rt1.policy.agreement import NOTHING_COMPARED, Agreement, compare_logits
+from rt1.policy.stepper import Stepper
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A text embedding, float32 (E,), and RGB images (H, W, 3) that both policies get."""
+    """A text embedding, float32 (E,), and RGB images (H, W, 3) that both get."""
 
     embedding: FloatArray
     images: Sequence[NDArray[np.uint8]]
@@ -48,12 +42,17 @@ class TrialSize:
 
 
 def generated_trials(size: TrialSize, seed: int) -> list[Trial]:
-    """Return episodes of colored patches with random text embeddings: unit vectors, or ids of word pieces."""
+    """Return episodes of drifting soft-edged blobs of color, with random text embeddings: unit vectors, or word ids."""
     random = np.random.default_rng(seed)
     trials = []
     for embedding in _embeddings(size, seed):
-        coarse = random.integers(0, 256, (size.steps, *PATCHES, 3), dtype=np.uint8)
-        trials.append(Trial(embedding=embedding, images=list(coarse.repeat(PATCH, axis=1).repeat(PATCH, axis=2))))
+        scene = random.uniform(0, 255, (6, 8, 3)).astype(np.float32)
+        drift = random.normal(0, 12, scene.shape).astype(np.float32)
+        images = []
+        for step in range(size.steps):
+            image = cv2.resize(scene + step * drift, (320, 256), interpolation=cv2.INTER_CUBIC)
+            images.append(np.clip(image + random.normal(0, 4, image.shape), 0, 255).astype(np.uint8))
+        trials.append(Trial(embedding=embedding, images=images))
     return trials
 
 
@@ -77,25 +76,20 @@ def recorded_trials(source: EpisodeSource, size: TrialSize, seed: int) -> list[T
     return trials
 
 
-def compare(
-    policy: BasePolicy,
-    exported: BasePolicy,
-    trials: Sequence[Trial],
-    *,
-    images: Literal["recorded", "generated"],
-    tolerance: float,
-) -> Comparison:
-    """Run a policy and its export on the same episodes and return how they differ.
+def compare(network: Stepper, exported: Stepper, trials: Sequence[Trial], spec: ActionSpec) -> Agreement:
+    """Run a network and its export on the same episodes and return how they differ.
 
-    The episodes should be longer than the window. ``images`` and ``tolerance``, the largest logit difference allowed as
-    a share of the largest logit, are only recorded.
+    The episodes should be longer than the window.
+
+    Raises:
+        PolicyError: the network's logits are not finite.
     """
     agreements = []
     for trial in trials:
-        reference_NAV = policy.episode_logits(trial.embedding, trial.images)
-        policy.action_spec.decode_logits(reference_NAV)  # refuses a network whose logits are not finite
+        reference_NAV = network.episode_logits(trial.embedding, trial.images)
+        spec.decode_logits(reference_NAV)
         agreements.append(compare_logits(reference_NAV, exported.episode_logits(trial.embedding, trial.images)))
-    return Comparison(**vars(reduce(add, agreements, NOTHING_COMPARED)), images=images, tolerance=tolerance)
+    return reduce(add, agreements, NOTHING_COMPARED)
 
 
 def _embeddings(size: TrialSize, seed: int) -> FloatArray:

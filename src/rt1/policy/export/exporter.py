@@ -7,16 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rt1.actions import FloatArray
-from rt1.checkpoint import CheckpointInfo, load_info
+from rt1.checkpoint import MODEL_FILE, CheckpointInfo, load_info, load_model, resolve
 from rt1.common.folders import replacing_alone
 from rt1.common.json_config import check_at_least, check_between
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import ExportError
-from rt1.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
-from rt1.export.formats import check_possible, versions, write_graphs
-from rt1.export.graphs import trace
-from rt1.policy.exported import ExportedPolicy
+from rt1.policy.base import check_embedding
+from rt1.policy.engines.torch import TorchEngine
+from rt1.policy.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
+from rt1.policy.export.formats import check_possible, versions, write_graphs
+from rt1.policy.export.graphs import trace
+from rt1.policy.exported import load_graphs
 from rt1.policy.exported_manifest import (
     GRAPH_FILES,
     MANIFEST_FILE,
@@ -29,10 +30,10 @@ from rt1.policy.exported_manifest import (
     Sizes,
     sha256,
 )
-from rt1.policy.exported_reference import save_reference
-from rt1.policy.exported_torch import load_graphs
-from rt1.policy.policy import Policy
-from rt1.text.encoder import TableEncoder, TextEncoder
+from rt1.policy.exported_reference import MOST_STEPS, save_reference
+from rt1.policy.stepper import Stepper
+from rt1.text.encoder import TableEncoder, TextEncoder, check_same_encoder
+from rt1.text.load import load_identified
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 """Logit difference that passes where none is given, as a share of the largest logit. Float32 differs by its rounding
@@ -108,79 +109,78 @@ def export(
     out = Path(out)
     check_possible(settings.to, settings.precision)
     info = load_info(checkpoint, embodiment=settings.embodiment)
-    settings.steps_for(info.model.window)
-    policy = Policy.from_checkpoint(checkpoint, embodiment=settings.embodiment, text_encoder=encoder)
-    table = _table(policy, info, encoder, settings.instructions)
+    steps = settings.steps_for(info.model.window)
+    table = _table(info, encoder, settings.instructions)
+    network = TorchEngine(load_model(checkpoint, embodiment=settings.embodiment))
     with replacing_alone(out, holding=EXPORT_FILES) as temporary:
         temporary.mkdir()
         say(f"tracing and writing {settings.to}, {settings.precision}")
-        write_graphs(trace(policy.model), temporary, to=settings.to, precision=settings.precision)
+        write_graphs(trace(network.model), temporary, to=settings.to, precision=settings.precision)
         if table is not None:
             table.save(temporary / TABLE_FILE)
-        manifest = _describe(temporary, info, settings)
-        trials = _trials(policy, source, settings)
-        say(f"comparing with the network on {sum(len(trial.images) for trial in trials)} images")
-        exported = ExportedPolicy(manifest, load_graphs(temporary, manifest))
-        comparison = compare(
-            policy,
-            exported,
-            trials,
+        manifest = _describe(temporary, info, settings, network.sizes, resolve(checkpoint) / MODEL_FILE)
+        trials = _trials(source, settings, network.sizes, steps)
+        say(f"comparing with the network on {settings.episodes * steps} images")
+        exported = Stepper(load_graphs(temporary, manifest))
+        agreement = compare(Stepper(network), exported, trials[: settings.episodes], info.action_spec)
+        comparison = Comparison(
+            **vars(agreement),
             images="generated" if source is None else "recorded",
             tolerance=TOLERANCES[settings.precision] if settings.tolerance is None else settings.tolerance,
+            least_agreement=settings.agreement,
         )
         _check(comparison, settings)
-        save_reference(exported, temporary, manifest, embedding=trials[0].embedding, images=trials[0].images)
-        files = {**manifest.files, REFERENCE_FILE: sha256(temporary / REFERENCE_FILE)}
-        manifest = replace(manifest, comparison=comparison, files=files)
+        manifest = replace(manifest, comparison=comparison)
+        save_reference(Stepper(network), temporary, manifest, ((trial.embedding, trial.images) for trial in trials))
+        manifest = replace(manifest, files={**manifest.files, REFERENCE_FILE: sha256(temporary / REFERENCE_FILE)})
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
     return manifest
 
 
-def _table(
-    policy: Policy, info: CheckpointInfo, encoder: TextEncoder | None, instructions: Sequence[str]
-) -> TableEncoder | None:
+def _trials(source: EpisodeSource | None, settings: ExportSettings, sizes: Sizes, steps: int) -> list[Trial]:
+    """Return episodes enough for the comparison and for the reference steps."""
+    size = TrialSize(
+        episodes=max(settings.episodes, MOST_STEPS // steps),
+        steps=steps,
+        text_width=sizes.text_width,
+        vocabulary=sizes.vocabulary,
+    )
+    return generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
+
+
+def _table(info: CheckpointInfo, encoder: TextEncoder | None, instructions: Sequence[str]) -> TableEncoder | None:
     """Return the text embeddings to store: those of the sentences asked for, and all of a table."""
+    identity = info.text_encoder
+    if encoder is not None and identity is not None:
+        check_same_encoder(identity, encoder.identity)
     stored = encoder.sentences if isinstance(encoder, TableEncoder) else ()
-    vectors: dict[str, FloatArray] = {}
-    for sentence in dict.fromkeys((*instructions, *stored)):
-        policy.reset(sentence)
-        vectors[sentence] = policy.text_embedding
-    name = "instructions" if info.text_encoder is None else info.text_encoder.name
-    return TableEncoder(vectors, name) if vectors else None
+    sentences = list(dict.fromkeys((*instructions, *stored)))
+    if not sentences:
+        return None
+    if encoder is None and identity is None:
+        raise ValueError(f"the instruction {sentences[0]!r} needs a text encoder; give one with --text-encoder")
+    encoder = load_identified(identity) if encoder is None and identity is not None else encoder
+    assert encoder is not None
+    vectors = dict(zip(sentences, encoder.encode(sentences), strict=True))
+    for vector in vectors.values():
+        check_embedding(vector, info.model.text_width, vocabulary=info.model.text.vocabulary)
+    return TableEncoder(vectors, "instructions" if identity is None else identity.name)
 
 
-def _describe(folder: Path, info: CheckpointInfo, settings: ExportSettings) -> Manifest:
-    network = info.model
+def _describe(folder: Path, info: CheckpointInfo, settings: ExportSettings, sizes: Sizes, weights: Path) -> Manifest:
     return Manifest(
         kind=settings.to,
         precision=settings.precision,
-        sizes=Sizes(
-            window=network.window,
-            image_size=network.image_size,
-            text_width=network.text_width,
-            image_tokens=network.image_tokens,
-            token_width=network.token_width,
-            decoder_text=network.transformer.condition is not None,
-        ),
+        sizes=sizes,
         action_spec=info.action_spec,
         text_encoder=info.text_encoder,
         control_rate=info.control_rate,
         comparison=None,
         versions=versions(settings.to),
         files={file.name: sha256(file) for file in sorted(folder.iterdir())},
+        weights=sha256(weights),
         provenance=info.provenance,
     )
-
-
-def _trials(policy: Policy, source: EpisodeSource | None, settings: ExportSettings) -> list[Trial]:
-    network = policy.model.config
-    size = TrialSize(
-        episodes=settings.episodes,
-        steps=settings.steps_for(network.window),
-        text_width=network.text_width,
-        vocabulary=network.text.vocabulary,
-    )
-    return generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
 
 
 def _check(comparison: Comparison, settings: ExportSettings) -> None:

@@ -1,1 +1,0 @@
-"""The network as two graphs that other runtimes run: start at exporter.py. `rt1.policy.exported` acts with them."""

@@ -1,0 +1,1 @@
+"""What runs the network of a policy: torch, ONNX Runtime, OpenVINO. Start at base.py."""

@@ -1,0 +1,50 @@
+"""The engine ``openvino``: OpenVINO on the CPU. No torch."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from rt1.policy.engines.graph import Graph, GraphEngine
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+"""Precision -> OpenVINO's word for it."""
+
+
+class OpenVinoEngine(GraphEngine):
+    """The graphs in OpenVINO."""
+
+    def load(self, file: Path, threads: int | None) -> Graph:
+        # On a processor with bf16 OpenVINO would otherwise choose it.
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[self.precision]}
+        if threads is not None:
+            hints["INFERENCE_NUM_THREADS"] = str(threads)
+        request = import_openvino().Core().compile_model(str(file), "CPU", hints).create_infer_request()
+        names = [port.get_any_name() for port in request.model_inputs]
+        lock = threading.Lock()  # a request runs once at a time
+
+        def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+            with lock:
+                return [output.copy() for output in request.infer({n: inputs[n] for n in names}).to_tuple()]
+
+        return run
+
+
+def import_openvino() -> Any:  # noqa: ANN401 (an optional package)
+    """Import OpenVINO without its usage reports: at import it would send one over the network."""
+    name = "openvino_telemetry"
+    if name in sys.modules:
+        import openvino
+
+        return openvino
+    sys.modules[name] = None  # type: ignore[assignment] # to OpenVINO it is not installed
+    try:
+        import openvino
+    finally:
+        del sys.modules[name]
+    return openvino

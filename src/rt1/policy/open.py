@@ -1,0 +1,66 @@
+"""A run, a checkpoint or an exported folder as an engine, with torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rt1.checkpoint import CheckpointInfo, load_info, load_model, resolve
+from rt1.errors import ExportError
+from rt1.policy.auto import fastest
+from rt1.policy.cache import cached_export
+from rt1.policy.engines.base import AUTO, Engine, engine_choice
+from rt1.policy.engines.torch import TorchEngine
+from rt1.policy.exported import is_export, open_export
+from rt1.policy.exported_manifest import Manifest, read_manifest
+
+
+def policy_folder(path: Path | str) -> Path:
+    """Return the folder that holds a policy: an exported folder itself, or the checkpoint that ``path`` means."""
+    return Path(path) if is_export(Path(path)) else resolve(path)
+
+
+def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointInfo | Manifest:
+    """Return what a run, checkpoint or exported folder says of itself.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used, or has no such embodiment.
+        ExportError: the export cannot be used, or acts as another embodiment.
+    """
+    if not is_export(Path(path)):
+        return load_info(path, embodiment=embodiment)
+    manifest = read_manifest(Path(path))
+    if embodiment not in (None, manifest.provenance.get("embodiment")):
+        raise ExportError(f"{path} is an export of one embodiment; leave out the name {embodiment!r}, or export it")
+    return manifest
+
+
+def open_engine(
+    path: Path | str,
+    engine: str = "torch",
+    *,
+    embodiment: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Engine:
+    """Return the engine that runs a checkpoint.
+
+    Args:
+        path: checkpoint or run folder.
+        engine: as :func:`rt1.policy.engines.base.engine_choice` takes it, or ``auto`` for the fastest that agrees.
+        embodiment: which one acts, where the network has several.
+        device: where torch runs it, see :class:`TorchEngine`.
+        threads: threads of the other engines; the library decides if None.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+        ValueError: an unknown engine, or one that does not run here.
+    """
+    choice = fastest(path, embodiment=embodiment, device=device) if engine == AUTO else engine_choice(engine)
+    if choice.name != "torch":
+        if device not in ("cpu", AUTO):
+            raise ValueError(
+                f"device is {device}, the engine {choice} runs on the CPU. Use --engine torch for a device"
+            )
+        folder = cached_export(path, choice, embodiment=embodiment)
+        return open_export(folder, threads=threads)[0]
+    return TorchEngine(load_model(path, embodiment=embodiment), precision=choice.precision, device=device)

@@ -1,1 +1,0 @@
-"""The network in packed weights, for one step on a CPU."""
