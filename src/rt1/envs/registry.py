@@ -10,6 +10,7 @@ from rt1.common.json_config import from_json, to_json
 from rt1.common.suggest import lookup
 from rt1.envs.base import TaskSuite
 from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
+from rt1.envs.simpler import make_suite
 
 DEFAULT_SUITE = "metaworld"
 DEMO_TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdown", "door-unlock")
@@ -18,6 +19,8 @@ DEMO_TASKS = ("faucet-open", "faucet-close", "window-open", "button-press-topdow
 MakeSuite = Callable[[Mapping[str, Any]], TaskSuite]
 _SUITES: dict[str, MakeSuite] = {
     "metaworld": lambda settings: MetaWorldSuite(config=from_json(MetaWorldConfig, settings)),
+    "simpler": lambda settings: make_suite(settings, "simpler"),
+    "simpler_widowx": lambda settings: make_suite(settings, "simpler_widowx"),
 }
 
 
