@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +20,14 @@ from rt1.common.suggest import lookup
 from rt1.envs.base import Image, Observation, ScriptedExpert, StepResult
 from rt1.envs.simpler_actions import IMAGE_SIZE, PARTS, POLICY_SETUPS, NamedAction, resize_with_pad, to_simulator
 from rt1.envs.simpler_tasks import SUITES, TASKS
-from rt1.errors import RenderingError, first_line
+from rt1.errors import RenderingError
+
+_OPEN_RENDERER = """
+import sapien.core as sapien
+engine, renderer = sapien.Engine(), sapien.SapienRenderer(offscreen_only=True)
+engine.set_renderer(renderer)
+engine.create_scene().add_camera("camera", 8, 8, 1.0, 0.1, 1.0)
+"""
 
 
 class NamedActionPolicy(Protocol):
@@ -109,7 +119,8 @@ class SimplerPolicy:
         names = [f"{part}_{i}" for part, size in PARTS.items() for i in range(size)]
         values_SD = np.array([np.concatenate([action[part] for part in PARTS]) for action in predicted_raw_actions])
         figure = Figure(figsize=(45, 10))
-        axes = figure.subplot_mosaic([["image"] * len(names), names])
+        layout: list[Any] = [["image"] * len(names), names]
+        axes = figure.subplot_mosaic(layout)
         for name, values_S in zip(names, values_SD.T, strict=True):
             axes[name].plot(values_S)
             axes[name].set(title=name, xlabel="step")
@@ -267,18 +278,24 @@ def _check_parts(spec: ActionSpec) -> None:
 
 
 def _open_simulator(task: str, *, render: bool) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its own libraries, and where obs_mode replaces a default
-            import simpler_env
-
-            return simpler_env.make(task, **({} if render else {"obs_mode": "none"}))
-    except (ImportError, RuntimeError) as error:  # SAPIEN's library and its renderer
-        if isinstance(error, ModuleNotFoundError) or not any(
-            word in str(error).lower() for word in ("vk", "vulkan", "render")
-        ):
-            raise
+    if reason := _rendering_error():
         raise RenderingError(
-            f"SAPIEN cannot render with Vulkan here ({first_line(error)}). Install Mesa 25 or newer and the layer as "
+            f"SAPIEN cannot render with Vulkan here ({reason}). Install Mesa 25 or newer and the layer as "
             "docs/simpler.md says"
-        ) from error
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its own libraries, and where obs_mode replaces a default
+        import simpler_env
+
+        return simpler_env.make(task, **({} if render else {"obs_mode": "none"}))
+
+
+@cache
+def _rendering_error() -> str:
+    """Return why SAPIEN cannot render, empty if it can. Without a Vulkan device it crashes: another process tries."""
+    trial = subprocess.run(  # noqa: S603 (this Python, and a constant)
+        [sys.executable, "-c", _OPEN_RENDERER], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    if trial.returncode == 0:
+        return ""
+    return (trial.stderr.strip() or f"exit status {trial.returncode}").splitlines()[-1].rpartition("] ")[2][:120]

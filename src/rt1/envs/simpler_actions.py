@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.actions import FloatArray
 from rt1.envs.base import Image
 from rt1.errors import ObservationError
 
@@ -95,7 +96,7 @@ def _rotation_vector(roll: float, pitch: float, yaw: float) -> NDArray[np.float6
     return np.zeros(3) if sine < _SMALLEST_SINE else xyz / sine * 2 * np.arccos(np.clip(w, -1.0, 1.0))
 
 
-def resize_with_pad(image: NDArray[Any], size: tuple[int, int] = IMAGE_SIZE) -> Image:
+def resize_with_pad(image: Any, size: tuple[int, int] = IMAGE_SIZE) -> Image:
     """Fit an image into ``size`` (H, W) as TensorFlow's ``resize_with_pad`` does, and truncate it to uint8.
 
     Args:
@@ -105,19 +106,27 @@ def resize_with_pad(image: NDArray[Any], size: tuple[int, int] = IMAGE_SIZE) -> 
     Raises:
         ObservationError: another dtype or shape.
     """
-    import torch
-    import torch.nn.functional as F
-
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
         kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
         raise ObservationError(f"the image is {kind}, must be uint8 RGB (H, W, 3). Convert it")
     old, new = np.array(image.shape[:2], dtype=np.float32), np.array(size, dtype=np.float32)
-    inner = old / (old / new).max()  # float32, as TensorFlow rounds it
+    inner = old / (old / new).max()  # float32, as in TensorFlow
     (height, width), (top, left) = np.floor(inner).astype(int), np.floor((new - inner) / 2).astype(int)
     if min(height, width) < 1:
         raise ObservationError(f"the image has shape {image.shape}, must leave a row and a column in {size}. Crop it")
-    image_1CHW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    resized_1CHW = F.interpolate(image_1CHW, (int(height), int(width)), mode="bilinear", align_corners=False)
     result = np.zeros((*size, 3), dtype=np.uint8)
-    result[top : top + height, left : left + width] = resized_1CHW[0].permute(1, 2, 0).to(torch.uint8).numpy()
+    # The result is truncated: another order of the same operations gives other values.
+    result[top : top + height, left : left + width] = _stretched(_stretched(image, width, axis=1), height, axis=0)
     return result
+
+
+def _stretched(image: NDArray[Any], size: int, axis: int) -> FloatArray:
+    """Interpolate linearly along an axis: half-pixel centers, edges repeated, no antialias."""
+    length = image.shape[axis]
+    scale = np.float32(length) / np.float32(size)
+    source = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
+    first = np.floor(source)
+    share = (source - first).reshape([-1 if i == axis else 1 for i in range(3)])
+    near = image.take(np.maximum(first, 0).astype(int), axis=axis).astype(np.float32)
+    far = image.take(np.minimum(np.ceil(source), length - 1).astype(int), axis=axis).astype(np.float32)
+    return near + (far - near) * share
