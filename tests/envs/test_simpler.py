@@ -96,7 +96,8 @@ class FakeSimulator:
 
     max_steps = 5
 
-    def __init__(self) -> None:
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
         self.unwrapped = self
         self.commands: list[Any] = []
         self.closed = False
@@ -136,8 +137,7 @@ def simulators(monkeypatch: pytest.MonkeyPatch) -> list[FakeSimulator]:
 
     def make(task: str, **options: Any) -> FakeSimulator:
         assert task in TASKS
-        assert options in ({}, {"obs_mode": "none"})
-        opened.append(FakeSimulator())
+        opened.append(FakeSimulator(options))
         return opened[-1]
 
     monkeypatch.setattr(package, "make", make, raising=False)
@@ -183,8 +183,15 @@ def test_nothing_is_drawn_where_nobody_looks(simulators: list[FakeSimulator]) ->
     env = SimplerSuite().open("google_robot_pick_coke_can", render=False)
     assert simulators == []  # the action spec alone needs no simulator
     assert not env.reset(1).image.any()
+    assert simulators[0].options == {"obs_mode": "none", "render_config": {}}
     env.close()
     assert simulators[0].closed
+
+
+def test_drawers_are_rendered_without_ray_tracing_on_request(simulators: list[FakeSimulator]) -> None:
+    make_suite({"ray_tracing": False}).open("google_robot_open_drawer").reset(0)
+    assert simulators[0].options["obs_mode"] == "rgbd"
+    assert simulators[0].options["render_config"]["camera_shader_dir"] == "ibl"
 
 
 @pytest.mark.usefixtures("simulators")
@@ -203,7 +210,7 @@ def test_wrong_calls_are_refused() -> None:
 def test_each_robot_is_a_suite(name: str, rate: float, tasks: int) -> None:
     suite = suite_from_json({"suite": name, "settings": {"action_scale": 0.5}})
     assert isinstance(suite, TaskSuite)
-    assert suite_to_json(suite) == {"suite": name, "settings": {"action_scale": 0.5}}
+    assert suite_to_json(suite) == {"suite": name, "settings": {"action_scale": 0.5, "ray_tracing": True}}
     assert (suite.control_rate, suite.image_size, len(suite.tasks)) == (rate, (256, 320), tasks)
     assert suite.expert(suite.tasks[0]) is None
     assert suite.same_scene_task(suite.tasks[0]) is None

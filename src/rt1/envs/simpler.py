@@ -22,6 +22,7 @@ from rt1.envs.simpler_actions import IMAGE_SIZE, PARTS, POLICY_SETUPS, NamedActi
 from rt1.envs.simpler_tasks import SUITES, TASKS
 from rt1.errors import RenderingError
 
+_FAST_SHADER = {"camera_shader_dir": "ibl", "viewer_shader_dir": "ibl"}
 _OPEN_RENDERER = """
 import sapien.core as sapien
 engine, renderer = sapien.Engine(), sapien.SapienRenderer(offscreen_only=True)
@@ -135,6 +136,8 @@ class SimplerConfig:
 
     action_scale: float = 1.0
     """Factor of position and rotation."""
+    ray_tracing: bool = True
+    """Render drawers as published, by ray tracing, which takes minutes on a CPU. False renders all tasks alike."""
 
     def __post_init__(self) -> None:
         check_above(self, 0, "action_scale")
@@ -172,7 +175,7 @@ class SimplerEnv:
         if seed < 0:
             raise ValueError(f"seed is {seed}; it must be 0 or more")
         if self._sim is None:
-            self._sim = _open_simulator(self.task, render=self.render)
+            self._sim = _open_simulator(self.task, self.config, render=self.render)
         observation, _ = self._sim.reset(seed=seed)
         self._steps = 0
         return self._observe(observation)
@@ -277,17 +280,20 @@ def _check_parts(spec: ActionSpec) -> None:
         )
 
 
-def _open_simulator(task: str, *, render: bool) -> Any:
+def _open_simulator(task: str, config: SimplerConfig, *, render: bool) -> Any:
     if reason := _rendering_error():
         raise RenderingError(
             f"SAPIEN cannot render with Vulkan here ({reason}). Install Mesa 25 or newer and the layer as "
             "docs/simpler.md says"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its own libraries, and where obs_mode replaces a default
+        warnings.simplefilter("ignore")  # of its own libraries, and that an option replaces a default
         import simpler_env
 
-        return simpler_env.make(task, **({} if render else {"obs_mode": "none"}))
+        # Each option every time: simpler_env.make keeps those of the last call.
+        return simpler_env.make(
+            task, obs_mode="rgbd" if render else "none", render_config={} if config.ray_tracing else _FAST_SHADER
+        )
 
 
 @cache
