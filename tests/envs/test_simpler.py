@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, rt1_action_spec
+from rt1.common.json_files import read_object
 from rt1.envs import simpler
 from rt1.envs.base import Image, TaskSuite, check_tasks
 from rt1.envs.registry import suite_from_json, suite_to_json
@@ -102,7 +103,8 @@ class FakeSimulator:
         self.commands: list[Any] = []
         self.closed = False
 
-    def reset(self, *, seed: int) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        assert options == {"reconfigure": True}
         self.seed, self.subtask, self.commands = seed, 0, []
         return self._observation(), {}
 
@@ -266,3 +268,14 @@ def make_process(simulators: list[FakeSimulator], monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(simpler, "_rendering_error", REAL_RENDERING_ERROR.__wrapped__)
 
     return make
+
+
+def test_the_vulkan_layer_is_built_and_named_as_its_page_says() -> None:
+    root = Path(__file__).parents[2]
+    folder, page = root / "tools" / "simpler_vulkan_layer", (root / "docs" / "simpler.md").read_text(encoding="utf-8")
+    (manifest,) = folder.glob("*.json")
+    layer = read_object(manifest)["layer"]
+    assert f"VK_INSTANCE_LAYERS={layer['name']}" in page
+    assert "make -C tools/simpler_vulkan_layer" in page
+    assert f"{layer['library_path'].removeprefix('./')}: layer.c" in (folder / "Makefile").read_text(encoding="utf-8")
+    assert all(extension["name"] in page for extension in layer["device_extensions"])

@@ -1,8 +1,8 @@
 /* A Vulkan layer that lets SAPIEN 2.2.2 (SimplerEnv) render with Mesa's lavapipe on a CPU.
  *
- * SAPIEN requests device extensions that only its transfer of images to CUDA uses. lavapipe does not have all of them,
- * and vkCreateDevice fails for any that is missing. This layer removes the missing ones from the request and names them
- * on stderr. It changes nothing else.
+ * SAPIEN requests a device extension that lavapipe lacks, VK_KHR_external_semaphore_fd, so that vkCreateDevice fails.
+ * This layer removes missing extensions from the request and names them on stderr. It changes nothing else. The loader
+ * itself checks the request first: the layer's manifest therefore lists the extension.
  *
  * The function pointers are global: each leads to the next element of the loader's chain, which is the same for all
  * instances and devices of a process.
@@ -24,7 +24,7 @@ static int is_available(const char *name, const VkExtensionProperties *available
     return 0;
 }
 
-/* Both link structures have these three first members, and the list of links where they are looked for. */
+/* Returns the loader's link in a chain of structures. Those of instances and devices begin with the same members. */
 static void *find_link(const void *next, VkStructureType type) {
     for (VkLayerInstanceCreateInfo *info = (VkLayerInstanceCreateInfo *)next; info != NULL;
          info = (VkLayerInstanceCreateInfo *)info->pNext)

@@ -176,7 +176,8 @@ class SimplerEnv:
             raise ValueError(f"seed is {seed}; it must be 0 or more")
         if self._sim is None:
             self._sim = _open_simulator(self.task, self.config, render=self.render)
-        observation, _ = self._sim.reset(seed=seed)
+        # A scene that is used again keeps traces of the episode before.
+        observation, _ = self._sim.reset(seed=seed, options={"reconfigure": True})
         self._steps = 0
         return self._observe(observation)
 
