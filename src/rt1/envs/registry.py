@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
@@ -18,6 +16,7 @@ from rt1.envs.custom import is_factory, suite_from_factory
 from rt1.envs.dm_control import DMControlConfig, DMControlSuite, all_tasks
 from rt1.envs.gymnasium import GymConfig, GymSuite, registered_ids
 from rt1.envs.metaworld import MetaWorldConfig, MetaWorldSuite
+from rt1.envs.simpler import make_suite
 from rt1.errors import RenderingError, first_line
 
 DEFAULT_SUITE = "metaworld"
@@ -42,13 +41,6 @@ def _dm_control(settings: Mapping[str, Any]) -> TaskSuite:
     return DMControlSuite(task=task, config=from_json(DMControlConfig, rest, where="dm_control"))
 
 
-def _simpler(settings: Mapping[str, Any]) -> TaskSuite:
-    if importlib.util.find_spec("rt1.envs.simpler") is None:
-        raise ModuleNotFoundError("simpler is not part of this version of rt1; use a newer one")
-    suite: TaskSuite = importlib.import_module("rt1.envs.simpler").make_suite(settings)
-    return suite
-
-
 def _argument(name: str, form: str, value: object) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{name} is given as {value!r:.200}, must be {name}:{form}. rt1 envs lists them")
@@ -59,7 +51,8 @@ _SUITES: dict[str, MakeSuite] = {
     "metaworld": lambda settings: MetaWorldSuite(config=from_json(MetaWorldConfig, settings, where="metaworld")),
     "gym": _gym,
     "dm_control": _dm_control,
-    "simpler": _simpler,
+    "simpler": lambda settings: make_suite(settings, "simpler"),
+    "simpler_widowx": lambda settings: make_suite(settings, "simpler_widowx"),
 }
 ARGUMENTS = {"gym": ("id", "ID"), "dm_control": ("task", "DOMAIN-TASK")}
 """Suite -> the setting that follows its name after a colon, and how it is written."""
@@ -72,8 +65,8 @@ class EnvSettings:
     """Which environment, and how it is shown and driven."""
 
     env: str | None = None
-    """Environment: metaworld, gym:ID, dm_control:DOMAIN-TASK, simpler, PACKAGE.MODULE:FACTORY, or a .json or .toml file
-    with suite and settings. Default: that of the data, else metaworld. rt1 envs lists them."""
+    """Environment: metaworld, gym:ID, dm_control:DOMAIN-TASK, simpler, simpler_widowx, PACKAGE.MODULE:FACTORY, or a
+    .json or .toml file with suite and settings. Default: that of the data, else metaworld. rt1 envs lists them."""
     image_size: tuple[int, ...] = ()
     """Height and width of the image, pixels. One number is both. Default: as recorded, else 96 (metaworld), 84
     (dm_control), the environment's own (gym)."""
