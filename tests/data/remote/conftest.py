@@ -32,7 +32,7 @@ class WebServer(ThreadingHTTPServer):
         self.sends_parts = True
         """Whether it answers requests for a part of a file with that part."""
         self.requests_left = 10**6
-        """Number of contents that it sends until it answers with status 500."""
+        """Number of contents that it sends. Then it answers with status 500."""
         self.checksums: dict[str, str] = {}
         """Content-MD5 of some files that is not the right one."""
         self.requests: list[tuple[str, int]] = []
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        if with_content and server.requests_left == 0:
+        if server.requests_left <= 0:
             self.send_error(500)
             return
         data = path.read_bytes()
@@ -126,8 +126,8 @@ def sets(
     source = open_data(root / "rlds", DataOptions())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rt1.data.convert._EPISODES_PER_FILE", {"rlds": 2, "lerobot": 2})
-        for kind, video in (("v3.0", None), ("v3.0 video", "h264")):
-            convert_source(source, root / kind, to="lerobot", settings=ConvertSettings(fps=3, video=video))
+        convert_source(source, root / "v3.0", to="lerobot", settings=ConvertSettings(fps=3))
+        convert_source(source, root / "v3.0 video", to="lerobot", settings=ConvertSettings(fps=3, video="h264"))
     for version in ("v2.0", "v2.1"):
         _to_v2(root / "v3.0", root / version, version)
     return {path.name: path for path in root.iterdir()}

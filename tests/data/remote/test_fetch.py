@@ -71,6 +71,8 @@ def test_a_half_finished_download_resumes(
     with pytest.raises(DataError, match=r"500.*resume"):
         _fetch(f"{server.url}/set", out, "1:5")
     assert (out / FETCH_FILE).is_file()
+    with pytest.raises(DataError, match="not finished"):
+        open_data(out, DataOptions())
     server.requests_left = 10**6
     _fetch(f"{server.url}/set", out, "1:5")
     _assert_part(open_data(out, DataOptions()), open_data(whole, DataOptions()), 1)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastcrc.crc32 import iscsi
 
-from rt1.common.crc32c import iscsi
 from rt1.data.remote.store import RemoteFile, Store, checksum_of
 from rt1.errors import DataError
 
@@ -82,6 +82,11 @@ def test_what_cannot_be_reached_is_one_line_with_the_address(server: Any) -> Non
         Store("http://127.0.0.1:1/set").read("info.json")
     with pytest.raises(DataError, match=r"memory://set/info\.json does not exist"):
         Store("memory://set").read("info.json")
+    server.requests_left = 0
+    (server.folder / "page.json").touch()
+    with pytest.raises(DataError, match=r"page\.json cannot be read.*500"):  # not taken for one that does not exist
+        Store(server.url).read_optional("page.json")
+    server.requests_left = 1
     (server.folder / "page.json").write_text("<html>")
     with pytest.raises(DataError, match=r"page\.json is not JSON"):
         Store(server.url).read_json("page.json")

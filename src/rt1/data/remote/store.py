@@ -20,7 +20,9 @@ from fastcrc.crc32 import iscsi
 
 from rt1.common.border import describe, reading
 from rt1.common.json_files import MAX_BYTES, parse
+from rt1.common.protobuf import Buffer
 from rt1.common.suggest import printable, unknown_name
+from rt1.data.rlds.tfrecord import map_file
 from rt1.errors import DataError
 
 PACKAGES = {
@@ -39,6 +41,8 @@ WAITS = (1.0, 4.0, 15.0)
 """Seconds before a failed request is repeated."""
 AGAIN = "run the same command again to resume"
 _STALL_SECONDS = 60
+_MISSING = (403, 404, 410)
+"""HTTP status of a file that does not exist. Some buckets deny access to it."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -104,8 +108,7 @@ class Store:
         try:
             return self.read(name)
         except DataError as error:
-            # Some buckets deny access to what does not exist.
-            if isinstance(error.__cause__, FileNotFoundError | PermissionError):
+            if _is_missing(error.__cause__):
                 return None
             raise
 
@@ -136,7 +139,7 @@ class Store:
             return b""
         bounds = {} if (start, stop) == (0, file.size) else {"start": start, "end": stop}
         with self._reaching(file.name):
-            data: bytes = self._repeated(self._files.cat_file, self._location(file.name), **bounds)
+            data = self._repeated_read(self._location(file.name), bounds)
         if bounds:
             self.takes_ranges = len(data) == stop - start
         if len(data) == file.size:
@@ -155,14 +158,14 @@ class Store:
         if not self.checksums or not file.checksum:
             return
         kind, _, digits = file.checksum.partition(":")
-        data = content if isinstance(content, bytes) else content.read_bytes()
+        data = content if isinstance(content, bytes) else map_file(content)
         if (actual := _digest(kind, data)) != digits:
             cure = f"{AGAIN}, or use no checksums where an S3 bucket is encrypted with KMS"
             raise DataError(f"{self.path(file.name)} has the {kind} {actual}, must have {digits}; {cure}")
 
     def _describe(self, name: str) -> RemoteFile:
         with self._reaching(name):
-            info = self._repeated(self._files.info, self._location(name))
+            info = self._files.info(self._location(name))
         size = info.get("size")
         if info.get("type") == "directory":
             raise DataError(f"{self.path(name)} is a folder, must be a file")
@@ -174,17 +177,14 @@ class Store:
     def _location(self, name: str) -> str:
         return str(self._files._strip_protocol(self.path(name)))  # noqa: SLF001 (fsspec has no other name for it)
 
-    @staticmethod
-    def _repeated(request: Any, path: str, **options: Any) -> Any:  # noqa: ANN401 (a method of fsspec)
-        """Return what a request brings. One that fails is repeated."""
+    def _repeated_read(self, location: str, bounds: dict[str, int]) -> bytes:
+        """Return the content of a file, or a part of it. A request that fails is repeated."""
         for wait in WAITS:
             try:
-                return request(path, **options)
-            except (FileNotFoundError, PermissionError):
-                raise
+                return self._files.cat_file(location, **bounds)
             except Exception:  # noqa: BLE001 (each store's library has classes of its own)
                 time.sleep(wait)
-        return request(path, **options)
+        return self._files.cat_file(location, **bounds)
 
     @contextmanager
     def _reaching(self, name: str) -> Iterator[None]:
@@ -245,12 +245,21 @@ def checksum_of(info: dict[str, Any], *, etag_is_md5: bool = False) -> str:
     return f"md5:{etag}" if etag_is_md5 and re.fullmatch("[0-9a-f]{32}", etag) else ""
 
 
-def _digest(kind: str, data: bytes) -> str:
+def _digest(kind: str, data: Buffer) -> str:
     if kind == "crc32c":
         return f"{iscsi(data):08x}"
+    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
     if kind == "git":
-        return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    return hashlib.new(kind, data, usedforsecurity=False).hexdigest()
+        digest.update(b"blob %d\0" % len(data))
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def _is_missing(error: BaseException | None) -> bool:
+    """Return whether a file does not exist. fsspec says so of each error of a web server: the real one is the cause."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return getattr(error.__cause__, "status", None) in _MISSING
+    return isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _first_bytes(path: Path) -> bytes:
