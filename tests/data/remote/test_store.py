@@ -63,7 +63,7 @@ def test_a_git_lfs_pointer_is_named() -> None:
     ("url", "message"),
     [
         ("ftp://host/set", "unknown scheme 'ftp'.*gs"),
-        ("data/set", "unknown scheme"),
+        ("data/set", "data/set is no address.*gs://"),
         ("gss://bucket/set", "did you mean 'gs'"),
         ("hf://lerobot/pusht", "Write hf://datasets/lerobot/pusht"),
         ("https://host/set?key=1", "plain address"),

@@ -204,8 +204,10 @@ class Store:
 
 def _scheme(url: str) -> str:
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in PACKAGES:
-        raise DataError(f"{printable(url)}: {unknown_name('scheme', scheme if separator else '', PACKAGES)}")
+    if not separator:
+        raise DataError(f"{printable(url)} is no address, must begin with a scheme. Give for example gs://bucket/path")
+    if scheme not in PACKAGES:
+        raise DataError(f"{printable(url)}: {unknown_name('scheme', scheme, PACKAGES)}")
     if scheme == "hf" and not rest.startswith("datasets/"):
         raise DataError(f"{url} names no data set of the hub. Write hf://datasets/{rest}")
     if not url.isprintable() or any(character in rest for character in "?#%*\\") or "::" in rest:
