@@ -328,6 +328,7 @@ SMALLEST_CALL = {
     "evaluate-offline": "c --data d",
     "improve": "--data d --out o",
     "inspect": "d",
+    "fetch": "gs://d --out o",
     "text-table": "d --out o",
     "serve": "c",
     "play": "c",

@@ -37,17 +37,22 @@ LEAST_ADDRESS_SPACE = 3_000_000_000
 """Bytes of address space that torch, simulators and the video libraries need. Measured: crashes up to 2 GB."""
 
 EXTRAS = {
+    "aiohttp": "http",
     "av": "report",
     "datasets": "huggingface",
     "dm_control": "dm_control",
+    "fsspec": "http",
+    "gcsfs": "gcs",
     "gymnasium": "gym",
     "h5py": "hdf5",
+    "huggingface_hub": "hub",
     "matplotlib": "report",
     "msgpack": "serve",
     "onnxruntime": "use",
     "openvino": "openvino",
     "prometheus_client": "serve",
     "pyarrow": "lerobot",
+    "s3fs": "s3",
     "wandb": "wandb",
     "websockets": "serve",
 }
@@ -61,6 +66,7 @@ COMMANDS = {
     "evaluate-offline": "evaluate_offline:EvaluateOfflineCommand",
     "improve": "improve:ImproveCommand",
     "inspect": "inspect:InspectCommand",
+    "fetch": "fetch:FetchCommand",
     "text-table": "text_table:TextTableCommand",
     "serve": "serve:ServeCommand",
     "envs": "envs:EnvsCommand",

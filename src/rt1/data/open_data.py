@@ -9,9 +9,10 @@ from typing import Any
 from rt1.common.border import reading
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.schema import INFO_FILE
+from rt1.data.remote.fetch import FETCH_FILE
 from rt1.data.rlds.open_x import open_x_source
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.rlds.schema import RT1_FILE, RLDSLayout, layout_keys, read_features
+from rt1.data.rlds.schema import FEATURES_FILE, RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
 
@@ -71,6 +72,8 @@ class DataOptions:
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """Return the episodes of a folder. An unreadable folder, or options that do not fit, raise :class:`DataError`."""
+    if (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE)):
+        raise DataError(f"{folder}: the download is not finished; run the same rt1 fetch command again to resume")
     kind = _kind(folder, options)
     unusable = [f for f in fields(DataOptions) if f.name not in _OPTIONS[kind]]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:

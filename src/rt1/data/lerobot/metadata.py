@@ -178,7 +178,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str], *, files: int, steps: int) -> None:
     """Write everything that describes the whole data set, ``info.json`` last: with it the folder can be read."""
     features = features_of(settings)
-    stats = _total_stats([folder / place_of(schema.EPISODES_PATH, file) for file in range(files)], list(features))
+    stats = total_stats([folder / place_of(schema.EPISODES_PATH, file) for file in range(files)], list(features))
     plain = {feature: {name: array.tolist() for name, array in values.items()} for feature, values in stats.items()}
     write_json(folder / schema.STATS_FILE, plain)
     write_table(folder / schema.TASKS_FILE, _tasks_table(tasks))
@@ -203,7 +203,8 @@ def write_metadata(folder: Path, settings: LeRobotSettings, tasks: Sequence[str]
     write_json(folder / schema.INFO_FILE, info)
 
 
-def _total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, Stats]:
+def total_stats(paths: Sequence[Path], features: Sequence[str]) -> dict[str, Stats]:
+    """Return the statistics of each feature over the episodes of some episodes files."""
     totals: dict[str, Stats] = {}
     for path in paths:
         names = [f"stats/{feature}/{name}" for feature in features for name in STATISTICS]

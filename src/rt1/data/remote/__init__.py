@@ -1,0 +1,1 @@
+"""Parts of data sets that lie elsewhere, downloaded."""
