@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rt1.common.border import check_no_pointer
 from rt1.errors import DataError, RT1Error
 
 MAX_BYTES = 256 * 2**20
@@ -38,6 +39,7 @@ def read_object(path: Path, *, error: ErrorKind = DataError, cure: str = "restor
 
 def read_value(path: Path, *, error: ErrorKind = DataError, cure: str = "restore it from a copy") -> Any:
     """Return what a JSON or ``.toml`` file holds, of any type; see :func:`read_object`."""
+    check_no_pointer(path, error=error)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

@@ -60,7 +60,9 @@ def test_a_group_an_episode_takes_its_sentence_from_an_attribute(tmp_path: Path)
             demo["obs/agentview_image"] = stored
             demo["actions"] = np.full((number, 7), number, np.float64)
             demo.attrs["language"] = f"sentence {number}"
-    layout = HDF5Layout(image_key="obs/agentview_image", action_key="actions", instruction_key="language", group="data")
+    layout = HDF5Layout(
+        image_key="obs/agentview_image", action_keys=("actions",), instruction_key="language", group="data"
+    )
     source = HDF5Source(path, layout=layout)
     check_source(source)
     assert source.lengths.tolist() == [2, 10]

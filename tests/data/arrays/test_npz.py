@@ -132,7 +132,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 def test_a_missing_array_is_answered_with_the_closest(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", _episode())
     with pytest.raises(DataError, match=r"'actions'.*'action'"):
-        NpzSource(folder, layout=ArrayLayout(action_key="actions", instruction="x"))
+        NpzSource(folder, layout=ArrayLayout(action_keys=("actions",), instruction="x"))
     with pytest.raises(DataError, match=r"'imag'.*'image'"):
         NpzSource(folder, layout=ArrayLayout(image_key="imag", instruction="x"))
 

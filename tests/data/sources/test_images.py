@@ -254,7 +254,7 @@ def test_a_webp_image_is_read_with_its_size(image: NDArray[np.uint8]) -> None:
     assert np.abs(decode_image(lossy).astype(int) - image).mean() < 8
     with pytest.raises(DataError, match="WebP of"):
         decode_image(lossy[: len(lossy) // 2])
-    with pytest.raises(DataError, match="WebP of .* header"):
+    with pytest.raises(DataError, match=r"WebP of .* header"):
         image_size(b"RIFF" + bytes(4) + b"WEBPnone" + bytes(20))
 
 
@@ -273,5 +273,5 @@ def test_a_palette_image_has_the_colors_of_its_palette() -> None:
 
 def test_a_depth_map_is_refused_and_not_read_as_nearly_black() -> None:
     depth = cv2.imencode(".png", np.full((4, 5), 900, np.uint16))[1].tobytes()
-    with pytest.raises(DataError, match="16 bits.* depth map"):
+    with pytest.raises(DataError, match=r"16 bits.* depth map"):
         decode_image(depth)

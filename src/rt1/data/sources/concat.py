@@ -168,6 +168,8 @@ def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
             both, cure = "", 'give each a head of its own, in a mixture file with heads = "separate"'
             if name:
                 both, cure = f" are both the embodiment {name!r} and", "name another embodiment for one of them"
+            if first.action_spec.dimension_names == source.action_spec.dimension_names:
+                cure = f'give all the same --bounds, or set bounds = "widest" in a mixture file; or {cure}'
             raise DataError(
                 f"{first.name} and {source.name}{both} have different action specs ({difference}); map one to the "
                 f"other's: MappedSource(source, action_spec, function); or {cure}"
