@@ -252,8 +252,11 @@ def _instruction(where: str, content: h5py.Group, layout: HDF5Layout, start: int
         holder = holder.parent
     if key in holder.attrs:
         return text_of(holder.attrs[key])
-    if layout.instruction and key not in content:
-        return ""
+    if key not in content:
+        if layout.instruction:
+            return ""
+        known = [*content.attrs, *content]
+        raise DataError(f"{where}: {unknown_name('instruction', key, known)}; or give instruction=SENTENCE")
     return text_of(_row_or_all(_array(where, content, key), start))
 
 

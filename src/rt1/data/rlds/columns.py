@@ -121,7 +121,7 @@ def _check_instruction(feature: FeatureInfo | None) -> None:
         return
     codes = feature.kind == "tensor" and len(feature.shape) == 1 and np.dtype(feature.dtype).kind in "iu"
     if not codes or feature.width < 2:
-        content = f"{feature.dtype} {feature.shape}" if feature.kind == "tensor" else f"a {feature.kind}"
+        content = f"{feature.dtype} {feature.shape}" if feature.kind == "tensor" else f"{feature.kind} values"
         raise DataError(
             f"RLDS key {feature.key!r} holds {content}; an instruction must be text, a class label with a labels.txt "
             "file, or a row of UTF-8 codes; name another instruction_key, or give instruction=SENTENCE for all"

@@ -209,7 +209,7 @@ def find_shards(folder: Path, split: str) -> Shards:
 
 def _named_shards(folder: Path, split: str, info: Mapping[str, Any]) -> Shards | None:
     """Return the shards that ``filepathTemplate`` names. None where it has the default or no file has such a name."""
-    entry = next((entry for entry in info.get("splits", []) if entry.get("name") == split), {})
+    entry: Mapping[str, Any] = next((entry for entry in info.get("splits", []) if entry.get("name") == split), {})
     template, lengths = str(entry.get("filepathTemplate") or ""), entry.get("shardLengths", [])
     total = len(lengths)
     if template in ("", _DEFAULT_TEMPLATE) or not total:
