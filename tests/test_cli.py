@@ -98,6 +98,15 @@ def test_the_command_alone_lists_its_commands_with_what_they_do(
         assert re.search(rf"^  {name} +{re.escape(explanation)}$", page, re.MULTILINE)
 
 
+@pytest.mark.parametrize("words", [["convert"], ["convert", "-h"], ["convert", "--help"]])
+def test_convert_alone_lists_what_converts(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    page = capsys.readouterr().out
+    listed = [name for name in COMMANDS if f"  {name} " in page]
+    assert listed == [name for name in COMMANDS if name.startswith("convert ")]
+    assert {"convert hdf5", "convert npz", "convert huggingface"} < set(listed)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -335,6 +344,9 @@ SMALLEST_CALL = {
     "convert imagenet": "c --out o",
     "convert rlds": "d --out o --to lerobot",
     "convert lerobot": "d --out o --to rlds",
+    "convert hdf5": "d --out o --to rlds",
+    "convert npz": "d --out o --to rlds",
+    "convert huggingface": "d --out o --to rlds",
 }
 
 

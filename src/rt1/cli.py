@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import importlib.util
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import rt1
@@ -103,14 +103,13 @@ COMMANDS = {
         "rt1.commands.convert:ConvertImageNetCommand",
         "Convert ImageNet weights to a backbone: EfficientNet-B3 (Keras .h5, timm, torchvision) or MaxViT (timm).",
     ),
-    "convert rlds": (
-        "rt1.commands.convert:ConvertDataCommand",
-        "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
-    ),
-    "convert lerobot": (
-        "rt1.commands.convert:ConvertDataCommand",
-        "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
-    ),
+    **{
+        f"convert {kind}": (
+            "rt1.commands.convert:ConvertDataCommand",
+            "Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume.",
+        )
+        for kind in ("rlds", "lerobot", "hdf5", "npz", "huggingface")
+    },
 }
 """Command -> its class, imported only to run it or to explain its options, and the first line of its help."""
 
@@ -164,7 +163,9 @@ def _escape_what_cannot_be_printed() -> None:
 def _answer(words: Sequence[str]) -> str | None:
     """Return what is printed without a command."""
     if not words or words[0] in ("-h", "--help"):
-        return _usage()
+        return _usage(COMMANDS)
+    if words in (["convert"], ["convert", "-h"], ["convert", "--help"]):
+        return _usage([name for name in COMMANDS if name.startswith("convert ")])
     return f"rt1 {rt1.__version__}" if words[0] == "--version" else None
 
 
@@ -258,6 +259,6 @@ def _refuse_old_names(words: Sequence[str]) -> None:
             raise UsageError(f"{option} is {name}, an old name; use {option} {RENAMED[name]}")
 
 
-def _usage() -> str:
+def _usage(names: Iterable[str]) -> str:
     lines = ["usage: rt1 COMMAND [options]; rt1 COMMAND --help explains its options", ""]
-    return "\n".join(lines + [f"  {name:20s}{explanation}" for name, (_, explanation) in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:20s}{COMMANDS[name][1]}" for name in names])

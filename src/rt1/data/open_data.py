@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rt1.common.border import reading
+from rt1.common.json_config import check_at_least
 from rt1.common.suggest import lookup
 from rt1.data.arrays.huggingface_files import HUB_PREFIX, SAVED_FILE, SAVED_SPLITS_FILE, open_dataset
 from rt1.data.arrays.layouts import LAYOUTS, LayoutName
@@ -89,6 +90,9 @@ class DataOptions:
     instruction key is then its key."""
     episode_key: str | None = None
     """Of Hugging Face: the column with the episode of a row. By default a row is an episode."""
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 0, "start_value")
 
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:

@@ -83,7 +83,12 @@ def test_a_class_label_is_its_name_and_a_missing_instruction_the_default(tmp_pat
 
 def test_a_name_of_the_hub_is_loaded_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **split: calls.append((names, split)) or _steps(2))
+
+    def load(*names: str, **split: str) -> Any:
+        calls.append((names, split))
+        return _steps(2)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
     source = open_data(Path("hf:lab/pushes"), DataOptions(**OPTIONS, split="test"))
     assert calls == [(("lab/pushes",), {"split": "test"})]
     assert (source.name, source.lengths.tolist()) == ("lab/pushes", [2])
