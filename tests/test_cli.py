@@ -784,6 +784,35 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     assert "pyarrow is not installed; run: pip install 'rt1[lerobot]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (["evaluate-offline", "nowhere", "--data", "nowhere"], "matplotlib", "report"),
+        (["evaluate", "nowhere"], "matplotlib", "report"),
+        (["inspect", "HDF5", "--out", "page.html"], "matplotlib", "report"),
+        (["demo"], "matplotlib", "report"),
+        (["improve", "--data", "nowhere", "--out", "out"], "matplotlib", "report"),
+        (["inspect", "HDF5", "--instruction", "go"], "h5py", "hdf5"),
+    ],
+)
+def test_a_missing_package_is_reported_before_any_work(
+    words: list[str],
+    package: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.hdf5").write_bytes(b"never read")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([word.replace("HDF5", "a.hdf5") for word in words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert package in line
+    assert line.endswith(f"not installed; run: pip install 'rt1[{extra}]'")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]
+
+
 def test_a_server_without_its_packages_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, refused: Callable[..., str], make_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:

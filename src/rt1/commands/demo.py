@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import tyro
 
 from rt1.commands.demo_pipeline import DemoSettings, run_demo, summary
+from rt1.report.svg import require_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,5 +19,6 @@ class DemoCommand:
 
     def run(self, command: str) -> int:
         """Run the demo."""
+        require_figures()
         print(summary(run_demo(self.demo, command=command)))
         return 0

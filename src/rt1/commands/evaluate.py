@@ -21,6 +21,7 @@ from rt1.policy.autotune import ActingSettings
 from rt1.report.offline import JSON_FILE
 from rt1.report.provenance import ReportContext
 from rt1.report.run_closed_loop import evaluate_checkpoint
+from rt1.report.svg import require_figures
 from rt1.text.load import load_text_encoder
 
 
@@ -68,6 +69,7 @@ class EvaluateCommand:
 
     def run(self, command: str) -> int:
         """Run the trials, print the success rates, and write the report."""
+        require_figures()
         out = self.out or report_folder(resolve(self.checkpoint))
         check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)

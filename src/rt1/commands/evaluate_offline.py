@@ -18,7 +18,7 @@ from rt1.evaluate.episode_choice import EpisodeChoice
 from rt1.report.offline import JSON_FILE, PAGE_FILE
 from rt1.report.provenance import ReportContext
 from rt1.report.run_offline import OfflineSettings, evaluate_recorded
-from rt1.report.svg import percent
+from rt1.report.svg import percent, require_figures
 from rt1.text.load import load_text_encoder
 
 
@@ -54,6 +54,7 @@ class EvaluateOfflineCommand:
 
     def run(self, command: str) -> int:
         """Compare, print the scores, and write the report. Fail if streaming and windows give different logits."""
+        require_figures()
         out = self.out or report_folder(resolve(self.checkpoint))
         check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)

@@ -212,7 +212,10 @@ class _Renderer:
             model.vis.quality.offsamples = 0
         self._config = config
         size = config.image_size * config.supersample
-        self._renderer = _open_renderer(lambda: mujoco.Renderer(model, size, size))
+        # A renderer that does not open lacks these, and its own cleanup prints a traceback.
+        defaults = {"_mjr_context": None, "_gl_context": None}
+        kind = type("Renderer", (mujoco.Renderer,), defaults)
+        self._renderer = _open_renderer(lambda: kind(model, size, size))
         if config.fast_render:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
@@ -261,7 +264,9 @@ def choose_gl() -> str:
 
 def _open_renderer(make: Callable[[], Any]) -> Any:
     try:
-        return make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GLFW's, which the error below repeats
+            return make()
     except Exception as error:  # MuJoCo's GL back ends fail with whatever they met first
         raise RenderingError(
             f"MuJoCo could not open a renderer with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "

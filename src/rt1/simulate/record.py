@@ -198,7 +198,7 @@ def _successful_episode(work: _Work, env: Env, task: str, number: int, index: in
                 episode_id=number,
             )
             return episode, attempt
-    raise ValueError(
-        f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; lower the noise ({work.settings.noise}) "
-        "or raise the control rate"
-    )
+    cure = "raise the control rate, or check the task and its expert"
+    if work.settings.noise:
+        cure = f"lower the noise ({work.settings.noise}) or raise the control rate"
+    raise ValueError(f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; {cure}")
