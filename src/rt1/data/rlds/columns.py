@@ -179,14 +179,14 @@ def instruction_of(
     if feature is None or feature.record_key not in spans:
         return b"", False
     kind, first, end = spans[feature.record_key]
-    if kind == INTS:
-        texts = _texts_of_numbers(int_values(data, first, end), feature)
-    elif kind == BYTES:
-        size = (end - first) // steps
-        if data[first:end] == data[first : first + size] * steps:  # usual: one text in every step
-            end = first + size
+    if kind == BYTES:
+        text, size = first_bytes(data, first, end), (end - first) // steps
+        if text and not text.isspace() and data[first:end] == data[first : first + size] * steps:
+            return text, False  # usual: one text in every step
         places = bytes_places(data, first, end)
-        texts = [data[at : at + size] for at, size in zip(places[::2], places[1::2], strict=True)]
+        texts = [data[at : at + length] for at, length in zip(places[::2], places[1::2], strict=True)]
+    elif kind == INTS:
+        texts = _texts_of_numbers(int_values(data, first, end), feature)
     else:
         raise DataError(f"the instruction {feature.key!r} is a list of floats; it must be text")
     different = dict.fromkeys(text for text in texts if text.strip())
