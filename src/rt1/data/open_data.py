@@ -9,16 +9,16 @@ from typing import Any
 
 from rt1.common.border import reading
 from rt1.common.json_config import check_at_least
-from rt1.common.suggest import lookup
 from rt1.data.arrays.huggingface_files import HUB_PREFIX, SAVED_FILE, SAVED_SPLITS_FILE, open_dataset
 from rt1.data.arrays.layouts import LAYOUTS, LayoutName
 from rt1.data.bounds import with_bounds
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.schema import INFO_FILE
-from rt1.data.rlds.open_x import OPEN_X, open_x_source
+from rt1.data.rlds.open_x import open_x_source
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import FEATURES_FILE, RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.concat import DefaultInstruction
 from rt1.errors import DataError
 
 _LEROBOT, _NPZ, _HDF5 = "a LeRobot data set", "a folder of npz episodes", "HDF5"
@@ -29,7 +29,7 @@ _ALL = ("instruction", "bounds")
 _OF_ROWS = ("bgr", "channels_first", "action_leads_here")
 _OF_HDF5 = ("group", "mask", "start_key", "start_value", "encoded", "instruction_file")
 _OPTIONS = {
-    _LEROBOT: ("image_key", "action_keys", "bounds"),
+    _LEROBOT: ("image_key", "action_keys", *_ALL),
     _SAVED: (*_KEYS, *_ALL, "bgr", "episode_key"),
     _HUGGING_FACE: (*_KEYS, *_ALL, "bgr", "episode_key", "split"),
     _NPZ: (*_KEYS, *_ALL, *_OF_ROWS),
@@ -104,6 +104,9 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")
     try:
         source = _OPENERS[kind](folder, options)
+        episodes = range(len(source.lengths)) if options.instruction else ()
+        if any(not source.instruction(episode).strip() for episode in episodes):
+            source = DefaultInstruction(source, options.instruction)
         return with_bounds(source, options.bounds) if options.bounds else source
     except DataError:
         raise
@@ -141,9 +144,7 @@ def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
 
 def _open_open_x(folder: Path, options: DataOptions) -> EpisodeSource:
     assert options.open_x is not None
-    dataset = lookup("Open X data set", options.open_x, OPEN_X)
-    dataset = replace(dataset, instruction=options.instruction) if options.instruction else dataset
-    return open_x_source(folder, dataset=dataset, split=options.split, skip_corrupt=options.skip_corrupt)
+    return open_x_source(folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt)
 
 
 def _open_rlds(folder: Path, options: DataOptions) -> EpisodeSource:
@@ -154,7 +155,7 @@ def _open_rlds(folder: Path, options: DataOptions) -> EpisodeSource:
             f"{folder} has no {RT1_FILE}; name its keys with --image-key, --instruction-key, --action-keys (and "
             f"--embedding-key), or an Open X data set with --open-x; it has {', '.join(layout_keys(features))}"
         )
-    layout = RLDSLayout(**keys, instruction=options.instruction) if keys else None
+    layout = RLDSLayout(**keys) if keys else None
     if layout is not None and options.instruction and not options.instruction_key:
         key = layout.instruction_key if layout.instruction_key in layout_keys(features) else None
         layout = replace(layout, instruction_key=key)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.rlds.tfrecord import FeatureValue, encode_example, frame
@@ -97,19 +98,19 @@ def test_an_instruction_that_begins_after_the_first_step_is_the_episode_s(tmp_pa
     assert source.instruction(0) == "open"
 
 
-def test_an_empty_instruction_gets_the_default_or_is_refused(tmp_path: Path) -> None:
+def test_an_empty_instruction_is_no_damage_and_gets_the_default(tmp_path: Path) -> None:
     folder = _data_set(tmp_path / "set", TEXT, [[b"", b" "], [b"open"] * 2])
-    with pytest.raises(DataError, match=r"'steps/said'.*empty.*instruction="):
-        _open(folder)
-    source = _open(folder, instruction="wait")
+    assert [_open(folder).instruction(episode) for episode in range(2)] == ["", "open"]
+    options = DataOptions(image_key="image", instruction_key="said", instruction="wait")
+    source = open_data(folder, options)
     assert [source.instruction(episode) for episode in range(2)] == ["wait", "open"]
 
 
-def test_a_set_without_instructions_has_the_default(tmp_path: Path) -> None:
-    source = _open(_data_set(tmp_path / "set", TEXT, [[b""] * 2]), instruction_key=None, instruction="push")
-    assert source.instruction(0) == "push"
-    with pytest.raises(ValueError, match="instruction_key is None"):
-        RLDSLayout(instruction_key=None)
+def test_a_set_without_an_instruction_key_has_the_default(tmp_path: Path) -> None:
+    folder = _data_set(tmp_path / "set", TEXT, [[b"open"] * 2])
+    assert open_data(folder, DataOptions(image_key="image", instruction="push")).instruction(0) == "push"
+    with pytest.raises(DataError, match="'language_instruction'"):
+        open_data(folder, DataOptions(image_key="image"))
 
 
 def test_json_is_refused_or_its_sentence_taken_out(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
 from rt1.data.sources.base import check_steps
 from rt1.data.sources.images import decode_image, encode_png
-from rt1.data.sources.instructions import sentence_of
+from rt1.data.sources.sentences import sentence_of
 from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
@@ -36,7 +36,7 @@ class ArrayLayout:
     """Actions (S, A), numbers. Several are joined in this order."""
     instruction_key: str | None = None
     """Instruction: one for the episode, or one per step, of which the first is used. JSON text is read by
-    :func:`rt1.data.sources.instructions.sentence_of`. None: see ``instruction``."""
+    :func:`rt1.data.sources.sentences.sentence_of`. None: see ``instruction``."""
     instruction: str = ""
     """Sentence of every episode that stores none."""
     embedding_key: str | None = None
@@ -225,11 +225,6 @@ def _checked_instruction(episode: EpisodeArrays, layout: ArrayLayout) -> str:
         sentence = sentence_of(episode.instruction)
     except DataError as error:
         raise DataError(f"{episode.where}: {error}") from error
-    if not sentence.strip() and not layout.instruction.strip():
-        raise DataError(
-            f"{episode.where}: the instruction is empty; store the sentence, or give instruction=SENTENCE for such "
-            "episodes"
-        )
     return sentence if sentence.strip() else layout.instruction
 
 

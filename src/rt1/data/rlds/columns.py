@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Discrete, FloatArray
 from rt1.common.protobuf import Buffer
+from rt1.data.rlds.instructions import check_instruction
 from rt1.data.rlds.schema import FeatureInfo, RLDSLayout, find_feature
 from rt1.data.rlds.tfrecord import (
     BYTES,
@@ -36,9 +37,7 @@ class Columns:
     image: FeatureInfo
     """Encoded image of each step."""
     instruction: FeatureInfo | None
-    """Text, a class label, or a row of UTF-8 codes."""
-    default_instruction: bytes
-    """Sentence of the episodes that store none, or empty."""
+    """Text, a class label, or a row of UTF-8 codes. None: all instructions are empty."""
     embedding: FeatureInfo | None
     task: FeatureInfo | None
     actions: tuple[FeatureInfo, ...]
@@ -92,7 +91,6 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
         actions=tuple(find_feature(features, key) for key in layout.action_keys),
         image=find_feature(features, layout.image_key),
         instruction=find_feature(features, layout.instruction_key) if layout.instruction_key else None,
-        default_instruction=layout.instruction.encode(),
         embedding=find_feature(features, layout.embedding_key) if layout.embedding_key else None,
         task=find_feature(features, layout.task_key) if layout.task_key else None,
         one_hot=tuple(key in layout.one_hot_keys for key in layout.action_keys),
@@ -100,7 +98,7 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
     )
     if columns.image.kind != "image":
         raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
-    _check_instruction(columns.instruction)
+    check_instruction(columns.instruction)
     for feature in (*columns.actions, columns.embedding):
         if feature is not None and (feature.kind != "tensor" or not feature.width):
             content = f"a {feature.kind}" if feature.kind != "tensor" else f"values of shape {feature.shape}"
@@ -113,19 +111,6 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
             f"{spec.size} dimensions ({', '.join(spec.dimension_names)}); name the keys that belong to it"
         )
     return replace(columns, spec=None)
-
-
-def _check_instruction(feature: FeatureInfo | None) -> None:
-    """Refuse a feature that is not text: other numbers would become a sentence of strange characters."""
-    if feature is None or feature.kind == "text" or feature.labels:
-        return
-    codes = feature.kind == "tensor" and len(feature.shape) == 1 and np.dtype(feature.dtype).kind in "iu"
-    if not codes or feature.width < 2:
-        content = f"{feature.dtype} {feature.shape}" if feature.kind == "tensor" else f"{feature.kind} values"
-        raise DataError(
-            f"RLDS key {feature.key!r} holds {content}; an instruction must be text, a class label with a labels.txt "
-            "file, or a row of UTF-8 codes; name another instruction_key, or give instruction=SENTENCE for all"
-        )
 
 
 def _matches_by_name(columns: Columns, spec: ActionSpec) -> bool:
@@ -170,54 +155,6 @@ def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> 
     """Return the text at the first step."""
     kind, first, end = span_of(spans, feature)
     return first_bytes(data, first, end) if kind == BYTES else b""
-
-
-def instruction_of(
-    data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo | None, steps: int
-) -> tuple[bytes, bool]:
-    """Return the first instruction of an episode that is not empty, and whether another one follows it."""
-    if feature is None or feature.record_key not in spans:
-        return b"", False
-    kind, first, end = spans[feature.record_key]
-    if kind == BYTES:
-        text, size = first_bytes(data, first, end), (end - first) // steps
-        if text and not text.isspace() and data[first:end] == data[first : first + size] * steps:
-            return text, False  # usual: one text in every step
-        places = bytes_places(data, first, end)
-        texts = [data[at : at + length] for at, length in zip(places[::2], places[1::2], strict=True)]
-    elif kind == INTS:
-        texts = _texts_of_numbers(int_values(data, first, end), feature)
-    else:
-        raise DataError(f"the instruction {feature.key!r} is a list of floats; it must be text")
-    different = dict.fromkeys(text for text in texts if text.strip())
-    return next(iter(different), b""), len(different) > 1
-
-
-def _texts_of_numbers(values: NDArray[np.int64], feature: FeatureInfo) -> list[bytes]:
-    """Return the texts of class labels, or of rows of UTF-8 codes padded with zeros."""
-    if feature.labels:
-        if strange := [int(value) for value in values if not 0 <= value < len(feature.labels)]:
-            rule = f"it has {len(feature.labels)} labels"
-            raise DataError(f"the instruction {feature.key!r} is the class label {strange[0]}; {rule}")
-        return [feature.labels[value].encode() for value in values]
-    rows = values[: len(values) // feature.width * feature.width].reshape(-1, feature.width)
-    if len(rows) and (rows == rows[0]).all():
-        rows = rows[:1]
-    texts = [row[row != 0] for row in rows]
-    for codes in texts:
-        if ((codes < 0) | (codes > 255)).any() or not _is_text(bytes(codes.astype(np.uint8))):
-            raise DataError(
-                f"the instruction {feature.key!r} is {codes[:12].tolist()}, which are no UTF-8 codes of text"
-            )
-    return [bytes(codes.astype(np.uint8)) for codes in texts]
-
-
-def _is_text(data: bytes) -> bool:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return all(character.isprintable() or character.isspace() for character in text)
 
 
 def embedding_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo | None) -> tuple[int, int]:

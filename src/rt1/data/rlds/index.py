@@ -23,10 +23,10 @@ from rt1.common.files import replacing, user_cache
 from rt1.common.first_look import stamp_of
 from rt1.common.json_files import read_object
 from rt1.common.protobuf import Buffer
-from rt1.data.rlds.columns import Columns, embedding_of, instruction_of, span_of, text_of, values_of
+from rt1.data.rlds.columns import Columns, embedding_of, span_of, text_of, values_of
+from rt1.data.rlds.instructions import instruction_of
 from rt1.data.rlds.schema import Shards
 from rt1.data.rlds.tfrecord import BYTES, FRAME_START, bytes_places, map_file, scan_example, scan_records
-from rt1.data.sources.instructions import sentence_of
 from rt1.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -209,12 +209,6 @@ class _Builder:
         embedding, stride = embedding_of(data, spans, columns.embedding)
         steps = len(images) // 2
         instruction, changes = instruction_of(data, spans, columns.instruction, steps)
-        instruction = _sentence(instruction) or columns.default_instruction
-        if not instruction.strip():
-            key = columns.instruction.key if columns.instruction else None
-            raise DataError(
-                f"the instruction ({key!r}) is empty in every step; give instruction=SENTENCE for such episodes"
-            )
         return _Record(
             steps=steps,
             images=images,
@@ -240,13 +234,6 @@ class _Builder:
             skipped=tuple(self.skipped or ()),
             changing=self.changing,
         )
-
-
-def _sentence(text: bytes) -> bytes:
-    """Return the sentence of a text that may be JSON, or nothing for a text without characters."""
-    if not text.startswith((b"{", b"[", b'"')):
-        return text if text.strip() else b""
-    return sentence_of(text.decode("utf-8", errors="replace")).encode()
 
 
 def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:

@@ -33,9 +33,7 @@ class RLDSLayout:
     """JPEG or PNG image of a step."""
     instruction_key: str | None = "language_instruction"
     """Instruction: text, a class label, or a row of UTF-8 codes. The first step where it is not empty is read. JSON
-    text is read by :func:`rt1.data.sources.instructions.sentence_of`. None: see ``instruction``."""
-    instruction: str = ""
-    """Sentence of every episode that stores none."""
+    text is read by :func:`rt1.data.sources.sentences.sentence_of`. None: the episodes have none, which is empty."""
     embedding_key: str | None = None
     """Text embedding of the instruction, read at the first step, or None."""
     action_keys: tuple[str, ...] = ("action",)
@@ -51,8 +49,6 @@ class RLDSLayout:
             raise ValueError("action_keys is empty; name at least one key that holds the action")
         if strange := set(self.one_hot_keys) - set(self.action_keys):
             raise ValueError(f"one_hot_keys names {sorted(strange)}; it may only name action keys: {self.action_keys}")
-        if self.instruction_key is None and not self.instruction.strip():
-            raise ValueError("instruction_key is None; name the key, or give instruction=SENTENCE for all")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``. :meth:`from_json` reads it back."""

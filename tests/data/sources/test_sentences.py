@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rt1.data.sources.instructions import sentence_of
+from rt1.data.sources.sentences import sentence_of
 from rt1.errors import DataError
 
 
