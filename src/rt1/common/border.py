@@ -74,6 +74,8 @@ def reading(
     try:
         yield
     except kinds as reason:
+        if isinstance(name, Path):
+            check_no_pointer(name, error=error)
         text = _one_line(reason)
         if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
             raise
