@@ -98,6 +98,15 @@ def test_the_command_alone_lists_its_commands_with_what_they_do(
         assert re.search(rf"^  {name} +{re.escape(explanation)}$", page, re.MULTILINE)
 
 
+@pytest.mark.parametrize("words", [["convert"], ["convert", "-h"], ["convert", "--help"]])
+def test_convert_alone_lists_what_converts(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    page = capsys.readouterr().out
+    listed = [name for name in COMMANDS if f"  {name} " in page]
+    assert listed == [name for name in COMMANDS if name.startswith("convert ")]
+    assert {"convert hdf5", "convert npz", "convert huggingface"} < set(listed)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_option(
     command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -339,6 +348,9 @@ SMALLEST_CALL = {
     "convert imagenet": "c --out o",
     "convert rlds": "d --out o --to lerobot",
     "convert lerobot": "d --out o --to rlds",
+    "convert hdf5": "d --out o --to rlds",
+    "convert npz": "d --out o --to rlds",
+    "convert huggingface": "d --out o --to rlds",
 }
 
 
@@ -774,6 +786,35 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(
     words = ["convert", "rlds", folder, "--to", "lerobot", "--out", tmp_path / "out", "--fps", "20"]
     assert _status(*words) == 1
     assert "pyarrow is not installed. Run: pip install 'rt1[lerobot]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "package", "extra"),
+    [
+        (["evaluate-offline", "nowhere", "--data", "nowhere"], "matplotlib", "report"),
+        (["evaluate", "nowhere"], "matplotlib", "report"),
+        (["inspect", "HDF5", "--out", "page.html"], "matplotlib", "report"),
+        (["demo"], "matplotlib", "report"),
+        (["improve", "--data", "nowhere", "--out", "out"], "matplotlib", "report"),
+        (["inspect", "HDF5", "--instruction", "go"], "h5py", "hdf5"),
+    ],
+)
+def test_a_missing_package_is_reported_before_any_work(
+    words: list[str],
+    package: str,
+    extra: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a.hdf5").write_bytes(b"never read")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main([word.replace("HDF5", "a.hdf5") for word in words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert package in line
+    assert line.endswith(f"not installed; run: pip install 'rt1[{extra}]'")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.hdf5"]
 
 
 def test_a_server_without_its_packages_names_the_extra(

@@ -14,7 +14,7 @@ import ast
 import importlib.util
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -76,8 +76,7 @@ COMMANDS = {
     "convert tensorflow": "convert:ConvertTensorFlowCommand",
     "convert flax": "convert:ConvertFlaxCommand",
     "convert imagenet": "convert:ConvertImageNetCommand",
-    "convert rlds": "convert:ConvertDataCommand",
-    "convert lerobot": "convert:ConvertDataCommand",
+    **{f"convert {kind}": "convert:ConvertDataCommand" for kind in ("rlds", "lerobot", "hdf5", "npz", "huggingface")},
 }
 """Command -> its file in rt1.commands and its class, imported only to run it or to explain its options."""
 
@@ -103,7 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     _escape_what_cannot_be_printed()
     if not words or words[0] in ("-h", "--help", "--version"):
-        print(f"rt1 {rt1.__version__}" if words == ["--version"] else _usage())
+        print(f"rt1 {rt1.__version__}" if words == ["--version"] else _usage(COMMANDS))
+        return 0
+    if words in (["convert"], ["convert", "-h"], ["convert", "--help"]):
+        print(_usage([name for name in COMMANDS if name.startswith("convert ")]))
         return 0
     command: Any = None
     try:
@@ -219,9 +221,9 @@ def _refuse_old_names(words: Sequence[str]) -> None:
             raise UsageError(f"{option} is {name}, an old name. Use {option} {RENAMED[name]}")
 
 
-def _usage() -> str:
+def _usage(names: Iterable[str]) -> str:
     lines = ["usage: rt1 COMMAND [options]. rt1 COMMAND --help explains its options", ""]
-    return "\n".join(lines + [f"  {name:20s}{_explanation(command)}" for name, command in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:20s}{_explanation(COMMANDS[name])}" for name in names])
 
 
 def _explanation(command: str) -> str:

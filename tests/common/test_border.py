@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rt1.common.border import reading
+from rt1.common.border import check_no_pointer, reading
 from rt1.errors import DataError, ExportError
 
 PATH = Path("data") / "episodes.bin"
@@ -51,3 +51,15 @@ def test_our_own_mistakes_pass_unchanged() -> None:
         raise AssertionError("two writers")
     with pytest.raises(NameError), reading(PATH):
         raise NameError("spce")
+
+
+def test_a_git_lfs_pointer_is_named_in_place_of_what_the_parser_raised(tmp_path: Path) -> None:
+    path = tmp_path / "file-000.parquet"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(DataError, match=r"file-000\.parquet is a git-lfs pointer.*git lfs pull"), reading(path):
+        raise ValueError("no magic bytes")
+    with pytest.raises(ExportError, match="git-lfs pointer"):
+        check_no_pointer(path, error=ExportError)
+    check_no_pointer(tmp_path / "missing")
+    path.write_bytes(path.read_bytes() + bytes(2000))
+    check_no_pointer(path)

@@ -134,10 +134,12 @@ def test_without_an_instruction_it_says_how_to_give_one(tmp_path: Path) -> None:
         open_data(tmp_path, DataOptions())
 
 
-def test_several_action_arrays_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "0.npz", **_arrays(2))
-    with pytest.raises(DataError, match=r"--action-keys names a, b; .* in one array"):
-        open_data(tmp_path, DataOptions(instruction="go", action_keys=("a", "b")))
+def test_several_action_arrays_are_joined_in_their_order(tmp_path: Path) -> None:
+    left, right = np.ones((2, 3), np.float32), np.zeros(2, np.int64)
+    np.savez(tmp_path / "0.npz", **_arrays(2, right=right, left=left))
+    source = open_data(tmp_path, DataOptions(instruction="go", action_keys=("left", "right")))
+    assert source.action_spec.dimension_names == ("left_0", "left_1", "left_2", "right")
+    assert source.actions(0, 0, 2).tolist() == [[1, 1, 1, 0]] * 2
 
 
 def test_options_of_arrays_are_refused_for_other_data(tmp_path: Path) -> None:

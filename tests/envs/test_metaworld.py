@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -207,6 +210,25 @@ def test_metaworlds_own_look_differs_from_the_fast_one(gl: str) -> None:
     config = dataclasses.replace(SMALL, image_size=48)
     fast, slow = (_first_image("reach", 0, dataclasses.replace(config, fast_render=fast)) for fast in (True, False))
     assert not np.array_equal(fast, slow)
+
+
+@pytest.mark.parametrize("backend", ["glfw", "nonsense"])
+def test_a_gl_backend_that_is_not_there_is_one_line(backend: str) -> None:
+    """In a process of its own, since MuJoCo reads the variable once."""
+    code = (
+        "from rt1.envs.metaworld import MetaWorldEnv; from rt1.errors import RenderingError\n"
+        "try: MetaWorldEnv(task='reach')\nexcept RenderingError as error: print(error)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, "MUJOCO_GL": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.stderr == ""
+    assert re.fullmatch(f".*MUJOCO_GL={backend} .*apt-get.*\n", ended.stdout)
 
 
 def test_a_missing_metaworld_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

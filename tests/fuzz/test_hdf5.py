@@ -37,7 +37,7 @@ def _compressed_groups(file: Any) -> HDF5Layout:
         group.create_dataset("obs/image", data=IMAGES, chunks=(1, 8, 10, 3), compression="gzip")
         group.create_dataset("actions", data=ACTIONS, chunks=(2, 3), compression="gzip")
         group.attrs["language"] = f"sentence {number}"
-    return HDF5Layout(image_key="obs/image", action_key="actions", instruction_key="language", group="data")
+    return HDF5Layout(image_key="obs/image", action_keys=("actions",), instruction_key="language", group="data")
 
 
 def _encoded_rows(file: Any) -> HDF5Layout:

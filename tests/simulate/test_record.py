@@ -174,6 +174,9 @@ def test_an_expert_that_never_succeeds_is_one_line_with_the_cure(
         ValueError, match=r"the expert of peg-insert-side-v3 failed 2 times .* lower the noise \(2.0\) or raise"
     ):
         record(tmp_path / "set", suite=suite, settings=settings, encoder=table)
+    with pytest.raises(ValueError, match=r"failed 2 times .* control rate") as caught:
+        record(tmp_path / "other", suite=suite, settings=dataclasses.replace(settings, noise=0.0), encoder=table)
+    assert "noise" not in str(caught.value)
 
 
 def test_a_failing_expert_ends_the_recording_with_its_name_and_keeps_the_files_before(

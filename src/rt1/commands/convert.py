@@ -105,7 +105,7 @@ class ConvertDataCommand:
     """Convert a data set to RLDS or LeRobot with unchanged image bytes. Run it again to resume."""
 
     path: tyro.conf.Positional[Path]
-    """Folder of the data set."""
+    """Folder of the data set, an HDF5 file, or hf:OWNER/NAME on the Hugging Face hub."""
     out: Path
     """Folder to write."""
     to: Format

@@ -27,6 +27,7 @@ from rt1.evaluate.closed_loop import TrialSettings
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.report.closed_loop import evaluate_checkpoint
 from rt1.report.provenance import ReportContext
+from rt1.report.svg import require_figures
 from rt1.simulate.record import RecordSettings, record
 from rt1.text.load import load_text_encoder
 from rt1.train.loop import train
@@ -69,6 +70,7 @@ class DemoCommand(DemoSettings):
 
     def run(self, command: str) -> int:
         """Run the demo."""
+        require_figures()
         run_demo(self, command=command)
         print(summary(self.out))
         return 0

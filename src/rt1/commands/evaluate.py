@@ -25,6 +25,7 @@ from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.results import TaskResult
 from rt1.report.closed_loop import evaluate_checkpoint
 from rt1.report.provenance import ReportContext
+from rt1.report.svg import require_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ class EvaluateCommand:
 
     def run(self, command: str) -> int:
         """Run the trials, print the success rates, and write the report."""
+        require_figures()
         out = report_folder(self.out, self.checkpoint)
         encoder, embodiment = text_encoder(self.text_encoder), self.trials.embodiment
         suite, tasks = simulation(self.checkpoint, embodiment=embodiment, env=self.env, tasks=self.trials.tasks)

@@ -12,7 +12,7 @@ from rt1.commands.options import CheckpointPath, DataFormat, EncoderName, Report
 from rt1.data.open_data import DataOptions
 from rt1.report.offline import PAGE_FILE, OfflineSettings, evaluate_recorded
 from rt1.report.provenance import ReportContext
-from rt1.report.svg import percent
+from rt1.report.svg import percent, require_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class EvaluateOfflineCommand:
 
     def run(self, command: str) -> int:
         """Compare, print the scores, and write the report. Fail if streaming and windows give different logits."""
+        require_figures()
         out = report_folder(self.out, self.checkpoint)
         encoder = text_encoder(self.text_encoder)
         source = open_source(self.data, self.options, self.settings.embodiment)

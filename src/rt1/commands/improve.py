@@ -14,6 +14,7 @@ from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions, open_data
 from rt1.envs.registry import described
 from rt1.report.self_improvement import write_report
+from rt1.report.svg import require_figures
 from rt1.text.load import load_identified, load_text_encoder
 from rt1.train.config import TrainConfig
 from rt1.train.data import stored_text_encoder
@@ -44,6 +45,7 @@ class ImproveCommand:
 
     def run(self, command: str) -> int:
         """Run the rounds. Print a line and write the report after each."""
+        require_figures()
         check_folder(self.out, ours=IMPROVE_FILES)
         source = open_data(self.data, DataOptions())
         if self.env is not None:

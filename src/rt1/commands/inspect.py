@@ -15,6 +15,7 @@ from rt1.data.open_data import DataOptions, open_data
 from rt1.data.survey import show_episode, survey_data
 from rt1.report.dataset import write_page
 from rt1.report.dataset_terminal import checkpoint_text, data_text
+from rt1.report.svg import require_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class InspectCommand:
             print(checkpoint_text(self.path))
             return 0
         if self.out is not None:
+            require_figures()
             check_replaceable(self.out, suffix=".html")  # before the data are read
         source = open_data(self.path, self.data)
         survey = survey_data(source)

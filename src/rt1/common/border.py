@@ -31,6 +31,24 @@ DAMAGE: tuple[type[Exception], ...] = (
 _LONGEST = 1000
 
 
+GIT_LFS_START = b"version https://git-lfs"
+"""What a file begins with that git-lfs has put in the place of a large one."""
+_LARGEST_POINTER = 1024
+
+
+def check_no_pointer(path: Path, *, error: Callable[[str], RT1Error] = DataError) -> None:
+    """Raise one line for a file that is a git-lfs pointer. A file that cannot be read passes: its reader says why."""
+    try:
+        if path.stat().st_size > _LARGEST_POINTER:
+            return
+        with path.open("rb") as file:
+            start = file.read(len(GIT_LFS_START))
+    except OSError:
+        return
+    if start == GIT_LFS_START:
+        raise error(f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in its repository")
+
+
 @contextmanager
 def reading(
     name: Path | str,
@@ -56,6 +74,8 @@ def reading(
     try:
         yield
     except kinds as reason:
+        if isinstance(name, Path):
+            check_no_pointer(name, error=error)
         text = _one_line(reason)
         if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
             raise

@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rt1.common.border import reading
+from rt1.common.border import check_no_pointer, reading
 from rt1.errors import DataError
 
 COPY_AGAIN = "copy it again from where it came from"
@@ -44,8 +44,9 @@ def stamp_of(path: Path) -> Stamp:
     """Return what changes when a file does.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it is a git-lfs pointer.
     """
+    check_no_pointer(path)
     try:
         status = path.stat()
     except OSError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rt1.common.border import check_no_pointer
 from rt1.errors import DataError, RT1Error
 
 MAX_BYTES = 256 * 2**20
@@ -30,6 +31,7 @@ def read_object(path: Path, *, error: ErrorKind = DataError, cure: str = "restor
         RT1Error: of the class ``error``: a file that is missing, too large, no JSON or TOML, nested too deeply, or that
             holds anything but an object.
     """
+    check_no_pointer(path, error=error)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:

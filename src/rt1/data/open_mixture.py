@@ -19,16 +19,17 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.actions import ActionPart, ActionSpec, Continuous, FloatArray
+from rt1.actions import ActionSpec
 from rt1.common.border import reading
 from rt1.common.json_config import LARGEST, from_json
 from rt1.common.json_files import read_object
+from rt1.data.bounds import spec_with_bounds, with_spec
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.pipeline.mixture import Mixture
 from rt1.data.pipeline.windows import Clips, Windows, split_episodes
 from rt1.data.rlds.open_x import OPEN_X
 from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.concat import JoinedSource, MappedSource
+from rt1.data.sources.concat import JoinedSource
 from rt1.errors import DataError
 
 ENDINGS = (".toml", ".json")
@@ -111,7 +112,7 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
     sources = [open_data(Path(part.data), part) for part in described.parts]
     if described.bins is not None:
         with reading(words[0], cure="mend it there"):
-            sources = [_with_spec(source, replace(source.action_spec, bins=described.bins)) for source in sources]
+            sources = [with_spec(source, replace(source.action_spec, bins=described.bins)) for source in sources]
     names = _embodiment_names(described, sources)
     if described.bounds == "widest":
         sources = _with_widest_bounds(sources, names)
@@ -242,7 +243,7 @@ def _with_widest_bounds(sources: Sequence[EpisodeSource], embodiments: Sequence[
     for source, name in zip(sources, embodiments, strict=True):
         specs.setdefault(name, []).append(source.action_spec)
     widest = {name: _widest(group) for name, group in specs.items()}
-    return [_with_spec(s, widest[name] or s.action_spec) for s, name in zip(sources, embodiments, strict=True)]
+    return [with_spec(s, widest[name] or s.action_spec) for s, name in zip(sources, embodiments, strict=True)]
 
 
 def _widest(specs: Sequence[ActionSpec]) -> ActionSpec | None:
@@ -250,21 +251,5 @@ def _widest(specs: Sequence[ActionSpec]) -> ActionSpec | None:
     if len({spec.size for spec in specs}) > 1:
         return None
     low, high = np.min([spec.low for spec in specs], axis=0), np.max([spec.high for spec in specs], axis=0)
-    widest, *others = (_between(spec, low, high) for spec in specs)
+    widest, *others = (spec_with_bounds(spec, low, high) for spec in specs)
     return None if any(spec != widest for spec in others) else widest
-
-
-def _between(spec: ActionSpec, low: FloatArray, high: FloatArray) -> ActionSpec:
-    """Return a spec with other bounds (A,) of its continuous parts."""
-    parts: list[ActionPart] = []
-    first = 0
-    for part in spec.parts:
-        cut = slice(first, first := first + part.size)
-        lows, highs = tuple(low[cut].tolist()), tuple(high[cut].tolist())
-        parts.append(replace(part, low=lows, high=highs) if isinstance(part, Continuous) else part)
-    return replace(spec, parts=tuple(parts))
-
-
-def _with_spec(source: EpisodeSource, spec: ActionSpec) -> EpisodeSource:
-    """Return the source with another spec for the same actions."""
-    return source if source.action_spec == spec else MappedSource(source, spec, lambda actions: actions)

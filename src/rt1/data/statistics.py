@@ -80,7 +80,7 @@ def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> So
     if path is not None:
         with suppress(ValueError):  # missing or damaged: it is computed again
             return SourceStatistics.from_json(read_object(path))
-    actions = _all_actions(source)
+    actions = all_actions(source)
     statistics = SourceStatistics(
         names=source.action_spec.dimension_names,
         statistics=statistics_of(actions),
@@ -94,7 +94,8 @@ def source_statistics(source: EpisodeSource, *, cache: Path | None = None) -> So
     return statistics
 
 
-def _all_actions(source: EpisodeSource) -> FloatArray:
+def all_actions(source: EpisodeSource) -> FloatArray:
+    """Return all actions of a source, float32 (steps, A). No steps, or one that is not finite, raise ``DataError``."""
     lengths = source.lengths.tolist()
     if not sum(lengths):
         raise DataError(f"{source.name} has no steps; there are no actions to take statistics of")

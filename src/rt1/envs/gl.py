@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
 from ctypes.util import find_library
 from typing import Any
@@ -33,7 +34,9 @@ def choose_gl() -> str:
 
 def open_renderer(make: Callable[[], Any]) -> Any:
     try:
-        return make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # GLFW's, which the error below repeats
+            return make()
     except Exception as error:  # MuJoCo's GL back ends fail with whatever they met first
         raise RenderingError(
             f"MuJoCo could not open a renderer with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "

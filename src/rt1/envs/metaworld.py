@@ -225,7 +225,9 @@ class _Renderer:
         self._config = config
         self._data = mujoco.MjData(model)
         size = config.image_size * config.supersample
-        self._renderer = open_renderer(lambda: mujoco.Renderer(model, size, size))
+        # A renderer that does not open lacks these, and its own cleanup prints a traceback.
+        kind = type("Renderer", (mujoco.Renderer,), {"_mjr_context": None, "_gl_context": None})
+        self._renderer = open_renderer(lambda: kind(model, size, size))
         if config.fast_render:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0

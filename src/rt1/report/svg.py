@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,6 +144,12 @@ def percent(rate: float) -> str:
     return f"{digits}\N{NO-BREAK SPACE}%"
 
 
+def require_figures() -> None:
+    """Raise ``ModuleNotFoundError`` if matplotlib is not installed. Call it before work whose result is a page."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ModuleNotFoundError("figures need matplotlib, which is not installed; run: pip install 'rt1[report]'")
+
+
 @contextmanager
 def panel(
     label: str, *, x: str = "", left: float = 0.13, square: bool = False
@@ -152,13 +159,10 @@ def panel(
     ``label`` describes the figure for screen readers, ``x`` names the x axis, ``left`` is the left margin as a share of
     the width. Updates and steps get whole numbers as ticks.
     """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "figures need matplotlib, which is not installed. Run: pip install 'rt1[report]'"
-        ) from error
+    require_figures()
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     drawn: list[Markup] = []
     with mpl.rc_context({**_STYLE, "svg.hashsalt": label}):
         size = _SQUARE if square else _SIZE

@@ -250,10 +250,10 @@ class _Recorder:
                 rewards=steps.rewards if returns else None,
             )
             return episode, attempt
-        raise ValueError(
-            f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; lower the noise ({settings.noise}) "
-            "or raise the control rate"
-        )
+        cure = "raise the control rate, or check the task and its expert"
+        if settings.noise:
+            cure = f"lower the noise ({settings.noise}) or raise the control rate"
+        raise ValueError(f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; {cure}")
 
     def _controller(self, env: Env, task: str) -> Controller:
         if self.controller is not None:

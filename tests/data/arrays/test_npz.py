@@ -113,7 +113,6 @@ def test_84_pixel_images_with_channels_first_are_turned(tmp_path: Path) -> None:
         ({"image": np.zeros((4, 8, 8, 9), np.uint8)}, r"'image' is uint8 \(4, 8, 8, 9\)"),
         ({"image": np.zeros((4, 8, 8, 3), np.float32)}, "'image' is float32"),
         ({"image": np.zeros((0, 8, 8, 3), np.uint8), "action": np.zeros((0, 3))}, "the episode has no steps"),
-        ({"instruction": " "}, "the instruction is empty"),
         ({"embedding": np.full(5, np.inf)}, "the text embedding is float64"),
     ],
 )
@@ -132,7 +131,7 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 def test_a_missing_array_is_answered_with_the_closest(tmp_path: Path) -> None:
     folder = _write(tmp_path / "set", _episode())
     with pytest.raises(DataError, match=r"'actions'.*'action'"):
-        NpzSource(folder, layout=ArrayLayout(action_key="actions", instruction="x"))
+        NpzSource(folder, layout=ArrayLayout(action_keys=("actions",), instruction="x"))
     with pytest.raises(DataError, match=r"'imag'.*'image'"):
         NpzSource(folder, layout=ArrayLayout(image_key="imag", instruction="x"))
 

@@ -16,6 +16,7 @@ from rt1.actions import ActionSpec, Continuous
 from rt1.data.lerobot.metadata import LeRobotSettings
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.writer import LeRobotWriter
+from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
@@ -205,7 +206,6 @@ def test_a_description_that_does_not_fit_is_refused(
             r"'action' of episode 1, step 0 is \[0.0, nan",
         ),
         (DATA, "action", [[0.0] * 3, [0.0, None, 0.0], [0.0] * 3], "must hold 3 floats a row"),
-        ("meta/tasks.parquet", "__index_level_0__", ["push", " "], "the instruction of task_index 1 is empty"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(
@@ -214,6 +214,14 @@ def test_tables_that_do_not_fit_are_refused(
     _set_column(damaged / name, column, values)
     with pytest.raises(DataError, match=message):
         LeRobotSource(damaged)
+
+
+def test_an_empty_instruction_gets_the_default(damaged: Path) -> None:
+    _set_column(damaged / "meta/tasks.parquet", "__index_level_0__", ["push", " "])
+    stored = LeRobotSource(damaged)
+    source = open_data(damaged, DataOptions(instruction="wait"))
+    pairs = {(stored.instruction(episode).strip(), source.instruction(episode)) for episode in range(5)}
+    assert pairs == {("push", "push"), ("", "wait")}
 
 
 @pytest.mark.parametrize("name", ["data/chunk-000/file-001.parquet", EPISODES, "meta/tasks.parquet"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout, find_feature, find_shards, layout_keys, read_features, read_json
 from rt1.errors import DataError
 
@@ -136,3 +137,52 @@ def test_a_layout_needs_an_action() -> None:
         RLDSLayout(action_keys=())
     with pytest.raises(ValueError, match=r"one_hot_keys .*\['mode'\]"):
         RLDSLayout(one_hot_keys=("mode",))
+
+
+def _rename(folder: Path, template: str, *, kind: str = "tfrecord") -> None:
+    """Rename the shards as a template says, and note it in dataset_info.json."""
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = kind
+    info["splits"][0]["filepathTemplate"] = template
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    for shard in sorted(folder.glob("*.tfrecord-*")):
+        index, total = shard.name.split("tfrecord-")[1].split("-of-")
+        name = template.replace("{SHARD_X_OF_Y}", f"{index}-of-{total}").replace("{SHARD_INDEX}", index)
+        target = folder / name.format(DATASET="push_blocks", SPLIT="train", FILEFORMAT=kind, NUM_SHARDS=total)
+        target.parent.mkdir(exist_ok=True)
+        shard.rename(target)
+
+
+@pytest.mark.parametrize(
+    "template", ["{SPLIT}/{DATASET}-{SHARD_INDEX}.{FILEFORMAT}", "{DATASET}_{SPLIT}_{SHARD_X_OF_Y}.bin"]
+)
+def test_shards_with_the_names_of_a_template_are_read(folder: Path, template: str) -> None:
+    before = find_shards(folder, "train")
+    _rename(folder, template)
+    shards = find_shards(folder, "train")
+    assert (shards.name, shards.lengths, shards.missing) == ("push_blocks", before.lengths, ())
+    assert RLDSSource(folder).lengths.tolist() == [1, 2, 3, 4, 5]
+    shards.paths[1].unlink()
+    assert len(find_shards(folder, "train").missing) == 1
+
+
+@pytest.mark.parametrize("template", ["../{SPLIT}-{SHARD_INDEX}", "/tmp/{SHARD_INDEX}"])
+def test_a_template_outside_of_the_folder_is_refused(folder: Path, template: str) -> None:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["splits"][0]["filepathTemplate"] = template
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"dataset_info\.json.*filepathTemplate"):
+        find_shards(folder, "train")
+
+
+def test_another_file_format_is_named_with_the_command_that_converts_it(folder: Path) -> None:
+    _rename(folder, "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", kind="array_record")
+    with pytest.raises(DataError, match=r"array_record.*tfds convert_format"):
+        find_shards(folder, "train")
+
+
+@pytest.mark.parametrize("name", ["features.json", "dataset_info.json", "rt1.json", "push_blocks-train.tfrecord-00001"])
+def test_a_git_lfs_pointer_is_named_and_never_skipped(folder: Path, name: str) -> None:
+    next(folder.glob(f"{name}*")).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n")
+    with pytest.raises(DataError, match=rf"{name}.* git-lfs pointer.*git lfs pull"):
+        RLDSSource(folder, skip_corrupt=True)

@@ -16,7 +16,7 @@ from rt1.data.open_mixture import WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.windows import Windows
 from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.concat import JoinedSource, MappedSource, embodiments_of, origin
+from rt1.data.sources.concat import DefaultInstruction, JoinedSource, MappedSource, embodiments_of, origin
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
 from rt1.testing import check_source
@@ -106,6 +106,17 @@ def test_images_of_a_blue_first_source_come_out_red_first(make_source: MakeSourc
     as_stored = decode_image(plain.images[0][1])
     np.testing.assert_array_equal(joined.images(0, 1, 2)[0], as_stored)
     np.testing.assert_array_equal(joined.images(1, 1, 2)[0], cv2.cvtColor(as_stored, cv2.COLOR_BGR2RGB))
+
+
+def test_the_default_instruction_is_that_of_the_episodes_without_one(make_source: MakeSource) -> None:
+    source = make_source(2, 3, 1)
+    source.instruction = lambda episode: ["push", " ", ""][episode]
+    given = DefaultInstruction(source, "wait")
+    assert [given.instruction(episode) for episode in range(3)] == ["push", "wait", "wait"]
+    assert given.action_spec == source.action_spec
+    assert [given.text_embedding(episode) for episode in range(3)] == [None] * 3
+    assert origin(given, 1) == (source, 1)
+    check_source(given)
 
 
 def test_embeddings_of_different_encoders_are_not_mixed(make_source: MakeSource) -> None:

@@ -218,3 +218,60 @@ def test_a_png_of_too_many_parts_is_refused_at_once(image: NDArray[np.uint8]) ->
     with pytest.raises(DataError, match="damaged"):
         decode_image(png[:33] + 500_000 * _chunk(b"tEXt", b"a\0b") + png[33:])
     assert time.process_time() - started < 0.5
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_bytes_behind_the_end_of_an_image_and_fill_bytes_are_ignored(image: NDArray[np.uint8]) -> None:
+    jpeg = encode_jpeg(image)
+    table = jpeg.index(b"\xff\xdb")
+    filled = jpeg[:table] + b"\xff\xff" + jpeg[table:]
+    assert image_size(filled) == (48, 64)
+    for data in (filled, jpeg + bytes(4096), jpeg + b"text" * 40):
+        np.testing.assert_array_equal(decode_image(data), decode_image(jpeg))
+    np.testing.assert_array_equal(decode_image(encode_png(image) + bytes(4096)), image)
+
+
+@pytest.mark.usefixtures("_decoder")
+def test_a_truncated_jpeg_in_a_larger_buffer_is_refused(image: NDArray[np.uint8]) -> None:
+    with pytest.raises(DataError, match=r"JPEG of \d+ bytes .*again"):
+        decode_image(encode_jpeg(image)[:-80] + bytes(4096))
+
+
+def _webp(image: NDArray[np.uint8], quality: int) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+def test_a_webp_image_is_read_with_its_size(image: NDArray[np.uint8]) -> None:
+    lossless, lossy = _webp(image, 101), _webp(image, 90)
+    extended = b"VP8X" + struct.pack("<II", 10, 0) + (63).to_bytes(3, "little") + (47).to_bytes(3, "little")
+    wrapped = b"RIFF" + struct.pack("<I", len(lossless) - 8 + len(extended)) + b"WEBP" + extended + lossless[12:]
+    for data in (lossless, lossy, wrapped, lossless + bytes(100)):
+        assert image_size(data) == (48, 64)
+        assert not is_rgb(data)
+    np.testing.assert_array_equal(decode_image(lossless), image)
+    np.testing.assert_array_equal(decode_image(lossless + bytes(100)), image)
+    assert np.abs(decode_image(lossy).astype(int) - image).mean() < 8
+    with pytest.raises(DataError, match="WebP of"):
+        decode_image(lossy[: len(lossy) // 2])
+    with pytest.raises(DataError, match=r"WebP of .* header"):
+        image_size(b"RIFF" + bytes(4) + b"WEBPnone" + bytes(20))
+
+
+def test_a_palette_image_has_the_colors_of_its_palette() -> None:
+    rows = b"".join(b"\0" + bytes([row % 2] * 4) for row in range(3))
+    header = struct.pack(">IIBBBBB", 4, 3, 8, 3, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"PLTE", bytes([10, 20, 30, 200, 100, 50])), (b"IDAT", zlib.compress(rows))]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in [*chunks, (b"IEND", b"")]
+    )
+    decoded = decode_image(png)
+    assert decoded[0].tolist() == [[10, 20, 30]] * 4
+    assert decoded[1].tolist() == [[200, 100, 50]] * 4
+
+
+def test_a_depth_map_is_refused_and_not_read_as_nearly_black() -> None:
+    depth = cv2.imencode(".png", np.full((4, 5), 900, np.uint16))[1].tobytes()
+    with pytest.raises(DataError, match=r"16 bits.* depth map"):
+        decode_image(depth)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN
 from rt1.data.sources.base import check_steps
 from rt1.data.sources.images import decode_image, encode_png
+from rt1.data.sources.sentences import sentence_of
 from rt1.data.statistics import spec_between
 from rt1.errors import DataError
 
@@ -31,12 +32,13 @@ class ArrayLayout:
 
     image_key: str = "image"
     """uint8 RGB images (S, H, W, 3)."""
-    action_key: str = "action"
-    """Actions (S, A), numbers."""
+    action_keys: tuple[str, ...] = ("action",)
+    """Actions (S, A), numbers. Several are joined in this order."""
     instruction_key: str | None = None
-    """Instruction: one for the episode, or one per step, of which the first is used. None: see ``instruction``."""
+    """Instruction: one for the episode, or one per step, of which the first is used. JSON text is read by
+    :func:`rt1.data.sources.sentences.sentence_of`. None: see ``instruction``."""
     instruction: str = ""
-    """Sentence of every episode, instead of ``instruction_key``."""
+    """Sentence of every episode that stores none."""
     embedding_key: str | None = None
     """Text embedding (E,), or (S, E), of which the first is used; None: no embeddings."""
     channels_first: bool = False
@@ -44,13 +46,17 @@ class ArrayLayout:
     action_leads_here: bool = False
     """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it. An image is
     then paired with the action of the next row. The first action and the last image are dropped."""
+    bgr: bool = False
+    """Whether the images are stored with blue first. Encoded ones are, where RGB pixels were given to OpenCV."""
 
     def __post_init__(self) -> None:
-        if (self.instruction_key is None) == (not self.instruction.strip()):
+        if self.instruction_key is None and not self.instruction.strip():
             raise ValueError(
                 f"instruction_key is {self.instruction_key!r}, instruction {self.instruction!r}; "
                 "give the key of the instruction, or one sentence for all episodes"
             )
+        if not self.action_keys:
+            raise ValueError("action_keys is empty; name at least one array that holds the action")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +67,10 @@ class EpisodeArrays:
     """File and group or row, for errors."""
     steps: int
     """Number of images."""
-    actions: NDArray[Any]
-    """(S, A) or (S,)."""
+    actions: tuple[NDArray[Any], ...]
+    """The array of each action key, (S, A) or (S,)."""
     instruction: str
+    """As stored, or empty."""
     embedding: NDArray[Any] | None
     """(E,) or (S, E)."""
 
@@ -86,13 +93,11 @@ class ArraySource(ABC):
         if len(widths) > 1 or (action_spec and {action_spec.size} != widths):
             asked = f"; the action spec has {action_spec.size}" if action_spec else ""
             raise DataError(f"{name}: the actions have {sorted(widths)} dimensions{asked}; all must be alike")
-        self.action_spec = action_spec or _spec_of(self._actions, layout.action_key)
+        self.action_spec = action_spec or _spec_of(self._actions, _part_widths(episodes[0], layout.action_keys))
         self.lengths: NDArray[np.int64] = np.array([len(actions) for actions in self._actions], dtype=np.int64)
         self._where = [episode.where for episode in episodes]
-        for episode in episodes:
-            if not episode.instruction.strip():
-                raise DataError(f"{episode.where}: the instruction is empty; store the sentence, or leave it out")
-        self._instructions = [episode.instruction for episode in episodes]
+        self._instructions = [_checked_instruction(episode, layout) for episode in episodes]
+        self.bgr = layout.bgr
         self._embeddings = [_checked_embedding(episode) for episode in episodes]
 
     def instruction(self, episode: int) -> str:
@@ -114,10 +119,10 @@ class ArraySource(ABC):
         return self._actions[episode][start:stop].copy()
 
     def images(self, episode: int, start: int, stop: int) -> list[Image]:
-        return self._converted(episode, start, stop, _pixels)
+        return self._converted(episode, start, stop, _bgr_pixels if self.bgr else _pixels)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
-        """Return the stored JPEG or PNG bytes, or stored pixels encoded as PNG."""
+        """Return the stored bytes of encoded images, or stored pixels encoded as PNG. See ``bgr``."""
         return self._converted(episode, start, stop, _encoded)
 
     def _converted(self, episode: int, start: int, stop: int, convert: Callable[[bytes | Image], T]) -> list[T]:
@@ -134,6 +139,10 @@ class ArraySource(ABC):
 
 def _pixels(image: bytes | Image) -> Image:
     return decode_image(image) if isinstance(image, bytes) else image
+
+
+def _bgr_pixels(image: bytes | Image) -> Image:
+    return np.ascontiguousarray(_pixels(image)[..., ::-1])
 
 
 def _encoded(image: bytes | Image) -> bytes:
@@ -158,7 +167,7 @@ def unstack(images: NDArray[Any], layout: ArrayLayout) -> list[Image]:
 
 
 def text_of(value: object) -> str:
-    """Return a stored sentence: a string, bytes, or the first of an array. Anything else raises ``ValueError``."""
+    """Return a stored text: a string, bytes, or the first of an array. Anything else raises ``ValueError``."""
     if isinstance(value, np.ndarray):
         value = value.reshape(-1)[0] if value.size else ""
     text = value.decode("utf-8") if isinstance(value, bytes) else value
@@ -169,13 +178,17 @@ def text_of(value: object) -> str:
 
 
 def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
-    """Return the files of a folder with one of these endings in natural order. No such file raises ``DataError``."""
+    """Return the files of a folder with one of these endings in natural order. No such file raises ``DataError``.
+
+    They lie in the folder itself, or else in folders below it.
+    """
     if not path.is_dir():
         raise DataError(f"{path} is not a folder; point to the folder that holds the episodes")
     files = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]
+    files = files or [file for file in path.rglob("*") if file.suffix in endings and file.is_file()]
     if not files:
         raise DataError(f"{path} has no file ending in {' or '.join(endings)}; point to the folder of the episodes")
-    return sorted(files, key=lambda file: natural_order(file.name))
+    return sorted(files, key=lambda file: natural_order(str(file)))
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:
@@ -188,21 +201,31 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
-    actions = episode.actions
-    if actions.dtype.kind not in "fiu" or actions.ndim not in (1, 2):
-        key = f"{layout.action_key!r} is {actions.dtype} {actions.shape}"
-        raise DataError(f"{episode.where}: {key}; it must hold numbers (S, A)")
-    if len(actions) != episode.steps:
-        raise DataError(f"{episode.where}: {episode.steps} images and {len(actions)} actions; store one each a step")
+    for key, actions in zip(layout.action_keys, episode.actions, strict=True):
+        if actions.dtype.kind not in "fiu" or actions.ndim not in (1, 2):
+            raise DataError(f"{episode.where}: {key!r} is {actions.dtype} {actions.shape}; it must hold numbers (S, A)")
+        if len(actions) != episode.steps:
+            raise DataError(
+                f"{episode.where}: {episode.steps} images and {len(actions)} actions; store one each a step"
+            )
     first = 1 if layout.action_leads_here else 0
-    if len(actions) <= first:
+    if episode.steps <= first:
         raise DataError(f"{episode.where}: the episode has no steps; leave it out")
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        values = actions.reshape(len(actions), -1).astype(np.float32)[first:]
+        parts = [actions.reshape(len(actions), -1).astype(np.float32)[first:] for actions in episode.actions]
+    values = np.concatenate(parts, axis=1)
     if not np.isfinite(values).all():
         step = int(np.argmin(np.isfinite(values).all(axis=1)))
         raise DataError(f"{episode.where}: the action of step {step} is {values[step].tolist()}; it must be finite")
     return values
+
+
+def _checked_instruction(episode: EpisodeArrays, layout: ArrayLayout) -> str:
+    try:
+        sentence = sentence_of(episode.instruction)
+    except DataError as error:
+        raise DataError(f"{episode.where}: {error}") from error
+    return sentence if sentence.strip() else layout.instruction
 
 
 def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
@@ -219,7 +242,13 @@ def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
     return embedding
 
 
-def _spec_of(actions: Sequence[FloatArray], key: str) -> ActionSpec:
+def _spec_of(actions: Sequence[FloatArray], widths: Mapping[str, int]) -> ActionSpec:
     low, high = (np.stack([bound(a, axis=0) for a in actions]) for bound in (np.min, np.max))
-    part = key.rsplit("/", 1)[-1]
-    return spec_between(low.min(axis=0), high.max(axis=0), parts={part: actions[0].shape[1]})
+    return spec_between(low.min(axis=0), high.max(axis=0), parts=widths)
+
+
+def _part_widths(episode: EpisodeArrays, keys: Sequence[str]) -> dict[str, int]:
+    """Return the number of dimensions of each action key, by the last part of the key where these differ."""
+    names = [key.rsplit("/", 1)[-1] for key in keys]
+    names = names if len(set(names)) == len(names) else list(keys)
+    return {name: array.shape[1] if array.ndim == 2 else 1 for name, array in zip(names, episode.actions, strict=True)}

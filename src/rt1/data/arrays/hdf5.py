@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import numpy as np
 from rt1.actions import ActionSpec
 from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN, check_unchanged, first_look
+from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import (
     ArrayLayout,
@@ -39,17 +41,23 @@ _MOST_EXPANSION = 1100  # deflate makes at most about 1030 bytes of one
 
 @dataclass(frozen=True, kw_only=True)
 class HDF5Layout(ArrayLayout):
-    """Keys of HDF5 files. An instruction may also be an attribute of the episode's group."""
+    """Keys of HDF5 files. An instruction may also be an attribute of the episode's group or of a group around it."""
 
     group: str = ""
-    """Group whose members are the episodes, such as ``data`` in robomimic's files. Empty: the file is one episode, or
-    holds rows of several, see ``start_key``."""
+    """Group whose members are the episodes, such as ``data`` in robomimic's files, ``/`` for the file's own groups.
+    Empty: the file is one episode, or holds rows of several, see ``start_key``."""
+    mask: str | None = None
+    """Name of the array in the file's group ``mask`` with the names of the episodes to read, such as ``train``."""
     start_key: str | None = None
     """Array that marks the rows where an episode begins, if one array holds several episodes."""
-    start_value: int = 1
-    """Value of ``start_key`` at such a row."""
+    start_value: int | None = None
+    """Value of ``start_key`` at such a row. None: its value at row 0."""
     encoded: bool = False
-    """Whether a row of ``image_key`` is a JPEG or PNG, padded with zeros or not, instead of pixels."""
+    """Whether a row of ``image_key`` must be an encoded image, padded with zeros or not. The type of the array says
+    whether it is one: bytes of any kind, or a row of bytes."""
+    instruction_file: str = ""
+    """JSON file with the instruction of an episode's file, relative to that file. ``{stem}`` is the name of the
+    episode's file without its ending. ``instruction_key`` is then its key."""
 
 
 class _Rows(NamedTuple):
@@ -74,12 +82,10 @@ class HDF5Source(ArraySource):
 
         Raises:
             DataError: a missing or damaged file, or a key that is missing or holds something else.
-            ImportError: ``h5py`` is not installed.
+            ModuleNotFoundError: ``h5py`` is not installed.
         """
-        try:
-            import h5py  # noqa: F401
-        except ImportError as error:
-            raise ImportError("reading HDF5 episodes needs h5py: pip install h5py") from error
+        import h5py  # noqa: F401 (refused before the files are read)
+
         path = Path(path)
         self._layout = layout
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_open)
@@ -97,9 +103,7 @@ class HDF5Source(ArraySource):
         path, group, first, _ = self._row_ranges[episode]
         check_unchanged(path, self._stamps[path])
         rows = self._open(path)[group or "/"][self._layout.image_key][first + start : first + stop]
-        if self._layout.encoded:
-            return [np.asarray(row, np.uint8).tobytes().rstrip(b"\0") for row in rows]
-        return unstack(rows, self._layout)
+        return unstack(rows, self._layout) if rows.ndim == 4 else [_image_bytes(row) for row in rows]
 
 
 def look_at_file(path: str, layout: dict[str, Any]) -> None:
@@ -133,40 +137,73 @@ def _episodes(path: Path, file: h5py.File, layout: HDF5Layout) -> list[tuple[_Ro
             return _rows_of_episodes(path, "", file, layout)
         if layout.group not in file:
             raise DataError(f"{path}: {unknown_name('group', layout.group, list(file))}")
-        names = sorted(file[layout.group], key=natural_order)
-        groups = [f"{layout.group}/{name}" for name in names]
+        groups = [f"{layout.group.rstrip('/')}/{name}" for name in _episode_names(path, file, layout)]
         return [pair for group in groups for pair in _rows_of_episodes(path, group, file[group], layout)]
+
+
+def _episode_names(path: Path, file: h5py.File, layout: HDF5Layout) -> list[str]:
+    """Return the members of the layout's group that its mask names, or all of its groups, in natural order."""
+    import h5py
+
+    content = file[layout.group]
+    if layout.mask is None:
+        names = [name for name in content if content.get(name, getclass=True) is h5py.Group]
+        if not names:
+            raise DataError(f"{path}: the group {layout.group!r} holds no groups; name the one that holds the episodes")
+        return sorted(names, key=natural_order)
+    masks = list(file["mask"]) if isinstance(file.get("mask"), h5py.Group) else []
+    if layout.mask not in masks:
+        raise DataError(f"{path}: {unknown_name('mask', layout.mask, masks)}")
+    names = [text_of(name) for name in _array(str(path), file["mask"], layout.mask)[:]]
+    if missing := [name for name in names if name not in content]:
+        raise DataError(f"{path}: mask {layout.mask!r} names the episode {missing[0]!r}, which the file does not hold")
+    return sorted(names, key=natural_order)
+
+
+def _image_bytes(row: Any) -> bytes:  # noqa: ANN401 (bytes, an opaque value or an array)
+    data = row if isinstance(row, bytes) else np.asarray(row).tobytes()
+    return data.rstrip(b"\0")
 
 
 def _rows_of_episodes(
     path: Path, group: str, content: h5py.Group, layout: HDF5Layout
 ) -> list[tuple[_Rows, EpisodeArrays]]:
     where = f"{path}:{group}" if group else str(path)
-    images, actions = _array(where, content, layout.image_key), _array(where, content, layout.action_key)
-    rows = _encoded_count(where, images) if layout.encoded else image_count(where, images.shape, images.dtype, layout)
-    if rows != len(actions):
-        raise DataError(f"{where}: {rows} images and {len(actions)} actions; store one each a step")
+    images = _array(where, content, layout.image_key)
+    actions = [_array(where, content, key) for key in layout.action_keys]
+    rows = _image_rows(where, images, layout)
+    if layout.start_key is None and not layout.action_leads_here and rows == len(actions[0]) + 1:
+        rows -= 1  # Gymnasium's recorders store the image that follows the last action, too
+    if other := next((len(array) for array in actions if len(array) != rows), None):
+        raise DataError(f"{where}: {rows} images and {other} actions; store one each a step")
     starts, key = _starts(where, content, layout), layout.embedding_key
+    instruction = _file_instruction(path, layout)
     pairs = []
     for start, stop in zip(starts, [*starts[1:], rows], strict=True):
         episode = EpisodeArrays(
             where=where if len(starts) == 1 else f"{where}, row {start}",
             steps=stop - start,
-            actions=actions[start:stop],
-            instruction=_instruction(where, content, layout, start),
+            actions=tuple(array[start:stop] for array in actions),
+            instruction=_instruction(where, content, layout, start) if instruction is None else instruction,
             embedding=_row_or_all(_array(where, content, key), start) if key else None,
         )
         pairs.append((_Rows(path, group, start, stop), episode))
     return pairs
 
 
-def _encoded_count(where: str, images: h5py.Dataset) -> int:
+def _image_rows(where: str, images: h5py.Dataset, layout: HDF5Layout) -> int:
+    """Return the number of images in an array of pixels or of encoded images."""
     import h5py
 
-    ragged = images.ndim == 1 and h5py.check_vlen_dtype(images.dtype) == np.uint8
-    if not ragged and (images.ndim != 2 or images.dtype != np.uint8):
-        raise DataError(f"{where}: the images are {images.dtype} {images.shape}; encoded ones must be rows of uint8")
-    return len(images)
+    item = h5py.check_vlen_dtype(images.dtype) or images.dtype
+    rows_of_bytes = images.ndim == 1 and (images.dtype.kind in "SV" or (images.dtype.kind == "O" and item == np.uint8))
+    if rows_of_bytes or (images.ndim == 2 and item.itemsize == 1):
+        return len(images)
+    if layout.encoded:
+        raise DataError(
+            f"{where}: the images are {images.dtype} {images.shape}; encoded ones must be rows of bytes (uint8, S or V)"
+        )
+    return image_count(where, images.shape, images.dtype, layout)
 
 
 def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
@@ -197,20 +234,43 @@ def _starts(where: str, content: h5py.Group, layout: HDF5Layout) -> list[int]:
     if layout.start_key is None:
         return [0]
     flags = _array(where, content, layout.start_key)[:]
-    starts = np.flatnonzero(flags == layout.start_value).tolist()
+    value = flags[0] if layout.start_value is None and len(flags) else layout.start_value
+    starts = np.flatnonzero(flags == value).tolist()
     if starts[:1] != [0]:
-        mark = f"{layout.start_key!r} is {layout.start_value}"
+        mark = f"{layout.start_key!r} is {value}"
         raise DataError(f"{where}: row 0 begins no episode ({mark} there); check start_key and start_value")
     return starts
 
 
 def _instruction(where: str, content: h5py.Group, layout: HDF5Layout, start: int) -> str:
+    """Return the stored instruction: an attribute, the nearest one, or an array. Empty if there is a default for it."""
     key = layout.instruction_key
     if key is None:
-        return layout.instruction
-    if key in content.attrs:
-        return text_of(content.attrs[key])
+        return ""
+    holder = content
+    while key not in holder.attrs and holder.name != "/":
+        holder = holder.parent
+    if key in holder.attrs:
+        return text_of(holder.attrs[key])
+    if key not in content:
+        if layout.instruction:
+            return ""
+        known = [*content.attrs, *content]
+        raise DataError(f"{where}: {unknown_name('instruction', key, known)}; or give instruction=SENTENCE")
     return text_of(_row_or_all(_array(where, content, key), start))
+
+
+def _file_instruction(path: Path, layout: HDF5Layout) -> str | None:
+    """Return the instruction in the layout's JSON file, None without one. A missing file gives an empty one."""
+    if not layout.instruction_file:
+        return None
+    file = path.parent / layout.instruction_file.replace("{stem}", path.stem)
+    if layout.instruction and not file.is_file():
+        return ""
+    content = read_object(file, cure="copy it from where the episodes came from, or give instruction=SENTENCE")
+    if layout.instruction_key not in content:
+        raise DataError(f"{file}: {unknown_name('key', str(layout.instruction_key), content)}")
+    return json.dumps(content[layout.instruction_key])
 
 
 def _row_or_all(array: h5py.Dataset, row: int) -> Any:  # noqa: ANN401 (whatever is stored: a string, bytes, an array)

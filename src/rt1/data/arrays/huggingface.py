@@ -1,7 +1,4 @@
-"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source.
-
-Folders of ``datasets.Dataset.save_to_disk`` are opened after a first look at their Arrow files.
-"""
+"""Hugging Face ``datasets`` with image or video, action and instruction columns as an episode source."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +14,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
 from rt1.common.border import reading
-from rt1.common.first_look import COPY_AGAIN, check_unchanged, first_look, stamp_of
-from rt1.common.json_files import read_object
+from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
 from rt1.errors import DataError
@@ -64,12 +60,13 @@ class HuggingFaceSource(ArraySource):
         import pyarrow as pa
 
         layout = layout or HuggingFaceLayout()
-        named = (layout.action_key, layout.instruction_key, layout.embedding_key, layout.episode_key)
+        named = (*layout.action_keys, layout.instruction_key, layout.embedding_key, layout.episode_key)
         keys = [key for key in named if key is not None]
         for key in (layout.image_key, *keys):
             if key not in dataset.column_names:
                 raise DataError(f"{name}: {unknown_name('column', key, dataset.column_names)}")
         self._layout = layout
+        dataset = _with_names(dataset, layout.instruction_key)
         plain = dataset.with_format(None)
         self._parser_errors = (pa.ArrowException,)
         with reading(name, cure=COPY_AGAIN, also=self._parser_errors):
@@ -79,7 +76,7 @@ class HuggingFaceSource(ArraySource):
             if layout.episode_key is None:
                 self._starts = np.arange(len(dataset))
                 episodes = [
-                    _arrays(f"{name}, row {row}", values, values[layout.action_key], layout)
+                    _arrays(f"{name}, row {row}", values, [values[key] for key in layout.action_keys], layout)
                     for row, values in enumerate(plain.select_columns(keys))
                 ]
             else:
@@ -144,36 +141,48 @@ def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) 
     return dataset, False
 
 
+def _with_names(dataset: datasets.Dataset, key: str | None) -> datasets.Dataset:
+    """Return the data set with the names of a column of class labels instead of their numbers."""
+    import datasets
+
+    feature = None if key is None else dataset.features[key]
+    if not isinstance(feature, datasets.ClassLabel):
+        return dataset
+    names = [feature.int2str(number) for number in dataset[key]]
+    return dataset.remove_columns([key]).add_column(key, names)
+
+
 def _runs(
     name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout, episode_key: str
 ) -> tuple[NDArray[np.int64], list[EpisodeArrays]]:
     """Return the first row of each episode, and the episodes, of a data set whose rows are steps."""
-    columns = dataset.select_columns([episode_key, layout.action_key])
+    columns = dataset.select_columns([episode_key, *layout.action_keys])
     pieces = [columns[start : start + _ROWS] for start in range(0, len(dataset), _ROWS)]
     numbers = np.array([number for piece in pieces for number in piece[episode_key]])
-    rows = [row for piece in pieces for row in piece[layout.action_key]]
+    rows = [[row for piece in pieces for row in piece[key]] for key in layout.action_keys]
     starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
     firsts, counts = np.unique(numbers[starts], return_counts=True)
     if (counts > 1).any():
         broken = firsts[counts > 1][0]
         raise DataError(f"{name}: episode {broken} lies in several pieces; sort the data set by {episode_key!r}")
     episodes = [
-        _arrays(f"{name}, episode {numbers[start]}", dataset[int(start)], rows[start:stop], layout)
+        _arrays(f"{name}, episode {numbers[start]}", dataset[int(start)], [key[start:stop] for key in rows], layout)
         for start, stop in zip(starts, np.append(starts, len(numbers))[1:], strict=True)
     ]
     return starts, episodes
 
 
 def _arrays(where: str, first: dict[str, Any], actions: list[Any], layout: HuggingFaceLayout) -> EpisodeArrays:
-    """Return an episode from the values of its first row and the actions of its steps."""
+    """Return an episode from the values of its first row and the steps of each action key."""
     key = layout.embedding_key
-    instruction = layout.instruction if layout.instruction_key is None else first[layout.instruction_key]
+    arrays = tuple(_numbers(where, values, name) for values, name in zip(actions, layout.action_keys, strict=True))
+    instruction = None if layout.instruction_key is None else first[layout.instruction_key]
     if isinstance(instruction, list):
         instruction = instruction[0] if instruction else ""
     return EpisodeArrays(
         where=where,
-        steps=len(actions),
-        actions=_numbers(where, actions, layout.action_key),
+        steps=len(arrays[0]),
+        actions=arrays,
         instruction=text_of(instruction or ""),
         embedding=_numbers(where, first[key], key) if key else None,
     )
@@ -185,36 +194,6 @@ def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
             return np.array(values, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error
-
-
-def open_saved(folder: Path) -> datasets.Dataset:
-    """Return the data set of a folder, its Arrow files memory-mapped. Missing or damaged ones raise ``DataError``."""
-    import datasets
-    import pyarrow as pa
-
-    state_file = folder / "state.json"
-    state, _ = (read_object(file, cure=COPY_AGAIN) for file in (state_file, folder / "dataset_info.json"))
-    with reading(state_file, cure=COPY_AGAIN):
-        names = [str(file["filename"]) for file in state["_data_files"]]
-    for name in names:
-        if PurePath(name).name != name or not name.isprintable():
-            raise DataError(f"{state_file} names the data file {name!r}, must be a file of this folder")
-        first_look("rt1.data.arrays.huggingface:look_at_file", folder / name, library="pyarrow")
-    with reading(folder, cure=COPY_AGAIN, also=(pa.ArrowException,)):
-        return datasets.load_from_disk(str(folder))
-
-
-def look_at_file(path: str) -> None:
-    """Check the structure, offsets and texts of an Arrow file: reading a wrong offset would crash the process."""
-    import pyarrow as pa
-
-    with (
-        reading(path, cure=COPY_AGAIN, also=(pa.ArrowException,)),
-        pa.memory_map(path) as file,
-        pa.ipc.open_stream(file) as batches,
-    ):
-        for batch in batches:
-            batch.validate(full=True)
 
 
 def video_images(where: str, value: object, count: int, start: int, stop: int) -> list[NDArray[np.uint8]]:

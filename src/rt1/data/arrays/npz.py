@@ -75,8 +75,8 @@ def _episode(path: Path, layout: ArrayLayout) -> EpisodeArrays:
         return EpisodeArrays(
             where=str(path),
             steps=image_count(str(path), images.shape, images.dtype, layout),
-            actions=_array(path, layout.action_key),
-            instruction=text_of(_array(path, key)) if key else layout.instruction,
+            actions=tuple(_array(path, name) for name in layout.action_keys),
+            instruction=text_of(_array(path, key)) if key else "",
             embedding=_array(path, layout.embedding_key) if layout.embedding_key else None,
         )
 

@@ -169,17 +169,14 @@ def read_info(folder: Path) -> Info:
 
 
 def read_tasks(folder: Path) -> dict[int, str]:
-    """Return the instructions by ``task_index``. An empty one raises :class:`DataError`."""
+    """Return the instructions by ``task_index``. They may be empty."""
     path = folder / TASKS_FILE
     # A data frame with a named index has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in read_schema(path).names else "task"
     columns = read_columns(path, ["task_index"], [sentence])
     with reading(path):
-        tasks = dict(zip(columns["task_index"].tolist(), columns[sentence].to_pylist(), strict=True))
-    for index, text in tasks.items():
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{path}: the instruction of task_index {index} is empty ({text!r}); give it a sentence")
-    return tasks
+        texts = [str(text or "") for text in columns[sentence].to_pylist()]
+        return dict(zip(columns["task_index"].tolist(), texts, strict=True))
 
 
 def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Discrete, FloatArray
 from rt1.common.protobuf import Buffer
+from rt1.data.rlds.instructions import check_instruction
 from rt1.data.rlds.schema import FeatureInfo, RLDSLayout, find_feature
 from rt1.data.rlds.tfrecord import (
     BYTES,
@@ -35,8 +36,8 @@ class Columns:
 
     image: FeatureInfo
     """Encoded image of each step."""
-    instruction: FeatureInfo
-    """Text, or a row of UTF-8 codes."""
+    instruction: FeatureInfo | None
+    """Text, a class label, or a row of UTF-8 codes. None: all instructions are empty."""
     embedding: FeatureInfo | None
     task: FeatureInfo | None
     actions: tuple[FeatureInfo, ...]
@@ -89,7 +90,7 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
     columns = Columns(
         actions=tuple(find_feature(features, key) for key in layout.action_keys),
         image=find_feature(features, layout.image_key),
-        instruction=find_feature(features, layout.instruction_key),
+        instruction=find_feature(features, layout.instruction_key) if layout.instruction_key else None,
         embedding=find_feature(features, layout.embedding_key) if layout.embedding_key else None,
         task=find_feature(features, layout.task_key) if layout.task_key else None,
         one_hot=tuple(key in layout.one_hot_keys for key in layout.action_keys),
@@ -97,6 +98,7 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
     )
     if columns.image.kind != "image":
         raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
+    check_instruction(columns.instruction)
     for feature in (*columns.actions, columns.embedding):
         if feature is not None and (feature.kind != "tensor" or not feature.width):
             content = f"a {feature.kind}" if feature.kind != "tensor" else f"values of shape {feature.shape}"
@@ -150,11 +152,8 @@ def span_of(spans: Mapping[bytes, Span], feature: FeatureInfo) -> Span:
 
 
 def text_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo) -> bytes:
-    """Return the text at the first step. Some data sets store it as a row of UTF-8 codes padded with zeros."""
+    """Return the text at the first step."""
     kind, first, end = span_of(spans, feature)
-    if kind == INTS:
-        codes = int_values(data, first, end)[: feature.width]
-        return bytes(codes[codes != 0].astype(np.uint8))
     return first_bytes(data, first, end) if kind == BYTES else b""
 
 

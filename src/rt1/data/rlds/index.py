@@ -24,13 +24,14 @@ from rt1.common.first_look import stamp_of
 from rt1.common.json_files import read_object
 from rt1.common.protobuf import Buffer
 from rt1.data.rlds.columns import Columns, embedding_of, span_of, text_of, values_of
+from rt1.data.rlds.instructions import instruction_of
 from rt1.data.rlds.schema import Shards
 from rt1.data.rlds.tfrecord import BYTES, FRAME_START, bytes_places, map_file, scan_example, scan_records
 from rt1.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _CURE = "record it again, or pass skip_corrupt=True to leave such episodes out"
 IMAGE = np.dtype([("offset", "<i8"), ("length", "<u4")])
 _ARRAYS = ("episodes", "images", "actions")
@@ -56,6 +57,8 @@ class Index:
     """The distinct task names."""
     skipped: tuple[str, ...]
     """One message per skipped record."""
+    changing: int = 0
+    """Number of episodes whose instruction changes. The first one is kept."""
     folder: Path | None = None
     """Folder of the index and other files made from the same data; None if nothing can be written."""
 
@@ -120,6 +123,7 @@ class _Record(NamedTuple):
     task: bytes
     embedding: int
     stride: int
+    changes: bool
     where: str
 
 
@@ -135,6 +139,7 @@ class _Builder:
         self.tasks: dict[bytes, int] = {}
         self.episodes: list[tuple[int, ...]] = []
         self.images: list[NDArray[Any]] = []
+        self.changing = 0
         self.actions: list[FloatArray] = []
 
     def note(self, message: str) -> None:
@@ -188,6 +193,7 @@ class _Builder:
             instruction = self.instructions.setdefault(r.instruction, len(self.instructions))
             task = self.tasks.setdefault(r.task, len(self.tasks))
             self.episodes.append((shard, r.steps, instruction, task, r.stride, r.embedding))
+            self.changing += r.changes
         places = np.concatenate([np.frombuffer(r.images, np.int64) for r in records]).reshape(-1, 2)
         images = np.empty(len(places), dtype=IMAGE)
         images["offset"], images["length"] = places[:, 0], places[:, 1]
@@ -201,10 +207,8 @@ class _Builder:
         if not images:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
         embedding, stride = embedding_of(data, spans, columns.embedding)
-        instruction = text_of(data, spans, columns.instruction)
-        if not instruction.strip():
-            raise DataError(f"the instruction ({columns.instruction.key!r}) is empty")
         steps = len(images) // 2
+        instruction, changes = instruction_of(data, spans, columns.instruction, steps)
         return _Record(
             steps=steps,
             images=images,
@@ -213,6 +217,7 @@ class _Builder:
             task=text_of(data, spans, columns.task) if columns.task and columns.task.record_key in spans else b"",
             embedding=embedding,
             stride=stride,
+            changes=changes,
             where=where,
         )
 
@@ -227,6 +232,7 @@ class _Builder:
             instructions=_decoded(self.instructions),
             tasks=_decoded(self.tasks),
             skipped=tuple(self.skipped or ()),
+            changing=self.changing,
         )
 
 
@@ -242,7 +248,7 @@ def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
         for name in _ARRAYS:
             np.save(beside / f"{name}.npy", np.ascontiguousarray(getattr(index, name)), allow_pickle=False)
         checksums = {name: _file_checksum(beside / f"{name}.npy") for name in _ARRAYS}
-        content = {"key": key, "counts": counts, "checksums": checksums, **tables}
+        content = {"key": key, "counts": counts, "checksums": checksums, "changing": index.changing, **tables}
         described = {"content": content, "checksum": masked_crc32c(json.dumps(content).encode())}
         (beside / "index.json").write_text(json.dumps(described), encoding="utf-8")
 
@@ -270,6 +276,7 @@ def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
             instructions=_texts(stored["instructions"]),
             tasks=_texts(stored["tasks"]),
             skipped=_texts(stored["skipped"]),
+            changing=int(stored["changing"]),
             folder=folder,
         )
         return index if _is_sound(index, [size for _, size, *_ in key["shards"]]) else None

@@ -82,6 +82,7 @@ class RLDSSource:
             "layout": self.layout.to_json(),
             "parts": columns.named_parts(),
             "skip_corrupt": skip_corrupt,
+            "labels": list(columns.instruction.labels) if columns.instruction else [],
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
         folders = _index_folders(self.folder, split, settings)
@@ -98,8 +99,14 @@ class RLDSSource:
         self._embedding_width = columns.embedding.width if columns.embedding else 0
         self._paths = shards.paths
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
+        self._warn()
+
+    def _warn(self) -> None:
         if self.skipped:
-            warnings.warn(f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=2)
+            warnings.warn(f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=3)
+        if self._index.changing:
+            message = f"{self._index.changing} episodes change their instruction; the first one stands for all steps"
+            warnings.warn(f"{self.folder}: {message}", stacklevel=3)
 
     @property
     def cache_folder(self) -> Path | None:

@@ -6,12 +6,12 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath
 from typing import Any
 
 from rt1.actions import ActionSpec
-from rt1.common.border import reading
+from rt1.common.border import check_no_pointer, reading
 from rt1.common.json_config import from_json, to_json
 from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
@@ -21,6 +21,7 @@ FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
 RT1_FILE, RECORDING_FILE = "rt1.json", "recording.json"
 _FOLDER = "point to the folder of one version of a TFDS data set (features.json and *.tfrecord-* files)"
 _COPY_AGAIN = "copy it again from where the data set came from"
+_DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d{5,})-of-(?P<total>\d{5,})")
 
 
@@ -30,8 +31,9 @@ class RLDSLayout:
 
     image_key: str = "observation/image"
     """JPEG or PNG image of a step."""
-    instruction_key: str = "language_instruction"
-    """Instruction, read at the first step."""
+    instruction_key: str | None = "language_instruction"
+    """Instruction: text, a class label, or a row of UTF-8 codes. The first step where it is not empty is read. JSON
+    text is read by :func:`rt1.data.sources.sentences.sentence_of`. None: the episodes have none, which is empty."""
     embedding_key: str | None = None
     """Text embedding of the instruction, read at the first step, or None."""
     action_keys: tuple[str, ...] = ("action",)
@@ -76,6 +78,8 @@ class FeatureInfo:
     """Shape of one step's value (or the episode's), () for a scalar."""
     encoding: str
     """``none``: values lie in a float or int list; ``bytes`` or ``zlib``: one byte string per value."""
+    labels: tuple[str, ...] = ()
+    """Names of the values of a class label, in order."""
 
     @functools.cached_property
     def record_key(self) -> bytes:
@@ -154,7 +158,7 @@ def read_features(folder: Path) -> dict[str, FeatureInfo]:
     features: dict[str, FeatureInfo] = {}
     with reading(path, cure=_COPY_AGAIN):
         _walk(read_json(path), "", features, nested=False)
-    return features
+    return {key: _with_labels(feature, folder) for key, feature in features.items()}
 
 
 def find_feature(features: Mapping[str, FeatureInfo], key: str) -> FeatureInfo:
@@ -171,12 +175,17 @@ def layout_keys(features: Mapping[str, FeatureInfo]) -> list[str]:
 
 
 def find_shards(folder: Path, split: str) -> Shards:
-    """Return the shards of a split.
+    """Return the shards of a split: those that ``dataset_info.json`` names, or those with the default names.
 
-    No shards, an unknown split, or shards of two recordings in one folder raise :class:`DataError`.
+    No shards, an unknown split, another file format, or shards of two recordings in one folder raise ``DataError``.
     """
+    info = read_json(folder / INFO_FILE) if (folder / INFO_FILE).is_file() else {}
+    with reading(folder / INFO_FILE, cure=_COPY_AGAIN):
+        if (named := _named_shards(folder, split, info)) is not None:
+            return named
     matches = [m for entry in folder.iterdir() if entry.is_file() and (m := _SHARD.fullmatch(entry.name))]
     if not matches:
+        _refuse_other_format(folder, info)
         raise DataError(f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N); {_COPY_AGAIN}")
     shards = {int(m["number"]): m for m in matches if m["split"] == split}
     if not shards:
@@ -192,6 +201,51 @@ def find_shards(folder: Path, split: str) -> Shards:
         missing=tuple(f"{name}-{split}.tfrecord-{n:05d}-of-{total:05d}" for n in range(total) if n not in shards),
         lengths=tuple(lengths[number] for number in sorted(shards)),
     )
+
+
+def _named_shards(folder: Path, split: str, info: Mapping[str, Any]) -> Shards | None:
+    """Return the shards that ``filepathTemplate`` names. None where it has the default or no file has such a name."""
+    entry: Mapping[str, Any] = next((entry for entry in info.get("splits", []) if entry.get("name") == split), {})
+    template, lengths = str(entry.get("filepathTemplate") or ""), entry.get("shardLengths", [])
+    total = len(lengths)
+    if template in ("", _DEFAULT_TEMPLATE) or not total:
+        return None
+    values = {
+        "DATASET": str(info.get("name", "")),
+        "SPLIT": split,
+        "FILEFORMAT": str(info.get("fileFormat", "tfrecord")),
+    }
+    names = []
+    for number in range(total):
+        index, count = f"{number:05d}", f"{total:05d}"
+        name = template
+        shard = {"SHARD_INDEX": index, "NUM_SHARDS": count, "SHARD_X_OF_Y": f"{index}-of-{count}"}
+        for key, value in (values | shard).items():
+            name = name.replace(f"{{{key}}}", value)
+        if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            raise ValueError(f"filepathTemplate is {template!r}; it must name files in this folder")
+        names.append(name)
+    present = [number for number, name in enumerate(names) if (folder / name).is_file()]
+    if not present:
+        return None
+    _refuse_other_format(folder, info)
+    return Shards(
+        name=values["DATASET"] or folder.resolve().parent.name,
+        paths=tuple(folder / names[number] for number in present),
+        missing=tuple(name for number, name in enumerate(names) if number not in present),
+        lengths=tuple(int(lengths[number]) for number in present),
+    )
+
+
+def _refuse_other_format(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise :class:`DataError` for the file formats of TFDS that are not TFRecord."""
+    kind = str(info.get("fileFormat") or "tfrecord")
+    if kind == "tfrecord" and next(folder.glob("*.array_record*"), None):
+        kind = "array_record"
+    if kind != "tfrecord":
+        options = f"--dataset_version_dir={folder} --out_file_format=tfrecord --out_dir=NEW_FOLDER"
+        cure = f"convert it with TensorFlow Datasets: tfds convert_format {options}"
+        raise DataError(f"{folder} has files of the format {kind}; this version reads tfrecord; {cure}")
 
 
 def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
@@ -243,7 +297,18 @@ def _leaf(node: Mapping[str, Any], path: str) -> FeatureInfo:
         return FeatureInfo(key=path, kind="text", dtype="bytes", shape=(), encoding="bytes")
     shape = _shape(tensor)
     kind = "nested" if any(size < 0 for size in shape) else "tensor"  # -1: differs from step to step
+    kind = "label" if "classLabel" in node else kind
     return FeatureInfo(key=path, kind=kind, dtype=dtype, shape=shape, encoding=str(tensor.get("encoding", "none")))
+
+
+def _with_labels(feature: FeatureInfo, folder: Path) -> FeatureInfo:
+    """Return a class label with the names that TFDS stores in a file of its own. Other features stay as they are."""
+    path = folder / f"{feature.key.replace('/', '-')}.labels.txt"
+    if feature.kind != "label" or not path.is_file():
+        return replace(feature, kind="tensor") if feature.kind == "label" else feature
+    check_no_pointer(path)
+    with reading(path, cure=_COPY_AGAIN):
+        return replace(feature, kind="tensor", labels=tuple(path.read_text(encoding="utf-8").splitlines()))
 
 
 def _shape(node: Mapping[str, Any]) -> tuple[int, ...]:

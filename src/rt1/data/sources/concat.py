@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,20 @@ class DerivedSource(ABC):
 
     name: str
     lengths: NDArray[np.int64]
+    text_encoder: Mapping[str, Any] | None
+    skipped: Sequence[str]
+    details: Mapping[str, Any]
 
     @abstractmethod
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         """Return the source of an episode and the episode's number there."""
+
+    def _copy_members(self, source: EpisodeSource) -> None:
+        """Take name, lengths and optional members from a source whose episodes these are."""
+        self.name, self.lengths = source.name, source.lengths
+        members = optional_members(source)
+        self.text_encoder, self.skipped = members.text_encoder, members.skipped
+        self.details = dict(members.details)
 
     def instruction(self, episode: int) -> str:
         source, number = self.part(episode)
@@ -123,11 +134,7 @@ class MappedSource(DerivedSource):
     def __init__(self, source: EpisodeSource, action_spec: ActionSpec, map_actions: MapActions) -> None:
         """Wrap a source. The mapping is tested on the first step."""
         self.source, self.action_spec, self._map = source, action_spec, map_actions
-        self.name = source.name
-        self.lengths = source.lengths
-        members = optional_members(source)
-        self.text_encoder, self.skipped = members.text_encoder, members.skipped
-        self.details = dict(members.details)
+        self._copy_members(source)
         self.actions(0, 0, 1)
 
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
@@ -142,6 +149,34 @@ class MappedSource(DerivedSource):
                 f"it must return float32 ({stop - start}, {self.action_spec.size})"
             )
         return mapped
+
+
+class DefaultInstruction(DerivedSource):
+    """A source whose episodes without an instruction have a default one."""
+
+    def __init__(self, source: EpisodeSource, instruction: str) -> None:
+        """Wrap a source. ``instruction`` is the default."""
+        self.source, self._instruction = source, instruction
+        self._copy_members(source)
+        self.text_encoder = None
+        self.cache_folder = optional_members(source).cache_folder
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self.source.action_spec
+
+    def part(self, episode: int) -> tuple[EpisodeSource, int]:
+        return self.source, episode
+
+    def instruction(self, episode: int) -> str:
+        """Return the stored instruction, or the default where it is empty."""
+        instruction = self.source.instruction(episode)
+        return instruction if instruction.strip() else self._instruction
+
+    def text_embedding(self, episode: int) -> FloatArray | None:
+        """Return None: the default instruction has no stored text embedding, and all episodes need one or none."""
+        check_steps(self, episode)
+        return None
 
 
 def origin(source: EpisodeSource, episode: int) -> tuple[EpisodeSource, int]:
@@ -168,6 +203,8 @@ def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
             both, cure = "", 'give each a head of its own, in a mixture file with heads = "separate"'
             if name:
                 both, cure = f" are both the embodiment {name!r} and", "name another embodiment for one of them"
+            if first.action_spec.dimension_names == source.action_spec.dimension_names:
+                cure = f'give all the same --bounds, or set bounds = "widest" in a mixture file; or {cure}'
             raise DataError(
                 f"{first.name} and {source.name}{both} have different action specs ({difference}); map one to the "
                 f"other's: MappedSource(source, action_spec, function); or {cure}"

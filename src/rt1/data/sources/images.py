@@ -1,4 +1,4 @@
-"""JPEG and PNG bytes to uint8 RGB images and back."""
+"""JPEG, PNG and WebP bytes to uint8 RGB images, and RGB images to JPEG and PNG bytes."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND"
 _PNG_IMAGE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", _PNG_END)
 """Chunks that the pixels of a PNG come from. The others are metadata."""
 _MOST_CHUNKS = 1 << 14
+_RIFF, _WEBP = b"RIFF", b"WEBP"
+_VP8_START = b"\x9d\x01\x2a"
 _SIZE_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset((0x00, 0x01, *range(0xD0, 0xDB)))
 """Markers without a length, or that no JPEG has before its size."""
@@ -35,21 +37,25 @@ _CURE = "record or download the data set again"
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """Return the image in JPEG or PNG bytes as uint8 RGB (H, W, 3), 0..255.
+    """Return the image in JPEG, PNG or WebP bytes as uint8 RGB (H, W, 3), 0..255.
 
-    Gray is repeated over the channels, transparency is dropped. Bytes that are neither JPEG nor PNG, damaged, or too
-    much work to decode raise :class:`DataError`.
+    Gray is repeated over the channels, transparency is dropped, bytes behind the end of the image are ignored. Other
+    bytes, damaged ones, a depth map, or too much work to decode raise :class:`DataError`.
     """
     decoding_work(data)
     if data.startswith(_JPEG):
-        return _decode_cv2(data, "JPEG", _JPEG_END) if simplejpeg is None else _decode_simplejpeg(data)
-    return _decode_cv2(data, "PNG", _PNG_END)
+        whole = data if _JPEG_END in data[_jpeg_header(data)[3] :] else b""
+        return _decode_cv2(whole, len(data), "JPEG") if simplejpeg is None else _decode_simplejpeg(data)
+    if data.startswith(_PNG):
+        _check_not_depth(data)
+        return _decode_cv2(_png_image(data), len(data), "PNG")
+    return _decode_cv2(data[: 8 + int.from_bytes(data[4:8], "little")], len(data), "WebP")
 
 
 def decoding_work(data: bytes) -> int:
-    """Return the pixels of a JPEG or PNG times its scans, without decoding. Each takes 1 to 3 ns to decode.
+    """Return the pixels of an image times its scans, without decoding. Each takes 1 to 3 ns to decode.
 
-    Bytes that are neither, or beyond the limits of this module, raise :class:`DataError`.
+    Bytes of another format, or beyond the limits of this module, raise :class:`DataError`.
     """
     height, width = image_size(data)
     # Between markers a JPEG writes the byte ff as ff 00. Metadata may hold a few more ff da.
@@ -81,12 +87,14 @@ def encode_png(image: NDArray[np.uint8]) -> bytes:
 
 
 def is_rgb(data: bytes) -> bool:
-    """Return whether JPEG or PNG bytes hold three channels of 8 bits: no gray, palette, transparency or depth."""
-    return data[24:26] == b"\x08\x02" if data.startswith(_PNG) else _jpeg_header(data)[2] == 3
+    """Return whether bytes are a JPEG or PNG with three channels of 8 bits: no gray, palette, transparency or depth."""
+    if data.startswith(_JPEG):
+        return _jpeg_header(data)[2] == 3
+    return data.startswith(_PNG) and data[24:26] == b"\x08\x02"
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Return (height, width) from the header of JPEG or PNG bytes. Others raise :class:`DataError`."""
+    """Return (height, width) from the header of JPEG, PNG or WebP bytes. Others raise :class:`DataError`."""
     try:
         if data.startswith(_PNG):
             kind, width, height = struct.unpack_from(">4sII", data, 12)
@@ -95,13 +103,36 @@ def image_size(data: bytes) -> tuple[int, int]:
             return height, width
         if data.startswith(_JPEG):
             return _jpeg_header(data)[:2]
+        if data.startswith(_RIFF) and data[8:12] == _WEBP:
+            return _webp_size(data)
     except (struct.error, IndexError) as error:
         raise DataError(f"an image of {len(data)} bytes ends within its header; {_CURE}") from error
-    raise DataError(f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG; {_CURE}")
+    raise DataError(
+        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG nor WebP; {_CURE}"
+    )
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Return (height, width, channels)."""
+def _check_not_depth(png: bytes) -> None:
+    """Refuse gray of 16 bits: its upper 8 bits, which a decoder returns, are nearly black."""
+    if png[24:26] == b"\x10\x00":
+        raise DataError("the image is gray of 16 bits, which is a depth map; name the key of a color camera")
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    if kind == b"VP8 " and data[23:26] == _VP8_START:
+        width, height = struct.unpack_from("<HH", data, 26)
+        return height & 0x3FFF, width & 0x3FFF
+    raise DataError(f"a WebP of {len(data)} bytes does not begin with its header; {_CURE}")
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
+    """Return (height, width, channels, position of the header of the frame)."""
     position = 2
     for _ in range(_MOST_SEGMENTS):
         marker = data[position + 1]
@@ -109,7 +140,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int]:
             break
         if marker in _SIZE_MARKERS:
             height, width, channels = struct.unpack_from(">HHB", data, position + 5)
-            return height, width, channels
+            return height, width, channels, position
         position += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
     raise DataError(f"a JPEG of {len(data)} bytes has no size where its header must have it; {_CURE}")
 
@@ -121,14 +152,15 @@ def _decode_simplejpeg(data: bytes) -> NDArray[np.uint8]:
         raise DataError(f"a JPEG of {len(data)} bytes does not decode ({error}); {_CURE}") from error
 
 
-def _decode_cv2(data: bytes, kind: str, end: bytes) -> NDArray[np.uint8]:
+def _decode_cv2(data: bytes, size: int, kind: str) -> NDArray[np.uint8]:
+    """Return the image in bytes that are whole, or nothing. ``size`` and ``kind`` are for errors."""
     # cv2 fills the missing part of a truncated image with gray. By default it also rotates images by EXIF, which no
     # other reader of robot data does.
     image = None
-    if end in data[-64:] and (data := _png_image(data) if kind == "PNG" else data):
+    if data:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise DataError(f"a {kind} of {len(data)} bytes is truncated or damaged; {_CURE}")
+        raise DataError(f"a {kind} of {size} bytes is truncated or damaged; {_CURE}")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
