@@ -18,6 +18,7 @@ from rt1.checkpoint import load_info
 from rt1.cli import main
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.text.encoder import USE_LARGE_5
 
 TF_SMALL = {
@@ -126,3 +127,22 @@ def test_weights_are_not_converted_onto_themselves(tmp_path: Path, capsys: pytes
     assert main(["convert", "imagenet", str(file), "--out", str(tmp_path / "link")]) == 1
     assert "link is the file to convert, which must not be replaced" in capsys.readouterr().err
     assert file.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_hdf5_files_of_a_known_layout_convert(tmp_path: Path, swapped: bool) -> None:  # noqa: FBT001
+    h5py = pytest.importorskip("h5py", reason="the extra 'hdf5' is not installed")
+    red = np.full((16, 16, 3), (200, 30, 10), np.uint8)
+    jpeg = encode_jpeg(np.ascontiguousarray(red[..., ::-1]) if swapped else red)
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["observations/images/cam_high"] = np.array([jpeg] * 3)
+        file["action"] = np.arange(6, dtype=np.float32).reshape(3, 2)
+    words = ["convert", "hdf5", str(tmp_path / "episode_0.hdf5"), "--to", "rlds", "--out", str(tmp_path / "out")]
+    words += ["--layout", "aloha", "--instruction", "lift it", "--bounds", "-1", "7", *["--bgr"] * swapped]
+    assert main(words) == 0
+    source = RLDSSource(tmp_path / "out")
+    assert (source.instruction(0), source.lengths.tolist()) == ("lift it", [3])
+    assert source.action_spec.high.tolist() == [7, 7]
+    stored = source.encoded_images(0, 0, 1)[0]
+    assert np.abs(decode_image(stored).astype(int) - red).max() < 8
+    assert (stored == jpeg) != swapped

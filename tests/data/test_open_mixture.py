@@ -275,3 +275,15 @@ def test_a_folder_with_a_line_break_in_its_name_is_refused_in_one_line(tmp_path:
     with pytest.raises(DataError, match="printable") as refused:
         open_mixture([file], DataOptions())
     assert "\n" not in str(refused.value)
+
+
+def test_a_part_of_a_mixture_file_has_a_layout_and_bounds_of_its_own(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="the extra 'hdf5' is not installed")
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["observations/images/cam_high"] = np.zeros((3, 4, 4, 3), np.uint8)
+        file["action"] = np.arange(3, dtype=np.float32)
+    part = 'data = "episode_0.hdf5"\nlayout = "aloha"\ninstruction = "go"\nbounds = ["-1", "5"]\n'
+    (tmp_path / "mixture.toml").write_text(f"[[parts]]\n{part}")
+    (opened,) = open_mixture([tmp_path / "mixture.toml"], DataOptions())
+    assert (opened.source.action_spec.low.tolist(), opened.source.action_spec.high.tolist()) == ([-1], [5])
+    assert opened.source.instruction(0) == "go"
