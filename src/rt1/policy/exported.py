@@ -26,6 +26,7 @@ from rt1.policy.exported_image import prepare_image
 from rt1.policy.exported_manifest import TABLE_FILE, Manifest, graph_files, read_manifest
 from rt1.policy.exported_reference import check_reference
 from rt1.text.encoder import TableEncoder, TextEncoder, check_same_encoder
+from rt1.text.pieces import encode_known
 
 
 class Graphs(Protocol):
@@ -100,7 +101,7 @@ class ExportedPolicy(BasePolicy):
             )
         if isinstance(self._encoder, TableEncoder) and sentence not in self._encoder.sentences:
             raise ValueError(f"{unknown_name('instruction', sentence, self._encoder.sentences)}; {cure}")
-        return self._encoder.encode([sentence])[0]
+        return encode_known(self._encoder, sentence)
 
 
 def load_exported(

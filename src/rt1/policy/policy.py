@@ -17,6 +17,7 @@ from rt1.policy.base import BasePolicy, Instruction
 from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
+from rt1.text.pieces import encode_known
 
 
 class Policy(BasePolicy):
@@ -159,6 +160,6 @@ def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callabl
         if encoder is None:
             assert identity is not None
             encoder = load_identified(identity)
-        return encoder.encode([instruction])[0]
+        return encode_known(encoder, instruction)
 
     return encode

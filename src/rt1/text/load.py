@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from rt1.text.encoder import (
     check_instructions,
     check_same_encoder,
 )
+from rt1.text.pieces import Pieces, Tokenizing, warn_of_unknown
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 """Its name in checkpoints."""
@@ -121,10 +122,15 @@ def _count(digits: str, text: str) -> int:
 class CachedEncoder:
     """Encodes each sentence once. The cache has a folder per encoder identity and a file per sentence."""
 
+    pieces: Callable[[str], Pieces]
+    """That of the encoder, if it has a tokenizer."""
+
     def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:
         """Wrap an encoder. ``folder`` is ``text`` in the user's cache if None."""
         self._encoder = encoder
         self.identity = encoder.identity
+        if isinstance(encoder, Tokenizing):
+            self.pieces = encoder.pieces
         content = json.dumps(encoder.identity.to_json(), sort_keys=True)
         self._folder = (folder or user_cache() / "text") / hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -132,6 +138,8 @@ class CachedEncoder:
         """Return float32 (B, E), one row per instruction. The new ones are encoded in one call."""
         check_instructions(instructions)
         rows = {sentence: row for sentence in instructions if (row := self._read(sentence)) is not None}
+        if isinstance(self, Tokenizing):
+            warn_of_unknown(self, [*rows])  # the encoder warns of the others
         if missing := [sentence for sentence in dict.fromkeys(instructions) if sentence not in rows]:
             for sentence, row in zip(missing, self._encoder.encode(missing), strict=True):
                 rows[sentence] = row

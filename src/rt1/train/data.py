@@ -25,6 +25,7 @@ from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.paraphrases import Paraphrases
+from rt1.text.pieces import check_different
 from rt1.train.config import TrainConfig
 
 
@@ -129,7 +130,9 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
     if encoder is not None:
         sentences = [source.instruction(episode) for episode in episodes]
         distinct = sorted(set(sentences))
-        table = dict(zip(distinct, encoder.encode(distinct), strict=True))
+        vectors = encoder.encode(distinct)
+        check_different(distinct, vectors, encoder)
+        table = dict(zip(distinct, vectors, strict=True))
         return np.stack([table[sentence] for sentence in sentences])
     rows = []
     for episode in episodes:
@@ -139,7 +142,9 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
                 f"{source.name}, episode {episode} has no text embedding; name a text encoder for its instructions"
             )
         rows.append(row)
-    return np.stack(rows)
+    vectors = np.stack(rows)
+    check_different([source.instruction(episode) for episode in episodes], vectors)
+    return vectors
 
 
 def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
@@ -171,8 +176,10 @@ def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphr
     choices = [(instruction, *paraphrases.get(instruction, ())) for instruction in instructions]
     distinct = sorted({sentence for sentences in choices for sentence in sentences})
     numbers = {sentence: number for number, sentence in enumerate(distinct)}
+    vectors, originals = encoder.encode(distinct), sorted(set(instructions))
+    check_different(originals, vectors[[numbers[sentence] for sentence in originals]], encoder)
     return Sentences(
-        vector_RE=encoder.encode(distinct),
+        vector_RE=vectors,
         rows=np.array([numbers[sentence] for sentences in choices for sentence in sentences], dtype=np.int64),
         counts=np.array([len(sentences) for sentences in choices], dtype=np.int64),
     )
