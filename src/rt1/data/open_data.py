@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rt1.data.rlds.open_x import open_x_source
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.instructions import EpisodesWithInstruction, SeveralInstructions
 from rt1.errors import DataError
 
 _LEROBOT, _HUGGING_FACE, _NPZ, _HDF5 = (
@@ -46,7 +47,9 @@ class DataOptions:
     image_key: str | None = None
     """Key of the images. Keys are needed unless rt1 recorded the data set."""
     instruction_key: str | None = None
-    """Key of the instruction."""
+    """Key of the instruction. Several, as KEY,KEY, are the instructions of one episode (--instruction-choice)."""
+    skip_empty: bool = False
+    """Leave out the episodes with an empty instruction."""
     embedding_key: str | None = None
     """Key of the text embedding, if any."""
     action_keys: tuple[str, ...] = ()
@@ -71,8 +74,17 @@ class DataOptions:
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """Return the episodes of a folder. An unreadable folder, or options that do not fit, raise :class:`DataError`."""
+    keys = (options.instruction_key or "").split(",")
+    if len(keys) == 1:
+        source = _open(folder, options)
+    else:
+        source = SeveralInstructions([_open(folder, replace(options, instruction_key=key)) for key in keys])
+    return EpisodesWithInstruction(source) if options.skip_empty else source
+
+
+def _open(folder: Path, options: DataOptions) -> EpisodeSource:
     kind = _kind(folder, options)
-    unusable = [f for f in fields(DataOptions) if f.name not in _OPTIONS[kind]]
+    unusable = [f for f in fields(DataOptions) if f.name not in (*_OPTIONS[kind], "skip_empty")]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:
         names = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")

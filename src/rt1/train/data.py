@@ -18,7 +18,7 @@ from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import EpisodeSource, instructions_of, optional_members
 from rt1.data.sources.concat import Embodiments
 from rt1.data.statistics import source_statistics
 from rt1.errors import DataError
@@ -26,7 +26,7 @@ from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.paraphrases import Paraphrases
 from rt1.text.pieces import check_different
-from rt1.train.config import TrainConfig
+from rt1.train.config import InstructionChoice, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def prepare_data(
 
     Args:
         data: recorded episodes, or several data sets and their shares.
-        config: window, clip, batch size, seed, held-out share.
+        config: window, clip, batch size, seed, held-out share, choice among several instructions.
         encoder: encoder for the instructions. None: the embeddings stored with the episodes.
         paraphrases: further sentences for an instruction. They need an encoder.
 
@@ -88,9 +88,10 @@ def prepare_data(
 
     split = split_sources(sources, cut=cut, held_out=config.held_out, seed=config.seed)
     text: NDArray[np.float32] | Sentences
-    text = (
-        with_paraphrases(split.source, encoder, paraphrases) if paraphrases else text_embeddings(split.source, encoder)
-    )
+    if paraphrases or config.instruction_choice != "first":
+        text = several_sentences(split.source, encoder, paraphrases or {}, choice=config.instruction_choice)
+    else:
+        text = text_embeddings(split.source, encoder)
 
     def loader(samples: Samples) -> Loader:
         return Loader(
@@ -153,8 +154,14 @@ def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
     return None if stored is None else TextEncoderIdentity.from_json(stored)
 
 
-def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphrases: Paraphrases) -> Sentences:
-    """Return each episode's instruction and its paraphrases, every different sentence encoded once.
+def several_sentences(
+    source: EpisodeSource,
+    encoder: TextEncoder | None,
+    paraphrases: Paraphrases,
+    *,
+    choice: InstructionChoice = "first",
+) -> Sentences:
+    """Return each episode's instructions and their paraphrases, every different sentence encoded once.
 
     Raises:
         DataError: no text encoder, or paraphrases that fit no instruction of the data. Where some do and others do
@@ -162,26 +169,32 @@ def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphr
     """
     if encoder is None:
         raise DataError(
-            "paraphrases need a text encoder, since only instructions have their text embeddings stored with the "
-            "episodes; name the encoder that made these, minilm for instance"
+            "paraphrases and several instructions need a text encoder, since only one text embedding is stored with an "
+            "episode; name the encoder that made these, minilm for instance"
         )
-    instructions = [source.instruction(episode) for episode in range(len(source.lengths))]
-    if unused := sorted(paraphrases.keys() - set(instructions)):
-        message = unknown_name("instruction", unused[0], set(instructions))
+    episodes = range(len(source.lengths))
+    own = [(source.instruction(e),) if choice == "first" else instructions_of(source, e) for e in episodes]
+    instructions = {instruction for sentences in own for instruction in sentences}
+    if unused := sorted(paraphrases.keys() - instructions):
+        message = unknown_name("instruction", unused[0], instructions)
         if len(unused) == len(paraphrases):
             raise DataError(f"no paraphrase fits an instruction of {source.name}: {message}")
         warnings.warn(
             f"paraphrases of {len(unused)} of {len(paraphrases)} instructions are not used: {message}", stacklevel=2
         )
-    choices = [(instruction, *paraphrases.get(instruction, ())) for instruction in instructions]
+    choices = [
+        tuple(dict.fromkeys(sentence for one in sentences for sentence in (one, *paraphrases.get(one, ()))))
+        for sentences in own
+    ]
     distinct = sorted({sentence for sentences in choices for sentence in sentences})
     numbers = {sentence: number for number, sentence in enumerate(distinct)}
-    vectors, originals = encoder.encode(distinct), sorted(set(instructions))
+    vectors, originals = encoder.encode(distinct), sorted(instructions)
     check_different(originals, vectors[[numbers[sentence] for sentence in originals]], encoder)
     return Sentences(
         vector_RE=vectors,
         rows=np.array([numbers[sentence] for sentences in choices for sentence in sentences], dtype=np.int64),
         counts=np.array([len(sentences) for sentences in choices], dtype=np.int64),
+        in_turn=choice == "all",
     )
 
 
