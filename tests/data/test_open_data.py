@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,15 @@ def test_several_instruction_keys_are_the_instructions_of_one_episode(foreign: P
         open_data(foreign, DataOptions(action_keys=("action",), instruction_key="language_instruction,tusk"))
 
 
-def test_empty_instructions_are_left_out_by_an_option(tmp_path: Path) -> None:
+def test_empty_instructions_are_left_out_by_an_option(
+    make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = make_source(4, 6, 5)
+    source.task = lambda episode: ("open", "", "close")[episode]
+    folder = write_recording(tmp_path / "data", source)
+    keys = DataOptions(action_keys=("action",), instruction_key="episode_metadata/task")
+    assert open_data(folder, keys).lengths.tolist() == [4, 6, 5]
+    assert open_data(folder, replace(keys, skip_empty=True)).lengths.tolist() == [4, 5]
     arrays = tmp_path / "npz"
     arrays.mkdir()
     for number, sentence in enumerate(("open", " ")):

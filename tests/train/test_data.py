@@ -368,3 +368,13 @@ def test_instructions_with_one_text_embedding_are_refused(make_source: MakeSourc
     source.embeddings[1] = source.embeddings[0]
     with pytest.raises(DataError, match=r"'open the drawer', 'close the drawer'.*stored"):
         prepare_data(source, short())
+
+
+@pytest.mark.parametrize("choice", ["first", "all"])
+def test_empty_instructions_are_refused_with_the_option_that_leaves_them_out(
+    make_source: MakeSource, short: MakeConfig, choice: Any
+) -> None:
+    source = make_source(*SIX)
+    source.instruction = lambda episode: "" if episode in (2, 3) else "push"
+    with pytest.raises(DataError, match=r"2 of 6 episodes .* episode 2; .*--skip-empty"):
+        prepare_data(source, short(instruction_choice=choice), encoder=_CountingEncoder())

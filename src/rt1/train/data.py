@@ -129,7 +129,7 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
     """Return float32 (episodes, E): encoded instructions, or the embeddings stored with the episodes."""
     episodes = range(len(source.lengths))
     if encoder is not None:
-        sentences = [source.instruction(episode) for episode in episodes]
+        sentences = _filled([source.instruction(episode) for episode in episodes], source)
         distinct = sorted(set(sentences))
         vectors = encoder.encode(distinct)
         check_different(distinct, vectors, encoder)
@@ -146,6 +146,16 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
     vectors = np.stack(rows)
     check_different([source.instruction(episode) for episode in episodes], vectors)
     return vectors
+
+
+def _filled(instructions: list[str], source: EpisodeSource) -> list[str]:
+    """Return the instructions of all episodes. Empty ones raise :class:`DataError`."""
+    if empty := [episode for episode, instruction in enumerate(instructions) if not instruction.strip()]:
+        raise DataError(
+            f"{source.name}: the instruction of {len(empty)} of {len(instructions)} episodes is empty, the first is "
+            f"episode {empty[0]}; leave these episodes out with --skip-empty"
+        )
+    return instructions
 
 
 def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
@@ -174,6 +184,7 @@ def several_sentences(
         )
     episodes = range(len(source.lengths))
     own = [(source.instruction(e),) if choice == "first" else instructions_of(source, e) for e in episodes]
+    _filled([sentences[0] for sentences in own], source)
     instructions = {instruction for sentences in own for instruction in sentences}
     if unused := sorted(paraphrases.keys() - instructions):
         message = unknown_name("instruction", unused[0], instructions)

@@ -105,8 +105,6 @@ def test_one_sentence_may_stand_for_all_episodes() -> None:
             {"action": [[0.0], [0.0, 1.0], [0.0], [0.0], [0.0]]},
             "episode 4: 'action' does not hold numbers of one shape",
         ),
-        ({"instruction": ["", "", "a", "a", "a"]}, "episode 4: the instruction is empty"),
-        ({"instruction": [None, "a", "a", "a", "a"]}, "episode 4: the instruction is empty"),
     ],
 )
 def test_an_unusable_episode_is_named(change: dict[str, Any], message: str) -> None:

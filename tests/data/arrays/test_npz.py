@@ -113,7 +113,6 @@ def test_84_pixel_images_with_channels_first_are_turned(tmp_path: Path) -> None:
         ({"image": np.zeros((4, 8, 8, 9), np.uint8)}, r"'image' is uint8 \(4, 8, 8, 9\)"),
         ({"image": np.zeros((4, 8, 8, 3), np.float32)}, "'image' is float32"),
         ({"image": np.zeros((0, 8, 8, 3), np.uint8), "action": np.zeros((0, 3))}, "the episode has no steps"),
-        ({"instruction": " "}, "the instruction is empty"),
         ({"embedding": np.full(5, np.inf)}, "the text embedding is float64"),
     ],
 )

@@ -68,10 +68,6 @@ def test_nothing_left_after_skipping_is_refused(tmp_path: Path) -> None:
         (_steps(3, action=np.array([0, 0, 0, np.inf, 0, 0], np.float32)), "the action of step 1 is .*finite"),
         (_steps(0, action=np.zeros(0, np.float32)), "the episode has no steps"),
         (
-            {**_steps(2, action=np.zeros(4, np.float32)), "instruction": [b" ", b"x"]},
-            r"'steps/instruction'\) is empty",
-        ),
-        (
             _steps(2, action=np.zeros(5, np.float32)),
             "'steps/action' has 5 values for 2 steps; it must have 2 a step",
         ),

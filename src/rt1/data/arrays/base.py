@@ -89,9 +89,6 @@ class ArraySource(ABC):
         self.action_spec = action_spec or _spec_of(self._actions, layout.action_key)
         self.lengths: NDArray[np.int64] = np.array([len(actions) for actions in self._actions], dtype=np.int64)
         self._where = [episode.where for episode in episodes]
-        for episode in episodes:
-            if not episode.instruction.strip():
-                raise DataError(f"{episode.where}: the instruction is empty; store the sentence, or leave it out")
         self._instructions = [episode.instruction for episode in episodes]
         self._embeddings = [_checked_embedding(episode) for episode in episodes]
 

@@ -202,8 +202,6 @@ class _Builder:
             raise DataError(f"the episode has no steps ({columns.image.key!r} holds no image)")
         embedding, stride = embedding_of(data, spans, columns.embedding)
         instruction = text_of(data, spans, columns.instruction)
-        if not instruction.strip():
-            raise DataError(f"the instruction ({columns.instruction.key!r}) is empty")
         steps = len(images) // 2
         return _Record(
             steps=steps,
