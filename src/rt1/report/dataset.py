@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup
 
 from rt1.common.files import write_text
+from rt1.data.compare import Comparison
 from rt1.data.survey import ActionSurvey, DataSurvey, ShownEpisode
-from rt1.report.dataset_figures import action_histogram, episode_trace, length_histogram
-from rt1.report.dataset_notes import BGR_MARGIN, BGR_SHARE, notes, sampling
+from rt1.report.dataset_checks import BGR_MARGIN, BGR_SHARE, Finding, sampling
+from rt1.report.dataset_figures import action_histogram, episode_trace, length_histogram, two_histograms
 from rt1.report.html import render, thumbnail
 from rt1.report.svg import percent
 
@@ -18,7 +20,15 @@ _SENTENCES = 200
 _IMAGE_WIDTH = 320
 
 
-def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: str) -> Path:
+def write_page(
+    path: Path,
+    survey: DataSurvey,
+    shown: ShownEpisode,
+    *,
+    findings: Sequence[Finding],
+    comparison: Comparison | None = None,
+    command: str,
+) -> Path:
     """Write the page, replacing an older one, and return ``path``.
 
     Raises:
@@ -31,7 +41,8 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         subtitle="; ".join(sampling(survey)),
         survey=survey,
         shown=shown,
-        notes=notes(survey),
+        findings=findings,
+        comparison=None if comparison is None else _comparison(comparison),
         **_action_figures(survey.actions, shown),
         outside=[f"{percent(float(share))} outside" for share in survey.actions.outside],
         images=[
@@ -45,6 +56,21 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
     )
     write_text(path, page)
     return path
+
+
+def _comparison(comparison: Comparison) -> dict[str, object]:
+    """Return the images and histograms of two data sets."""
+    sets = []
+    for data, color in ((comparison.one, "policy"), (comparison.other, "swapped")):
+        means = (("mean image", data.mean), ("mean first image", data.first_mean))
+        images = [(thumbnail(np.rint(mean).astype(np.uint8), _IMAGE_WIDTH, 95), name) for name, mean in means]
+        images += [(thumbnail(image, _IMAGE_WIDTH, 85), "first image") for image in data.first_images]
+        sets.append({"name": data.name, "color": color, "images": images})
+    names = comparison.common_names
+    histograms = {
+        name: two_histograms(name, comparison.one.values(name), comparison.other.values(name)) for name in names
+    }
+    return {"sets": sets, "histograms": histograms}
 
 
 def _action_figures(actions: ActionSurvey, shown: ShownEpisode) -> dict[str, dict[str, Markup]]:

@@ -50,6 +50,25 @@ def action_histogram(name: str, values: FloatArray, *, low: float, high: float, 
     return svg()
 
 
+def two_histograms(name: str, values: FloatArray, others: FloatArray) -> Markup:
+    """Draw the distributions of a dimension in two data sets, each float32 (S,), over each other, as ``<svg>``."""
+    both = np.concatenate([values, others])
+    low, high = np.quantile(both, [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1, _INSIDE + 1)
+    with panel(f"{name} in both data sets: share of the steps by value") as (axes, svg):
+        top = 0.0
+        for data, ink in ((values, "policy"), (others, "swapped")):
+            counts, _ = np.histogram(np.clip(data, edges[0], edges[-1]), edges)
+            shares = counts / len(data)
+            axes.stairs(shares, edges, color=INKS[ink], linewidth=1.6)
+            top = max(top, float(shares.max()))
+        share_axis(axes, top)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("value")
+        axes.locator_params(axis="x", nbins=5)
+    return svg()
+
+
 def length_histogram(lengths: NDArray[np.int64]) -> Markup:
     """Draw how many episodes have which number of steps (E,), as ``<svg>``."""
     first, last = int(lengths.min()), int(lengths.max())

@@ -104,8 +104,13 @@ def shared_vectors(
     else:
         assert vectors is not None
         keys = (vector.tobytes() for vector in vectors)
+    return same_instructions(zip(instructions, keys, strict=True))
+
+
+def same_instructions(pairs: Iterable[tuple[str, Hashable]]) -> list[tuple[str, ...]]:
+    """Return groups of different instructions with one key. Empty ones do not count."""
     groups: dict[Hashable, dict[str, str]] = {}
-    for instruction, key in zip(instructions, keys, strict=True):
+    for instruction, key in pairs:
         if instruction.strip():
             # The hash stands for the key: the vectors of 70,000 instructions would take 100 MB.
             groups.setdefault(hash(key), {}).setdefault(normalized(instruction), instruction)
