@@ -88,7 +88,6 @@ def test_another_data_set_is_compared_on_screen_and_page(
     for moves in source.moves:
         moves[:, 2] = np.where(np.arange(8) < 5, -1, 0.9)
     one = write_recording(tmp_path / "one", source)
-    source.name = "turned"
     source.images = [
         [encode_jpeg(np.ascontiguousarray(decode_image(image)[::-1, ::-1])) for image in images]
         for images in source.images
@@ -99,9 +98,9 @@ def test_another_data_set_is_compared_on_screen_and_page(
     page = tmp_path / "page.html"
     assert main(["inspect", str(one), "--against", str(other), "--strict", "--out", str(page)]) == 1
     text = " ".join(capsys.readouterr().out.split())
-    assert "error [flipped-images] the images of turned are likely turned by 180 degrees" in text
+    assert "error [flipped-images] the images of memory (other) are likely turned by 180 degrees" in text
     assert "error [opposite-action] move_2: likely opposite" in text
-    assert "Comparison with turned" in page.read_text(encoding="utf-8")
+    assert "Comparison with memory (other)" in page.read_text(encoding="utf-8")
     keys = ["--other.action-keys", "nothing"]
     assert main(["inspect", str(one), "--against", str(other), *keys]) == 1
     assert "'nothing'" in capsys.readouterr().err
@@ -111,8 +110,8 @@ def test_instructions_without_text_embeddings_are_checked_with_an_encoder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, sentence in enumerate(("打开抽屉", "关闭抽屉")):
-        values = {"image": np.zeros((3, 8, 8, 3), np.uint8), "action": np.ones((3, 2), np.float32)}
-        np.savez(tmp_path / f"{number}.npz", **values, text=np.array(sentence))
+        image, action = np.zeros((3, 8, 8, 3), np.uint8), np.ones((3, 2), np.float32)
+        np.savez(tmp_path / f"{number}.npz", image=image, action=action, text=np.array(sentence))
     words = ["inspect", str(tmp_path), "--image-key", "image", "--action-keys", "action", "--instruction-key", "text"]
     assert main([*words, "--json", "--text-encoder", "word-pieces"]) == 0
     assert "shared-text-embedding" not in capsys.readouterr().out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -72,8 +72,10 @@ def compare(source: EpisodeSource, other: EpisodeSource, *, images: int = 64) ->
     Dimensions are matched by name, or by their place where both have as many and no name is common.
     """
     sets = [_compared(one, images) for one in (source, other)]
+    if sets[0].name == sets[1].name:
+        sets[1] = replace(sets[1], name=f"{sets[1].name} (other)")
     if not set(sets[0].names) & set(sets[1].names) and len(sets[0].names) == len(sets[1].names):
-        sets[1] = ComparedSet(**{**vars(sets[1]), "names": sets[0].names})
+        sets[1] = replace(sets[1], names=sets[0].names)
     one, two = sets
     differences = [*_image_differences(one, two), *_name_differences(one, two)]
     for name in (name for name in one.names if name in two.names):

@@ -222,13 +222,17 @@ def _stored_survey(vectors: Mapping[str, set[bytes]]) -> TextSurvey:
 
 def _text_survey(sentences: Sequence[str], encoder: TextEncoder) -> TextSurvey:
     sentences = [sentence for sentence in sentences if sentence.strip()]
-    tokenizes = isinstance(encoder, Tokenizing)
-    pieces = {sentence: encoder.pieces(sentence).unknown for sentence in sentences} if tokenizes else {}
-    vectors = None if tokenizes else encoder.encode(sentences)
+    unknown: dict[str, tuple[str, ...]] = {}
+    vectors = None
+    if isinstance(encoder, Tokenizing):
+        pieces = {sentence: encoder.pieces(sentence).unknown for sentence in sentences}
+        unknown = {sentence: parts for sentence, parts in pieces.items() if parts}
+    else:
+        vectors = encoder.encode(sentences)
     return TextSurvey(
         maker=encoder.identity.name,
         shared=tuple(shared_vectors(sentences, vectors, encoder)),
-        unknown={sentence: unknown for sentence, unknown in pieces.items() if unknown},
+        unknown=unknown,
     )
 
 
@@ -240,8 +244,10 @@ def _duplicates(
     pairs = []
     for episode, values in zip(episodes.tolist(), actions, strict=True):
         first = firsts.setdefault(hashlib.sha256(values.tobytes()).digest(), episode)
-        if first != episode and np.array_equal(*(decoded_images(source, e, 0, 1)[0] for e in (first, episode))):
-            pairs.append((first, episode))
+        if first != episode:
+            one, other = (decoded_images(source, number, 0, 1)[0] for number in (first, episode))
+            if np.array_equal(one, other):
+                pairs.append((first, episode))
     return tuple(pairs)
 
 

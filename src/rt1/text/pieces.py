@@ -98,12 +98,9 @@ def shared_vectors(
 
     A tokenizer's ids decide, where there is one: the vectors of a batch may differ in their last bits.
     """
-    keys: Iterable[Hashable]
+    keys: list[Hashable] = [vector.tobytes() for vector in vectors] if vectors is not None else []
     if isinstance(encoder, Tokenizing):
-        keys = (encoder.pieces(instruction).ids for instruction in instructions)
-    else:
-        assert vectors is not None
-        keys = (vector.tobytes() for vector in vectors)
+        keys = [encoder.pieces(instruction).ids for instruction in instructions]
     return same_instructions(zip(instructions, keys, strict=True))
 
 
