@@ -45,6 +45,12 @@ def test_an_unknown_piece_at_the_robot_is_an_error_that_names_it(minilm: MiniLM,
         encode_known(minilm, instruction)
 
 
+def test_an_instruction_that_was_trained_on_reaches_the_robot_with_its_unknown_pieces(minilm: MiniLM) -> None:
+    vector = encode_known(minilm, "Open the 🙂", trained=["open the  🙂"])
+    with pytest.warns(UserWarning, match="does not know"):
+        np.testing.assert_array_equal(vector, minilm.encode(["open the 🙂"])[0])
+
+
 def test_known_words_reach_the_robot(minilm: MiniLM) -> None:
     np.testing.assert_array_equal(encode_known(minilm, "open the door"), minilm.encode(["open the door"])[0])
 

@@ -22,8 +22,17 @@ from rt1.evaluate.metrics import read_metrics
 from rt1.policy.policy import Policy
 from rt1.report.dataset_terminal import checkpoint_text
 from rt1.text.encoder import TableEncoder, TextEncoderIdentity
+from rt1.text.pieces import UNKNOWN_KEY
+from rt1.text.word_pieces import WordPieces
 from rt1.train.config import TrainConfig
-from rt1.train.data import checksum, prepare_data, several_sentences, stored_text_encoder, text_embeddings
+from rt1.train.data import (
+    checkpoint_info,
+    checksum,
+    prepare_data,
+    several_sentences,
+    stored_text_encoder,
+    text_embeddings,
+)
 from rt1.train.loop import train
 from rt1.train.optim import OptimizerSettings
 from rt1.train.run import begin
@@ -378,3 +387,15 @@ def test_empty_instructions_are_refused_with_the_option_that_leaves_them_out(
     source.instruction = lambda episode: "" if episode in (2, 3) else "push"
     with pytest.raises(DataError, match=r"2 of 6 episodes .* episode 2; .*--skip-empty"):
         prepare_data(source, short(instruction_choice=choice), encoder=_CountingEncoder())
+
+
+def test_the_checkpoint_names_instructions_with_unknown_pieces(make_source: MakeSource, short: MakeConfig) -> None:
+    source = make_source(*SIX)
+    source.instruction = lambda episode: ("open it", "push \u6249")[episode % 2]
+    encoder = WordPieces.from_instructions(["open it", "push"], tokens=20)
+    with pytest.warns(UserWarning, match="does not know: '\u6249'"):
+        data = prepare_data(source, short(), encoder=encoder)
+    info = checkpoint_info(data.fit(short().model), short(), data)
+    assert info.provenance[UNKNOWN_KEY] == ["push \u6249"]
+    plain = prepare_data(make_source(*SIX), short(), encoder=encoder)
+    assert UNKNOWN_KEY not in checkpoint_info(plain.fit(short().model), short(), plain).provenance

@@ -54,8 +54,8 @@ class TrainCommand:
     """Run folder: last/, best/, metrics.jsonl, tensorboard/."""
     preset: Preset = "demo"
     text_encoder: str | None = None
-    """minilm[:tokens=N], hf:NAME[:mean|cls|eos|tokens=N], word-pieces[:tokens=N] (learned), a table file, or an .onnx
-    file. Default: the encoder that the preset names, or the embeddings stored with the data."""
+    """minilm[:tokens=N], multilingual, hf:NAME[:mean|cls|eos|tokens=N], word-pieces[:tokens=N] (learned), a table file,
+    or an .onnx file. Default: the encoder that the preset names, or the embeddings stored with the data."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings of the run."""
     rare: Annotated[RareOptions, tyro.conf.arg(name="")] = field(default_factory=RareOptions)

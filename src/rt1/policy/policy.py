@@ -17,7 +17,7 @@ from rt1.policy.base import BasePolicy, Instruction
 from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
-from rt1.text.pieces import encode_known
+from rt1.text.pieces import UNKNOWN_KEY, encode_known
 
 
 class Policy(BasePolicy):
@@ -155,11 +155,14 @@ def _text_function(info: CheckpointInfo, encoder: TextEncoder | None) -> Callabl
     if encoder is None and identity is None:
         return None
 
+    stored = info.provenance.get(UNKNOWN_KEY)
+    trained = [str(sentence) for sentence in stored] if isinstance(stored, list) else []
+
     def encode(instruction: str) -> NDArray[np.float32]:
         nonlocal encoder
         if encoder is None:
             assert identity is not None
             encoder = load_identified(identity)
-        return encode_known(encoder, instruction)
+        return encode_known(encoder, instruction, trained=trained)
 
     return encode

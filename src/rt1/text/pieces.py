@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,6 +15,10 @@ from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 
 _SHOWN = 5
 _CURE = "use words that it knows, or another text encoder (docs/second-family.md, Text encoders)"
+
+
+UNKNOWN_KEY = "instructions_with_unknown_pieces"
+"""Key in a checkpoint's provenance: instructions it was trained on whose pieces the text encoder does not all know."""
 
 
 class Pieces(NamedTuple):
@@ -46,20 +50,34 @@ def normalized(instruction: str) -> str:
     return " ".join(unicodedata.normalize("NFC", instruction).casefold().split())
 
 
-def encode_known(encoder: TextEncoder, instruction: str) -> NDArray[np.float32]:
+def encode_known(encoder: TextEncoder, instruction: str, *, trained: Collection[str] = ()) -> NDArray[np.float32]:
     """Return the text embedding of an instruction, float32 (E,), for a robot to act on.
 
+    ``trained`` are instructions with unknown pieces that the network was trained on, see :func:`with_unknown`.
+
     Raises:
-        ValueError: the encoder does not know a piece of it, or cannot encode it.
+        ValueError: the encoder does not know a piece of it and it is not in ``trained``, or it cannot be encoded.
     """
     if isinstance(encoder, Tokenizing) and encoder.pieces(instruction).unknown:
-        raise ValueError(_text(encoder, [instruction]))
+        if normalized(instruction) not in map(normalized, trained):
+            raise ValueError(_text(encoder, [instruction]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training warned of it
+            return encoder.encode([instruction])[0]
     return encoder.encode([instruction])[0]
 
 
-def warn_of_unknown(encoder: Tokenizing, instructions: Sequence[str]) -> None:
+def with_unknown(encoder: TextEncoder | None, instructions: Iterable[str]) -> list[str]:
+    """Return the instructions with pieces that the encoder does not know."""
+    if encoder is None or not isinstance(encoder, Tokenizing):
+        return []
+    return [instruction for instruction in instructions if encoder.pieces(instruction).unknown]
+
+
+def warn_of_unknown(encoder: TextEncoder, instructions: Sequence[str]) -> None:
     """Warn once of the instructions with pieces that the encoder does not know."""
-    if unknown := [instruction for instruction in instructions if encoder.pieces(instruction).unknown]:
+    unknown = with_unknown(encoder, instructions)
+    if unknown and isinstance(encoder, Tokenizing):
         warnings.warn(_text(encoder, unknown), stacklevel=3)
 
 
@@ -99,7 +117,7 @@ def shared_vectors(
     A tokenizer's ids decide, where there is one: the vectors of a batch may differ in their last bits.
     """
     keys: list[Hashable] = [vector.tobytes() for vector in vectors] if vectors is not None else []
-    if isinstance(encoder, Tokenizing):
+    if encoder is not None and isinstance(encoder, Tokenizing):
         keys = [encoder.pieces(instruction).ids for instruction in instructions]
     return same_instructions(zip(instructions, keys, strict=True))
 

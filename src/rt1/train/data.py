@@ -25,7 +25,7 @@ from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.paraphrases import Paraphrases
-from rt1.text.pieces import check_different
+from rt1.text.pieces import UNKNOWN_KEY, check_different, with_unknown
 from rt1.train.config import InstructionChoice, TrainConfig
 
 
@@ -35,6 +35,7 @@ class TrainingData:
 
     source: EpisodeSource
     text_encoder: TextEncoderIdentity | None  # encoder of the text embeddings
+    unknown: frozenset[str]  # instructions with pieces that the text encoder does not know
     paraphrases: str | None  # hash of the paraphrases; None without
     train: Loader  # shuffled windows of the training episodes
     held_out: Loader | None  # None where no episode is held out
@@ -106,11 +107,16 @@ def prepare_data(
     return TrainingData(
         source=split.source,
         text_encoder=_text_encoder([weighted.source for weighted in sources]) if encoder is None else encoder.identity,
+        unknown=frozenset(with_unknown(encoder, _all_instructions(split.source))),
         paraphrases=checksum(paraphrases) if paraphrases else None,
         train=loader(split.train),
         held_out=None if split.held_out is None else loader(split.held_out),
         held_out_episodes=split.held_out_episodes,
     )
+
+
+def _all_instructions(source: EpisodeSource) -> set[str]:
+    return {instruction for episode in range(len(source.lengths)) for instruction in instructions_of(source, episode)}
 
 
 def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
@@ -218,7 +224,7 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
     """Return the description of a new run's checkpoints. Reads the actions for their statistics."""
     embodiments = data.embodiments
     robots = {
-        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes))
+        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes), data.unknown)
         for head, (name, source) in enumerate(embodiments.sources.items())
     }
     if embodiments.several:
@@ -235,8 +241,9 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
     )
 
 
-def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodiment:
+def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64], unknown: frozenset[str]) -> Embodiment:
     details = optional_members(source).details
+    unknown &= _all_instructions(source) if unknown else unknown
     return Embodiment(
         action_spec=source.action_spec,
         control_rate=details.get("control_rate"),
@@ -247,6 +254,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodimen
             "held_out_episodes": held_out.tolist(),
             "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
             **({"env": details["env"]} if "env" in details else {}),
+            **({UNKNOWN_KEY: sorted(unknown)} if unknown else {}),
         },
     )
 
