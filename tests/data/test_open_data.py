@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds.schema import RT1_FILE
+from rt1.data.sources.base import instructions_of
 from rt1.errors import DataError
 
 
@@ -178,3 +180,34 @@ def test_options_that_mean_nothing_for_a_hugging_face_data_set_are_refused(tmp_p
     for more in changes:
         with pytest.raises(DataError, match=r"cannot be used here: .* is a saved Hugging Face data set; leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))
+
+
+def test_several_instruction_keys_are_the_instructions_of_one_episode(foreign: Path) -> None:
+    keys = "language_instruction,episode_metadata/task"
+    source = open_data(foreign, DataOptions(action_keys=("action",), instruction_key=keys))
+    assert instructions_of(source, 1) == ("close the drawer", "task-1")
+    assert source.instruction(0) == "open the drawer"
+    with pytest.raises(DataError, match="'tusk'"):
+        open_data(foreign, DataOptions(action_keys=("action",), instruction_key="language_instruction,tusk"))
+
+
+def test_empty_instructions_are_left_out_by_an_option(
+    make_source: Callable[..., Any], write_recording: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = make_source(4, 6, 5)
+    source.task = lambda episode: ("open", "", "close")[episode]
+    folder = write_recording(tmp_path / "data", source)
+    keys = DataOptions(action_keys=("action",), instruction_key="episode_metadata/task")
+    assert open_data(folder, keys).lengths.tolist() == [4, 6, 5]
+    assert open_data(folder, replace(keys, skip_empty=True)).lengths.tolist() == [4, 5]
+    arrays = tmp_path / "npz"
+    arrays.mkdir()
+    for number, sentence in enumerate(("open", " ")):
+        np.savez(
+            arrays / f"{number}.npz",
+            image=np.zeros((3, 8, 8, 3), np.uint8),
+            action=np.zeros((3, 2), np.float32),
+            text=np.array(sentence),
+        )
+    options = DataOptions(instruction_key="text", image_key="image", action_keys=("action",), skip_empty=True)
+    assert len(open_data(arrays, options).lengths) == 1

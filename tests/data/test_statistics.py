@@ -126,10 +126,18 @@ def test_a_spec_of_the_range_spans_minimum_to_maximum_and_widens_a_constant(
     statistics: ActionStatistics,
 ) -> None:
     spec = spec_between(statistics.minimum, statistics.maximum, parts={"move": 2, "grip": 1}, bins=16)
-    np.testing.assert_allclose(spec.low, [-1, -0.75, 0])
+    np.testing.assert_allclose(spec.low, [-1, 0.25, 0])
     np.testing.assert_allclose(spec.high, [1, 1.25, 5])
     assert spec.dimension_names == ("move_0", "move_1", "grip")
     assert spec.bins == 16
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -0.3, 1 / 3, 3e7, -3e7, 16777217.0, 1e-30, 1e-45, -1e-12, 9e37, -9e37])
+def test_a_constant_comes_back_exactly(value: float) -> None:
+    constant = np.array([value], dtype=np.float32)
+    spec = spec_between(constant, constant, parts={"x": 1})
+    np.testing.assert_array_equal(spec.decode(spec.encode(constant)), constant)
+    assert not spec.out_of_bounds(constant).any()
 
 
 def test_constant_dimensions_are_named(statistics: ActionStatistics) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.evaluate.scores import CONFIDENCE_BINS, ActionScores, TokenCounts, values_of_all
+from rt1.evaluate import scores as scores_module
+from rt1.evaluate.scores import CONFIDENCE_BINS, ActionScores, TokenCounts, has_float64, values_of_all
 from rt1.model.loss import action_loss
 
 SPEC = ActionSpec(
@@ -209,3 +210,24 @@ def test_reliability_groups_the_predictions_by_their_probability() -> None:
     assert counts.reliability(1).error == pytest.approx(4 / 6 * 0.25)
     assert counts.reliability().count.sum() == 12
     assert counts.reliability().error == pytest.approx(8 / 12 * 0.125)
+
+
+def test_a_device_without_float64_leaves_the_sums_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores_module, "has_float64", lambda device: torch.device(device).type == "cpu")
+    scores = ActionScores(SPEC, device="meta")
+    scores.add(*_random(3, 2, 4))
+    expected = ActionScores(SPEC)
+    expected.add(*_random(3, 2, 4))
+    assert scores.sums.device.type == "cpu"
+    assert scores.values() == expected.values()
+
+
+def test_whether_a_device_has_float64_is_found_out_by_trying(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+    assert has_float64("cpu")
+    has_float64.cache_clear()
+    monkeypatch.setattr(torch, "zeros", refuse)
+    assert not has_float64("cpu")
+    has_float64.cache_clear()

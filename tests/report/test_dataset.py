@@ -16,6 +16,7 @@ from rt1.actions import ActionSpec, Continuous
 from rt1.data.sources.images import encode_jpeg
 from rt1.data.survey import show_episode, survey_data
 from rt1.report.dataset import action_histogram, episode_trace, length_histogram, write_page
+from rt1.report.dataset_checks import findings
 from rt1.report.svg import COLORS
 
 pytest.importorskip("matplotlib")
@@ -29,7 +30,8 @@ def write(read_page: Callable[[str], Any], tmp_path: Path) -> Callable[..., Any]
 
     def write(source: Any, episode: int | None = None) -> Any:
         path = tmp_path / "new" / "page.html"
-        assert write_page(path, survey_data(source), show_episode(source, episode), command="rt1 inspect <d>") == path
+        survey, shown = survey_data(source), show_episode(source, episode)
+        assert write_page(path, survey, shown, findings=findings(survey), command="rt1 inspect <d>") == path
         return read_page(path.read_text(encoding="utf-8"))
 
     return write
@@ -118,7 +120,7 @@ def test_a_checkpoint_has_no_page(
 ) -> None:
     run = make_checkpoint(tmp_path / "run")
     assert cli.main(["inspect", str(run), "--out", str(tmp_path / "page.html")]) == 1
-    assert "is a checkpoint, which has no page. Remove --out" in capsys.readouterr().err
+    assert "is a checkpoint, which has no page or checks. Remove --out" in capsys.readouterr().err
 
 
 def _values(*values: float) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

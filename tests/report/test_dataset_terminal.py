@@ -19,6 +19,7 @@ from rt1.errors import CheckpointError
 from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import preset
+from rt1.report.dataset_checks import findings
 from rt1.report.dataset_terminal import checkpoint_text, data_text
 
 
@@ -72,11 +73,16 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
         checkpoint_text(tmp_path)
 
 
+def _data_text(source: Any) -> str:
+    survey = survey_data(source)
+    return data_text(survey, findings(survey))
+
+
 def test_a_data_set_shows_its_size_sentences_and_actions(make_source: Callable[..., Any]) -> None:
     source = make_source(3, 5, 7, size=(24, 32))
     for moves in source.moves:
         moves[:, 2] = 0.5
-    text = data_text(survey_data(source))
+    text = _data_text(source)
     rows = _rows(text)
     for row in (["episodes", "3"], ["steps", "15"], ["steps per episode", "3..7, median 5"], ["image", "24 x 32"]):
         assert row in rows
@@ -87,13 +93,13 @@ def test_a_data_set_shows_its_size_sentences_and_actions(make_source: Callable[.
     (first,) = [row for row in rows if row[:1] == ["move_0"]]
     assert first[1:4] == ["-1", "1", f"{moves[:, 0].min():.3g}"]
     assert first[-3:-1] == [f"{moves[:, 0].max():.3g}", "0 %"]
-    assert "! never changes: move_2" in text
+    assert "note [constant-dimension] never changes: move_2" in text
 
 
 def test_only_the_commonest_of_very_many_sentences_are_listed(make_source: Callable[..., Any]) -> None:
     source = make_source(*[1] * 120)
     source.instruction = lambda episode: f"sentence {episode // 2 if episode < 20 else episode}"
-    text = data_text(survey_data(source))
+    text = _data_text(source)
     assert text.index("sentence 0 ") < text.index("sentence 20 ")  # those of two episodes come first
     assert "and 10 more" in text
 
@@ -101,4 +107,4 @@ def test_only_the_commonest_of_very_many_sentences_are_listed(make_source: Calla
 def test_a_sentence_in_brackets_is_shown_as_it_is(make_source: Callable[..., Any]) -> None:
     source = make_source(2)
     source.instruction = lambda _: "[red]push[/red] the [/bold] block"
-    assert ["[red]push[/red] the [/bold] block", "1"] in _rows(data_text(survey_data(source)))
+    assert ["[red]push[/red] the [/bold] block", "1"] in _rows(_data_text(source))

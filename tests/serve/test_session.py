@@ -179,3 +179,12 @@ def test_a_large_image_is_prepared_before_its_step(policy: Policy) -> None:
     _check_answer(session.answer({"image": large, "reset": True}), _alone(policy, large[None])[0])
     assert session.effort({"image": large}) is Effort.LARGE
     assert session.effort({"image": large[1:]}) is Effort.NONE
+
+
+def test_case_and_blanks_start_no_new_episode(policy: Policy, images: NDArray[np.uint8]) -> None:
+    session = Answering(policy)
+    sentences = (DRAWER, "Open the drawer", " open  the drawer\n", "OPEN THE DRAWER")
+    for image, action, sentence in zip(images, _alone(policy, images), sentences, strict=False):
+        _check_answer(session.answer({"image": image, "instruction": sentence}), action)
+    assert session.effort({"image": images[0], "instruction": "Open the  drawer"}) is Effort.NONE
+    assert session.effort({"image": images[0], "instruction": CLOSE}) is Effort.START

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.models import Unigram, WordLevel
+from tokenizers.pre_tokenizers import Metaspace, Whitespace
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import UnigramTrainer
 
+from rt1.errors import DataError
 from rt1.text.encoder import TextEncoder
 from rt1.text.hugging_face import HuggingFaceEncoder
 from rt1.text.load import load_identified, load_text_encoder
+from rt1.text.pieces import check_different, encode_known
 
 transformers = pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
 
@@ -90,6 +93,42 @@ def test_the_identity_names_it_so_that_it_can_be_loaded_again(folder: Path) -> N
     assert encoder.identity.width == 56
     again = load_identified(encoder.identity)
     np.testing.assert_array_equal(again.encode(["close the door"]), encoder.encode(["close the door"]))
+
+
+def test_words_that_the_tokenizer_does_not_know_are_named(folder: Path) -> None:
+    encoder = load_text_encoder(f"hf:{folder}")
+    for _ in range(2):  # encoded, then read from the cache
+        with pytest.warns(UserWarning, match=r"'grab the handle'.*'grab', 'handle'"):
+            encoder.encode(["grab the handle", "open the door"])
+    with pytest.raises(ValueError, match=r"does not know: 'grab'"):
+        encode_known(encoder, "grab the door")
+    with pytest.warns(UserWarning, match="does not know"):
+        vectors = encoder.encode(["open the jar", "open the lid"])
+    with pytest.raises(DataError, match=r"'open the jar', 'open the lid'"):
+        check_different(["open the jar", "open the lid"], vectors, encoder)
+
+
+def test_a_multilingual_folder_tells_instructions_in_several_scripts_apart(tmp_path: Path) -> None:
+    sentences = ["open the drawer", "打开抽屉", "关闭抽屉", "दराज खोलो", "دراج بند کرو", "закрой ящик"]
+    tokenizer = Tokenizer(Unigram())
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.train_from_iterator(
+        sentences, UnigramTrainer(vocab_size=90, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>")
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", model_max_length=40
+    ).save_pretrained(tmp_path)
+    small = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16}
+    config = transformers.XLMRobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(), max_position_embeddings=42, pad_token_id=1, **small
+    )
+    transformers.XLMRobertaModel(config).save_pretrained(tmp_path)
+    encoder = load_text_encoder(f"hf:{tmp_path}")
+    vectors = encoder.encode(sentences)
+    check_different(sentences, vectors, encoder)
+    np.testing.assert_allclose(encode_known(encoder, "打开抽屉"), vectors[1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"does not know: .*🙂"):
+        encode_known(encoder, "open the 🙂")
 
 
 def test_changed_weights_are_another_encoder(folder: Path, tmp_path: Path) -> None:

@@ -22,8 +22,17 @@ from rt1.evaluate.metrics import read_metrics
 from rt1.policy.policy import Policy
 from rt1.report.dataset_terminal import checkpoint_text
 from rt1.text.encoder import TableEncoder, TextEncoderIdentity
+from rt1.text.pieces import UNKNOWN_KEY
+from rt1.text.word_pieces import WordPieces
 from rt1.train.config import TrainConfig
-from rt1.train.data import checksum, prepare_data, stored_text_encoder, text_embeddings, with_paraphrases
+from rt1.train.data import (
+    checkpoint_info,
+    checksum,
+    prepare_data,
+    several_sentences,
+    stored_text_encoder,
+    text_embeddings,
+)
 from rt1.train.loop import train
 from rt1.train.optim import OptimizerSettings
 from rt1.train.run import begin
@@ -170,8 +179,8 @@ def test_validation_gives_the_instruction(make_source: MakeSource, short: MakeCo
 
 
 def test_paraphrases_without_an_encoder_are_refused(make_source: MakeSource) -> None:
-    with pytest.raises(DataError, match=r"paraphrases need a text encoder, .* name the encoder"):
-        with_paraphrases(make_source(*SIX), None, PARAPHRASES)
+    with pytest.raises(DataError, match=r"paraphrases .*need a text encoder, .* name the encoder"):
+        several_sentences(make_source(*SIX), None, PARAPHRASES)
 
 
 def test_paraphrases_of_no_instruction_are_refused_with_what_was_meant(
@@ -180,12 +189,12 @@ def test_paraphrases_of_no_instruction_are_refused_with_what_was_meant(
     with pytest.raises(
         DataError, match=r"no paraphrase fits an instruction of memory: .*did you mean 'open the drawer'"
     ):
-        with_paraphrases(make_source(*SIX), encoder, {"open the draw": ("pull it open",)})
+        several_sentences(make_source(*SIX), encoder, {"open the draw": ("pull it open",)})
 
 
 def test_paraphrases_that_are_not_used_are_counted(make_source: MakeSource, encoder: TableEncoder) -> None:
     with pytest.warns(UserWarning, match="paraphrases of 1 of 2 instructions are not used: .*'wave'"):
-        sentences = with_paraphrases(make_source(*SIX), encoder, {**PARAPHRASES, "wave": ("wave a hand",)})
+        sentences = several_sentences(make_source(*SIX), encoder, {**PARAPHRASES, "wave": ("wave a hand",)})
     assert sentences.counts.tolist() == [3, 1] * 3
 
 
@@ -194,7 +203,7 @@ def test_the_hash_knows_paraphrases_again_in_any_order_of_the_instructions() -> 
     assert checksum(one) == checksum(other) != checksum({**one, CLOSE: ("d",)})
 
 
-def test_a_run_with_paraphrases_goes_on_only_with_the_same(
+def test_a_run_several_sentences_goes_on_only_with_the_same(
     make_source: MakeSource, short: MakeConfig, encoder: TableEncoder, tmp_path: Path
 ) -> None:
     config, run = short(updates=6), tmp_path / "run"
@@ -336,3 +345,57 @@ def test_a_run_starts_from_the_heads_of_the_same_name_and_back_from_one_of_sever
     back = begin(data[0].source, short(init=str(tmp_path / "swapped"), seed=6), tmp_path / "back")
     assert back.model.transformer.output.weight.equal(one.model.transformer.output.weight)
     assert back.model.backbone.stem.weight.equal(one.model.backbone.stem.weight)
+
+
+def _several(source: Any) -> Any:
+    source.instructions = lambda episode: [source.instruction(episode), f"{source.instruction(episode)} slowly"]
+    return source
+
+
+@pytest.mark.parametrize("choice", ["drawn", "all"])
+def test_several_instructions_are_a_function_of_the_seed_for_any_ranks_and_resume(
+    make_source: MakeSource, short: MakeConfig, choice: Any
+) -> None:
+    encoder = _CountingEncoder()
+    config = short(held_out=0.0, instruction_choice=choice)
+    loader = prepare_data(_several(make_source(*SIX)), config, encoder=encoder).train
+    whole = [loader.batch(number).text_BE for number in range(40)]
+    halves = [[loader.batch(number, rank=rank, world=2).text_BE for rank in (0, 1)] for number in range(40)]
+    np.testing.assert_array_equal(np.concatenate(whole), np.concatenate([row for pair in halves for row in pair]))
+    resumed = prepare_data(_several(make_source(*SIX)), config, encoder=encoder).train.stream(17)
+    np.testing.assert_array_equal(next(resumed).text_BE, whole[17])
+    assert len(np.unique(np.concatenate(whole), axis=0)) == 4
+
+
+def test_by_default_the_first_instruction_is_the_only_one(make_source: MakeSource, short: MakeConfig) -> None:
+    loader = prepare_data(_several(make_source(*SIX)), short(held_out=0.0), encoder=_CountingEncoder()).train
+    assert len(np.unique(np.concatenate([loader.batch(number).text_BE for number in range(20)]), axis=0)) == 2
+
+
+def test_instructions_with_one_text_embedding_are_refused(make_source: MakeSource, short: MakeConfig) -> None:
+    source = make_source(*SIX)
+    source.embeddings[1] = source.embeddings[0]
+    with pytest.raises(DataError, match=r"'open the drawer', 'close the drawer'.*stored"):
+        prepare_data(source, short())
+
+
+@pytest.mark.parametrize("choice", ["first", "all"])
+def test_empty_instructions_are_refused_with_the_option_that_leaves_them_out(
+    make_source: MakeSource, short: MakeConfig, choice: Any
+) -> None:
+    source = make_source(*SIX)
+    source.instruction = lambda episode: "" if episode in (2, 3) else "push"
+    with pytest.raises(DataError, match=r"2 of 6 episodes .* episode 2; .*--skip-empty"):
+        prepare_data(source, short(instruction_choice=choice), encoder=_CountingEncoder())
+
+
+def test_the_checkpoint_names_instructions_with_unknown_pieces(make_source: MakeSource, short: MakeConfig) -> None:
+    source = make_source(*SIX)
+    source.instruction = lambda episode: ("open it", "push \u6249")[episode % 2]
+    encoder = WordPieces.from_instructions(["open it", "push"], tokens=20)
+    with pytest.warns(UserWarning, match="does not know: '\u6249'"):
+        data = prepare_data(source, short(), encoder=encoder)
+    info = checkpoint_info(data.fit(short().model), short(), data)
+    assert info.provenance[UNKNOWN_KEY] == ["push \u6249"]
+    plain = prepare_data(make_source(*SIX), short(), encoder=encoder)
+    assert UNKNOWN_KEY not in checkpoint_info(plain.fit(short().model), short(), plain).provenance

@@ -16,6 +16,7 @@ from rt1.common.folders import check_folder
 from rt1.common.system import tune_allocator
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
+from rt1.data.sources.base import instructions_of
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
@@ -53,8 +54,8 @@ class TrainCommand:
     """Run folder: last/, best/, metrics.jsonl, tensorboard/."""
     preset: Preset = "demo"
     text_encoder: str | None = None
-    """minilm[:tokens=N], hf:NAME[:mean|cls|eos|tokens=N], word-pieces[:tokens=N] (learned), a table file, or an .onnx
-    file. Default: the encoder that the preset names, or the embeddings stored with the data."""
+    """minilm[:tokens=N], multilingual, hf:NAME[:mean|cls|eos|tokens=N], word-pieces[:tokens=N] (learned), a table file,
+    or an .onnx file. Default: the encoder that the preset names, or the embeddings stored with the data."""
     config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     """Settings of the run."""
     rare: Annotated[RareOptions, tyro.conf.arg(name="")] = field(default_factory=RareOptions)
@@ -70,8 +71,8 @@ class TrainCommand:
         encoder = None
         name = self.text_encoder or TEXT_ENCODERS.get(self.preset)
         if name is not None:
-            instructions = (
-                weighted.source.instruction(episode)
+            instructions = chain.from_iterable(
+                instructions_of(weighted.source, episode)
                 for weighted in sources
                 for episode in range(len(weighted.source.lengths))
             )

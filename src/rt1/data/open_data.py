@@ -20,6 +20,7 @@ from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import FEATURES_FILE, RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import DefaultInstruction
+from rt1.data.sources.instructions import EpisodesWithInstruction, SeveralInstructions
 from rt1.errors import DataError
 
 _LEROBOT, _NPZ, _HDF5 = "a LeRobot data set", "a folder of npz episodes", "HDF5"
@@ -56,7 +57,9 @@ class DataOptions:
     image_key: str | None = None
     """Key of the images. Keys are needed unless rt1 recorded the data set."""
     instruction_key: str | None = None
-    """Key of the instruction."""
+    """Key of the instruction. Several, as KEY,KEY, are the instructions of one episode (--instruction-choice)."""
+    skip_empty: bool = False
+    """Leave out the episodes with an empty instruction."""
     embedding_key: str | None = None
     """Key of the text embedding, if any."""
     action_keys: tuple[str, ...] = ()
@@ -100,8 +103,17 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
     """Return the episodes of a folder. An unreadable folder, or options that do not fit, raise :class:`DataError`."""
     if (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE)):
         raise DataError(f"{folder}: the download is not finished; run the same rt1 fetch command again to resume")
+    keys = (options.instruction_key or "").split(",")
+    if len(keys) == 1:
+        source = _open(folder, options)
+    else:
+        source = SeveralInstructions([_open(folder, replace(options, instruction_key=key)) for key in keys])
+    return EpisodesWithInstruction(source) if options.skip_empty else source
+
+
+def _open(folder: Path, options: DataOptions) -> EpisodeSource:
     kind = _kind(folder, options)
-    unusable = [f for f in fields(DataOptions) if f.name not in _OPTIONS[kind]]
+    unusable = [f for f in fields(DataOptions) if f.name not in (*_OPTIONS[kind], "skip_empty")]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:
         names = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")

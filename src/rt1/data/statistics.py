@@ -121,8 +121,8 @@ def _key(source: EpisodeSource) -> str:
 FAR = 5.0
 """Values farther from the mean than this many standard deviations are counted."""
 
-CONSTANT_MARGIN = 1.0
-"""A constant dimension of value v gets the bounds v - 1 and v + 1 (physical units), since bins need a width."""
+CONSTANT_WIDTH = 1.0
+"""Least width of the bounds of a constant dimension (physical units), since bins need a width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +177,19 @@ def statistics_of(actions: FloatArray) -> ActionStatistics:
 def spec_between(
     low: NDArray[np.floating[Any]], high: NDArray[np.floating[Any]], *, parts: Mapping[str, int], bins: int = 256
 ) -> ActionSpec:
-    """Return a spec of continuous parts with these bounds (A,), physical units. A constant dimension is widened by ±1.
+    """Return a spec of continuous parts with these bounds (A,), physical units.
 
-    ``parts`` are the name and number of dimensions of each part, in the order of the action vector. A sum other than A
-    raises :class:`DataError`.
+    A constant dimension gets its value as lower bound, which is exactly what token 0 decodes to. ``parts`` are the name
+    and number of dimensions of each part, in the order of the action vector. A sum other than A raises
+    :class:`DataError`.
     """
     total = sum(parts.values())
     if total != len(low):
         raise DataError(f"the parts {dict(parts)} add up to {total} dimensions; the actions have {len(low)}")
+    low, high = low.astype(np.float64), high.astype(np.float64)
     flat = low.astype(np.float32) == high.astype(np.float32)
-    low, high = np.where(flat, low - CONSTANT_MARGIN, low), np.where(flat, high + CONSTANT_MARGIN, high)
+    # A thousandth of a large value is a width that float32 can hold.
+    high = np.where(flat, low + np.maximum(CONSTANT_WIDTH, np.abs(low) / 1000), high)
     starts = np.cumsum([*parts.values()])[:-1]
     columns = zip(parts, np.split(low, starts), np.split(high, starts), strict=True)
     spec_parts = (Continuous(name=n, low=tuple(lo.tolist()), high=tuple(hi.tolist())) for n, lo, hi in columns)

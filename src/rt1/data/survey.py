@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,11 @@ from rt1.data.sources.decoding import decoded_images
 from rt1.data.statistics import ActionStatistics, statistics_of
 from rt1.envs.base import Image
 from rt1.errors import DataError
+from rt1.text.encoder import TextEncoder
+from rt1.text.pieces import Tokenizing, same_instructions, shared_vectors
+
+FROZEN = 2
+"""Two images are the same where no value differs by more than this, of 255."""
 
 Place = tuple[int, int]
 """Episode and step."""
@@ -32,6 +39,8 @@ class SurveyLimits:
     """Episodes whose text embedding is compared with others of the same instruction."""
     images: int = 64
     """Images that are decoded."""
+    moving: int = 24
+    """Episodes of which 8 images are compared with each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,10 @@ class ActionSurvey:
     """Of ``values``."""
     outside: NDArray[np.float64]
     """(A,) share of the values outside the bounds, 0..1: clipped when encoded, or no choice of a discrete dimension."""
+    most_common: FloatArray
+    """(A,) the median, which is the value of most steps where one value is that of more than half."""
+    most_common_share: NDArray[np.float64]
+    """(A,) share of the steps with exactly this value, 0..1."""
     bins_used: NDArray[np.int64]
     """(A,) number of bins between the 1 % and the 99 % value."""
     outliers: NDArray[np.int64]
@@ -76,6 +89,24 @@ class ImageSurvey:
     """(images,) mean of blue minus mean of red, -255..255, channels as the source declares them."""
     declared_bgr: bool
     """Whether the source declares its images as BGR."""
+    brightness: NDArray[np.float64]
+    """(images,) mean of all channels, 0..255."""
+    moving_episodes: int
+    """Number of episodes whose images were compared with each other."""
+    frozen: tuple[int, ...]
+    """Those of them in which at least half of the images equal the one before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSurvey:
+    """Instructions as a text encoder sees them."""
+
+    maker: str
+    """Name of the encoder, or ``stored`` for the text embeddings of the data set."""
+    shared: tuple[tuple[str, ...], ...]
+    """Different instructions with the same text embedding, in groups."""
+    unknown: Mapping[str, tuple[str, ...]]
+    """Instruction to its pieces that the encoder does not know."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +126,10 @@ class DataSurvey:
     """Entries of the text embedding stored with the first episode, or None."""
     conflicting_texts: tuple[str, ...]
     """Instructions stored with more than one text embedding."""
+    texts: tuple[TextSurvey, ...]
+    """The instructions by the stored text embeddings and by the encoder that was named."""
+    duplicates: tuple[tuple[int, int], ...]
+    """Pairs of episodes with the same actions and the same first image."""
     actions: ActionSurvey
     images: ImageSurvey
     skipped: tuple[str, ...]
@@ -119,16 +154,24 @@ class ShownEpisode:
     """(S, A) all actions, physical units."""
 
 
-def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> DataSurvey:
-    """Return the summary of a data set.
+def survey_data(
+    source: EpisodeSource, limits: SurveyLimits | None = None, *, encoder: TextEncoder | None = None
+) -> DataSurvey:
+    """Return the summary of a data set. ``encoder`` is the text encoder that is to be used with it.
 
     No episode, no finite action, or an image that does not decode raises :class:`DataError`.
     """
     limits = limits or SurveyLimits()
     if not len(source.lengths):
         raise DataError(f"{source.name} has no episodes; point to a data set that has some")
-    sentences = {int(e): source.instruction(int(e)) for e in _spread(len(source.lengths), limits.instructions)}
+    sentences = {int(e): source.instruction(int(e)) for e in spread(len(source.lengths), limits.instructions)}
+    episodes = _episodes_of(source, limits.steps)
+    actions = [source.actions(episode, 0, int(source.lengths[episode])) for episode in episodes.tolist()]
     embedding = source.text_embedding(0)
+    vectors = {} if embedding is None else _stored_texts(source, limits.embeddings)
+    texts = [_stored_survey(vectors)] if vectors else []
+    if encoder is not None:
+        texts.append(_text_survey(sorted({*sentences.values()}), encoder))
     return DataSurvey(
         name=source.name,
         lengths=source.lengths,
@@ -136,9 +179,11 @@ def survey_data(source: EpisodeSource, limits: SurveyLimits | None = None) -> Da
         instruction_episodes=len(sentences),
         empty_instructions=tuple(episode for episode, sentence in sentences.items() if not sentence.strip()),
         embedding_width=None if embedding is None else len(embedding),
-        conflicting_texts=() if embedding is None else _conflicting_texts(source, limits.embeddings),
-        actions=_survey_actions(source, limits.steps),
-        images=_survey_images(source, limits.images),
+        conflicting_texts=tuple(sentence for sentence, stored in vectors.items() if len(stored) > 1),
+        texts=tuple(texts),
+        duplicates=_duplicates(source, episodes, actions),
+        actions=_survey_actions(source, episodes, actions),
+        images=_survey_images(source, limits),
         skipped=tuple(optional_members(source).skipped),
     )
 
@@ -151,7 +196,7 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
     if not 0 <= episode < count:
         raise DataError(f"there is no episode {episode}; {source.name} has the episodes 0..{count - 1}")
     length = int(source.lengths[episode])
-    steps = tuple(_spread(length, images).tolist())
+    steps = tuple(spread(length, images).tolist())
     return ShownEpisode(
         episode=episode,
         instruction=source.instruction(episode),
@@ -161,21 +206,59 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
     )
 
 
-def _conflicting_texts(source: EpisodeSource, limit: int) -> tuple[str, ...]:
-    """Return the instructions for which two episodes carry different text embeddings."""
+def _stored_texts(source: EpisodeSource, limit: int) -> dict[str, set[bytes]]:
+    """Return each instruction and the different text embeddings that episodes carry for it."""
     embeddings: dict[str, set[bytes]] = {}
-    for episode in _spread(len(source.lengths), limit).tolist():
+    for episode in spread(len(source.lengths), limit).tolist():
         vector = source.text_embedding(episode)
         embeddings.setdefault(source.instruction(episode), set()).add(b"" if vector is None else vector.tobytes())
-    return tuple(sentence for sentence, vectors in embeddings.items() if len(vectors) > 1)
+    return embeddings
 
 
-def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
-    spec, total = source.action_spec, int(source.lengths.sum())
-    count = len(source.lengths)
-    episodes = _spread(count, count if total <= limit else max(1, count * limit // total))
-    lengths = source.lengths[episodes]
-    read = np.concatenate([source.actions(int(e), 0, int(n)) for e, n in zip(episodes, lengths, strict=True)])
+def _stored_survey(vectors: Mapping[str, set[bytes]]) -> TextSurvey:
+    single = {sentence: next(iter(stored)) for sentence, stored in vectors.items() if len(stored) == 1}
+    return TextSurvey(maker="stored", shared=tuple(same_instructions(single.items())), unknown={})
+
+
+def _text_survey(sentences: Sequence[str], encoder: TextEncoder) -> TextSurvey:
+    sentences = [sentence for sentence in sentences if sentence.strip()]
+    unknown: dict[str, tuple[str, ...]] = {}
+    vectors = None
+    if isinstance(encoder, Tokenizing):
+        pieces = {sentence: encoder.pieces(sentence).unknown for sentence in sentences}
+        unknown = {sentence: parts for sentence, parts in pieces.items() if parts}
+    else:
+        vectors = encoder.encode(sentences)
+    return TextSurvey(
+        maker=encoder.identity.name,
+        shared=tuple(shared_vectors(sentences, vectors, encoder)),
+        unknown=unknown,
+    )
+
+
+def _duplicates(
+    source: EpisodeSource, episodes: NDArray[np.int64], actions: Sequence[FloatArray]
+) -> tuple[tuple[int, int], ...]:
+    """Return each episode that repeats an earlier one, after that one."""
+    firsts: dict[bytes, int] = {}
+    pairs = []
+    for episode, values in zip(episodes.tolist(), actions, strict=True):
+        first = firsts.setdefault(hashlib.sha256(values.tobytes()).digest(), episode)
+        if first != episode:
+            one, other = (decoded_images(source, number, 0, 1)[0] for number in (first, episode))
+            if np.array_equal(one, other):
+                pairs.append((first, episode))
+    return tuple(pairs)
+
+
+def _episodes_of(source: EpisodeSource, limit: int) -> NDArray[np.int64]:
+    """Return numbers of evenly spread episodes that have about ``limit`` steps together."""
+    total, count = int(source.lengths.sum()), len(source.lengths)
+    return spread(count, count if total <= limit else max(1, count * limit // total))
+
+
+def _survey_actions(source: EpisodeSource, episodes: NDArray[np.int64], actions: Sequence[FloatArray]) -> ActionSurvey:
+    spec, lengths, read = source.action_spec, source.lengths[episodes], np.concatenate(actions)
     finite = np.isfinite(read).all(axis=1)
     if not finite.any():
         raise DataError(f"{source.name}: no step of {len(read)} has a finite action; record the data set again")
@@ -191,6 +274,7 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
     beyond = np.maximum(values - statistics.q99, statistics.q01 - values) - (statistics.q99 - statistics.q01)
     beyond[:, spec.discrete_choices > 0] = -1.0
     outliers = (beyond > 0).sum(axis=0)
+    median = np.quantile(values, 0.5, axis=0, method="lower").astype(np.float32)
     return ActionSurvey(
         spec=spec,
         episodes=len(episodes),
@@ -198,6 +282,8 @@ def _survey_actions(source: EpisodeSource, limit: int) -> ActionSurvey:
         values=values,
         statistics=statistics,
         outside=(spec.out_of_bounds(values) | fraction).mean(axis=0),
+        most_common=median,
+        most_common_share=(values == median).mean(axis=0),
         bins_used=_bins_used(statistics, spec),
         outliers=outliers,
         farthest=tuple(
@@ -215,21 +301,37 @@ def _bins_used(statistics: ActionStatistics, spec: ActionSpec) -> NDArray[np.int
     return (last - first + 1).astype(np.int64)
 
 
-def _survey_images(source: EpisodeSource, limit: int) -> ImageSurvey:
+def _survey_images(source: EpisodeSource, limits: SurveyLimits) -> ImageSurvey:
     ends = np.cumsum(source.lengths)
     sizes: Counter[tuple[int, int]] = Counter()
-    differences = []
-    for step in _spread(int(ends[-1]), limit):
+    differences, brightness = [], []
+    for step in spread(int(ends[-1]), limits.images):
         episode, number = map(int, locate(ends, step))
         (image,) = decoded_images(source, episode, number, number + 1)
         sizes[image.shape[0], image.shape[1]] += 1
-        red, _, blue = image.mean(axis=(0, 1))
+        red, green, blue = image.mean(axis=(0, 1))
         differences.append(blue - red)
+        brightness.append((red + green + blue) / 3)
+    episodes = np.flatnonzero(source.lengths > 2)
+    episodes = episodes[spread(len(episodes), limits.moving)] if len(episodes) else episodes
     return ImageSurvey(
-        sizes=dict(sizes.most_common()), blue_minus_red=np.array(differences), declared_bgr=optional_members(source).bgr
+        sizes=dict(sizes.most_common()),
+        blue_minus_red=np.array(differences),
+        declared_bgr=optional_members(source).bgr,
+        brightness=np.array(brightness),
+        moving_episodes=len(episodes),
+        frozen=tuple(episode for episode in episodes.tolist() if _is_frozen(source, episode)),
     )
 
 
-def _spread(total: int, limit: int) -> NDArray[np.int64]:
+def _is_frozen(source: EpisodeSource, episode: int) -> bool:
+    """Return whether at least half of 8 images equal the one before, but for the noise of a video."""
+    steps = spread(int(source.lengths[episode]), 8).tolist()
+    images = [decoded_images(source, episode, step, step + 1)[0].astype(np.int16) for step in steps]
+    pairs = [one.shape == other.shape and np.abs(one - other).max() <= FROZEN for one, other in pairwise(images)]
+    return sum(pairs) >= len(pairs) / 2
+
+
+def spread(total: int, limit: int) -> NDArray[np.int64]:
     """Return at most ``limit`` numbers of 0..total-1, evenly spread, first and last included."""
     return np.unique(np.linspace(0, total - 1, min(total, limit)).round().astype(np.int64))

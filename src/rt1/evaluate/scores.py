@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -44,11 +45,15 @@ class ActionScores:
     def __init__(
         self, action_spec: ActionSpec, *, within: Sequence[int] = (1, 5), device: torch.device | str = "cpu"
     ) -> None:
-        """Start at zero, on ``device``, with the distances in bins, at least 1, of the ``within_N_bins`` scores."""
+        """Start at zero, on ``device``, with the distances in bins, at least 1, of the ``within_N_bins`` scores.
+
+        A device without float64 leaves the sums and their terms to the CPU.
+        """
         if any(bins < 1 for bins in within) or len(set(within)) != len(within):
             raise ValueError(f"within is {tuple(within)}, must hold distances of at least 1 bin, none twice")
         self.action_spec, self.within = action_spec, tuple(within)
         rows = len(_ROWS) + len(self.within)
+        device = device if has_float64(device) else "cpu"
         self.sums = torch.zeros(1 + rows * action_spec.size, dtype=torch.float64, device=device)
         """The number of counted steps, then a row of one sum per dimension for each kind of number."""
 
@@ -71,9 +76,10 @@ class ActionScores:
             ValueError: shapes that do not fit each other or the action spec.
         """
         self._check(logits_BTAV, token_BTA, mask_BT, action_BTA)
-        logits_NAV, token_NA = logits_BTAV[mask_BT].float(), token_BTA[mask_BT].long()
+        device = logits_BTAV.device if has_float64(logits_BTAV.device) else torch.device("cpu")
+        logits_NAV, token_NA = logits_BTAV[mask_BT].float().to(device), token_BTA[mask_BT].long().to(device)
         predicted_NA = logits_NAV.argmax(dim=-1)
-        action_NA = self._decode(token_NA) if action_BTA is None else action_BTA[mask_BT].double()
+        action_NA = self._decode(token_NA) if action_BTA is None else action_BTA[mask_BT].to(device).double()
         error_NA = (self._decode(predicted_NA) - action_NA).abs()
         is_discrete_A = torch.from_numpy(self.action_spec.discrete_choices > 0).to(error_NA.device)
         distance_NA = (predicted_NA - token_NA).abs()
@@ -126,6 +132,16 @@ class ActionScores:
                     f"the {name} have shape {tuple(tensor.shape)}, the mask and the action spec ask for "
                     f"{expected_shape}. Give those of the same steps and the network's own action spec"
                 )
+
+
+@cache
+def has_float64(device: torch.device | str) -> bool:
+    """Return whether a device can hold float64. Apple's GPUs (mps) cannot."""
+    try:
+        torch.zeros(1, dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def values_of_all(scores: Mapping[str, ActionScores]) -> dict[str, float]:

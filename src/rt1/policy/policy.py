@@ -29,9 +29,12 @@ from rt1.policy.exported import is_export, open_export
 from rt1.policy.exported_manifest import TABLE_FILE, Sizes
 from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
 from rt1.text.encoder import TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
+from rt1.text.pieces import UNKNOWN_KEY, encode_known
 
 if TYPE_CHECKING:
+    from rt1.checkpoint import CheckpointInfo
     from rt1.model.rt1 import RT1
+    from rt1.policy.exported_manifest import Manifest
 
 EncodeText = Callable[[str], NDArray[np.float32]]
 _EMBED = "give its text embedding, or export again with --instructions and this sentence"
@@ -117,7 +120,7 @@ class Policy(BasePolicy):
                 raise ExportError(f"{path} is an export for {policy.engine}, not for {engine}. Leave --engine out")
             return policy
         info = describe(path, embodiment=embodiment)
-        encode_text = _text_function(info.text_encoder, text_encoder)
+        encode_text = _text_function(info, text_encoder)
         opened = open_engine(path, engine or "torch", embodiment=embodiment, device=device, threads=threads)
         return cls(Stepper(opened, cond_scale=cond_scale), info.action_spec, encode_text=encode_text)
 
@@ -148,7 +151,7 @@ class Policy(BasePolicy):
         encode_text = (
             _stored_sentences(folder, manifest.text_encoder, has_table=TABLE_FILE in manifest.files)
             if text_encoder is None
-            else _text_function(manifest.text_encoder, text_encoder)
+            else _text_function(manifest, text_encoder)
         )
         return cls(Stepper(engine, cond_scale=cond_scale), manifest.action_spec, encode_text=encode_text)
 
@@ -235,12 +238,16 @@ class Policy(BasePolicy):
         return self._encode_text(instruction)
 
 
-def _text_function(identity: TextEncoderIdentity | None, encoder: TextEncoder | None) -> EncodeText | None:
+def _text_function(info: CheckpointInfo | Manifest, encoder: TextEncoder | None) -> EncodeText | None:
     """Return instruction -> vector with the encoder of a network, loaded at its first use."""
+    identity = info.text_encoder
     if encoder is not None and identity is not None:
         check_same_encoder(identity, encoder.identity)
     if encoder is None and identity is None:
         return None
+
+    stored = info.provenance.get(UNKNOWN_KEY)
+    trained = [str(sentence) for sentence in stored] if isinstance(stored, list) else []
 
     def encode(instruction: str) -> NDArray[np.float32]:
         nonlocal encoder
@@ -249,7 +256,7 @@ def _text_function(identity: TextEncoderIdentity | None, encoder: TextEncoder | 
 
             assert identity is not None
             encoder = load_identified(identity)
-        return encoder.encode([instruction])[0]
+        return encode_known(encoder, instruction, trained=trained)
 
     return encode
 

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.common.files import write_text
+from rt1.data.compare import Comparison
 from rt1.data.survey import ActionSurvey, DataSurvey, ShownEpisode
-from rt1.report.dataset_notes import BGR_MARGIN, BGR_SHARE, notes, sampling
+from rt1.report.dataset_checks import BGR_MARGIN, BGR_SHARE, Finding, sampling
 from rt1.report.html import render, thumbnail
-from rt1.report.svg import BOUND, INKS, panel, percent, share_bars
+from rt1.report.svg import BOUND, INKS, panel, percent, percent_tick, share_bars
 
 _SENTENCES = 200
 _IMAGE_WIDTH = 320
@@ -23,7 +24,15 @@ _BEYOND = 10  # bars at most on either side of them
 _VISIBLE = 0.02  # of the tallest bar: a single value far out must be seen
 
 
-def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: str) -> Path:
+def write_page(
+    path: Path,
+    survey: DataSurvey,
+    shown: ShownEpisode,
+    *,
+    findings: Sequence[Finding],
+    comparison: Comparison | None = None,
+    command: str,
+) -> Path:
     """Write the page, replacing an older one, and return ``path``.
 
     Raises:
@@ -36,7 +45,8 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
         subtitle="; ".join(sampling(survey)),
         survey=survey,
         shown=shown,
-        notes=notes(survey),
+        findings=findings,
+        comparison=None if comparison is None else _comparison(comparison),
         **_action_figures(survey.actions, shown),
         outside=[f"{percent(float(share))} outside" for share in survey.actions.outside],
         images=[
@@ -50,6 +60,21 @@ def write_page(path: Path, survey: DataSurvey, shown: ShownEpisode, *, command: 
     )
     write_text(path, page)
     return path
+
+
+def _comparison(comparison: Comparison) -> dict[str, object]:
+    """Return the images and histograms of two data sets."""
+    sets = []
+    for data, color in ((comparison.one, "policy"), (comparison.other, "swapped")):
+        means = (("mean image", data.mean), ("mean first image", data.first_mean))
+        images = [(thumbnail(np.rint(mean).astype(np.uint8), _IMAGE_WIDTH, 95), name) for name, mean in means]
+        images += [(thumbnail(image, _IMAGE_WIDTH, 85), "first image") for image in data.first_images]
+        sets.append({"name": data.name, "color": color, "images": images})
+    names = comparison.common_names
+    histograms = {
+        name: two_histograms(name, comparison.one.values(name), comparison.other.values(name)) for name in names
+    }
+    return {"sets": sets, "histograms": histograms}
 
 
 def _action_figures(actions: ActionSurvey, shown: ShownEpisode) -> dict[str, dict[str, Markup]]:
@@ -100,6 +125,21 @@ def action_histogram(name: str, values: FloatArray, *, low: float, high: float, 
         margin = 0.5 * width
         axes.set_xlim(low + min(0, bars[0]) * width - margin, low + (max(inside, bars[-1] + 1)) * width + margin)
         axes.locator_params(axis="x", nbins=5, integer=choices > 0)
+    return svg()
+
+
+def two_histograms(name: str, values: FloatArray, others: FloatArray) -> Markup:
+    """Draw the distributions of a dimension in two data sets, each float32 (S,), over each other, as ``<svg>``."""
+    low, high = np.quantile(np.concatenate([values, others]), [0.005, 0.995])
+    edges = np.linspace(low, high if high > low else low + 1, _INSIDE + 1)
+    with panel(f"{name} in both data sets: share of the steps by value", x="value") as (axes, svg):
+        for data, ink in ((values, "policy"), (others, "swapped")):
+            counts, _ = np.histogram(np.clip(data, edges[0], edges[-1]), edges)
+            axes.stairs(counts / len(data), edges, color=INKS[ink], linewidth=1.6)
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=False, axis="x")
+        axes.locator_params(nbins=5)
+        axes.yaxis.set_major_formatter(percent_tick)
     return svg()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo, load_outline,
 from rt1.common import json_config
 from rt1.data.survey import ActionSurvey, DataSurvey
 from rt1.model.heads import parameter_counts
-from rt1.report.dataset_notes import notes, sampling, sizes
+from rt1.report.dataset_checks import Finding, sampling, sizes
 from rt1.report.svg import percent
 
 _SENTENCES = 100
@@ -58,7 +59,7 @@ def _provenance(made: CheckpointInfo | SharedInfo | Embodiment) -> dict[str, str
     return {name: json.dumps(value) for name, value in made.provenance.items()}
 
 
-def data_text(survey: DataSurvey) -> str:
+def data_text(survey: DataSurvey, findings: Sequence[Finding]) -> str:
     """Return a data set's size, instructions, image size, actions against their bounds, and what deserves a look."""
     lengths = survey.lengths
     facts = {
@@ -69,7 +70,7 @@ def data_text(survey: DataSurvey) -> str:
         "text embedding": "none stored" if survey.embedding_width is None else f"{survey.embedding_width} entries",
         "looked at": "; ".join(sampling(survey)),
     }
-    remarks = [Text(f"! {note}") for note in notes(survey)] or [Text("Nothing stands out.")]
+    remarks = [Text(str(finding)) for finding in findings] or [Text("No check found anything.")]
     return _text(
         _facts(f"data set {survey.name}", facts), _instruction_table(survey), _action_table(survey.actions), *remarks
     )

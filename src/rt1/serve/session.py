@@ -17,6 +17,7 @@ from rt1.errors import DataError, ObservationError
 from rt1.policy.base import LONGEST_INSTRUCTION, Instruction
 from rt1.policy.stepper import EpisodeState, PreparedImage
 from rt1.serve.protocol import shown
+from rt1.text.pieces import normalized
 
 _LOG = logging.getLogger(__name__)
 LARGE_PIXELS = 1 << 20
@@ -88,8 +89,8 @@ class Session:
                 or float 0..1. Stacked images (T, H, W, 3), oldest first, are an episode of their own that leaves this
                 session's episode alone.
                 ``instruction`` (or ``prompt``): sentence or float (E,) text embedding. It is kept for later
-                observations, and a different one starts a new episode. ``reset``: True starts a new episode. Other keys
-                are ignored.
+                observations, and a different one (in more than case and blanks) starts a new episode. ``reset``: True
+                starts a new episode. Other keys are ignored.
 
         Raises:
             ObservationError: a key is missing or wrong. The episode does not change.
@@ -111,7 +112,7 @@ class Session:
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
         state = self._state
-        if reset or state is None or self._instruction is None or not np.array_equal(instruction, self._instruction):
+        if reset or state is None or self._instruction is None or not _is_same(instruction, self._instruction):
             state = self._start(instruction)
             self._state, self._instruction = state, instruction
         elif not self._sends_reset and not self._has_warned:
@@ -130,7 +131,7 @@ class Session:
         image, instruction = (_one_of(observation, keys) for keys in (_IMAGE_KEYS, _INSTRUCTION_KEYS))
         if _is_slow(image):
             return Effort.LARGE
-        continues = instruction is None or (isinstance(instruction, str) and instruction == self._instruction)
+        continues = instruction is None or (isinstance(instruction, str) and _is_same(instruction, self._instruction))
         if self._state is None or not continues or observation.get("reset", False) is not False:
             return Effort.START
         takes_work = isinstance(image, bytes) or (isinstance(image, np.ndarray) and image.dtype.kind == "f")
@@ -148,6 +149,13 @@ class Session:
         if not 1 <= len(images) <= self._window:
             raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{self._window}")
         return Turn(state=self._start(instruction), images=tuple(map(self._prepared, images)), is_own_episode=True)
+
+
+def _is_same(one: Instruction, other: Instruction | None) -> bool:
+    """Return whether two instructions are one episode's. Case and blanks make no other sentence."""
+    if isinstance(one, str) and isinstance(other, str):
+        return normalized(one) == normalized(other)
+    return np.array_equal(one, other) if type(one) is type(other) else False
 
 
 def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa: ANN401

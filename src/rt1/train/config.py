@@ -22,6 +22,7 @@ from rt1.train.optim import OptimizerSettings
 from rt1.train.trials import SUCCESS, ClosedLoopSettings
 
 Precision = Literal["fp32", "bf16"]
+InstructionChoice = Literal["first", "drawn", "all"]
 
 RENAMED = {"clip": "windows_per_clip", "lean": "selective", "recomputed": "full"}
 """Name of a setting, or of its value, in an earlier version -> its name."""
@@ -73,6 +74,9 @@ class TrainConfig:
     """Reinitialize the text layers of ``init``, for another text encoder than the checkpoint's."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """Optimizer and learning rate."""
+    instruction_choice: InstructionChoice = "first"
+    """Of data with several instructions per episode: the ``first`` one, one ``drawn`` for each sample by the seed, or
+    ``all`` in turn: every window meets each of them once in as many passes."""
     windows_per_clip: int = 0
     """Windows cut from each clip of consecutive steps, whose images are encoded once for all of them. It must divide
     batch_size. 0: each window is drawn and encoded by itself, as Google does."""

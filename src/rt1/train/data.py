@@ -18,7 +18,7 @@ from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import EpisodeSource, instructions_of, optional_members
 from rt1.data.sources.concat import Embodiments
 from rt1.data.sources.images import image_size
 from rt1.data.statistics import source_statistics
@@ -26,7 +26,8 @@ from rt1.errors import DataError
 from rt1.model.rt1 import RT1Config
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 from rt1.text.paraphrases import Paraphrases
-from rt1.train.config import TrainConfig
+from rt1.text.pieces import UNKNOWN_KEY, check_different, with_unknown
+from rt1.train.config import InstructionChoice, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class TrainingData:
 
     source: EpisodeSource
     text_encoder: TextEncoderIdentity | None  # encoder of the text embeddings
+    unknown: frozenset[str]  # instructions with pieces that the text encoder does not know
     paraphrases: str | None  # hash of the paraphrases; None without
     train: Loader  # shuffled windows of the training episodes
     held_out: Loader | None  # None where no episode is held out
@@ -73,7 +75,7 @@ def prepare_data(
 
     Args:
         data: recorded episodes, or several data sets and their shares.
-        config: window, clip, batch size, seed, held-out share.
+        config: window, clip, batch size, seed, held-out share, choice among several instructions.
         encoder: encoder for the instructions. None: the embeddings stored with the episodes.
         paraphrases: further sentences for an instruction. They need an encoder.
 
@@ -88,9 +90,10 @@ def prepare_data(
 
     split = split_sources(sources, cut=cut, held_out=config.held_out, seed=config.seed)
     text: NDArray[np.float32] | Sentences
-    text = (
-        with_paraphrases(split.source, encoder, paraphrases) if paraphrases else text_embeddings(split.source, encoder)
-    )
+    if paraphrases or config.instruction_choice != "first":
+        text = several_sentences(split.source, encoder, paraphrases or {}, choice=config.instruction_choice)
+    else:
+        text = text_embeddings(split.source, encoder)
 
     def loader(samples: Samples) -> Loader:
         return Loader(
@@ -105,11 +108,16 @@ def prepare_data(
     return TrainingData(
         source=split.source,
         text_encoder=_text_encoder([weighted.source for weighted in sources]) if encoder is None else encoder.identity,
+        unknown=frozenset(with_unknown(encoder, _all_instructions(split.source))),
         paraphrases=checksum(paraphrases) if paraphrases else None,
         train=loader(split.train),
         held_out=None if split.held_out is None else loader(split.held_out),
         held_out_episodes=split.held_out_episodes,
     )
+
+
+def _all_instructions(source: EpisodeSource) -> set[str]:
+    return {instruction for episode in range(len(source.lengths)) for instruction in instructions_of(source, episode)}
 
 
 def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
@@ -128,9 +136,11 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
     """Return float32 (episodes, E): encoded instructions, or the embeddings stored with the episodes."""
     episodes = range(len(source.lengths))
     if encoder is not None:
-        sentences = [source.instruction(episode) for episode in episodes]
+        sentences = _filled([source.instruction(episode) for episode in episodes], source)
         distinct = sorted(set(sentences))
-        table = dict(zip(distinct, encoder.encode(distinct), strict=True))
+        vectors = encoder.encode(distinct)
+        check_different(distinct, vectors, encoder)
+        table = dict(zip(distinct, vectors, strict=True))
         return np.stack([table[sentence] for sentence in sentences])
     rows = []
     for episode in episodes:
@@ -140,7 +150,19 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
                 f"{source.name}, episode {episode} has no text embedding; name a text encoder for its instructions"
             )
         rows.append(row)
-    return np.stack(rows)
+    vectors = np.stack(rows)
+    check_different([source.instruction(episode) for episode in episodes], vectors)
+    return vectors
+
+
+def _filled(instructions: list[str], source: EpisodeSource) -> list[str]:
+    """Return the instructions of all episodes. Empty ones raise :class:`DataError`."""
+    if empty := [episode for episode, instruction in enumerate(instructions) if not instruction.strip()]:
+        raise DataError(
+            f"{source.name}: the instruction of {len(empty)} of {len(instructions)} episodes is empty, the first is "
+            f"episode {empty[0]}; leave these episodes out with --skip-empty"
+        )
+    return instructions
 
 
 def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
@@ -149,8 +171,14 @@ def stored_text_encoder(source: EpisodeSource) -> TextEncoderIdentity | None:
     return None if stored is None else TextEncoderIdentity.from_json(stored)
 
 
-def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphrases: Paraphrases) -> Sentences:
-    """Return each episode's instruction and its paraphrases, every different sentence encoded once.
+def several_sentences(
+    source: EpisodeSource,
+    encoder: TextEncoder | None,
+    paraphrases: Paraphrases,
+    *,
+    choice: InstructionChoice = "first",
+) -> Sentences:
+    """Return each episode's instructions and their paraphrases, every different sentence encoded once.
 
     Raises:
         DataError: no text encoder, or paraphrases that fit no instruction of the data. Where some do and others do
@@ -158,24 +186,33 @@ def with_paraphrases(source: EpisodeSource, encoder: TextEncoder | None, paraphr
     """
     if encoder is None:
         raise DataError(
-            "paraphrases need a text encoder, since only instructions have their text embeddings stored with the "
-            "episodes; name the encoder that made these, minilm for instance"
+            "paraphrases and several instructions need a text encoder, since only one text embedding is stored with an "
+            "episode; name the encoder that made these, minilm for instance"
         )
-    instructions = [source.instruction(episode) for episode in range(len(source.lengths))]
-    if unused := sorted(paraphrases.keys() - set(instructions)):
-        message = unknown_name("instruction", unused[0], set(instructions))
+    episodes = range(len(source.lengths))
+    own = [(source.instruction(e),) if choice == "first" else instructions_of(source, e) for e in episodes]
+    _filled([sentences[0] for sentences in own], source)
+    instructions = {instruction for sentences in own for instruction in sentences}
+    if unused := sorted(paraphrases.keys() - instructions):
+        message = unknown_name("instruction", unused[0], instructions)
         if len(unused) == len(paraphrases):
             raise DataError(f"no paraphrase fits an instruction of {source.name}: {message}")
         warnings.warn(
             f"paraphrases of {len(unused)} of {len(paraphrases)} instructions are not used: {message}", stacklevel=2
         )
-    choices = [(instruction, *paraphrases.get(instruction, ())) for instruction in instructions]
+    choices = [
+        tuple(dict.fromkeys(sentence for one in sentences for sentence in (one, *paraphrases.get(one, ()))))
+        for sentences in own
+    ]
     distinct = sorted({sentence for sentences in choices for sentence in sentences})
     numbers = {sentence: number for number, sentence in enumerate(distinct)}
+    vectors, originals = encoder.encode(distinct), sorted(instructions)
+    check_different(originals, vectors[[numbers[sentence] for sentence in originals]], encoder)
     return Sentences(
-        vector_RE=encoder.encode(distinct),
+        vector_RE=vectors,
         rows=np.array([numbers[sentence] for sentences in choices for sentence in sentences], dtype=np.int64),
         counts=np.array([len(sentences) for sentences in choices], dtype=np.int64),
+        in_turn=choice == "all",
     )
 
 
@@ -188,7 +225,7 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
     """Return the description of a new run's checkpoints. Reads the actions for their statistics."""
     embodiments = data.embodiments
     robots = {
-        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes))
+        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes), data.unknown)
         for head, (name, source) in enumerate(embodiments.sources.items())
     }
     if embodiments.several:
@@ -205,8 +242,9 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
     )
 
 
-def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodiment:
+def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64], unknown: frozenset[str]) -> Embodiment:
     details = optional_members(source).details
+    unknown &= _all_instructions(source) if unknown else unknown
     return Embodiment(
         action_spec=source.action_spec,
         control_rate=details.get("control_rate"),
@@ -218,6 +256,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64]) -> Embodimen
             "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
             "image_size": list(image_size(source.encoded_images(0, 0, 1)[0])),
             **({"env": details["env"]} if "env" in details else {}),
+            **({UNKNOWN_KEY: sorted(unknown)} if unknown else {}),
         },
     )
 

@@ -245,7 +245,8 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     if lacking := sorted(new.keys() - old.keys()):
         raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
     with reading(checkpoint / TRAINING_FILE, error=TrainingError, cure="train into another folder"):
-        before = {**old["config"], "model": current_names(old["config"]["model"]), "data": old["data"]}
+        config = {"instruction_choice": "first", **old["config"]}  # what runs did before there was a choice
+        before = {**config, "model": current_names(config["model"]), "data": old["data"]}
         differing = differences(before, {**new["config"], "data": new["data"]})
         update, best, changes = _update(old["update"]), old["best"], tuple(map(str, old["changes"]))
         if not isinstance(best, float | int | None):

@@ -48,3 +48,11 @@ def test_an_episode_without_a_sentence_is_refused() -> None:
         Sentences(vector_RE=np.zeros((1, 2), np.float32), rows=np.array([0]), counts=np.array([1, 0]))
     with pytest.raises(ValueError, match="2 rows for episodes of 1 sentences"):
         Sentences(vector_RE=np.zeros((1, 2), np.float32), rows=np.array([0, 0]), counts=np.array([1]))
+
+
+def test_in_turn_every_item_meets_each_sentence_once_in_as_many_passes() -> None:
+    items = np.repeat(np.arange(50), 3)
+    passes = np.tile(np.arange(7, 10), 50)
+    rows = SENTENCES.taken(np.ones_like(items), items, passes)[:, 0].astype(int).reshape(50, 3)
+    assert [set(row) for row in rows.tolist()] == [{0, 1, 3}] * 50
+    assert len(set(rows[:, 0].tolist())) == 3

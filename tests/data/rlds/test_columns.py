@@ -132,7 +132,7 @@ def test_without_a_spec_the_bounds_are_those_of_the_data(tmp_path: Path) -> None
     layout = RLDSLayout(image_key="image", instruction_key="instruction", action_keys=("move", "grip"))
     source = RLDSSource(_data_set(tmp_path / "foreign", features, records), layout=layout)
     assert source.action_spec.dimension_names == ("move_0", "move_1", "grip")
-    assert source.action_spec.low.tolist() == [-2, 6, 0]
+    assert source.action_spec.low.tolist() == [-2, 7, 0]
     assert source.action_spec.high.tolist() == [3, 8, 1]
     assert source.actions(0, 0, 2).tolist() == [[-2, 7, 0], [3, 7, 1]]
 

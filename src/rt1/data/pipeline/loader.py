@@ -186,8 +186,15 @@ class Loader:
         share = self._batch_size // world
         first = number * self._batch_size + rank * share
         numbers, places = self._order.samples(first, share)
-        text_BE = self._text.drawn(places.episodes, np.arange(first, first + share), seed=self._seed)
-        return _Samples(numbers, places, text_BE)
+        return _Samples(numbers, places, self._drawn_text(np.arange(first, first + share), numbers, places))
+
+    def _drawn_text(self, samples: NDArray[np.int64], items: NDArray[np.int64], places: Places) -> FloatArray:
+        """Return a text embedding (B, E) for each global sample number, as a function of the seed."""
+        if not self._text.in_turn:
+            return self._text.drawn(places.episodes, samples, seed=self._seed)
+        mixture = self._windows
+        passes = mixture.passes(samples) if isinstance(mixture, Mixture) else samples // len(mixture)
+        return self._text.taken(places.episodes, items, passes)
 
     def _take(self, samples: _Samples) -> Batch:
         batch = self._prepare(samples)

@@ -95,6 +95,11 @@ class Mixture:
             items[mask] = shuffled(numbers[mask], size, seed=seed + part * _NEXT_SEED) + self._ends[part] - size
         return items
 
+    def passes(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how often each sample's part was taken in full before it, int64 (n,)."""
+        parts, numbers = self.schedule(samples)
+        return numbers // np.array([len(part) for part in self.parts])[parts]
+
     def places(self, numbers: NDArray[np.int64]) -> Places:
         """Return the places of items by number, int64 (n,)."""
         return self._samples.places(numbers)

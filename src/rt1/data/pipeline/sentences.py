@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.actions import FloatArray
 from rt1.data.pipeline.mixture import scrambled
 
 _STREAM = np.uint64(0x5E47E9CE5)  # apart from the order of samples, which is drawn from the same seed
@@ -23,6 +24,8 @@ class Sentences:
     """(n,) rows of the episodes' sentences, episode by episode, its instruction first."""
     counts: NDArray[np.int64]
     """(episodes,) number of sentences of each episode, at least 1."""
+    in_turn: bool = False
+    """Whether the samples of a window get its sentences in turn instead of at random."""
 
     def __post_init__(self) -> None:
         if self.counts.min(initial=1) < 1 or self.counts.sum() != len(self.rows):
@@ -46,8 +49,15 @@ class Sentences:
         Only the seed and the global sample numbers, int64 (B,), decide the draw.
         """
         key = scrambled(np.array([seed & 0xFFFFFFFF], dtype=np.uint64) ^ _STREAM)
-        draws = scrambled(key + samples.astype(np.uint64)) % self.counts[episodes].astype(np.uint64)
-        return self.vector_RE[self.rows[self._firsts[episodes] + draws.astype(np.int64)]]
+        return self._at(episodes, scrambled(key + samples.astype(np.uint64)))
+
+    def taken(self, episodes: NDArray[np.int64], items: NDArray[np.int64], passes: NDArray[np.int64]) -> FloatArray:
+        """Return (B, E): for each item, int64 (B,), another sentence of its episode in each pass over the data."""
+        return self._at(episodes, (scrambled(items.astype(np.uint64)) >> np.uint64(1)) + passes.astype(np.uint64))
+
+    def _at(self, episodes: NDArray[np.int64], numbers: NDArray[np.uint64]) -> FloatArray:
+        places = numbers % self.counts[episodes].astype(np.uint64)
+        return self.vector_RE[self.rows[self._firsts[episodes] + places.astype(np.int64)]]
 
     @cached_property
     def _firsts(self) -> NDArray[np.int64]:

@@ -89,10 +89,18 @@ class OptionalMembers:
     images: Callable[[int, int, int], list[NDArray[np.uint8]]] | None = None
     """Method ``images(episode, start, stop)``: the same steps decoded, uint8 RGB (H, W, 3), whatever ``bgr`` is. Useful
     where the images are stored as arrays or as a video."""
+    instructions: Callable[[int], Sequence[str]] | None = None
+    """Method ``instructions(episode)``: all sentences of an episode, its instruction first. None where it has one."""
     skipped: Sequence[str] = ()
     """One message for each damaged record that was left out."""
     cache_folder: Path | None = None
     """Folder for files made from the data, such as statistics."""
+
+
+def instructions_of(source: EpisodeSource, episode: int) -> tuple[str, ...]:
+    """Return all sentences of an episode, its instruction first."""
+    several = optional_members(source).instructions
+    return (source.instruction(episode),) if several is None else tuple(several(episode))
 
 
 def optional_members(source: EpisodeSource) -> OptionalMembers:

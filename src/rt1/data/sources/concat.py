@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
-from rt1.data.sources.base import EpisodeSource, check_steps, optional_members
+from rt1.data.sources.base import EpisodeSource, check_steps, instructions_of, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.errors import DataError
 
@@ -43,6 +43,9 @@ class DerivedSource(ABC):
     def instruction(self, episode: int) -> str:
         source, number = self.part(episode)
         return source.instruction(number)
+
+    def instructions(self, episode: int) -> tuple[str, ...]:
+        return instructions_of(*self.part(episode))
 
     def task(self, episode: int) -> str:
         source, number = self.part(episode)

@@ -1,0 +1,101 @@
+"""What only the files of a LeRobot folder show: gaps between timestamps, and videos that are too short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rt1.common.border import reading
+from rt1.common.json_files import read_object
+from rt1.data.lerobot.schema import EPISODE_FILES, INFO_FILE
+
+_MOST_FILES = 2000  # of each kind that are read, evenly spread
+
+
+def file_problems(folder: Path) -> list[tuple[str, str]]:
+    """Return (check, message) for what the files of a LeRobot v2 or v3 folder show.
+
+    An unreadable file raises :class:`DataError`.
+    """
+    with reading(folder / INFO_FILE, cure="copy it again"):
+        fps = float(read_object(folder / INFO_FILE)["fps"])
+    return [*_timestamp_gaps(folder, fps), *_short_videos(folder)]
+
+
+def _timestamp_gaps(folder: Path, fps: float) -> Iterator[tuple[str, str]]:
+    import pyarrow.parquet as pq
+
+    names = ("episode_index", "frame_index", "timestamp")
+    gaps = []
+    for path in _some(sorted(folder.glob("data/*/*.parquet"))):
+        with reading(path, cure="copy it again"):
+            if set(names) <= set(pq.read_schema(path).names):
+                columns = pq.read_table(path, columns=list(names)).to_pydict()
+                gaps += _gaps(*(np.array(columns[name], dtype=np.float64) for name in names), fps=fps)
+    if gaps:
+        episode, step, seconds = gaps[0]
+        first = f"the first is step {step} of episode {episode} ({seconds:.3g} s)"
+        yield "timestamp-gaps", f"{len(gaps):,} steps are not 1/{fps:g} s after the one before, {first}"
+
+
+def _gaps(
+    episodes: NDArray[np.float64], steps: NDArray[np.float64], times: NDArray[np.float64], *, fps: float
+) -> list[tuple[int, int, float]]:
+    """Return episode, step and seconds since the step before, where these differ from 1 / fps by more than half."""
+    seconds = np.diff(times)
+    strange = (np.diff(episodes) == 0) & ~(np.abs(seconds * fps - 1) <= 0.5)
+    return [(int(episodes[row + 1]), int(steps[row + 1]), float(seconds[row])) for row in np.flatnonzero(strange)]
+
+
+def _short_videos(folder: Path) -> Iterator[tuple[str, str]]:
+    import av
+
+    expected = _expected_frames(folder)
+    for path in _some(sorted(path for path in expected if path.is_file())):
+        with reading(path, cure="copy it again", also=(av.FFmpegError,)), av.open(str(path)) as container:
+            frames = container.streams.video[0].frames or sum(1 for packet in container.demux(video=0) if packet.size)
+        steps, is_exact = expected[path]
+        if frames < steps or (is_exact and frames > steps):
+            name = path.relative_to(folder)
+            yield "video-frames", f"{name} has {frames} frames, its episodes have {steps} steps; copy it again"
+
+
+def _expected_frames(folder: Path) -> dict[Path, tuple[int, bool]]:
+    """Return the steps of each video, and whether it may hold no others (a v2 file holds one episode)."""
+    import pyarrow.parquet as pq
+
+    expected: dict[Path, tuple[int, bool]] = {}
+    for path in folder.glob("videos/*/*/episode_*.mp4"):
+        data = folder / "data" / path.parent.parent.name / f"{path.stem}.parquet"
+        if data.is_file():
+            with reading(data, cure="copy it again"):
+                expected[path] = pq.read_metadata(data).num_rows, True
+    for file in sorted(folder.glob(EPISODE_FILES)):
+        with reading(file, cure="copy it again"):
+            ends = ("length", "/chunk_index", "/file_index")
+            names = [name for name in pq.read_schema(file).names if name.endswith(ends)]
+            for key, chunk, number, length in _video_rows(pq.read_table(file, columns=names).to_pydict()):
+                path = folder / f"videos/{key}/chunk-{chunk:03d}/file-{number:03d}.mp4"
+                expected[path] = expected.get(path, (0, False))[0] + length, False
+    return expected
+
+
+def _video_rows(columns: dict[str, list[Any]]) -> Iterator[tuple[str, int, int, int]]:
+    """Yield camera key, chunk, file and length of each episode of each camera."""
+    for name, chunks in columns.items():
+        if name.startswith("videos/") and name.endswith("/chunk_index"):
+            key = name.removeprefix("videos/").removesuffix("/chunk_index")
+            files = columns[f"videos/{key}/file_index"]
+            for chunk, number, length in zip(chunks, files, columns["length"], strict=True):
+                yield key, int(chunk), int(number), int(length)
+
+
+def _some(paths: Sequence[Path]) -> Iterator[Path]:
+    if not paths:
+        return
+    for place in np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _MOST_FILES)).astype(int)).tolist():
+        yield paths[place]
