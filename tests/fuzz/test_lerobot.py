@@ -49,6 +49,7 @@ EPISODES = [
 ]
 JSON = ("meta/info.json", "meta/stats.json", "meta/rt1.json")
 TABLES = ("meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet")
+EMBEDDINGS = "meta/rt1_embeddings/chunk-000/file-000.safetensors"
 VIDEO = "videos/observation.images.image/chunk-000/file-000.mp4"
 
 
@@ -106,7 +107,7 @@ def _other_json(data: bytes, rng: random.Random) -> bytes:
 def test_a_mistyped_json_file_gives_episodes_or_one_line(fuzz: Fuzz, folder: Path, name: str, noted: bool) -> None:  # noqa: FBT001
     if not noted and name != JSON[2]:
         (folder / JSON[2]).unlink()
-        (folder / "meta/rt1_embeddings.safetensors").unlink()
+        shutil.rmtree((folder / EMBEDDINGS).parent)
     _read(folder)
     fuzz.check_examples(_damage_and_read(folder, name, _other_json), names="blocks", examples=20)
 
@@ -119,7 +120,7 @@ def test_a_damaged_table_with_checksums_gives_what_was_written_or_one_line(fuzz:
 
 
 def test_damaged_embeddings_give_episodes_or_one_line(fuzz: Fuzz, folder: Path) -> None:
-    check = _damage_and_read(folder, "meta/rt1_embeddings.safetensors", mutate)
+    check = _damage_and_read(folder, EMBEDDINGS, mutate)
     fuzz.check_examples(check, names="blocks", examples=20)
 
 

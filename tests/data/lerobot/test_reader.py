@@ -26,6 +26,7 @@ pq = pytest.importorskip("pyarrow.parquet", reason="LeRobot sets need pyarrow: t
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+EMBEDDINGS = "meta/rt1_embeddings/chunk-000/file-000.safetensors"
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +47,9 @@ def damaged(written: Path, tmp_path: Path) -> Path:
 
 def _without_notes(folder: Path) -> Path:
     """Leave what any other recorder would have written."""
-    for name in ("rt1.json", "rt1_embeddings.safetensors", "recording.json"):
+    for name in ("rt1.json", "recording.json"):
         (folder / "meta" / name).unlink()
+    shutil.rmtree(folder / "meta/rt1_embeddings")
     for path in folder.glob("meta/episodes/*/*"):
         pq.write_table(pq.read_table(path).drop_columns(["rt1/task"]), path)
     return folder
@@ -230,12 +232,15 @@ def test_truncated_and_missing_tables_are_refused(damaged: Path, name: str) -> N
 def test_other_missing_files_are_refused(damaged: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no meta/info\.json"):
         LeRobotSource(tmp_path)
-    embeddings = damaged / "meta/rt1_embeddings.safetensors"
+    embeddings = damaged / EMBEDDINGS
     embeddings.write_bytes(embeddings.read_bytes()[:40])
-    with pytest.raises(DataError, match=r"rt1_embeddings.safetensors is damaged"):
+    with pytest.raises(DataError, match=r"file-000.safetensors is damaged"):
         LeRobotSource(damaged)
     embeddings.unlink()
-    with pytest.raises(DataError, match=r"rt1_embeddings.safetensors is missing"):
+    with pytest.raises(DataError, match=r"rt1_embeddings.*3 text embeddings for 5 episodes"):
+        LeRobotSource(damaged)
+    shutil.rmtree(damaged / "meta/rt1_embeddings")
+    with pytest.raises(DataError, match=r"rt1_embeddings is missing"):
         LeRobotSource(damaged)
     _without_notes_but_statistics = damaged / "meta/stats.json"
     _without_notes_but_statistics.write_text("{}")
@@ -322,10 +327,10 @@ def test_a_mistyped_json_file_is_one_line_that_names_it(
 
 
 def test_embeddings_that_are_not_finite_are_refused(damaged: Path) -> None:
-    path = damaged / "meta/rt1_embeddings.safetensors"
+    path = damaged / EMBEDDINGS
     content = path.read_bytes()
     path.write_bytes(content[: -5 * 8 - 4] + b"\xff" * 4 + content[-5 * 8 :])
-    with pytest.raises(DataError, match=r"rt1_embeddings\.safetensors .*finite"):
+    with pytest.raises(DataError, match=r"file-000\.safetensors .*finite"):
         LeRobotSource(damaged)
 
 

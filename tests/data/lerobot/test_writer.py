@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from rt1.data.lerobot.metadata import LeRobotSettings
 from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.lerobot.schema import write_embeddings
 from rt1.data.lerobot.writer import LeRobotWriter
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
 from rt1.errors import DataError, SaveError
@@ -41,7 +44,7 @@ def test_the_same_episodes_give_the_same_bytes(
         "meta/info.json",
         "meta/recording.json",
         "meta/rt1.json",
-        "meta/rt1_embeddings.safetensors",
+        *(f"meta/rt1_embeddings/chunk-000/file-00{number}.safetensors" for number in range(3)),
         "meta/stats.json",
         "meta/tasks.parquet",
     ]
@@ -154,7 +157,7 @@ def test_a_set_without_text_embeddings_has_none(
     plain = LeRobotSettings(recording=replace(settings, text_encoder=None, episodes=1), fps=3)
     LeRobotWriter(tmp_path, plain).write(lambda _: replace(episodes[0], text_embedding=None))
     assert LeRobotSource(tmp_path).text_embedding(0) is None
-    assert not (tmp_path / "meta/rt1_embeddings.safetensors").exists()
+    assert not (tmp_path / "meta/rt1_embeddings").exists()
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path: Path, lerobot: LeRobotSettings) -> None:
@@ -201,3 +204,22 @@ def test_a_video_needs_even_sizes(lerobot: LeRobotSettings) -> None:
     odd = replace(lerobot.recording, image_size=(23, 32))
     with pytest.raises(ValueError, match=r"23 x 32.*even"):
         replace(lerobot, recording=odd, video="h264")
+
+
+def test_each_data_file_has_its_own_text_embeddings(
+    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
+) -> None:
+    LeRobotWriter(tmp_path, lerobot).write(episodes.__getitem__)
+    files = sorted((tmp_path / "meta/rt1_embeddings/chunk-000").iterdir())
+    assert [len(load_file(path)["rows"]) for path in files] == [2, 2, 1]
+
+
+def test_the_one_file_of_text_embeddings_of_earlier_versions_is_read(
+    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
+) -> None:
+    LeRobotWriter(tmp_path, lerobot).write(episodes.__getitem__)
+    shutil.rmtree(tmp_path / "meta/rt1_embeddings")
+    embeddings = [episode.text_embedding for episode in episodes if episode.text_embedding is not None]
+    write_embeddings(tmp_path / "meta/rt1_embeddings.safetensors", embeddings)
+    source = LeRobotSource(tmp_path)
+    assert np.array_equal([source.text_embedding(episode) for episode in range(5)], embeddings)

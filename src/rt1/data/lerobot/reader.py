@@ -79,9 +79,9 @@ class LeRobotSource:
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
         self._instructions = instructions(schema.read_tasks(self.folder), steps.tasks)
         self._tasks, self._actions = episodes.tasks, steps.actions
-        path, self._embeddings = self.folder / schema.EMBEDDINGS_FILE, None
-        if path.is_file() or notes.text_encoder is not None:
-            self._embeddings = schema.read_embeddings(path, episodes=len(self.lengths))
+        self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
+        if self._embeddings is None and notes.text_encoder is not None:
+            raise DataError(f"{self.folder / schema.EMBEDDING_FOLDER} is missing; {schema.COPY_AGAIN}")
         self._images = (
             VideoImages(episodes, info.fps) if in_video else StoredImages(episodes, steps.rows, self.image_key)
         )

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 VERSION = "v3.0"
 INFO_FILE, STATS_FILE, TASKS_FILE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
-RECORDING_FILE, RT1_FILE, EMBEDDINGS_FILE = "meta/recording.json", "meta/rt1.json", "meta/rt1_embeddings.safetensors"
+RECORDING_FILE, RT1_FILE = "meta/recording.json", "meta/rt1.json"
 EPISODE_FILES = "meta/episodes/chunk-*/file-*.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EMBEDDING_FOLDER = "meta/rt1_embeddings"
+EMBEDDINGS_PATH = f"{EMBEDDING_FOLDER}/chunk-{{chunk_index:03d}}/file-{{file_index:03d}}.safetensors"
+EMBEDDING_FILES = (f"{EMBEDDING_FOLDER}/chunk-*/file-*.safetensors", f"{EMBEDDING_FOLDER}.safetensors")
+"""The text embeddings of each data file. Earlier versions wrote one file for the whole set."""
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TASK_COLUMN = "rt1/task"
 SENTENCE_COLUMN = "__index_level_0__"  # what pandas calls an index without a name
@@ -280,20 +284,27 @@ def write_embeddings(path: Path, embeddings: Iterable[FloatArray]) -> None:
     write_bytes(path, save({"vectors": vectors, "rows": np.array(rows, dtype=np.int64)}))
 
 
-def read_embeddings(path: Path, *, episodes: int | None = None) -> list[FloatArray]:
-    """Return the text embedding of each episode. Damage or another number of episodes raises :class:`DataError`."""
+def read_embeddings(folder: Path, *, episodes: int) -> list[FloatArray] | None:
+    """Return the text embedding of each episode, or None where there are no files of them.
+
+    Damage or another number of episodes raises :class:`DataError`.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {COPY_AGAIN}")
-    with border.reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
-        tensors = load(path.read_bytes())
-        vectors, rows = tensors["vectors"], tensors["rows"]
-    types = vectors.ndim == 2 and rows.ndim == 1 and vectors.dtype == np.float32 and rows.dtype == np.int64
-    sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
-    if not sound or rows.max(initial=0) >= len(vectors) or episodes not in (None, len(rows)):
-        shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
-        rule = f"which must be a finite vector for each of {episodes} episodes"
-        raise DataError(f"{path} holds {shapes}, {rule}; {COPY_AGAIN}")
-    return [vectors[row] for row in rows]
+    paths = [path for pattern in EMBEDDING_FILES for path in sorted(folder.glob(pattern))]
+    embeddings: list[FloatArray] = []
+    for path in paths:
+        with border.reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
+            tensors = load(path.read_bytes())
+            vectors, rows = tensors["vectors"], tensors["rows"]
+        types = vectors.ndim == 2 and rows.ndim == 1 and vectors.dtype == np.float32 and rows.dtype == np.int64
+        sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
+        if not sound or rows.max(initial=0) >= len(vectors):
+            shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
+            raise DataError(f"{path} holds {shapes}, must hold a finite vector for each row; {COPY_AGAIN}")
+        embeddings += [vectors[row] for row in rows]
+    if paths and len(embeddings) != episodes:
+        counts = f"{len(embeddings)} text embeddings for {episodes} episodes"
+        raise DataError(f"{folder / EMBEDDING_FOLDER} holds {counts}, must be one each; {COPY_AGAIN}")
+    return embeddings if paths else None
