@@ -28,6 +28,9 @@ DAMAGE: tuple[type[Exception], ...] = (
 )
 """What parsers and numpy raise on content of another form. The other built-in errors are our own mistakes."""
 
+LFS_POINTER = b"version https://git-lfs"
+"""First bytes of the text that git leaves in place of a file that git-lfs has not fetched."""
+IS_LFS_POINTER = "is a git-lfs pointer, not the file itself; run git lfs pull"
 _LONGEST = 1000
 
 
@@ -57,6 +60,8 @@ def reading(
         yield
     except kinds as reason:
         text = _one_line(reason)
+        if is_lfs_pointer(name):
+            raise error(f"{name} {IS_LFS_POINTER}") from reason
         if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
             raise
         if isinstance(reason, RT1Error | ValueError) and str(name) in text:
@@ -64,6 +69,17 @@ def reading(
         if isinstance(reason, RT1Error):
             raise error(f"{name}: {text}") from reason
         raise error(f"{name} is damaged or not in the expected form ({describe(reason)}); {cure}") from reason
+
+
+def is_lfs_pointer(path: Path | str) -> bool:
+    """Return whether a file is what git leaves in place of a file that git-lfs has not fetched."""
+    try:
+        if not Path(path).is_file():
+            return False
+        with Path(path).open("rb") as file:
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
+    except (OSError, ValueError):  # ValueError: the name of a record may hold anything
+        return False
 
 
 def describe(reason: BaseException) -> str:

@@ -175,13 +175,13 @@ def test_several_cameras_must_be_chosen_from(damaged: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda info: info.update(codebase_version="v2.1"), "codebase_version 'v2.1'.*convert_dataset_v21_to_v30"),
+        (lambda info: info.update(codebase_version="v1.6"), "codebase_version 'v1.6'.*lerobot"),
+        (lambda info: info.update(codebase_version="v2.1"), "episodes.jsonl"),
         (lambda info: info.update(codebase_version="v4.0"), "codebase_version 'v4.0'.*update rt1"),
         (lambda info: info.pop("features"), "is damaged or not in the expected form"),
         (lambda info: info.update(fps=0), "fps is 0.0"),
         (lambda info: info.update(total_episodes=6), r"promises the episodes 0\.\.5, found 5 episodes"),
         (lambda info: info.update(data_path="data/{shard}.parquet"), "the path template .* is not a field"),
-        (lambda info: info.update(data_path="data/{file_index}.parquet"), r"0\.parquet is missing"),
     ],
 )
 def test_a_description_that_does_not_fit_is_refused(
@@ -195,10 +195,11 @@ def test_a_description_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("name", "column", "values", "message"),
     [
-        (EPISODES, "length", [0, 2], r"episode 0 has length 0 and the steps 0\.\.1"),
+        (EPISODES, "length", [0, 2], r"episode 0 has length 0"),
+        (EPISODES, "length", [3, 2], r"episode 0 has length 3 and the steps 0\.\.1"),
         (EPISODES, "episode_index", [1, 1], r"found 5 episodes, numbered 1\.\.4"),
         (DATA, "episode_index", [0, 0, 1], r"its rows are not the 3 steps of the episodes 0\.\.1"),
-        (DATA, "task_index", [7, 0, 0], r"episode 0 has task_index 7; meta/tasks.parquet has \[0, 1\]"),
+        (DATA, "task_index", [7, 0, 0], r"episode 0 has task_index 7.*\[0, 1\]"),
         (DATA, "task_index", [0, None, 0], "'task_index' has 1 empty places"),
         (
             DATA,
@@ -206,8 +207,8 @@ def test_a_description_that_does_not_fit_is_refused(
             [[0.0] * 3, [0.0, float("nan"), 0.0], [0.0] * 3],
             r"'action' of episode 1, step 0 is \[0.0, nan",
         ),
-        (DATA, "action", [[0.0] * 3, [0.0, None, 0.0], [0.0] * 3], "must hold 3 floats a row"),
-        ("meta/tasks.parquet", "__index_level_0__", ["push", " "], "the instruction of task_index 1 is empty"),
+        (DATA, "action", [[0.0] * 3, [0.0, None, 0.0], [0.0] * 3], "must hold 3 numbers"),
+        ("meta/tasks.parquet", "__index_level_0__", ["push", " "], "the instruction of episode 1, task_index 1, is empty"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(
@@ -241,11 +242,6 @@ def test_other_missing_files_are_refused(damaged: Path, tmp_path: Path) -> None:
         LeRobotSource(damaged)
     shutil.rmtree(damaged / "meta/rt1_embeddings")
     with pytest.raises(DataError, match=r"rt1_embeddings is missing"):
-        LeRobotSource(damaged)
-    _without_notes_but_statistics = damaged / "meta/stats.json"
-    _without_notes_but_statistics.write_text("{}")
-    (damaged / "meta/rt1.json").unlink()
-    with pytest.raises(DataError, match=r"stats\.json.*min and max.*'action'"):
         LeRobotSource(damaged)
 
 
@@ -346,5 +342,5 @@ def test_actions_of_unequal_lengths_are_refused(damaged: Path) -> None:
     table = pq.read_table(damaged / DATA)
     values = pa.array([[0.0] * 2, [0.0] * 4, [0.0] * 3], pa.list_(pa.float32()))
     pq.write_table(table.set_column(table.column_names.index("action"), "action", values), damaged / DATA)
-    with pytest.raises(DataError, match=r"file-000\.parquet: the column 'action' is list.*3 floats a row"):
+    with pytest.raises(DataError, match=r"file-000\.parquet: the column 'action' is list.*3 numbers"):
         LeRobotSource(damaged)
