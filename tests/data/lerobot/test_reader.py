@@ -208,7 +208,12 @@ def test_a_description_that_does_not_fit_is_refused(
             r"'action' of episode 1, step 0 is \[0.0, nan",
         ),
         (DATA, "action", [[0.0] * 3, [0.0, None, 0.0], [0.0] * 3], "must hold 3 numbers"),
-        ("meta/tasks.parquet", "__index_level_0__", ["push", " "], "the instruction of episode 1, task_index 1, is empty"),
+        (
+            "meta/tasks.parquet",
+            "__index_level_0__",
+            ["push", " "],
+            "the instruction of episode 1, task_index 1, is empty",
+        ),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(

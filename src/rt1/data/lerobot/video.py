@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.lerobot.schema import COPY_AGAIN, Episodes
-from rt1.data.sources.video import TOLERANCE, Video
+from rt1.data.sources.video import TOLERANCE, Clock, Video
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,22 +85,42 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
     moved. Spans that overlap, end after the video, or differ from the length of their episode, and a video of another
     rate, raise :class:`DataError` with file and episode.
     """
-    starts = episodes.video_starts.astype(np.float64)
-    _check_spans(episodes, fps)
+    starts, lengths = episodes.video_starts.astype(np.float64), episodes.lengths
     members: dict[Path, list[int]] = {}
     for episode in np.argsort(starts, kind="stable").tolist():
         members.setdefault(episodes.video_files[episode], []).append(episode)
+    clocks = {path: _clock(path, fps) for path in members}
+    _check_spans(episodes, fps)
     for path, numbers in members.items():
-        spans = starts[numbers], starts[numbers] + episodes.lengths[numbers] / fps
-        early = spans[0][1:] < spans[1][:-1] - TOLERANCE / fps
-        if early.any():
-            one, other = (numbers[int(np.argmax(early)) + after] for after in (0, 1))
+        stops = starts[numbers] + lengths[numbers] / fps
+        overlaps = starts[numbers][1:] < stops[:-1] - TOLERANCE / fps
+        if overlaps.any():
+            one, other = (numbers[int(np.argmax(overlaps)) + after] for after in (0, 1))
             raise DataError(
                 f"{path}: episode {other} begins at second {starts[other]:.3f}, within episode {one}, which has "
-                f"{episodes.lengths[one]} steps from second {starts[one]:.3f} on; {COPY_AGAIN}"
+                f"{lengths[one]} steps from second {starts[one]:.3f} on; {COPY_AGAIN}"
             )
-        starts[numbers] += _shift(path, numbers, spans, fps)
+        shift = _shift(path, clocks[path], numbers[0], starts[numbers[0]], fps)
+        end = clocks[path].first + clocks[path].images / fps
+        if stops[-1] + shift > end + TOLERANCE / fps:
+            raise DataError(
+                f"{path} has {clocks[path].images} images and ends at second {end:.3f}, and episode {numbers[-1]} at "
+                f"second {stops[-1] + shift:.3f}; {COPY_AGAIN}"
+            )
+        starts[numbers] += shift
     return starts
+
+
+def _clock(path: Path, fps: float) -> Clock:
+    """Return the times of a video. One of another rate raises :class:`DataError`."""
+    with closing(Video(str(path), name=str(path), cure=COPY_AGAIN)) as video:
+        clock = video.clock()
+    if clock.rates and not any(abs(rate / fps - 1) <= _MOST_RATE_ERROR for rate in clock.rates):
+        raise DataError(
+            f"{path} has {clock.rates[0]:.4g} images per second, and meta/info.json has fps {fps:g}; set fps to the "
+            "rate of the recording"
+        )
+    return clock
 
 
 def _check_spans(episodes: Episodes, fps: float) -> None:
@@ -116,31 +136,17 @@ def _check_spans(episodes: Episodes, fps: float) -> None:
         )
 
 
-def _shift(
-    path: Path, numbers: Sequence[int], spans: tuple[NDArray[np.float64], NDArray[np.float64]], fps: float
-) -> float:
-    """Return what to add to the times of the metadata to get those of the file, after checking that they fit."""
-    with closing(Video(str(path), name=str(path), cure=COPY_AGAIN)) as video:
-        clock = video.clock()
-    if clock.rates and not any(abs(rate / fps - 1) <= _MOST_RATE_ERROR for rate in clock.rates):
-        raise DataError(
-            f"{path} has {clock.rates[0]:.4g} images per second, and meta/info.json has fps {fps:g}; set fps to the "
-            "rate of the recording"
-        )
-    first, tolerance = float(spans[0][0]), TOLERANCE / fps
-    shift = 0.0 if abs(first - clock.first) <= tolerance or abs(clock.first) <= tolerance else clock.first
-    if shift and first > tolerance:
-        raise DataError(
-            f"{path} begins at second {clock.first:.3f}, and its first episode, {numbers[0]}, at second {first:.3f}: "
-            "the clock of the times is not known; encode the video again from second 0 on"
-        )
-    stop, last = spans[1][-1] + shift, clock.first + clock.images / fps
-    if stop > last + tolerance:
-        raise DataError(
-            f"{path} has {clock.images} images and ends at second {last:.3f}, and episode {numbers[-1]} at second "
-            f"{stop:.3f}; {COPY_AGAIN}"
-        )
-    return shift
+def _shift(path: Path, clock: Clock, episode: int, start: float, fps: float) -> float:
+    """Return what to add to the times of the metadata to get those of the file whose first episode is this one."""
+    tolerance = TOLERANCE / fps
+    if abs(clock.first) <= tolerance or abs(start - clock.first) <= tolerance:
+        return 0.0
+    if start <= tolerance:
+        return clock.first
+    raise DataError(
+        f"{path} begins at second {clock.first:.3f}, and its first episode, {episode}, at second {start:.3f}: "
+        "the times have no common clock; encode the video again from second 0 on"
+    )
 
 
 def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec) -> bytes:
