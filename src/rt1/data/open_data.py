@@ -6,10 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from rt1.actions import rt1_action_spec
 from rt1.common.border import reading
+from rt1.common.suggest import lookup
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.schema import INFO_FILE
-from rt1.data.rlds.open_x import open_x_source
+from rt1.data.rlds.open_x import OPEN_X, open_x_source
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
@@ -22,7 +24,7 @@ _OPEN_X, _RLDS = "read as Open X, where --open-x names the keys", "read as RLDS"
 _KEYS = ("image_key", "instruction_key", "embedding_key", "action_keys")
 _OF_ROWS = ("instruction", "channels_first", "action_leads_here")
 _OPTIONS = {
-    _LEROBOT: ("image_key", "action_keys"),
+    _LEROBOT: ("image_key", "action_keys", "open_x"),
     _HUGGING_FACE: (*_KEYS, "instruction", "episode_key"),
     _NPZ: (*_KEYS, *_OF_ROWS),
     _HDF5: (*_KEYS, *_OF_ROWS, "group", "start_key"),
@@ -77,7 +79,7 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         names = ", ".join("--" + name.replace("_", "-") for name in changed)
         raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")
     if kind == _LEROBOT:
-        return LeRobotSource(folder, image_key=options.image_key, action_key=_action_key(folder, options) or "action")
+        return _open_lerobot(folder, options)
     if kind == _OPEN_X:
         assert options.open_x is not None
         return open_x_source(folder, dataset=options.open_x, split=options.split, skip_corrupt=options.skip_corrupt)
@@ -117,6 +119,26 @@ def _open_rlds(folder: Path, options: DataOptions) -> EpisodeSource:
         )
     layout = RLDSLayout(**keys) if keys else None
     return RLDSSource(folder, split=options.split, layout=layout, skip_corrupt=options.skip_corrupt)
+
+
+def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
+    if options.open_x is None:
+        return LeRobotSource(folder, image_key=options.image_key, action_key=options.action_keys or "action")
+    dataset = lookup("Open X data set", options.open_x, OPEN_X)
+    if not dataset.lerobot or options.action_keys:
+        names = ", ".join(name for name, entry in OPEN_X.items() if entry.lerobot)
+        raise DataError(
+            f"--open-x {dataset.name} cannot be used here: {folder} is a LeRobot data set, whose names are {names}, "
+            "without --action-keys"
+        )
+    return LeRobotSource(
+        folder,
+        image_key=options.image_key or dataset.image_key,
+        action_key=dataset.action_keys,
+        action_spec=rt1_action_spec(bins=512, world_bound=2.0),
+        map_actions=lambda actions: dataset.to_rt1({"action": actions}),
+        name=dataset.name,
+    )
 
 
 def _action_key(path: Path, options: DataOptions) -> str | None:

@@ -10,6 +10,7 @@ import pytest
 from tests.fixtures.lerobot import LeRobotSet, assert_right_images
 
 from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.lerobot.steps import read_steps
 
 pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
 pytest.importorskip("av", reason="videos need av: the extra lerobot")
@@ -20,17 +21,14 @@ WRITTEN = LeRobotSet(version="v2.1", lengths=(2, 3, 1), late=2.0)
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that the data files are read."""
-    from rt1.data.lerobot import reader
-
     calls: list[int] = []
-    read_steps = reader.read_steps
 
     def counted(*arguments: object) -> object:
         calls.append(1)
         return read_steps(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr("rt1.data.lerobot.cache.FEW_FILES", 2)
-    monkeypatch.setattr(reader, "read_steps", counted)
+    monkeypatch.setattr("rt1.data.lerobot.reader.read_steps", counted)
     return calls
 
 

@@ -41,7 +41,7 @@ def test_names_that_do_not_fit_are_left_out(tmp_path: Path, names: object) -> No
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int32, np.float16, np.float64])
 def test_an_action_may_have_any_type_of_number(tmp_path: Path, dtype: type) -> None:
-    actions = [np.arange(2 * n).reshape(n, 2).astype(dtype) for n in (3, 4)]
+    actions: list[Any] = [np.arange(2 * n).reshape(n, 2).astype(dtype) for n in (3, 4)]
     source = LeRobotSource(_written(tmp_path / "set", actions=actions))
     assert np.array_equal(source.actions(1, 1, 4), actions[1][1:].astype(np.float32))
 
@@ -51,7 +51,7 @@ def test_two_action_keys_are_joined(tmp_path: Path) -> None:
     written = LeRobotSet(lengths=(3, 4), video=None, extra={"grip": grip})
     source = LeRobotSource(written.write(tmp_path / "set"), action_key=("action", "grip"))
     assert [part.name for part in source.action_spec.parts] == ["action", "grip"]
-    assert np.array_equal(source.actions(1, 0, 4)[:, 7], np.float32(grip[1]))
+    assert np.array_equal(source.actions(1, 0, 4)[:, 7], grip[1])
     assert np.array_equal(source.actions(1, 0, 4)[:, :7], written.actions[1])
 
 

@@ -67,18 +67,17 @@ class LeRobotSource:
             DataError: another version of the format, an unknown feature, a missing or damaged file, or an unusable
                 episode.
         """
-        self.folder = Path(folder)
+        self.folder, self.name = Path(folder), name or ""
         keys = (action_key,) if isinstance(action_key, str) else tuple(action_key)
         with reading(self.folder, cure=schema.COPY_AGAIN):
             self._open(image_key, keys, action_spec, map_actions)
-        self.name = name or self.name
 
     def _open(
         self, image_key: str | None, keys: Sequence[str], action_spec: ActionSpec | None, map_actions: MapActions | None
     ) -> None:
         info = schema.read_info(self.folder)
         notes = read_recorder_notes(self.folder / schema.RT1_FILE, name=str, image_key=str)
-        self.name = notes.name or self.folder.resolve().name
+        self.name = self.name or notes.name or self.folder.resolve().name
         self.image_key = info.image_key(image_key or notes.image_key)
         sizes = {key: info.action_size(key) for key in keys}
         spec = action_spec or notes.action_spec

@@ -91,7 +91,7 @@ class Info:
 
     def action_names(self, key: str) -> tuple[str, ...]:
         """Return the names of the entries of an action feature. Empty where there is not one for each entry."""
-        names = self.features[key].get("names")
+        names: Any = self.features[key].get("names")
         if isinstance(names, dict) and all(isinstance(number, int) for number in names.values()):
             names = sorted(names, key=lambda name: int(names[name]))  # {"x": 0, "y": 1}
         elif isinstance(names, dict):  # {"motors": ["x", "y"]}

@@ -44,6 +44,8 @@ class OpenXDataset:
     """First step that is used; 1 if the first action of every episode is a zero placeholder."""
     bgr: bool = False
     """Whether the images are stored as BGR."""
+    lerobot: bool = False
+    """Whether it is published as a LeRobot data set, not as RLDS."""
     weight: float = 1.0
     """Share in a mixture; in the table that of RT-1-X."""
 
@@ -145,6 +147,8 @@ def open_x_source(
     """
     if isinstance(dataset, str):
         dataset = lookup("Open X data set", dataset, OPEN_X)
+    if dataset.lerobot:
+        raise DataError(f"{folder} is RLDS, and {dataset.name} is a LeRobot data set; name the RLDS data set")
     raw = RLDSSource(folder, split=split, layout=dataset.layout(), name=dataset.name, skip_corrupt=skip_corrupt)
     return OpenXSource(raw, dataset, action_spec or rt1_action_spec(bins=512, world_bound=2.0))
 
@@ -194,6 +198,10 @@ _TABLE = (
                  control_rate=10.0, image_key="observation/rgb", instruction_key="observation/instruction",
                  embedding_key=None, weight=30.0),
     _BERKELEY_BRIDGE,
+    OpenXDataset(name="fractal20220817_data_lerobot", action_keys=("action",), to_rt1=mappings.fractal_lerobot,
+                 control_rate=3.0, image_key="observation.images.image", lerobot=True, weight=150.0),
+    OpenXDataset(name="bridge_orig_lerobot", action_keys=("action",), to_rt1=mappings.bridge_lerobot,
+                 control_rate=5.0, image_key="observation.images.image_0", lerobot=True, weight=50.0),
 )  # fmt: skip
 
 OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE} | {"bridge_orig": _BERKELEY_BRIDGE}

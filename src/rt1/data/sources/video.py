@@ -59,12 +59,13 @@ class Video:
             self._container = av.open(file, "r", metadata_errors="ignore")
         streams = self._container.streams.video
         # A stream whose codec is unknown has no context, whatever the types say.
-        if not streams or getattr(streams[0], "codec_context", None) is None or not streams[0].time_base:
+        base = streams[0].time_base if streams and getattr(streams[0], "codec_context", None) is not None else None
+        if not base:
             self.close()
             raise DataError(f"{name}: there is no video that can be decoded; {cure}")
         self._stream = streams[0]
         self._stream.codec_context.thread_count = 1  # the loader's threads already keep the cores busy
-        self._tick = float(self._stream.time_base)
+        self._tick = float(base)
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all images: it prepares its tables once
         self._earlier = 0.0
 
