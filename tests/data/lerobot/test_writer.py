@@ -116,6 +116,8 @@ def test_the_tables_are_what_lerobot_expects(
         "action": "fixed_size_list<element: float>[3]",
         "timestamp": "float",
         **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64"),
+        "next.reward": "float",
+        "next.success": "bool",
     }
     assert steps["index"].to_pylist() == list(range(3, 10))
     assert steps["frame_index"].to_pylist() == [0, 1, 2, 0, 1, 2, 3]

@@ -20,7 +20,7 @@ from rt1.data.lerobot.cache import Arrays, cached
 from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, instructions, read_steps
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
-from rt1.data.sources.base import check_steps
+from rt1.data.sources.base import Outcome, check_steps
 from rt1.data.sources.images import decode_image, encode_png
 from rt1.data.statistics import spec_between
 from rt1.errors import DataError, RT1Error
@@ -106,7 +106,8 @@ class LeRobotSource:
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
         self._instructions = instructions(read_tasks(self.folder), steps.tasks)
-        self._tasks = episodes.tasks
+        self._tasks, self._seeds = episodes.tasks, episodes.seeds
+        self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
         if self._embeddings is None and notes.text_encoder is not None:
             raise DataError(f"{self.folder / schema.EMBEDDING_FOLDER} is missing; {schema.COPY_AGAIN}")
@@ -134,6 +135,16 @@ class LeRobotSource:
         """Return the task name noted by our writer, else an empty string."""
         check_steps(self, episode)
         return self._tasks[episode]
+
+    def outcome(self, episode: int) -> Outcome:
+        """Return success and rewards as LeRobot's environments note them, and the seed noted by our writer."""
+        check_steps(self, episode)
+        stop = int(self._ends[episode])
+        return Outcome(
+            success=None if self._success is None else bool(self._success[episode]),
+            seed=None if self._seeds is None else int(self._seeds[episode]),
+            rewards=None if self._rewards is None else self._rewards[stop - int(self.lengths[episode]) : stop].copy(),
+        )
 
     def text_embedding(self, episode: int) -> FloatArray | None:
         """Return the text embedding stored by our writer, float32 (E,), else None."""

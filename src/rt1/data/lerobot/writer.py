@@ -92,7 +92,7 @@ class LeRobotWriter:
                 episode = read(number)
                 check_episode(episode, recording)
                 task = tasks.setdefault(episode.instruction, len(tasks))
-                columns = metadata.step_columns(episode, settings.fps, number=number, step=step, task=task)
+                columns = metadata.step_columns(episode, settings, number=number, step=step, task=task)
                 sink.write_table(metadata.step_table(episode.images, columns, sink.schema))
                 rows.append(metadata.episode_row(episode, columns, settings, file=state.file, base=state.step))
                 step += len(episode.images)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rt1.data.rlds import open_x_actions as mappings
 from rt1.data.rlds.open_x_actions import ActionMapping
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
-from rt1.data.sources.base import check_steps
+from rt1.data.sources.base import Outcome, check_steps
 from rt1.errors import DataError
 
 
@@ -101,6 +101,12 @@ class OpenXSource:
 
     def text_embedding(self, episode: int) -> FloatArray | None:
         return self.raw.text_embedding(episode)
+
+    def outcome(self, episode: int) -> Outcome:
+        """Return success, seed and rewards of an episode, as far as the data set says."""
+        outcome = self.raw.outcome(episode)
+        rewards = None if outcome.rewards is None else outcome.rewards[self.dataset.first_step :]
+        return replace(outcome, rewards=rewards)
 
     def encoded_images(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the JPEG or PNG bytes of steps ``start..stop-1`` as stored; see ``bgr``."""
