@@ -36,15 +36,20 @@ def test_the_second_opening_reads_no_data_file_and_gives_the_same(tmp_path: Path
     folder = WRITTEN.write(tmp_path / "set")
     first, second = LeRobotSource(folder), LeRobotSource(folder)
     assert len(reads) == 1
-    assert [path.suffix for path in (folder / ".rt1-index").iterdir()] == [".safetensors"]
+    assert len(list((folder / ".rt1-index").iterdir())) == 1
     for source in (first, second):
         assert_right_images(source, WRITTEN.lengths)
         assert np.array_equal(source.actions(1, 0, 3), WRITTEN.actions[1])
 
 
 def _damage(folder: Path) -> None:
-    (path,) = (folder / ".rt1-index").iterdir()
+    (path,) = (folder / ".rt1-index").glob("*/actions.npy")
     path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+
+
+def _damage_key(folder: Path) -> None:
+    (path,) = (folder / ".rt1-index").glob("*/index.json")
+    path.write_text('{"key": 3}')
 
 
 def _change(folder: Path) -> None:
@@ -57,7 +62,7 @@ def _other_rate(folder: Path) -> None:
     path.write_text(path.read_text().replace('"fps": 30', '"fps": 30.01'))
 
 
-@pytest.mark.parametrize("change", [_damage, _change, _other_rate])
+@pytest.mark.parametrize("change", [_damage, _damage_key, _change, _other_rate])
 def test_a_changed_file_or_a_damaged_index_is_read_again(
     tmp_path: Path, reads: list[int], change: Callable[[Path], None]
 ) -> None:
@@ -77,4 +82,4 @@ def test_a_read_only_set_has_its_index_in_the_cache_of_the_user(
     LeRobotSource(folder)
     LeRobotSource(folder)
     assert len(reads) == 1
-    assert list((tmp_path / "cache").rglob("*.safetensors"))
+    assert list((tmp_path / "cache").rglob("actions.npy"))

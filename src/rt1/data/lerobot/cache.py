@@ -13,17 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.border import reading
-from rt1.common.crc32c import masked_crc32c
-from rt1.common.files import user_cache, write_bytes
+from rt1.common.files import replacing, user_cache
 from rt1.common.first_look import stamp_of
-from rt1.common.json_files import parse
-from rt1.errors import DataError, SaveError
+from rt1.common.json_files import read_object
+from rt1.errors import DataError
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
 FEW_FILES = 64
 """Up to this many files are read at every opening."""
-_FORMAT = "1"
+_FORMAT, _KEY_FILE = 1, "index.json"
 
 
 def cached(folder: Path, files: Iterable[Path], settings: Mapping[str, object], read: Callable[[], Arrays]) -> Arrays:
@@ -41,44 +40,43 @@ def cached(folder: Path, files: Iterable[Path], settings: Mapping[str, object], 
     stamps = [(str(path), *stamp_of(path)) for path in files]
     key = hashlib.sha256(json.dumps([_FORMAT, dict(settings), stamps]).encode()).hexdigest()
     owner = hashlib.sha256(json.dumps([str(folder.resolve()), dict(settings)]).encode()).hexdigest()[:12]
-    paths = [base / f"lerobot-{owner}.safetensors" for base in (folder / ".rt1-index", user_cache() / "index")]
-    for path in paths:
-        if path.is_file():
+    indexes = [base / f"lerobot-{owner}" for base in (folder / ".rt1-index", user_cache() / "index")]
+    for index in indexes:
+        if (index / _KEY_FILE).is_file():
             with suppress(DataError):  # damaged, or made from other files: it is made again
-                return _load(path, key)
+                return _load(index, key)
     arrays = read()
     problems = []
-    for path in paths:
+    for index in indexes:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _save(path, key, arrays)
-        except (OSError, SaveError) as error:  # a read-only folder
+            _save(index, key, arrays)
+        except OSError as error:  # a read-only folder
             problems.append(str(error))
         else:
-            return arrays
+            return _load(index, key)  # memory-mapped, so that the arrays of reading can go
     warnings.warn(f"the index cannot be kept and is made at every start: {'; '.join(problems)}", stacklevel=2)
     return arrays
 
 
-def _save(path: Path, key: str, arrays: Arrays) -> None:
-    from safetensors.numpy import save
-
-    notes = {"key": key, "checksums": json.dumps({name: _checksum(array) for name, array in arrays.items()})}
-    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=notes))
-
-
-def _load(path: Path, key: str) -> Arrays:
-    from safetensors import SafetensorError, safe_open
-
-    with reading(path, also=(SafetensorError,)), safe_open(path, framework="numpy") as file:
-        notes = file.metadata() or {}
-        if notes.get("key") != key:
-            raise DataError(f"{path} was made from other files")
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if {name: _checksum(array) for name, array in arrays.items()} != parse(notes["checksums"], name=str(path)):
-            raise DataError(f"{path} is damaged")
-        return arrays
+def _save(index: Path, key: str, arrays: Arrays) -> None:
+    with replacing(index, holding=(_KEY_FILE, "*.npy")) as beside:
+        beside.mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(beside / f"{name}.npy", np.ascontiguousarray(array), allow_pickle=False)
+        content = {"key": key, "checksums": {name: _checksum(beside / f"{name}.npy") for name in arrays}}
+        (beside / _KEY_FILE).write_text(json.dumps(content), encoding="utf-8")
 
 
-def _checksum(array: NDArray[np.generic]) -> int:
-    return masked_crc32c(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+def _load(index: Path, key: str) -> Arrays:
+    """Return the stored arrays, memory-mapped. Others raise :class:`DataError`."""
+    with reading(index):
+        content = read_object(index / _KEY_FILE)
+        paths = {name: index / f"{name}.npy" for name in content["checksums"] if name.isidentifier()}
+        if content["key"] != key or content["checksums"] != {name: _checksum(path) for name, path in paths.items()}:
+            raise DataError(f"{index} is damaged, or was made from other files")
+        return {name: np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray) for name, path in paths.items()}
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -44,6 +44,10 @@ class Steps:
 
     actions: FloatArray
     """float32 (all steps, A), episode by episode."""
+    low: FloatArray
+    """(A,) smallest value of each entry."""
+    high: FloatArray
+    """(A,) largest value of each entry."""
     tasks: NDArray[np.int64]
     """(E,) ``task_index`` of each episode's first step."""
     changes: NDArray[np.bool_]
@@ -106,7 +110,17 @@ def read_steps(episodes: Episodes, keys: StepKeys, fps: float) -> Steps:
             rewards[step] = values[REWARD_KEY][row]
         if success is not None:
             success[members] = np.logical_or.reduceat(values[SUCCESS_KEY][row] != 0, ends - counts)
-    return Steps(actions=actions, tasks=tasks, changes=changes, rows=rows, rewards=rewards, success=success)
+    columns = np.ascontiguousarray(actions.T)  # several times faster to reduce
+    return Steps(
+        actions=actions,
+        low=columns.min(axis=1),
+        high=columns.max(axis=1),
+        tasks=tasks,
+        changes=changes,
+        rows=rows,
+        rewards=rewards,
+        success=success,
+    )
 
 
 def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
