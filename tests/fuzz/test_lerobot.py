@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fixtures.lerobot import CAMERA, LeRobotSet
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
@@ -102,6 +103,7 @@ def _other_json(data: bytes, rng: random.Random) -> bytes:
     return json.dumps(mutate_json(json.loads(data), rng)).encode() if rng.random() < 0.8 else mutate(data, rng)
 
 
+@pytest.mark.filterwarnings("ignore:.* outside the bounds")
 @pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("name", JSON)
 def test_a_mistyped_json_file_gives_episodes_or_one_line(fuzz: Fuzz, folder: Path, name: str, noted: bool) -> None:  # noqa: FBT001
@@ -151,3 +153,30 @@ def test_a_damaged_video_gives_images_or_one_line(fuzz: Fuzz, tmp_path: Path) ->
     pytest.importorskip("av", reason="videos need av: the extra lerobot")
     folder = _write(tmp_path / "blocks", video=True)
     fuzz.check_examples(_damage_and_read(folder, VIDEO, mutate), names="blocks", examples=20)
+
+
+def _other_lines(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines()
+    number = rng.randrange(len(lines))
+    lines[number] = _other_json(lines[number], rng)
+    return b"\n".join(lines)
+
+
+@pytest.mark.filterwarnings("ignore:.* change their instruction")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("meta/info.json", _other_json),
+        ("meta/episodes.jsonl", _other_lines),
+        ("meta/tasks.jsonl", _other_lines),
+        ("data/chunk-000/episode_000001.parquet", _mistyped),
+        (f"videos/chunk-000/{CAMERA}/episode_000001.mp4", mutate),
+    ],
+)
+def test_a_damaged_set_of_version_2_gives_episodes_or_one_line(
+    fuzz: Fuzz, tmp_path: Path, name: str, change: Callable[[bytes, random.Random], bytes]
+) -> None:
+    pytest.importorskip("av", reason="videos need av: the extra lerobot")
+    marks = {"next.success": [[False, True], [False] * 3], "next.reward": [[0.0, 1.0], [0.0] * 3]}
+    folder = LeRobotSet(version="v2.1", lengths=(2, 3), extra=marks).write(tmp_path / "blocks")
+    fuzz.check_examples(_damage_and_read(folder, name, change), names="blocks", examples=20)

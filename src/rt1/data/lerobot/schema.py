@@ -261,7 +261,7 @@ def _episode_columns(path: Path, names: Sequence[str], times: Sequence[str]) -> 
 
 def check_lengths(folder: Path, info: Info, numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
     """Raise :class:`DataError` if the ascending numbers of the episodes have gaps, or an episode has no steps."""
-    if not np.array_equal(numbers, np.arange(info.episodes)):
+    if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
         span = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
         rule = f"{INFO_FILE} promises the episodes 0..{info.episodes - 1}"
         raise DataError(f"{folder}: {rule}, found {span}; {COPY_AGAIN}")

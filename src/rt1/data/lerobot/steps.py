@@ -94,7 +94,8 @@ def read_steps(episodes: Episodes, keys: StepKeys, fps: float) -> Steps:
     for path, members in _by_file(episodes).items():
         numbers, values = _read_file(path, keys)
         starts, counts = _starts(path, numbers["episode_index"], members, lengths), lengths[members]
-        _check_rate(path, members, values["timestamp"][starts + counts - 1] - values["timestamp"][starts], counts, fps)
+        times = values["timestamp"].astype(np.float64)
+        _check_rate(path, members, (times[starts], times[starts + counts - 1]), counts, fps)
         if not np.isfinite(values["action"]).all():
             for member, row in zip(members.tolist(), starts.tolist(), strict=True):
                 check_finite(values["action"][row : row + lengths[member]], f"{keys.action_name} of episode {member}")
@@ -156,14 +157,21 @@ def _starts(
 
 
 def _check_rate(
-    path: Path, members: NDArray[np.int64], seconds: NDArray[np.float32], counts: NDArray[np.int64], fps: float
+    path: Path,
+    members: NDArray[np.int64],
+    times: tuple[NDArray[np.float64], NDArray[np.float64]],
+    counts: NDArray[np.int64],
+    fps: float,
 ) -> None:
-    """Raise :class:`DataError` if episodes of these counts of steps take other times than they do at this rate."""
+    """Raise :class:`DataError` if the times of the first and last step of episodes are not those of this rate."""
     steps = counts - 1
-    wrong = np.abs(seconds * fps - steps) > np.maximum(_MOST_DRIFT, _MOST_RATE_ERROR * steps)
+    with np.errstate(over="ignore", invalid="ignore"):  # times may be anything
+        seconds = times[1] - times[0]
+        wrong = np.abs(seconds * fps - steps) > np.maximum(_MOST_DRIFT, _MOST_RATE_ERROR * steps)
     if wrong.any():
         number = int(np.argmax(wrong))
-        rate = f"{steps[number] / seconds[number]:.4g} steps per second" if seconds[number] > 0 else "no rate"
+        span = float(seconds[number])
+        rate = f"{float(steps[number]) / span:.4g} steps per second" if span > 0 else "no rate"
         raise DataError(
             f"{path}: the timestamps of episode {members[number]} have {rate}, and meta/info.json has fps {fps:g}; set "
             "fps to the rate of the recording"

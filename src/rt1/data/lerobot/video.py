@@ -125,7 +125,8 @@ def _clock(path: Path, fps: float) -> Clock:
 
 def _check_spans(episodes: Episodes, fps: float) -> None:
     starts, stops = episodes.video_starts, episodes.video_stops
-    errors = np.abs((stops - starts) * fps - episodes.lengths)
+    with np.errstate(over="ignore", invalid="ignore"):  # times may be anything
+        errors = np.abs((stops - starts) * fps - episodes.lengths)
     wrong = ~(np.isfinite(starts) & (starts >= 0) & (errors <= _MOST_SPAN_ERROR))
     if wrong.any():
         episode = int(np.argmax(wrong))
