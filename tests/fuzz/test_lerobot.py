@@ -177,6 +177,6 @@ def test_a_damaged_set_of_version_2_gives_episodes_or_one_line(
     fuzz: Fuzz, tmp_path: Path, name: str, change: Callable[[bytes, random.Random], bytes]
 ) -> None:
     pytest.importorskip("av", reason="videos need av: the extra lerobot")
-    marks = {"next.success": [[False, True], [False] * 3], "next.reward": [[0.0, 1.0], [0.0] * 3]}
+    marks: dict[str, list[Any]] = {"next.success": [[False, True], [False] * 3], "next.reward": [[0.0, 1.0], [0.0] * 3]}
     folder = LeRobotSet(version="v2.1", lengths=(2, 3), extra=marks).write(tmp_path / "blocks")
     fuzz.check_examples(_damage_and_read(folder, name, change), names="blocks", examples=20)

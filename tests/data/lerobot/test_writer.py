@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,12 +215,15 @@ def test_each_data_file_has_its_own_text_embeddings(
     assert [len(load_file(path)["rows"]) for path in files] == [2, 2, 1]
 
 
+@pytest.mark.parametrize("before", [2, 5])
 def test_the_one_file_of_text_embeddings_of_earlier_versions_is_read(
-    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
+    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode], before: int
 ) -> None:
     LeRobotWriter(tmp_path, lerobot).write(episodes.__getitem__)
-    shutil.rmtree(tmp_path / "meta/rt1_embeddings")
+    for number in range(3):
+        if 2 * number < before:
+            (tmp_path / f"meta/rt1_embeddings/chunk-000/file-00{number}.safetensors").unlink()
     embeddings = [episode.text_embedding for episode in episodes if episode.text_embedding is not None]
-    write_embeddings(tmp_path / "meta/rt1_embeddings.safetensors", embeddings)
+    write_embeddings(tmp_path / "meta/rt1_embeddings.safetensors", embeddings[:before])
     source = LeRobotSource(tmp_path)
     assert all(np.array_equal(source.text_embedding(e), vector) for e, vector in enumerate(embeddings))  # type: ignore[arg-type]

@@ -35,8 +35,8 @@ CHUNK_FILES = 1000
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EMBEDDING_FOLDER = "meta/rt1_embeddings"
 EMBEDDINGS_PATH = f"{EMBEDDING_FOLDER}/chunk-{{chunk_index:03d}}/file-{{file_index:03d}}.safetensors"
-EMBEDDING_FILES = (f"{EMBEDDING_FOLDER}/chunk-*/file-*.safetensors", f"{EMBEDDING_FOLDER}.safetensors")
-"""The text embeddings of each data file. Earlier versions wrote one file for the whole set."""
+EMBEDDING_FILES = (f"{EMBEDDING_FOLDER}.safetensors", f"{EMBEDDING_FOLDER}/chunk-*/file-*.safetensors")
+"""The text embeddings of each data file, after the one file for all episodes that earlier versions wrote."""
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 TASK_COLUMN, SEED_COLUMN = "rt1/task", "rt1/seed"
 REWARD_KEY, SUCCESS_KEY = "next.reward", "next.success"
