@@ -55,6 +55,15 @@ def test_two_action_keys_are_joined(tmp_path: Path) -> None:
     assert np.array_equal(source.actions(1, 0, 4)[:, :7], written.actions[1])
 
 
+def test_names_that_two_action_keys_share_are_left_out(tmp_path: Path) -> None:
+    names = [f"m{number}" for number in range(7)]
+    written = LeRobotSet(lengths=(2, 2), video=None, names=names, extra={"m0": [[0.0, 1.0], [1.0, 0.0]]})
+    folder = written.write(tmp_path / "set")
+    assert LeRobotSource(folder, action_key=("action", "m0")).action_spec.dimension_names[::7] == ("action_0", "m0")
+    with pytest.raises(DataError, match="action, action; name each of them once"):
+        LeRobotSource(folder, action_key=("action", "action"))
+
+
 @pytest.mark.parametrize(
     "stats", [None, "{}", '{"action": {"min": [NaN], "max": null}}', '{"action": {"min": [-9], "max": "a"}}']
 )

@@ -80,6 +80,8 @@ class LeRobotSource:
         self.name = self.name or notes.name or self.folder.resolve().name
         self.image_key = info.image_key(image_key or notes.image_key)
         sizes = {key: info.action_size(key) for key in keys}
+        if len(sizes) < len(keys):
+            raise DataError(f"the action keys are {', '.join(keys)}; name each of them once")
         spec = action_spec or notes.action_spec
         if spec is not None and spec.size != sum(sizes.values()) and map_actions is None:
             names = ", ".join(spec.dimension_names)
@@ -197,7 +199,8 @@ def _spec_of_data(folder: Path, info: schema.Info, steps: Steps, sizes: Mapping[
     for key, part in zip(sizes, spec.parts, strict=True):
         assert isinstance(part, Continuous)
         parts.append(dataclasses.replace(part, labels=info.action_names(key) or part.labels))
-    return dataclasses.replace(spec, parts=tuple(parts))
+    named = dataclasses.replace(spec, parts=tuple(parts))
+    return named if len(set(named.dimension_names)) == named.size else spec  # two arms may have the same names
 
 
 def _check_stats(folder: Path, steps: Steps, sizes: Mapping[str, int]) -> None:
