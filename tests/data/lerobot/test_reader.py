@@ -90,7 +90,7 @@ def test_a_source_passes_the_check(written: Path) -> None:
     assert source.name == "blocks"
 
 
-def test_a_set_of_another_recorder_gets_its_bounds_from_its_statistics(
+def test_a_set_of_another_recorder_gets_its_bounds_from_its_actions(
     damaged: Path, episodes: list[RecordedEpisode]
 ) -> None:
     source = LeRobotSource(_without_notes(damaged))
