@@ -28,10 +28,25 @@ DAMAGE: tuple[type[Exception], ...] = (
 )
 """What parsers and numpy raise on content of another form. The other built-in errors are our own mistakes."""
 
-LFS_POINTER = b"version https://git-lfs"
-"""First bytes of the text that git leaves in place of a file that git-lfs has not fetched."""
-IS_LFS_POINTER = "is a git-lfs pointer, not the file itself; run git lfs pull"
 _LONGEST = 1000
+
+
+GIT_LFS_START = b"version https://git-lfs"
+"""What a file begins with that git-lfs has put in the place of a large one."""
+_LARGEST_POINTER = 1024
+
+
+def check_no_pointer(path: Path, *, error: Callable[[str], RT1Error] = DataError) -> None:
+    """Raise one line for a file that is a git-lfs pointer. A file that cannot be read passes: its reader says why."""
+    try:
+        if path.stat().st_size > _LARGEST_POINTER:
+            return
+        with path.open("rb") as file:
+            start = file.read(len(GIT_LFS_START))
+    except OSError:
+        return
+    if start == GIT_LFS_START:
+        raise error(f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in its repository")
 
 
 @contextmanager
@@ -59,9 +74,9 @@ def reading(
     try:
         yield
     except kinds as reason:
+        if isinstance(name, Path):
+            check_no_pointer(name, error=error)
         text = _one_line(reason)
-        if is_lfs_pointer(name):
-            raise error(f"{name} {IS_LFS_POINTER}") from reason
         if isinstance(reason, RT1Error) and str(name) in str(reason) == text:
             raise
         if isinstance(reason, RT1Error | ValueError) and str(name) in text:
@@ -69,17 +84,6 @@ def reading(
         if isinstance(reason, RT1Error):
             raise error(f"{name}: {text}") from reason
         raise error(f"{name} is damaged or not in the expected form ({describe(reason)}); {cure}") from reason
-
-
-def is_lfs_pointer(path: Path | str) -> bool:
-    """Return whether a file is what git leaves in place of a file that git-lfs has not fetched."""
-    try:
-        if not Path(path).is_file():
-            return False
-        with Path(path).open("rb") as file:
-            return file.read(len(LFS_POINTER)) == LFS_POINTER
-    except (OSError, ValueError):  # ValueError: the name of a record may hold anything
-        return False
 
 
 def describe(reason: BaseException) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rt1.common.border import IS_LFS_POINTER, LFS_POINTER
+from rt1.common.border import check_no_pointer
 from rt1.errors import DataError, RT1Error
 
 MAX_BYTES = 256 * 2**20
@@ -39,12 +39,7 @@ def read_object(path: Path, *, error: ErrorKind = DataError, cure: str = "restor
 
 def read_value(path: Path, *, error: ErrorKind = DataError, cure: str = "restore it from a copy") -> Any:
     """Return what a JSON or ``.toml`` file holds, of any type; see :func:`read_object`."""
-    content = read_bytes(path, error=error, cure=cure)
-    return parse(content, name=str(path), toml=path.suffix == ".toml", error=error, cure=cure)
-
-
-def read_bytes(path: Path, *, error: ErrorKind = DataError, cure: str = "restore it from a copy") -> bytes:
-    """Return the bytes of a file, or raise an error of the class ``error``, also if the file is too large."""
+    check_no_pointer(path, error=error)
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -52,9 +47,7 @@ def read_bytes(path: Path, *, error: ErrorKind = DataError, cure: str = "restore
         content = path.read_bytes()
     except OSError as reason:
         raise error(f"{path}: {reason.strerror or reason}; {cure}") from reason
-    if content.startswith(LFS_POINTER):
-        raise error(f"{path} {IS_LFS_POINTER}")
-    return content
+    return parse(content, name=str(path), toml=path.suffix == ".toml", error=error, cure=cure)
 
 
 def parse(

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rt1.common import border
-from rt1.common.json_files import parse, read_bytes
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, Info, check_lengths, existing_files
+from rt1.common.json_files import parse
+from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, Info, check_lengths, existing_files, reading
 from rt1.errors import DataError
 
 EPISODES_FILE, TASKS_FILE = "meta/episodes.jsonl", "meta/tasks.jsonl"
@@ -24,7 +23,7 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
     A missing file, or numbers or lengths that are inconsistent, raise :class:`DataError`.
     """
     path = folder / EPISODES_FILE
-    with border.reading(path, cure=COPY_AGAIN):
+    with reading(path):
         rows = sorted((int(row["episode_index"]), int(row["length"])) for row in _json_lines(path))
         numbers, lengths = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     check_lengths(folder, info, numbers, lengths)
@@ -47,15 +46,17 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
 def read_tasks(folder: Path) -> dict[int, str]:
     """Return the instructions by ``task_index``. One that no episode has may be empty."""
     path = folder / TASKS_FILE
-    with border.reading(path, cure=COPY_AGAIN):
+    with reading(path):
         return {int(row["task_index"]): str(row["task"]) for row in _json_lines(path)}
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file of JSON lines."""
-    for number, line in enumerate(read_bytes(path, cure=COPY_AGAIN).splitlines(), 1):
-        if line.strip():
-            name = f"{path}, line {number},"
-            if not isinstance(row := parse(line, name=name, cure=COPY_AGAIN), dict):
-                raise DataError(f"{name} is not an object; {COPY_AGAIN}")
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            row = parse(line, name=f"{path}, line {number},", cure=COPY_AGAIN)
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number}, is not an object; {COPY_AGAIN}")
             yield row

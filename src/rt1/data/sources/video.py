@@ -6,12 +6,13 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.common.border import IS_LFS_POINTER, is_lfs_pointer
+from rt1.common.border import check_no_pointer
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ class Video:
 
         check_colors()
         self.name, self._cure = name, cure
-        if isinstance(file, str) and is_lfs_pointer(file):
-            raise DataError(f"{file} {IS_LFS_POINTER}")
+        if isinstance(file, str):
+            check_no_pointer(Path(file))
         with self._decoding():
             self._container = av.open(file, "r", metadata_errors="ignore")
         streams = self._container.streams.video
