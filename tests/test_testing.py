@@ -14,6 +14,7 @@ import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.data.rlds.reader import RLDSSource
+from rt1.data.sources.base import Outcome
 from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.envs.base import Observation, StepResult
 from rt1.testing import check_env, check_source
@@ -342,6 +343,9 @@ def _swaps(source: Any) -> None:
         (_set(text_encoder={"name": "table", "sha256": "", "width": 4}), "width 4, .* 8"),
         (_set(skipped="one"), "skipped is 'one'"),
         (_set(cache_folder="here"), "cache_folder is 'here'.*Path"),
+        (_set(outcome=lambda _: True), r"outcome\(0\) is True"),
+        (_set(outcome=lambda _: Outcome(seed="a")), "seed of episode 0 is 'a'"),  # type: ignore[arg-type]
+        (_set(outcome=lambda _: Outcome(rewards=np.zeros(2, np.float32))), r"rewards .*\(2,\).*float32 \(3,\)"),
         (_set(images=lambda *_: []), "0 images for 3 steps"),
         (_set(images=lambda *_: [np.zeros((48, 48))] * 3), "float64"),
         (_set(images=lambda *_: [np.zeros((48, 48, 3), np.uint8)] * 3), "episode 0, step 0 differs"),

@@ -10,14 +10,16 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.fixtures.lerobot import LeRobotSet
 
 from rt1.data.convert import ConvertReport, ConvertSettings, Format, convert_source
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.video import Codec
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.rlds.schema import RLDSLayout
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.rlds.schema import RLDSLayout, read_features
+from rt1.data.rlds.writer import RecordedEpisode
+from rt1.data.sources.base import EpisodeSource, Outcome
 from rt1.data.sources.concat import JoinedSource, MappedSource
 from rt1.data.sources.decoding import decoded_images
 from rt1.data.sources.images import encode_jpeg, encode_png, is_rgb
@@ -51,6 +53,71 @@ def test_there_and_back_nothing_changes(tmp_path: Path, record: Callable[[Path],
     _assert_same(source, rlds)
     assert source.text_encoder == lerobot.text_encoder == rlds.text_encoder
     assert rlds.details == {"control_rate": 3.0, "converted_from": "push_blocks"}
+
+
+def test_success_seed_and_reward_travel_both_ways(
+    tmp_path: Path, record: Callable[[Path], Path], episodes: list[RecordedEpisode]
+) -> None:
+    recorded = record(tmp_path / "recorded")
+    for video in (None, "h264"):
+        folder = tmp_path / f"lerobot-{video}"
+        _convert(recorded, folder, "lerobot", fps=3, video=video, name="push_blocks")
+        source = LeRobotSource(folder)
+        for number, episode in enumerate(episodes):
+            outcome = source.outcome(number)
+            assert (outcome.success, outcome.seed) == (episode.success, episode.seed)
+            assert np.array_equal(outcome.rewards, episode.all_rewards())  # type: ignore[arg-type]
+    _convert(tmp_path / "lerobot-None", tmp_path / "back", "rlds", name="push_blocks")
+    shards = [sorted(folder.glob("*.tfrecord-*")) for folder in (recorded, tmp_path / "back")]
+    joined = [b"".join(path.read_bytes() for path in paths) for paths in shards]
+    assert joined[0] == joined[1]
+
+
+@pytest.mark.parametrize("to", ["rlds", "lerobot"])
+@pytest.mark.parametrize("extra", [{}, {"next.reward": [[0.5, -1.0], [0.0, 2.0]]}])
+def test_what_a_set_does_not_say_of_its_episodes_is_left_out(
+    tmp_path: Path, to: Format, extra: dict[str, list[Any]]
+) -> None:
+    folder = LeRobotSet(lengths=(2, 2), video=None, extra=extra).write(tmp_path / "set")
+    convert_source(LeRobotSource(folder), tmp_path / "out", to=to)
+    source = RLDSSource(tmp_path / "out") if to == "rlds" else LeRobotSource(tmp_path / "out")
+    outcome = source.outcome(1)
+    assert (outcome.success, outcome.seed) == (None, None)
+    assert (outcome.rewards is None) if not extra else outcome.rewards.tolist() == [0.0, 2.0]  # type: ignore[union-attr]
+    if to == "rlds":
+        keys = read_features(tmp_path / "out")
+        named = {"steps/is_terminal", "episode_metadata/success", "episode_metadata/seed", "steps/reward"} & set(keys)
+        assert named == ({"steps/reward"} if extra else set())
+
+
+def test_marks_of_success_of_a_lerobot_set_reach_rlds(tmp_path: Path) -> None:
+    marks: dict[str, list[Any]] = {
+        "next.success": [[False, True], [False, False]],
+        "next.reward": [[0.0, 1.0], [0.25, 0.0]],
+    }
+    folder = LeRobotSet(version="v2.1", lengths=(2, 2), extra=marks).write(tmp_path / "set")
+    _convert(folder, tmp_path / "out", "rlds")
+    outcomes = [RLDSSource(tmp_path / "out").outcome(episode) for episode in range(2)]
+    assert [outcome.success for outcome in outcomes] == [True, False]
+    assert [outcome.rewards.tolist() for outcome in outcomes if outcome.rewards is not None] == marks["next.reward"]
+
+
+def test_only_what_all_of_several_sets_say_is_kept(tmp_path: Path) -> None:
+    marks: dict[str, list[Any]] = {"next.success": [[False, True]], "next.reward": [[0.0, 1.0]]}
+    both = LeRobotSource(LeRobotSet(lengths=(2,), video=None, extra=marks).write(tmp_path / "both"))
+    del marks["next.success"]
+    reward = LeRobotSource(LeRobotSet(lengths=(2,), video=None, extra=marks).write(tmp_path / "reward"))
+    convert_source(JoinedSource([both, reward]), tmp_path / "out", to="rlds")
+    assert RLDSSource(tmp_path / "out").outcome(0).keys() == ("reward",)
+
+
+def test_an_episode_without_what_the_others_say_is_refused(
+    tmp_path: Path, record: Callable[[Path], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = RLDSSource(record(tmp_path / "recorded"))
+    monkeypatch.setattr(source, "outcome", lambda episode: Outcome(seed=None if episode == 1 else 3))
+    with pytest.raises(DataError, match=r"episode 1 .*no seed"):
+        convert_source(source, tmp_path / "out", to="rlds")
 
 
 class _Interrupted:

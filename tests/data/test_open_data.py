@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from tests.fixtures.lerobot import LeRobotSet
 
+from rt1.actions import rt1_action_spec
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.sources.base import instructions_of
 from rt1.errors import DataError
+from rt1.testing import check_source
 
 
 @pytest.fixture
@@ -68,8 +72,42 @@ def test_options_of_rlds_are_refused_for_a_lerobot_set(tmp_path: Path) -> None:
     for options in (DataOptions(split="val"), DataOptions(open_x="bridge"), DataOptions(skip_corrupt=True)):
         with pytest.raises(DataError, match=r"cannot be used here: .* a LeRobot data set"):
             open_data(tmp_path, options)
-    with pytest.raises(DataError, match="--action-keys names a, b;"):
-        open_data(tmp_path, DataOptions(action_keys=("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("name", "camera", "factor"),
+    [("fractal20220817_data_lerobot", "image", (1.0, 1.0)), ("bridge_orig_lerobot", "image_0", (35.0, 5.6))],
+)
+def test_rt1_s_own_data_as_lerobot_sets_have_rt1_s_action(
+    tmp_path: Path, name: str, camera: str, factor: tuple[float, float]
+) -> None:
+    stored = np.array([[0.01, -0.02, 0.03, 0.1, -0.1, 0.2, 1.0], [0.0, 0, 0, 0, 0, 0, 0]], np.float32)
+    written = LeRobotSet(version="v2.0", lengths=(2, 2), video=None, actions=[stored] * 2)
+    folder = written.write(tmp_path / "set")
+    text = (folder / "meta/info.json").read_text().replace("images.top", f"images.{camera}")
+    (folder / "meta/info.json").write_text(text)
+    for path in folder.glob("data/*/*"):
+        table = pq.read_table(path)
+        columns = [column.replace("images.top", f"images.{camera}") for column in table.column_names]
+        pq.write_table(table.rename_columns(columns), path)
+    source = open_data(folder, DataOptions(open_x=name))
+    check_source(source)
+    assert source.name == name
+    assert source.action_spec == rt1_action_spec(bins=512, world_bound=2.0)
+    first, last = source.actions(0, 0, 2)
+    np.testing.assert_allclose(first[1:4], stored[0, :3] * factor[0], rtol=1e-6)
+    np.testing.assert_allclose(first[4:7], stored[0, 3:6] * factor[1], rtol=1e-6)
+    assert (first[0], last[0]) == (1.0, 0.0)  # the arm, then the end
+    assert (first[7], last[7]) == (-1.0, 1.0)  # open, then closed
+    assert not first[8:].any()
+    assert np.array_equal(source.actions(0, 1, 2)[0], last)
+
+
+def test_two_action_keys_of_a_lerobot_set_are_joined(tmp_path: Path) -> None:
+    grip = [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
+    folder = LeRobotSet(lengths=(3, 3), video=None, extra={"grip": grip}).write(tmp_path / "set")
+    source = open_data(folder, DataOptions(action_keys=("grip", "action")))
+    assert source.actions(1, 0, 3)[:, 0].tolist() == grip[1]
 
 
 def _arrays(steps: int, **more: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fixtures.lerobot import CAMERA, LeRobotSet
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
@@ -49,6 +50,7 @@ EPISODES = [
 ]
 JSON = ("meta/info.json", "meta/stats.json", "meta/rt1.json")
 TABLES = ("meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/file-000.parquet")
+EMBEDDINGS = "meta/rt1_embeddings/chunk-000/file-000.safetensors"
 VIDEO = "videos/observation.images.image/chunk-000/file-000.mp4"
 
 
@@ -101,12 +103,13 @@ def _other_json(data: bytes, rng: random.Random) -> bytes:
     return json.dumps(mutate_json(json.loads(data), rng)).encode() if rng.random() < 0.8 else mutate(data, rng)
 
 
+@pytest.mark.filterwarnings("ignore:.* outside the bounds")
 @pytest.mark.parametrize("noted", [True, False])
 @pytest.mark.parametrize("name", JSON)
 def test_a_mistyped_json_file_gives_episodes_or_one_line(fuzz: Fuzz, folder: Path, name: str, noted: bool) -> None:  # noqa: FBT001
     if not noted and name != JSON[2]:
         (folder / JSON[2]).unlink()
-        (folder / "meta/rt1_embeddings.safetensors").unlink()
+        shutil.rmtree((folder / EMBEDDINGS).parent)
     _read(folder)
     fuzz.check_examples(_damage_and_read(folder, name, _other_json), names="blocks", examples=20)
 
@@ -119,7 +122,7 @@ def test_a_damaged_table_with_checksums_gives_what_was_written_or_one_line(fuzz:
 
 
 def test_damaged_embeddings_give_episodes_or_one_line(fuzz: Fuzz, folder: Path) -> None:
-    check = _damage_and_read(folder, "meta/rt1_embeddings.safetensors", mutate)
+    check = _damage_and_read(folder, EMBEDDINGS, mutate)
     fuzz.check_examples(check, names="blocks", examples=20)
 
 
@@ -150,3 +153,30 @@ def test_a_damaged_video_gives_images_or_one_line(fuzz: Fuzz, tmp_path: Path) ->
     pytest.importorskip("av", reason="videos need av: the extra lerobot")
     folder = _write(tmp_path / "blocks", video=True)
     fuzz.check_examples(_damage_and_read(folder, VIDEO, mutate), names="blocks", examples=20)
+
+
+def _other_lines(data: bytes, rng: random.Random) -> bytes:
+    lines = data.splitlines()
+    number = rng.randrange(len(lines))
+    lines[number] = _other_json(lines[number], rng)
+    return b"\n".join(lines)
+
+
+@pytest.mark.filterwarnings("ignore:.* change their instruction")
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("meta/info.json", _other_json),
+        ("meta/episodes.jsonl", _other_lines),
+        ("meta/tasks.jsonl", _other_lines),
+        ("data/chunk-000/episode_000001.parquet", _mistyped),
+        (f"videos/chunk-000/{CAMERA}/episode_000001.mp4", mutate),
+    ],
+)
+def test_a_damaged_set_of_version_2_gives_episodes_or_one_line(
+    fuzz: Fuzz, tmp_path: Path, name: str, change: Callable[[bytes, random.Random], bytes]
+) -> None:
+    pytest.importorskip("av", reason="videos need av: the extra lerobot")
+    marks: dict[str, list[Any]] = {"next.success": [[False, True], [False] * 3], "next.reward": [[0.0, 1.0], [0.0] * 3]}
+    folder = LeRobotSet(version="v2.1", lengths=(2, 3), extra=marks).write(tmp_path / "blocks")
+    fuzz.check_examples(_damage_and_read(folder, name, change), names="blocks", examples=20)

@@ -51,7 +51,7 @@ class InspectCommand:
     """End with exit status 1 if a check finds an error."""
     data: DataFormat = field(default_factory=DataOptions)
     other: Annotated[DataOptions, tyro.conf.arg(name="other")] = field(default_factory=DataOptions)
-    """How to read the data set of --against."""
+    """How to read the other data set."""
 
     def __post_init__(self) -> None:
         check_at_least(self, 0, "episode")

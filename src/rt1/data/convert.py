@@ -17,7 +17,7 @@ from rt1.data.lerobot.video import Codec
 from rt1.data.lerobot.writer import LeRobotWriter
 from rt1.data.rlds.schema import RECORDING_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import OUTCOMES, EpisodeSource, Outcome, optional_members
 from rt1.data.sources.concat import origin
 from rt1.data.sources.decoding import each_image
 from rt1.data.sources.images import encode_png, image_size, is_rgb
@@ -70,8 +70,8 @@ def convert_source(
 
     Image bytes, actions, instructions, task names, text embeddings with the identity of their encoder, and the details
     of the recorder are kept exactly. Images become PNG files if the new format would show their bytes differently:
-    images of a video, BGR images, and images that are not 8-bit RGB. Other observations, seeds and success are lost:
-    an RLDS data set then says success false and reward 0.
+    images of a video, BGR images, and images that are not 8-bit RGB. Success, seeds and rewards are kept. What the
+    data set does not say of them, the new one leaves out. Other observations are lost.
 
     Raises:
         DataError: an episode that cannot be read or written, or ``out`` was begun with other settings.
@@ -141,6 +141,7 @@ def _recording(source: EpisodeSource, to: Format, settings: ConvertSettings) -> 
         episodes=len(source.lengths),
         episodes_per_shard=_EPISODES_PER_FILE[to],
         text_encoder=encoder,
+        outcomes=_outcomes(source),
         details={**members.details, "converted_from": source.name},
     )
 
@@ -154,8 +155,21 @@ def _steps_per_second(source: EpisodeSource) -> int:
     return int(rate)
 
 
+def _outcome(source: EpisodeSource, episode: int) -> Outcome:
+    stored, number = origin(source, episode)
+    read = optional_members(stored).outcome
+    return Outcome() if read is None else read(number)
+
+
+def _outcomes(source: EpisodeSource) -> tuple[str, ...]:
+    """Return what all data sets of a source say of their episodes, from the first episode of each."""
+    firsts = {id(origin(source, episode)[0]): episode for episode in reversed(range(len(source.lengths)))}
+    known = [_outcome(source, episode).keys() for episode in firsts.values()]
+    return tuple(key for key in OUTCOMES if all(key in keys for keys in known))
+
+
 def _recorded(source: EpisodeSource, episode: int) -> RecordedEpisode:
-    steps = int(source.lengths[episode])
+    steps, outcome = int(source.lengths[episode]), _outcome(source, episode)
     images = source.encoded_images(episode, 0, steps)
     if optional_members(origin(source, episode)[0]).bgr or not all(map(is_rgb, images)):
         images = [encode_png(image) for image in each_image(source, episode, 0, steps)]
@@ -165,7 +179,8 @@ def _recorded(source: EpisodeSource, episode: int) -> RecordedEpisode:
         instruction=source.instruction(episode),
         text_embedding=source.text_embedding(episode),
         task=source.task(episode),
-        success=False,
-        seed=0,
+        success=outcome.success,
+        seed=outcome.seed,
+        rewards=outcome.rewards,
         episode_id=episode,
     )

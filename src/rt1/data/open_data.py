@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rt1.actions import rt1_action_spec
 from rt1.common.border import reading
 from rt1.common.json_config import check_at_least
+from rt1.common.suggest import lookup
 from rt1.data.arrays.huggingface_files import HUB_PREFIX, SAVED_FILE, SAVED_SPLITS_FILE, open_dataset
 from rt1.data.arrays.layouts import LAYOUTS, LayoutName
 from rt1.data.bounds import with_bounds
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.schema import INFO_FILE
 from rt1.data.remote.fetch import FETCH_FILE
-from rt1.data.rlds.open_x import open_x_source
+from rt1.data.rlds.open_x import OPEN_X, open_x_source
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import FEATURES_FILE, RT1_FILE, RLDSLayout, layout_keys, read_features
 from rt1.data.sources.base import EpisodeSource
@@ -31,7 +33,7 @@ _ALL = ("instruction", "bounds")
 _OF_ROWS = ("bgr", "channels_first", "action_leads_here")
 _OF_HDF5 = ("group", "mask", "start_key", "start_value", "encoded", "instruction_file")
 _OPTIONS = {
-    _LEROBOT: ("image_key", "action_keys", *_ALL),
+    _LEROBOT: ("image_key", "action_keys", "open_x", *_ALL),
     _SAVED: (*_KEYS, *_ALL, "bgr", "episode_key"),
     _HUGGING_FACE: (*_KEYS, *_ALL, "bgr", "episode_key", "split"),
     _NPZ: (*_KEYS, *_ALL, *_OF_ROWS),
@@ -152,9 +154,23 @@ def _has(folder: Path, ending: str) -> bool:
 
 
 def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
-    if len(options.action_keys) > 1:
-        raise DataError(f"--action-keys names {', '.join(options.action_keys)}; {folder} has the action in one array")
-    return LeRobotSource(folder, image_key=options.image_key, action_key=next(iter(options.action_keys), "action"))
+    if options.open_x is None:
+        return LeRobotSource(folder, image_key=options.image_key, action_key=options.action_keys or "action")
+    dataset = lookup("Open X data set", options.open_x, OPEN_X)
+    if not dataset.lerobot or options.action_keys:
+        names = ", ".join(name for name, entry in OPEN_X.items() if entry.lerobot)
+        raise DataError(
+            f"--open-x {dataset.name} cannot be used here: {folder} is a LeRobot data set, whose names are {names}, "
+            "without --action-keys"
+        )
+    return LeRobotSource(
+        folder,
+        image_key=options.image_key or dataset.image_key,
+        action_key=dataset.action_keys,
+        action_spec=rt1_action_spec(bins=512, world_bound=2.0),
+        map_actions=lambda actions: dataset.to_rt1({"action": actions}),
+        name=dataset.name,
+    )
 
 
 def _open_open_x(folder: Path, options: DataOptions) -> EpisodeSource:

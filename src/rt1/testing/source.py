@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.sources.base import EpisodeSource, OptionalMembers, optional_members
+from rt1.data.sources.base import EpisodeSource, OptionalMembers, Outcome, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.data.sources.images import decode_image
 from rt1.testing.common import check_members, check_spec, is_floats, is_json, is_rate, plain, refuse, words
@@ -44,6 +44,7 @@ def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
         _check_actions(source, episode)
         shapes |= _checked_images(source, episode)
         _check_decoded_images(source, episode)
+        _check_outcome(source, episode)
         _check_random_access(source, episode)
     if len(widths) > 1:
         refuse(f"the text embeddings have widths {sorted(map(str, widths))}; all must have one width, or none at all")
@@ -143,6 +144,22 @@ def _check_decoded_images(source: EpisodeSource, episode: int) -> None:
         expected = _decoded(data)[..., ::-1] if members.bgr else _decoded(data)
         if image.shape != expected.shape or np.abs(image.mean((0, 1)) - expected.mean((0, 1))).max() > _COLOR_TOLERANCE:
             refuse(f"images() of episode {episode}, step {step} differs from encoded_images; both must be one image")
+
+
+def _check_outcome(source: EpisodeSource, episode: int) -> None:
+    read, steps = optional_members(source).outcome, int(source.lengths[episode])
+    if read is None:
+        return
+    outcome = read(episode)
+    if not isinstance(plain(outcome), Outcome):
+        refuse(f"outcome({episode}) is {outcome!r}; it must be an Outcome")
+    for name, kind in (("success", bool), ("seed", int)):
+        value = getattr(outcome, name)
+        if value is not None and not isinstance(value, kind):
+            refuse(f"{name} of episode {episode} is {value!r}; it must be {kind.__name__} or None")
+    rewards = outcome.rewards
+    if rewards is not None and (not is_floats(rewards, 1) or rewards.shape != (steps,)):
+        refuse(f"the rewards of episode {episode} are {words(rewards)}; they must be finite float32 ({steps},)")
 
 
 def _decoded(data: object) -> NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.fixtures.lerobot import LeRobotSet, image_of
 
 from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource, video_images
 from rt1.data.arrays.huggingface_files import open_saved
@@ -286,6 +287,23 @@ def test_a_video_with_another_number_of_images_than_actions_is_refused() -> None
 def test_what_is_no_video_is_named_with_its_episode(value: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         video_images("here", value, 3, 0, 1)
+
+
+@pytest.mark.parametrize("bytes_kept", [True, False])
+def test_open_groups_of_pictures_and_b_frames_are_read(tmp_path: Path, *, bytes_kept: bool) -> None:
+    written = LeRobotSet(video="libx265", options={"g": "4", "x265-params": "log-level=none"}, late=2.0)
+    written.write_video(tmp_path / "a.mp4", [image_of(0, step) for step in range(11)])
+    data = (tmp_path / "a.mp4").read_bytes()
+    cell = {"bytes": data if bytes_kept else None, "path": str(tmp_path / "a.mp4")}
+    for step in range(11):
+        (image,) = video_images("here", cell, 11, step, step + 1)
+        assert abs(int((image[4].min(axis=1) > 240).sum()) - 4 * (step + 1)) <= 3
+
+
+def test_a_pointer_of_git_lfs_in_place_of_a_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"version https://git-lfs.github.com/spec/v1\nsize 12\n")
+    with pytest.raises(DataError, match=r"a\.mp4 is a git-lfs pointer"):
+        video_images("here", {"bytes": None, "path": str(tmp_path / "a.mp4")}, 3, 0, 1)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.fixtures.lerobot import CAMERA, LeRobotSet, assert_right_images, edit_episodes, image_of
 
 from rt1.data.lerobot.metadata import LeRobotSettings
 from rt1.data.lerobot.reader import LeRobotSource
@@ -69,8 +70,8 @@ def test_missing_and_damaged_videos_are_refused(write: Callable[[Codec], LeRobot
     path = folder / VIDEO
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"file-000\.mp4 .*damaged"):
-        LeRobotSource(folder).images(0, 0, 1)
+    with pytest.raises(DataError, match=r"file-000\.mp4.* damaged"):
+        LeRobotSource(folder)
     path.unlink()
     with pytest.raises(DataError, match=r"file-000.mp4 is missing"):
         LeRobotSource(folder)
@@ -81,7 +82,90 @@ def test_a_video_that_ends_too_early_is_refused(write: Callable[[Codec], LeRobot
     shorter = folder / VIDEO.replace("file-000", "file-001")
     longer = (folder / VIDEO).read_bytes()
     shorter.write_bytes(longer)  # 6 images in place of the 9 of the episodes 3 and 4
+    with pytest.raises(DataError, match=r"file-001\.mp4 has 6 images and ends at second 2.*episode 4 at second 3"):
+        LeRobotSource(folder)
+
+
+_HEVC = {"g": "2", "x265-params": "log-level=none"}
+_FRAGMENTS = "frag_keyframe+empty_moov"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        LeRobotSet(lengths=(12, 9), video="libx265", options=_HEVC),
+        LeRobotSet(lengths=(12, 9), video="libx265", options={**_HEVC, "g": "6"}, movflags=_FRAGMENTS),
+        LeRobotSet(lengths=(12, 9), options={"g": "6", "bf": "2"}),
+        LeRobotSet(lengths=(12, 9), options={"g": "6", "bf": "2"}, movflags=_FRAGMENTS),
+        LeRobotSet(lengths=(12, 9), options={"g": "2", "bf": "0"}, movflags=_FRAGMENTS),
+        LeRobotSet(lengths=(12, 9), options={"g": "250", "bf": "2"}),
+        LeRobotSet(lengths=(12, 9), options={"g": "6", "bf": "2"}, version="v2.1", late=3.0),
+        LeRobotSet(late=2.0),
+    ],
+    ids=["hevc", "hevc-fragments", "b-frames", "b-fragments", "fragments", "one-key-frame", "late-b-frames", "late"],
+)
+def test_every_step_of_any_video_has_its_own_image(tmp_path: Path, written: LeRobotSet) -> None:
+    source = LeRobotSource(written.write(tmp_path / "set"))
+    assert_right_images(source, written.lengths)
+
+
+def test_times_on_a_clock_that_starts_late_are_taken_as_they_are(tmp_path: Path) -> None:
+    folder = LeRobotSet(late=2.0, episodes_per_file=1).write(tmp_path / "set")
+    for episode, length in enumerate((5, 7, 4, 6)):
+        edit_episodes(folder, f"videos/{CAMERA}/from_timestamp", episode, 2 / 30)
+        edit_episodes(folder, f"videos/{CAMERA}/to_timestamp", episode, (2 + length) / 30)
+    assert_right_images(LeRobotSource(folder), (5, 7, 4, 6))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (3 / 30, r"file-000\.mp4: episode 1 .*0\.100 to 0\.400.*7 steps"),
+        (4 / 30, r"file-000\.mp4: episode 1 begins at second 0\.133, within episode 0"),
+        (6 / 30, r"file-000\.mp4 has 12 images.*episode 1"),
+        (float("nan"), "episode 1 .*nan"),
+        (float("inf"), "episode 1 .*inf"),
+        (-1 / 30, "episode 1 .*-0.033"),
+    ],
+)
+def test_a_time_that_cannot_be_is_refused_at_opening(tmp_path: Path, start: float, message: str) -> None:
+    folder = LeRobotSet().write(tmp_path / "set")
+    edit_episodes(folder, f"videos/{CAMERA}/from_timestamp", 1, start)
+    with pytest.raises(DataError, match=message):
+        LeRobotSource(folder)
+
+
+def test_a_clock_without_relation_to_the_times_is_refused(tmp_path: Path) -> None:
+    folder = LeRobotSet(late=2.0, episodes_per_file=1).write(tmp_path / "set")
+    for name, value in (("from", 1 / 30), ("to", 6 / 30)):
+        edit_episodes(folder, f"videos/{CAMERA}/{name}_timestamp", 0, value)
+    with pytest.raises(DataError, match=r"begins at second 0\.06.*episode, 0, at second 0\.033"):
+        LeRobotSource(folder)
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_a_rate_of_29_where_the_video_has_30_is_said(tmp_path: Path, version: str) -> None:
+    folder = LeRobotSet(version=version, info={"fps": 29}).write(tmp_path / "set")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"\.mp4 has 30 images per second.*fps 29"):
+        LeRobotSource(folder)
+
+
+def test_a_rate_that_the_timestamps_do_not_have_is_said(tmp_path: Path) -> None:
+    folder = LeRobotSet(lengths=(40, 60), video=None, info={"fps": 29}).write(tmp_path / "set")
+    with pytest.raises(DataError, match=r"episode 0 have 30 steps per second.*fps 29"):
+        LeRobotSource(folder)
+
+
+def test_a_video_that_lost_an_image_has_no_other_in_its_place(tmp_path: Path) -> None:
+    written = LeRobotSet(lengths=(6, 6))
+    folder = written.write(tmp_path / "set")
+    times = [step for step in range(12) if step != 3]
+    written.write_video(
+        folder / VIDEO.replace("image/", "top/"),
+        [image_of(step // 6, step % 6) for step in (*times, 5)],
+        [*times, 12],
+    )
     source = LeRobotSource(folder)
-    assert len(source.images(3, 0, 4)) == 4
-    with pytest.raises(DataError, match=r"file-001\.mp4.*step 2 of episode 4.*2\.000"):
-        source.images(4, 0, 5)
+    assert len(source.images(1, 0, 6)) == 6
+    with pytest.raises(DataError, match=r"file-000\.mp4 has no image for step 3 of episode 0"):
+        source.images(0, 0, 6)

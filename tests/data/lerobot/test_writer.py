@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from rt1.data.lerobot.metadata import LeRobotSettings
 from rt1.data.lerobot.reader import LeRobotSource
+from rt1.data.lerobot.schema import write_embeddings
 from rt1.data.lerobot.writer import LeRobotWriter
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
 from rt1.errors import DataError, SaveError
@@ -41,7 +43,7 @@ def test_the_same_episodes_give_the_same_bytes(
         "meta/info.json",
         "meta/recording.json",
         "meta/rt1.json",
-        "meta/rt1_embeddings.safetensors",
+        *(f"meta/rt1_embeddings/chunk-000/file-00{number}.safetensors" for number in range(3)),
         "meta/stats.json",
         "meta/tasks.parquet",
     ]
@@ -113,6 +115,8 @@ def test_the_tables_are_what_lerobot_expects(
         "action": "fixed_size_list<element: float>[3]",
         "timestamp": "float",
         **dict.fromkeys(("frame_index", "episode_index", "index", "task_index"), "int64"),
+        "next.reward": "float",
+        "next.success": "bool",
     }
     assert steps["index"].to_pylist() == list(range(3, 10))
     assert steps["frame_index"].to_pylist() == [0, 1, 2, 0, 1, 2, 3]
@@ -154,7 +158,7 @@ def test_a_set_without_text_embeddings_has_none(
     plain = LeRobotSettings(recording=replace(settings, text_encoder=None, episodes=1), fps=3)
     LeRobotWriter(tmp_path, plain).write(lambda _: replace(episodes[0], text_embedding=None))
     assert LeRobotSource(tmp_path).text_embedding(0) is None
-    assert not (tmp_path / "meta/rt1_embeddings.safetensors").exists()
+    assert not (tmp_path / "meta/rt1_embeddings").exists()
 
 
 def test_other_settings_and_other_folders_are_refused(tmp_path: Path, lerobot: LeRobotSettings) -> None:
@@ -201,3 +205,25 @@ def test_a_video_needs_even_sizes(lerobot: LeRobotSettings) -> None:
     odd = replace(lerobot.recording, image_size=(23, 32))
     with pytest.raises(ValueError, match=r"23 x 32.*even"):
         replace(lerobot, recording=odd, video="h264")
+
+
+def test_each_data_file_has_its_own_text_embeddings(
+    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode]
+) -> None:
+    LeRobotWriter(tmp_path, lerobot).write(episodes.__getitem__)
+    files = sorted((tmp_path / "meta/rt1_embeddings/chunk-000").iterdir())
+    assert [len(load_file(path)["rows"]) for path in files] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("before", [2, 5])
+def test_the_one_file_of_text_embeddings_of_earlier_versions_is_read(
+    tmp_path: Path, lerobot: LeRobotSettings, episodes: list[RecordedEpisode], before: int
+) -> None:
+    LeRobotWriter(tmp_path, lerobot).write(episodes.__getitem__)
+    for number in range(3):
+        if 2 * number < before:
+            (tmp_path / f"meta/rt1_embeddings/chunk-000/file-00{number}.safetensors").unlink()
+    embeddings = [episode.text_embedding for episode in episodes if episode.text_embedding is not None]
+    write_embeddings(tmp_path / "meta/rt1_embeddings.safetensors", embeddings[:before])
+    source = LeRobotSource(tmp_path)
+    assert all(np.array_equal(source.text_embedding(e), vector) for e, vector in enumerate(embeddings))  # type: ignore[arg-type]

@@ -169,7 +169,10 @@ def _write(folder: Path, name: str, **replaced: FeatureValue) -> tuple[Path, dic
     return folder, stored
 
 
-@pytest.mark.parametrize("name", sorted(OPEN_X))
+RLDS = sorted(name for name, entry in OPEN_X.items() if not entry.lerobot)
+
+
+@pytest.mark.parametrize("name", RLDS)
 def test_a_set_in_its_published_schema_is_read_with_rt1_s_action(tmp_path: Path, name: str) -> None:
     folder, stored = _write(tmp_path / "set", name)
     source = open_x_source(folder, dataset=name)
@@ -190,7 +193,13 @@ def test_a_set_in_its_published_schema_is_read_with_rt1_s_action(tmp_path: Path,
 
 
 def test_every_named_set_is_one_of_those_tested() -> None:
-    assert set(OPEN_X) == set(SCHEMAS)
+    assert set(RLDS) == set(SCHEMAS)
+
+
+def test_a_lerobot_set_is_not_read_from_rlds(tmp_path: Path) -> None:
+    folder, _ = _write(tmp_path / "set", "bridge_dataset")
+    with pytest.raises(DataError, match="bridge_orig_lerobot is a LeRobot data set"):
+        open_x_source(folder, dataset="bridge_orig_lerobot")
 
 
 def test_the_index_of_fractal_holds_its_one_hot_as_one_number(tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,10 @@ from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
+from rt1.data.sources.video import TOLERANCE, Video
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
-    import av
     import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
 _VIDEO_CURE = "store the video again, or leave the episode out"
@@ -211,40 +211,20 @@ def video_images(where: str, value: object, count: int, start: int, stop: int) -
     Raises:
         DataError: a missing or damaged file, or another number of images.
     """
-    with reading(where, cure=_VIDEO_CURE), _open_video(where, value) as container:
-        stream = container.streams.video[0]
-        shown = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
-        if len(shown) != count:
-            raise DataError(f"{where}: the video has {len(shown)} images for {count} actions; one is needed for each")
-        container.seek(shown[start], stream=stream, backward=True)
-        times = set(shown[start:stop])
-        images = {}
-        for frame in container.decode(stream):
-            if frame.pts in times and not frame.is_corrupt:
-                images[frame.pts] = frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-            if len(images) == len(times):
-                break
-        if len(images) < stop - start:
-            raise DataError(f"{where}: {stop - start - len(images)} images of the video do not decode; {_VIDEO_CURE}")
-        return [images[time] for time in shown[start:stop]]
-
-
-@contextmanager
-def _open_video(where: str, value: object) -> Iterator[av.container.InputContainer]:
-    import av
-
     content = value if isinstance(value, dict) else {}
     data, path = content.get("bytes"), content.get("path")
     if not data and not path:
         raise DataError(f"{where}: the video is {value!r}; it must be a datasets.Video with bytes or a path")
-    try:
-        with av.open(io.BytesIO(data) if data else str(path), "r", metadata_errors="ignore") as container:
-            streams = container.streams.video
-            if not streams or getattr(streams[0], "codec_context", None) is None:
-                raise DataError(f"{where}: there is no video that can be decoded; {_VIDEO_CURE}")
-            streams[0].codec_context.thread_count = 1  # the loader's threads already keep the cores busy
-            yield container
-    except FileNotFoundError as error:
-        raise DataError(f"{where}: {path}: {error.strerror}; the video is kept there") from error
-    except av.FFmpegError as error:
-        raise DataError(f"{where}: the video is damaged or truncated ({error.strerror}); {_VIDEO_CURE}") from error
+    name = where if data else f"{where}: {path}"
+    with (
+        reading(where, cure=_VIDEO_CURE),
+        closing(Video(io.BytesIO(data) if data else str(path), name=name, cure=_VIDEO_CURE)) as video,
+    ):
+        times = video.times()
+        if len(times) != count:
+            raise DataError(f"{where}: the video has {len(times)} images for {count} actions; one is needed for each")
+        step = (times[-1] - times[0]) / max(1, count - 1) or 1.0
+        images = video.images(times[start:stop], TOLERANCE * step)
+    if len(images) < stop - start:
+        raise DataError(f"{where}: {stop - start - len(images)} images of the video do not decode; {_VIDEO_CURE}")
+    return images

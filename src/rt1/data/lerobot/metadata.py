@@ -83,11 +83,19 @@ def features_of(settings: LeRobotSettings) -> dict[str, Any]:
         video |= {"is_depth_map": False, "fps": settings.fps, "channels": 3}
         info = {f"video.{name}": value for name, value in video.items()}
         image |= {"dtype": "video", "info": {**info, "has_audio": False}}
-    spec = settings.recording.action_spec
+    spec, outcomes = settings.recording.action_spec, _outcome_types(settings.recording)
     return {
         settings.image_key: image,
         ACTION_KEY: {"dtype": "float32", "shape": [spec.size], "names": list(spec.dimension_names)},
-        **{name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in _NUMBERS.items()},
+        **{name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in (_NUMBERS | outcomes).items()},
+    }
+
+
+def _outcome_types(recording: RecordingSettings) -> dict[str, str]:
+    """Return the type of each column of the outcome of an episode, named as LeRobot's environments do."""
+    types = {"reward": {schema.REWARD_KEY: "float32"}, "success": {schema.SUCCESS_KEY: "bool"}}
+    return {
+        name: dtype for key, columns in types.items() if key in recording.outcomes for name, dtype in columns.items()
     }
 
 
@@ -99,7 +107,7 @@ def open_steps(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
     size = settings.recording.action_spec.size
     numbers = {
         ACTION_KEY: pa.list_(pa.float32(), size) if size > 1 else pa.float32(),  # LeRobot: one entry is no list
-        **{name: pa.type_for_alias(dtype) for name, dtype in _NUMBERS.items()},
+        **{name: pa.type_for_alias(dtype) for name, dtype in (_NUMBERS | _outcome_types(settings.recording)).items()},
     }
     image = {settings.image_key: pa.struct({"bytes": pa.binary(), "path": pa.string()})}
     compression = dict.fromkeys(numbers, "snappy")
@@ -113,10 +121,15 @@ def open_steps(path: Path, settings: LeRobotSettings) -> pq.ParquetWriter:
     )
 
 
-def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, task: int) -> dict[str, NDArray[Any]]:
+def step_columns(
+    episode: RecordedEpisode, settings: LeRobotSettings, *, number: int, step: int, task: int
+) -> dict[str, NDArray[Any]]:
     """Return the numbers of an episode's steps. ``step`` is the number of its first one in the data set."""
+    fps, outcomes = settings.fps, _outcome_types(settings.recording)
     steps = len(episode.images)
     within = np.arange(steps, dtype=np.int64)
+    last = within == steps - 1
+    ends = {schema.REWARD_KEY: episode.all_rewards(), schema.SUCCESS_KEY: last & bool(episode.success)}
     return {
         ACTION_KEY: episode.actions,
         "timestamp": (within / fps).astype(np.float32),
@@ -124,6 +137,7 @@ def step_columns(episode: RecordedEpisode, fps: int, *, number: int, step: int, 
         "episode_index": np.full(steps, number, dtype=np.int64),
         "index": step + within,
         "task_index": np.full(steps, task, dtype=np.int64),
+        **{name: ends[name] for name in outcomes},
     }
 
 
@@ -155,6 +169,8 @@ def episode_row(
         "meta/episodes/file_index": within,
         schema.TASK_COLUMN: episode.task,
     }
+    if "seed" in settings.recording.outcomes:
+        row[schema.SEED_COLUMN] = episode.seed
     if settings.video is not None:
         times = {"from_timestamp": (first - base) / settings.fps, "to_timestamp": (first - base + steps) / settings.fps}
         video = {"chunk_index": chunk, "file_index": within, **times}

@@ -1,7 +1,8 @@
-"""The metadata of a LeRobot v3.0 folder: features, tasks, episodes, the files of their steps, text embeddings."""
+"""The metadata of a LeRobot folder: features, tasks, episodes, the files of their steps, text embeddings."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,16 +25,26 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 VERSION = "v3.0"
+V2_VERSIONS = ("v2.0", "v2.1")
 INFO_FILE, STATS_FILE, TASKS_FILE = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
-RECORDING_FILE, RT1_FILE, EMBEDDINGS_FILE = "meta/recording.json", "meta/rt1.json", "meta/rt1_embeddings.safetensors"
+RECORDING_FILE, RT1_FILE = "meta/recording.json", "meta/rt1.json"
 EPISODE_FILES = "meta/episodes/chunk-*/file-*.parquet"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+CHUNK_FILES = 1000
+"""Files per folder."""
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+EMBEDDING_FOLDER = "meta/rt1_embeddings"
+EMBEDDINGS_PATH = f"{EMBEDDING_FOLDER}/chunk-{{chunk_index:03d}}/file-{{file_index:03d}}.safetensors"
+EMBEDDING_FILES = (f"{EMBEDDING_FOLDER}.safetensors", f"{EMBEDDING_FOLDER}/chunk-*/file-*.safetensors")
+"""The text embeddings of each data file, after the one file for all episodes that earlier versions wrote."""
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-TASK_COLUMN = "rt1/task"
+TASK_COLUMN, SEED_COLUMN = "rt1/task", "rt1/seed"
+REWARD_KEY, SUCCESS_KEY = "next.reward", "next.success"
 SENTENCE_COLUMN = "__index_level_0__"  # what pandas calls an index without a name
-TIME = "from_timestamp"
+FROM, TO = "from_timestamp", "to_timestamp"
 IMAGE_KINDS = ("image", "video")
+NUMBERS = ("float", "int", "uint")
+_COUNTERS = frozenset(("timestamp", "frame_index", "episode_index", "index", "task_index"))
 COPY_AGAIN = "copy it again from where the data set came from"
 
 
@@ -41,6 +52,8 @@ COPY_AGAIN = "copy it again from where the data set came from"
 class Info:
     """The fields of ``meta/info.json`` that are read."""
 
+    version: str
+    """``v2.0``, ``v2.1`` or ``v3.0``."""
     fps: float
     """Steps per second."""
     features: Mapping[str, Mapping[str, Any]]
@@ -51,6 +64,8 @@ class Info:
     """Template of the paths of the video files, empty if there are none."""
     episodes: int
     """Number of episodes."""
+    chunk_episodes: int
+    """Number of episodes of a folder of files in v2."""
 
     def image_key(self, name: str | None) -> str:
         """Return the key of the images to read: ``name``, or the only one."""
@@ -65,14 +80,24 @@ class Info:
         return name or keys[0]
 
     def action_size(self, key: str) -> int:
-        """Return A, the number of entries of the feature that holds the action."""
-        vectors = {name: f for name, f in self.features.items() if str(f["dtype"]).startswith("float")}
-        if key not in vectors:
-            raise DataError(unknown_name("action key", key, vectors))
+        """Return A, the number of entries of a feature of the action."""
+        vectors = {name: f for name, f in self.features.items() if str(f["dtype"]).startswith(NUMBERS)}
+        if key not in vectors or key in _COUNTERS:
+            raise DataError(unknown_name("action key", key, vectors.keys() - _COUNTERS))
         shape = list(vectors[key]["shape"])
         if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
             raise DataError(f"the feature {key!r} has shape {shape}; the action must be a vector [A]")
         return shape[0]
+
+    def action_names(self, key: str) -> tuple[str, ...]:
+        """Return the names of the entries of an action feature. Empty where there is not one for each entry."""
+        names: Any = self.features[key].get("names")
+        if isinstance(names, dict) and all(isinstance(number, int) for number in names.values()):
+            names = sorted(names, key=lambda name: int(names[name]))  # {"x": 0, "y": 1}
+        elif isinstance(names, dict):  # {"motors": ["x", "y"]}
+            names = list(itertools.chain.from_iterable(group for group in names.values() if isinstance(group, list)))
+        labels = tuple(map(str, names)) if isinstance(names, list) else ()
+        return labels if len(set(labels)) == len(labels) == self.action_size(key) else ()
 
 
 def _is_depth(feature: Mapping[str, Any]) -> bool:
@@ -85,16 +110,18 @@ class Episodes:
     """The episodes of a data set in order. Every array has one entry per episode."""
 
     lengths: NDArray[np.int64]
-    first: NDArray[np.int64]
-    """Number of the first step in the whole data set."""
     data_files: tuple[Path, ...]
     """File of the steps, with the images in image mode."""
     video_files: tuple[Path, ...]
     """File of the images in video mode, else empty."""
     video_starts: NDArray[np.float64]
     """Time of the first image in the video file, seconds. Empty in image mode."""
+    video_stops: NDArray[np.float64]
+    """Time after the last image."""
     tasks: tuple[str, ...]
     """Task names written by this package, else empty strings."""
+    seeds: NDArray[np.int64] | None = None
+    """Seeds written by this package."""
 
 
 @contextmanager
@@ -152,16 +179,20 @@ def read_info(folder: Path) -> Info:
             raise DataError(f"{folder}: not finished, {done} files are written; run the same command again to resume")
         raise DataError(f"{folder} has no {INFO_FILE}; point to the folder of a LeRobot data set")
     data = read_json(path)
-    if (version := data.get("codebase_version")) != VERSION:
-        cure = "convert it with lerobot's convert_dataset_v21_to_v30" if str(version) < VERSION else "update rt1"
-        raise DataError(f"{path} has codebase_version {version!r}; this version reads {VERSION!r}; {cure}")
+    version = data.get("codebase_version")
+    if version not in (*V2_VERSIONS, VERSION):
+        versions = ", ".join((*V2_VERSIONS, VERSION))
+        cure = "convert it with the version of lerobot that wrote it" if str(version) < VERSION else "update rt1"
+        raise DataError(f"{path} has codebase_version {version!r}; this version reads {versions}; {cure}")
     with border.reading(path, cure=COPY_AGAIN):
         info = Info(
+            version=version,
             fps=float(data["fps"]),
             features={key: {**feature, "dtype": feature["dtype"]} for key, feature in data["features"].items()},
             data_path=str(data["data_path"]),
             video_path=str(data.get("video_path") or ""),
             episodes=int(data["total_episodes"]),
+            chunk_episodes=int(data.get("chunks_size") or CHUNK_FILES),
         )
     if not 0.0 < info.fps < math.inf or info.episodes < 1:
         raise DataError(f"{path}: fps is {info.fps}, total_episodes {info.episodes}; both must be above 0")
@@ -185,78 +216,97 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
     A missing or damaged file, or numbers or lengths that are inconsistent, raise :class:`DataError`.
     """
     data = ["data/chunk_index", "data/file_index"]
-    video = [f"videos/{video_key}/{name}" for name in ("chunk_index", "file_index", TIME)] if video_key else []
+    video = [f"videos/{video_key}/{name}" for name in ("chunk_index", "file_index")] if video_key else []
+    times = [f"videos/{video_key}/{name}" for name in (FROM, TO)] if video_key else []
     names = ["episode_index", "length", "dataset_from_index", "dataset_to_index", *data, *video]
     files = sorted(folder.glob(EPISODE_FILES))
     if not files:
         raise DataError(f"{folder} has no {EPISODE_FILES}; {COPY_AGAIN}")
-    tables = [_episode_columns(path, names) for path in files]
+    tables = [_episode_columns(path, names, times) for path in files]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     order = np.argsort(columns["episode_index"], kind="stable")
     columns = {name: values[order] for name, values in columns.items()}
-    _check_numbers(folder, info, columns)
-    return Episodes(
-        lengths=columns["length"],
-        first=columns["dataset_from_index"],
-        data_files=_paths(folder, info.data_path, [columns[name] for name in data]),
-        video_files=_paths(folder, info.video_path, [columns[name] for name in video[:2]], video_key=video_key),
-        video_starts=columns[video[2]] if video else np.empty(0),
-        tasks=tuple(columns[TASK_COLUMN].tolist()),
-    )
-
-
-def _episode_columns(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    times = [name for name in names if name.endswith(TIME)]
-    noted = [TASK_COLUMN] if TASK_COLUMN in read_schema(path).names else []
-    columns = read_columns(path, [name for name in names if name not in times], [*times, *noted])
-    with reading(path):
-        tasks = columns[TASK_COLUMN].to_pylist() if noted else [""] * len(columns["length"])
-        seconds = {name: _seconds(path, name, columns[name]) for name in times}
-        return {**columns, **seconds, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
-
-
-def _seconds(path: Path, name: str, column: pa.ChunkedArray) -> NDArray[np.float64]:
-    seconds = column.to_numpy().astype(np.float64)
-    if seconds.ndim != 1 or not (np.isfinite(seconds) & (seconds >= 0)).all():
-        raise DataError(f"{path}: the column {name!r} is {column.type}; it must hold times in seconds; {COPY_AGAIN}")
-    return seconds
-
-
-def _check_numbers(folder: Path, info: Info, columns: Mapping[str, NDArray[Any]]) -> None:
-    numbers, lengths = columns["episode_index"], columns["length"]
-    if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
-        span = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
-        rule = f"{INFO_FILE} promises the episodes 0..{info.episodes - 1}"
-        raise DataError(f"{folder}: {rule}, found {span}; {COPY_AGAIN}")
-    wrong = (lengths < 1) | (columns["dataset_to_index"] - columns["dataset_from_index"] != lengths)
+    check_lengths(folder, info, columns["episode_index"], columns["length"])
+    wrong = columns["dataset_to_index"] - columns["dataset_from_index"] != columns["length"]
     if wrong.any():
         episode = int(np.argmax(wrong))
         span = f"{columns['dataset_from_index'][episode]}..{columns['dataset_to_index'][episode]}"
         raise DataError(
-            f"{folder}: episode {episode} has length {lengths[episode]} and the steps {span}; it needs at least one "
-            f"step, and the two must agree; {COPY_AGAIN}"
+            f"{folder}: episode {episode} has length {columns['length'][episode]} and the steps {span}; the two must "
+            f"agree; {COPY_AGAIN}"
         )
+    starts, stops = (columns[name] for name in times) if times else (np.empty(0), np.empty(0))
+    return Episodes(
+        lengths=columns["length"],
+        data_files=_v3_paths(folder, (info.data_path, DATA_PATH), [columns[name] for name in data]),
+        video_files=_v3_paths(
+            folder, (info.video_path, VIDEO_PATH), [columns[name] for name in video], video_key=video_key
+        ),
+        video_starts=starts,
+        video_stops=stops,
+        tasks=tuple(columns[TASK_COLUMN].tolist()),
+        seeds=columns.get(SEED_COLUMN),
+    )
 
 
-def _paths(
-    folder: Path, template: str, columns: Sequence[NDArray[np.int64]], *, video_key: str | None = None
+def _episode_columns(path: Path, names: Sequence[str], times: Sequence[str]) -> dict[str, NDArray[Any]]:
+    present = read_schema(path).names
+    noted = [TASK_COLUMN] if TASK_COLUMN in present else []
+    seeds = [SEED_COLUMN] if SEED_COLUMN in present else []
+    columns = read_columns(path, [*names, *seeds], [*times, *noted])
+    with reading(path):
+        tasks = columns[TASK_COLUMN].to_pylist() if noted else [""] * len(columns["length"])
+        seconds = {name: columns[name].to_numpy().astype(np.float64) for name in times}
+        return {**columns, **seconds, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
+
+
+def check_lengths(folder: Path, info: Info, numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+    """Raise :class:`DataError` if the ascending numbers of the episodes have gaps, or an episode has no steps."""
+    if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
+        span = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
+        rule = f"{INFO_FILE} promises the episodes 0..{info.episodes - 1}"
+        raise DataError(f"{folder}: {rule}, found {span}; {COPY_AGAIN}")
+    if (lengths < 1).any():
+        episode = int(np.argmax(lengths < 1))
+        raise DataError(f"{folder}: episode {episode} has length {lengths[episode]}, must be at least 1; {COPY_AGAIN}")
+
+
+def _v3_paths(
+    folder: Path, templates: Sequence[str], columns: Sequence[NDArray[np.int64]], *, video_key: str | None = None
 ) -> tuple[Path, ...]:
-    """Return the file of each episode from the columns of chunk and file numbers, and check that it exists."""
+    """Return the file of each episode from the columns of chunk and file numbers."""
     pairs = list(zip(*(column.tolist() for column in columns), strict=True))
-    paths: dict[tuple[int, ...], Path] = {}
-    for chunk, file in dict.fromkeys(pairs):
+    distinct = list(dict.fromkeys(pairs))
+    paths = dict(zip(distinct, existing_files(folder, templates, distinct, video_key=video_key), strict=True))
+    return tuple(paths[pair] for pair in pairs)
+
+
+def existing_files(
+    folder: Path, templates: Sequence[str], numbers: Sequence[tuple[int, int]], *, video_key: str | None = None
+) -> list[Path]:
+    """Return the files of a template by their chunk and their number. A missing file raises :class:`DataError`.
+
+    Some data sets do not follow the template that they name: the first one counts whose first file exists.
+    """
+
+    def path_of(template: str, chunk: int, number: int) -> Path:
+        fields = {"chunk_index": chunk, "file_index": number, "episode_chunk": chunk, "episode_index": number}
         with border.reading(f"{folder / INFO_FILE}: the path template {template!r}", cure=COPY_AGAIN):
-            path = folder / _path(template, video_key=video_key, chunk_index=chunk, file_index=file)
+            return folder / _path(template, video_key=video_key, **fields)
+
+    templates = [template for template in templates if template]
+    usable = [template for template in templates if numbers and path_of(template, *numbers[0]).is_file()]
+    paths = [path_of((usable or templates)[0], chunk, number) for chunk, number in numbers]
+    for path in paths:
         if not path.is_file():
             raise DataError(f"{path} is missing; {COPY_AGAIN}")
-        paths[chunk, file] = path
-    return tuple(paths[pair] for pair in pairs)
+    return paths
 
 
 def _path(template: str, **values: object) -> str:
     """Return the path of a template within the folder. An unsafe one raises ``ValueError``."""
     for _, field, form, _ in string.Formatter().parse(template):
-        if field is not None and (field not in values or len(form or "") > len("03d")):
+        if field is not None and (field not in values or len(form or "") > len("06d")):
             raise ValueError(f"{{{field}:{form}}} is not a field of LeRobot")
     name = template.format(**values)
     if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
@@ -277,20 +327,27 @@ def write_embeddings(path: Path, embeddings: Iterable[FloatArray]) -> None:
     write_bytes(path, save({"vectors": vectors, "rows": np.array(rows, dtype=np.int64)}))
 
 
-def read_embeddings(path: Path, *, episodes: int | None = None) -> list[FloatArray]:
-    """Return the text embedding of each episode. Damage or another number of episodes raises :class:`DataError`."""
+def read_embeddings(folder: Path, *, episodes: int) -> list[FloatArray] | None:
+    """Return the text embedding of each episode, or None where there are no files of them.
+
+    Damage or another number of episodes raises :class:`DataError`.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    if not path.is_file():
-        raise DataError(f"{path} is missing; {COPY_AGAIN}")
-    with border.reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
-        tensors = load(path.read_bytes())
-        vectors, rows = tensors["vectors"], tensors["rows"]
-    types = vectors.ndim == 2 and rows.ndim == 1 and vectors.dtype == np.float32 and rows.dtype == np.int64
-    sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
-    if not sound or rows.max(initial=0) >= len(vectors) or episodes not in (None, len(rows)):
-        shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
-        rule = f"which must be a finite vector for each of {episodes} episodes"
-        raise DataError(f"{path} holds {shapes}, {rule}; {COPY_AGAIN}")
-    return [vectors[row] for row in rows]
+    paths = [path for pattern in EMBEDDING_FILES for path in sorted(folder.glob(pattern))]
+    embeddings: list[FloatArray] = []
+    for path in paths:
+        with border.reading(path, cure=COPY_AGAIN, also=(SafetensorError,)):
+            tensors = load(path.read_bytes())
+            vectors, rows = tensors["vectors"], tensors["rows"]
+        types = vectors.ndim == 2 and rows.ndim == 1 and vectors.dtype == np.float32 and rows.dtype == np.int64
+        sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
+        if not sound or rows.max(initial=0) >= len(vectors):
+            shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
+            raise DataError(f"{path} holds {shapes}, must hold a finite vector for each row; {COPY_AGAIN}")
+        embeddings += [vectors[row] for row in rows]
+    if paths and len(embeddings) != episodes:
+        counts = f"{len(embeddings)} text embeddings for {episodes} episodes"
+        raise DataError(f"{folder / EMBEDDING_FOLDER} holds {counts}, must be one each; {COPY_AGAIN}")
+    return embeddings if paths else None

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, read_columns, read_schema, reading
+from rt1.data.lerobot.schema import (
+    COPY_AGAIN,
+    REWARD_KEY,
+    SUCCESS_KEY,
+    Episodes,
+    read_columns,
+    read_schema,
+    reading,
+)
 from rt1.data.sources.base import check_finite
 from rt1.errors import DataError
 
@@ -25,69 +34,165 @@ if TYPE_CHECKING:
 CACHE_BYTES = 128 << 20
 """Most bytes of decoded row groups kept in memory. The last group is always kept."""
 _KNOWN_FOOTERS = 32
+_MOST_DRIFT, _MOST_RATE_ERROR = 0.5, 0.01
+"""How far the time of the last step may be off: in steps, or in the share of the episode if that is more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
     """The actions of a whole data set, and what the data files say of each episode."""
 
-    actions: list[FloatArray]
-    """float32 (S, A) of each episode."""
+    actions: FloatArray
+    """float32 (all steps, A), episode by episode."""
+    low: FloatArray
+    """(A,) smallest value of each entry."""
+    high: FloatArray
+    """(A,) largest value of each entry."""
     tasks: NDArray[np.int64]
     """(E,) ``task_index`` of each episode's first step."""
-    changing: int
-    """Number of episodes that change their ``task_index``."""
+    changes: NDArray[np.bool_]
+    """(E,) whether the ``task_index`` changes within an episode."""
     rows: NDArray[np.int64]
     """(E,) row of each episode's first step within its data file."""
+    video_starts: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
+    """(E,) time of each episode's first image on the clock of its video file, seconds. Empty in image mode."""
+    rewards: FloatArray | None = None
+    """float32 (all steps,), where the data set has them."""
+    success: NDArray[np.bool_] | None = None
+    """(E,) whether an episode succeeded, where the data set says so."""
 
 
-def read_steps(episodes: Episodes, action_key: str, size: int) -> Steps:
-    """Return the actions of every step, 4 A bytes of memory per step, and the task numbers.
+@dataclass(frozen=True, kw_only=True)
+class StepKeys:
+    """The features of the data files to read."""
 
-    A damaged file, rows of other episodes, or an action that is not finite raises :class:`DataError`.
+    actions: Mapping[str, int]
+    """Number of entries of each feature of the action, in the order they are joined."""
+    reward: bool
+    """Whether there are rewards."""
+    success: bool
+    """Whether there are marks of success."""
+
+    @property
+    def action_name(self) -> str:
+        """The features of the action, for errors."""
+        return " and ".join(map(repr, self.actions))
+
+
+def read_steps(episodes: Episodes, keys: StepKeys, fps: float) -> Steps:
+    """Return the columns of all steps, 4 A bytes of memory per step for the actions.
+
+    A damaged file, rows of other episodes, another rate than ``fps``, or an action that is not finite raises
+    :class:`DataError`.
     """
-    actions: list[FloatArray] = [np.empty(0, np.float32)] * len(episodes.lengths)
-    tasks, rows = np.empty_like(episodes.lengths), np.empty_like(episodes.lengths)
-    changing = 0
+    lengths = episodes.lengths
+    firsts, total = np.cumsum(lengths) - lengths, int(lengths.sum())
+    actions = np.empty((total, sum(keys.actions.values())), np.float32)
+    tasks, rows, changes = np.empty_like(lengths), np.empty_like(lengths), np.zeros(len(lengths), np.bool_)
+    rewards = np.empty(total, np.float32) if keys.reward else None
+    success = np.zeros(len(lengths), np.bool_) if keys.success else None
     for path, members in _by_file(episodes).items():
-        columns = read_columns(path, ["episode_index", "task_index"], [action_key])
-        lengths = episodes.lengths[members]
-        numbers, task_indices = columns["episode_index"], columns["task_index"]
-        if len(numbers) != lengths.sum() or not np.array_equal(numbers, np.repeat(members, lengths)):
-            raise DataError(
-                f"{path}: its rows are not the {int(lengths.sum())} steps of the episodes {members.min()}.."
-                f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
-            )
-        values = _vectors(path, action_key, columns[action_key], size)
-        rows[members] = np.cumsum(lengths) - lengths
-        tasks[members] = task_indices[rows[members]]
-        for member, row, length in zip(members, rows[members], lengths, strict=True):
-            actions[member] = values[row : row + length]
-            check_finite(actions[member], f"{action_key!r} of episode {member}")
-            changing += bool((task_indices[row : row + length] != tasks[member]).any())
-    return Steps(actions=actions, tasks=tasks, changing=changing, rows=rows)
+        numbers, values = _read_file(path, keys)
+        starts, counts = _starts(path, numbers["episode_index"], members, lengths), lengths[members]
+        times = values["timestamp"].astype(np.float64)
+        _check_rate(path, members, (times[starts], times[starts + counts - 1]), counts, fps)
+        if not np.isfinite(values["action"]).all():
+            for member, row in zip(members.tolist(), starts.tolist(), strict=True):
+                check_finite(values["action"][row : row + lengths[member]], f"{keys.action_name} of episode {member}")
+        # Each row of the file, episode by episode, and its step in the whole data set.
+        ends = np.cumsum(counts)
+        row = np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1])
+        step = np.repeat(firsts[members] - (ends - counts), counts) + np.arange(ends[-1])
+        actions[step] = values["action"][row]
+        rows[members], tasks[members] = starts, numbers["task_index"][starts]
+        other = numbers["task_index"][row] != np.repeat(tasks[members], counts)
+        changes[members] = np.logical_or.reduceat(other, ends - counts)
+        if rewards is not None:
+            rewards[step] = values[REWARD_KEY][row]
+        if success is not None:
+            success[members] = np.logical_or.reduceat(values[SUCCESS_KEY][row] != 0, ends - counts)
+    columns = np.ascontiguousarray(actions.T)  # several times faster to reduce
+    return Steps(
+        actions=actions,
+        low=columns.min(axis=1),
+        high=columns.max(axis=1),
+        tasks=tasks,
+        changes=changes,
+        rows=rows,
+        rewards=rewards,
+        success=success,
+    )
 
 
 def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
-    """Return the episodes of each data file in the order of their rows."""
+    """Return the episodes of each data file."""
     members: dict[Path, list[int]] = {}
-    for episode in np.argsort(episodes.first, kind="stable").tolist():
-        members.setdefault(episodes.data_files[episode], []).append(episode)
+    for episode, path in enumerate(episodes.data_files):
+        members.setdefault(path, []).append(episode)
     return {path: np.array(numbers, dtype=np.int64) for path, numbers in members.items()}
 
 
+def _read_file(path: Path, keys: StepKeys) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[Any]]]:
+    """Return the whole numbers and the other values of a data file. The action has the name ``action``."""
+    extra = [name for name, present in ((REWARD_KEY, keys.reward), (SUCCESS_KEY, keys.success)) if present]
+    columns = read_columns(path, ["episode_index", "task_index"], ["timestamp", *keys.actions, *extra])
+    parts = [_vectors(path, key, columns[key], size) for key, size in keys.actions.items()]
+    values = {name: _vectors(path, name, columns[name], 1)[:, 0] for name in ("timestamp", *extra)}
+    return columns, {**values, "action": np.concatenate(parts, axis=1)}
+
+
+def _starts(
+    path: Path, numbers: NDArray[np.int64], members: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the first row of each member from the episode number of each row, and check that nothing else is there."""
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
+    order = np.argsort(numbers[starts], kind="stable")
+    counts = np.diff(np.append(starts, len(numbers)))
+    if not (np.array_equal(numbers[starts][order], members) and np.array_equal(counts[order], lengths[members])):
+        raise DataError(
+            f"{path}: its rows are not the {int(lengths[members].sum())} steps of the episodes {members.min()}.."
+            f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
+        )
+    return starts[order]
+
+
+def _check_rate(
+    path: Path,
+    members: NDArray[np.int64],
+    times: tuple[NDArray[np.float64], NDArray[np.float64]],
+    counts: NDArray[np.int64],
+    fps: float,
+) -> None:
+    """Raise :class:`DataError` if the times of the first and last step of episodes are not those of this rate."""
+    steps = counts - 1
+    with np.errstate(over="ignore", invalid="ignore"):  # times may be anything
+        seconds = times[1] - times[0]
+        wrong = np.abs(seconds * fps - steps) > np.maximum(_MOST_DRIFT, _MOST_RATE_ERROR * steps)
+    if wrong.any():
+        number = int(np.argmax(wrong))
+        span = float(seconds[number])
+        rate = f"{float(steps[number]) / span:.4g} steps per second" if span > 0 else "no rate"
+        raise DataError(
+            f"{path}: the timestamps of episode {members[number]} have {rate}, and meta/info.json has fps {fps:g}; set "
+            "fps to the rate of the recording"
+        )
+
+
 def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatArray:
-    """Return a column of float lists (or of floats, as LeRobot stores vectors of one entry) as (rows, size)."""
+    """Return a column of lists of numbers (or of numbers, as LeRobot stores one entry) as float32 (rows, size)."""
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     flat, sizes = column, np.ones(len(column))
     if hasattr(column.type, "value_type"):
         flat, sizes = column.combine_chunks().flatten(), pc.list_value_length(column).to_numpy()
-    if flat.null_count or (sizes != size).any() or str(flat.type) not in ("float", "double"):
+    kind = flat.type
+    number = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if flat.null_count or (sizes != size).any() or not number:
         content = f"{column.type} with {len(flat)} values in {len(column)} rows, {flat.null_count} empty"
-        raise DataError(f"{path}: the column {key!r} is {content}; it must hold {size} floats a row; {COPY_AGAIN}")
+        raise DataError(f"{path}: the column {key!r} is {content}; it must hold {size} numbers a row; {COPY_AGAIN}")
     with np.errstate(over="ignore"):  # infinity is refused later
-        return flat.to_numpy().astype(np.float32).reshape(len(column), size)
+        return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), size)
 
 
 class StoredImages:
@@ -157,9 +262,9 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
 
 
 def instructions(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the instruction of each episode. An unknown number raises :class:`DataError`."""
-    unknown = sorted(set(numbers.tolist()) - set(tasks))
-    if unknown:
-        episode = int(np.argmax(numbers == unknown[0]))
-        raise DataError(f"episode {episode} has task_index {unknown[0]}; meta/tasks.parquet has {sorted(tasks)[:12]}")
+    """Return the instruction of each episode. It may be empty. An unknown number raises :class:`DataError`."""
+    for number in np.unique(numbers).tolist():
+        episode = int(np.argmax(numbers == number))
+        if number not in tasks:
+            raise DataError(f"episode {episode} has task_index {number}; the tasks of meta are {sorted(tasks)[:12]}")
     return tuple(tasks[number] for number in numbers.tolist())

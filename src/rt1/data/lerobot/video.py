@@ -6,7 +6,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, reading
+from rt1.data.lerobot.schema import COPY_AGAIN, Episodes
+from rt1.data.sources.video import TOLERANCE, Clock, Video
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,86 +27,127 @@ PIXEL_FORMAT = "yuv420p"
 _OPTIONS = {"g": "2", "crf": "30"}
 _EXTRA_OPTIONS = {"av1": {"preset": "10"}, "h264": {"bf": "0"}}
 _IDLE_FILES = 8  # open files for later requests, since opening one reads its whole table of images
-_TOLERANCE = 0.25  # of the time between two steps
+_MOST_SPAN_ERROR = 1.25
+"""How far a span may differ from the length of its episode, in steps. Some recorders measure a span one image off."""
+_MOST_RATE_ERROR = 0.01
 
 
 class VideoImages:
     """The images of the episodes, decoded by seeking. Safe to use from several threads."""
 
-    def __init__(self, episodes: Episodes, fps: float) -> None:
-        self._files, self._starts, self._fps = episodes.video_files, episodes.video_starts, fps
-        self._idle: list[av.container.InputContainer] = []
+    def __init__(self, files: Sequence[Path], starts: NDArray[np.float64], fps: float) -> None:
+        """Open nothing yet.
+
+        Args:
+            files: the file of each episode.
+            starts: (E,) time of the first image of each episode in its file, seconds; see :func:`starts_in_files`.
+            fps: steps per second.
+        """
+        self._files, self._starts, self._fps = files, starts, fps
+        self._idle: list[Video] = []
         self._lock = threading.Lock()
 
     def read(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
         """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255. A damaged file raises ``DataError``."""
         if start == stop:
             return []
-        times = self._starts[episode] + np.arange(start, stop) / self._fps
-        with self._borrowed(self._files[episode]) as container:
-            images = _images_at(container, times, _TOLERANCE / self._fps)
+        times = (self._starts[episode] + np.arange(start, stop) / self._fps).tolist()
+        with self._borrowed(self._files[episode]) as video:
+            images = video.images(times, TOLERANCE / self._fps)
         if len(images) < len(times):
             where = f"step {start + len(images)} of episode {episode} (second {times[len(images)]:.3f})"
             raise DataError(f"{self._files[episode]} has no image for {where}; {COPY_AGAIN}")
         return images
 
     @contextmanager
-    def _borrowed(self, path: Path) -> Iterator[av.container.InputContainer]:
+    def _borrowed(self, path: Path) -> Iterator[Video]:
         """Yield the open file for use by this thread only. One that fails is closed."""
-        import av
-
         with self._lock:
-            container = next((idle for idle in self._idle if idle.name == str(path)), None)
-            if container is not None:
-                self._idle.remove(container)
-        with reading(path), ExitStack() as on_error:
-            try:
-                container = container or _open_video(path)
-                on_error.callback(container.close)
-                yield container
-            except av.FFmpegError as error:
-                raise DataError(f"{path} is damaged or truncated ({error.strerror}); {COPY_AGAIN}") from error
+            video = next((idle for idle in self._idle if idle.name == str(path)), None)
+            if video is not None:
+                self._idle.remove(video)
+        with ExitStack() as on_error:
+            video = video or Video(str(path), name=str(path), cure=COPY_AGAIN)
+            on_error.callback(video.close)
+            yield video
             on_error.pop_all()
         with self._lock:
-            self._idle.append(container)
+            self._idle.append(video)
             old, self._idle = self._idle[:-_IDLE_FILES], self._idle[-_IDLE_FILES:]
         for surplus in old:
             surplus.close()
 
 
-def _open_video(path: Path) -> av.container.InputContainer:
-    import av
+def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
+    """Return (E,) the time of each episode's first image on the clock of its file, seconds.
 
-    container = av.open(str(path), metadata_errors="ignore")
-    streams = container.streams.video
-    # A stream whose codec is unknown has no context, whatever the types say.
-    if not streams or getattr(streams[0], "codec_context", None) is None:
-        container.close()
-        raise DataError(f"{path} holds no video that can be decoded; {COPY_AGAIN}")
-    streams[0].codec_context.thread_count = 1  # the loader's threads already keep the cores busy
-    return container
+    The header of every file is read. Where a clock does not begin at 0 but the metadata count from 0, the times are
+    moved. Spans that overlap, end after the video, or differ from the length of their episode, and a video of another
+    rate, raise :class:`DataError` with file and episode.
+    """
+    starts, lengths = episodes.video_starts.astype(np.float64), episodes.lengths
+    members: dict[Path, list[int]] = {}
+    for episode in np.argsort(starts, kind="stable").tolist():
+        members.setdefault(episodes.video_files[episode], []).append(episode)
+    clocks = {path: _clock(path, fps) for path in members}
+    _check_spans(episodes, fps)
+    for path, numbers in members.items():
+        stops = starts[numbers] + lengths[numbers] / fps
+        overlaps = starts[numbers][1:] < stops[:-1] - TOLERANCE / fps
+        if overlaps.any():
+            one, other = (numbers[int(np.argmax(overlaps)) + after] for after in (0, 1))
+            raise DataError(
+                f"{path}: episode {other} begins at second {starts[other]:.3f}, within episode {one}, which has "
+                f"{lengths[one]} steps from second {starts[one]:.3f} on; {COPY_AGAIN}"
+            )
+        shift = _shift(path, clocks[path], numbers[0], starts[numbers[0]], fps)
+        end = clocks[path].first + clocks[path].images / fps
+        if stops[-1] + shift > end + TOLERANCE / fps:
+            raise DataError(
+                f"{path} has {clocks[path].images} images and ends at second {end:.3f}, and episode {numbers[-1]} at "
+                f"second {stops[-1] + shift:.3f}; {COPY_AGAIN}"
+            )
+        starts[numbers] += shift
+    return starts
 
 
-def _images_at(
-    container: av.container.InputContainer, times: NDArray[np.float64], tolerance: float
-) -> list[NDArray[np.uint8]]:
-    """Return the images at ascending times, seconds. Fewer where the file lacks the next one."""
-    stream = container.streams.video[0]
-    base = stream.time_base
-    assert base is not None
-    container.seek(max(0, int(times[0] / float(base))), stream=stream, backward=True)
-    images: list[NDArray[np.uint8]] = []
-    for frame in container.decode(stream):
-        shown = float((frame.pts or 0) * base)
-        if shown > times[len(images)] + tolerance:
-            break
-        if shown >= times[len(images)] - tolerance:
-            if frame.is_corrupt:
-                raise DataError(f"{container.name}: the image at second {shown:.3f} is damaged; {COPY_AGAIN}")
-            images.append(frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False))
-        if len(images) == len(times):
-            break
-    return images
+def _clock(path: Path, fps: float) -> Clock:
+    """Return the times of a video. One of another rate raises :class:`DataError`."""
+    with closing(Video(str(path), name=str(path), cure=COPY_AGAIN)) as video:
+        clock = video.clock()
+    if clock.rates and not any(abs(rate / fps - 1) <= _MOST_RATE_ERROR for rate in clock.rates):
+        raise DataError(
+            f"{path} has {clock.rates[0]:.4g} images per second, and meta/info.json has fps {fps:g}; set fps to the "
+            "rate of the recording"
+        )
+    return clock
+
+
+def _check_spans(episodes: Episodes, fps: float) -> None:
+    starts, stops = episodes.video_starts, episodes.video_stops
+    with np.errstate(over="ignore", invalid="ignore"):  # times may be anything
+        errors = np.abs((stops - starts) * fps - episodes.lengths)
+    wrong = ~(np.isfinite(starts) & (starts >= 0) & (errors <= _MOST_SPAN_ERROR))
+    if wrong.any():
+        episode = int(np.argmax(wrong))
+        span = f"from second {starts[episode]:.3f} to {stops[episode]:.3f}"
+        raise DataError(
+            f"{episodes.video_files[episode]}: episode {episode} is said to lie {span}, and has "
+            f"{episodes.lengths[episode]} steps at {fps:g} per second; correct the times or fps in meta"
+        )
+
+
+def _shift(path: Path, clock: Clock, episode: int, start: float, fps: float) -> float:
+    """Return what to add to the times of the metadata to get those of the file whose first episode is this one."""
+    tolerance = TOLERANCE / fps
+    if abs(clock.first) <= tolerance or abs(start - clock.first) <= tolerance:
+        return 0.0
+    if start <= tolerance:
+        return clock.first
+    raise DataError(
+        f"{path} begins at second {clock.first:.3f}, and its first episode, {episode}, at second {start:.3f}: "
+        "the times have no common clock; encode the video again from second 0 on"
+    )
 
 
 def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec) -> bytes:

@@ -78,10 +78,9 @@ class LeRobotWriter:
         import pyarrow as pa
 
         settings, recording = self.settings, self.settings.recording
-        data, video, table = (
-            self._path(template, state.file) for template in (schema.DATA_PATH, schema.VIDEO_PATH, schema.EPISODES_PATH)
-        )
-        for path in (data, video, table, self.folder / schema.EMBEDDINGS_FILE):
+        templates = (schema.DATA_PATH, schema.VIDEO_PATH, schema.EMBEDDINGS_PATH, schema.EPISODES_PATH)
+        data, video, vectors, table = paths = [self._path(template, state.file) for template in templates]
+        for path in paths:
             recover(path)
         rows: list[dict[str, Any]] = []
         videos: list[tuple[bytes, int]] = []
@@ -93,7 +92,7 @@ class LeRobotWriter:
                 episode = read(number)
                 check_episode(episode, recording)
                 task = tasks.setdefault(episode.instruction, len(tasks))
-                columns = metadata.step_columns(episode, settings.fps, number=number, step=step, task=task)
+                columns = metadata.step_columns(episode, settings, number=number, step=step, task=task)
                 sink.write_table(metadata.step_table(episode.images, columns, sink.schema))
                 rows.append(metadata.episode_row(episode, columns, settings, file=state.file, base=state.step))
                 step += len(episode.images)
@@ -107,9 +106,7 @@ class LeRobotWriter:
             with replacing(video) as partial:
                 join_videos(videos, partial, fps=settings.fps)
         if embeddings:
-            path = self.folder / schema.EMBEDDINGS_FILE
-            earlier = schema.read_embeddings(path)[: state.episode] if state.episode else []
-            schema.write_embeddings(path, [*earlier, *embeddings])
+            schema.write_embeddings(vectors, embeddings)
         metadata.write_table(table, pa.Table.from_pylist(rows))
         return _State(file=state.file + 1, episode=state.episode + len(rows), step=step, tasks=tasks)
 

@@ -13,14 +13,13 @@ from rt1.common.border import reading
 from rt1.common.files import write_bytes, write_text
 from rt1.common.json_files import parse
 from rt1.data.lerobot.schema import INFO_FILE, STATS_FILE
+from rt1.data.lerobot.v2 import DATA_PATH, EPISODES_FILE, TASKS_FILE, VIDEO_PATH
 from rt1.data.remote.download import Part, PartFile
 from rt1.data.remote.lerobot import CURE, Info, cut_steps
 from rt1.data.remote.store import Store, filled
 from rt1.errors import DataError
 
-EPISODES_FILE, TASKS_FILE, EPISODE_STATS_FILE = "meta/episodes.jsonl", "meta/tasks.jsonl", "meta/episodes_stats.jsonl"
-DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+EPISODE_STATS_FILE = "meta/episodes_stats.jsonl"
 
 
 def plan(store: Store, info: Info) -> Part:

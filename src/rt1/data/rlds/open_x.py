@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from rt1.data.rlds import open_x_actions as mappings
 from rt1.data.rlds.open_x_actions import ActionMapping
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
-from rt1.data.sources.base import check_steps
+from rt1.data.sources.base import Outcome, check_steps
 from rt1.errors import DataError
 
 
@@ -36,6 +36,8 @@ class OpenXDataset(RLDSLayout):
     """First step that is used; 1 if the first action of every episode is a zero placeholder."""
     bgr: bool = False
     """Whether the images are stored as BGR."""
+    lerobot: bool = False
+    """Whether it is published as a LeRobot data set, not as RLDS."""
     weight: float = 1.0
     """Share in a mixture. The table has those of RT-1-X."""
 
@@ -75,6 +77,11 @@ class OpenXSource(RLDSSource):
         self._first = self._first + dataset.first_step
         self.actions(0, 0, 1)  # a wrong mapping fails now, not during training
 
+    def outcome(self, episode: int) -> Outcome:
+        outcome = super().outcome(episode)
+        rewards = None if outcome.rewards is None else outcome.rewards[self.dataset.first_step :]
+        return replace(outcome, rewards=rewards)
+
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return RT-1's action, float32 (stop - start, 11), of steps ``start..stop-1`` (not clipped)."""
         check_steps(self, episode, start, stop)
@@ -112,6 +119,8 @@ def open_x_source(
     """
     if isinstance(dataset, str):
         dataset = lookup("Open X data set", dataset, OPEN_X)
+    if dataset.lerobot:
+        raise DataError(f"{folder} is RLDS, and {dataset.name} is a LeRobot data set; name the RLDS data set")
     action_spec = action_spec or rt1_action_spec(bins=512, world_bound=2.0)
     return OpenXSource(folder, dataset, split=split, action_spec=action_spec, skip_corrupt=skip_corrupt)
 
@@ -151,6 +160,10 @@ _TABLE = (
     OpenXDataset(name="bridge_dataset", action_keys=("action", "is_terminal"), to_rt1=mappings.bridge_dataset,
                  control_rate=5.0, image_key="observation/image_0", instruction_key="language_instruction",
                  embedding_key="language_embedding", first_step=1, weight=50.0),
+    OpenXDataset(name="fractal20220817_data_lerobot", action_keys=("action",), to_rt1=mappings.fractal_lerobot,
+                 control_rate=3.0, image_key="observation.images.image", lerobot=True, weight=150.0),
+    OpenXDataset(name="bridge_orig_lerobot", action_keys=("action",), to_rt1=mappings.bridge_lerobot,
+                 control_rate=5.0, image_key="observation.images.image_0", lerobot=True, weight=50.0),
 )  # fmt: skip
 
 OPEN_X: dict[str, OpenXDataset] = {entry.name: entry for entry in _TABLE}

@@ -121,8 +121,26 @@ def bridge_dataset(raw: RawActions) -> FloatArray:
     with values between while it moves, cut at 0.5. Stretched as in :func:`bridge`. The end comes from ``is_terminal``.
     """
     action = raw["action"]
-    gripper = np.where(action[:, 6:7] > 0.5, -1.0, 1.0).astype(np.float32)
-    return _bridge(mode_of_flag(raw["is_terminal"]), action[:, :3], action[:, 3:6], gripper)
+    return _bridge(mode_of_flag(raw["is_terminal"]), action[:, :3], action[:, 3:6], _cut(action))
+
+
+def fractal_lerobot(raw: RawActions) -> FloatArray:
+    """Return the action of ``fractal20220817_data_lerobot``: fractal after OpenVLA's transforms, one vector of 7.
+
+    xyz, roll, pitch, yaw as fractal stores them, relative. The gripper is absolute, 1 open, 0 closed: each step has
+    the last command of fractal's relative gripper. An episode terminates at its last step.
+    """
+    action = raw["action"]
+    return rt1_action(mode=_mode_of_last(action), world=action[:, :3], rotation=action[:, 3:6], gripper=_cut(action))
+
+
+def bridge_lerobot(raw: RawActions) -> FloatArray:
+    """Return the action of ``bridge_orig_lerobot``: :func:`bridge_dataset` without its first step, in the same form.
+
+    An episode terminates at its last step.
+    """
+    action = raw["action"]
+    return _bridge(_mode_of_last(action), action[:, :3], action[:, 3:6], _cut(action))
 
 
 def taco_play(raw: RawActions) -> FloatArray:
@@ -192,6 +210,15 @@ def language_table(raw: RawActions) -> FloatArray:
     """
     world = np.pad(raw["action"] * 20.0, ((0, 0), (0, 1)))
     return rt1_action(mode=mode_of_flag(raw["is_terminal"]), world=world)
+
+
+def _mode_of_last(action: FloatArray) -> FloatArray:
+    return mode_of_flag((np.arange(len(action)) == len(action) - 1).astype(np.float32)[:, None])
+
+
+def _cut(action: FloatArray) -> FloatArray:
+    """Return the gripper of a vector of 7 as +1 closed, -1 open. In the vector it is 1 open, 0 closed."""
+    return np.where(action[:, 6:7] > 0.5, -1.0, 1.0).astype(np.float32)
 
 
 def _bridge(mode: FloatArray, world: FloatArray, rotation: FloatArray, gripper: FloatArray | None) -> FloatArray:

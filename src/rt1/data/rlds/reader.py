@@ -17,6 +17,7 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.data.rlds.columns import columns_of
 from rt1.data.rlds.index import build_index, cache_folder, load_or_build, settings_hash
+from rt1.data.rlds.outcome import OutcomeReader
 from rt1.data.rlds.schema import (
     FEATURES_FILE,
     RT1_FILE,
@@ -28,7 +29,7 @@ from rt1.data.rlds.schema import (
     read_recorder_notes,
 )
 from rt1.data.rlds.tfrecord import strided_floats
-from rt1.data.sources.base import check_steps
+from rt1.data.sources.base import Outcome, check_steps
 from rt1.errors import DataError
 
 _OPEN_FILES = 128  # a data set may have more shards than a process may open files
@@ -98,6 +99,7 @@ class RLDSSource:
         self._shard_of = self._index.episodes["shard"].tolist()
         self._embedding_width = columns.embedding.width if columns.embedding else 0
         self._paths = shards.paths
+        self._outcomes = OutcomeReader(features, shards.paths)
         self._open = functools.lru_cache(maxsize=_OPEN_FILES)(_OpenFile)
         self._warn()
 
@@ -140,6 +142,12 @@ class RLDSSource:
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         return np.array(self._index.actions[self._steps(episode, start, stop)])
+
+    def outcome(self, episode: int) -> Outcome:
+        """Return success, seed and rewards of an episode, as far as the data set says. Its record is read again."""
+        row = self._row(episode)
+        first = int(self._first[episode])
+        return self._outcomes.read(int(row["shard"]), int(self._index.images["offset"][first]), int(row["steps"]))
 
     def _row(self, episode: int) -> np.void:
         check_steps(self, episode)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.files import replacing, write_text
@@ -19,6 +18,7 @@ from rt1.common.folders import check_folder
 from rt1.common.json_config import check_at_least, to_json
 from rt1.data.rlds.schema import FEATURES_FILE, INFO_FILE, RECORDING_FILE, RT1_FILE, RLDSLayout, read_json
 from rt1.data.rlds.tfrecord import FRAME_BYTES, FeatureValue, encode_example, frame
+from rt1.data.sources.base import OUTCOMES, Outcome
 from rt1.data.sources.images import image_size
 from rt1.errors import DataError
 
@@ -39,14 +39,22 @@ class RecordedEpisode:
     """float32 (E,), or None."""
     task: str
     """Name of the task."""
-    success: bool
-    """Whether the task was solved."""
-    seed: int
-    """Seed of the environment's reset."""
+    success: bool | None
+    """Whether the task was solved. None: not known."""
+    seed: int | None
+    """Seed of the environment's reset. None: not known."""
     episode_id: int
     """Number of the episode within the recording."""
     rewards: FloatArray | None = None
     """float32 (steps,). None stores 1 in the last step of a success and 0 elsewhere."""
+
+    def all_rewards(self) -> FloatArray:
+        """Return the reward of each step, float32 (steps,)."""
+        if self.rewards is not None:
+            return self.rewards
+        rewards = np.zeros(len(self.images), np.float32)
+        rewards[-1] = bool(self.success)
+        return rewards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +73,8 @@ class RecordingSettings:
     """Episodes per file, the most that an interruption loses."""
     text_encoder: Mapping[str, object] | None = None
     """Identity of the encoder of the text embeddings: name, sha256, width; None records no embeddings."""
+    outcomes: tuple[str, ...] = OUTCOMES
+    """What is known of every episode: success, seed, reward. The keys of the others are left out."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Plain data about the episodes (environment, seed, noise), stored with the data set."""
 
@@ -90,7 +100,10 @@ class RecordingSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``."""
-        return {**to_json(self), "shards": self.shards}
+        data = {**to_json(self), "shards": self.shards}
+        if self.outcomes == OUTCOMES:
+            del data["outcomes"]  # recordings of earlier versions do not have it
+        return data
 
 
 class RLDSWriter:
@@ -132,7 +145,7 @@ class RLDSWriter:
         with replacing(self.shard_path(shard)) as partial, partial.open("wb") as file:
             for episode in episodes:
                 check_episode(episode, self.settings)
-                file.write(frame(encode_example(_features(episode))))
+                file.write(frame(encode_example(_features(episode, self.settings.outcomes))))
 
     def finish(self) -> None:
         """Write the metadata, which makes the folder readable. A missing shard raises ``DataError``."""
@@ -181,7 +194,7 @@ def refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]
 
 def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None:
     problem = _image_problem(episode, settings) or _action_problem(episode, settings)
-    problem = problem or _text_problem(episode, settings)
+    problem = problem or _text_problem(episode, settings) or _outcome_problem(episode, settings)
     if problem:
         raise DataError(f"episode {episode.episode_id} cannot be recorded: {problem}")
 
@@ -199,8 +212,6 @@ def _action_problem(episode: RecordedEpisode, settings: RecordingSettings) -> st
     shape = (len(episode.images), settings.action_spec.size)
     if episode.actions.shape != shape or episode.actions.dtype != np.float32:
         return f"its actions are {episode.actions.dtype} {episode.actions.shape}; they must be float32 {shape}"
-    if episode.rewards is not None and episode.rewards.shape != shape[:1]:
-        return f"its rewards have shape {episode.rewards.shape}; they must be {shape[:1]}"
     if not np.isfinite(episode.actions).all():
         step = int(np.argmin(np.isfinite(episode.actions).all(axis=1)))
         return f"the action of step {step} is {episode.actions[step].tolist()}; it must be finite"
@@ -218,7 +229,18 @@ def _text_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     return ""
 
 
-def _features(episode: RecordedEpisode) -> dict[str, FeatureValue]:
+def _outcome_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
+    rewards, steps = episode.rewards, len(episode.images)
+    if rewards is not None and (rewards.dtype != np.float32 or rewards.shape != (steps,)):
+        return f"its rewards are {rewards.dtype} {rewards.shape}; they must be float32 ({steps},)"
+    known = Outcome(success=episode.success, seed=episode.seed, rewards=rewards).keys()
+    if "success" in known:
+        known = (*known, "reward")
+    missing = [key for key in settings.outcomes if key not in known]
+    return f"it has no {missing[0]}; the other episodes have one" if missing else ""
+
+
+def _features(episode: RecordedEpisode, outcomes: Sequence[str]) -> dict[str, FeatureValue]:
     steps = len(episode.images)
     first, last = np.zeros(steps, np.int64), np.zeros(steps, np.int64)
     first[0] = last[-1] = 1
@@ -228,23 +250,20 @@ def _features(episode: RecordedEpisode) -> dict[str, FeatureValue]:
         "steps/language_instruction": [episode.instruction.encode()] * steps,
         "steps/is_first": first,
         "steps/is_last": last,
-        "steps/is_terminal": last if episode.success else np.zeros(steps, np.int64),
-        "steps/reward": _rewards(episode, last),
         "steps/discount": np.ones(steps, np.float32),
         "episode_metadata/task": [episode.task.encode()],
-        "episode_metadata/success": np.array([episode.success], np.int64),
-        "episode_metadata/seed": np.array([episode.seed], np.int64),
         "episode_metadata/episode_id": np.array([episode.episode_id], np.int64),
     }
+    if "success" in outcomes:
+        features["steps/is_terminal"] = last if episode.success else np.zeros(steps, np.int64)
+        features["episode_metadata/success"] = np.array([episode.success], np.int64)
+    if "seed" in outcomes:
+        features["episode_metadata/seed"] = np.array([episode.seed], np.int64)
+    if "reward" in outcomes:
+        features["steps/reward"] = episode.all_rewards()
     if episode.text_embedding is not None:
         features["steps/language_embedding"] = np.tile(episode.text_embedding, steps)
     return features
-
-
-def _rewards(episode: RecordedEpisode, last: NDArray[np.int64]) -> FloatArray:
-    if episode.rewards is not None:
-        return episode.rewards.astype(np.float32)
-    return last.astype(np.float32) * np.float32(episode.success)
 
 
 def _feature_description(settings: RecordingSettings) -> dict[str, Any]:
@@ -259,13 +278,18 @@ def _feature_description(settings: RecordingSettings) -> dict[str, Any]:
         "observation": _dictionary({"image": image}),
         "action": _tensor("float32", settings.action_spec.size),
         "language_instruction": text,
-        **{flag: _tensor("bool") for flag in ("is_first", "is_last", "is_terminal")},
-        "reward": _tensor("float32"),
+        **{flag: _tensor("bool") for flag in ("is_first", "is_last")},
         "discount": _tensor("float32"),
     }
+    metadata = {"task": text, "episode_id": _tensor("int64")}
+    if "success" in settings.outcomes:
+        steps["is_terminal"] = metadata["success"] = _tensor("bool")
+    if "seed" in settings.outcomes:
+        metadata["seed"] = _tensor("int64")
+    if "reward" in settings.outcomes:
+        steps["reward"] = _tensor("float32")
     if settings.embedding_width is not None:
         steps["language_embedding"] = _tensor("float32", settings.embedding_width)
-    metadata = {"task": text, "success": _tensor("bool"), "seed": _tensor("int64"), "episode_id": _tensor("int64")}
     content = {"feature": _dictionary(steps), "length": "-1"}  # TFDS needs the length
     sequence = {"pythonClassName": f"{_PACKAGE}.dataset_feature.Dataset", "sequence": content}
     return _dictionary({"steps": sequence, "episode_metadata": _dictionary(metadata)})

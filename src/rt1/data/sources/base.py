@@ -76,6 +76,27 @@ class EpisodeSource(Protocol):
         ...
 
 
+OUTCOMES = ("success", "seed", "reward")
+"""What a data set may say of how its episodes ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an episode ended. None is what its data set does not say."""
+
+    success: bool | None = None
+    """Whether the task was solved."""
+    seed: int | None = None
+    """Seed of the environment's reset."""
+    rewards: FloatArray | None = None
+    """float32 (steps,)."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of :data:`OUTCOMES` that the data set says."""
+        values = (self.success, self.seed, self.rewards)
+        return tuple(key for key, value in zip(OUTCOMES, values, strict=True) if value is not None)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptionalMembers:
     """Members that an :class:`EpisodeSource` may have, each with the value that is assumed where it is missing."""
@@ -91,6 +112,8 @@ class OptionalMembers:
     where the images are stored as arrays or as a video."""
     instructions: Callable[[int], Sequence[str]] | None = None
     """Method ``instructions(episode)``: all sentences of an episode, its instruction first. None where it has one."""
+    outcome: Callable[[int], Outcome] | None = None
+    """Method ``outcome(episode)``: success, seed and rewards of an episode, as far as the data set says."""
     skipped: Sequence[str] = ()
     """One message for each damaged record that was left out."""
     cache_folder: Path | None = None
