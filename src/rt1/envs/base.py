@@ -237,6 +237,12 @@ def max_return(suite: TaskSuite) -> float | None:
     return value
 
 
+def picture_backend(suite: TaskSuite) -> str | None:
+    """Return a suite's optional member ``picture_backend``: the name of the library that draws its images."""
+    name: str | None = getattr(suite, "picture_backend", None)
+    return name
+
+
 def open_batch(suite: TaskSuite, task: str, count: int, *, render: bool = True) -> Sequence[Env]:
     """Open environments of a task to act in at the same time: ``count`` where the suite can do that, else one.
 

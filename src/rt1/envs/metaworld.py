@@ -42,12 +42,21 @@ class MetaWorldConfig:
     fast_render: bool = True
     """Render without shadows, reflections and multisampling (13 times faster); off gives Meta-World's own look."""
 
+    max_steps: int | None = None
+    """Steps of an episode. Default: 500 native steps, the most that Meta-World allows."""
+
     def __post_init__(self) -> None:
         if self.camera not in CAMERAS:
             raise ValueError(unknown_name("camera", self.camera, CAMERAS))
         check_between(self, 8, 2048, "image_size")
         check_between(self, 1, 4, "supersample")
         check_between(self, 1, NATIVE_RATE, "control_rate")
+        limit = NATIVE_STEPS // self.hold
+        if self.max_steps is not None and not 1 <= self.max_steps <= limit:
+            raise ValueError(
+                f"max_steps is {self.max_steps}, must be in 1..{limit}, since Meta-World ends after {NATIVE_STEPS} "
+                f"native steps of {NATIVE_RATE:g} Hz, {self.hold} per step here. Leave it out"
+            )
 
     @property
     def hold(self) -> int:
@@ -95,7 +104,7 @@ class MetaWorldEnv(BaseEnv):
         self.instruction = INSTRUCTIONS[self.task.removesuffix("-v3")][0]
         self.action_spec = action_spec()
         self.control_rate = NATIVE_RATE / self.config.hold
-        self.max_steps = NATIVE_STEPS // self.config.hold
+        self.max_steps = self.config.max_steps or NATIVE_STEPS // self.config.hold
         choose_gl_early(required=self.render)
         self._sim, self._expert = _simulator_and_expert(self.task)
         if self.config.camera == "corner2":
@@ -165,9 +174,8 @@ class MetaWorldSuite:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON."""
-        settings: dict[str, Any] = to_json(self.config)
-        return settings
+        """The settings as plain JSON. The default step limit is left out, as in earlier recordings."""
+        return {name: value for name, value in to_json(self.config).items() if value is not None}
 
     @property
     def image_size(self) -> tuple[int, int]:

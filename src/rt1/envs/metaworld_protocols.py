@@ -35,8 +35,10 @@ def _published(table: str, scale: float) -> tuple[PublishedResult, ...]:
     results = []
     for line in table.strip().splitlines():
         policy, *rates, score, inputs = (cell.strip() for cell in line.split("|"))
-        groups = () if rates[0] == "-" else tuple(float(rate) * scale for rate in rates)
-        results.append(PublishedResult(policy=policy, groups=groups, score=float(score) * scale, inputs=inputs))
+        groups = () if rates[0] == "-" else tuple(round(float(rate) * scale, 3) for rate in rates)
+        results.append(
+            PublishedResult(policy=policy, groups=groups, score=round(float(score) * scale, 3), inputs=inputs)
+        )
     return tuple(results)
 
 
@@ -45,7 +47,7 @@ METAWORLD_MT50_A = EvaluationProtocol(
     groups={"easy": _EASY, "medium": _MEDIUM, "hard": (*_HARD, *_VERY_HARD)},
     score="task_mean",
     trials=10,
-    env={"camera": "corner2"},
+    env={"camera": "corner2", "max_steps": None},
     published=_published(
         """
         RT-1             | .605 | .042 | .015 | .346 | image, instruction
@@ -70,7 +72,7 @@ METAWORLD_MT50_B = EvaluationProtocol(
     groups={"easy": _EASY, "medium": _MEDIUM, "hard": _HARD, "very_hard": _VERY_HARD},
     score="mean_of_groups",
     trials=10,
-    env={"camera": "corner2"},
+    env={"camera": "corner2", "max_steps": None},
     published=_published(
         """
         Diffusion Policy | 23.1 | 10.7 |  1.9 |  6.1 | 10.5 |

@@ -47,7 +47,6 @@ class TrialPlan:
     instruction: str  # empty: the environment's own, which it tells at reset
     trials: tuple[int, ...]  # equal numbers have equal initial states, for all kinds
     seed: int  # of the evaluation
-    max_steps: int | None = None  # step limit, besides the environment's own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +64,10 @@ class TrialResult:
         return float(self.rollout.success) if self.max_return is None else self.rollout.total_reward / self.max_return
 
 
-def plan_trials(
-    kind: Kind, task: str, instruction: str, *, trials: int, seed: int, max_steps: int | None = None
-) -> list[TrialPlan]:
+def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
     """Cut trials into plans small enough to spread over processes."""
     return [
-        TrialPlan(kind=kind, task=task, instruction=instruction, trials=numbers, seed=seed, max_steps=max_steps)
+        TrialPlan(kind=kind, task=task, instruction=instruction, trials=numbers, seed=seed)
         for numbers in chunks(trials, _CHUNK)
     ]
 
@@ -163,7 +160,6 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
                     seed=trial_seed(plan.seed, trial),
                     instruction=plan.instruction,
                     keep_images=plan.kind == "policy",
-                    max_steps=plan.max_steps,
                 )
                 for env, trial in zip(envs, numbers, strict=False)
             ]
