@@ -39,13 +39,19 @@ class EvaluationProtocol:
         return tuple(task for tasks in self.groups.values() for task in tasks)
 
 
+def protocols_of(suite: TaskSuite) -> Mapping[str, EvaluationProtocol]:
+    """Return a suite's optional member ``protocols``: its published protocols by name."""
+    protocols: Mapping[str, EvaluationProtocol] = getattr(suite, "protocols", {})
+    return protocols
+
+
 def protocol_of(suite: TaskSuite, name: str) -> EvaluationProtocol:
-    """Return a protocol of a suite by name: an entry of its optional member ``protocols``.
+    """Return a protocol of a suite by name.
 
     Raises:
         ValueError: the suite has none of that name.
     """
-    protocols: Mapping[str, EvaluationProtocol] = getattr(suite, "protocols", {})
+    protocols = protocols_of(suite)
     if not protocols:
         raise ValueError(f"{suite.name} has no protocol {name!r}, and no other one. Leave --protocol out")
     return lookup("protocol", name, protocols)

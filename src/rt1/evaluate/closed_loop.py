@@ -40,7 +40,7 @@ class TrialSettings:
     baselines: bool = True
     """Also run the scripted expert, open-loop replay and random actions."""
     protocol: str | None = None
-    """Published protocol of the environment, such as metaworld-mt50-b. It sets tasks, trials, seed and camera."""
+    """Published protocol of the environment, which sets tasks, trials, seed and camera. rt1 envs NAME lists them."""
     swapped: bool = True
     """Also run tasks that share a scene under each other's instruction."""
     paraphrases: bool = True
