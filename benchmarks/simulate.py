@@ -48,20 +48,18 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=PROTOCOL.trials, help="trials of each of them")
     options = parser.parse_args()
     tasks = SUITE.tasks[:: options.every]
-    figures = dict.fromkeys(TARGETS, 0.0)
+    figures = {name: 0.0 for name in TARGETS if options.episodes or name != "record_cpu_minutes"}
     with tempfile.TemporaryDirectory(prefix="rt1-benchmark-") as temporary:
         folder = Path(temporary)
         policy = save_policy(folder / "checkpoint")
         for task in tasks:
-            episode_s, rejected = 0.0, 0
             if options.episodes:
                 episode_s, rejected = measure_recording(folder / task, task, options.episodes)
+                figures["record_cpu_minutes"] += episode_s * EPISODES * options.every / 60
+                print(f"{task:30} {episode_s:5.2f} s an episode, {rejected:3} rejected", flush=True)
             trial_s = measure_trials(task, policy, options.trials)
-            figures["record_cpu_minutes"] += episode_s * EPISODES * options.every / 60
             figures["trials_cpu_minutes"] += trial_s * PROTOCOL.trials * options.every / 60
-            print(
-                f"{task:30} {episode_s:5.2f} s an episode, {rejected:3} rejected, {trial_s:5.2f} s a trial", flush=True
-            )
+            print(f"{task:30} {trial_s:5.2f} s a trial", flush=True)
     for name, value in figures.items():
         print(f"{name:30} {value:5.1f}  target {TARGETS[name]}: {'met' if value <= TARGETS[name] else 'MISSED'}")
     print(json.dumps({name: round(value, 2) for name, value in figures.items()}))

@@ -113,7 +113,7 @@ def test_four_shards_merged_equal_one_run_but_for_times(points: Points, shards: 
 def test_missing_shards_are_named(shards: Path, tmp_path: Path) -> None:
     (shards / "shard-2-of-4.json").unlink()
     (shards / "shard-4-of-4.json").unlink()
-    with pytest.raises(ValueError, match=r"shards 2/4, 4/4 .*missing"):
+    with pytest.raises(ValueError, match=r"missing: 2/4, 4/4"):
         merge_shards([shards], tmp_path / "out")
     with pytest.raises(ValueError, match=r"shard-K-of-N"):
         merge_shards([tmp_path / "empty"], tmp_path / "out")

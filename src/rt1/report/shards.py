@@ -12,7 +12,7 @@ from typing import Any
 
 from rt1.checkpoint import MODEL_FILE
 from rt1.common.border import reading
-from rt1.common.files import write_text
+from rt1.common.files import first_names, write_text
 from rt1.common.json_config import from_json, to_json
 from rt1.common.json_files import read_object
 from rt1.data.sources.base import EpisodeSource
@@ -95,7 +95,10 @@ def read_shards(folders: Sequence[Path]) -> list[Trials]:
         raise ValueError(f"shard {twice[0]} is there twice, as {names}. Name each folder once")
     count = shards[0].shard.count
     if missing := [str(Shard(number=n, count=count)) for n in range(1, count + 1) if n not in numbers]:
-        raise ValueError(f"shards {', '.join(missing)} are missing. Run rt1 evaluate RUN --shard {missing[0]} first")
+        raise ValueError(
+            f"{len(missing)} of {count} shards are missing: {first_names(missing)}. Run rt1 evaluate RUN --shard K/N "
+            "for them"
+        )
     return sorted(shards, key=lambda trials: trials.shard.number)
 
 
