@@ -151,6 +151,33 @@ def test_a_robot_replays_an_episode_and_then_drives_until_it_stops(
     assert did.count("moves") + did.count("stopped:") == 4  # an action that is late is not carried out
 
 
+@pytest.mark.parametrize("script", sorted((EXAMPLES / "launch").glob("*.slurm")), ids=lambda script: script.name)
+def test_a_launch_script_is_valid_bash_and_asks_for_cores(script: Path) -> None:
+    check = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert (check.returncode, check.stderr) == (0, "")
+    text = script.read_text()
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
+    assert len(options) == text.count("\n#SBATCH "), "an option that SLURM would not read"
+    assert int(options["cpus-per-task"]) >= 1
+    assert text.index("#SBATCH") < text.index("\nset -euo pipefail"), "SLURM reads no option after the first command"
+
+
+def test_the_array_of_shards_runs_each_share_once() -> None:
+    script = EXAMPLES / "launch" / "evaluate_array.slurm"
+    for number in range(1, 9):
+        settings = {"SLURM_ARRAY_TASK_ID": str(number), "SLURM_ARRAY_TASK_COUNT": "8", "SLURM_CPUS_PER_TASK": "4"}
+        words = ["bash", "-c", f'srun() {{ echo "$@"; }}; . {script} runs/mine']
+        printed = subprocess.run(words, env=settings, capture_output=True, text=True, check=True).stdout.split()
+        assert printed[1:4] == ["rt1", "evaluate", "runs/mine"]
+        options = dict(zip(printed[4::2], printed[5::2], strict=True))
+        assert options == {
+            "--protocol": "metaworld-mt50-b",
+            "--shard": f"{number}/8",
+            "--workers": "4",
+            "--out": "runs/mine/evaluation-mt50-b",
+        }
+
+
 @pytest.mark.slow
 def test_a_hugging_face_data_set_trains_a_guided_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -26,7 +26,7 @@ def test_every_environment_is_listed_with_its_tasks_or_the_reason_why_not(
 def test_the_tasks_of_one_environment_are_listed_with_their_instructions(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["envs", "metaworld"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 50
+    assert lines[50:] == ["--protocol metaworld-mt50-a", "--protocol metaworld-mt50-b"]
     (line,) = [line for line in lines if line.startswith("faucet-open-v3 ")]
     assert line.endswith("rotate the faucet counter-clockwise to open it; open the faucet; turn the water tap on")
 

@@ -24,6 +24,15 @@ def checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
         ("--trials -1", "--trials is -1"),
         ("--episodes 2", "--episodes"),
         ("--tasks reachh", "did you mean 'reach'"),
+        ("--shard 0/8", "--shard is 0/8"),
+        ("--shard 9/8", "--shard is 9/8"),
+        ("--shard half", "--shard is 'half'"),
+        ("--shard 1/2 --data somewhere", "--data is somewhere"),
+        ("--merge somewhere", "--merge"),
+        ("--max-steps 501 --control-rate 80", "--max-steps is 501, must be in 1..500"),
+        ("--protocol metaworld-mt50", "did you mean 'metaworld-mt50-"),
+        ("--protocol metaworld-mt50-b --seed 3", "--seed is 3, but metaworld-mt50-b sets it"),
+        ("--protocol metaworld-mt50-b --camera corner", "--camera is corner, but metaworld-mt50-b sets it"),
     ],
 )
 def test_what_cannot_be_tried_is_one_line(
@@ -42,3 +51,13 @@ def test_a_checkpoint_that_names_no_tasks_says_what_to_give(
     file.write_text(json.dumps(info))
     assert main(["evaluate", str(checkpoint)]) == 1
     assert "names no tasks. Give --tasks" in capsys.readouterr().err
+
+
+def test_neither_a_checkpoint_nor_shards_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate"]) in (1, 2)
+    assert "checkpoint is None" in capsys.readouterr().err
+
+
+def test_a_folder_without_shards_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--merge", str(tmp_path / "empty")]) == 1
+    assert "shard-K-of-N.json" in capsys.readouterr().err

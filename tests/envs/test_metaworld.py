@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.envs.base import Image, Observation
+from rt1.envs.base import Image, Observation, open_batch
 from rt1.envs.metaworld import CAMERAS, MetaWorldConfig, MetaWorldEnv, MetaWorldSuite, check_task
 from rt1.envs.metaworld_tasks import INSTRUCTIONS
 from rt1.simulate.rollout import Expert, Replay, rollout
@@ -251,3 +251,33 @@ def test_a_suite_opens_a_task_with_its_settings() -> None:
         assert (env.task, env.max_steps) == ("reach-v3", 166)
         np.testing.assert_array_equal(env.reset(0).image, np.zeros((*suite.image_size, 3), np.uint8))
         np.testing.assert_array_equal(suite.expert("reach")(env), env.expert_action())
+
+
+def test_a_batch_shares_one_renderer_and_draws_what_each_environment_alone_draws(gl: str) -> None:
+    assert gl
+    suite = MetaWorldSuite(config=MetaWorldConfig(image_size=32))
+    seeds = (1, 3)
+    alone = []
+    for seed in seeds:
+        env = suite.open("drawer-open")
+        alone.append([env.reset(seed).image, env.step(np.ones(4, np.float32)).observation.image])
+        env.close()
+    batch = open_batch(suite, "drawer-open", len(seeds))
+    first = [member.reset(seed) for member, seed in zip(batch, seeds, strict=True)]
+    second = [member.step(np.ones(4, np.float32)).observation for member in batch]
+    images = [[one.image, two.image] for one, two in zip(first, second, strict=True)]
+    for member in reversed(batch):
+        member.close()
+    np.testing.assert_array_equal(images, alone)
+
+
+@pytest.mark.parametrize(("rate", "limit"), [(80.0, 500), (20.0, 125)])
+def test_a_step_limit_beyond_meta_worlds_own_is_refused(rate: float, limit: int) -> None:
+    assert MetaWorldConfig(control_rate=rate, max_steps=limit).max_steps == limit
+    with pytest.raises(ValueError, match=f"max_steps is {limit + 1}, .*{limit}"):
+        MetaWorldConfig(control_rate=rate, max_steps=limit + 1)
+
+
+def test_the_default_step_limit_is_not_stored_as_in_earlier_recordings() -> None:
+    assert "max_steps" not in MetaWorldSuite().settings
+    assert MetaWorldSuite(config=MetaWorldConfig(max_steps=9)).settings["max_steps"] == 9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,3 +114,27 @@ def test_the_policy_is_told_the_plans_sentence(
                 [plan], suite=small_world, policy=TrialPolicy(checkpoint=checkpoint), embeddings=embeddings, workers=1
             )
         )
+
+
+def test_a_trial_does_not_depend_on_the_plans_beside_its_own_and_a_batch_acts_as_each_alone(
+    make_checkpoint: Callable[..., Path], make_suite: Callable[..., Any], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", names=("move_0", "move_1", "move_2"))
+    suite = make_suite()
+    suite.open_batch = lambda _task, count, _render: [suite.make_env() for _ in range(count)]
+    plans = [plan for task in ("near", "far") for plan in plan_trials("policy", task, "go", trials=7, seed=0)]
+
+    def run(some: list[TrialPlan]) -> dict[tuple[str, int], TrialResult]:
+        embeddings = {"go": np.ones(8, np.float32)}
+        policy = TrialPolicy(checkpoint=checkpoint)
+        batches = run_trials(some, suite=suite, policy=policy, embeddings=embeddings, workers=1)
+        return {(result.plan.task, result.trial): result for batch in batches for result in batch}
+
+    together = run(plans)
+    assert len(together) == 14
+    for plan in plans:
+        for key, result in run([plan]).items():
+            np.testing.assert_array_equal(result.rollout.actions, together[key].rollout.actions)
+    lone = run([TrialPlan(kind="policy", task="far", instruction="go", trials=(6,), seed=0)])
+    assert lone["far", 6].rollout.steps == together["far", 6].rollout.steps
+    np.testing.assert_allclose(lone["far", 6].rollout.actions, together["far", 6].rollout.actions, atol=0.13)  # a bin

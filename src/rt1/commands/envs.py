@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import tyro
 
+from rt1.envs.protocol import protocols_of
 from rt1.envs.registry import listed_suites, suite_of
 
 
@@ -23,6 +24,8 @@ class EnvsCommand:
             suite = suite_of({}, self.name)
             for task in suite.tasks:
                 print(f"{task:32s}{'; '.join(suite.sentences(task)) or 'known after reset only'}")
+            for protocol in protocols_of(suite):
+                print(f"--protocol {protocol}")
             return 0
         for form, content in listed_suites().items():
             print(form)

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from rt1.commands.options import (
-    CheckpointPath,
     DataFormat,
     EncoderName,
     EnvOptions,
     ReportFolder,
     report_folder,
     simulation,
+    simulator,
     text_encoder,
 )
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import embodiments_of
+from rt1.envs.base import TaskSuite
+from rt1.envs.protocol import protocol_of
 from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import TrialSettings
+from rt1.evaluate.outcomes import Shard
 from rt1.evaluate.results import TaskResult
-from rt1.report.closed_loop import evaluate_checkpoint
+from rt1.report.closed_loop import Report, evaluate_checkpoint, merge_shards
 from rt1.report.provenance import ReportContext
+from rt1.report.shards import evaluate_shard
 from rt1.report.svg import require_figures
 
 
@@ -32,37 +38,85 @@ from rt1.report.svg import require_figures
 class EvaluateCommand:
     """Run a policy closed loop in a simulator, count its successes, and write a report."""
 
-    checkpoint: CheckpointPath
+    checkpoint: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(help="Checkpoint or run folder.")] = None
     trials: tyro.conf.OmitArgPrefixes[TrialSettings] = field(default_factory=TrialSettings)
     """Settings of the trials."""
     out: ReportFolder = None
     data: tuple[str, ...] = ()
     """Recorded episodes, given as for rt1 train. The report shows some of them."""
     text_encoder: EncoderName = None
+    shard: str | None = None
+    """Share of the trials to run, as K/N, for example 3/8. Other machines run the other shares."""
+    merge: tuple[Path, ...] = ()
+    """Folders with the files of all shards, to make one report of. It goes into the first one by default."""
     env: EnvOptions = field(default_factory=EnvSettings)
     """Environment."""
     options: DataFormat = field(default_factory=DataOptions)
 
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (not self.merge):
+            raise ValueError(f"checkpoint is {self.checkpoint}, must be one, or none with --merge. Name a run folder")
+        if self.shard is not None:
+            Shard.parse(self.shard)
+            if self.data:
+                raise ValueError(f"data is {self.data[0]}, but a shard has no page to show episodes on. Leave it out")
+
     def run(self, command: str) -> int:
         """Run the trials, print the success rates, and write the report."""
+        if self.checkpoint is None:
+            require_figures()
+            out = report_folder(self.out or self.merge[0], self.merge[0])
+            _print(merge_shards(self.merge, out), out)
+            return 0
+        out, encoder = report_folder(self.out, self.checkpoint), text_encoder(self.text_encoder)
+        suite, settings = self._trials(self.checkpoint)
+        context = ReportContext(command=command)
+        if self.shard is not None:
+            path = evaluate_shard(
+                self.checkpoint,
+                out,
+                Shard.parse(self.shard),
+                suite=suite,
+                settings=settings,
+                encoder=encoder,
+                context=context,
+            )
+            print(f"shard {self.shard}: {path}. When all are done: rt1 evaluate --merge {out}")
+            return 0
         require_figures()
-        out = report_folder(self.out, self.checkpoint)
-        encoder, embodiment = text_encoder(self.text_encoder), self.trials.embodiment
-        suite, tasks = simulation(self.checkpoint, embodiment=embodiment, env=self.env, tasks=self.trials.tasks)
         report = evaluate_checkpoint(
             self.checkpoint,
             out,
             suite=suite,
-            settings=replace(self.trials, tasks=tasks),
-            source=open_source(self.data, self.options, embodiment) if self.data else None,
+            settings=settings,
+            source=open_source(self.data, self.options, settings.embodiment) if self.data else None,
             encoder=encoder,
-            context=ReportContext(command=command),
+            context=context,
         )
-        for task in report.tasks:
-            print(_line(task))
-        mean = f"{report.mean_score('policy'):.1f}" if report.measures_returns else f"{report.task_mean('success'):.0%}"
-        print(f"mean {mean}, report: {out / 'report.html'}")
+        _print(report, out)
         return 0
+
+    def _trials(self, checkpoint: Path) -> tuple[TaskSuite, TrialSettings]:
+        embodiment = self.trials.embodiment
+        if self.trials.protocol is not None:  # which sets the tasks
+            suite = simulator(checkpoint, embodiment=embodiment, env=self.env)
+            for name in protocol_of(suite, self.trials.protocol).env:
+                if (value := getattr(self.env, name, None)) is not None:
+                    raise ValueError(f"{name} is {value}, but {self.trials.protocol} sets it. Leave it out")
+            return suite, self.trials
+        suite, tasks = simulation(checkpoint, embodiment=embodiment, env=self.env, tasks=self.trials.tasks)
+        return suite, replace(self.trials, tasks=tasks)
+
+
+def _print(report: Report, out: Path) -> None:
+    for task in report.tasks:
+        print(_line(task))
+    for group, rate in report.groups().items():
+        print(f"group {group}: {rate:.1%}")
+    if report.protocol is not None:
+        print(f"{report.protocol.name}: {report.protocol_score():.1%}, {report.protocol.score.replace('_', ' ')}")
+    mean = f"{report.mean_score('policy'):.1f}" if report.measures_returns else f"{report.task_mean('success'):.0%}"
+    print(f"mean {mean}, report: {out / 'report.html'}")
 
 
 def _line(task: TaskResult) -> str:

@@ -15,6 +15,7 @@ from rt1.envs.registry import EnvSettings, tasks_of
 from rt1.policy.open import describe, policy_folder
 from rt1.presets import PRESETS
 from rt1.report.offline import JSON_FILE
+from rt1.report.shards import SHARD_FILES
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 
@@ -71,8 +72,14 @@ def report_folder(out: Path | None, checkpoint: Path) -> Path:
         folder = folder if folder.name else folder.absolute()  # the current folder may be last/
         is_of_run = folder.name in RUN_ORDER
         out = folder.parent / f"evaluation-{folder.name}" if is_of_run else folder / "evaluation"
-    check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER))
+    shards = [path.name for path in out.glob(SHARD_FILES)]
+    check_folder(out, ours=("results.json", JSON_FILE, *RUN_ORDER, *shards))
     return out
+
+
+def simulator(checkpoint: Path, *, embodiment: str | None, env: EnvSettings) -> TaskSuite:
+    """Return the environment of a policy: by default, that of its training data."""
+    return env.suite_of(describe(checkpoint, embodiment=embodiment).provenance, str(checkpoint))
 
 
 def simulation(

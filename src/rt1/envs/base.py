@@ -237,6 +237,22 @@ def max_return(suite: TaskSuite) -> float | None:
     return value
 
 
+def picture_backend(suite: TaskSuite) -> str | None:
+    """Return a suite's optional member ``picture_backend``: the name of the library that draws its images."""
+    name: str | None = getattr(suite, "picture_backend", None)
+    return name
+
+
+def open_batch(suite: TaskSuite, task: str, count: int, *, render: bool = True) -> Sequence[Env]:
+    """Open environments of a task to act in at the same time: ``count`` where the suite can do that, else one.
+
+    A suite that can has the member ``open_batch``, which takes and returns the same.
+    """
+    member = getattr(suite, "open_batch", None)
+    environments: Sequence[Env] = [suite.open(task, render=render)] if member is None else member(task, count, render)
+    return environments
+
+
 def action_spec_of(suite: TaskSuite, task: str, *, render: bool = False) -> ActionSpec:
     """Open a task's environment, close it, and return its action spec."""
     with closing(suite.open(task, render=render)) as env:

@@ -18,7 +18,7 @@ from rt1.common.border import reading
 from rt1.common.json_config import check_between, to_json
 from rt1.common.suggest import lookup
 from rt1.envs.base import BaseEnv, Observation, ScriptedExpert, StepResult
-from rt1.envs.gl import choose_gl_early, open_renderer
+from rt1.envs.gl import choose_gl, choose_gl_early, open_renderer
 from rt1.errors import DataError
 
 NATIVE_STEPS = 1000
@@ -143,6 +143,11 @@ class DMControlSuite:
     def settings(self) -> dict[str, Any]:
         """The settings as plain JSON."""
         return {"task": self.task, **to_json(self.config)}
+
+    @property
+    def picture_backend(self) -> str:
+        """The GL library that draws the images."""
+        return choose_gl()
 
     @cached_property
     def tasks(self) -> tuple[str, ...]:

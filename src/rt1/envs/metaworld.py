@@ -16,8 +16,10 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.json_config import check_between, to_json
 from rt1.common.suggest import lookup, unknown_name
 from rt1.envs.base import BaseEnv, Image, Observation, ScriptedExpert, StepResult
-from rt1.envs.gl import choose_gl_early, open_renderer
+from rt1.envs.gl import choose_gl, choose_gl_early, open_renderer
+from rt1.envs.metaworld_protocols import PROTOCOLS
 from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
+from rt1.envs.protocol import EvaluationProtocol
 
 NATIVE_RATE = 80.0
 NATIVE_STEPS = 500
@@ -40,12 +42,21 @@ class MetaWorldConfig:
     fast_render: bool = True
     """Render without shadows, reflections and multisampling (13 times faster); off gives Meta-World's own look."""
 
+    max_steps: int | None = None
+    """Steps of an episode. Default: 500 native steps, the most that Meta-World allows."""
+
     def __post_init__(self) -> None:
         if self.camera not in CAMERAS:
             raise ValueError(unknown_name("camera", self.camera, CAMERAS))
         check_between(self, 8, 2048, "image_size")
         check_between(self, 1, 4, "supersample")
         check_between(self, 1, NATIVE_RATE, "control_rate")
+        limit = NATIVE_STEPS // self.hold
+        if self.max_steps is not None and not 1 <= self.max_steps <= limit:
+            raise ValueError(
+                f"max_steps is {self.max_steps}, must be in 1..{limit}, since Meta-World ends after {NATIVE_STEPS} "
+                f"native steps of {NATIVE_RATE:g} Hz, {self.hold} per step here. Leave it out"
+            )
 
     @property
     def hold(self) -> int:
@@ -85,20 +96,26 @@ class MetaWorldEnv(BaseEnv):
     """Image and control settings."""
     render: bool = True
     """False gives black images and needs no GL library: physics and experts alone."""
+    renderer_of: MetaWorldEnv | None = None
+    """An environment of the same task whose renderer draws for this one, too. It must be closed last."""
 
     def __post_init__(self) -> None:
         self.task = check_task(self.task)
         self.instruction = INSTRUCTIONS[self.task.removesuffix("-v3")][0]
         self.action_spec = action_spec()
         self.control_rate = NATIVE_RATE / self.config.hold
-        self.max_steps = NATIVE_STEPS // self.config.hold
+        self.max_steps = self.config.max_steps or NATIVE_STEPS // self.config.hold
         choose_gl_early(required=self.render)
         self._sim, self._expert = _simulator_and_expert(self.task)
         if self.config.camera == "corner2":
             self._sim.model.camera("corner2").pos[:] = _CORNER2_POSITION
         if self.task.removesuffix("-v3") in SHARED_SCENES:
             self._sim.model.site_group[:] = 5  # a group that MuJoCo does not draw
-        self._renderer = _Renderer(self._sim.model, self.config) if self.render else None
+        self._renderer: _Renderer | None = None
+        if self.renderer_of is not None:
+            self._renderer = self.renderer_of._renderer  # noqa: SLF001 (its own class)
+        elif self.render:
+            self._renderer = _Renderer(self._sim.model, self.config)
         self._rest = _model_state(self._sim.model)
         self._state: NDArray[np.float64] | None = None
 
@@ -133,7 +150,7 @@ class MetaWorldEnv(BaseEnv):
 
     def close(self) -> None:
         """Free the renderer; without this EGL prints tracebacks at exit."""
-        if self._renderer is not None:
+        if self._renderer is not None and self.renderer_of is None:
             self._renderer.close()
         self._sim.close()
 
@@ -150,15 +167,15 @@ class MetaWorldSuite:
 
     name: ClassVar[str] = "metaworld"
     tasks: ClassVar[tuple[str, ...]] = tuple(f"{task}-v3" for task in INSTRUCTIONS)
+    protocols: ClassVar[Mapping[str, EvaluationProtocol]] = PROTOCOLS
 
     config: MetaWorldConfig = field(default_factory=MetaWorldConfig)
     """Image and control settings."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON."""
-        settings: dict[str, Any] = to_json(self.config)
-        return settings
+        """The settings as plain JSON. The default step limit is left out, as in earlier recordings."""
+        return {name: value for name, value in to_json(self.config).items() if value is not None}
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -170,12 +187,25 @@ class MetaWorldSuite:
         """Steps per second, Hz."""
         return NATIVE_RATE / self.config.hold
 
+    @property
+    def picture_backend(self) -> str:
+        """The GL library that draws the images."""
+        return choose_gl()
+
     def open(self, task: str, *, render: bool = True) -> MetaWorldEnv:
         """Open a task's environment.
 
         A second environment with a renderer, or one that was not closed, disturbs the GL context of the first.
         """
         return MetaWorldEnv(task=task, config=self.config, render=render)
+
+    def open_batch(self, task: str, count: int, render: bool = True) -> list[MetaWorldEnv]:  # noqa: FBT001, FBT002
+        """Open environments of a task that share one renderer. Close them in reverse order."""
+        first = self.open(task, render=render)
+        others = [
+            MetaWorldEnv(task=task, config=self.config, render=render, renderer_of=first) for _ in range(1, count)
+        ]
+        return [first, *others]
 
     def sentences(self, task: str) -> tuple[str, ...]:
         """Return the task's instruction and its paraphrases."""

@@ -90,7 +90,7 @@ class EnvSettings:
     sentence: str | None = None
     """Sentence that names the task (gym). Default: the environment's task_description."""
     max_steps: int | None = None
-    """Steps of an episode, at most the environment's own limit, which is the default (gym)."""
+    """Steps of an episode, at most the environment's own limit, which is the default (metaworld, gym)."""
     success_return: float | None = None
     """Return from which an episode is a success (gym). Default: info says success or is_success."""
     max_return: float | None = None

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from rt1.actions import FloatArray
 from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import episode_progress
-from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
-from rt1.evaluate.results import InstructedResult, TaskResult
+from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return
+from rt1.envs.protocol import EvaluationProtocol, protocol_of
+from rt1.envs.registry import suite_from_json, suite_to_json
+from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of
+from rt1.evaluate.results import ClosedLoopResult
 from rt1.policy.base import BasePolicy
 from rt1.policy.exported_manifest import Manifest
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings
-from rt1.simulate.rollout import Rollout, check_actions_fit
+from rt1.simulate.rollout import check_actions_fit
 from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
-from rt1.simulate.video import encode_video
 from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
-
-BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +41,8 @@ class TrialSettings:
     """Number of processes. 0 means one per core."""
     baselines: bool = True
     """Also run the scripted expert, open-loop replay and random actions."""
+    protocol: str | None = None
+    """Published protocol of the environment, which sets tasks, trials, seed and camera. rt1 envs NAME lists them."""
     swapped: bool = True
     """Also run tasks that share a scene under each other's instruction."""
     paraphrases: bool = True
@@ -63,13 +62,33 @@ class TrialSettings:
         check_between(self, 0, MOST_PROCESSES, "workers")
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClosedLoopResult:
-    """The counted trials."""
+def apply_protocol(
+    suite: TaskSuite, settings: TrialSettings
+) -> tuple[TaskSuite, TrialSettings, EvaluationProtocol | None]:
+    """Return suite and settings with what the settings' protocol sets, and the protocol.
 
-    tasks: tuple[TaskResult, ...]  # one per task
-    swapped: tuple[InstructedResult, ...]  # one per task that shares its scene
-    paraphrases: tuple[InstructedResult, ...]  # one per task with an unseen paraphrase
+    Raises:
+        ValueError: the suite has no such protocol, or another setting contradicts it.
+    """
+    if settings.protocol is None:
+        return suite, settings, None
+    protocol = protocol_of(suite, settings.protocol)
+    values: dict[str, Any] = {
+        "tasks": check_tasks(suite, protocol.tasks),
+        "trials": protocol.trials,
+        "seed": protocol.seed,
+        "swapped": False,
+        "paraphrases": False,
+    }
+    defaults = TrialSettings()
+    for name, value in values.items():
+        if getattr(settings, name) not in (value, getattr(defaults, name)):
+            shown = getattr(settings, name)
+            raise ValueError(f"{name} is {shown}, but {protocol.name} sets it. Leave --{name.replace('_', '-')} out")
+    if protocol.env:
+        description = suite_to_json(suite)
+        suite = suite_from_json({**description, "settings": {**description["settings"], **protocol.env}})
+    return suite, replace(settings, **values), protocol
 
 
 def evaluate_closed_loop(
@@ -79,7 +98,20 @@ def evaluate_closed_loop(
     settings: TrialSettings,
     encoder: TextEncoder | None = None,
 ) -> ClosedLoopResult:
-    """Run a policy closed loop and count its successes.
+    """Run a policy closed loop and count its successes. Arguments and errors are those of :func:`run_evaluation`."""
+    tasks, outcomes = run_evaluation(checkpoint, suite=suite, settings=settings, encoder=encoder)
+    return count_outcomes(tasks, outcomes, max_return(suite))
+
+
+def run_evaluation(
+    checkpoint: Path | str,
+    *,
+    suite: TaskSuite,
+    settings: TrialSettings,
+    encoder: TextEncoder | None = None,
+    shard: Shard | None = None,
+) -> tuple[tuple[str, ...], list[TrialOutcome]]:
+    """Run the trials of a policy, or a share of them, and return the tasks and the outcomes.
 
     Each worker process loads the weights itself. The caller has loaded them once, to check them.
 
@@ -89,13 +121,16 @@ def evaluate_closed_loop(
     """
     folder = policy_folder(checkpoint)
     info = describe(folder, embodiment=settings.embodiment)
+    suite, settings, _ = apply_protocol(suite, settings)
     tasks = check_tasks(suite, settings.tasks or info.provenance.get("tasks", ()))
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
-    sentences = [plan.instruction for plan in _plans(suite, tasks, settings) if plan.kind not in BASELINES]
-    return evaluate_policy(
-        policy, suite=suite, settings=settings, embeddings=embed_instructions(info, sentences, encoder)
-    )
+    plans = _plans(suite, tasks, settings)
+    sentences = [plan.instruction for plan in plans if plan.kind not in BASELINES]
+    embeddings = embed_instructions(info, sentences, encoder)
+    if shard is not None:
+        plans = shard.share(plans)
+    return tasks, _run(plans, suite, settings, policy, embeddings)
 
 
 def evaluate_policy(
@@ -114,20 +149,24 @@ def evaluate_policy(
         embeddings: text embeddings of the instructions, for a checkpoint.
     """
     tasks = check_tasks(suite, settings.tasks)
-    plans = _plans(suite, tasks, settings)
+    outcomes = _run(_plans(suite, tasks, settings), suite, settings, policy, embeddings or {})
+    return count_outcomes(tasks, outcomes, max_return(suite))
+
+
+def _run(
+    plans: Sequence[TrialPlan],
+    suite: TaskSuite,
+    settings: TrialSettings,
+    policy: TrialPolicy | BasePolicy,
+    embeddings: Mapping[str, FloatArray],
+) -> list[TrialOutcome]:
     results: list[TrialResult] = []
     with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(
-            plans,
-            suite=suite,
-            policy=policy,
-            embeddings={} if embeddings is None else embeddings,
-            workers=settings.workers,
-        ):
+        for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
             results += batch
             successes = [r.rollout.success for r in results if r.plan.kind == "policy"]
             bar.note = f"policy {sum(successes)} of {len(successes)}"
-    return _count(tasks, results, suite.control_rate)
+    return outcomes_of(results, suite.control_rate)
 
 
 def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> list[TrialPlan]:
@@ -185,59 +224,3 @@ def check_env_fits(info: CheckpointInfo | Manifest, suite: TaskSuite, task: str)
                 f"the environment's pictures are {height} x {width}, the policy was trained on {rows} x {columns}, "
                 f"must be of one shape. Use --image-size {rows} {columns}, or record with the same settings"
             )
-
-
-def _count(tasks: Sequence[str], results: Sequence[TrialResult], rate: float) -> ClosedLoopResult:
-    trials: dict[tuple[Kind, str], list[TrialResult]] = defaultdict(list)
-    for result in sorted(results, key=lambda result: result.trial):
-        trials[result.plan.kind, result.plan.task].append(result)
-
-    def instructed(kind: Kind) -> tuple[InstructedResult, ...]:
-        return tuple(InstructedResult(**_counted(trials[kind, task])) for task in tasks if trials[kind, task])
-
-    return ClosedLoopResult(
-        tasks=tuple(
-            TaskResult(
-                **_counted(trials["policy", task]),
-                expert=_success_rate(trials["expert", task]),
-                blind=_success_rate(trials["blind", task]),
-                random=_success_rate(trials["random", task]),
-                returns=_returns({kind: trials[kind, task] for kind in ("policy", *BASELINES)}),
-                max_return=trials["policy", task][0].max_return,
-                **_rollout_figures([result.rollout for result in trials["policy", task]], rate),
-            )
-            for task in tasks
-        ),
-        swapped=instructed("swapped"),
-        paraphrases=instructed("paraphrase"),
-    )
-
-
-def _returns(results: Mapping[str, Sequence[TrialResult]]) -> dict[str, float]:
-    """Return the mean return of each kind of trials, where the suite measures returns."""
-    return {
-        kind: float(np.mean([result.rollout.total_reward for result in trials]))
-        for kind, trials in results.items()
-        if trials and trials[0].max_return is not None
-    }
-
-
-def _counted(results: Sequence[TrialResult]) -> dict[str, Any]:
-    """Return the fields of an :class:`InstructedResult`."""
-    plan, successes = results[0].plan, sum(result.rollout.success for result in results)
-    instruction = plan.instruction or "known after reset only"
-    return {"task": plan.task, "instruction": instruction, "trials": len(results), "successes": successes}
-
-
-def _success_rate(results: Sequence[TrialResult]) -> float | None:
-    return sum(result.rollout.success for result in results) / len(results) if results else None
-
-
-def _rollout_figures(rollouts: Sequence[Rollout], control_rate: float) -> dict[str, Any]:
-    """Return the fields of a :class:`TaskResult` that are about the policy's rollouts."""
-    videos = {}
-    for success, name in ((True, "success_video"), (False, "failure_video")):
-        images = next((rollout.images for rollout in rollouts if rollout.success == success), None)
-        videos[name] = None if images is None else encode_video(images, fps=control_rate)
-    steps = float(np.mean([rollout.steps for rollout in rollouts]))
-    return {"mean_steps": steps, "clipped": sum(rollout.clipped for rollout in rollouts), **videos}

@@ -63,6 +63,23 @@ class TaskResult(InstructedResult):
         return {} if self.max_return is None else {kind: 100 * r / self.max_return for kind, r in self.returns.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClosedLoopResult:
+    """The counted trials."""
+
+    tasks: tuple[TaskResult, ...]  # one per task
+    swapped: tuple[InstructedResult, ...]  # one per task that shares its scene
+    paraphrases: tuple[InstructedResult, ...]  # one per task with an unseen paraphrase
+
+
+def group_rates(
+    tasks: Sequence[TaskResult], groups: Mapping[str, Sequence[str]], column: str = "success"
+) -> dict[str, float | None]:
+    """Return the mean of ``success`` or a baseline over the tasks of each group. Tasks are matched by name."""
+    rates = {task.task: getattr(task, column) for task in tasks}
+    return {group: mean([rates[task] for task in names]) for group, names in groups.items()}
+
+
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
     """Return the Wilson interval (low, high) that holds the true success rate with a confidence in (0, 1).
 

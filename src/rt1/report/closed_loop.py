@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +13,16 @@ from markupsafe import Markup
 from rt1.common.files import write_text
 from rt1.data.sources.base import EpisodeSource
 from rt1.envs.base import TaskSuite
-from rt1.evaluate.closed_loop import BASELINES, TrialSettings, evaluate_closed_loop
-from rt1.evaluate.episode_choice import choose_episodes, choose_words
-from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
-from rt1.evaluate.metrics import read_metrics
-from rt1.evaluate.results import InstructedResult, TaskResult, mean
-from rt1.policy.policy import Policy
+from rt1.envs.protocol import EvaluationProtocol
+from rt1.evaluate.closed_loop import TrialSettings
+from rt1.evaluate.episode_trace import EpisodePlot
+from rt1.evaluate.outcomes import BASELINES, Shard
+from rt1.evaluate.results import InstructedResult, TaskResult, group_rates, mean
 from rt1.report.html import episode_card, render
 from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext, provenance_json
+from rt1.report.shards import read_shards, report_fields, run_trials_of
 from rt1.report.svg import success_bars, training_curves
 from rt1.text.encoder import TextEncoder
-
-NOTES = (
-    """The policy sees the camera image and the instruction, never the simulator's state. The success signal is used to
-    count and to end an episode.""",
-    """Trials start from odd environment seeds, recordings from even ones. No trial was ever recorded.""",
-    """Open-loop replay: the actions of a successful expert episode with another initial state, without looking at any
-    image. The last action is held until the step limit.""",
-    """Swapped instruction: the same trials under the instruction of the task that shares the scene. The original goal
-    counts.""",
-    """Paraphrase: the same trials under a sentence that no recording uses.""",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +34,8 @@ class Report(Provenance):
     paraphrases: Sequence[InstructedResult] = ()  # trials under a sentence not in the training text
     episodes: Sequence[EpisodePlot] = ()  # held-out episodes to plot
     metrics: Sequence[Mapping[str, Any]] = ()  # records of ``metrics.jsonl``
+    protocol: EvaluationProtocol | None = None  # the published one that was followed
+    picture_backend: str | None = None  # library that drew the images, None where the suite does not say it
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -80,6 +71,19 @@ class Report(Provenance):
         """Return the mean score of the policy or a baseline, percent; ``None`` unless it was run on every task."""
         return mean([task.scores.get(kind) for task in self.tasks])
 
+    def groups(self, column: str = "success") -> dict[str, float | None]:
+        """Return the mean of ``success`` or a baseline of each group of the protocol, 0..1."""
+        return {} if self.protocol is None else group_rates(self.tasks, self.protocol.groups, column)
+
+    def mean_of_groups(self, column: str = "success") -> float | None:
+        """Return the mean of the groups' rates, 0..1."""
+        return mean(list(self.groups(column).values()))
+
+    def protocol_score(self, column: str = "success") -> float | None:
+        """Return the number that the protocol compares, 0..1."""
+        by_groups = self.protocol is not None and self.protocol.score == "mean_of_groups"
+        return self.mean_of_groups(column) if by_groups else self.task_mean(column)
+
     @property
     def swapped_success(self) -> float | None:
         """Mean rate of the original goals under another instruction, ``None`` where not run."""
@@ -112,25 +116,20 @@ def evaluate_checkpoint(
         encoder: text encoder. None loads the one that the checkpoint names.
         context: further provenance for the report.
     """
-    with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
-        folder = recorder.folder
-        # Damaged weights or data must raise here, not after minutes of trials.
-        policy = Policy.from_checkpoint(
-            folder,
-            embodiment=settings.embodiment,
-            text_encoder=encoder,
-            **vars(settings.acting),
-        )
-        settings = replace(settings, acting=replace(settings.acting, engine=policy.engine))
-        plots: list[EpisodePlot] = []
-        if source is not None:
-            chosen = choose_episodes(source, recorder.info.provenance)
-            plots = episode_plots(policy, source, chosen, choose_words(source, recorder.info, encoder))
-        result = evaluate_closed_loop(folder, suite=suite, settings=settings, encoder=encoder)
-    table = settings_table(suite, settings)
-    facts = recorder.facts(policy, title="Closed-loop evaluation", settings=table, notes=NOTES)
-    report = Report(**vars(result), episodes=plots, metrics=read_metrics(folder.parent), **facts)
+    recorder = ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment)
+    trials, plots = run_trials_of(recorder, Shard(number=1, count=1), suite, settings, encoder, source)
+    report = Report(**report_fields([trials]), episodes=plots)
     write_report(report, Path(out))
+    return report
+
+
+def merge_shards(folders: Sequence[Path], out: Path) -> Report:
+    """Write the report of an evaluation whose shards lie in ``folders``. It is that of one machine but for times.
+
+    The errors are those of :func:`rt1.report.shards.read_shards`.
+    """
+    report = Report(**report_fields(read_shards(folders)))
+    write_report(report, out)
     return report
 
 
@@ -144,6 +143,13 @@ def results_json(report: Report) -> dict[str, Any]:
             for task in report.tasks
         ],
         **{f"mean_{column}": report.task_mean(column) for column in ("success", *BASELINES)},
+        "protocol": None if report.protocol is None else report.protocol.name,
+        "groups": report.groups(),
+        "mean_of_groups": report.mean_of_groups(),
+        "task_mean": report.task_mean("success"),
+        "baseline_groups": {column: report.groups(column) for column in BASELINES},
+        "settings": dict(report.settings),
+        "picture_backend": report.picture_backend,
         "swapped_success": report.swapped_success,
         "swapped": [_counted_json(result, "given_instruction") for result in report.swapped],
         "paraphrase_success": report.paraphrase_success,
@@ -164,6 +170,7 @@ def write_report(report: Report, folder: Path) -> Path:
         title=report.title,
         subtitle=report.subtitle,
         report=report,
+        groups=_group_heads(report.protocol),
         bars=[_bars(task, report.swapped) for task in report.tasks],
         curves=training_curves(report.metrics),
         episodes=[episode_card(episode) for episode in report.episodes],
@@ -171,6 +178,11 @@ def write_report(report: Report, folder: Path) -> Path:
     write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _group_heads(protocol: EvaluationProtocol | None) -> list[str]:
+    groups = {} if protocol is None else protocol.groups
+    return [f"{group.replace('_', ' ')} ({len(tasks)} tasks)" for group, tasks in groups.items()]
 
 
 def _bars(task: TaskResult, swapped: Sequence[InstructedResult]) -> Markup:
@@ -188,17 +200,3 @@ def _bars(task: TaskResult, swapped: Sequence[InstructedResult]) -> Markup:
 def _counted_json(result: InstructedResult, sentence: str) -> dict[str, Any]:
     counts = {"trials": result.trials, "success": result.success, "interval95": list(result.interval95)}
     return {"task": result.task, sentence: result.instruction, **counts}
-
-
-def settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:
-    """Return the settings as the page shows them."""
-    acting, (height, width) = settings.acting, suite.image_size
-    others = {name: value for name, value in suite.settings.items() if name not in ("image_size", "control_rate")}
-    return {
-        "environment": ", ".join([suite.name, *(f"{name} {value}" for name, value in others.items())]),
-        "image": f"{height} x {width}",
-        "control rate": f"{suite.control_rate:g} Hz",
-        "trials per task": str(settings.trials),
-        "evaluation seed": str(settings.seed),
-        **({} if acting.engine in (None, "torch") else {"engine of the policy": acting.engine}),
-    }

@@ -15,7 +15,8 @@ from rt1.evaluate.closed_loop import TrialSettings, evaluate_policy
 from rt1.model.heads import parameter_counts
 from rt1.policy.base import BasePolicy
 from rt1.policy.policy import Policy
-from rt1.report.closed_loop import NOTES, Report, settings_table, write_report
+from rt1.report.closed_loop import Report, write_report
+from rt1.report.shards import NOTES, settings_table
 
 
 def evaluate_closed_loop(

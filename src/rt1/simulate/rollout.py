@@ -32,13 +32,13 @@ class PolicyController(Controller):
     """A policy. It gets the image and the instruction."""
 
     def __init__(self, policy: BasePolicy) -> None:
-        self._policy = policy
+        self.policy = policy
 
     def reset(self, instruction: str) -> None:
-        self._policy.reset(instruction)
+        self.policy.reset(instruction)
 
     def act(self, observation: Observation) -> FloatArray:
-        return self._policy.act_vector(observation.image)
+        return self.policy.act_vector(observation.image)
 
 
 class Replay(Controller):
@@ -121,6 +121,60 @@ class Rollout:
         return float(self.rewards.sum())
 
 
+class Episode:
+    """One episode of a controller in an environment, step by step. :func:`rollout` runs a whole one."""
+
+    def __init__(
+        self,
+        env: Env,
+        controller: Controller,
+        *,
+        seed: int,
+        instruction: str | None = None,
+        keep_images: bool = False,
+        max_steps: int | None = None,
+    ) -> None:
+        """Reset environment and controller. The arguments are those of :func:`rollout`."""
+        self._env, self.controller, self._instruction = env, controller, instruction
+        self.observation = env.reset(seed)
+        """What the controller acts on next."""
+        self.done = False
+        self._current = instruction or env.instruction
+        controller.reset(self._current)
+        self._images = [self.observation.image] if keep_images else None
+        self._actions: list[FloatArray] = []
+        self._rewards: list[float] = []
+        self._max_steps = max_steps
+        self._clipped, self._success = 0, False
+
+    def step(self, raw_action: FloatArray) -> None:
+        """Apply the controller's action for :attr:`observation`."""
+        env = self._env
+        self._clipped += int(env.action_spec.out_of_bounds(raw_action).sum())
+        self._actions.append(within_bounds(env.action_spec, raw_action))
+        result = env.step(self._actions[-1])
+        count_step(env.max_steps)
+        self.observation, self._success = result.observation, result.success
+        self._rewards.append(result.reward)
+        if self._images is not None:
+            self._images.append(result.observation.image)
+        self.done = result.done or len(self._actions) == self._max_steps
+        if not self.done and not self._instruction and env.instruction != self._current:
+            self._current = env.instruction
+            self.controller.reset(self._current)
+
+    def result(self) -> Rollout:
+        """Return the finished episode."""
+        return Rollout(
+            success=self._success,
+            steps=len(self._actions),
+            actions=np.stack(self._actions),
+            clipped=self._clipped,
+            rewards=np.array(self._rewards),
+            images=tuple(self._images or ()),
+        )
+
+
 def rollout(
     env: Env,
     controller: Controller,
@@ -143,36 +197,10 @@ def rollout(
         keep_images: keep every image, for a video.
         max_steps: step limit, besides the environment's own.
     """
-    observation = env.reset(seed)
-    current = instruction or env.instruction
-    controller.reset(current)
-    images = [observation.image] if keep_images else []
-    actions: list[FloatArray] = []
-    rewards: list[float] = []
-    clipped = 0
-    while True:
-        raw_action = controller.act(observation)
-        clipped += int(env.action_spec.out_of_bounds(raw_action).sum())
-        actions.append(within_bounds(env.action_spec, raw_action))
-        result = env.step(actions[-1])
-        count_step(env.max_steps)
-        observation = result.observation
-        rewards.append(result.reward)
-        if keep_images:
-            images.append(observation.image)
-        if result.done or len(actions) == max_steps:
-            break
-        if not instruction and env.instruction != current:
-            current = env.instruction
-            controller.reset(current)
-    return Rollout(
-        success=result.success,
-        steps=len(actions),
-        actions=np.stack(actions),
-        clipped=clipped,
-        rewards=np.array(rewards),
-        images=tuple(images),
-    )
+    episode = Episode(env, controller, seed=seed, instruction=instruction, keep_images=keep_images, max_steps=max_steps)
+    while not episode.done:
+        episode.step(controller.act(episode.observation))
+    return episode.result()
 
 
 def within_bounds(spec: ActionSpec, action: FloatArray) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,13 @@ import torch
 from rt1.actions import FloatArray
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
-from rt1.envs.base import Env, TaskSuite, max_return
+from rt1.envs.base import Env, TaskSuite, max_return, open_batch
 from rt1.policy.base import BasePolicy
 from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.record import MOST_ATTEMPTS
 from rt1.simulate.rollout import (
     Controller,
+    Episode,
     Expert,
     PolicyController,
     RandomActions,
@@ -137,18 +138,31 @@ def prepared_policy() -> BasePolicy:
 
 
 def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
-    results = []
-    with closing(suite.open(plan.task, render=plan.kind not in _STATE_ONLY)) as env:
-        for trial in plan.trials:
-            result = rollout(
-                env,
-                _controller(suite, env, plan, trial),
-                seed=trial_seed(plan.seed, trial),
-                instruction=plan.instruction,
-                keep_images=plan.kind == "policy",
-            )
-            results.append(TrialResult(plan=plan, trial=trial, rollout=result, max_return=max_return(suite)))
-            count_episode()
+    looks = plan.kind not in _STATE_ONLY
+    # The trials of a plan are one batch of the policy. So rounding depends on the plan alone, and results are the same
+    # on any number of processes and machines. A policy that is not ours holds one episode.
+    count = len(plan.trials) if looks and isinstance(prepared_policy(), Policy) else 1
+    results: list[TrialResult] = []
+    with ExitStack() as stack:
+        envs = open_batch(suite, plan.task, count, render=looks)
+        for env in envs:
+            stack.callback(env.close)
+        for numbers in (plan.trials[first : first + len(envs)] for first in range(0, len(plan.trials), len(envs))):
+            episodes = [
+                Episode(
+                    env,
+                    _controller(suite, env, plan, trial),
+                    seed=trial_seed(plan.seed, trial),
+                    instruction=plan.instruction,
+                    keep_images=plan.kind == "policy",
+                )
+                for env, trial in zip(envs, numbers, strict=False)
+            ]
+            _run_together(episodes)
+            results += [
+                TrialResult(plan=plan, trial=trial, rollout=episode.result(), max_return=max_return(suite))
+                for trial, episode in zip(numbers, episodes, strict=True)
+            ]
     # Images take memory: those of the first success and of the first failure stay.
     first = {result.rollout.success: result.trial for result in reversed(results)}
     return [
@@ -159,11 +173,34 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
     ]
 
 
+def _run_together(episodes: Sequence[Episode]) -> None:
+    """Run episodes to their ends, one step of each at a time."""
+    while active := [episode for episode in episodes if not episode.done]:
+        for episode, action in zip(active, _actions(active), strict=True):
+            episode.step(action)
+            if episode.done:
+                count_episode()
+
+
+def _actions(episodes: Sequence[Episode]) -> list[FloatArray]:
+    """Return the next action of each episode, those of policies by one batched step."""
+    controllers, observations = zip(*((episode.controller, episode.observation) for episode in episodes), strict=True)
+    policies = [controller.policy for controller in controllers if isinstance(controller, PolicyController)]
+    sessions = [policy for policy in policies if isinstance(policy, Policy)]
+    if len(sessions) < len(episodes):
+        return [controller.act(seen) for controller, seen in zip(controllers, observations, strict=True)]
+    logits_SAV = sessions[0].step([session.state for session in sessions], [seen.image for seen in observations])
+    return [
+        session.action_spec.decode_logits(logits_AV)[1] for session, logits_AV in zip(sessions, logits_SAV, strict=True)
+    ]
+
+
 def _controller(suite: TaskSuite, env: Env, plan: TrialPlan, trial: int) -> Controller:
     if plan.kind == "random":
         return RandomActions(env.action_spec, trial_seed(plan.seed, trial))
     if plan.kind not in _STATE_ONLY:
-        return PolicyController(prepared_policy())
+        policy = prepared_policy()
+        return PolicyController(policy.new_session() if isinstance(policy, Policy) else policy)
     expert = suite.expert(plan.task)
     if expert is None:
         raise ValueError(f"{plan.task} has no expert; leave the {plan.kind} trials out")
