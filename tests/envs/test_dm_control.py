@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_an_expert_that_is_damaged_or_of_another_task_is_one_line(experts: Path)
     save_file({"0.weight": np.ones((2, 3), np.float32), "0.bias": np.ones(4, np.float32)}, broken)
     with pytest.raises(DataError, match=r"broken.safetensors"):
         NetworkExpert(broken)
+
+
+def test_a_missing_folder_of_experts_is_one_line(tmp_path: Path) -> None:
+    config = DMControlConfig(experts=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"nowhere, which is no folder.*--experts"):
+        DMControlSuite(task="walker-walk", config=config).expert("walker-walk")
+
+
+def test_a_missing_package_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    with pytest.raises(ModuleNotFoundError, match=r"not installed.*pip install 'rt1\[dm_control\]'"):
+        DMControlEnv("walker-walk", render=False)
 
 
 def test_settings_out_of_range_are_refused() -> None:

@@ -172,9 +172,17 @@ class DMControlSuite:
         return (instruction(task),)
 
     def expert(self, task: str) -> ScriptedExpert | None:
-        """Return the task's expert, if the folder ``experts`` has one."""
+        """Return the task's expert, if the folder ``experts`` has one.
+
+        Raises:
+            ValueError: the folder is not there.
+        """
         if not self.config.experts:
             return None
+        if not Path(self.config.experts).is_dir():
+            raise ValueError(
+                f"experts is {self.config.experts}, which is no folder. Give --experts FOLDER, or --experts '' for none"
+            )
         path = Path(self.config.experts) / f"{task}.safetensors"
         return NetworkExpert(path) if path.is_file() else None
 

@@ -123,9 +123,12 @@ class Playground:
         with self._closed_if_it_fails():
             env = self._opened()
             self._image = env.reset(seed).image
-            self._native = env.instruction
+        told, self._native = self._native, env.instruction
         self.phase, self._start, self._step, self._success = "stopped", start, 0, False
-        self.instruct(self._instruction or next(iter(self.suite.sentences(self._task)), env.instruction))
+        if self._instruction is not None and self._instruction != told:  # the user's own
+            self.instruct(self._instruction)
+        else:
+            self.instruct(next(iter(self.suite.sentences(self._task)), self._native))
 
     def instruct(self, sentence: str) -> None:
         """Set the policy's instruction. The policy forgets its images, the scene does not change."""

@@ -129,11 +129,7 @@ def collect(
         ValueError: an unknown task.
     """
     tasks = check_tasks(suite, settings.tasks)
-    if max_return(suite) is not None or not all(map(suite.sentences, tasks)):
-        raise ValueError(
-            f"{suite.name} has no success or no instruction before reset; self-improvement needs both. Record episodes "
-            "of experts in place of it"
-        )
+    check_can_collect(suite, tasks)
     if (collection := _finished(folder)) is not None:
         return collection
     sentences = sorted({sentence for task in tasks for sentence in recorded_sentences(suite, task)})
@@ -146,6 +142,18 @@ def collect(
         for _ in run_jobs(_run, missing, workers=settings.workers, prepare=_prepare, arguments=(work,)):
             pass
     return _write(folder, jobs, work, encoder)
+
+
+def check_can_collect(suite: TaskSuite, tasks: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless tasks have a success and instructions that are known before ``reset``."""
+    if max_return(suite) is not None:
+        raise ValueError(
+            f"{suite.name} measures returns; self-improvement keeps successes. Train on experts in its place"
+        )
+    if not all(map(suite.sentences, tasks)):
+        raise ValueError(
+            f"{suite.name} tells its instructions only at reset; self-improvement needs sentences() before"
+        )
 
 
 def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
