@@ -217,8 +217,8 @@ def test_the_policy_follows_an_environment_that_changes_its_instruction_unless_t
     env.instruction = "open the drawer"
     opened.reset(1)
     assert opened.view().instruction == "open the drawer"
-    opened.instruct("say nothing")
+    opened.instruct("press the handle down")
     env.instruction = "close the drawer"
     opened.step()
     opened.reset(2)
-    assert opened.view().instruction == "say nothing"
+    assert opened.view().instruction == "press the handle down"
