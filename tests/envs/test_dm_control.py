@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rt1.data.arrays.npz import NpzSource, v_d4rl_layout
 from rt1.envs.base import max_return
 from rt1.envs.dm_control import DMControlConfig, DMControlEnv, DMControlSuite, NetworkExpert, score
 from rt1.errors import DataError
 from rt1.simulate.controllers import RandomActions, Replay
-from rt1.simulate.rollout import rollout
+from rt1.simulate.rollout import check_actions_fit, rollout
+from rt1.simulate.v_d4rl import write_v_d4rl_episode
 from rt1.testing import check_env
 
 pytest.importorskip("dm_control", reason="DeepMind Control is not installed")
@@ -55,6 +57,13 @@ def test_an_episode_ends_at_its_limit_with_a_return_and_without_success() -> Non
     assert 100 < trial.total_reward < 1000  # up to 1 per native step
     assert again.total_reward == trial.total_reward != moved.total_reward
     assert score(1000.0) == 100.0
+
+
+def test_a_policy_of_v_d4rl_s_episodes_fits_the_environment(tmp_path: Path) -> None:
+    with closing(DMControlEnv("cartpole-balance", FAST, render=False)) as env:
+        write_v_d4rl_episode(tmp_path / "0.npz", env, RandomActions(env.action_spec, 0), seed=0)
+        check_actions_fit(NpzSource(tmp_path, layout=v_d4rl_layout("balance")).action_spec, env.action_spec)
+        assert env.action_spec.dimension_names == ("action",)
 
 
 def test_a_domain_is_a_suite_of_all_its_tasks() -> None:

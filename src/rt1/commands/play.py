@@ -11,6 +11,7 @@ from rt1.checkpoint import load_info
 from rt1.commands.options import EnvOptions
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
 from rt1.envs.registry import EnvSettings, tasks_of
+from rt1.evaluate.closed_loop import check_pictures_fit
 from rt1.play.playground import Playground
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.policy import Policy
@@ -46,11 +47,12 @@ class PlayCommand:
         """Serve the page."""
         from rt1.play.server import PlayServer, serve
 
-        provenance = load_info(self.checkpoint, embodiment=self.embodiment).provenance
-        suite = self.env.suite_of(provenance, str(self.checkpoint))
-        tasks = self.tasks or tasks_of(suite, provenance)
+        info = load_info(self.checkpoint, embodiment=self.embodiment)
+        suite = self.env.suite_of(info.provenance, str(self.checkpoint))
+        tasks = self.tasks or tasks_of(suite, info.provenance)
         if not tasks:
             raise ValueError(f"{self.checkpoint} names no tasks. Give --tasks")
+        check_pictures_fit(info, suite)
         encoder = None if self.text_encoder is None else load_text_encoder(self.text_encoder)
         policy = Policy.from_checkpoint(
             self.checkpoint,

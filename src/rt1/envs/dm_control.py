@@ -66,7 +66,7 @@ class DMControlEnv(BaseEnv):
             self._env = suite.load(self._domain, name)
         space = self._env.action_spec()
         low, high = (np.broadcast_to(bound, space.shape) for bound in (space.minimum, space.maximum))
-        self.action_spec = ActionSpec(parts=(Continuous(name="control", low=tuple(low), high=tuple(high)),))
+        self.action_spec = ActionSpec(parts=(Continuous(name="action", low=tuple(low), high=tuple(high)),))
         self.instruction = instruction(task)
         self.control_rate = 1.0 / (self._env.control_timestep() * self._config.action_repeat)
         self.max_steps = -(-NATIVE_STEPS // self._config.action_repeat)

@@ -166,11 +166,16 @@ def embed_instructions(
 
 
 def check_env_fits(info: CheckpointInfo, suite: TaskSuite, task: str) -> None:
-    """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment.
-
-    A picture of another size is scaled. One of another shape would be distorted, and is refused.
-    """
+    """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment."""
     check_actions_fit(info.action_spec, action_spec_of(suite, task))
+    check_pictures_fit(info, suite)
+
+
+def check_pictures_fit(info: CheckpointInfo, suite: TaskSuite) -> None:
+    """Raise ``ValueError`` unless a suite's pictures have the aspect ratio that a checkpoint was trained on.
+
+    A picture of another size is scaled. One of another aspect ratio would be distorted.
+    """
     trained = info.provenance.get("image_size")
     if trained is not None:  # earlier versions did not store it
         (height, width), (rows, columns) = suite.image_size, trained
