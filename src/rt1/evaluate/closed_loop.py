@@ -17,7 +17,7 @@ from rt1.evaluate.results import ParaphraseResult, SwappedResult, TaskResult
 from rt1.policy.autotune import ActingSettings
 from rt1.policy.base import BasePolicy
 from rt1.simulate.rollout import check_actions_fit
-from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
+from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, progress_note, run_trials
 from rt1.simulate.video import encode_video
 from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
@@ -119,8 +119,7 @@ def evaluate_policy(
             workers=settings.workers,
         ):
             results += batch
-            successes = [r.rollout.success for r in results if r.plan.kind == "policy"]
-            bar.note = f"policy {sum(successes)} of {len(successes)}"
+            bar.note = progress_note(results)
     return _count(tasks, results, suite.control_rate)
 
 
