@@ -35,5 +35,5 @@ def test_noise_changes_the_executed_actions_and_the_controllers_own_are_stored(
     controller = Replay(np.array([[0.5, -0.25, 0.0]], dtype=np.float32))
     write_v_d4rl_episode(tmp_path / "000.npz", env, controller, seed=8, noise=1.0)
     with np.load(tmp_path / "000.npz") as arrays:
-        assert (arrays["action"][1:] == np.float32([0.5, -0.25, 0.0])).all()
+        assert (arrays["action"][1:] == np.array([0.5, -0.25, 0.0], np.float32)).all()
     assert len(np.unique(env.executed, axis=0)) == len(env.executed) > 1
