@@ -19,6 +19,7 @@ from rt1.simulate.rollout import Expert
 from rt1.simulate.v_d4rl import write_v_d4rl_episode
 
 MEMORY, PART = ("observations", "next_observations", "actions", "rewards", "dones"), 1000
+NOISE = 0.3  # moves the robot off its path, so that the episodes show the way back
 
 
 class States(gymnasium.Env):
@@ -41,7 +42,8 @@ class States(gymnasium.Env):
 
 def train(task: str, steps: int, out: Path) -> NetworkExpert:
     state, weights = out / f"{task}.pt", out / f"{task}.safetensors"
-    model = SAC("MlpPolicy", States(DMControlEnv(task, render=False)), seed=0, buffer_size=steps + PART)
+    options = {"buffer_size": steps + PART, "policy_kwargs": {"optimizer_kwargs": {"fused": True}}}
+    model = SAC("MlpPolicy", States(DMControlEnv(task, render=False)), 1e-3, batch_size=128, seed=0, **options)
     memory = model.replay_buffer
     if state.is_file():
         saved = torch.load(state, weights_only=True)
@@ -60,7 +62,7 @@ def train(task: str, steps: int, out: Path) -> NetworkExpert:
             with replacing(state) as state_file, replacing(weights) as weights_file:
                 torch.save(saved | {"entropy": model.log_ent_coef.data}, state_file)
                 save_file(tensors, weights_file)
-            bar.update(model.num_timesteps)
+            bar.update(model.num_timesteps, f"return {np.mean([e['r'] for e in list(model.ep_info_buffer)[-4:]]):.0f}")
     return NetworkExpert(weights)
 
 
@@ -72,5 +74,5 @@ if __name__ == "__main__":
     with progress(f"episodes into {data}", int(sys.argv[3]), unit="episodes") as bar:
         for number in range(int(sys.argv[3])):
             if not (path := data / f"{number:04d}.npz").is_file():
-                print(f"{path}: return {write_v_d4rl_episode(path, env, expert, seed=2 * number):.1f}")
+                print(f"{path}: return {write_v_d4rl_episode(path, env, expert, seed=2 * number, noise=NOISE):.1f}")
             bar.update(number + 1)

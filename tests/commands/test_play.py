@@ -74,3 +74,14 @@ def test_a_checkpoint_that_names_no_tasks_needs_them(
     file.write_text(json.dumps(info))
     assert main(["play", str(tmp_path / "run")]) == 1
     assert "names no tasks. Give --tasks" in capsys.readouterr().err
+
+
+def test_pictures_of_another_aspect_ratio_than_the_trained_ones_are_refused(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = make_checkpoint(tmp_path / "run") / "checkpoint.json"
+    info = json.loads(file.read_text())
+    info["provenance"]["image_size"] = [24, 32]
+    file.write_text(json.dumps(info))
+    assert main(["play", str(tmp_path / "run")]) == 1
+    assert "16 x 16, the policy was trained on 24 x 32" in capsys.readouterr().err

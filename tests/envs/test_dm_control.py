@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from rt1.data.arrays.base import ArrayLayout
+from rt1.data.arrays.npz import NpzSource
 from rt1.envs.base import max_return
 from rt1.envs.dm_control import DMControlConfig, DMControlEnv, DMControlSuite, NetworkExpert, score
 from rt1.errors import DataError
-from rt1.simulate.rollout import RandomActions, Replay, rollout
+from rt1.simulate.rollout import RandomActions, Replay, check_actions_fit, rollout
+from rt1.simulate.v_d4rl import write_v_d4rl_episode
 from rt1.testing import check_env
 
 pytest.importorskip("dm_control", reason="DeepMind Control is not installed")
@@ -53,6 +57,14 @@ def test_an_episode_ends_at_its_limit_with_a_return_and_without_success() -> Non
     assert 100 < trial.total_reward < 1000  # up to 1 per native step
     assert again.total_reward == trial.total_reward != moved.total_reward
     assert score(1000.0) == 100.0
+
+
+def test_a_policy_of_v_d4rl_s_episodes_fits_the_environment(tmp_path: Path) -> None:
+    with closing(DMControlEnv("cartpole-balance", FAST, render=False)) as env:
+        write_v_d4rl_episode(tmp_path / "0.npz", env, RandomActions(env.action_spec, 0), seed=0)
+        source = NpzSource(tmp_path, layout=ArrayLayout(instruction="balance", action_leads_here=True))
+        check_actions_fit(source.action_spec, env.action_spec)
+        assert env.action_spec.dimension_names == ("action",)
 
 
 def test_a_domain_is_a_suite_of_all_its_tasks() -> None:
@@ -101,6 +113,18 @@ def test_an_expert_that_is_damaged_or_of_another_task_is_one_line(experts: Path)
     save_file({"0.weight": np.ones((2, 3), np.float32), "0.bias": np.ones(4, np.float32)}, broken)
     with pytest.raises(DataError, match=r"broken.safetensors"):
         NetworkExpert(broken)
+
+
+def test_a_missing_folder_of_experts_is_one_line(tmp_path: Path) -> None:
+    config = DMControlConfig(experts=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"nowhere, which is no folder.*--experts"):
+        DMControlSuite(task="walker-walk", config=config).expert("walker-walk")
+
+
+def test_a_missing_package_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dm_control", None)
+    with pytest.raises(ModuleNotFoundError, match=r"not installed.*pip install 'rt1\[dm_control\]'"):
+        DMControlEnv("walker-walk", render=False)
 
 
 def test_settings_out_of_range_are_refused() -> None:

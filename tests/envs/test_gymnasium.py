@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -267,6 +268,12 @@ def test_an_unknown_id_and_a_missing_package_are_one_line() -> None:
         make_gym_env("CartPole-v77", {})
     with pytest.raises(ModuleNotFoundError, match=r"gym_nowhere, which is not installed.*pip install gym-nowhere"):
         make_gym_env("gym_nowhere/Task-v0", {})
+
+
+def test_without_gymnasium_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ModuleNotFoundError, match=r"not installed.*pip install 'rt1\[gym\]'"):
+        make_gym_env("CartPole-v1", {})
 
 
 def test_pusht_is_recorded_and_run_by_name() -> None:

@@ -201,3 +201,23 @@ def test_a_task_that_is_not_offered_is_refused(opened: Playground) -> None:
     with pytest.raises(ValueError, match="did you mean 'near'"):
         opened.choose_task("nearr")
     assert opened.view.task == "near"
+
+
+def test_the_policy_follows_an_environment_that_changes_its_instruction_unless_the_user_told_another(
+    opened: Playground, world: Any
+) -> None:
+    world.task_sentences = {**world.task_sentences, "near": ()}
+    (env,) = world.opened
+    opened.reset(0)
+    assert opened.view.instruction == "open the drawer"
+    env.instruction = "close the drawer"
+    opened.step()
+    assert (opened.view.instruction, opened.view.remembered) == ("close the drawer", 0)
+    env.instruction = "open the drawer"
+    opened.reset(1)
+    assert opened.view.instruction == "open the drawer"
+    opened.instruct("press the handle down")
+    env.instruction = "close the drawer"
+    opened.step()
+    opened.reset(2)
+    assert opened.view.instruction == "press the handle down"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from rt1.data.rlds.reader import RLDSSource
 from rt1.envs.base import recorded_sentences
 from rt1.envs.metaworld import MetaWorldSuite
 from rt1.simulate import collect as collector
-from rt1.simulate.collect import CollectSettings, collect
+from rt1.simulate.collect import CollectSettings, check_can_collect, collect
 from rt1.simulate.seeds import collection_seed, trial_seed
 from rt1.text.encoder import TableEncoder
 
@@ -123,3 +125,12 @@ def test_collected_episodes_never_start_as_trials_do() -> None:
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"give at least one|it must be"):
         CollectSettings(**{"tasks": (HANDLE,), **wrong})  # type: ignore[arg-type]
+
+
+def test_a_suite_without_successes_or_known_instructions_is_refused(make_suite: Callable[..., Any]) -> None:
+    suite = make_suite(task_sentences={"near": ()})
+    with pytest.raises(ValueError, match="points tells its instructions only at reset"):
+        check_can_collect(suite, ["near"])
+    suite.max_return = 10.0
+    with pytest.raises(ValueError, match="points measures returns"):
+        check_can_collect(suite, ["near"])

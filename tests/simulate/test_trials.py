@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from rt1.envs.metaworld import MetaWorldSuite
 from rt1.simulate import trials
-from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
+from rt1.simulate.rollout import Rollout
+from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, progress_note, run_trials
 from rt1.text.encoder import TableEncoder
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
@@ -138,3 +139,18 @@ def test_a_trial_does_not_depend_on_the_plans_beside_its_own_and_a_batch_acts_as
     lone = run([TrialPlan(kind="policy", task="far", instruction="go", trials=(6,), seed=0)])
     assert lone["far", 6].rollout.steps == together["far", 6].rollout.steps
     np.testing.assert_allclose(lone["far", 6].rollout.actions, together["far", 6].rollout.actions, atol=0.13)  # a bin
+
+
+@pytest.mark.parametrize(
+    ("max_return", "note"), [(None, "policy 1 of 2"), (1000.0, "policy's mean return 15.0")], ids=["success", "return"]
+)
+def test_the_progress_shows_the_policys_successes_or_its_mean_return(max_return: float | None, note: str) -> None:
+    def result(kind: Kind, reward: float, *, success: bool) -> TrialResult:
+        (plan,) = plan_trials(kind, "walk", "walk", trials=1, seed=0)
+        actions = np.zeros((1, 2), np.float32)
+        rollout = Rollout(success=success, steps=1, actions=actions, clipped=0, rewards=np.array([reward]))
+        return TrialResult(plan=plan, trial=0, rollout=rollout, max_return=max_return)
+
+    results = [result("policy", 10.0, success=True), result("policy", 20.0, success=False)]
+    assert progress_note([*results, result("expert", 900.0, success=True)]) == note
+    assert progress_note([]) == "policy 0 of 0"

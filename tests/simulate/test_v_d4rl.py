@@ -10,7 +10,7 @@ import numpy as np
 
 from rt1.data.arrays.base import ArrayLayout
 from rt1.data.arrays.npz import NpzSource
-from rt1.simulate.rollout import Expert
+from rt1.simulate.rollout import Expert, Replay
 from rt1.simulate.v_d4rl import write_v_d4rl_episode
 from rt1.testing import check_source
 
@@ -27,3 +27,14 @@ def test_an_episode_reads_back_as_it_was_acted(make_env: Callable[..., Any], tmp
         assert not arrays["action"][0].any()
         assert [bool(arrays[flag][-1]) for flag in ("is_first", "is_last", "is_terminal")] == [False, True, True]
     assert total == 0.0  # this environment gives no reward
+
+
+def test_noise_changes_the_executed_actions_and_the_controllers_own_are_stored(
+    make_env: Callable[..., Any], tmp_path: Path
+) -> None:
+    env = make_env()
+    controller = Replay(np.array([[0.5, -0.25, 0.0]], dtype=np.float32))
+    write_v_d4rl_episode(tmp_path / "000.npz", env, controller, seed=8, noise=1.0)
+    with np.load(tmp_path / "000.npz") as arrays:
+        assert (arrays["action"][1:] == np.array([0.5, -0.25, 0.0], np.float32)).all()
+    assert len(np.unique(env.executed, axis=0)) == len(env.executed) > 1

@@ -108,3 +108,13 @@ def test_a_run_tries_its_policy_and_keeps_the_one_that_succeeds_most(
     best = load_info(tmp_path / "run" / "best").provenance
     assert (best["best_metric"], best["best"]) == ("success", result.best)
     assert tried[best["update"]] == result.best
+
+
+def test_trials_that_cannot_run_are_refused_before_anything_is_written(
+    make_source: Callable[..., Any], short: Callable[..., TrainConfig], table: TableEncoder, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(ValueError, match="need an environment"):
+        train(make_source(4, 4), short(closed_loop=ClosedLoopSettings(every=1)), run, encoder=table)
+    assert not run.exists()
+    assert train(make_source(4, 4), short(updates=1), run, encoder=table).finished

@@ -9,7 +9,9 @@ import tyro
 from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, EnvOptions, simulation, text_encoder
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
 from rt1.envs.registry import EnvSettings
+from rt1.evaluate.closed_loop import check_pictures_fit
 from rt1.play.playground import Playground
+from rt1.policy.open import describe
 from rt1.policy.policy import ActingSettings, Policy
 
 
@@ -40,6 +42,7 @@ class PlayCommand:
         from rt1.play.server import PlayServer, serve
 
         suite, tasks = simulation(self.checkpoint, embodiment=self.embodiment, env=self.env, tasks=self.tasks)
+        check_pictures_fit(describe(self.checkpoint, embodiment=self.embodiment), suite)
         policy = Policy.from_checkpoint(
             self.checkpoint,
             embodiment=self.embodiment,

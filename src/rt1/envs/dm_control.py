@@ -66,7 +66,7 @@ class DMControlEnv(BaseEnv):
             self._env = suite.load(self._domain, name)
         space = self._env.action_spec()
         low, high = (np.broadcast_to(bound, space.shape) for bound in (space.minimum, space.maximum))
-        self.action_spec = ActionSpec(parts=(Continuous(name="control", low=tuple(low), high=tuple(high)),))
+        self.action_spec = ActionSpec(parts=(Continuous(name="action", low=tuple(low), high=tuple(high)),))
         self.instruction = instruction(task)
         self.control_rate = 1.0 / (self._env.control_timestep() * self._config.action_repeat)
         self.max_steps = -(-NATIVE_STEPS // self._config.action_repeat)
@@ -177,9 +177,17 @@ class DMControlSuite:
         return (instruction(task),)
 
     def expert(self, task: str) -> ScriptedExpert | None:
-        """Return the task's expert, if the folder ``experts`` has one."""
+        """Return the task's expert, if the folder ``experts`` has one.
+
+        Raises:
+            ValueError: the folder is not there.
+        """
         if not self.config.experts:
             return None
+        if not Path(self.config.experts).is_dir():
+            raise ValueError(
+                f"experts is {self.config.experts}, which is no folder. Give --experts FOLDER, or --experts '' for none"
+            )
         path = Path(self.config.experts) / f"{task}.safetensors"
         return NetworkExpert(path) if path.is_file() else None
 

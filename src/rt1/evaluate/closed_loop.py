@@ -21,7 +21,7 @@ from rt1.policy.exported_manifest import Manifest
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings
 from rt1.simulate.rollout import check_actions_fit
-from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, run_trials
+from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, progress_note, run_trials
 from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
@@ -164,8 +164,7 @@ def _run(
     with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
         for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
             results += batch
-            successes = [r.rollout.success for r in results if r.plan.kind == "policy"]
-            bar.note = f"policy {sum(successes)} of {len(successes)}"
+            bar.note = progress_note(results)
     return outcomes_of(results, suite.control_rate)
 
 
@@ -211,11 +210,16 @@ def embed_instructions(
 
 
 def check_env_fits(info: CheckpointInfo | Manifest, suite: TaskSuite, task: str) -> None:
-    """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment.
-
-    A picture of another size is scaled. One of another shape would be distorted, and is refused.
-    """
+    """Raise ``ValueError`` unless actions and pictures of a checkpoint's data are those of a task's environment."""
     check_actions_fit(info.action_spec, action_spec_of(suite, task))
+    check_pictures_fit(info, suite)
+
+
+def check_pictures_fit(info: CheckpointInfo | Manifest, suite: TaskSuite) -> None:
+    """Raise ``ValueError`` unless a suite's pictures have the aspect ratio that a checkpoint was trained on.
+
+    A picture of another size is scaled. One of another aspect ratio would be distorted.
+    """
     trained = info.provenance.get("image_size")
     if trained is not None:  # earlier versions did not store it
         (height, width), (rows, columns) = suite.image_size, trained

@@ -113,9 +113,12 @@ class Playground:
         with self._closed_if_it_fails():
             env = self._opened()
             view.image = env.reset(seed).image
-            self._native = env.instruction
+        previous, self._native = self._native, env.instruction
         view.phase, view.start, view.step, view.success = "stopped", start, 0, False
-        self.instruct(view.instruction or next(iter(self.suite.sentences(view.task)), env.instruction))
+        if view.instruction and view.instruction != previous:  # the user's own
+            self.instruct(view.instruction)
+        else:
+            self.instruct(next(iter(self.suite.sentences(view.task)), self._native))
 
     def instruct(self, sentence: str) -> None:
         """Set the policy's instruction. The policy forgets its images, the scene does not change."""

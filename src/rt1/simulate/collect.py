@@ -114,7 +114,8 @@ def collect(
     Raises:
         ValueError: an unknown task.
     """
-    tasks = _checked_tasks(suite, settings.tasks)
+    tasks = check_tasks(suite, settings.tasks)
+    check_can_collect(suite, tasks)
     if (collection := _finished(folder)) is not None:
         return collection
     collector = _Collector(suite, settings, embed_sentences(suite, tasks, encoder), seed)
@@ -151,14 +152,16 @@ def collect(
     return Collection(folder=folder, **counts)
 
 
-def _checked_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:
-    tasks = check_tasks(suite, tasks)
-    if max_return(suite) is not None or not all(map(suite.sentences, tasks)):
+def check_can_collect(suite: TaskSuite, tasks: Sequence[str]) -> None:
+    """Raise ``ValueError`` unless tasks have a success and instructions that are known before ``reset``."""
+    if max_return(suite) is not None:
         raise ValueError(
-            f"{suite.name} has no success or no instruction before reset; self-improvement needs both. Record episodes "
-            "of experts in place of it"
+            f"{suite.name} measures returns; self-improvement keeps successes. Train on experts in its place"
         )
-    return tasks
+    if not all(map(suite.sentences, tasks)):
+        raise ValueError(
+            f"{suite.name} tells its instructions only at reset; self-improvement needs sentences() before"
+        )
 
 
 def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:

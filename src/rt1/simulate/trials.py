@@ -62,6 +62,14 @@ class TrialResult:
         return float(self.rollout.success) if self.max_return is None else self.rollout.total_reward / self.max_return
 
 
+def progress_note(results: Sequence[TrialResult]) -> str:
+    """Return what the policy reached in its trials so far, for the progress bar."""
+    rollouts = [result.rollout for result in results if result.plan.kind == "policy"]
+    if not rollouts or results[0].max_return is None:
+        return f"policy {sum(rollout.success for rollout in rollouts)} of {len(rollouts)}"
+    return f"policy's mean return {sum(rollout.total_reward for rollout in rollouts) / len(rollouts):.1f}"
+
+
 def plan_trials(kind: Kind, task: str, instruction: str, *, trials: int, seed: int) -> list[TrialPlan]:
     """Cut trials into plans small enough to spread over processes."""
     return [

@@ -9,11 +9,15 @@ import numpy as np
 
 from rt1.common.files import replacing
 from rt1.envs.base import Env
+from rt1.simulate.noise import Drift
 from rt1.simulate.rollout import Controller, within_bounds
 
 
-def write_v_d4rl_episode(path: Path, env: Env, controller: Controller, *, seed: int) -> float:
+def write_v_d4rl_episode(path: Path, env: Env, controller: Controller, *, seed: int, noise: float = 0.0) -> float:
     """Run a controller for one episode, write it, and return its return.
+
+    ``noise`` is added to the executed action, as in :class:`rt1.simulate.record.RecordSettings`. The stored action is
+    the controller's own: right for imitation, wrong for learning the environment's dynamics.
 
     The arrays are ``image`` uint8 (S + 1, H, W, 3), ``action`` float32 (S + 1, A) whose first row is zero, ``reward``,
     ``discount``, ``is_first``, ``is_last`` and ``is_terminal``. ``rt1.data.arrays.npz.NpzSource`` reads them
@@ -23,11 +27,12 @@ def write_v_d4rl_episode(path: Path, env: Env, controller: Controller, *, seed: 
         SaveError: the file cannot be written.
     """
     observation = env.reset(seed)
+    drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     controller.reset(env.instruction)
     images, actions, rewards = [observation.image], [np.zeros(env.action_spec.size, dtype=np.float32)], [0.0]
     while True:
         actions.append(within_bounds(env.action_spec, controller.act(observation)))
-        result = env.step(actions[-1])
+        result = env.step(drift.disturb(actions[-1]))
         observation = result.observation
         images.append(observation.image)
         rewards.append(result.reward)

@@ -24,12 +24,11 @@ from rt1.evaluate.metrics import METRICS_FILE
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
-from rt1.train.data import trial_info
 from rt1.train.distributed import explain_lost_rank, join_world
 from rt1.train.log import ABOUT_FILE, MetricsLog
 from rt1.train.optim import learning_rate
 from rt1.train.run import Run, begin
-from rt1.train.trials import SUCCESS, ClosedLoop, prepare_closed_loop
+from rt1.train.trials import SUCCESS
 from rt1.train.update import do_update
 from rt1.train.validation import PREFIX, is_better, validate
 
@@ -94,7 +93,7 @@ def train(
             allow_changes=allow_changes,
         )
         if state.update < config.updates:
-            _run_updates(state, encoder)
+            _run_updates(state)
     return RunResult(
         run=state.folder,
         updates=state.update,
@@ -104,11 +103,8 @@ def train(
     )
 
 
-def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
+def _run_updates(run: Run) -> None:
     config, world = run.config, run.world
-    trials = None
-    if config.closed_loop.every and world.is_main:
-        trials = prepare_closed_loop(trial_info(run.info), config.closed_loop, encoder=encoder)
     with ExitStack() as stack:
         log = None
         if world.is_main:
@@ -125,11 +121,11 @@ def _run_updates(run: Run, encoder: TextEncoder | None) -> None:
                 break
             run.meter.add(do_update(run, batch))
             with run.meter.paused():
-                _report(run, log, bar, trials)
+                _report(run, log, bar)
     run.save("last")
 
 
-def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop | None) -> None:
+def _report(run: Run, log: MetricsLog | None, bar: Progress) -> None:
     """Log, validate, run trials and save when due."""
     config, update = run.config, run.update
     last = update == config.updates
@@ -141,7 +137,7 @@ def _report(run: Run, log: MetricsLog | None, bar: Progress, trials: ClosedLoop 
     if (update % config.validate_every == 0 or last) and run.data.held_out is not None:
         values |= _validate(run, run.data.held_out)
     if config.closed_loop.every and (update % config.closed_loop.every == 0 or last):
-        values |= _try(run, trials)
+        values |= _try(run)
     if values and log is not None:
         log.write(update, values)
     metric = SUCCESS if config.best_metric == SUCCESS else PREFIX + config.best_metric
@@ -170,9 +166,9 @@ def _validate(run: Run, held_out: Loader) -> dict[str, float]:
     return values
 
 
-def _try(run: Run, trials: ClosedLoop | None) -> dict[str, float]:
+def _try(run: Run) -> dict[str, float]:
     """Return the success rates of the current policy. The first rank runs the trials for all."""
     run.save("last")
-    rates = {SUCCESS: 0.0} if trials is None else trials.round(run.folder / "last")
+    rates = {SUCCESS: 0.0} if run.trials is None else run.trials.round(run.folder / "last")
     total = run.world.sum(torch.tensor([rates[SUCCESS]], dtype=torch.float64))
     return {**rates, SUCCESS: float(total)}

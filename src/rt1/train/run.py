@@ -48,12 +48,13 @@ from rt1.text.paraphrases import Paraphrases
 from rt1.train.activations import checkpoint_blocks
 from rt1.train.averaging import WeightAverage
 from rt1.train.config import TrainConfig, differences
-from rt1.train.data import TrainingData, checkpoint_info, prepare_data
+from rt1.train.data import TrainingData, checkpoint_info, prepare_data, trial_info
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.forward import Predictor
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rt1.train.param_groups import freeze, training_mode
+from rt1.train.trials import ClosedLoop, prepare_closed_loop
 from rt1.train.warm_start import start_from
 
 OWN_WEIGHTS = "weights/"
@@ -76,6 +77,7 @@ class Run:
     update: int = 0
     best: float | None = None  # best value so far of ``config.best_metric``
     changes: tuple[str, ...] = ()  # changed settings, each with the update of the change
+    trials: ClosedLoop | None = None  # of the first rank, where updates are left to do
     meter: Meter = field(default_factory=Meter)  # since the last record of metrics
 
     @contextmanager
@@ -128,6 +130,7 @@ def begin(
 
     Raises:
         TrainingError: the folder holds a run with other settings or data, or a checkpoint that is not complete.
+        ValueError: closed-loop trials that cannot be run. Nothing is written then.
         SaveError: the folder cannot be written.
     """
     world = world or World()
@@ -138,11 +141,14 @@ def begin(
         for name in RUN_ORDER:
             recover(folder / name)
     world.wait()
-    if any((folder / name).exists() for name in RUN_ORDER):
+    is_new = not any((folder / name).exists() for name in RUN_ORDER)
+    if not is_new:
         _resume(run, allow_changes=allow_changes)
-    else:
-        if config.init is not None:
-            _start(run, config.init)
+    elif config.init is not None:
+        _start(run, config.init)
+    if config.closed_loop.every and world.is_main and run.update < config.updates:
+        run.trials = prepare_closed_loop(trial_info(run.info), config.closed_loop, encoder=encoder)
+    if is_new:
         run.save("last")  # a full or read-only disk shows now, not hours later
     return run
 

@@ -28,7 +28,7 @@ from rt1.errors import DataError
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
 from rt1.evaluate.results import Counted
 from rt1.policy.policy import ActingSettings
-from rt1.simulate.collect import Collection, CollectSettings, collect
+from rt1.simulate.collect import Collection, CollectSettings, check_can_collect, collect
 from rt1.simulate.rollout import check_actions_fit
 from rt1.text.encoder import TextEncoder
 from rt1.train.config import TrainConfig, differences
@@ -143,6 +143,7 @@ def improve(
         raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
     suite = suite_from_json(details["env"])
     tasks = check_tasks(suite, wanted.tasks or tuple(details.get("tasks", ())))
+    check_can_collect(suite, tasks)
     # With images: what is missing for them should show before a long training.
     check_actions_fit(recorded.action_spec, action_spec_of(suite, tasks[0], render=True))
     loop = _Loop(

@@ -15,7 +15,7 @@ from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, check_tasks
 from rt1.envs.registry import suite_of, tasks_of
 from rt1.evaluate.closed_loop import check_env_fits, embed_instructions
-from rt1.simulate.trials import TrialPlan, TrialPolicy, plan_trials, run_trials
+from rt1.simulate.trials import TrialPlan, TrialPolicy, TrialResult, plan_trials, progress_note, run_trials
 from rt1.text.encoder import TextEncoder
 
 SUCCESS = "success"
@@ -65,9 +65,9 @@ class ClosedLoop:
         Raises:
             WorkerError: a process was killed.
         """
-        scores: dict[str, list[float]] = {}
+        results: list[TrialResult] = []
         with episode_progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
-            for results in run_trials(
+            for batch in run_trials(
                 self.plans,
                 suite=self.suite,
                 policy=TrialPolicy(checkpoint=checkpoint, embodiment=self.embodiment),
@@ -75,10 +75,10 @@ class ClosedLoop:
                 workers=self.workers,
                 apart=True,
             ):
-                for result in results:
-                    scores.setdefault(result.plan.task, []).append(result.score)
-                bar.note = f"{sum(map(sum, scores.values())):.4g} succeeded"
-        rates = {task: float(np.mean(scores[task])) for task in sorted(scores)}
+                results += batch
+                bar.note = progress_note(results)
+        tasks = sorted({result.plan.task for result in results})
+        rates = {task: float(np.mean([r.score for r in results if r.plan.task == task])) for task in tasks}
         return {SUCCESS: float(np.mean([*rates.values()])), **{f"{SUCCESS}/{task}": r for task, r in rates.items()}}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rt1.actions import rt1_action_spec
+from rt1.data.arrays import npz
 from rt1.data.arrays.base import ArrayLayout
 from rt1.data.arrays.npz import NpzSource
 from rt1.data.sources.images import decode_image
@@ -54,6 +55,21 @@ def test_episodes_come_back_as_they_were_saved(tmp_path: Path) -> None:
         assert embedding is not None
         np.testing.assert_array_equal(embedding, episode["embedding"][0])
     assert source.images(0, 2, 2) == []
+
+
+def test_episodes_that_fit_into_memory_are_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = NpzSource(_write(tmp_path / "set", *(_episode(2, seed=seed) for seed in range(9))), layout=LAYOUT)
+    unpacked: list[Path] = []
+
+    def count(path: Path, key: str) -> Any:
+        unpacked.append(path)
+        return read(path, key)
+
+    read = npz._array
+    monkeypatch.setattr(npz, "_array", count)
+    for episode in [*range(9), *range(9)]:
+        source.images(episode, 0, 1)
+    assert len(unpacked) == len(set(unpacked)) == 9
 
 
 def test_bounds_come_from_the_data_unless_given(tmp_path: Path) -> None:

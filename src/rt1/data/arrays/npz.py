@@ -21,7 +21,8 @@ from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, files_in, image_count, text_of, unstack
 from rt1.errors import DataError
 
-_UNPACKED = 4  # episodes kept unpacked, since an npz array can only be unpacked whole
+_UNPACKED = 4  # episodes kept unpacked at least, since an npz array can only be unpacked whole
+_UNPACKED_BYTES = 2**29  # and as many more as this holds: shuffled windows ask for all episodes in turn
 _CURE = "write it again with numpy, without pickled objects"
 _MOST_EXPANSION = 1100  # deflate makes at most about 1030 bytes of one
 _HEADER = re.compile(
@@ -33,7 +34,8 @@ _HEADER = re.compile(
 class NpzSource(ArraySource):
     """Episodes of a folder of npz files, sorted by name. An :class:`~rt1.data.sources.base.EpisodeSource`.
 
-    An npz file is unpacked whole to read one image. To train on more than a few hundred episodes, convert to RLDS.
+    An npz file is unpacked whole to read one image, and 512 MB of images stay unpacked. To train on more, convert to
+    RLDS.
     """
 
     def __init__(
@@ -49,8 +51,9 @@ class NpzSource(ArraySource):
         self._layout = layout
         self._files = files_in(folder, (".npz",))
         self._stamps = [stamp_of(path) for path in self._files]
-        self._images = functools.lru_cache(maxsize=_UNPACKED)(self._unpack)
         episodes = [_episode(path, layout) for path in self._files]
+        largest = max(_unpacked_bytes(path, layout.image_key) for path in self._files)
+        self._images = functools.lru_cache(maxsize=max(_UNPACKED, _UNPACKED_BYTES // largest))(self._unpack)
         super().__init__(episodes, layout, name=name or folder.resolve().name, action_spec=action_spec)
 
     def _stored(self, episode: int, start: int, stop: int) -> list[Image]:
@@ -79,6 +82,11 @@ def _episode(path: Path, layout: ArrayLayout) -> EpisodeArrays:
             instruction=text_of(_array(path, key)) if key else "",
             embedding=_array(path, layout.embedding_key) if layout.embedding_key else None,
         )
+
+
+def _unpacked_bytes(path: Path, key: str) -> int:
+    with _opened(path, key) as (_, member):
+        return member.file_size
 
 
 def _array(path: Path, key: str) -> NDArray[Any]:
