@@ -91,6 +91,7 @@ RENAMED_OPTIONS = {
     "--setting": "--engine",
     "--backend": "--engine",
     "--tune": "the command rt1 engines RUN",
+    "--action-leads-here": "--action-is-previous",
     "--clip": "--windows-per-clip",
     "--train.clip": "--train.windows-per-clip",
 }

@@ -7,7 +7,7 @@ Every class also derives from the built-in error that fits, so ``except ValueErr
         ProtocolError, ObservationError, PolicyError                                    ValueError
         RenderingError, WorkerError, TrainingError, StoppedError                        RuntimeError
         SaveError, LockedError                                                          OSError
-        ClientError, LateReplyError, GoneError                                          ConnectionError
+        ClientError, LateReplyError, ClientDisconnectedError                                          ConnectionError
 """
 
 from __future__ import annotations
@@ -90,5 +90,5 @@ class LateReplyError(ClientError):
     """A reply that did not come in time; it is never taken for a later one."""
 
 
-class GoneError(RT1Error, ConnectionError):
+class ClientDisconnectedError(RT1Error, ConnectionError):
     """Nobody waits for this step any more; it was not taken."""

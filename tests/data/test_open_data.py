@@ -127,7 +127,7 @@ def test_a_folder_of_npz_episodes_opens(tmp_path: Path) -> None:
 def test_v_d4rl_s_pixels_open_with_one_sentence_for_all(tmp_path: Path) -> None:
     arrays = _arrays(5)
     np.savez(tmp_path / "0.npz", **{**arrays, "image": arrays["image"].transpose(0, 3, 1, 2)})
-    options = DataOptions(instruction="run", channels_first=True, action_leads_here=True)
+    options = DataOptions(instruction="run", channels_first=True, action_is_previous=True)
     source = open_data(tmp_path, options)
     assert source.lengths.tolist() == [4]
     np.testing.assert_array_equal(source.actions(0, 0, 1)[0], arrays["action"][1])

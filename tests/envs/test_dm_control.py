@@ -62,7 +62,7 @@ def test_an_episode_ends_at_its_limit_with_a_return_and_without_success() -> Non
 def test_a_policy_of_v_d4rl_s_episodes_fits_the_environment(tmp_path: Path) -> None:
     with closing(DMControlEnv("cartpole-balance", FAST, render=False)) as env:
         write_v_d4rl_episode(tmp_path / "0.npz", env, RandomActions(env.action_spec, 0), seed=0)
-        source = NpzSource(tmp_path, layout=ArrayLayout(instruction="balance", action_leads_here=True))
+        source = NpzSource(tmp_path, layout=ArrayLayout(instruction="balance", action_is_previous=True))
         check_actions_fit(source.action_spec, env.action_spec)
         assert env.action_spec.dimension_names == ("action",)
 

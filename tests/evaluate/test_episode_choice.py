@@ -12,7 +12,7 @@ import pytest
 
 from rt1.checkpoint import CheckpointInfo, load_info
 from rt1.errors import DataError
-from rt1.evaluate.episode_choice import choose_episodes, choose_words
+from rt1.evaluate.episode_choice import choose_episodes, instruction_source
 from rt1.text.encoder import TableEncoder
 
 TRAINED = {"source": "memory", "episodes": 6, "held_out_episodes": [4, 1, 2]}
@@ -81,32 +81,32 @@ def test_stored_embeddings_of_the_checkpoints_encoder_or_an_unknown_one_are_told
     source = make_source(2, 2)
     for identity, name in ((None, "not named"), (table.identity.to_json(), "table")):
         source.text_encoder = identity
-        words = choose_words(source, info)
+        words = instruction_source(source, info)
         assert words.origin == f"stored with the data (encoder: {name})"
         np.testing.assert_array_equal(words.of(source, 1), source.embeddings[1])
     unknown = dataclasses.replace(info, text_encoder=None)
-    assert choose_words(source, unknown).stored
+    assert instruction_source(source, unknown).stored
 
 
 def test_the_sentence_is_told_where_the_stored_embedding_is_not_the_checkpoints(
     make_source: Callable[..., Any], info: CheckpointInfo, table: TableEncoder
 ) -> None:
     source = make_source(2, 2)
-    assert choose_words(source, info, table).of(source, 1) == "close the drawer"  # an encoder was given
+    assert instruction_source(source, info, table).of(source, 1) == "close the drawer"  # an encoder was given
     source.text_encoder = dataclasses.replace(table.identity, name="another").to_json()
-    assert choose_words(source, info).of(source, 0) == "open the drawer"
+    assert instruction_source(source, info).of(source, 0) == "open the drawer"
     source.text_encoder = None
     source.embeddings = source.embeddings[:, :5]
-    assert choose_words(source, info).origin == "the instructions, encoded by table"
+    assert instruction_source(source, info).origin == "the instructions, encoded by table"
 
 
 def test_an_episode_without_words_has_none_and_one_without_its_embedding_is_an_error(
     make_source: Callable[..., Any], info: CheckpointInfo, table: TableEncoder
 ) -> None:
     source = make_source(2, 2)
-    stored = choose_words(source, info)
+    stored = instruction_source(source, info)
     source.instruction = lambda _: " "
-    assert choose_words(source, info, table).of(source, 0) is None
+    assert instruction_source(source, info, table).of(source, 0) is None
     source.text_embedding = lambda _: None
     with pytest.raises(DataError, match=r"memory, episode 1 .*text embedding"):
         stored.of(source, 1)

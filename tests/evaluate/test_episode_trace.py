@@ -11,19 +11,19 @@ import pytest
 from rt1.data.sources.decoding import decoded_images
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
-from rt1.evaluate.episode_choice import ChosenEpisodes, Words
-from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, episode_plots, stream_episode
+from rt1.evaluate.episode_choice import ChosenEpisodes, InstructionSource
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeRecorder, episode_plots, stream_episode
 from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
 
-STORED = Words(stored=True, origin="stored")
+STORED = InstructionSource(stored=True, origin="stored")
 
 
 def _watched(policy: Policy, source: Any, episode: int) -> EpisodePlot:
     policy.reset(source.text_embedding(episode))
-    watch = EpisodeWatch(source, episode, attention=policy.attention_maps)
+    watch = EpisodeRecorder(source, episode, attention=policy.attention_maps)
     for image, logits in stream_episode(policy, source, episode):
-        watch.see(image, policy.action_spec.decode_logits(logits)[1])
+        watch.add(image, policy.action_spec.decode_logits(logits)[1])
     return watch.plot()
 
 
@@ -84,7 +84,9 @@ def test_the_first_episode_of_each_task_is_plotted(
     assert plot.title == "task-0, episode 0: 'open the drawer'"
     assert episode_plots(policy, source, _chosen(), STORED) == []
     source.instruction = lambda _: ""
-    assert episode_plots(policy, source, _chosen(2, 4), Words(stored=False, origin="the instructions")) == []
+    assert (
+        episode_plots(policy, source, _chosen(2, 4), InstructionSource(stored=False, origin="the instructions")) == []
+    )
 
 
 def test_an_image_that_does_not_decode_is_named_by_episode_and_step(make_source: Callable[..., Any]) -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
-from rt1.evaluate.episode_choice import ChosenEpisodes, Words, choose_episodes
+from rt1.evaluate.episode_choice import ChosenEpisodes, InstructionSource, choose_episodes
 from rt1.evaluate.offline import GROUP, OfflineResult, WindowBlock, evaluate_offline, window_blocks
 from rt1.evaluate.scores import ActionScores
 from rt1.model.conditioning import TextConfig
@@ -25,7 +25,7 @@ from rt1.model.transformer import TransformerConfig
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import Stepper
 
-STORED = Words(stored=True, origin="stored")
+STORED = InstructionSource(stored=True, origin="stored")
 
 
 def _evaluate(policy: Policy, source: Any, **options: Any) -> OfflineResult:
@@ -145,7 +145,7 @@ def test_episodes_without_an_instruction_are_left_out_and_named(
 ) -> None:
     source = make_source(2, 3, 2)
     policy = Policy(make_network(), source.action_spec, encode_text=lambda _: source.embeddings[0])
-    sentences = Words(stored=False, origin="the instructions")
+    sentences = InstructionSource(stored=False, origin="the instructions")
     source.instruction = lambda episode: "" if episode == 1 else "go"
     result = evaluate_offline(policy, source, choose_episodes(source, {}), sentences)
     assert result.without_instruction == [1]

@@ -75,7 +75,7 @@ def test_another_instruction_empties_the_memory_and_leaves_the_scene(opened: Pla
     opened.run()
     _steps(opened, 3)
     before = copy.copy(opened.view)
-    opened.instruct("  close the drawer ")
+    opened.set_instruction("  close the drawer ")
     after = opened.view
     assert (before.remembered, after.remembered) == (3, 0)
     assert (after.instruction, after.phase, after.step, after.decision) == ("close the drawer", "running", 3, None)
@@ -83,7 +83,7 @@ def test_another_instruction_empties_the_memory_and_leaves_the_scene(opened: Pla
 
 
 def test_a_reset_goes_back_to_a_start_with_the_same_instruction(opened: Playground) -> None:
-    opened.instruct("close the drawer")
+    opened.set_instruction("close the drawer")
     opened.run()
     _steps(opened, 2)
     opened.reset(5)
@@ -120,7 +120,7 @@ def test_a_refused_instruction_leaves_the_run_as_it_is(opened: Playground) -> No
     _steps(opened, 2)
     for sentence, message in (("do a dance", "do a dance"), ("  ", "0 characters"), ("x" * 501, "501 characters")):
         with pytest.raises(ValueError, match=message):
-            opened.instruct(sentence)
+            opened.set_instruction(sentence)
     view = opened.view
     assert (view.instruction, view.remembered, view.phase) == ("open the drawer", 2, "running")
 
@@ -131,7 +131,7 @@ def test_a_task_with_an_instruction_unknown_to_the_text_table_waits_for_another_
     assert (opened.view.phase, opened.view.instruction, opened.view.remembered) == ("stopped", None, 0)
     with pytest.raises(ValueError, match="type one first"):
         opened.run()
-    opened.instruct("open the drawer")
+    opened.set_instruction("open the drawer")
     opened.run()
     opened.step()
     assert opened.view.step == 1
@@ -216,7 +216,7 @@ def test_the_policy_follows_an_environment_that_changes_its_instruction_unless_t
     env.instruction = "open the drawer"
     opened.reset(1)
     assert opened.view.instruction == "open the drawer"
-    opened.instruct("press the handle down")
+    opened.set_instruction("press the handle down")
     env.instruction = "close the drawer"
     opened.step()
     opened.reset(2)

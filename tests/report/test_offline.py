@@ -14,7 +14,7 @@ import pytest
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.errors import CheckpointError
-from rt1.evaluate.episode_choice import Words, choose_episodes
+from rt1.evaluate.episode_choice import InstructionSource, choose_episodes
 from rt1.evaluate.offline import evaluate_offline
 from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
@@ -49,7 +49,11 @@ def make_report(make_source: Callable[..., Any], make_network: Callable[..., RT1
             for moves in source.moves
         ]
         result = evaluate_offline(
-            Policy(model, spec), source, choose_episodes(source, {}), Words(stored=True, origin=HOSTILE), shown=shown
+            Policy(model, spec),
+            source,
+            choose_episodes(source, {}),
+            InstructionSource(stored=True, origin=HOSTILE),
+            shown=shown,
         )
         return OfflineReport(
             title=HOSTILE,

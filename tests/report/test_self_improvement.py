@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
-from rt1.evaluate.results import Counted
+from rt1.evaluate.results import SuccessCount
 from rt1.report.self_improvement import write_report
 from rt1.train.self_improvement import Improvement, Round
 
 pytest.importorskip("matplotlib")
 
 
-def _counts(task: str, *successes: int) -> tuple[Counted, ...]:
-    return tuple(Counted(task=name, trials=10, successes=n) for name, n in zip((task, "reach"), successes, strict=True))
+def _counts(task: str, *successes: int) -> tuple[SuccessCount, ...]:
+    return tuple(
+        SuccessCount(task=name, trials=10, successes=n) for name, n in zip((task, "reach"), successes, strict=True)
+    )
 
 
 @pytest.mark.parametrize("control", [True, False])

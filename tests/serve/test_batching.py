@@ -14,11 +14,11 @@ import pytest
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray, rt1_action_spec
-from rt1.errors import GoneError, PolicyError
+from rt1.errors import ClientDisconnectedError, PolicyError
 from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import EpisodeState
-from rt1.serve.batching import Batcher, Capacity, Stepped, measured_times
+from rt1.serve.batching import Batcher, Capacity, StepReply, measured_times
 
 Images = NDArray[np.uint8]
 FREE = {1: 1.0, 2: 1.0, 4: 1.0}
@@ -121,7 +121,7 @@ def test_a_batch_that_fails_is_taken_robot_by_robot(blocked: Any, images: Images
         first, second, third = await asyncio.gather(*asked, return_exceptions=True)
         assert str(second) == "the accelerator is on fire"
         for step, state, image in ((first, states[0], images[0]), (third, states[2], images[2])):
-            assert isinstance(step, Stepped)
+            assert isinstance(step, StepReply)
             assert step.state.images == 1  # the image has not come to it twice
             np.testing.assert_array_equal(step.action, _action(blocked, state, image))
 
@@ -136,8 +136,8 @@ def test_logits_that_are_not_finite_fail_one_robot_and_no_other(blocked: Any, im
         asked = (batcher.step(seed, _state(blocked, seed), images[seed]) for seed in range(3))
         first, second, third = await asyncio.gather(*asked, return_exceptions=True)
         assert isinstance(second, PolicyError)
-        assert isinstance(first, Stepped)
-        assert isinstance(third, Stepped)
+        assert isinstance(first, StepReply)
+        assert isinstance(third, StepReply)
 
     _run(blocked, script)
     assert blocked.sizes == [3]  # nobody's step is taken twice
@@ -150,8 +150,8 @@ def test_the_step_of_a_robot_that_has_gone_is_left_out(blocked: Any, images: Ima
             for robot in ("gone", "here")
         )
         gone, here = await asyncio.gather(*asked, return_exceptions=True)
-        assert isinstance(gone, GoneError)
-        assert isinstance(here, Stepped)
+        assert isinstance(gone, ClientDisconnectedError)
+        assert isinstance(here, StepReply)
 
     _run(blocked, script)
     assert blocked.sizes == [1]
@@ -162,7 +162,7 @@ def test_a_request_that_is_given_up_disturbs_nobody(blocked: Any, images: Images
         given_up = asyncio.ensure_future(batcher.step("a", _state(blocked), images[0]))
         await asyncio.sleep(0)
         given_up.cancel()
-        assert isinstance(await batcher.step("b", _state(blocked), images[1]), Stepped)
+        assert isinstance(await batcher.step("b", _state(blocked), images[1]), StepReply)
         assert given_up.cancelled()
 
     _run(blocked, script, max_wait=0.02)

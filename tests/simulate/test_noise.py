@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
-from rt1.simulate.noise import SECONDS, Drift
+from rt1.simulate.noise import SECONDS, OrnsteinUhlenbeckNoise
 
 SPEC = ActionSpec(
     parts=(
@@ -19,8 +19,8 @@ SPEC = ActionSpec(
 
 
 def _noise(seed: int, *, noise: float = 0.4, steps: int = 4000) -> np.ndarray:
-    drift = Drift(SPEC, control_rate=20.0, noise=noise, seed=seed)
-    return np.stack([drift.disturb(np.zeros(3, np.float32)) for _ in range(steps)])
+    drift = OrnsteinUhlenbeckNoise(SPEC, control_rate=20.0, noise=noise, seed=seed)
+    return np.stack([drift.apply(np.zeros(3, np.float32)) for _ in range(steps)])
 
 
 def test_the_same_seed_gives_the_same_noise() -> None:
@@ -38,8 +38,8 @@ def test_it_is_as_strong_and_as_slow_as_it_says_and_spares_gripper_and_choice() 
 
 
 def test_what_is_executed_stays_within_the_bounds() -> None:
-    drift = Drift(SPEC, control_rate=20.0, noise=2.0, seed=0)
-    executed = np.stack([drift.disturb(np.array([2.0, 1.0, 2.0], np.float32)) for _ in range(200)])
+    drift = OrnsteinUhlenbeckNoise(SPEC, control_rate=20.0, noise=2.0, seed=0)
+    executed = np.stack([drift.apply(np.array([2.0, 1.0, 2.0], np.float32)) for _ in range(200)])
     assert executed.min() >= -2.0
     assert executed.max() <= 2.0
     assert executed.dtype == np.float32

@@ -18,7 +18,7 @@ from rt1.testing import check_source
 def test_an_episode_reads_back_as_it_was_acted(make_env: Callable[..., Any], tmp_path: Path) -> None:
     env = make_env()
     total = write_v_d4rl_episode(tmp_path / "000.npz", env, Expert(env.expert_action), seed=8)
-    source = NpzSource(tmp_path, layout=ArrayLayout(instruction="reach", action_leads_here=True))
+    source = NpzSource(tmp_path, layout=ArrayLayout(instruction="reach", action_is_previous=True))
     check_source(source)
     np.testing.assert_array_equal(source.actions(0, 0, int(source.lengths[0])), env.executed)
     np.testing.assert_array_equal(source.images(0, 0, 1)[0], env.reset(8).image)

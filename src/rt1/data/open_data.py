@@ -30,7 +30,7 @@ _SAVED, _HUGGING_FACE = "a saved Hugging Face data set", "a Hugging Face data se
 _OPEN_X, _RLDS = "read as Open X, where --open-x names the keys", "read as RLDS"
 _KEYS = ("image_key", "instruction_key", "embedding_key", "action_keys")
 _ALL = ("instruction", "bounds")
-_OF_ROWS = ("bgr", "channels_first", "action_leads_here")
+_OF_ROWS = ("bgr", "channels_first", "action_is_previous")
 _OF_HDF5 = ("group", "mask", "start_key", "start_value", "encoded", "instruction_file")
 _OPTIONS = {
     _LEROBOT: ("image_key", "action_keys", "open_x", *_ALL),
@@ -79,7 +79,7 @@ class DataOptions:
     """Of npz, HDF5 and Hugging Face: images are stored with blue first."""
     channels_first: bool = False
     """Of npz and HDF5: images are (S, 3, H, W), as V-D4RL's are."""
-    action_leads_here: bool = False
+    action_is_previous: bool = False
     """Of npz and HDF5: a row holds the action that led to its image, as V-D4RL's do."""
     group: str = ""
     """Of HDF5: the group whose members are the episodes, data in robomimic's files, / for the file's own groups."""

@@ -82,7 +82,7 @@ def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class InstructionSource:
     """The source of the instructions: sentences, or the text embeddings stored with the episodes."""
 
     stored: bool  # whether it is the stored embedding
@@ -101,23 +101,25 @@ class Words:
         return embedding
 
 
-def choose_words(source: EpisodeSource, info: CheckpointInfo | Manifest, encoder: TextEncoder | None = None) -> Words:
+def instruction_source(
+    source: EpisodeSource, info: CheckpointInfo | Manifest, encoder: TextEncoder | None = None
+) -> InstructionSource:
     """Decide between the stored text embeddings and the sentences.
 
     A given encoder encodes the sentences. Otherwise the stored embeddings are used unless they are of another encoder
     than the checkpoint's. Then the checkpoint's encoder encodes the sentences.
     """
     if encoder is not None:
-        return Words(stored=False, origin=f"the instructions, encoded by {encoder.identity.name}")
+        return InstructionSource(stored=False, origin=f"the instructions, encoded by {encoder.identity.name}")
     named = optional_members(source).text_encoder
     identity = None if named is None else TextEncoderIdentity.from_json(named)
     embedding = source.text_embedding(0)
     width = info.sizes.text_width if isinstance(info, Manifest) else info.model.text_width
     if embedding is not None and embedding.shape == (width,) and _fits(info, identity):
         maker = "not named" if identity is None else identity.name
-        return Words(stored=True, origin=f"stored with the data (encoder: {maker})")
+        return InstructionSource(stored=True, origin=f"stored with the data (encoder: {maker})")
     maker = "no encoder" if info.text_encoder is None else info.text_encoder.name
-    return Words(stored=False, origin=f"the instructions, encoded by {maker}")
+    return InstructionSource(stored=False, origin=f"the instructions, encoded by {maker}")
 
 
 def _fits(info: CheckpointInfo | Manifest, identity: TextEncoderIdentity | None) -> bool:

@@ -12,7 +12,7 @@ from rt1.actions import FloatArray
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
 from rt1.envs.base import Image
-from rt1.evaluate.episode_choice import ChosenEpisodes, Words
+from rt1.evaluate.episode_choice import ChosenEpisodes, InstructionSource
 from rt1.policy.policy import Policy
 
 _READ_AHEAD = 32  # images read in one go
@@ -52,7 +52,7 @@ class EpisodePlot:
             raise ValueError(f"episode plot {self.title!r}: {len(self.steps)} steps for {len(self.images)} images")
 
 
-class EpisodeWatch:
+class EpisodeRecorder:
     """Collects an :class:`EpisodePlot` while a policy runs over an episode, with the images to show."""
 
     def __init__(
@@ -79,7 +79,7 @@ class EpisodeWatch:
         self._images: list[Image] = []
         self._attention: list[AttentionView] = []
 
-    def see(self, image: Image, action_A: FloatArray) -> None:
+    def add(self, image: Image, action_A: FloatArray) -> None:
         """Add the policy's latest step: its image and action (A,) in physical units."""
         step = len(self._predicted)
         self._predicted.append(action_A)
@@ -113,7 +113,7 @@ def stream_episode(policy: Policy, source: EpisodeSource, episode: int) -> Itera
 
 
 def episode_plots(
-    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, most: int = 12
+    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: InstructionSource, *, most: int = 12
 ) -> list[EpisodePlot]:
     """Return plots of the first episode with an instruction of each task, of at most ``most`` tasks."""
     kind = "held-out episode" if chosen.held_out else "episode"
@@ -124,8 +124,8 @@ def episode_plots(
             continue
         policy.reset(instruction)
         title = f"{task}, {kind} {episode}: {source.instruction(episode)!r}"
-        watch = EpisodeWatch(source, episode, title=title, attention=policy.attention_maps)
+        watch = EpisodeRecorder(source, episode, title=title, attention=policy.attention_maps)
         for image, logits_AV in stream_episode(policy, source, episode):
-            watch.see(image, policy.action_spec.decode_logits(logits_AV)[1])
+            watch.add(image, policy.action_spec.decode_logits(logits_AV)[1])
         plots[task] = watch.plot()
     return list(plots.values())

@@ -26,8 +26,8 @@ from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.windows import Clips, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import DataError
-from rt1.evaluate.episode_choice import ChosenEpisodes, Words
-from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch, stream_episode
+from rt1.evaluate.episode_choice import ChosenEpisodes, InstructionSource
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeRecorder, stream_episode
 from rt1.evaluate.scores import ActionScores, TokenCounts
 from rt1.model.rt1 import RT1
 from rt1.policy.agreement import NOTHING_COMPARED, Agreement, compare_logits
@@ -41,7 +41,7 @@ class OfflineResult:
 
     source: str  # data set
     chosen: ChosenEpisodes
-    words: Words  # source of the instructions
+    words: InstructionSource  # source of the instructions
     streaming: ActionScores  # every step, as the robot runs
     window_last: ActionScores  # the last step of every window
     window_all: ActionScores  # all steps of every window, as in training and its validation
@@ -61,7 +61,7 @@ class OfflineResult:
 
 
 def evaluate_offline(
-    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: Words, *, shown: int = 4
+    policy: Policy, source: EpisodeSource, chosen: ChosenEpisodes, words: InstructionSource, *, shown: int = 4
 ) -> OfflineResult:
     """Run a policy over recorded episodes and score its predictions.
 
@@ -102,7 +102,7 @@ def evaluate_offline(
                 watch = None
                 if to_show and index >= to_show[0]:  # the next one with an instruction replaces one without
                     del to_show[0]
-                    watch = EpisodeWatch(source, episode, attention=policy.attention_maps)
+                    watch = EpisodeRecorder(source, episode, attention=policy.attention_maps)
                 for steps in _run_episode(policy, source, episode, result, watch):
                     bar.update(done + steps)
                 if watch is not None:
@@ -124,7 +124,7 @@ def _check_action_spec(policy: Policy, source: EpisodeSource) -> None:
 
 
 def _run_episode(
-    policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeWatch | None
+    policy: Policy, source: EpisodeSource, episode: int, result: OfflineResult, watch: EpisodeRecorder | None
 ) -> Iterator[int]:
     """Count one episode in both forms, a clip at a time, and yield the number of steps done."""
     steps = stream_episode(policy, source, episode)
@@ -134,7 +134,7 @@ def _run_episode(
         for image, logits_AV in islice(steps, block.stop - done):
             logits.append(logits_AV)
             if watch is not None:
-                watch.see(image, policy.action_spec.decode_logits(logits_AV)[1])
+                watch.add(image, policy.action_spec.decode_logits(logits_AV)[1])
         del logits[: block.start - first]
         logits_SAV, first = np.stack(logits), block.start
         action_SA = source.actions(episode, block.start, block.stop)
@@ -216,7 +216,7 @@ def window_blocks(
     for number, batch in enumerate(loader.in_order()):
         assert batch.cuts is not None
         present = batch.cuts.valid_BGT[0].any(axis=1)
-        place_GT, valid_GT = batch.cuts.place_BGT[0][present], batch.cuts.valid_BGT[0][present]
+        place_GT, valid_GT = batch.cuts.index_BGT[0][present], batch.cuts.valid_BGT[0][present]
         start = int(clips.places(np.array([number])).starts[0])
         image_SHWC = torch.from_numpy(batch.images[0].image_NTHWC[0][batch.valid_BT[0]])
         logits = [_logits(model, image_SHWC, place_GT, condition_1) for condition_1 in conditions]

@@ -15,7 +15,7 @@ def mean(rates: Sequence[float | None]) -> float | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counted:
+class SuccessCount:
     """Trials of one task and how many reached its goal."""
 
     task: str  # whose goal counts
@@ -37,7 +37,7 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class InstructedResult(Counted):
+class InstructedResult(SuccessCount):
     """One task under an instruction: its own, a paraphrase, or another task's. The task's own goal counts."""
 
     instruction: str  # the sentence given to the policy

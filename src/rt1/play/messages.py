@@ -19,7 +19,7 @@ _COMMANDS: dict[str, tuple[type | None, Callable[..., None]]] = {
     "start": (None, Playground.run),
     "stop": (None, Playground.stop),
     "reset": (int, Playground.reset),
-    "instruct": (str, Playground.instruct),
+    "instruct": (str, Playground.set_instruction),
     "task": (str, Playground.choose_task),
     "speed": (float, Playground.set_speed),
 }

@@ -116,11 +116,11 @@ class Playground:
         previous, self._native = self._native, env.instruction
         view.phase, view.start, view.step, view.success = "stopped", start, 0, False
         if view.instruction and view.instruction != previous:  # the user's own
-            self.instruct(view.instruction)
+            self.set_instruction(view.instruction)
         else:
-            self.instruct(next(iter(self.suite.sentences(view.task)), self._native))
+            self.set_instruction(next(iter(self.suite.sentences(view.task)), self._native))
 
-    def instruct(self, sentence: str) -> None:
+    def set_instruction(self, sentence: str) -> None:
         """Set the policy's instruction. The policy forgets its images, the scene does not change."""
         sentence = sentence.strip()
         if not 0 < len(sentence) <= LONGEST_INSTRUCTION:
@@ -164,7 +164,7 @@ class Playground:
         elif env.instruction != self._native:  # a chain of tasks: the policy follows, unless the user set another one
             previous, self._native = self._native, env.instruction
             if view.instruction == previous:
-                self.instruct(self._native)
+                self.set_instruction(self._native)
 
     def close(self) -> None:
         env, self._env, self.view.image, self.view.decision = self._env, None, None, None

@@ -16,7 +16,7 @@ from rt1.common.files import write_text
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.decoding import each_image
-from rt1.evaluate.episode_trace import EpisodePlot, EpisodeWatch
+from rt1.evaluate.episode_trace import EpisodePlot, EpisodeRecorder
 from rt1.report.html import episode_card, render
 from rt1.serve.client import Client
 from rt1.serve.robot import ActionLimits
@@ -84,14 +84,14 @@ def dry_run(client: Client, source: EpisodeSource, episode: int, limits: ActionL
     instruction = source.instruction(episode).strip() or source.text_embedding(episode)
     if instruction is None:
         raise ValueError(f"episode {episode} has no instruction. Take another one")
-    watch, allowed, seconds = EpisodeWatch(source, episode), [limits.rest()], []
+    watch, allowed, seconds = EpisodeRecorder(source, episode), [limits.rest()], []
     client.reset(instruction)
     for image in each_image(source, episode, 0, int(source.lengths[episode])):
         start = time.perf_counter()
         action_A = client.act_vector(image)
         seconds.append(time.perf_counter() - start)
         allowed.append(limits.apply(action_A, allowed[-1]))
-        watch.see(image, action_A)
+        watch.add(image, action_A)
     return DryRun(
         plot=watch.plot(),
         limited=np.stack(allowed[1:]),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rt1.common.files import write_text
 from rt1.common.json_config import MOST_EPISODES, check_at_least, check_between
 from rt1.data.sources.base import EpisodeSource
-from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, choose_words
+from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, instruction_source
 from rt1.evaluate.offline import OfflineResult, evaluate_offline
 from rt1.model.rt1 import RT1Config
 from rt1.policy.agreement import ROUNDING
@@ -86,7 +86,7 @@ def evaluate_recorded(
         policy = Policy.from_checkpoint(
             recorder.folder, embodiment=settings.embodiment, text_encoder=encoder, cond_scale=settings.cond_scale
         )
-        words = choose_words(source, recorder.info, encoder)
+        words = instruction_source(source, recorder.info, encoder)
         result = evaluate_offline(policy, source, chosen, words, shown=settings.plots)
     table = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
     facts = recorder.facts(policy, title=f"Offline evaluation on {source.name}", settings=table, notes=_NOTES)

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from rt1.common.files import write_text
 from rt1.common.json_config import to_json
 from rt1.common.system import commit, describe_machine
-from rt1.evaluate.results import Counted
+from rt1.evaluate.results import SuccessCount
 from rt1.report.html import render
 from rt1.report.svg import INKS, panel, percent
 from rt1.train.self_improvement import Improvement, Round, success
@@ -69,6 +69,6 @@ def _plot(rounds: Sequence[Round]) -> Markup:
     return svg()
 
 
-def _interval(trials: tuple[Counted, ...]) -> tuple[float, float]:
-    pooled = Counted(task="all", trials=sum(c.trials for c in trials), successes=sum(c.successes for c in trials))
+def _interval(trials: tuple[SuccessCount, ...]) -> tuple[float, float]:
+    pooled = SuccessCount(task="all", trials=sum(c.trials for c in trials), successes=sum(c.successes for c in trials))
     return pooled.interval95

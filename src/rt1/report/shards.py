@@ -20,7 +20,7 @@ from rt1.envs.base import TaskSuite, max_return, picture_backend
 from rt1.envs.protocol import protocol_of
 from rt1.envs.registry import suite_from_json, suite_to_json
 from rt1.evaluate.closed_loop import TrialSettings, apply_protocol, run_evaluation
-from rt1.evaluate.episode_choice import choose_episodes, choose_words
+from rt1.evaluate.episode_choice import choose_episodes, instruction_source
 from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
 from rt1.evaluate.metrics import read_metrics
 from rt1.evaluate.outcomes import Shard, TrialOutcome, count_outcomes
@@ -127,7 +127,7 @@ def run_trials_of(
         plots: list[EpisodePlot] = []
         if source is not None:
             episodes = choose_episodes(source, info.provenance)
-            plots = episode_plots(policy, source, episodes, choose_words(source, info, encoder))
+            plots = episode_plots(policy, source, episodes, instruction_source(source, info, encoder))
         tasks, outcomes = run_evaluation(folder, suite=suite, settings=settings, encoder=encoder, shard=shard)
     facts = recorder.facts(
         policy, title="Closed-loop evaluation", settings=settings_table(suite, settings), notes=NOTES

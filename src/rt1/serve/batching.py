@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.errors import GoneError, PolicyError
+from rt1.errors import ClientDisconnectedError, PolicyError
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import EpisodeState, PreparedImage
 
@@ -96,7 +96,7 @@ def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped:
+class StepReply:
     """A robot's action (A,) in physical units, its episode after the step, and the seconds of its batch."""
 
     action: FloatArray
@@ -109,7 +109,7 @@ class _Job:
     state: EpisodeState
     image: NDArray[Any] | PreparedImage
     is_wanted: Callable[[], bool]
-    done: asyncio.Future[Stepped]
+    done: asyncio.Future[StepReply]
     arrived: float = field(default_factory=time.monotonic)
 
 
@@ -147,11 +147,11 @@ class Batcher:
         image: NDArray[Any] | PreparedImage,
         *,
         is_wanted: Callable[[], bool] = lambda: True,
-    ) -> Stepped:
+    ) -> StepReply:
         """Take a robot's step in a batch with other robots' steps. The robot's ``state`` does not change.
 
         Raises:
-            GoneError: ``is_wanted`` returned False before the step.
+            ClientDisconnectedError: ``is_wanted`` returned False before the step.
             Exception: what the step of this robot alone raises. Other robots are not affected.
         """
         job = _Job(state=state, image=image, is_wanted=is_wanted, done=asyncio.get_running_loop().create_future())
@@ -179,7 +179,7 @@ class Batcher:
             for job, result in zip(jobs, results, strict=True):
                 if job.done.done():  # its task was canceled
                     continue
-                if isinstance(result, Stepped):
+                if isinstance(result, StepReply):
                     job.done.set_result(result)
                 else:
                     job.done.set_exception(result)
@@ -195,7 +195,7 @@ class Batcher:
             if job.is_wanted():
                 jobs.append(job)
             elif not job.done.done():
-                job.done.set_exception(GoneError("the robot has gone"))
+                job.done.set_exception(ClientDisconnectedError("the robot has gone"))
         return jobs
 
     async def _wait_for_others(self) -> None:
@@ -212,7 +212,7 @@ class Batcher:
         self._last_asked = {robot: asked for robot, asked in self._last_asked.items() if asked > past}
         return max(len(self._last_asked), len(self._queue))
 
-    def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[Stepped | Exception]:
+    def _take(self, jobs: Sequence[_Job], loop: asyncio.AbstractEventLoop) -> list[StepReply | Exception]:
         """Take the steps of a batch. If the batch fails, take each step alone to find the robot that fails."""
         states = [job.state.copy() for job in jobs]  # if the batch fails, the episodes are as before
         start = time.perf_counter()
@@ -223,12 +223,12 @@ class Batcher:
         seconds = time.perf_counter() - start
         for listener in (self._capacity.learn, self._on_batch):
             loop.call_soon_threadsafe(listener, len(jobs), seconds)
-        results: list[Stepped | Exception] = []
+        results: list[StepReply | Exception] = []
         for logits_AV, state in zip(logits_SAV, states, strict=True):
             try:
                 _, action = self._policy.action_spec.decode_logits(logits_AV)
             except PolicyError as error:  # logits that are not finite are an error of this robot alone
                 results.append(error)
             else:
-                results.append(Stepped(action=action, state=state, seconds=seconds))
+                results.append(StepReply(action=action, state=state, seconds=seconds))
         return results

@@ -29,7 +29,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 
 from rt1.common.signals import stop_on_signals
-from rt1.errors import GoneError, PolicyError, ProtocolError
+from rt1.errors import ClientDisconnectedError, PolicyError, ProtocolError
 from rt1.policy.base import Instruction
 from rt1.policy.policy import Policy
 from rt1.policy.stepper import EpisodeState
@@ -230,7 +230,7 @@ class PolicyServer:
             if dialogue.greeting is not None:
                 await connection.send(dialogue.greeting)
             await self._converse(connection, dialogue)
-        except (ConnectionClosed, GoneError):
+        except (ConnectionClosed, ClientDisconnectedError):
             pass  # the client has disconnected
         finally:
             self._connections.remove(connection)
@@ -259,7 +259,7 @@ class PolicyServer:
             reply: bytes | str | None
             try:
                 reply = await self._answer(connection, session, dialogue, message, timing)
-            except GoneError:
+            except ClientDisconnectedError:
                 raise
             except Exception as error:  # noqa: BLE001 (one session's failure must not reach the others)
                 reply = dialogue.error(self._explain(error))

@@ -44,7 +44,7 @@ class Effort(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Turn:
+class StepRequest:
     """What one observation asks for."""
 
     state: EpisodeState
@@ -81,7 +81,7 @@ class Session:
         if not self._sends_reset and 0 < self._episode_pause < seconds:
             self._state = None
 
-    def read(self, observation: Any) -> Turn:  # noqa: ANN401 (it comes from outside)
+    def read(self, observation: Any) -> StepRequest:  # noqa: ANN401 (it comes from outside)
         """Return what an observation asks for, and start a new episode where it asks for one.
 
         Args:
@@ -122,7 +122,7 @@ class Session:
                 "'reset': true with the first image of an episode, else false",
                 self._episode_pause,
             )
-        return Turn(state=state, images=() if image is None else (self._prepared(image),))
+        return StepRequest(state=state, images=() if image is None else (self._prepared(image),))
 
     def effort(self, observation: Any) -> Effort:  # noqa: ANN401 (it comes from outside)
         """Return how long :meth:`read` takes at most, without doing any of its work."""
@@ -137,7 +137,7 @@ class Session:
         takes_work = isinstance(image, bytes) or (isinstance(image, np.ndarray) and image.dtype.kind == "f")
         return Effort.SMALL if takes_work else Effort.NONE
 
-    def remember(self, turn: Turn, state: EpisodeState) -> None:
+    def remember(self, turn: StepRequest, state: EpisodeState) -> None:
         """Keep the episode as a turn has left it."""
         if not turn.is_own_episode:
             self._state = state
@@ -145,10 +145,12 @@ class Session:
     def _prepared(self, image: NDArray[np.uint8]) -> NDArray[Any] | PreparedImage:
         return self._prepare(image) if _is_large(image) else image
 
-    def _stacked(self, images: NDArray[np.uint8], instruction: Instruction) -> Turn:
+    def _stacked(self, images: NDArray[np.uint8], instruction: Instruction) -> StepRequest:
         if not 1 <= len(images) <= self._window:
             raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{self._window}")
-        return Turn(state=self._start(instruction), images=tuple(map(self._prepared, images)), is_own_episode=True)
+        return StepRequest(
+            state=self._start(instruction), images=tuple(map(self._prepared, images)), is_own_episode=True
+        )
 
 
 def _is_same(one: Instruction, other: Instruction | None) -> bool:

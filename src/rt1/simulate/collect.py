@@ -30,7 +30,7 @@ from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks, max_return
 from rt1.envs.registry import suite_to_json
 from rt1.policy.policy import ActingSettings
-from rt1.simulate.noise import Drift
+from rt1.simulate.noise import OrnsteinUhlenbeckNoise
 from rt1.simulate.record import embed_sentences, recorded_sentence
 from rt1.simulate.rollout import Disturbed, PolicyController, rollout
 from rt1.simulate.seeds import collection_seed
@@ -215,7 +215,9 @@ class _Collector:
         seed = collection_seed(*self.seed, attempt)
         instruction = recorded_sentence(self.suite, task, attempt)
         for number in range(self.settings.tries):
-            drift = Drift(env.action_spec, control_rate=env.control_rate, noise=self.settings.noise, seed=seed + number)
+            drift = OrnsteinUhlenbeckNoise(
+                env.action_spec, control_rate=env.control_rate, noise=self.settings.noise, seed=seed + number
+            )
             controller = Disturbed(PolicyController(prepared_policy()), drift)
             trial = rollout(env, controller, seed=seed, instruction=instruction, max_steps=self.settings.max_steps)
             if trial.success:

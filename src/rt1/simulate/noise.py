@@ -12,7 +12,7 @@ SECONDS = 0.224
 """Time constant of the noise, seconds."""
 
 
-class Drift:
+class OrnsteinUhlenbeckNoise:
     """The noise of one episode, a function of its seed."""
 
     def __init__(self, spec: ActionSpec, *, control_rate: float, noise: float, seed: int) -> None:
@@ -28,7 +28,7 @@ class Drift:
         self._steady = np.array(["gripper" in name for name in spec.dimension_names]) | (spec.discrete_choices > 0)
         self._drift = self._random.normal(0.0, 1.0, spec.size)
 
-    def disturb(self, action: FloatArray) -> FloatArray:
+    def apply(self, action: FloatArray) -> FloatArray:
         """Return the action to execute, float32 (A,), within the bounds."""
         decay, new = self._decay, self._random.normal(0.0, 1.0, action.size)
         self._drift = decay * self._drift + math.sqrt(1.0 - decay**2) * new

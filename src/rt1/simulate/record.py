@@ -22,7 +22,7 @@ from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Env, Observation, TaskSuite, action_spec_of, check_tasks, max_return, recorded_sentences
 from rt1.envs.registry import suite_to_json
-from rt1.simulate.noise import Drift
+from rt1.simulate.noise import OrnsteinUhlenbeckNoise
 from rt1.simulate.rollout import Controller, Disturbed, Expert, rollout
 from rt1.simulate.seeds import recording_seed
 from rt1.text.embeddings import SentenceEmbeddings
@@ -181,7 +181,7 @@ def record_episode(
     Raises:
         ValueError: the environment changed its instruction. A recorded episode has one.
     """
-    drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
+    drift = OrnsteinUhlenbeckNoise(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     disturbed = Disturbed(controller, drift)
     trial = rollout(env, disturbed, seed=seed, instruction=instruction)
     return EpisodeSteps(

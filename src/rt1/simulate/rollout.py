@@ -13,7 +13,7 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.common.progress import count_step
 from rt1.envs.base import Env, Image, Observation
 from rt1.policy.base import BasePolicy
-from rt1.simulate.noise import Drift
+from rt1.simulate.noise import OrnsteinUhlenbeckNoise
 
 
 class Controller(Protocol):
@@ -79,7 +79,7 @@ class Expert(Controller):
 class Disturbed(Controller):
     """A controller whose actions get noise before they are executed. It keeps what a recording needs."""
 
-    def __init__(self, controller: Controller, drift: Drift) -> None:
+    def __init__(self, controller: Controller, drift: OrnsteinUhlenbeckNoise) -> None:
         self._controller, self._drift = controller, drift
         self.observations: list[Observation] = []
         """The observation of each step."""
@@ -100,7 +100,7 @@ class Disturbed(Controller):
     def act(self, observation: Observation) -> FloatArray:
         self.observations.append(observation)
         self.intended.append(within_bounds(self._drift.spec, self._controller.act(observation)))
-        return self._drift.disturb(self.intended[-1])
+        return self._drift.apply(self.intended[-1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from rt1.common.files import replacing
 from rt1.envs.base import Env
-from rt1.simulate.noise import Drift
+from rt1.simulate.noise import OrnsteinUhlenbeckNoise
 from rt1.simulate.rollout import Controller, within_bounds
 
 
@@ -21,18 +21,18 @@ def write_v_d4rl_episode(path: Path, env: Env, controller: Controller, *, seed: 
 
     The arrays are ``image`` uint8 (S + 1, H, W, 3), ``action`` float32 (S + 1, A) whose first row is zero, ``reward``,
     ``discount``, ``is_first``, ``is_last`` and ``is_terminal``. ``rt1.data.arrays.npz.NpzSource`` reads them
-    with ``ArrayLayout(action_leads_here=True)``.
+    with ``ArrayLayout(action_is_previous=True)``.
 
     Raises:
         SaveError: the file cannot be written.
     """
     observation = env.reset(seed)
-    drift = Drift(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
+    drift = OrnsteinUhlenbeckNoise(env.action_spec, control_rate=env.control_rate, noise=noise, seed=seed)
     controller.reset(env.instruction)
     images, actions, rewards = [observation.image], [np.zeros(env.action_spec.size, dtype=np.float32)], [0.0]
     while True:
         actions.append(within_bounds(env.action_spec, controller.act(observation)))
-        result = env.step(drift.disturb(actions[-1]))
+        result = env.step(drift.apply(actions[-1]))
         observation = result.observation
         images.append(observation.image)
         rewards.append(result.reward)

@@ -57,7 +57,7 @@ def layout(batch: Batch) -> Layout:
     real = batch.valid_BT.reshape(-1)
     exists_BG = batch.cuts.valid_BGT.any(axis=2)  # an episode's last clip may hold fewer windows
     row_W = np.nonzero(exists_BG)[0]
-    step_WT = batch.cuts.place_BGT[exists_BG] + row_W[:, None] * steps
+    step_WT = batch.cuts.index_BGT[exists_BG] + row_W[:, None] * steps
     return Layout(
         image_X=np.flatnonzero(real),
         place_WT=(np.cumsum(real) - 1)[step_WT],

@@ -26,7 +26,7 @@ from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.envs.registry import suite_from_json
 from rt1.errors import DataError
 from rt1.evaluate.closed_loop import TrialSettings, evaluate_closed_loop
-from rt1.evaluate.results import Counted
+from rt1.evaluate.results import SuccessCount
 from rt1.policy.policy import ActingSettings
 from rt1.simulate.collect import Collection, CollectSettings, check_can_collect, collect
 from rt1.simulate.rollout import check_actions_fit
@@ -93,8 +93,8 @@ class Round:
     number: int  # 0 before anything was collected
     attempts: Mapping[str, int]  # task -> attempted initial states
     kept: Mapping[str, int]  # task -> successful episodes, used for training
-    improved: tuple[Counted, ...]  # trials of the policy that also trains on its own episodes
-    control: tuple[Counted, ...]  # trials of the baseline policy; empty where there is none
+    improved: tuple[SuccessCount, ...]  # trials of the policy that also trains on its own episodes
+    control: tuple[SuccessCount, ...]  # trials of the baseline policy; empty where there is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class Improvement:
     finished: bool  # false if the budget ended it: a larger budget resumes it
 
 
-def success(trials: Sequence[Counted]) -> float | None:
+def success(trials: Sequence[SuccessCount]) -> float | None:
     """Return the mean success rate over tasks, 0..1. None where there were no trials."""
     return sum(c.success for c in trials) / len(trials) if trials else None
 
@@ -287,7 +287,7 @@ class _Loop:
             raise KeyboardInterrupt
         return run
 
-    def _try(self, policy: Path) -> tuple[Counted, ...]:
+    def _try(self, policy: Path) -> tuple[SuccessCount, ...]:
         trials = TrialSettings(
             tasks=self.settings.tasks,
             trials=self.settings.trials,
@@ -300,7 +300,9 @@ class _Loop:
         )
         with self._timed("trials"):
             result = evaluate_closed_loop(policy, suite=self.suite, settings=trials, encoder=self.encoder)
-        return tuple(Counted(task=task.task, trials=task.trials, successes=task.successes) for task in result.tasks)
+        return tuple(
+            SuccessCount(task=task.task, trials=task.trials, successes=task.successes) for task in result.tasks
+        )
 
     @contextmanager
     def _timed(self, kind: str) -> Iterator[None]:

@@ -90,7 +90,7 @@ def test_v_d4rl_s_rows_are_cut_into_episodes_and_paired_with_the_action_that_fol
         image_key="observation",
         instruction="walk",
         channels_first=True,
-        action_leads_here=True,
+        action_is_previous=True,
         start_key="step_type",
         start_value=0,
     )

@@ -181,7 +181,7 @@ def test_v_d4rl_s_rows_of_84_pixels_are_cut_at_their_first_steps(tmp_path: Path)
         image_key="observation",
         instruction="walk",
         channels_first=True,
-        action_leads_here=True,
+        action_is_previous=True,
         start_key="step_type",
     )
     for options in (rows, DataOptions(layout="v-d4rl", instruction="walk")):

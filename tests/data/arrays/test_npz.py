@@ -99,7 +99,7 @@ def _v_d4rl(steps: int) -> dict[str, Any]:
 def test_v_d4rl_pairs_an_image_with_the_action_that_follows_it(tmp_path: Path) -> None:
     saved = _v_d4rl(5)
     source = NpzSource(
-        _write(tmp_path / "walker_walk", saved), layout=ArrayLayout(instruction="walk", action_leads_here=True)
+        _write(tmp_path / "walker_walk", saved), layout=ArrayLayout(instruction="walk", action_is_previous=True)
     )
     check_source(source)
     assert source.lengths.tolist() == [4]

@@ -326,9 +326,9 @@ def test_windows_cut_from_clips_are_the_windows(make_source: MakeSource) -> None
     there_BG = batch.cuts.valid_BGT.any(axis=-1)
     valid = batch.cuts.valid_BGT[there_BG]
     np.testing.assert_array_equal(valid, whole.valid_BT)
-    images = _images(batch)[clip_BG1, batch.cuts.place_BGT][there_BG]
+    images = _images(batch)[clip_BG1, batch.cuts.index_BGT][there_BG]
     np.testing.assert_array_equal(images[valid], _images(whole)[valid])
-    tokens = batch.token_BTA[clip_BG1, batch.cuts.place_BGT][there_BG]
+    tokens = batch.token_BTA[clip_BG1, batch.cuts.index_BGT][there_BG]
     np.testing.assert_array_equal(tokens[valid], whole.token_BTA[valid])
 
 

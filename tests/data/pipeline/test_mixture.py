@@ -143,7 +143,7 @@ def test_clips_of_several_sources_are_cut_like_those_of_each() -> None:
         clips = mixture.parts[part]
         assert isinstance(clips, Clips)
         alone = clips.cuts(np.array([own]))
-        assert np.array_equal(cuts.place_BGT[row], alone.place_BGT[0])
+        assert np.array_equal(cuts.index_BGT[row], alone.index_BGT[0])
         assert np.array_equal(cuts.valid_BGT[row], alone.valid_BGT[0])
     assert _mixture([7, 4], [1.0, 1.0]).cuts(numbers) is None
 

@@ -60,7 +60,7 @@ def test_clips_hold_every_window_once_and_cut_exactly_its_steps(lengths: list[in
     assert (places.stops - places.starts <= clips.steps).all()
     found = []
     for clip in numbers:
-        for place_T, valid_T in zip(cuts.place_BGT[clip], cuts.valid_BGT[clip], strict=True):
+        for place_T, valid_T in zip(cuts.index_BGT[clip], cuts.valid_BGT[clip], strict=True):
             assert ((place_T >= 0) & (place_T < places.stops[clip] - places.starts[clip])).all()
             if valid_T.any():
                 steps = place_T + places.starts[clip]

@@ -43,7 +43,7 @@ class ArrayLayout:
     """Text embedding (E,), or (S, E), of which the first is used; None: no embeddings."""
     channels_first: bool = False
     """Whether the images are (S, 3, H, W)."""
-    action_leads_here: bool = False
+    action_is_previous: bool = False
     """Whether a row holds the action that led to its image, as dm_control, Dreamer and DrQ-v2 store it. An image is
     then paired with the action of the next row. The first action and the last image are dropped."""
     bgr: bool = False
@@ -208,7 +208,7 @@ def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
             raise DataError(
                 f"{episode.where}: {episode.steps} images and {len(actions)} actions; store one each a step"
             )
-    first = 1 if layout.action_leads_here else 0
+    first = 1 if layout.action_is_previous else 0
     if episode.steps <= first:
         raise DataError(f"{episode.where}: the episode has no steps; leave it out")
     with np.errstate(over="ignore", invalid="ignore"):  # refused below

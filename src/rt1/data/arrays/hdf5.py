@@ -172,7 +172,7 @@ def _rows_of_episodes(
     images = _array(where, content, layout.image_key)
     actions = [_array(where, content, key) for key in layout.action_keys]
     rows = _image_rows(where, images, layout)
-    if layout.start_key is None and not layout.action_leads_here and rows == len(actions[0]) + 1:
+    if layout.start_key is None and not layout.action_is_previous and rows == len(actions[0]) + 1:
         rows -= 1  # Gymnasium's recorders store the image that follows the last action, too
     if other := next((len(array) for array in actions if len(array) != rows), None):
         raise DataError(f"{where}: {rows} images and {other} actions; store one each a step")

@@ -29,7 +29,7 @@ LAYOUTS: Mapping[LayoutName, Mapping[str, Any]] = {
     "robotwin": {
         "image_key": "observation/head_camera/rgb",
         "action_keys": ("joint_action/vector",),
-        "action_leads_here": True,
+        "action_is_previous": True,
         "bgr": True,
         "instruction_file": "../instructions/{stem}.json",
         "instruction_key": "seen",
@@ -45,7 +45,7 @@ LAYOUTS: Mapping[LayoutName, Mapping[str, Any]] = {
         "image_key": "observation",
         "action_keys": ("action",),
         "channels_first": True,
-        "action_leads_here": True,
+        "action_is_previous": True,
         "start_key": "step_type",
         "start_value": 0,
     },

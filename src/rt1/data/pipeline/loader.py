@@ -18,7 +18,7 @@ from rt1.actions import ActionSpec, FloatArray, TokenArray
 from rt1.data.pipeline.buffers import ImageBuffers, ImageGroup
 from rt1.data.pipeline.mixture import Mixture, SampleOrder, image_sizes
 from rt1.data.pipeline.sentences import Sentences
-from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
+from rt1.data.pipeline.windows import Clips, ClipWindows, WindowBounds, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import Embodiments, embodiments_of, origin
 from rt1.data.sources.decoding import each_image
@@ -46,7 +46,7 @@ class Batch:
     """The B episodes, for messages."""
     clipped: int = 0
     """Number of action values outside the bounds, which encoding clips."""
-    cuts: Cuts | None = None
+    cuts: ClipWindows | None = None
     """The windows of each clip. None where the samples are windows."""
     embodiment_B: NDArray[np.int64] | None = None
     """Number of each sample's embodiment. None where there is one."""
@@ -67,7 +67,7 @@ class Batch:
             valid_BT=self.valid_BT[cut],
             episodes=self.episodes[cut],
             clipped=self.clipped if first == 0 else 0,
-            cuts=None if self.cuts is None else Cuts(self.cuts.place_BGT[cut], self.cuts.valid_BGT[cut]),
+            cuts=None if self.cuts is None else ClipWindows(self.cuts.index_BGT[cut], self.cuts.valid_BGT[cut]),
             embodiment_B=None if self.embodiment_B is None else self.embodiment_B[cut],
         )
 
@@ -188,7 +188,7 @@ class Loader:
         numbers, places = self._order.samples(first, share)
         return _Samples(numbers, places, self._drawn_text(np.arange(first, first + share), numbers, places))
 
-    def _drawn_text(self, samples: NDArray[np.int64], items: NDArray[np.int64], places: Places) -> FloatArray:
+    def _drawn_text(self, samples: NDArray[np.int64], items: NDArray[np.int64], places: WindowBounds) -> FloatArray:
         """Return a text embedding (B, E) for each global sample number, as a function of the seed."""
         if not self._text.in_turn:
             return self._text.drawn(places.episodes, samples, seed=self._seed)
@@ -247,7 +247,7 @@ class Loader:
             embodiment_B=self.embodiments.heads[places.episodes] if self.embodiments.several else None,
         )
 
-    def _fill_images(self, batch: Batch, places: Places, first: int, last: int) -> None:
+    def _fill_images(self, batch: Batch, places: WindowBounds, first: int, last: int) -> None:
         image_of_row = {row: image for group in batch.images for row, image in zip(*group, strict=True)}
         for row in range(first, last):
             episode, start, stop = (int(column[row]) for column in places)
@@ -260,13 +260,13 @@ class Loader:
                 raise
             image_THWC[stop - start :] = 0
 
-    def _fill_tokens(self, batch: Batch, places: Places) -> int:
+    def _fill_tokens(self, batch: Batch, places: WindowBounds) -> int:
         """Encode the actions of all rows, each by its embodiment, and return how many values were clipped."""
         embodiment_B = self.embodiments.heads[places.episodes]
         masks = [(embodiment_B == head, spec) for head, spec in enumerate(self.embodiments.specs.values())]
         return sum(self._fill_tokens_of(batch, places, mask_B, spec) for mask_B, spec in masks if mask_B.any())
 
-    def _fill_tokens_of(self, batch: Batch, places: Places, mask_B: NDArray[np.bool_], spec: ActionSpec) -> int:
+    def _fill_tokens_of(self, batch: Batch, places: WindowBounds, mask_B: NDArray[np.bool_], spec: ActionSpec) -> int:
         """Encode the actions of some rows at once. On an error encode them one by one, to name the row."""
         samples = np.stack(places, axis=1)[mask_B].tolist()
         try:
@@ -301,5 +301,5 @@ class _Samples(NamedTuple):
     """The samples of a batch before they are read."""
 
     numbers: NDArray[np.int64]
-    places: Places
+    places: WindowBounds
     text_BE: FloatArray

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.data.pipeline.windows import Clips, Cuts, Places, Windows
+from rt1.data.pipeline.windows import Clips, ClipWindows, WindowBounds, Windows
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import origin
 from rt1.data.sources.decoding import decoded_images
@@ -100,11 +100,11 @@ class Mixture:
         parts, numbers = self.schedule(samples)
         return numbers // np.array([len(part) for part in self.parts])[parts]
 
-    def places(self, numbers: NDArray[np.int64]) -> Places:
+    def places(self, numbers: NDArray[np.int64]) -> WindowBounds:
         """Return the places of items by number, int64 (n,)."""
         return self._samples.places(numbers)
 
-    def cuts(self, numbers: NDArray[np.int64]) -> Cuts | None:
+    def cuts(self, numbers: NDArray[np.int64]) -> ClipWindows | None:
         """Return how the windows of clips are cut, or None where the samples are windows."""
         return self._samples.cuts(numbers)
 
@@ -160,12 +160,12 @@ class SampleOrder:
         self._items, self._seed = items, seed
         self._block = functools.lru_cache(maxsize=2)(self._new_block)
 
-    def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], Places]:
+    def samples(self, first: int, count: int) -> tuple[NDArray[np.int64], WindowBounds]:
         """Return the items of samples ``first..first+count-1``, int64 (count,), and their places."""
         blocks = range(first // _BLOCK, (first + count - 1) // _BLOCK + 1)
         cuts = [self._block(n)[:, max(0, first - n * _BLOCK) : first + count - n * _BLOCK] for n in blocks]
         items, *places = np.concatenate(cuts, axis=1)
-        return items, Places(*places)
+        return items, WindowBounds(*places)
 
     def _new_block(self, number: int) -> NDArray[np.int64]:
         """Return the items and the columns of their places, (4, block)."""

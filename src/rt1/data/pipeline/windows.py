@@ -17,7 +17,7 @@ _FIXED = {"padding": "none", "stride": 1, "goal_steps": 0, "goal_factor": 1}
 """What a run's state notes of its windows since they had these options."""
 
 
-class Places(NamedTuple):
+class WindowBounds(NamedTuple):
     """Episode, first step and one past the last step of n samples, each int64 (n,)."""
 
     episodes: NDArray[np.int64]
@@ -25,10 +25,10 @@ class Places(NamedTuple):
     stops: NDArray[np.int64]
 
 
-class Cuts(NamedTuple):
+class ClipWindows(NamedTuple):
     """How G windows of T steps are cut from each of B clips of S steps."""
 
-    place_BGT: NDArray[np.int64]
+    index_BGT: NDArray[np.int64]
     """Index in the clip, 0..S-1, of each window's steps. Where padded, any index that may be read."""
     valid_BGT: NDArray[np.bool_]
     """True for real steps. All False for a missing window at the end of an episode."""
@@ -65,11 +65,11 @@ class Windows:
         """Number of windows of each of ``episodes``."""
         return np.maximum(1, self.lengths[self.episodes] - self.window + 1)
 
-    def places(self, numbers: NDArray[np.int64]) -> Places:
+    def places(self, numbers: NDArray[np.int64]) -> WindowBounds:
         """Return the places of windows by number, int64 (n,), 0..len-1."""
         rows, starts = locate(self._ends, numbers)
         episodes = self.episodes[rows]
-        return Places(episodes, starts, np.minimum(starts + self.window, self.lengths[episodes]))
+        return WindowBounds(episodes, starts, np.minimum(starts + self.window, self.lengths[episodes]))
 
     def cuts(self, numbers: NDArray[np.int64]) -> None:
         """Return None: windows are not cut from anything."""
@@ -113,13 +113,13 @@ class Clips:
         """S: steps of a clip."""
         return self.windows.window + self.group - 1
 
-    def places(self, numbers: NDArray[np.int64]) -> Places:
+    def places(self, numbers: NDArray[np.int64]) -> WindowBounds:
         """Return the places of clips by number, int64 (n,), 0..len-1, always within their episodes."""
         rows, first, last = self._groups(numbers)
         episodes = self.windows.episodes[rows]
-        return Places(episodes, first, np.minimum(last + self.window, self.windows.lengths[episodes]))
+        return WindowBounds(episodes, first, np.minimum(last + self.window, self.windows.lengths[episodes]))
 
-    def cuts(self, numbers: NDArray[np.int64]) -> Cuts:
+    def cuts(self, numbers: NDArray[np.int64]) -> ClipWindows:
         """Return the windows of clips by number, int64 (B,)."""
         _, first, last = self._groups(numbers)
         places = self.places(numbers)
@@ -127,7 +127,7 @@ class Clips:
         window_G1 = np.arange(self.group)[:, None]
         place_GT = window_G1 + np.arange(self.window)
         exists_BG1 = window_G1 <= (last - first)[:, None, None]
-        return Cuts(np.minimum(place_GT, steps_B11 - 1), (place_GT < steps_B11) & exists_BG1)
+        return ClipWindows(np.minimum(place_GT, steps_B11 - 1), (place_GT < steps_B11) & exists_BG1)
 
     def describe(self) -> dict[str, Any]:
         """Return what decides the clips as plain data, for comparison."""
