@@ -35,6 +35,7 @@ class WebServer(ThreadingHTTPServer):
         """Number of contents that it sends. Then it answers with status 500."""
         self.checksums: dict[str, str] = {}
         """Content-MD5 of some files that is not the right one."""
+        self.lock = threading.Lock()
         self.requests: list[tuple[str, int]] = []
         """Path and first byte of each content sent."""
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -66,7 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.send_error(404)
             return
-        if server.requests_left <= 0:
+        with server.lock:  # contents are asked for at the same time
+            refused = server.requests_left <= 0
+            server.requests_left -= with_content and not refused
+        if refused:
             self.send_error(500)
             return
         data = path.read_bytes()
@@ -78,7 +82,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data[start:stop])))
         self.end_headers()
         if with_content:
-            server.requests_left -= 1
             server.requests.append((name, start))
             self.wfile.write(data[start:stop])
 

@@ -182,6 +182,7 @@ def test_a_set_in_its_published_schema_is_read_with_rt1_s_action(tmp_path: Path,
     assert source.lengths.tolist() == [STEPS - entry.first_step]
     assert source.instruction(0) == "pick it up"
     assert source.encoded_images(0, 1, 3) == list(stored[entry.image_key])[1 + entry.first_step : 3 + entry.first_step]
+    np.testing.assert_array_equal(source.outcome(0).rewards, np.asarray(stored["reward"])[entry.first_step :])
     embedding = source.text_embedding(0)
     assert (embedding is None) == (entry.embedding_key is None)
     raw = {key: np.asarray(stored[key], np.float32).reshape(STEPS, -1) for key in entry.action_keys}
