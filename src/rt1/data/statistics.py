@@ -189,7 +189,8 @@ def spec_between(
     low, high = low.astype(np.float64), high.astype(np.float64)
     flat = low.astype(np.float32) == high.astype(np.float32)
     # A thousandth of a large value is a width that float32 can hold.
-    high = np.where(flat, low + np.maximum(CONSTANT_WIDTH, np.abs(low) / 1000), high)
+    with np.errstate(invalid="ignore"):  # bounds that are not finite are refused below
+        high = np.where(flat, low + np.maximum(CONSTANT_WIDTH, np.abs(low) / 1000), high)
     starts = np.cumsum([*parts.values()])[:-1]
     columns = zip(parts, np.split(low, starts), np.split(high, starts), strict=True)
     spec_parts = (Continuous(name=n, low=tuple(lo.tolist()), high=tuple(hi.tolist())) for n, lo, hi in columns)
