@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from trained import trained_checkpoint
+from trained import cpu_isa, trained_checkpoint
 
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import load_model
@@ -33,7 +33,6 @@ from rt1.errors import ExportError, first_line
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.policy.auto import compare_engines
 from rt1.policy.engines.base import CHOICES, Engine, EngineChoice
-from rt1.policy.engines.program import instruction_set
 from rt1.policy.engines.torch import TorchEngine, network_sizes
 from rt1.policy.export.formats import check_possible, quantize, write_graphs
 from rt1.policy.export.graphs import Programs, trace
@@ -87,13 +86,6 @@ def main() -> None:
         times = f"{name:16s}{result.milliseconds:8.1f}{result.products:10.3f}{result.agreement:11.2%}"
         print(f"{times}{result.clear_tokens:14d}{result.megabytes:7.0f}")
     print(json.dumps({name: round(v, 4) if isinstance(v, float) else v for name, v in figures.items()}))
-
-
-def cpu_isa() -> str:
-    """Return the vector instructions that matter: what torch names them, and whether they have bfloat16."""
-    file = Path("/proc/cpuinfo")
-    flags = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return instruction_set() + (" BF16" if "avx512_bf16" in flags else "")
 
 
 def make_steppers(checkpoint: Path, folder: Path) -> tuple[dict[str, Stepper], dict[str, float]]:

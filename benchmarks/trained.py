@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.model.rt1 import RT1, RT1Config
+from rt1.policy.engines.program import instruction_set
 from rt1.policy.engines.torch import TorchEngine
 from rt1.policy.export.compare import TrialSize, generated_trials
 from rt1.policy.stepper import Stepper
@@ -100,3 +101,10 @@ def _levels(image_THWC: NDArray[np.uint8], config: RT1Config) -> Tensor:
     part_TRHSWC = image_THWC[:, : 2 * rows, : 4 * columns].reshape(len(image_THWC), 2, rows, 4, columns, 3)
     level = (part_TRHSWC.mean((2, 4)).reshape(len(image_THWC), -1)[:, : config.action_tokens] / 16).astype(np.int64)
     return torch.from_numpy(level * (config.bins // 16))
+
+
+def cpu_isa() -> str:
+    """Return the vector instructions that matter: what torch names them, and whether they have bfloat16."""
+    file = Path("/proc/cpuinfo")
+    flags = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return instruction_set() + (" BF16" if "avx512_bf16" in flags else "")
