@@ -50,7 +50,7 @@ def test_an_export_is_served_as_the_network_acts(
 ) -> None:
     policy = Policy.from_checkpoint(onnx_export[0], text_encoder=sentences)
     policy.reset("open the drawer")
-    command = [sys.executable, "-m", "rt1", "serve", str(onnx_export[1]), "--port", "0", "--server.max-batch", "1"]
+    command = [sys.executable, "-m", "rt1", "serve", str(onnx_export[1]), "--port", "0", "--max-batch", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         try:
