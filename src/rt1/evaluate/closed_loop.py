@@ -17,6 +17,7 @@ from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.evaluate.results import InstructedResult, TaskResult
 from rt1.policy.base import BasePolicy
+from rt1.policy.exported import stored_table
 from rt1.policy.exported_manifest import Manifest
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings
@@ -93,9 +94,12 @@ def evaluate_closed_loop(
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
     sentences = [plan.instruction for plan in _plans(suite, tasks, settings) if plan.kind not in BASELINES]
-    return evaluate_policy(
-        policy, suite=suite, settings=settings, embeddings=embed_instructions(info, sentences, encoder)
-    )
+    table = stored_table(folder) if encoder is None else None
+    if table is not None and {*filter(None, sentences)} <= {*table.sentences}:
+        embeddings = SentenceEmbeddings(filter(None, sentences), table, more="" in sentences)
+    else:
+        embeddings = embed_instructions(info, sentences, encoder)
+    return evaluate_policy(policy, suite=suite, settings=settings, embeddings=embeddings)
 
 
 def evaluate_policy(

@@ -13,9 +13,10 @@ from rt1.errors import ExportError, RT1Error, SaveError, first_line
 from rt1.policy.engines.graph import GraphEngine
 from rt1.policy.engines.onnx import OnnxEngine
 from rt1.policy.engines.openvino import OpenVinoEngine
-from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest, sha256
+from rt1.policy.exported_manifest import MANIFEST_FILE, TABLE_FILE, Manifest, read_manifest, sha256
 from rt1.policy.exported_reference import check_reference
 from rt1.policy.stepper import Stepper
+from rt1.text.encoder import TableEncoder
 
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Format -> package that runs it; torch where it is not listed."""
@@ -24,6 +25,12 @@ _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 def is_export(folder: Path) -> bool:
     """Return whether a folder is an export and not a checkpoint."""
     return (folder / MANIFEST_FILE).is_file()
+
+
+def stored_table(folder: Path) -> TableEncoder | None:
+    """Return the text embeddings by sentence that an export holds, or None for a checkpoint or an export of none."""
+    file = folder / TABLE_FILE
+    return TableEncoder.load(file) if is_export(folder) and file.is_file() else None
 
 
 def open_export(folder: Path, *, threads: int | None = None) -> tuple[GraphEngine, Manifest]:
