@@ -27,7 +27,7 @@ from rt1.text.encoder import TableEncoder
 
 LIMIT_MS = 333.0
 """The 99th percentile of a call must stay below a period."""
-UPDATES = 30
+UPDATES = 60
 
 
 def measure_full_fleet(folder: Path, images: NDArray[np.uint8], *, engine: str | None, seconds: float) -> None:
