@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin wo
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -23,22 +24,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from trained import cpu_isa, trained_checkpoint
 
 from rt1.actions import rt1_action_spec
-from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.checkpoint import load_model
 from rt1.common.system import describe_machine, tree_memory
-from rt1.errors import ExportError
+from rt1.errors import ExportError, first_line
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.policy.auto import compare_engines
-from rt1.policy.engines.base import CHOICES
-from rt1.policy.engines.program import instruction_set
-from rt1.policy.engines.torch import TorchEngine
-from rt1.policy.export.compare import TrialSize, generated_trials
-from rt1.policy.export.exporter import ExportSettings, export
-from rt1.policy.exported import open_export
+from rt1.policy.engines.base import CHOICES, Engine, EngineChoice
+from rt1.policy.engines.torch import TorchEngine, network_sizes
+from rt1.policy.export.formats import check_possible, quantize, write_graphs
+from rt1.policy.export.graphs import Programs, trace
+from rt1.policy.exported import load_graphs
+from rt1.policy.exported_manifest import Manifest
 from rt1.policy.stepper import Stepper
 from rt1.presets import preset
 
@@ -49,23 +48,26 @@ ROBOT_RATE = 3.0
 def main() -> None:
     """Measure everything, print a table, then the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=120, help="steps of the comparison")
+    parser.add_argument("--steps", type=int, default=64, help="steps of the comparison")
     parser.add_argument("--latency-steps", type=int, default=500, help="steps of the spread of latencies")
-    parser.add_argument("--updates", type=int, default=80, help="updates of the transformer before the comparison")
+    parser.add_argument("--updates", type=int, default=60, help="updates of the transformer before the comparison")
     parser.add_argument("--preset", help="a network of this preset in place of RT-1 at full size")
-    parser.add_argument("--folder", type=Path, help="where the exports stay for the next run; default: removed")
+    parser.add_argument("--folder", type=Path, help="where network and exports stay for the next run")
     parser.add_argument("--long", action="store_true", help="10,000 steps at full size instead of with a small network")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model = network(RT1Config() if options.preset is None else preset(options.preset).model)
-    teach_colors(model, updates=options.updates)
+    name = options.preset or "full"
+    config = RT1Config() if options.preset is None else preset(options.preset).model
     with tempfile.TemporaryDirectory(prefix="rt1-benchmark-") as scratch:
-        steppers, megabytes = make_steppers(model, options.folder or Path(scratch))
+        folder = (options.folder or Path(scratch)) / name
+        checkpoint = trained_checkpoint(folder, config, updates=options.updates)
+        steppers, megabytes = make_steppers(checkpoint, folder)
         results = compare_engines(steppers, megabytes, steps=options.steps, seed=5, clock=time.process_time)
         agreeing = [name for name, result in results.items() if result.agrees] or ["torch"]
         fastest = min(agreeing, key=lambda name: results[name].milliseconds)
         spread = measure_spread(steppers[fastest], options.latency_steps)
         growth = measure_growth(steppers[fastest] if options.long else Stepper(RT1(preset("debug").model)))
+        gpu = measure_gpu(load_model(checkpoint))
     figures: dict[str, Any] = {
         "torch_vs_matmul": results["torch"].products,
         "onnx_fp32_vs_matmul": results["onnx"].products if "onnx" in results else None,
@@ -76,7 +78,7 @@ def main() -> None:
         "matmul_ms": results["torch"].milliseconds / results["torch"].products,
         "p99_over_p50": spread,
         "memory_growth": growth,
-        **measure_gpu(model),
+        **gpu,
     }
     print(f"{describe_machine()}, torch {torch.__version__}, one thread, CPU time of a step")
     print(f"{'engine':16s}{'ms':>8s}{'products':>10s}{'agreement':>11s}{'clear tokens':>14s}{'MB':>7s}")
@@ -86,101 +88,65 @@ def main() -> None:
     print(json.dumps({name: round(v, 4) if isinstance(v, float) else v for name, v in figures.items()}))
 
 
-def cpu_isa() -> str:
-    """Return the vector instructions that matter: what torch names them, and whether they have bfloat16."""
-    file = Path("/proc/cpuinfo")
-    flags = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return instruction_set() + (" BF16" if "avx512_bf16" in flags else "")
-
-
-def _trials(config: RT1Config, *, episodes: int, seed: int) -> list[tuple[NDArray[np.float32], NDArray[np.uint8]]]:
-    """Return episodes of a text embedding and images two longer than the window."""
-    size = TrialSize(
-        episodes=episodes, steps=config.window + 2, text_width=config.text_width, vocabulary=config.text.vocabulary
-    )
-    return [(trial.embedding, np.stack(trial.images)) for trial in generated_trials(size, seed)]
-
-
-def network(config: RT1Config) -> RT1:
-    """Return a network whose random weights keep the variance: no layer's output fades or explodes.
-
-    FiLM is zero at first and batch normalization has no statistics yet: with both left so, the text would change
-    nothing and the image hardly anything. FiLM gets small random weights; one pass over images gives the statistics.
-    """
-    torch.manual_seed(0)
-    model = RT1(config)
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.1)
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    text, images = zip(*_trials(config, episodes=16, seed=1), strict=True)
-    with torch.no_grad():
-        image = model.prepare(torch.from_numpy(np.stack([of_episode[0] for of_episode in images])))
-        model.train().encode(image, model.text(torch.from_numpy(np.stack(text))))
-    return model.eval()
-
-
-def teach_colors(model: RT1, *, updates: int, episodes: int = 40, batch: int = 8) -> None:
-    """Train the transformer to name each image's colors: sixteen levels of the mean of parts of it, a bin each.
-
-    The images are encoded once, as the network stands; only the transformer learns, in float32.
-    """
-    stepper, window = Stepper(TorchEngine(model)), model.config.window
-    tokens, targets, texts = [], [], []
-    for text, image_THWC in _trials(model.config, episodes=episodes, seed=7):
-        state = stepper.start(text)
-        prepared = np.stack([stepper.prepare(image).image_HWC for image in image_THWC])
-        condition = np.repeat(state.condition[None], len(prepared), axis=0)
-        tokens.append(torch.from_numpy(stepper.engine.encode(prepared, condition)[0]))
-        targets.append(_levels(image_THWC, model.config))
-        texts.append(torch.from_numpy(text))
-    random, optimizer = np.random.default_rng(0), torch.optim.AdamW(model.transformer.parameters(), lr=3e-4)
-    for update in range(updates):
-        windows = [(int(random.integers(episodes)), int(random.integers(3))) for _ in range(batch)]
-        token_BTKE = torch.stack([tokens[number][first : first + window] for number, first in windows])
-        target_BTA = torch.stack([targets[number][first : first + window] for number, first in windows])
-        condition = model.text(torch.stack([texts[number] for number, _ in windows])).detach()
-        loss = F.cross_entropy(model.decode(token_BTKE, condition).flatten(0, 2), target_BTA.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
-        optimizer.step()
-        if update % 20 == 0 or update == updates - 1:
-            print(f"update {update + 1} of {updates}: loss {loss.item():.2f}", flush=True)
-
-
-def _levels(image_THWC: NDArray[np.uint8], config: RT1Config) -> Tensor:
-    """Return bins (T, A): the mean red, green and blue of the image's eight parts, in sixteen levels."""
-    rows, columns = image_THWC.shape[1] // 2, image_THWC.shape[2] // 4
-    part_TRHSWC = image_THWC[:, : 2 * rows, : 4 * columns].reshape(len(image_THWC), 2, rows, 4, columns, 3)
-    level = (part_TRHSWC.mean((2, 4)).reshape(len(image_THWC), -1)[:, : config.action_tokens] / 16).astype(np.int64)
-    return torch.from_numpy(level * (config.bins // 16))
-
-
-def make_steppers(model: RT1, folder: Path) -> tuple[dict[str, Stepper], dict[str, float]]:
+def make_steppers(checkpoint: Path, folder: Path) -> tuple[dict[str, Stepper], dict[str, float]]:
     """Return a stepper of every engine that runs here, with one thread, and the memory that each has added, MB."""
-    spec = replace(rt1_action_spec(), bins=model.config.bins)
-    info = CheckpointInfo(model=model.config, action_spec=spec, text_encoder=None)
-    checkpoint = save_checkpoint(folder / "checkpoint", model=model, info=info)
+    model, programs = load_model(checkpoint), None
     steppers: dict[str, Stepper] = {}
     megabytes: dict[str, float] = {}
     for choice in CHOICES:
-        before = tree_memory()
         try:
             if choice.name == "torch":
-                steppers[str(choice)] = Stepper(TorchEngine(model, precision=choice.precision))
-            else:
-                out = folder / f"{choice.name}-{choice.precision}"
-                settings = ExportSettings(to=choice.name, precision=choice.precision, tolerance=1.0, agreement=0.0)  # type: ignore[arg-type]
-                export(checkpoint, out, settings)
                 before = tree_memory()
-                steppers[str(choice)] = Stepper(open_export(out, threads=1)[0])
-        except (ExportError, ValueError) as error:
-            print(f"left out: {choice}: {error}")
+                engine: Engine = TorchEngine(model, precision=choice.precision)
+            else:
+                out = folder / f"{checkpoint.name}-{choice.name}-{choice.precision}"
+                if not out.is_dir():
+                    programs = programs or trace(model)
+                    write(programs, out, choice)
+                before = tree_memory()
+                engine = load_graphs(out, description(model, choice), threads=1)
+        except (ExportError, ValueError, RuntimeError, ModuleNotFoundError) as error:
+            print(f"left out: {choice}: {first_line(error)}")
             continue
+        stepper = steppers[str(choice)] = Stepper(engine)
+        state, image = stepper.start(np.ones(engine.sizes.text_width, np.float32)), np.zeros((256, 320, 3), np.uint8)
+        for _ in range(engine.sizes.window):
+            stepper.step([state], [image])
         megabytes[str(choice)] = (tree_memory() - before) / 1e6
     return steppers, megabytes
+
+
+def write(programs: Programs, out: Path, choice: EngineChoice) -> None:
+    """Write the graphs of an engine, whole or not at all. They are not compared here: the benchmark does it."""
+    check_possible(choice.name, choice.precision)  # type: ignore[arg-type]
+    print(f"exporting for {choice}", flush=True)
+    half = out.with_name(f".{out.name}")
+    shutil.rmtree(half, ignore_errors=True)
+    fp32 = out.with_name(out.name.replace(choice.precision, "fp32"))
+    if choice.precision != "fp32" and fp32.is_dir():  # the same graphs, quantized or loaded otherwise
+        shutil.copytree(fp32, half)
+        if choice.precision == "int8":
+            quantize(half / "decoder.onnx")
+    else:
+        half.mkdir()
+        write_graphs(programs, half, to=choice.name, precision=choice.precision)  # type: ignore[arg-type]
+    half.rename(out)
+
+
+def description(model: RT1, choice: EngineChoice) -> Manifest:
+    """Return what an engine must know to load graphs."""
+    return Manifest(
+        kind=choice.name,  # type: ignore[arg-type]
+        precision=choice.precision,
+        sizes=network_sizes(model),
+        action_spec=replace(rt1_action_spec(), bins=model.config.bins),
+        text_encoder=None,
+        control_rate=None,
+        comparison=None,
+        versions={},
+        files={},
+        weights="",
+    )
 
 
 def measure_spread(stepper: Stepper, steps: int) -> float:

@@ -2,6 +2,7 @@
 
     python benchmarks/server.py                   # a fleet of 13 robots at 3 Hz for 60 s, some 2 min in all
     python benchmarks/server.py --seconds 10
+    python benchmarks/server.py --fleet           # how many robots RT-1 at full size carries: fleet.py
 
 It serves networks of random weights with `rt1 serve` in a process of its own, drives it through `rt1.serve.client`
 over loopback, and holds every reply of the fleet against a policy here that gets the same images. The last line is
@@ -25,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -99,19 +101,28 @@ def made_up_images() -> NDArray[np.uint8]:
     return coarse.repeat(128, axis=1).repeat(160, axis=2)
 
 
+class Server(NamedTuple):
+    """A running server."""
+
+    url: str
+    pid: int
+    room: int
+    """Robots that it expects to carry."""
+
+
 @contextmanager
-def served(folder: Path, table: Path, *options: str) -> Iterator[str]:
+def served(folder: Path, table: Path, *options: str) -> Iterator[Server]:
     """Run `rt1 serve` and yield its address."""
     command = [sys.executable, "-m", "rt1", "serve", str(folder), "--port", "0", "--text-encoder", str(table), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:  # noqa: S603
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            found = re.search(r"ws://[\d.:]+", line)
-            if found is None:
+            match = re.search(r"(ws://[\d.:]+), .* room for (\d+) ", line)
+            if match is None:
                 sys.exit(f"rt1 serve did not start: {line}")
             print(line.strip(), flush=True)
-            yield found[0]
+            yield Server(match[1], process.pid, int(match[2]))
         finally:
             process.terminate()
 
@@ -222,8 +233,8 @@ def percentiles(values: Sequence[float] | NDArray[np.float64]) -> str:
 def measure_overhead(small: Path, table: Path, images: NDArray[np.uint8], calls: int) -> float:
     """Print the first part; return the median overhead in milliseconds."""
     print(f"\n== overhead: one robot, {calls} calls, raw 256x320 images")
-    with served(small, table) as url:
-        times = overhead(url, images, calls)
+    with served(small, table) as server:
+        times = overhead(server.url, images, calls)
     spent = times[:, 0] - times[:, 1]
     print(f"{'ms':24}{'p50':>9} {'p95':>9} {'p99':>9} {'max':>9}")
     for label, values in (("call", times[:, 0]), ("network", times[:, 1]), ("overhead", spent)):
@@ -236,8 +247,8 @@ def measure_fleet(
 ) -> dict[str, float | int]:
     """Print the second part; return its figures."""
     print(f"\n== fleet: {robots} robots at {RATE:g} Hz for {seconds:g} s")
-    with served(small, table) as url:
-        driven = fleet(url, robots, images, seconds, RATE)
+    with served(small, table) as server:
+        driven = fleet(server.url, robots, images, seconds, RATE)
     policy = Policy.from_checkpoint(small, text_encoder=TableEncoder.load(table))
     judged = [judge(robot, policy, images) for robot in driven]
     requests = [request for robot in driven for request in robot.requests]
@@ -261,8 +272,8 @@ def measure_fleet(
 def measure_overload(full: Path, table: Path, images: NDArray[np.uint8], robots: int, seconds: float) -> None:
     """Print the third part."""
     print(f"\n== overload: {robots} robots that ask without a pause for {seconds:g} s, RT-1 at full size")
-    with served(full, table) as url:
-        times, refusals = overload(url, images, robots, seconds)
+    with served(full, table) as server:
+        times, refusals = overload(server.url, images, robots, seconds)
     print(f"let in {robots - len(refusals)}, refused {len(refusals)}")
     print(f"{'ms':24}{'p50':>9} {'p95':>9} {'p99':>9} {'max':>9}")
     print(f"{'call':24}{percentiles([1e3 * second for second in times])}")
@@ -277,9 +288,9 @@ def measure_gpu(full: Path, table: Path, images: NDArray[np.uint8], seconds: flo
         return
     print(f"\n== robots per GPU at {RATE:g} Hz, RT-1 at full size, {torch.cuda.get_device_name()}")
     options = ("--engine", "torch:bf16", "--device", "cuda", "--max-sessions", str(MOST))
-    with served(full, table, *options) as url:
-        robots = MOST - len(overload(url, images, MOST, 1.0)[1])
-        driven = fleet(url, robots, images, seconds, RATE)
+    with served(full, table, *options) as server:
+        robots = MOST - len(overload(server.url, images, MOST, 1.0)[1])
+        driven = fleet(server.url, robots, images, seconds, RATE)
     milliseconds = [1e3 * each.seconds for robot in driven for each in robot.requests if each.action is not None]
     print(f"robots {robots} of at most {MOST}, late {sum(robot.late for robot in driven)} of {len(milliseconds)}")
     print(f"{'ms':24}{'p50':>9} {'p95':>9} {'p99':>9} {'max':>9}\n{'call':24}{percentiles(milliseconds)}")
@@ -292,10 +303,19 @@ def main() -> None:
     parser.add_argument("--robots", type=int, default=13, help="robots of the fleet")
     parser.add_argument("--calls", type=int, default=1000, help="calls of the one robot alone")
     parser.add_argument("--crowd", type=int, default=16, help="robots that crowd a server with RT-1 at full size")
+    parser.add_argument("--fleet", action="store_true", help="only how many robots RT-1 at full size carries")
+    parser.add_argument("--engine", help="engine of --fleet, by default the fastest that this processor may have")
+    parser.add_argument("--folder", type=Path, help="where network and export of --fleet stay for the next run")
     choices = parser.parse_args()
     print(f"{describe_machine()}, torch {torch.__version__}, commit {commit()}")
     rng, images = np.random.default_rng(0), made_up_images()
     with tempfile.TemporaryDirectory() as scratch:
+        if choices.fleet:
+            from fleet import measure_full_fleet
+
+            folder = choices.folder or Path(scratch)
+            measure_full_fleet(folder, images, engine=choices.engine, seconds=choices.seconds)
+            return
         folder, table_file = Path(scratch), Path(scratch) / "table.safetensors"
         table = TableEncoder({sentence: rng.normal(size=512) for sentence in SENTENCES}, "benchmark")
         table.save(table_file)

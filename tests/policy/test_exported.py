@@ -78,11 +78,9 @@ def test_without_torch_it_gives_the_networks_logits_actions_and_maps(
     ("to", "kind"),
     [
         ("onnx", "rt1"),
-        ("onnx", "rt1x"),
         ("onnx", "maxvit"),
         ("onnx", "word pieces"),
         ("openvino", "rt1x"),
-        ("openvino", "maxvit"),
         ("torch-export", "rt1x"),
     ],
 )

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from rt1.actions import FloatArray
 from rt1.errors import ExportError
+from rt1.policy import exported
 from rt1.policy.engines.base import Engine
 from rt1.policy.exported import open_export
 from rt1.policy.exported_manifest import MANIFEST_FILE, REFERENCE_FILE, Manifest, Sizes, read_manifest, sha256
@@ -107,6 +108,14 @@ def test_an_export_that_acts_otherwise_is_refused_with_the_figure(
     assert "\n" not in str(caught.value)
 
 
+def test_on_a_machine_where_all_agreed_before_the_first_episode_is_enough(folder: Path, manifest: Manifest) -> None:
+    engine = Seeing(manifest.sizes)
+    check_reference(Stepper(engine), folder, manifest, is_known=True)
+    assert engine.step == 4
+    with pytest.raises(ExportError, match="of the 36 clear tokens"):
+        check_reference(Stepper(Seeing(manifest.sizes, wrong=4)), folder, manifest, is_known=True)
+
+
 def test_a_limit_that_was_lowered_at_the_export_is_lower_here_too(folder: Path, manifest: Manifest) -> None:
     assert manifest.comparison is not None
     lenient = replace(manifest, comparison=replace(manifest.comparison, least_agreement=0.85))
@@ -139,6 +148,19 @@ def test_reference_steps_that_cannot_be_used_are_refused(
     change(folder / REFERENCE_FILE)
     with pytest.raises(ExportError, match=rf"reference\.safetensors .*{message}"):
         check_reference(Stepper(Seeing(manifest.sizes)), folder, manifest)
+
+
+def test_an_export_that_agreed_is_remembered_for_this_machine(
+    torch_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(exported, "user_cache", lambda: tmp_path)
+    monkeypatch.setattr(exported, "check_reference", lambda *_, is_known: calls.append(is_known))
+    open_export(torch_export[1])
+    open_export(torch_export[1])
+    monkeypatch.setattr(exported, "instructions", lambda: "other instruction sets")
+    open_export(torch_export[1])
+    assert calls == [False, True, False]
 
 
 @pytest.mark.parametrize("made", ["onnx", "torch"])

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from rt1.common.processor import processor
+
 _PROC = Path("/proc")
 
 
@@ -19,15 +21,6 @@ def describe_machine() -> str:
     """Return processor, cores and memory in words."""
     memory = f"{psutil.virtual_memory().total / 2**30:.0f} GB memory"
     return f"{processor()}, {os.cpu_count()} cores, {memory}, {platform.system()}, Python {platform.python_version()}"
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    if _PROC.is_dir():
-        for line in (_PROC / "cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str:

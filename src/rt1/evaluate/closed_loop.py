@@ -17,6 +17,7 @@ from rt1.envs.registry import suite_from_json, suite_to_json
 from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of
 from rt1.evaluate.results import ClosedLoopResult
 from rt1.policy.base import BasePolicy
+from rt1.policy.exported import stored_table
 from rt1.policy.exported_manifest import Manifest
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings
@@ -127,7 +128,11 @@ def run_evaluation(
     check_env_fits(info, suite, tasks[0])
     plans = _plans(suite, tasks, settings)
     sentences = [plan.instruction for plan in plans if plan.kind not in BASELINES]
-    embeddings = embed_instructions(info, sentences, encoder)
+    table = stored_table(folder) if encoder is None else None
+    if table is not None and {*filter(None, sentences)} <= {*table.sentences}:
+        embeddings = SentenceEmbeddings(filter(None, sentences), table, more="" in sentences)
+    else:
+        embeddings = embed_instructions(info, sentences, encoder)
     if shard is not None:
         plans = shard.share(plans)
     return tasks, _run(plans, suite, settings, policy, embeddings)

@@ -20,8 +20,9 @@ from rt1.checkpoint import MODEL_FILE, load_model, resolve
 from rt1.common.files import user_cache, write_text
 from rt1.common.json_config import from_json
 from rt1.common.json_files import read_object
+from rt1.common.processor import processor
 from rt1.common.suggest import lookup
-from rt1.common.system import processor, tree_memory
+from rt1.common.system import tree_memory
 from rt1.errors import DataError, SaveError, first_line
 from rt1.policy.agreement import LEAST_AGREEMENT, compare_logits
 from rt1.policy.cache import cached_export

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
-from rt1.errors import ExportError, RT1Error, first_line
+from rt1.common.files import user_cache, write_text
+from rt1.common.processor import instructions, processor
+from rt1.errors import ExportError, RT1Error, SaveError, first_line
 from rt1.policy.engines.graph import GraphEngine
 from rt1.policy.engines.onnx import OnnxEngine
 from rt1.policy.engines.openvino import OpenVinoEngine
-from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest
+from rt1.policy.exported_manifest import MANIFEST_FILE, TABLE_FILE, Manifest, read_manifest, sha256
 from rt1.policy.exported_reference import check_reference
 from rt1.policy.stepper import Stepper
+from rt1.text.encoder import TableEncoder
+
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""Format -> package that runs it; torch where it is not listed."""
 
 
 def is_export(folder: Path) -> bool:
     """Return whether a folder is an export and not a checkpoint."""
     return (folder / MANIFEST_FILE).is_file()
+
+
+def stored_table(folder: Path) -> TableEncoder | None:
+    """Return the text embeddings by sentence that an export holds, or None for a checkpoint or an export of none."""
+    file = folder / TABLE_FILE
+    return TableEncoder.load(file) if is_export(folder) and file.is_file() else None
 
 
 def open_export(folder: Path, *, threads: int | None = None) -> tuple[GraphEngine, Manifest]:
@@ -27,8 +42,20 @@ def open_export(folder: Path, *, threads: int | None = None) -> tuple[GraphEngin
     """
     manifest = read_manifest(folder)
     engine = load_graphs(folder, manifest, threads=threads)
-    check_reference(Stepper(engine), folder, manifest)
+    record = _check_record(folder, manifest)
+    check_reference(Stepper(engine), folder, manifest, is_known=record.is_file())
+    with suppress(SaveError, OSError):  # without a record all reference steps are taken next time, too
+        if not record.is_file():
+            record.parent.mkdir(parents=True, exist_ok=True)
+            write_text(record, f"{folder.resolve()}\n")
     return engine, manifest
+
+
+def _check_record(folder: Path, manifest: Manifest) -> Path:
+    """Return the file that exists once this export has agreed with this library on this processor."""
+    package = _PACKAGES.get(manifest.kind, "torch")
+    machine = [sha256(folder / MANIFEST_FILE), processor(), instructions(), package, metadata.version(package)]
+    return user_cache() / "checked" / hashlib.sha256("\n".join(machine).encode()).hexdigest()[:32]
 
 
 def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None) -> GraphEngine:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +57,10 @@ def save_reference(
     save_file(dict(zip(names, arrays, strict=True)), folder / REFERENCE_FILE)
 
 
-def check_reference(stepper: Stepper, folder: Path, manifest: Manifest) -> None:
+def check_reference(stepper: Stepper, folder: Path, manifest: Manifest, *, is_known: bool = False) -> None:
     """Take the reference steps of an export on this machine; warn where they have no clear token.
+
+    Where it ``is_known`` that all agreed on this machine before, the first episode is enough if it agrees, too.
 
     Raises:
         ExportError: fewer of their clear tokens are equal than the export asks for, or they cannot be read.
@@ -68,7 +68,11 @@ def check_reference(stepper: Stepper, folder: Path, manifest: Manifest) -> None:
     assert manifest.comparison is not None
     gap, least = _gap(manifest), manifest.comparison.least_agreement
     embedding_ME, image_MNHWC, expected_MNAV = _read(folder / REFERENCE_FILE, manifest)
-    agreement = reduce(add, _compared(stepper, embedding_ME, image_MNHWC, expected_MNAV, gap), NOTHING_COMPARED)
+    agreement = NOTHING_COMPARED
+    for episode in _compared(stepper, embedding_ME, image_MNHWC, expected_MNAV, gap):
+        agreement += episode
+        if is_known and agreement.clear_tokens and agreement.clear_agreement >= least:
+            return
     if not agreement.clear_tokens:
         warnings.warn(
             f"{folder} has no clear token in its reference steps, so this machine is not checked; export with --data",

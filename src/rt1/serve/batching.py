@@ -26,6 +26,8 @@ _ACTIVE_SECONDS = 1.0
 _RECENT = 64
 """Batches that the current speed of the machine is measured from."""
 _REPEATS = 3
+_ENOUGH_SECONDS = 0.3
+"""A size of batches that took so long is not measured again."""
 _IMAGE = (256, 320, 3)
 
 
@@ -85,7 +87,7 @@ def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dic
     for size in sorted({min(1 << power, max_batch) for power in range(max_batch.bit_length() + 1)}):
         states = [full.copy() for _ in range(size)]
         seconds = []
-        for _ in range(1 + _REPEATS):  # the first of a size may be slow
+        while len(seconds) <= (_REPEATS if sum(seconds) < _ENOUGH_SECONDS else 1):  # the first of a size may be slow
             start = time.perf_counter()
             policy.step(states, [image] * size)
             seconds.append(time.perf_counter() - start)

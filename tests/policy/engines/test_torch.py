@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.model.rt1 import RT1
-from rt1.policy.engines.torch import TorchEngine, acting_device
+from rt1.policy.engines.torch import TorchEngine, acting_device, network_sizes
 from rt1.policy.exported_manifest import Precision
 from rt1.policy.stepper import Stepper
+from rt1.presets import PRESETS, preset
 
 Images = list[NDArray[np.uint8]]
 
@@ -54,6 +55,25 @@ def test_a_device_that_does_not_run_it_is_refused_in_one_line(device: str, model
     with pytest.raises(ValueError, match=f"'torch' cannot run on {device}: .*Use 'torch' on cpu") as caught:
         TorchEngine(model, device=device)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_tensor_of_a_step_is_made_on_another_device(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device an operation with a tensor of the CPU is an error."""
+    with torch.device("meta"):
+        model = RT1(preset(name).model)
+    if model.config.embodiments:
+        pytest.skip("a network of several embodiments does not act; that of one is tested")
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+    sizes = network_sizes(model)
+    engine = TorchEngine(model, precision="bf16", device="meta")  # takes a step
+    text_SE = np.zeros((2, sizes.text_width), np.float32)
+    condition = engine.condition(text_SE, dropped=sizes.guidance)
+    token_SKE, map_SKP = engine.encode(np.zeros((2, *sizes.image_size, 3), np.float32), condition)
+    logits_SAV = engine.decode(token_SKE[:, None], np.zeros(2, np.int64), condition)
+    assert token_SKE.shape == (2, sizes.image_tokens, sizes.token_width)
+    assert map_SKP.shape == (2, sizes.image_tokens, sizes.grid[0] * sizes.grid[1])
+    assert logits_SAV.shape == (2, model.config.action_tokens, model.config.bins)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")

@@ -47,13 +47,10 @@ def _assert_acts_as(checkpoint: Path, folder: Path, images: Images, embedding: F
     ("to", "kind"),
     [
         ("onnx", "rt1"),
-        ("onnx", "rt1x"),
         ("onnx", "maxvit"),
         ("onnx", "word pieces"),
         ("openvino", "rt1x"),
-        ("openvino", "maxvit"),
         ("torch-export", "rt1x"),
-        ("torch-export", "word pieces"),
     ],
 )
 def test_each_format_gives_the_logits_of_the_network_before_and_after_images_are_forgotten(

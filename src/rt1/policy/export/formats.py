@@ -71,7 +71,7 @@ def write_graphs(programs: Programs, folder: Path, *, to: Format, precision: Pre
     }
     writers[to](programs, folder)
     if precision == "int8":
-        _quantize(folder / "decoder.onnx")
+        quantize(folder / "decoder.onnx")
 
 
 def versions(to: Format) -> dict[str, str]:
@@ -100,7 +100,7 @@ def _write_onnx(programs: Programs, folder: Path) -> None:
         onnx_program.save(folder / f"{name}.onnx", external_data=False)
 
 
-def _quantize(file: Path) -> None:
+def quantize(file: Path) -> None:
     """Quantize the weights of the matrix products to 8 bits and their activations dynamically.
 
     Weights are unsigned, as the activations are. Without VNNI, kernels add two products of uint8 and int8 in 16 bits,
