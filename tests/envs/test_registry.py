@@ -37,7 +37,8 @@ def test_the_settings_of_the_command_line_make_a_suite() -> None:
 
 
 def test_a_stored_suite_is_made_again() -> None:
-    assert suite_to_json(SUITE) == {"suite": "metaworld", "settings": to_json(CONFIG)}
+    settings = {name: value for name, value in to_json(CONFIG).items() if value is not None}
+    assert suite_to_json(SUITE) == {"suite": "metaworld", "settings": settings}
     assert suite_from_json(suite_to_json(SUITE)) == SUITE
 
 
