@@ -86,7 +86,7 @@ def measured_times(policy: Policy, *, max_batch: int, max_latency: float) -> dic
     times: dict[int, float] = {}
     for size in sorted({min(1 << power, max_batch) for power in range(max_batch.bit_length() + 1)}):
         states = [full.copy() for _ in range(size)]
-        seconds = []
+        seconds: list[float] = []
         while len(seconds) <= (_REPEATS if sum(seconds) < _ENOUGH_SECONDS else 1):  # the first of a size may be slow
             start = time.perf_counter()
             policy.step(states, [image] * size)
