@@ -38,7 +38,9 @@ from rt1.report.svg import require_figures
 class EvaluateCommand:
     """Run a policy closed loop in a simulator, count its successes, and write a report."""
 
-    checkpoint: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(help="Checkpoint or run folder.")] = None
+    checkpoint: Annotated[
+        tyro.conf.Positional[Path | None], tyro.conf.arg(help="Checkpoint, run folder, or exported folder.")
+    ] = None
     trials: tyro.conf.OmitArgPrefixes[TrialSettings] = field(default_factory=TrialSettings)
     """Settings of the trials."""
     out: ReportFolder = None

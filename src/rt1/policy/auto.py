@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
@@ -20,7 +21,7 @@ from rt1.checkpoint import MODEL_FILE, load_model, resolve
 from rt1.common.files import user_cache, write_text
 from rt1.common.json_config import from_json
 from rt1.common.json_files import read_object
-from rt1.common.processor import processor
+from rt1.common.processor import instructions, processor
 from rt1.common.suggest import lookup
 from rt1.common.system import tree_memory
 from rt1.errors import DataError, SaveError, first_line
@@ -173,7 +174,9 @@ def _file() -> Path:
 def _key(checkpoint: Path | str, embodiment: str | None, device: str) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     weights = sha256(resolve(checkpoint) / MODEL_FILE)[:32]
-    return f"{weights} {embodiment or ''} on {processor()}, {device}, {torch.get_num_threads()} threads, {packages}"
+    # Clouds give processors with different instructions one name.
+    machine = f"{processor()} {hashlib.sha256(instructions().encode()).hexdigest()[:8]}"
+    return f"{weights} {embodiment or ''} on {machine}, {device}, {torch.get_num_threads()} threads, {packages}"
 
 
 def _read(file: Path) -> dict[str, Any]:
