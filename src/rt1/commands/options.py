@@ -28,8 +28,8 @@ EmbodimentName = Annotated[
 EncoderName = Annotated[
     str | None,
     tyro.conf.arg(
-        help="Text encoder: minilm, minilm:tokens=N, multilingual, hf:NAME, a table file, or an .onnx file. Default: the "
-        "one that the checkpoint names."
+        help="Text encoder: minilm, minilm:tokens=N, multilingual, hf:NAME, a table file, or an .onnx file. "
+        "Default: the one that the checkpoint names."
     ),
 ]
 DataFormat = Annotated[
