@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.common.json_config import to_json
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import RLDSLayout
 from rt1.data.rlds.tfrecord import int_values, map_file, scan_example, scan_records
 from rt1.data.sources.images import decode_image
 from rt1.envs.base import recorded_sentences
 from rt1.envs.metaworld import MetaWorldConfig, MetaWorldEnv, MetaWorldSuite
+from rt1.envs.registry import suite_to_json
 from rt1.errors import DataError
 from rt1.simulate import record as recorder
 from rt1.simulate.record import RecordSettings, record, record_episode
@@ -74,7 +74,7 @@ def test_what_was_recorded_reads_back_as_steps_of_the_tasks(recorded: Path, tabl
     assert [source.task(e) for e in range(4)] == ["faucet-open-v3"] * 2 + ["faucet-close-v3"] * 2
     assert [source.instruction(e) for e in range(4)] == sentences
     assert source.text_encoder == table.identity.to_json()
-    assert source.details["env"] == {"suite": "metaworld", "settings": to_json(ENV.config)}
+    assert source.details["env"] == suite_to_json(ENV)
     for episode, steps in enumerate(source.lengths):
         (image,) = source.encoded_images(episode, 0, 1)
         assert decode_image(image).shape == (16, 16, 3)

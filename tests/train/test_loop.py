@@ -293,8 +293,8 @@ def test_a_run_does_not_go_on_with_another_text_encoder(
     make_source: MakeSource, short: MakeConfig, whole: tuple[Path, RunResult]
 ) -> None:
     source = make_source(*LENGTHS)
-    encoder = TableEncoder({source.instruction(k): np.ones(8, np.float32) for k in range(2)}, "ones")
-    with pytest.raises(TrainingError, match=r"data\.text_encoder.*ones"):
+    encoder = TableEncoder({source.instruction(k): np.full(8, k + 1, np.float32) for k in range(2)}, "other")
+    with pytest.raises(TrainingError, match=r"data\.text_encoder.*other"):
         train(source, short(), whole[0], encoder=encoder)
 
 

@@ -65,8 +65,9 @@ class EvaluateCommand:
 
     def run(self, command: str) -> int:
         """Run the trials, print the success rates, and write the report."""
-        if self.checkpoint is None:
+        if self.shard is None:  # a shard has no page
             require_figures()
+        if self.checkpoint is None:
             out = report_folder(self.out or self.merge[0], self.merge[0])
             _print(merge_shards(self.merge, out), out)
             return 0
@@ -85,7 +86,6 @@ class EvaluateCommand:
             )
             print(f"shard {self.shard}: {path}. When all are done: rt1 evaluate --merge {out}")
             return 0
-        require_figures()
         report = evaluate_checkpoint(
             self.checkpoint,
             out,
