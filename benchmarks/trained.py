@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
+from rt1.common.processor import instructions
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.policy.engines.program import instruction_set
 from rt1.policy.engines.torch import TorchEngine
@@ -105,6 +106,4 @@ def _levels(image_THWC: NDArray[np.uint8], config: RT1Config) -> Tensor:
 
 def cpu_isa() -> str:
     """Return the vector instructions that matter: what torch names them, and whether they have bfloat16."""
-    file = Path("/proc/cpuinfo")
-    flags = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return instruction_set() + (" BF16" if "avx512_bf16" in flags else "")
+    return instruction_set() + (" BF16" if "avx512_bf16" in instructions() else "")

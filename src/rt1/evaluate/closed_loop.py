@@ -12,7 +12,7 @@ from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
 from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return
-from rt1.envs.protocol import EvaluationProtocol, protocol_of
+from rt1.envs.protocol import protocol_of
 from rt1.envs.registry import suite_from_json, suite_to_json
 from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of
 from rt1.evaluate.results import ClosedLoopResult
@@ -63,16 +63,14 @@ class TrialSettings:
         check_between(self, 0, MOST_PROCESSES, "workers")
 
 
-def apply_protocol(
-    suite: TaskSuite, settings: TrialSettings
-) -> tuple[TaskSuite, TrialSettings, EvaluationProtocol | None]:
-    """Return suite and settings with what the settings' protocol sets, and the protocol.
+def apply_protocol(suite: TaskSuite, settings: TrialSettings) -> tuple[TaskSuite, TrialSettings]:
+    """Return suite and settings with what the settings' protocol sets.
 
     Raises:
         ValueError: the suite has no such protocol, or another setting contradicts it.
     """
     if settings.protocol is None:
-        return suite, settings, None
+        return suite, settings
     protocol = protocol_of(suite, settings.protocol)
     values: dict[str, Any] = {
         "tasks": check_tasks(suite, protocol.tasks),
@@ -89,7 +87,7 @@ def apply_protocol(
     if protocol.env:
         description = suite_to_json(suite)
         suite = suite_from_json({**description, "settings": {**description["settings"], **protocol.env}})
-    return suite, replace(settings, **values), protocol
+    return suite, replace(settings, **values)
 
 
 def evaluate_closed_loop(
@@ -100,6 +98,7 @@ def evaluate_closed_loop(
     encoder: TextEncoder | None = None,
 ) -> ClosedLoopResult:
     """Run a policy closed loop and count its successes. Arguments and errors are those of :func:`run_evaluation`."""
+    suite, settings = apply_protocol(suite, settings)
     tasks, outcomes = run_evaluation(checkpoint, suite=suite, settings=settings, encoder=encoder)
     return count_outcomes(tasks, outcomes, max_return(suite))
 
@@ -114,7 +113,8 @@ def run_evaluation(
 ) -> tuple[tuple[str, ...], list[TrialOutcome]]:
     """Run the trials of a policy, or a share of them, and return the tasks and the outcomes.
 
-    Each worker process loads the weights itself. The caller has loaded them once, to check them.
+    Suite and settings are those of :func:`apply_protocol`. Each worker process loads the weights itself. The caller has
+    loaded them once, to check them.
 
     Raises:
         ValueError: an unknown task, a text encoder other than the checkpoint's, a checkpoint whose description cannot
@@ -122,7 +122,6 @@ def run_evaluation(
     """
     folder = policy_folder(checkpoint)
     info = describe(folder, embodiment=settings.embodiment)
-    suite, settings, _ = apply_protocol(suite, settings)
     tasks = check_tasks(suite, settings.tasks or info.provenance.get("tasks", ()))
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])

@@ -123,7 +123,7 @@ def run_trials_of(
             **vars(settings.acting),
         )
         settings = replace(settings, acting=replace(settings.acting, engine=policy.engine))
-        suite, settings, _ = apply_protocol(suite, settings)
+        suite, settings = apply_protocol(suite, settings)
         plots: list[EpisodePlot] = []
         if source is not None:
             episodes = choose_episodes(source, info.provenance)

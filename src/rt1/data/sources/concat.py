@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,22 @@ class DerivedSource(ABC):
     text_encoder: Mapping[str, Any] | None
     skipped: Sequence[str]
     details: Mapping[str, Any]
+    cache_folder: Path | None = None
 
     @abstractmethod
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         """Return the source of an episode and the episode's number there."""
 
-    def _copy_members(self, source: EpisodeSource) -> None:
-        """Take name, lengths and optional members from a source whose episodes these are."""
+    def _copy_members(self, source: EpisodeSource, *, same_actions: bool = False) -> None:
+        """Take name, lengths and optional members from a source whose episodes these are.
+
+        With ``same_actions`` the statistics are cached in the source's folder, too.
+        """
         self.name, self.lengths = source.name, source.lengths
         members = optional_members(source)
         self.text_encoder, self.skipped = members.text_encoder, members.skipped
         self.details = dict(members.details)
+        self.cache_folder = members.cache_folder if same_actions else None
 
     def instruction(self, episode: int) -> str:
         source, number = self.part(episode)
@@ -160,9 +166,8 @@ class DefaultInstruction(DerivedSource):
     def __init__(self, source: EpisodeSource, instruction: str) -> None:
         """Wrap a source. ``instruction`` is the default."""
         self.source, self._instruction = source, instruction
-        self._copy_members(source)
+        self._copy_members(source, same_actions=True)
         self.text_encoder = None
-        self.cache_folder = optional_members(source).cache_folder
 
     @property
     def action_spec(self) -> ActionSpec:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import DerivedSource
 from rt1.errors import DataError
 
@@ -27,8 +25,7 @@ class SeveralInstructions(DerivedSource):
                     f"{len(source.lengths)} under another; name keys that all episodes have"
                 )
         self._sources = tuple(sources)
-        _copy_members(self, first)
-        self.lengths = first.lengths
+        self._copy_members(first, same_actions=True)
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -56,8 +53,8 @@ class EpisodesWithInstruction(DerivedSource):
         if not episodes:
             raise DataError(f"{source.name}: none of its {len(source.lengths)} episodes has an instruction; give one")
         self._source, self._episodes = source, episodes
-        _copy_members(self, source)
-        self.lengths: NDArray[np.int64] = source.lengths[episodes]
+        self._copy_members(source, same_actions=True)
+        self.lengths = source.lengths[episodes]
         self.left_out = len(source.lengths) - len(episodes)
         """Number of episodes with an empty instruction."""
 
@@ -67,9 +64,3 @@ class EpisodesWithInstruction(DerivedSource):
 
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         return self._source, self._episodes[episode]
-
-
-def _copy_members(target: Any, source: EpisodeSource) -> None:  # noqa: ANN401 (either class of this file)
-    members = optional_members(source)
-    target.name, target.details, target.text_encoder = source.name, members.details, members.text_encoder
-    target.skipped, target.cache_folder = members.skipped, members.cache_folder
