@@ -130,6 +130,8 @@ def test_an_unknown_task_is_refused_with_the_one_that_was_meant() -> None:
         ({"supersample": 5}, "supersample is 5; it must be at most 4"),
         ({"control_rate": 100.0}, "control_rate is 100.0; it must be at most 80"),
         ({"control_rate": float("nan")}, "control_rate is nan"),
+        ({"crop": (0.5, 0.2, 0.6)}, r"crop is \[0.5, 0.2, 0.6\]; it must be"),
+        ({"crop": (0.0, 0.0, float("nan"))}, "crop is"),
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
@@ -184,6 +186,13 @@ def test_the_picture_stands_upright(gl: str) -> None:
     wall = image[:8].mean(axis=(0, 1))
     assert table[0] > table[2] + 20  # the wooden table lies below, and is brown
     assert abs(wall[0] - wall[2]) < 20
+
+
+def test_a_crop_is_that_part_of_the_whole_picture(gl: str) -> None:
+    assert gl
+    whole = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=64, supersample=2))
+    part = _first_image("reach", 0, dataclasses.replace(SMALL, image_size=48, supersample=2, crop=(0.125, 0.25, 0.75)))
+    np.testing.assert_array_equal(part, whole[8:56, 16:])
 
 
 @pytest.mark.parametrize("camera", ["topview", "gripperPOV"])

@@ -35,6 +35,9 @@ class MetaWorldConfig:
     """Height and width of the image, pixels."""
     supersample: int = 1
     """Render this many times larger in each direction and average: smooth edges, for small images."""
+    crop: tuple[float, float, float] | None = None
+    """Square part of the camera's picture that is shown: its top, its left and its side, as shares of the picture.
+    Default: all of it."""
     control_rate: float = 20.0
     """Decisions per second, Hz; each action is held for round(80 / control_rate) native steps."""
     camera: str = "corner2"
@@ -51,12 +54,22 @@ class MetaWorldConfig:
         check_between(self, 8, 2048, "image_size")
         check_between(self, 1, 4, "supersample")
         check_between(self, 1, NATIVE_RATE, "control_rate")
+        if not (min(self.part) >= 0 and 0.1 <= self.part[2] <= 1 - max(self.part[:2])):
+            raise ValueError(
+                f"crop is {list(self.part)}; it must be the top, the left and the side of a square within 0..1, with a "
+                "side of at least 0.1"
+            )
         limit = NATIVE_STEPS // self.hold
         if self.max_steps is not None and not 1 <= self.max_steps <= limit:
             raise ValueError(
                 f"max_steps is {self.max_steps}, must be in 1..{limit}, since Meta-World ends after {NATIVE_STEPS} "
                 f"native steps of {NATIVE_RATE:g} Hz, {self.hold} per step here. Leave it out"
             )
+
+    @property
+    def part(self) -> tuple[float, float, float]:
+        """The part of the camera's picture that is shown: top, left and side, as shares."""
+        return self.crop or (0.0, 0.0, 1.0)
 
     @property
     def hold(self) -> int:
@@ -174,7 +187,7 @@ class MetaWorldSuite:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings as plain JSON. The default step limit is left out, as in earlier recordings."""
+        """The settings as plain JSON. Defaults that are None are left out, as in earlier recordings."""
         return {name: value for name, value in to_json(self.config).items() if value is not None}
 
     @property
@@ -254,7 +267,7 @@ class _Renderer:
             model.vis.quality.offsamples = 0
         self._config = config
         self._data = mujoco.MjData(model)
-        size = config.image_size * config.supersample
+        size = _whole_size(config)
         # A renderer that does not open lacks these, and its own cleanup prints a traceback.
         kind = type("Renderer", (mujoco.Renderer,), {"_mjr_context": None, "_gl_context": None})
         self._renderer = open_renderer(lambda: kind(model, size, size))
@@ -273,10 +286,21 @@ class _Renderer:
         image = self._renderer.render()
         if self._config.camera == "corner2":  # Meta-World's corner2 hangs upside down
             image = image[::-1, ::-1]
-        return _averaged(image, self._config.supersample)
+        return _averaged(self._shown(image), self._config.supersample)
+
+    def _shown(self, image: Image) -> Image:
+        """Return the part of the camera's picture that is asked for."""
+        whole, side = len(image), self._config.image_size * self._config.supersample
+        top, left = (min(round(share * whole), whole - side) for share in self._config.part[:2])
+        return image[top : top + side, left : left + side]
 
     def close(self) -> None:
         self._renderer.close()
+
+
+def _whole_size(config: MetaWorldConfig) -> int:
+    """Return the size of the whole picture in pixels, such that its part has the size that is asked for."""
+    return round(config.image_size * config.supersample / config.part[2])
 
 
 def _averaged(image: Image, factor: int) -> Image:

@@ -77,6 +77,9 @@ class EnvSettings:
     """Camera name or number (metaworld, dm_control)."""
     supersample: int | None = None
     """Render this many times larger in each direction and average (metaworld). Default: 1."""
+    crop: tuple[float, float, float] | None = None
+    """Square part of the camera's picture that is shown (metaworld): its top, its left and its side, as shares of the
+    picture. Default: all of it."""
     fast_render: bool = True
     """Render without shadows, reflections and multisampling (metaworld)."""
     action_repeat: int | None = None
