@@ -12,6 +12,7 @@ from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
+from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
 from rt1.train.optim import OptimizerSettings
 
@@ -77,6 +78,37 @@ def demo() -> TrainConfig:
         validate_every=500,
         save_every=500,
         threads=1,
+    )
+
+
+def mt50() -> TrainConfig:
+    """The network of scripts/mt50: one policy for Meta-World's 50 tasks, 1.5 M parameters, 96x96 pixels.
+
+    The demo's recipe with a wider and deeper network, larger images, and a moving average of the weights.
+    """
+    small = demo()
+    model = replace(
+        small.model,
+        image_size=(96, 96),
+        token_width=192,
+        token_learner_hidden=64,
+        efficientnet=replace(
+            small.model.efficientnet,
+            stages=(_stage(2, 1, 24, 1), _stage(2, 4, 48, 3), _stage(1, 4, 96, 3)),
+            stem_channels=24,
+        ),
+        transformer=TransformerConfig(layers=3, width=192, heads=6, head_width=32),
+    )
+    return replace(
+        small,
+        name="mt50",
+        model=model,
+        optimizer=replace(small.optimizer, learning_rate=2e-3, warmup=500),
+        average=AverageSettings(decay=0.999),
+        updates=24_000,
+        batch_size=32,
+        windows_per_clip=2,
+        validate_every=1_000,
     )
 
 
@@ -196,6 +228,7 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "maxvit": maxvit,
     "robocat": robocat,
     "demo": demo,
+    "mt50": mt50,
     "demo-sentence": demo_sentence,
     "demo-maxvit": demo_maxvit,
     "demo-attention": demo_attention,

@@ -31,7 +31,7 @@ def checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
         ("--merge somewhere", "--merge"),
         ("--max-steps 501 --control-rate 80", "--max-steps is 501, must be in 1..500"),
         ("--protocol metaworld-mt50", "did you mean 'metaworld-mt50-"),
-        ("--protocol metaworld-mt50-b --seed 3", "--seed is 3, but metaworld-mt50-b sets it"),
+        ("--protocol metaworld-mt50-b --trials 3", "--trials is 3, but metaworld-mt50-b sets it"),
         ("--protocol metaworld-mt50-b --camera corner", "--camera is corner, but metaworld-mt50-b sets it"),
     ],
 )

@@ -14,6 +14,7 @@ from rt1.envs.metaworld import MetaWorldSuite
 def test_tasks_are_checked_and_named_in_full() -> None:
     suite = MetaWorldSuite()
     assert check_tasks(suite, ["reach", "push-v3"]) == ("reach-v3", "push-v3")
+    assert check_tasks(suite, ["all"]) == suite.tasks
     with pytest.raises(ValueError, match=r"'raech'.*'reach'"):
         check_tasks(suite, ["push", "raech"])
 

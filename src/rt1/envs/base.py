@@ -214,7 +214,13 @@ class SingleTask(BaseEnv):
 
 
 def check_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Return the tasks' full names; none at all, an unknown one, or one twice raises ``ValueError``."""
+    """Return the tasks' full names. ``all`` stands for every task.
+
+    Raises:
+        ValueError: none at all, an unknown one, or one twice.
+    """
+    if tuple(tasks) == ("all",):
+        return tuple(suite.tasks)
     known = {_VERSION.sub("", name): name for name in suite.tasks} | {name: name for name in suite.tasks}
     names = tuple(lookup(f"{suite.name} task", task, known) for task in tasks)
     if not names or len(set(names)) != len(names):

@@ -28,7 +28,6 @@ class EvaluationProtocol:
     groups: Mapping[str, tuple[str, ...]]  # group -> its tasks by name. Each task is in one group
     score: Literal["mean_of_groups", "task_mean"]  # the number to compare
     trials: int  # per task
-    seed: int = 0
     env: Mapping[str, Any] = field(default_factory=dict)  # settings of the suite
     published: tuple[PublishedResult, ...]
     notes: tuple[str, ...]  # sentences that the report shows

@@ -43,7 +43,7 @@ class TrialSettings:
     baselines: bool = True
     """Also run the scripted expert, open-loop replay and random actions."""
     protocol: str | None = None
-    """Published protocol of the environment, which sets tasks, trials, seed and camera. rt1 envs NAME lists them."""
+    """Published protocol of the environment, which sets tasks, trials and camera. rt1 envs NAME lists them."""
     swapped: bool = True
     """Also run tasks that share a scene under each other's instruction."""
     paraphrases: bool = True
@@ -75,7 +75,6 @@ def apply_protocol(suite: TaskSuite, settings: TrialSettings) -> tuple[TaskSuite
     values: dict[str, Any] = {
         "tasks": check_tasks(suite, protocol.tasks),
         "trials": protocol.trials,
-        "seed": protocol.seed,
         "swapped": False,
         "paraphrases": False,
     }
