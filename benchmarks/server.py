@@ -304,7 +304,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=1000, help="calls of the one robot alone")
     parser.add_argument("--crowd", type=int, default=16, help="robots that crowd a server with RT-1 at full size")
     parser.add_argument("--fleet", action="store_true", help="only how many robots RT-1 at full size carries")
-    parser.add_argument("--engine", help="engine of --fleet, by default onnx")
+    parser.add_argument("--engine", help="engine of --fleet, by default auto")
     parser.add_argument("--folder", type=Path, help="where network and export of --fleet stay for the next run")
     choices = parser.parse_args()
     print(f"{describe_machine()}, torch {torch.__version__}, commit {commit()}")
