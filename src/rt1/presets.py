@@ -82,7 +82,7 @@ def demo() -> TrainConfig:
 
 
 def mt50() -> TrainConfig:
-    """The network of scripts/mt50: one policy for Meta-World's 50 tasks, 1.5 M parameters, 96x96 pixels.
+    """The network of scripts/mt50: one policy for 50 simulated tasks, 1.5 M parameters, 96x96 pixels.
 
     The demo's recipe with a wider and deeper network, larger images, and a moving average of the weights.
     """
