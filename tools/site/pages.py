@@ -43,7 +43,8 @@ def command_page() -> str:
         text = io.StringIO()
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
             main([*name.split(), "--help"])
-        sections.append(f"## rt1 {name}\n\n```text\n{text.getvalue().strip()}\n```")
+        lines = [line.rstrip() for line in text.getvalue().strip().splitlines()]
+        sections.append("\n".join([f"## rt1 {name}\n\n```text", *lines, "```"]))
     return "\n\n".join(sections) + "\n"
 
 
