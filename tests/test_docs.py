@@ -18,34 +18,12 @@ HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 PATH = re.compile(r"(?<![\w./-])(?:src/rt1|tests|examples|benchmarks|scripts|packages|dev)/[\w./-]*\w/?")
 FILE = re.compile(r"`((?:\w+/)+\w+\.py)`")
 NAME = re.compile(r"(?<![\w./-])rt1(?!\.py\b)(?:\.[A-Za-z_]\w*)+(?![\w/])")
-NOT_PROSE = re.compile(r"^```.*?^```|^#.*?$|\]\([^)]*\)|`[^`]*`", re.MULTILINE | re.DOTALL)
-PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*(?:[-*|]|\d+\.) )")
-LONGEST_SENTENCE = 25
-"""Words, with one for each piece of code."""
-IN_REVISION = {
-    "README.md",
-    "architecture.md",
-    "glossary.md",
-    "network.md",
-    "results.md",
-    "second-family.md",
-    "training.md",
-}
-IN_REVISION |= {"weights.md"}
-"""Pages with older prose, which the check of sentences leaves out."""
 IMPORT = re.compile(r"^from (rt1(?:\.\w+)*) import ([\w, ]+)$", re.MULTILINE)
 
 
 def _anchor(heading: str) -> str:
     """Return the anchor that a heading gets: lower case, no punctuation, spaces as hyphens."""
     return "#" + re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-
-
-def _sentences(text: str) -> list[str]:
-    """Return the sentences of a page's paragraphs, lists and table cells. Code becomes one word."""
-    prose = NOT_PROSE.sub(lambda match: "" if match[0][0] in "#]" or "\n" in match[0] else "code", text)
-    parts = [cell for block in PARAGRAPH.split(prose) for cell in block.split("|" if block.startswith("|") else "\n\n")]
-    return [sentence for part in parts for sentence in re.split(r"(?<=[.?!:])[*)]*\s+", part.strip()) if sentence]
 
 
 def _exists(name: str) -> bool:
@@ -113,15 +91,3 @@ def test_links_lead_to_the_pages_of_the_site_and_links_to_other_files_become_tex
     assert page("[x](../a.md), [y](b.md), [z](#here)", ROOT / "docs" / "api", pages) == (
         "[x](../a.md), [y](b.md), [z](#here)"
     )
-
-
-def test_sentences_are_short_and_have_no_semicolons(page: Path) -> None:
-    if page.name in IN_REVISION:
-        return
-    sentences = _sentences(page.read_text(encoding="utf-8"))
-    assert [each for each in sentences if ";" in each or len(each.split()) > LONGEST_SENTENCE] == []
-
-
-def test_the_sentences_of_a_page_leave_out_code_and_headings() -> None:
-    text = "# A; b\n\nOne `x; y` two. Three\nfour:\n\n- five\n\n```\na; b\n```\n\n| a. b | `c` |\n"
-    assert _sentences(text) == ["One code two.", "Three\nfour:", "- five", "a.", "b", "code"]

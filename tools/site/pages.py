@@ -27,7 +27,7 @@ def page(text: str, folder: Path, pages: dict[Path, str]) -> str:
             return match[1]
         return f"[{match[1]}]({os.path.relpath(ROOT / 'docs' / pages[target], folder_on_site(folder))}{match[3] or ''})"
 
-    return LINK.sub(link, text)
+    return LINK.sub(link, text.replace('src="docs/', 'src="'))
 
 
 def folder_on_site(folder: Path) -> Path:
