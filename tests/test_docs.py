@@ -36,7 +36,7 @@ def _exists(name: str) -> bool:
     )
 
 
-@pytest.fixture(params=PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@pytest.fixture(params=PAGES, ids=lambda page: page.name)
 def page(request: pytest.FixtureRequest) -> Path:
     return Path(request.param)
 
