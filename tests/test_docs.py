@@ -87,6 +87,7 @@ def test_links_lead_to_the_pages_of_the_site_and_links_to_other_files_become_tex
     page = runpy.run_path(str(ROOT / "tools" / "site" / "pages.py"))["page"]
     pages = {ROOT / "README.md": "index.md", ROOT / "docs" / "a.md": "a.md", ROOT / "docs" / "api" / "b.md": "api/b.md"}
     assert page("[x](docs/a.md#y), [log](dev/log.md)", ROOT, pages) == "[x](a.md#y), log"
+    assert page("[x](nothing.md)", ROOT / "docs", pages) == "[x](nothing.md)"
     assert page("[x](../README.md), [y](https://z)", ROOT / "docs", pages) == "[x](index.md), [y](https://z)"
     assert page("[x](../a.md), [y](b.md), [z](#here)", ROOT / "docs" / "api", pages) == (
         "[x](../a.md), [y](b.md), [z](#here)"

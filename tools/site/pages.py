@@ -19,12 +19,15 @@ LINK = re.compile(r"\[([^\]]+)\]\(([^):#\s]+)(#[^)\s]+)?\)")
 
 
 def page(text: str, folder: Path, pages: dict[Path, str]) -> str:
-    """Return Markdown whose links lead to the pages of the site. A link to another file becomes its text."""
+    """Return Markdown whose links lead to the pages of the site.
+
+    A link to another file of the repository becomes its text. A broken link stays, and Zensical refuses it.
+    """
 
     def link(match: re.Match[str]) -> str:
         target = Path(os.path.normpath(folder / match[2]))
         if target not in pages:
-            return match[1]
+            return match[1] if target.exists() else match[0]
         return f"[{match[1]}]({os.path.relpath(ROOT / 'docs' / pages[target], folder_on_site(folder))}{match[3] or ''})"
 
     return LINK.sub(link, text.replace('src="docs/', 'src="'))
