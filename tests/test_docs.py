@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(#[^)\s]+)?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
@@ -74,3 +75,20 @@ def test_a_missing_heading_file_or_member_is_noticed() -> None:
     assert not _exists("rt1.policy.nothing")
     assert _exists("rt1.policy.policy.Policy")
     assert _exists("rt1.policy")
+
+
+def test_the_navigation_of_the_site_names_every_page_once() -> None:
+    navigation = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")]
+    assert sorted(navigation) == sorted([*pages, "commands.md", "contributing.md", "index.md"])
+
+
+def test_links_lead_to_the_pages_of_the_site_and_links_to_other_files_become_text() -> None:
+    page = runpy.run_path(str(ROOT / "tools" / "site" / "pages.py"))["page"]
+    pages = {ROOT / "README.md": "index.md", ROOT / "docs" / "a.md": "a.md", ROOT / "docs" / "api" / "b.md": "api/b.md"}
+    assert page("[x](docs/a.md#y), [log](dev/log.md)", ROOT, pages) == "[x](a.md#y), log"
+    assert page("[x](nothing.md)", ROOT / "docs", pages) == "[x](nothing.md)"
+    assert page("[x](../README.md), [y](https://z)", ROOT / "docs", pages) == "[x](index.md), [y](https://z)"
+    assert page("[x](../a.md), [y](b.md), [z](#here)", ROOT / "docs" / "api", pages) == (
+        "[x](../a.md), [y](b.md), [z](#here)"
+    )

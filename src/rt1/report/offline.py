@@ -96,7 +96,7 @@ def evaluate_recorded(
 
 
 def offline_json(report: OfflineReport) -> dict[str, Any]:
-    """Return the figures as plain data for ``json``. docs/evaluation.md says what each means.
+    """Return the figures as plain data for ``json``. docs/evaluate-offline.md says what each means.
 
     A number that is not finite, which only data or weights that are not finite give, is ``None``.
     """
