@@ -22,7 +22,7 @@ HANDLE, FAUCET = "handle-press-v3", "faucet-open-v3"
 DOWN = (0.0, 0.0, -1.0, 0.0)
 """What the policy of the fixture ``steady`` does."""
 
-SETTINGS = CollectSettings(tasks=(HANDLE, FAUCET), attempts=5, tries=1, noise=0.2, workers=1)
+SETTINGS = CollectSettings(attempts={HANDLE: 5, FAUCET: 5}, tries=1, noise=0.2, workers=1)
 
 
 def _collect(folder: Path, checkpoint: Path, suite: MetaWorldSuite, encoder: TableEncoder) -> collector.Collection:
@@ -59,7 +59,7 @@ def test_successes_are_kept_with_what_was_executed_and_where_they_come_from(
 def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
     steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handle = replace(SETTINGS, tasks=(HANDLE,), attempts=4)
+    handle = replace(SETTINGS, attempts={HANDLE: 4})
     monkeypatch.setattr(collector, "_PER_JOB", 2)
 
     def own(name: str) -> collector.Collection:
@@ -89,7 +89,7 @@ def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_giv
     steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     def own(name: str, **changed: object) -> tuple[int, RLDSSource]:
-        settings = replace(SETTINGS, tasks=(HANDLE,), attempts=6, noise=1.0, **changed)  # type: ignore[arg-type]
+        settings = replace(SETTINGS, attempts={HANDLE: 6}, noise=1.0, **changed)  # type: ignore[arg-type]
         found = collect(tmp_path / name, steady, suite=small_world, settings=settings, encoder=table)
         return found.episodes, RLDSSource(tmp_path / name)
 
@@ -106,7 +106,7 @@ def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_giv
 def test_a_policy_that_never_succeeds_collects_nothing_and_says_so(
     steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
-    only = replace(SETTINGS, tasks=(FAUCET,), attempts=2)
+    only = replace(SETTINGS, attempts={FAUCET: 2})
     found = collect(tmp_path / "own", steady, suite=small_world, settings=only, encoder=table)
     assert (found.episodes, found.attempts) == (0, {FAUCET: 2})
     again = collect(tmp_path / "own", steady, suite=small_world, settings=only, encoder=table)
@@ -120,11 +120,12 @@ def test_collected_episodes_never_start_as_trials_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tasks": ()}, {"attempts": 0}, {"tries": 0}, {"max_steps": 0}, {"noise": 3.0}, {"jpeg_quality": 0}]
+    "wrong",
+    [{"attempts": {}}, {"attempts": {HANDLE: 0}}, {"tries": 0}, {"max_steps": 0}, {"noise": 3.0}, {"jpeg_quality": 0}],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"give at least one|it must be"):
-        CollectSettings(**{"tasks": (HANDLE,), **wrong})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be"):
+        CollectSettings(**{"attempts": {HANDLE: 1}, **wrong})  # type: ignore[arg-type]
 
 
 def test_a_suite_without_successes_or_known_instructions_is_refused(make_suite: Callable[..., Any]) -> None:
