@@ -128,14 +128,9 @@ def collect(
     Raises:
         ValueError: an unknown task, or one without the expert that is to take over.
     """
-    tasks = check_tasks(suite, tuple(settings.attempts))
+    settings = _with_full_names(suite, settings)
+    tasks = tuple(settings.attempts)
     check_can_collect(suite, tasks, expert=settings.handover is not None)
-    full_names = dict(zip(settings.attempts, tasks, strict=True))
-    settings = replace(
-        settings,
-        attempts={full_names[task]: count for task, count in settings.attempts.items()},
-        handover=settings.handover and {full_names[task]: settings.handover[task] for task in full_names},
-    )
     if (collection := _finished(folder)) is not None:
         return collection
     collector = _Collector(suite, settings, embed_sentences(suite, tasks, encoder), seed)
@@ -179,6 +174,13 @@ def check_can_collect(suite: TaskSuite, tasks: Sequence[str], *, expert: bool = 
         raise ValueError(
             f"{suite.name} tells its instructions only at reset; self-improvement needs sentences() before"
         )
+
+
+def _with_full_names(suite: TaskSuite, settings: CollectSettings) -> CollectSettings:
+    names = dict(zip(settings.attempts, check_tasks(suite, tuple(settings.attempts)), strict=True))
+    handover = settings.handover and {names[task]: settings.handover[task] for task in names}
+    attempts = {names[task]: count for task, count in settings.attempts.items()}
+    return replace(settings, attempts=attempts, handover=handover)
 
 
 def _jobs(scratch: Path, attempts: Mapping[str, int]) -> list[_Job]:
