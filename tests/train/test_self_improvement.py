@@ -99,6 +99,13 @@ def test_a_round_of_corrections_trains_on_them_and_its_checkpoint_says_so(
     assert results_json(improvement)["row"] == "with expert corrections"
 
 
+def _spent_after(folder: Path) -> property:
+    def budget_is_spent(_: _Loop) -> bool:
+        return folder.is_dir()
+
+    return property(budget_is_spent)
+
+
 def test_a_budget_that_ends_in_a_round_resumes_to_the_same_result(
     run: Callable[..., Improvement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +114,7 @@ def test_a_budget_that_ends_in_a_round_resumes_to_the_same_result(
     own, trained = (tmp_path / "out" / "round-1" / name for name in ("own", "improved"))
     for last, missing in ((own, trained), (trained, trained.with_name("control"))):
         with monkeypatch.context() as patch:
-            patch.setattr(_Loop, "budget_is_spent", property(lambda _, last=last: last.is_dir()))
+            patch.setattr(_Loop, "budget_is_spent", _spent_after(last))
             assert not run(expert=True, trials=1).finished
         assert last.is_dir()
         assert not missing.exists()

@@ -321,7 +321,7 @@ class _Loop:
         return self.folder / f"round-{number}" / "own"
 
     def _train(self, variant: str, number: int, sources: Sequence[EpisodeSource]) -> Path:
-        """Train a variant on the recorded data and on its own episodes, from its policy of the last round."""
+        """Train a variant on the recorded data and on collected episodes, from its policy of the last round."""
         # In thousandths: the order of the sources then repeats after few samples.
         share = round(1000 * self.settings.own_share)
         data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(sources)))]
