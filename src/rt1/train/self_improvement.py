@@ -54,15 +54,15 @@ class ImproveSettings:
     rounds: int = 3
     """Rounds of collecting, training and trials."""
     attempts: int = 50
-    """Initial states per task and round. Successful episodes are kept. With --expert it is the mean: tasks that failed
+    """Initial states per task and round. Successful episodes are kept. With an expert it is the mean: tasks that failed
     more often in the last trials get more."""
     tries: int = 3
     """Tries from one initial state until one succeeds, each with other noise and another handover to the expert."""
     noise: float = 0.5
     """Largest noise on the executed actions while collecting, as a fraction of half the action range."""
     patience: float = 1.5
-    """Step limit of a try, as a multiple of the longest recorded episode. With --expert that of the policy's part, of
-    the longest one of the task, up to half of the environment's limit."""
+    """Step limit of a try, as a multiple of the longest recorded episode. With an expert it limits the policy's
+    part, as a multiple of the longest one of the task, up to half of the environment's limit."""
     first_updates: int = 3000
     """Updates on the recorded data alone before the first round, where no checkpoint is given."""
     updates: int = 1000
