@@ -32,7 +32,14 @@ def test_the_page_shows_every_round(
     baseline = _counts(hostile, 4, 2) if control else ()
     rounds = (
         Round(number=0, attempts={}, kept={}, improved=_counts(hostile, 4, 2), control=baseline),
-        Round(number=1, attempts={hostile: 50}, kept={hostile: 31}, improved=_counts(hostile, 9, 7), control=baseline),
+        Round(
+            number=1,
+            attempts={hostile: 50},
+            kept={hostile: 31},
+            failures={hostile: 19},
+            improved=_counts(hostile, 9, 7),
+            control=baseline,
+        ),
     )
     improvement = Improvement(
         folder=tmp_path, rounds=rounds, cpu_seconds={"train": 120.0, "trials": 60}, finished=False
@@ -43,10 +50,31 @@ def test_the_page_shows_every_round(
         "Before 30 % recorded episodes only",
         "After round 1 80 % with its own episodes",
         "CPU time 3 min train 2, trials 1",
-        f"1 {hostile} 50 31 90 % [60, 98] 9/10",
+        f"1 {hostile} 50 31 19 90 % [60, 98] 9/10",
         "rt1 improve",
     ):
         assert expected in page.text, expected
     assert ("Baseline 30 %" in page.text) == control
     assert page.text.count(hostile) == 3  # subtitle and two rounds
-    assert json.loads((tmp_path / "results.json").read_text())["rounds"][1]["improved_success"] == 0.8
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["rounds"][1]["improved_success"] == 0.8
+    assert results["row"] == "with its own episodes"
+
+
+def test_the_page_names_expert_corrections_and_their_failed_tries(
+    read_page: Callable[[str], Any], tmp_path: Path
+) -> None:
+    counts = {
+        "attempts": {"press": 8, "reach": 8},
+        "kept": {"press": 7, "reach": 8},
+        "failures": {"press": 5, "reach": 0},
+    }
+    rounds = (
+        Round(number=0, attempts={}, kept={}, improved=_counts("press", 4, 2), control=()),
+        Round(number=1, **counts, improved=_counts("press", 9, 7), control=()),
+    )
+    improvement = Improvement(folder=tmp_path, rounds=rounds, cpu_seconds={}, finished=True, expert=True)
+    page = read_page(write_report(improvement).read_text())
+    for expected in ("After round 1 80 % with expert corrections", "1 press 8 7 5 90 %", "the expert takes over"):
+        assert expected in page.text, expected
+    assert json.loads((tmp_path / "results.json").read_text())["row"] == "with expert corrections"

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from rt1.checkpoint import load_info, load_model, save_checkpoint
+from rt1.data.sources.base import CORRECTIONS
 from rt1.envs import registry
 from rt1.envs.protocol import EvaluationProtocol, PublishedResult
 from rt1.errors import DataError
@@ -108,6 +110,18 @@ def test_four_shards_merged_equal_one_run_but_for_times(points: Points, shards: 
     page = (tmp_path / "merged" / "report.html").read_text()
     for text in ("Other &lt;b&gt;", "37.5 %", "Nothing is known of the other policy.", "Open-loop replay"):
         assert text in page
+
+
+def test_a_policy_with_expert_corrections_has_a_row_of_its_own(points: Points, tmp_path: Path) -> None:
+    points.run(tmp_path / "recorded", baselines=False)
+    info = load_info(points.checkpoint)
+    info = dataclasses.replace(info, provenance={**info.provenance, CORRECTIONS: True})
+    save_checkpoint(points.checkpoint, model=load_model(points.checkpoint), info=info)
+    points.run(tmp_path / "corrected", baselines=False)
+    rows = {"recorded": "This policy", "corrected": "This policy, with expert corrections"}
+    for name, row in rows.items():
+        assert _results(tmp_path / name)["row"] == row
+        assert f">{row}</th>" in (tmp_path / name / "report.html").read_text()
 
 
 def test_missing_shards_are_named(shards: Path, tmp_path: Path) -> None:

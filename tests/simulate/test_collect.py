@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rt1.data.rlds.reader import RLDSSource
+from rt1.data.sources.base import has_corrections
 from rt1.envs.base import recorded_sentences
 from rt1.envs.metaworld import MetaWorldSuite
 from rt1.simulate import collect as collector
@@ -22,7 +23,7 @@ HANDLE, FAUCET = "handle-press-v3", "faucet-open-v3"
 DOWN = (0.0, 0.0, -1.0, 0.0)
 """What the policy of the fixture ``steady`` does."""
 
-SETTINGS = CollectSettings(tasks=(HANDLE, FAUCET), attempts=5, tries=1, noise=0.2, workers=1)
+SETTINGS = CollectSettings(attempts={HANDLE: 5, FAUCET: 5}, tries=1, noise=0.2, workers=1)
 
 
 def _collect(folder: Path, checkpoint: Path, suite: MetaWorldSuite, encoder: TableEncoder) -> collector.Collection:
@@ -59,7 +60,7 @@ def test_successes_are_kept_with_what_was_executed_and_where_they_come_from(
 def test_an_interrupted_collection_goes_on_and_comes_out_the_same(
     steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handle = replace(SETTINGS, tasks=(HANDLE,), attempts=4)
+    handle = replace(SETTINGS, attempts={HANDLE: 4})
     monkeypatch.setattr(collector, "_PER_JOB", 2)
 
     def own(name: str) -> collector.Collection:
@@ -89,7 +90,7 @@ def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_giv
     steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
     def own(name: str, **changed: object) -> tuple[int, RLDSSource]:
-        settings = replace(SETTINGS, tasks=(HANDLE,), attempts=6, noise=1.0, **changed)  # type: ignore[arg-type]
+        settings = replace(SETTINGS, attempts={HANDLE: 6}, noise=1.0, **changed)  # type: ignore[arg-type]
         found = collect(tmp_path / name, steady, suite=small_world, settings=settings, encoder=table)
         return found.episodes, RLDSSource(tmp_path / name)
 
@@ -103,10 +104,82 @@ def test_a_start_that_fails_is_tried_again_with_other_noise_within_the_steps_giv
     assert found.lengths.max() == shortest
 
 
+def _corrections(
+    folder: Path, checkpoint: Path, suite: Any, encoder: TableEncoder, **changed: Any
+) -> collector.Collection:
+    settings = CollectSettings(attempts={"near": 4}, handover={"near": 4}, tries=1, noise=0.0, workers=1)
+    settings = replace(settings, **changed)
+    return collect(folder, checkpoint, suite=suite, settings=settings, encoder=encoder, seed=(3, 1))
+
+
+@pytest.fixture
+def point_policy(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    """An untrained policy for the fixture ``make_suite``. It does not reach the goal."""
+    return make_checkpoint(tmp_path / "checkpoint", names=("move_0", "move_1", "move_2"))
+
+
+def test_the_policy_acts_first_and_the_experts_action_is_stored_for_every_step(
+    point_policy: Path, make_suite: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    suite = make_suite(max_steps=30)
+    collection = _corrections(tmp_path / "own", point_policy, suite, table)
+    assert (collection.successes, collection.failures) == ({"near": 4}, {"near": 0})
+    source = RLDSSource(tmp_path / "own")
+    for episode, steps in enumerate(source.lengths.tolist()):
+        assert (source.actions(episode, 0, steps)[:, 2] == 1).all()  # the expert's, not the policy's
+    (env,) = (env for env in suite.opened if env.executed)
+    executed = np.stack(env.executed)[:, 2]  # of the last episode
+    policy_steps = int((executed != 1).sum())
+    assert 1 <= policy_steps <= 4
+    assert (executed[policy_steps:] == 1).all()
+    details = source.details
+    assert has_corrections(details)
+    assert (details["handover"], details["seed"], details["made_by"]["policy"]) == (
+        {"near": 4},
+        [3, 1],
+        str(point_policy),
+    )
+
+
+def test_episodes_of_policy_and_expert_act_together_as_each_alone(
+    point_policy: Path, make_suite: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    suite = make_suite(max_steps=30)
+    _corrections(tmp_path / "alone", point_policy, suite, table)
+    suite.open_batch = lambda _task, count, _render: [suite.make_env(max_steps=30) for _ in range(count)]
+    _corrections(tmp_path / "together", point_policy, suite, table)
+    alone, together = RLDSSource(tmp_path / "alone"), RLDSSource(tmp_path / "together")
+    assert alone.lengths.tolist() == together.lengths.tolist()
+    for episode, steps in enumerate(alone.lengths.tolist()):
+        np.testing.assert_allclose(
+            alone.actions(episode, 0, steps),
+            together.actions(episode, 0, steps),
+            atol=0.13,  # a bin
+        )
+
+
+def test_an_episode_in_which_the_expert_fails_is_counted_and_left_out(
+    point_policy: Path, make_suite: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    collection = _corrections(tmp_path / "own", point_policy, make_suite(max_steps=5), table, tries=2)
+    assert 1 <= collection.successes["near"] < 4
+    assert collection.failures["near"] >= 2 * (4 - collection.successes["near"])
+    assert len(RLDSSource(tmp_path / "own").lengths) == collection.episodes
+    assert _corrections(tmp_path / "own", point_policy, make_suite(max_steps=5), table, tries=2) == collection
+
+
+def test_corrections_of_a_task_without_an_expert_are_refused(
+    point_policy: Path, make_suite: Callable[..., Any], table: TableEncoder, tmp_path: Path
+) -> None:
+    both = {"near": 2, "far": 2}
+    with pytest.raises(ValueError, match=r"^far .* expert"):
+        _corrections(tmp_path / "own", point_policy, make_suite(), table, attempts=both, handover=both)
+
+
 def test_a_policy_that_never_succeeds_collects_nothing_and_says_so(
     steady: Path, small_world: MetaWorldSuite, table: TableEncoder, tmp_path: Path
 ) -> None:
-    only = replace(SETTINGS, tasks=(FAUCET,), attempts=2)
+    only = replace(SETTINGS, attempts={FAUCET: 2})
     found = collect(tmp_path / "own", steady, suite=small_world, settings=only, encoder=table)
     assert (found.episodes, found.attempts) == (0, {FAUCET: 2})
     again = collect(tmp_path / "own", steady, suite=small_world, settings=only, encoder=table)
@@ -120,11 +193,12 @@ def test_collected_episodes_never_start_as_trials_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tasks": ()}, {"attempts": 0}, {"tries": 0}, {"max_steps": 0}, {"noise": 3.0}, {"jpeg_quality": 0}]
+    "wrong",
+    [{"attempts": {}}, {"attempts": {HANDLE: 0}}, {"tries": 0}, {"max_steps": 0}, {"noise": 3.0}, {"jpeg_quality": 0}],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"give at least one|it must be"):
-        CollectSettings(**{"tasks": (HANDLE,), **wrong})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be"):
+        CollectSettings(**{"attempts": {HANDLE: 1}, **wrong})  # type: ignore[arg-type]
 
 
 def test_a_suite_without_successes_or_known_instructions_is_refused(make_suite: Callable[..., Any]) -> None:

@@ -12,15 +12,17 @@ import pytest
 
 from rt1.checkpoint import load_info
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import EpisodeSource, has_corrections
 from rt1.envs.metaworld import MetaWorldSuite
+from rt1.envs.registry import suite_to_json
 from rt1.errors import DataError
+from rt1.evaluate.results import SuccessCount
 from rt1.presets import preset
 from rt1.report.self_improvement import results_json, write_report
 from rt1.simulate.record import RecordSettings, record
 from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
-from rt1.train.self_improvement import STATE_FILE, Improvement, ImproveSettings, improve, success
+from rt1.train.self_improvement import STATE_FILE, Improvement, ImproveSettings, Round, _Loop, improve, success
 
 HANDLE = "handle-press-v3"
 WANTED = ImproveSettings(
@@ -78,6 +80,90 @@ def test_a_round_keeps_successes_learns_from_them_and_compares(
     assert figures["rounds"][1]["improved_success"] == success(after.improved)
     page = write_report(found, command="rt1 improve").read_text()
     assert f"{after.kept[HANDLE]}</td>" in page
+
+
+def test_a_round_of_corrections_trains_on_them_and_its_checkpoint_says_so(
+    run: Callable[..., Improvement], small_world: MetaWorldSuite, tmp_path: Path
+) -> None:
+    improvement = run(expert=True, tries=2)
+    after = improvement.rounds[1]
+    assert after.attempts == {HANDLE: 5}
+    assert 1 <= after.kept[HANDLE] <= 5
+    assert after.failures[HANDLE] >= 5 - after.kept[HANDLE]
+    details = RLDSSource(tmp_path / "out" / "round-1" / "own").details
+    assert details["round"] == 1
+    assert has_corrections(details)
+    improved, control = (load_info(tmp_path / "out" / "round-1" / name).provenance for name in ("improved", "control"))
+    assert (has_corrections(improved), has_corrections(control)) == (True, False)
+    assert improved["env"] == control["env"] == suite_to_json(small_world)
+    assert results_json(improvement)["row"] == "with expert corrections"
+
+
+def _spent_after(folder: Path) -> property:
+    def budget_is_spent(_: _Loop) -> bool:
+        return folder.is_dir()
+
+    return property(budget_is_spent)
+
+
+def test_a_budget_that_ends_in_a_round_resumes_to_the_same_result(
+    run: Callable[..., Improvement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(expert=True, trials=1)
+    (tmp_path / "out").rename(tmp_path / "whole")
+    own, trained = (tmp_path / "out" / "round-1" / name for name in ("own", "improved"))
+    for last, missing in ((own, trained), (trained, trained.with_name("control"))):
+        with monkeypatch.context() as patch:
+            patch.setattr(_Loop, "budget_is_spent", _spent_after(last))
+            assert not run(expert=True, trials=1).finished
+        assert last.is_dir()
+        assert not missing.exists()
+    assert run(expert=True, trials=1).rounds == whole.rounds
+    weights = [tmp_path / name / "round-1" / "improved" / "last" / "model.safetensors" for name in ("whole", "out")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_an_improvement_without_newer_settings_resumes(run: Callable[..., Improvement], tmp_path: Path) -> None:
+    first = run(control=False, trials=1)
+    file = tmp_path / "out" / STATE_FILE
+    state = json.loads(file.read_text())
+    del state["settings"]["expert"]
+    for earlier in state["rounds"]:
+        del earlier["failures"]
+    file.write_text(json.dumps(state))
+    assert run(control=False, trials=1).rounds[0] == first.rounds[0]
+    with pytest.raises(ValueError, match=r"expert: False then, True now"):
+        run(control=False, trials=1, expert=True)
+
+
+def test_tasks_that_fail_more_often_get_more_corrections(
+    recorded: Path, config: TrainConfig, table: TableEncoder, small_world: MetaWorldSuite, tmp_path: Path
+) -> None:
+    def attempts(*, expert: bool) -> dict[str, int]:
+        trials = [SuccessCount(task="easy", trials=8, successes=8), SuccessCount(task="hard", trials=8, successes=4)]
+        loop = _Loop(
+            recorded=RLDSSource(recorded),
+            config=config,
+            folder=tmp_path,
+            settings=replace(WANTED, tasks=("easy", "hard"), attempts=6, expert=expert),
+            suite=small_world,
+            encoder=table,
+            initial=None,
+            rounds=[Round(number=0, attempts={}, kept={}, improved=tuple(trials), control=())],
+        )
+        return loop._attempts()
+
+    assert attempts(expert=True) == {"easy": 2, "hard": 10}
+    assert attempts(expert=False) == {"easy": 6, "hard": 6}
+
+
+def test_a_task_without_an_expert_is_refused_by_name(
+    run: Callable[..., Improvement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MetaWorldSuite, "expert", lambda *_: None)
+    with pytest.raises(ValueError, match=rf"^{HANDLE} .* expert"):
+        run(expert=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_improvement_is_not_done_again_and_can_be_taken_further(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rt1.actions import ActionSpec, Continuous
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import CORRECTIONS, EpisodeSource, has_corrections
 from rt1.errors import CheckpointError, TrainingError
 from rt1.evaluate.metrics import read_metrics
 from rt1.model.rt1 import RT1, RT1Config
@@ -223,6 +223,18 @@ def test_the_account_survives_json(checkpoint: Path) -> None:
     data: dict[str, Any] = start.to_json()
     assert data["loaded"] == len(start.loaded) > 50
     assert [*data["new"].values()] == [("transformer.output.weight", "transformer.output.bias")]
+
+
+def test_a_policy_that_starts_from_a_corrected_one_stays_corrected(checkpoint: Path, tmp_path: Path) -> None:
+    def corrected(facts: dict[str, Any]) -> bool:
+        info = dataclasses.replace(load_info(checkpoint), provenance=facts)
+        folder = save_checkpoint(tmp_path / "next", model=load_model(checkpoint), info=info)
+        start = start_from(_network(2), folder, action_spec=_spec(), text_encoder=ENCODER)
+        return has_corrections({"init": start.to_json()})
+
+    assert not corrected({})
+    assert corrected({CORRECTIONS: True})
+    assert corrected({"init": {CORRECTIONS: True}})  # and the one after it
 
 
 LENGTHS = (6, 5, 4, 7, 4, 5)

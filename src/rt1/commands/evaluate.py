@@ -116,7 +116,8 @@ def _print(report: Report, out: Path) -> None:
     for group, rate in report.groups().items():
         print(f"group {group}: {rate:.1%}")
     if report.protocol is not None:
-        print(f"{report.protocol.name}: {report.protocol_score():.1%}, {report.protocol.score.replace('_', ' ')}")
+        score = f"{report.protocol_score():.1%}, {report.protocol.score.replace('_', ' ')}"
+        print(f"{report.protocol.name}: {score} ({report.row})")
     mean = f"{report.mean_score('policy'):.1f}" if report.measures_returns else f"{report.task_mean('success'):.0%}"
     print(f"mean {mean}, report: {out / 'report.html'}")
 

@@ -23,7 +23,7 @@ from rt1.train.self_improvement import IMPROVE_FILES, Improvement, ImproveSettin
 
 @dataclass(frozen=True, kw_only=True)
 class ImproveCommand:
-    """Train a policy on its own successes, in rounds. Run it again to resume, or to add rounds."""
+    """Train a policy on its own successes, or on an expert's corrections, in rounds. Run it again to resume."""
 
     checkpoint: tyro.conf.Positional[Path | None] = None
     """Policy to start from, before all options. Default: train one on the recorded data first."""
@@ -65,9 +65,12 @@ class ImproveCommand:
             new.append(improvement)
             page, last = write_report(improvement, command=command), improvement.rounds[-1]
             control = success(last.control)
-            baseline = "" if control is None else f", without its own episodes {control:.0%}"
-            counts = f"kept {sum(last.kept.values())} of {sum(last.attempts.values())} starts, " if last.number else ""
-            line = f"round {last.number}: {counts}success {success(last.improved):.0%}{baseline}, report: {page}"
+            baseline = "" if control is None else f", recorded episodes only {control:.0%}"
+            kept, starts, failures = (sum(n.values()) for n in (last.kept, last.attempts, last.failures))
+            counts = f"kept {kept} of {starts} starts, {failures} failed tries, " if last.number else ""
+            trained = f" {improvement.training}" if last.number else ""
+            line = f"round {last.number}: {counts}success{trained} {success(last.improved):.0%}{baseline}"
+            line += f", report: {page}"
             print(line, flush=True)
 
         result = improve(

@@ -46,6 +46,11 @@ class Report(Provenance):
         return mean([getattr(task, column) for task in self.tasks])
 
     @property
+    def row(self) -> str:
+        """Name of the policy's row in the protocol's table: what it is trained on besides recorded episodes, if so."""
+        return ", ".join(["This policy", *(value for name, value in self.settings.items() if name == "training")])
+
+    @property
     def table(self) -> str:
         """The results as text: a line per task, a column for the policy and each baseline that was run."""
         swapped = {result.task: result.success for result in self.swapped}
@@ -144,6 +149,7 @@ def results_json(report: Report) -> dict[str, Any]:
         ],
         **{f"mean_{column}": report.task_mean(column) for column in ("success", *BASELINES)},
         "protocol": None if report.protocol is None else report.protocol.name,
+        "row": report.row,
         "groups": report.groups(),
         "mean_of_groups": report.mean_of_groups(),
         "task_mean": report.task_mean("success"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from rt1.common.json_config import to_json
 from rt1.common.system import PeakMemory, commit, describe_machine
+from rt1.data.sources.base import CORRECTED, has_corrections
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import Policy
 
@@ -71,6 +72,8 @@ class ProvenanceRecorder:
         options = {} if self._embodiment is None else {"embodiment": self._embodiment}
         if policy.cond_scale != 1.0:
             options["guidance (cond_scale)"] = f"{policy.cond_scale:g}"
+        if has_corrections(self.info.provenance):
+            options["training"] = CORRECTED
         return {
             "title": context.title or title,
             "command": context.command,

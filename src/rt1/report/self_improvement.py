@@ -1,4 +1,4 @@
-"""The report of self-improvement: success by round, with and without the policy's own episodes."""
+"""The report of ``rt1 improve``: success by round, with and without the collected episodes."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def write_report(improvement: Improvement, *, command: str = "") -> Path:
 def results_json(improvement: Improvement) -> dict[str, Any]:
     """Return the figures as plain data: per round the counts and the mean success rates, 0..1."""
     return {
+        "row": improvement.training,
         "rounds": [
             {**to_json(r), "improved_success": success(r.improved), "control_success": success(r.control)}
             for r in improvement.rounds
@@ -44,7 +45,7 @@ def _page(improvement: Improvement, about: Mapping[str, str]) -> str:
     tasks = ", ".join(counted.task for counted in improvement.rounds[0].improved)
     return render(
         "self_improvement.html",
-        title="Self-improvement",
+        title="Expert corrections" if improvement.expert else "Self-improvement",
         subtitle=f"{tasks}, {date}{'' if improvement.finished else ', stopped by its budget: it can be resumed'}",
         improvement=improvement,
         success=success,

@@ -1,4 +1,4 @@
-"""A policy's own successful episodes as an RLDS data set: what it can learn from next."""
+"""Episodes of a policy as an RLDS data set to learn from: its own successes, or states that an expert labeled."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,34 +26,45 @@ from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode, episode_progress
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
+from rt1.data.sources.base import CORRECTIONS
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks, max_return
 from rt1.envs.registry import suite_to_json
-from rt1.policy.policy import ActingSettings
+from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.noise import OrnsteinUhlenbeckNoise
-from rt1.simulate.record import embed_sentences, recorded_sentence
-from rt1.simulate.rollout import Disturbed, PolicyController, rollout
+from rt1.simulate.record import check_experts, embed_sentences, recorded_sentence
+from rt1.simulate.rollout import (
+    Controller,
+    Disturbed,
+    Episode,
+    Expert,
+    PolicyController,
+    PolicyThenExpert,
+    within_bounds,
+)
 from rt1.simulate.seeds import collection_seed
-from rt1.simulate.trials import TrialPolicy, chunks, prepare_policy, prepared_policy
+from rt1.simulate.trials import TrialPolicy, chunks, open_together, prepare_policy, prepared_policy, run_together
 from rt1.text.encoder import TextEncoder
 
 ATTEMPTS_FILE = "attempts.json"
-_PER_JOB = 5
+_PER_JOB = 10
+"""Attempts that act together. What an interruption loses at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollectSettings:
     """How a policy collects episodes."""
 
-    tasks: tuple[str, ...]
-    """Task names."""
-    attempts: int = 50
-    """Initial states per task. Successful episodes are kept."""
+    attempts: Mapping[str, int]
+    """Initial states of each task. Successful episodes are kept."""
+    handover: Mapping[str, int] | None = None
+    """Most steps of the policy in each task before the expert takes over. A try draws its own number, up to half of the
+    environment's limit. The expert's action is stored for every step. None: there is no expert."""
     tries: int = 3
-    """Tries from one initial state until one succeeds, each with other noise."""
+    """Tries from one initial state until one succeeds, each with other noise and another handover."""
     noise: float = 0.5
-    """Largest noise added to the policy's actions, as when recording experts. Here the noisy actions are stored: they
-    reached the goal, perhaps where the policy's own would not have."""
+    """Largest noise added to the executed actions, as when recording experts. Without an expert the noisy actions are
+    stored: they reached the goal, perhaps where the policy's own would not have."""
     max_steps: int | None = None
     """Steps after which a try has failed. The environment's own limit if None."""
     jpeg_quality: int = 95
@@ -64,9 +75,9 @@ class CollectSettings:
     """What runs the policy, see :class:`rt1.policy.policy.ActingSettings`."""
 
     def __post_init__(self) -> None:
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
-        check_at_least(self, 1, "attempts", "tries", "max_steps")
+        if not self.attempts or min(self.attempts.values()) < 1:
+            raise ValueError(f"attempts are {dict(self.attempts)}, must be at least one task, and at least 1 of each")
+        check_at_least(self, 1, "tries", "max_steps")
         check_between(self, 0, 2, "noise")
         check_between(self, 1, 100, "jpeg_quality")
 
@@ -78,6 +89,7 @@ class Collection:
     folder: Path  # the data set. Without a success none is written
     attempts: Mapping[str, int]  # task -> attempted initial states
     successes: Mapping[str, int]  # task -> kept episodes
+    failures: Mapping[str, int] = field(default_factory=dict)  # task -> tries that failed, which were left out
 
     @property
     def episodes(self) -> int:
@@ -100,8 +112,9 @@ def collect(
     settings: CollectSettings,
     encoder: TextEncoder,
     seed: tuple[int, int] = (0, 0),
+    details: Mapping[str, Any] | None = None,
 ) -> Collection:
-    """Run a policy and write its successful episodes. Run again to resume.
+    """Run a policy, with or without the expert, and write the successful episodes. Run again to resume.
 
     Args:
         folder: data set to write. Its details name the policy, seeds and attempts.
@@ -110,16 +123,18 @@ def collect(
         settings: tasks, attempts, tries, noise.
         encoder: the checkpoint's text encoder.
         seed: seed and number of the round.
+        details: further details of the data set.
 
     Raises:
-        ValueError: an unknown task.
+        ValueError: an unknown task, or one without the expert that is to take over.
     """
-    tasks = check_tasks(suite, settings.tasks)
-    check_can_collect(suite, tasks)
+    settings = _with_full_names(suite, settings)
+    tasks = tuple(settings.attempts)
+    check_can_collect(suite, tasks, expert=settings.handover is not None)
     if (collection := _finished(folder)) is not None:
         return collection
     collector = _Collector(suite, settings, embed_sentences(suite, tasks, encoder), seed)
-    jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), tasks, settings.attempts)
+    jobs = _jobs(folder.with_name(f".{folder.name}-attempts"), settings.attempts)
     missing = [job for job in jobs if not job.file.is_file()]
     total, left = (sum(len(job.attempts) for job in group) for group in (jobs, missing))
     acting = ActingSettings(engine=settings.engine)
@@ -129,31 +144,28 @@ def collect(
             collector.run, missing, workers=settings.workers, prepare=prepare_policy, arguments=arguments
         ):
             pass
-    episodes = [episode for job in jobs for episode in collector.episodes(job)]
-    successes = Counter(episode.task for episode in episodes)
-    counts = {
-        "attempts": dict.fromkeys(tasks, settings.attempts),
-        "successes": {task: successes[task] for task in tasks},
-    }
+    episodes: list[RecordedEpisode] = []
+    successes, failures = (Counter(dict.fromkeys(settings.attempts, 0)) for _ in range(2))
+    for job in jobs:
+        kept, failed = collector.read(job)
+        episodes += kept
+        successes[job.task] += len(kept)
+        failures[job.task] += failed
+    counts = {"attempts": dict(settings.attempts), "successes": dict(successes), "failures": dict(failures)}
     if episodes:
-        details = {
-            "env": suite_to_json(suite),
-            "control_rate": suite.control_rate,
-            "tasks": list(tasks),
-            "made_by": {"policy": str(checkpoint), **dict(load_info(checkpoint).provenance)},
-            "seed": list(seed),
-            "noise": settings.noise,
-            "tries": settings.tries,
-            **counts,
-        }
-        _write(folder, suite, episodes, encoder, details)
+        expert = {} if settings.handover is None else {CORRECTIONS: True, "handover": dict(settings.handover)}
+        made_by = {"policy": str(checkpoint), **dict(load_info(checkpoint).provenance)}
+        facts = {"made_by": made_by, "seed": list(seed), "noise": settings.noise, "tries": settings.tries}
+        _write(folder, suite, episodes, encoder, {"tasks": list(tasks), **facts, **expert, **counts, **(details or {})})
     write_text(folder / ATTEMPTS_FILE, json.dumps(counts))
     shutil.rmtree(jobs[0].file.parent)
     return Collection(folder=folder, **counts)
 
 
-def check_can_collect(suite: TaskSuite, tasks: Sequence[str]) -> None:
-    """Raise ``ValueError`` unless tasks have a success and instructions that are known before ``reset``."""
+def check_can_collect(suite: TaskSuite, tasks: Sequence[str], *, expert: bool = False) -> None:
+    """Raise ``ValueError`` unless tasks have a success, instructions that are known before ``reset``, and an expert."""
+    if expert:
+        check_experts(suite, tasks, "leave them out of --tasks, or leave --expert out")
     if max_return(suite) is not None:
         raise ValueError(
             f"{suite.name} measures returns; self-improvement keeps successes. Train on experts in its place"
@@ -164,11 +176,18 @@ def check_can_collect(suite: TaskSuite, tasks: Sequence[str]) -> None:
         )
 
 
-def _jobs(scratch: Path, tasks: Sequence[str], attempts: int) -> list[_Job]:
+def _with_full_names(suite: TaskSuite, settings: CollectSettings) -> CollectSettings:
+    names = dict(zip(settings.attempts, check_tasks(suite, tuple(settings.attempts)), strict=True))
+    handover = settings.handover and {names[task]: settings.handover[task] for task in names}
+    attempts = {names[task]: count for task, count in settings.attempts.items()}
+    return replace(settings, attempts=attempts, handover=handover)
+
+
+def _jobs(scratch: Path, attempts: Mapping[str, int]) -> list[_Job]:
     return [
         _Job(task, numbers, scratch / f"{task}-{numbers[0]:05d}.safetensors")
-        for task in tasks
-        for numbers in chunks(attempts, _PER_JOB)
+        for task, count in attempts.items()
+        for numbers in chunks(count, _PER_JOB)
     ]
 
 
@@ -176,8 +195,9 @@ def _write(
     folder: Path, suite: TaskSuite, episodes: Sequence[RecordedEpisode], encoder: TextEncoder, details: dict[str, Any]
 ) -> None:
     """Write the episodes as a data set."""
+    details = {"env": suite_to_json(suite), "control_rate": suite.control_rate, **details}
     recording = RecordingSettings(
-        name=f"{suite.name}_own",
+        name=f"{suite.name}_{'corrections' if CORRECTIONS in details else 'own'}",
         image_size=suite.image_size,
         action_spec=action_spec_of(suite, episodes[0].task),  # as recordings of its experts have it
         episodes=len(episodes),
@@ -201,40 +221,35 @@ class _Collector:
     seed: tuple[int, int]
 
     def run(self, job: _Job) -> None:
-        """Run a job's attempts and write the successes to its file."""
+        """Run a job's attempts, as many at a time as the suite can, and write the successes to its file."""
         tensors: dict[str, Any] = {"attempts": np.array(job.attempts)}
-        with closing(self.suite.open(job.task)) as env:
-            for attempt in job.attempts:
-                tensors |= self._attempt(env, job.task, attempt)
-                count_episode()
+        missing, failures = job.attempts, 0
+        with open_together(self.suite, job.task, len(job.attempts)) as envs:
+            for number in range(self.settings.tries):
+                for first in range(0, len(missing), len(envs)):
+                    tries = [
+                        _Try(self, env, job.task, attempt, number)
+                        for env, attempt in zip(envs, missing[first:], strict=False)
+                    ]
+                    for _ in run_together([one.episode for one in tries]):
+                        pass
+                    for one in tries:
+                        stored = one.tensors()
+                        tensors |= stored
+                        failures += not stored
+                        if stored or number == self.settings.tries - 1:
+                            count_episode()
+                missing = tuple(attempt for attempt in missing if f"{attempt}/actions" not in tensors)
+        tensors["failures"] = np.array(failures)
         with replacing(job.file) as new_file:
             save_file(tensors, new_file)
 
-    def _attempt(self, env: Env, task: str, attempt: int) -> dict[str, Any]:
-        """Return the tensors of the first try that succeeds."""
-        seed = collection_seed(*self.seed, attempt)
-        instruction = recorded_sentence(self.suite, task, attempt)
-        for number in range(self.settings.tries):
-            drift = OrnsteinUhlenbeckNoise(
-                env.action_spec, control_rate=env.control_rate, noise=self.settings.noise, seed=seed + number
-            )
-            controller = Disturbed(PolicyController(prepared_policy()), drift)
-            trial = rollout(env, controller, seed=seed, instruction=instruction, max_steps=self.settings.max_steps)
-            if trial.success:
-                images = [encode_jpeg(seen.image, self.settings.jpeg_quality) for seen in controller.observations]
-                return {
-                    f"{attempt}/actions": trial.actions,
-                    f"{attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
-                    f"{attempt}/sizes": np.array([len(image) for image in images]),
-                }
-        return {}
-
-    def episodes(self, job: _Job) -> list[RecordedEpisode]:
-        """Return the successes in a job's file. Their number is set when they are written."""
+    def read(self, job: _Job) -> tuple[list[RecordedEpisode], int]:
+        """Return the successes in a job's file, and the number of failed tries. Writing numbers the episodes."""
         with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
             tensors = load_file(job.file)
             attempts = [attempt for attempt in tensors["attempts"].tolist() if f"{attempt}/actions" in tensors]
-            return [self._episode(job.task, attempt, tensors) for attempt in attempts]
+            return [self._episode(job.task, attempt, tensors) for attempt in attempts], int(tensors["failures"])
 
     def _episode(self, task: str, attempt: int, tensors: Mapping[str, Any]) -> RecordedEpisode:
         ends = np.cumsum(tensors[f"{attempt}/sizes"]).tolist()
@@ -250,6 +265,49 @@ class _Collector:
             seed=collection_seed(*self.seed, attempt),
             episode_id=0,
         )
+
+
+class _Try:
+    """One try from an initial state: its episode, and what is stored of it."""
+
+    def __init__(self, collector: _Collector, env: Env, task: str, attempt: int, number: int) -> None:
+        suite, settings = collector.suite, collector.settings
+        seed = collection_seed(*collector.seed, attempt)
+        policy = prepared_policy()
+        assert isinstance(policy, Policy)
+        controller: Controller = (acting := PolicyController(policy.new_session()))
+        self._labeled: PolicyThenExpert | None = None
+        if settings.handover is not None and (expert := suite.expert(task)) is not None:
+            steps = min(settings.handover[task], env.max_steps // 2)
+            steps = int(np.random.default_rng((seed + number, 5)).integers(1, max(1, steps) + 1))
+            controller = self._labeled = PolicyThenExpert(acting, Expert(partial(expert, env)), steps)
+        drift = OrnsteinUhlenbeckNoise(
+            env.action_spec, control_rate=env.control_rate, noise=settings.noise, seed=seed + number
+        )
+        self._attempt, self._quality, self._spec = attempt, settings.jpeg_quality, env.action_spec
+        self._disturbed = Disturbed(controller, drift)
+        self.episode = Episode(
+            env,
+            self._disturbed,
+            seed=seed,
+            instruction=recorded_sentence(suite, task, attempt),
+            max_steps=settings.max_steps,
+        )
+
+    def tensors(self) -> dict[str, Any]:
+        """Return images and actions of a success. The actions are the expert's, or those that were executed."""
+        result = self.episode.result()
+        if not result.success:
+            return {}
+        actions = result.actions
+        if self._labeled is not None:
+            actions = np.stack([within_bounds(self._spec, label) for label in self._labeled.labels])
+        images = [encode_jpeg(observation.image, self._quality) for observation in self._disturbed.observations]
+        return {
+            f"{self._attempt}/actions": actions,
+            f"{self._attempt}/jpeg": np.frombuffer(b"".join(images), dtype=np.uint8),
+            f"{self._attempt}/sizes": np.array([len(image) for image in images]),
+        }
 
 
 def _finished(folder: Path) -> Collection | None:

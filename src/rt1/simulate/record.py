@@ -123,11 +123,9 @@ def record(
         LockedError: another process records into the folder.
     """
     tasks = check_tasks(suite, settings.tasks)
-    if controller is None and (lacking := [task for task in tasks if suite.expert(task) is None]):
-        raise ValueError(
-            f"{', '.join(lacking)} of {suite.name} have no expert; record other tasks, or a controller of your own "
-            "with rt1.simulate.record.record"
-        )
+    if controller is None:
+        cure = "record other tasks, or a controller of your own with rt1.simulate.record.record"
+        check_experts(suite, tasks, cure)
     recording = RecordingSettings(
         name=suite.name,
         image_size=suite.image_size,
@@ -156,6 +154,12 @@ def record(
             bar.note = f"{rejected.total()} rejected"
     writer.finish()
     return RecordReport(folder=folder, recorded=total, rejected=dict(rejected))
+
+
+def check_experts(suite: TaskSuite, tasks: Sequence[str], cure: str) -> None:
+    """Raise ``ValueError`` with the names of the tasks that have no expert."""
+    if lacking := [task for task in tasks if suite.expert(task) is None]:
+        raise ValueError(f"{', '.join(lacking)} of {suite.name} have no expert; {cure}")
 
 
 def embed_sentences(suite: TaskSuite, tasks: tuple[str, ...], encoder: TextEncoder) -> SentenceEmbeddings:

@@ -33,12 +33,20 @@ class PolicyController(Controller):
 
     def __init__(self, policy: BasePolicy) -> None:
         self.policy = policy
+        self.batched_action: FloatArray | None = None
+        """The next action, where a batched step of several episodes has computed it."""
 
     def reset(self, instruction: str) -> None:
         self.policy.reset(instruction)
 
+    @property
+    def acting_policy(self) -> PolicyController:
+        """This controller. A controller that lets a policy act has this member, too. It may be None."""
+        return self
+
     def act(self, observation: Observation) -> FloatArray:
-        return self.policy.act_vector(observation.image)
+        action, self.batched_action = self.batched_action, None
+        return self.policy.act_vector(observation.image) if action is None else action
 
 
 class Replay(Controller):
@@ -76,6 +84,28 @@ class Expert(Controller):
         return self._expert_action()
 
 
+class PolicyThenExpert(Controller):
+    """A policy that hands over to the expert after some steps. The expert labels the steps of both."""
+
+    def __init__(self, policy: PolicyController, expert: Expert, steps: int) -> None:
+        self._policy, self._expert, self._steps = policy, expert, steps
+        self.labels: list[FloatArray] = []
+        """The expert's action at each step."""
+
+    def reset(self, instruction: str) -> None:
+        self._policy.reset(instruction)
+
+    @property
+    def acting_policy(self) -> PolicyController | None:
+        """The policy, until it hands over."""
+        return self._policy if len(self.labels) < self._steps else None
+
+    def act(self, observation: Observation) -> FloatArray:
+        policy = self.acting_policy
+        self.labels.append(self._expert.act(observation))
+        return self.labels[-1] if policy is None else policy.act(observation)
+
+
 class Disturbed(Controller):
     """A controller whose actions get noise before they are executed. It keeps what a recording needs."""
 
@@ -97,10 +127,21 @@ class Disturbed(Controller):
         self.instruction = instruction
         self._controller.reset(instruction)
 
+    @property
+    def acting_policy(self) -> PolicyController | None:
+        """The policy that acts next, or None."""
+        return acting_policy(self._controller)
+
     def act(self, observation: Observation) -> FloatArray:
         self.observations.append(observation)
         self.intended.append(within_bounds(self._drift.spec, self._controller.act(observation)))
         return self._drift.apply(self.intended[-1])
+
+
+def acting_policy(controller: Controller) -> PolicyController | None:
+    """Return a controller's optional member ``acting_policy``: the policy that acts next, or None."""
+    policy: PolicyController | None = getattr(controller, "acting_policy", None)
+    return policy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from rt1.simulate.rollout import (
     RandomActions,
     Replay,
     Rollout,
+    acting_policy,
     rollout,
 )
 from rt1.simulate.seeds import recording_seed, trial_seed
@@ -151,10 +152,7 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
     # on any number of processes and machines. A policy that is not ours holds one episode.
     count = len(plan.trials) if looks and isinstance(prepared_policy(), Policy) else 1
     results: list[TrialResult] = []
-    with ExitStack() as stack:
-        envs = open_batch(suite, plan.task, count, render=looks)
-        for env in envs:
-            stack.callback(env.close)
+    with open_together(suite, plan.task, count, render=looks) as envs:
         for numbers in (plan.trials[first : first + len(envs)] for first in range(0, len(plan.trials), len(envs))):
             episodes = [
                 Episode(
@@ -166,7 +164,8 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
                 )
                 for env, trial in zip(envs, numbers, strict=False)
             ]
-            _run_together(episodes)
+            for _ in run_together(episodes):
+                count_episode()
             results += [
                 TrialResult(plan=plan, trial=trial, rollout=episode.result(), max_return=max_return(suite))
                 for trial, episode in zip(numbers, episodes, strict=True)
@@ -181,26 +180,40 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
     ]
 
 
-def _run_together(episodes: Sequence[Episode]) -> None:
-    """Run episodes to their ends, one step of each at a time."""
+@contextmanager
+def open_together(suite: TaskSuite, task: str, count: int, *, render: bool = True) -> Iterator[Sequence[Env]]:
+    """Open at most ``count`` environments of a task to act in at the same time, and close them at the end."""
+    with ExitStack() as stack:
+        envs = open_batch(suite, task, count, render=render)
+        for env in envs:
+            stack.callback(env.close)
+        yield envs
+
+
+def run_together(episodes: Sequence[Episode]) -> Iterator[Episode]:
+    """Run episodes one step of each at a time and yield each one at its end. Policies take one batched step."""
     while active := [episode for episode in episodes if not episode.done]:
-        for episode, action in zip(active, _actions(active), strict=True):
-            episode.step(action)
+        _step_policies(active)
+        for episode in active:
+            episode.step(episode.controller.act(episode.observation))
             if episode.done:
-                count_episode()
+                yield episode
 
 
-def _actions(episodes: Sequence[Episode]) -> list[FloatArray]:
-    """Return the next action of each episode, those of policies by one batched step."""
-    controllers, observations = zip(*((episode.controller, episode.observation) for episode in episodes), strict=True)
-    policies = [controller.policy for controller in controllers if isinstance(controller, PolicyController)]
-    sessions = [policy for policy in policies if isinstance(policy, Policy)]
-    if len(sessions) < len(episodes):
-        return [controller.act(seen) for controller, seen in zip(controllers, observations, strict=True)]
-    logits_SAV = sessions[0].step([session.state for session in sessions], [seen.image for seen in observations])
-    return [
-        session.action_spec.decode_logits(logits_AV)[1] for session, logits_AV in zip(sessions, logits_SAV, strict=True)
-    ]
+def _step_policies(episodes: Sequence[Episode]) -> None:
+    """Compute the next actions of the policies that act in these episodes by one batched step."""
+    controllers, sessions, images = [], [], []
+    for episode in episodes:
+        controller = acting_policy(episode.controller)
+        if controller is not None and isinstance(controller.policy, Policy):
+            controllers.append(controller)
+            sessions.append(controller.policy)
+            images.append(episode.observation.image)
+    if not sessions:
+        return
+    logits_SAV = sessions[0].step([session.state for session in sessions], images)
+    for controller, session, logits_AV in zip(controllers, sessions, logits_SAV, strict=True):
+        controller.batched_action = session.action_spec.decode_logits(logits_AV)[1]
 
 
 def _controller(suite: TaskSuite, env: Env, plan: TrialPlan, trial: int) -> Controller:

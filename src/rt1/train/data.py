@@ -18,7 +18,7 @@ from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.data.sources.base import EpisodeSource, instructions_of, optional_members
+from rt1.data.sources.base import CORRECTIONS, EpisodeSource, has_corrections, instructions_of, optional_members
 from rt1.data.sources.concat import Embodiments
 from rt1.data.sources.images import image_size
 from rt1.data.statistics import source_statistics
@@ -256,6 +256,7 @@ def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64], unknown: fro
             "tasks": sorted({source.task(episode) for episode in range(len(source.lengths))} - {""}),
             "image_size": list(image_size(source.encoded_images(0, 0, 1)[0])),
             **({"env": details["env"]} if "env" in details else {}),
+            **({CORRECTIONS: True} if has_corrections(details) else {}),
             **({UNKNOWN_KEY: sorted(unknown)} if unknown else {}),
         },
     )

@@ -1,4 +1,7 @@
-"""Self-improvement (RoboCat): rounds of collecting, training on successes, and trials against a baseline policy."""
+"""Rounds of collecting, training and trials against a baseline policy.
+
+A policy learns from its own successes (self-improvement, RoboCat) or from an expert's corrections (DAgger).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +24,7 @@ from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least
 from rt1.common.json_files import read_object
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.rlds.reader import RLDSSource
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import CORRECTED, EpisodeSource, optional_members
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks
 from rt1.envs.registry import suite_from_json
 from rt1.errors import DataError
@@ -45,22 +48,27 @@ class ImproveSettings:
 
     tasks: tuple[str, ...] = ()
     """Tasks to get better at. Those of the recorded data if not given."""
+    expert: bool = False
+    """Learn from the scripted expert's corrections (DAgger) in place of own successes. The policy acts first, the
+    expert takes over after a random number of steps. The expert's action is learned at every step."""
     rounds: int = 3
     """Rounds of collecting, training and trials."""
     attempts: int = 50
-    """Initial states per task and round. Successful episodes are kept."""
+    """Initial states per task and round. Successful episodes are kept. With an expert it is the mean: tasks that failed
+    more often in the last trials get more."""
     tries: int = 3
-    """Tries from one initial state until one succeeds, each with other noise."""
+    """Tries from one initial state until one succeeds, each with other noise and another handover to the expert."""
     noise: float = 0.5
-    """Largest noise on the actions while collecting, as a fraction of half the action range."""
+    """Largest noise on the executed actions while collecting, as a fraction of half the action range."""
     patience: float = 1.5
-    """Step limit of a try, as a multiple of the longest recorded episode."""
+    """Step limit of a try, as a multiple of the longest recorded episode. With an expert it limits the policy's
+    part, as a multiple of the longest one of the task, up to half of the environment's limit."""
     first_updates: int = 3000
     """Updates on the recorded data alone before the first round, where no checkpoint is given."""
     updates: int = 1000
     """Updates per round."""
     own_share: float = 0.5
-    """Share of the samples from the policy's own episodes, of all rounds so far, 0..1."""
+    """Share of the samples from the collected episodes, of all rounds so far, 0..1."""
     trials: int = 50
     """Trials per task, after every round, from the same starts each time."""
     control: bool = True
@@ -68,7 +76,7 @@ class ImproveSettings:
     seed: int = 0
     """Random seed."""
     cpu_minutes: float = 0.0
-    """Budget: no further stage begins once so much CPU time is spent. 0 means none."""
+    """Budget: no further stage begins once so much CPU time is spent. A larger one resumes. 0 means none."""
     workers: int = 0
     """Processes. 0 means one per core."""
     engine: str | None = None
@@ -93,8 +101,9 @@ class Round:
     number: int  # 0 before anything was collected
     attempts: Mapping[str, int]  # task -> attempted initial states
     kept: Mapping[str, int]  # task -> successful episodes, used for training
-    improved: tuple[SuccessCount, ...]  # trials of the policy that also trains on its own episodes
+    improved: tuple[SuccessCount, ...]  # trials of the policy that also trains on the collected episodes
     control: tuple[SuccessCount, ...]  # trials of the baseline policy; empty where there is none
+    failures: Mapping[str, int] = field(default_factory=dict)  # task -> tries that failed, which were left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +114,12 @@ class Improvement:
     rounds: tuple[Round, ...]  # from round 0 on
     cpu_seconds: Mapping[str, float]  # stage -> CPU time
     finished: bool  # false if the budget ended it: a larger budget resumes it
+    expert: bool = False  # the collected episodes are an expert's corrections
+
+    @property
+    def training(self) -> str:
+        """What the policy is trained on besides the recorded episodes."""
+        return CORRECTED if self.expert else "with its own episodes"
 
 
 def success(trials: Sequence[SuccessCount]) -> float | None:
@@ -122,7 +137,7 @@ def improve(
     checkpoint: Path | None = None,
     after_round: Callable[[Improvement], object] | None = None,
 ) -> Improvement:
-    """Improve a policy by training on its own successes. Run again to resume.
+    """Improve a policy by training on its own successes, or on an expert's corrections. Run again to resume.
 
     Args:
         recorded: recorded episodes of an environment, as ``rt1 record`` writes them.
@@ -134,7 +149,7 @@ def improve(
         after_round: called after each round with all rounds so far.
 
     Raises:
-        ValueError: a folder with other settings, or data without an environment.
+        ValueError: a folder with other settings, data without an environment, or a task without an expert.
         SaveError: the folder holds something else.
         LockedError: another process works in the folder.
     """
@@ -143,7 +158,7 @@ def improve(
         raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
     suite = suite_from_json(details["env"])
     tasks = check_tasks(suite, wanted.tasks or tuple(details.get("tasks", ())))
-    check_can_collect(suite, tasks)
+    check_can_collect(suite, tasks, expert=wanted.expert)
     # With images: what is missing for them should show before a long training.
     check_actions_fit(recorded.action_spec, action_spec_of(suite, tasks[0], render=True))
     loop = _Loop(
@@ -154,13 +169,13 @@ def improve(
         suite=suite,
         encoder=encoder,
         initial=checkpoint,
+        after_round=after_round,
     )
     with working_in(folder, ours=IMPROVE_FILES):
         loop.begin()
-        while loop.has_next():
-            loop.next_round()
-            if after_round is not None:
-                after_round(loop.result())
+        for _ in loop.stages():
+            if loop.budget_is_spent:
+                break
     return loop.result()
 
 
@@ -175,16 +190,15 @@ class _Loop:
     suite: TaskSuite
     encoder: TextEncoder
     initial: Path | None  # policy to begin with
+    after_round: Callable[[Improvement], object] | None = None
     rounds: list[Round] = field(default_factory=list)
     cpu_seconds: dict[str, float] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)  # what must stay the same from call to call
 
     def begin(self) -> None:
         """Load the state of an earlier call. Refuse a folder with other settings."""
-        free = ("rounds", "cpu_minutes", "workers")
-        settings = json_config.to_json(self.settings)
         self.about = {
-            "settings": {name: value for name, value in settings.items() if name not in free},
+            "settings": _fixed(self.settings),
             "config": json_config.to_json(self.config),
             "data": [self.recorded.name, int(self.recorded.lengths.sum())],
             "checkpoint": None if self.initial is None else str(resolve(self.initial)),
@@ -195,7 +209,9 @@ class _Loop:
                 state = read_object(file)
                 self.rounds = [json_config.from_json(Round, data, where="a round") for data in state["rounds"]]
                 self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
-                changed = differences(_flat(state), _flat(self.about))
+                # A folder of an earlier version lacks newer settings, which had their defaults then.
+                old = {**state, "settings": {**_fixed(ImproveSettings()), **state["settings"]}}
+                changed = differences(_flat(old), _flat(self.about))
             if changed and (self.rounds or any(self.folder.glob("round-*"))):
                 raise ValueError(
                     f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
@@ -209,36 +225,50 @@ class _Loop:
             rounds=tuple(self.rounds),
             cpu_seconds=dict(self.cpu_seconds),
             finished=len(self.rounds) > self.settings.rounds,
+            expert=self.settings.expert,
         )
 
-    def has_next(self) -> bool:
-        """Return whether a round is left and the budget allows it."""
-        spent = sum(self.cpu_seconds.values()) / 60
-        return len(self.rounds) <= self.settings.rounds and not 0 < self.settings.cpu_minutes <= spent
+    @property
+    def budget_is_spent(self) -> bool:
+        """Whether no further stage may begin."""
+        return 0 < self.settings.cpu_minutes <= sum(self.cpu_seconds.values()) / 60
 
-    def next_round(self) -> None:
-        """Do the next round. Round 0 trains on the recorded data and counts."""
-        number = len(self.rounds)
-        if number > 0:
-            self.rounds.append(self._round(number))
-        else:
-            trials = self._try(self.initial or self._train("improved", 0, []))
-            control = trials if self.settings.control else ()
-            self.rounds.append(Round(number=0, attempts={}, kept={}, improved=trials, control=control))
-        self._save()
+    def stages(self) -> Iterator[None]:
+        """Do the rounds that are left. Yield before each stage: there the improvement can be stopped and resumed."""
+        while (number := len(self.rounds)) <= self.settings.rounds:
+            self.rounds.append((yield from self._round(number) if number else self._first_round()))
+            self._save()
+            if self.after_round is not None:
+                self.after_round(self.result())
 
-    def _round(self, number: int) -> Round:
+    def _first_round(self) -> Generator[None, None, Round]:
+        """Train on the recorded data and count."""
+        yield
+        policy = self.initial or self._train("improved", 0, [])
+        yield
+        trials = self._try(policy)
+        control = trials if self.settings.control else ()
+        return Round(number=0, attempts={}, kept={}, improved=trials, control=control)
+
+    def _round(self, number: int) -> Generator[None, None, Round]:
+        yield
         collection = self._collect(number)
         successes = [*(earlier.kept for earlier in self.rounds), collection.successes]
         sources = [RLDSSource(self._own(n)) for n, counts in enumerate(successes) if sum(counts.values())]
+        yield
         improved = self._train("improved", number, sources)
-        control = self._try(self._train("control", number, [])) if self.settings.control else ()
+        baseline: Path | None = None
+        if self.settings.control:
+            yield
+            baseline = self._train("control", number, [])
+        yield
         return Round(
             number=number,
             attempts=collection.attempts,
             kept=collection.successes,
+            failures=collection.failures,
             improved=self._try(improved),
-            control=control,
+            control=() if baseline is None else self._try(baseline),
         )
 
     def _policy(self, variant: str, number: int) -> Path:
@@ -249,27 +279,49 @@ class _Loop:
 
     def _collect(self, number: int) -> Collection:
         """Collect the episodes of a round, or resume an interrupted collection."""
+        longest = int(self.recorded.lengths.max())
         settings = CollectSettings(
-            tasks=self.settings.tasks,
-            attempts=self.settings.attempts,
+            attempts=self._attempts(),
+            handover=self._handover() if self.settings.expert else None,
             tries=self.settings.tries,
             noise=self.settings.noise,
-            max_steps=math.ceil(self.settings.patience * int(self.recorded.lengths.max())),
+            max_steps=None if self.settings.expert else math.ceil(self.settings.patience * longest),
             workers=self.settings.workers,
             engine=self.settings.engine,
         )
-        policy = resolve(self._policy("improved", number - 1))
-        seed = (self.settings.seed, number)
         with self._timed("collect"):
             return collect(
-                self._own(number), policy, suite=self.suite, settings=settings, encoder=self.encoder, seed=seed
+                self._own(number),
+                resolve(self._policy("improved", number - 1)),
+                suite=self.suite,
+                settings=settings,
+                encoder=self.encoder,
+                seed=(self.settings.seed, number),
+                # As recorded: the environment may have had fewer settings then.
+                details={"round": number, "env": optional_members(self.recorded).details["env"]},
             )
+
+    def _handover(self) -> dict[str, int]:
+        """Return the most steps of the policy in each task. A task without recorded episodes gets those of all."""
+        lengths: dict[str, list[int]] = {}
+        for episode, steps in enumerate(self.recorded.lengths.tolist()):
+            lengths.setdefault(self.recorded.task(episode), []).append(steps)
+        every = self.recorded.lengths.tolist()
+        return {task: math.ceil(self.settings.patience * max(lengths.get(task, every))) for task in self.settings.tasks}
+
+    def _attempts(self) -> dict[str, int]:
+        """Return the initial states of each task. Those of corrections are shared out by the failures so far."""
+        weights = dict.fromkeys(self.settings.tasks, 1.0)
+        if self.settings.expert:
+            weights = {c.task: (c.trials - c.successes + 1) / (c.trials + 2) for c in self.rounds[-1].improved}
+        per_weight = self.settings.attempts * len(weights) / sum(weights.values())
+        return {task: max(1, round(weight * per_weight)) for task, weight in weights.items()}
 
     def _own(self, number: int) -> Path:
         return self.folder / f"round-{number}" / "own"
 
     def _train(self, variant: str, number: int, sources: Sequence[EpisodeSource]) -> Path:
-        """Train a variant on the recorded data and on its own episodes, from its policy of the last round."""
+        """Train a variant on the recorded data and on collected episodes, from its policy of the last round."""
         # In thousandths: the order of the sources then repeats after few samples.
         share = round(1000 * self.settings.own_share)
         data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(sources)))]
@@ -318,6 +370,12 @@ class _Loop:
         rounds = json_config.to_json(self.rounds)
         state = {**self.about, "rounds": rounds, "cpu_seconds": self.cpu_seconds}
         write_text(self.folder / STATE_FILE, json.dumps(state, indent=1))
+
+
+def _fixed(settings: ImproveSettings) -> dict[str, Any]:
+    """Return the settings that must stay the same from call to call."""
+    free = ("rounds", "cpu_minutes", "workers")
+    return {name: value for name, value in json_config.to_json(settings).items() if name not in free}
 
 
 def _flat(about: Mapping[str, Any]) -> dict[str, Any]:

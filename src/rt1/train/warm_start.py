@@ -14,6 +14,7 @@ from torch import Tensor
 from rt1.actions import ActionSpec
 from rt1.checkpoint import CheckpointInfo, SharedInfo, load_whole_info, load_whole_model
 from rt1.common import json_config
+from rt1.data.sources.base import CORRECTIONS, has_corrections
 from rt1.model.heads import OUTPUT, POSITIONS
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.pretrained.convert import load_imagenet
@@ -32,6 +33,7 @@ class InitReport:
     loaded: tuple[str, ...]  # names of the loaded tensors
     reinitialized: Mapping[str, tuple[str, ...]]  # reason -> names of the new tensors
     notes: tuple[str, ...] = ()  # further remarks for the user
+    corrections: bool = False  # the checkpoint was trained with expert corrections
 
     def lines(self) -> list[str]:
         """Return the report as lines of text."""
@@ -44,7 +46,8 @@ class InitReport:
 
     def to_json(self) -> dict[str, Any]:
         new = dict(self.reinitialized)
-        return {"source": self.source, "loaded": len(self.loaded), "new": new, "notes": list(self.notes)}
+        data = {"source": self.source, "loaded": len(self.loaded), "new": new, "notes": list(self.notes)}
+        return data | ({CORRECTIONS: True} if self.corrections else {})
 
 
 def start_from(
@@ -97,7 +100,13 @@ def start_from(
     model.load_state_dict(loaded, strict=False)
     if changed := _other_settings(old.config, model.config):
         notes.append(f"settings of the network that are not the checkpoint's: {'; '.join(changed)}")
-    return InitReport(source=str(path), loaded=tuple(loaded), reinitialized=reinitialized, notes=tuple(notes))
+    return InitReport(
+        source=str(path),
+        loaded=tuple(loaded),
+        reinitialized=reinitialized,
+        notes=tuple(notes),
+        corrections=has_corrections(info.provenance),
+    )
 
 
 def _check_text(

@@ -15,7 +15,7 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.data.open_mixture import WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.windows import Windows
-from rt1.data.sources.base import EpisodeSource
+from rt1.data.sources.base import CORRECTIONS, EpisodeSource
 from rt1.data.sources.concat import DefaultInstruction, JoinedSource, MappedSource, embodiments_of, origin
 from rt1.data.sources.images import decode_image
 from rt1.errors import DataError
@@ -34,6 +34,16 @@ def test_a_joined_source_keeps_the_protocol(make_source: MakeSource) -> None:
     joined = JoinedSource([make_source(3, 2), make_source(4)])
     assert isinstance(joined, EpisodeSource)
     check_source(joined)
+
+
+def test_joined_details_are_those_that_all_share_and_the_corrections_of_any(make_source: MakeSource) -> None:
+    recorded, corrected = make_source(3), make_source(4)
+    recorded.details = {"control_rate": 10.0, "env": {"suite": "points"}, "seed": 1}
+    corrected.details = {**recorded.details, "seed": 2, CORRECTIONS: True}
+    shared = {"control_rate": 10.0, "env": {"suite": "points"}}
+    assert JoinedSource([recorded, recorded]).details == recorded.details
+    assert JoinedSource([recorded, corrected]).details == {**shared, CORRECTIONS: True}
+    assert JoinedSource([recorded, make_source(2)]).details == {}
 
 
 def test_episodes_are_counted_through_the_sources(make_source: MakeSource) -> None:

@@ -76,6 +76,19 @@ class EpisodeSource(Protocol):
         ...
 
 
+CORRECTIONS = "expert_corrections"
+"""Key in the details of a data set in which a policy acted and an expert labeled the steps. It is also in the
+provenance of the checkpoints trained on them: such a policy has seen more of the expert than the recorded episodes."""
+CORRECTED = "with expert corrections"
+"""What reports call such a policy."""
+
+
+def has_corrections(facts: Mapping[str, Any]) -> bool:
+    """Return whether a data set's details, or a checkpoint's provenance, have expert corrections."""
+    initial = facts.get("init")  # of a policy that training started from
+    return bool(facts.get(CORRECTIONS) or (isinstance(initial, Mapping) and initial.get(CORRECTIONS)))
+
+
 OUTCOMES = ("success", "seed", "reward")
 """What a data set may say of how its episodes ended."""
 

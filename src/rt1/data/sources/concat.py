@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray, spec_difference
-from rt1.data.sources.base import EpisodeSource, check_steps, instructions_of, optional_members
+from rt1.data.sources.base import CORRECTIONS, EpisodeSource, check_steps, instructions_of, optional_members
 from rt1.data.sources.decoding import decoded_images
 from rt1.errors import DataError
 
@@ -111,6 +111,7 @@ class JoinedSource(DerivedSource):
         self._one_encoder = all(encoder == encoders[0] for encoder in encoders)
         self.text_encoder = encoders[0] if self._one_encoder else None
         """Identity of the encoder of the stored text embeddings. None if unknown or not the same for all."""
+        self.details = _common_details([optional_members(source).details for source in sources])
 
     @property
     def action_spec(self) -> ActionSpec:
@@ -200,6 +201,13 @@ def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | No
     if any(name == "" for name in names):
         raise DataError("the name of an embodiment is empty; give it a name, or leave it out for the data set's")
     return tuple(source.name if name is None else name for source, name in zip(sources, names, strict=True))
+
+
+def _common_details(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the details that are equal in all sources, and :data:`CORRECTIONS` if one of them has them."""
+    first, *others = details
+    common = {name: value for name, value in first.items() if all(other.get(name) == value for other in others)}
+    return common | ({CORRECTIONS: True} if any(one.get(CORRECTIONS) for one in details) else {})
 
 
 def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
