@@ -96,9 +96,7 @@ def check_different(
         )
 
 
-SHARED_CURE = (
-    "name a text encoder that knows these words (docs/text-encoders.md), or give them one sentence"
-)
+SHARED_CURE = "name a text encoder that knows these words (docs/text-encoders.md), or give them one sentence"
 
 
 def shared_text(groups: Sequence[tuple[str, ...]]) -> str:
