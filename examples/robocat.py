@@ -1,6 +1,6 @@
 """RoboCAT-style code here: a Hugging Face data set, MaxViT with text attention, validation, guidance.
 
-docs/second-family.md answers the older calls line by line. Needs the extra `huggingface`.
+docs/migration.md maps the older calls line by line. Needs the extra `huggingface`.
 """
 
 from __future__ import annotations

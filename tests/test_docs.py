@@ -20,6 +20,12 @@ FILE = re.compile(r"`((?:\w+/)+\w+\.py)`")
 NAME = re.compile(r"(?<![\w./-])rt1(?!\.py\b)(?:\.[A-Za-z_]\w*)+(?![\w/])")
 IMPORT = re.compile(r"^from (rt1(?:\.\w+)*) import ([\w, ]+)$", re.MULTILINE)
 
+MOST_WORDS = 25
+"""Words of a sentence or a table cell. Code counts as one word."""
+MOST_SEMICOLONS = 2
+"""Semicolons in 100 sentences of a page."""
+NOT_YET_PLAIN = {"control", "data", "environments", "evaluation", "export", "fetch", "inspect", "play", "serving"}
+
 
 def _anchor(heading: str) -> str:
     """Return the anchor that a heading gets: lower case, no punctuation, spaces as hyphens."""
@@ -34,6 +40,19 @@ def _exists(name: str) -> bool:
     return hasattr(importlib.import_module(module), member) or (
         hasattr(importlib.import_module(module), "__path__") and importlib.util.find_spec(name) is not None
     )
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences, list items and table cells of a page, without its code blocks and link targets."""
+    text = re.sub(r"^```.*?^```$|^ {4}.*?$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]+`", "code", text))
+    blocks = re.split(r"\n\s*\n|\n(?=\s*(?:[-*]|\d+\.|#+) )|\|", text)
+    return [
+        sentence
+        for block in blocks
+        for sentence in re.split(r"(?<=[.!?:])\**\s+", " ".join(block.split()))
+        if re.search(r"\w", sentence)
+    ]
 
 
 @pytest.fixture(params=PAGES, ids=lambda page: page.name)
@@ -68,6 +87,20 @@ def test_every_module_and_member_exists(page: Path) -> None:
     names = set(NAME.findall(text))
     names |= {f"{module}.{name.strip()}" for module, members in IMPORT.findall(text) for name in members.split(",")}
     assert sorted(name for name in names if not _exists(name)) == []
+
+
+def test_sentences_are_short_and_have_no_semicolons(page: Path) -> None:
+    sentences = _sentences(page.read_text(encoding="utf-8"))
+    if page.stem in NOT_YET_PLAIN:
+        assert sentences
+        return
+    assert [sentence for sentence in sentences if len(sentence.split()) > MOST_WORDS] == []
+    assert sum(sentence.count(";") for sentence in sentences) <= len(sentences) * MOST_SEMICOLONS / 100
+
+
+def test_sentences_are_found_between_code_and_links() -> None:
+    page = "# One\n\n- Two `a; b. c` and [three](x.md). Four\n  goes on.\n\n```\nno; sentence\n```\n\n| five; | six |\n"
+    assert _sentences(page) == ["# One", "- Two code and [three].", "Four goes on.", "five;", "six"]
 
 
 def test_a_missing_heading_file_or_member_is_noticed() -> None:

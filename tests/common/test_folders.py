@@ -190,7 +190,7 @@ def test_no_command_writes_where_something_else_is_or_where_no_name_is_given(
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("rt1: ")
         assert re.search(
-            "; give (a|the) (new|name|path)|be PATH|outside of|current folder|the file to convert|other settings",
+            "[;.] [Gg]ive (a|the) (new|name|path)|be PATH|outside of|current folder|the file to convert|other settings",
             line,
         ), line
     assert _files(tmp_path) == before

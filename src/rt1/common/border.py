@@ -46,7 +46,7 @@ def check_no_pointer(path: Path, *, error: Callable[[str], RT1Error] = DataError
     except OSError:
         return
     if start == GIT_LFS_START:
-        raise error(f"{path} is a git-lfs pointer, not the file itself; run git lfs pull in its repository")
+        raise error(f"{path} is a git-lfs pointer, not the file itself. Run git lfs pull in its repository")
 
 
 @contextmanager

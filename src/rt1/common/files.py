@@ -89,12 +89,12 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
         raise SaveError(f"{path} is a file, which a folder must not replace; give a new folder")
     current = Path.cwd()
     if target in (current, *current.parents):
-        raise SaveError(f"{path} is the current folder or one above it, which must not be replaced; give a new folder")
+        raise SaveError(f"{path} is the current folder or one above it, which must not be replaced. Give a new folder")
     names = sorted(entry.name for entry in target.iterdir())
     if holding[0] in names:
         names = [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in holding)]
     if names:
-        raise SaveError(f"{path} holds {first_names(names)}, which replacing it would remove; give a new folder")
+        raise SaveError(f"{path} holds {first_names(names)}, which replacing it would remove. Give a new folder")
 
 
 def _check_file(path: Path, target: Path, suffix: str) -> None:

@@ -57,7 +57,7 @@ def stamp_of(path: Path) -> Stamp:
 def check_unchanged(path: Path, stamp: Stamp) -> None:
     """Raise :class:`DataError` if a file is no longer the one of the stamp."""
     if stamp_of(path) != stamp:
-        raise DataError(f"{path} has changed since it was opened; open the data set again")
+        raise DataError(f"{path} has changed since it was opened. Open the data set again")
 
 
 def time_limits(size: int) -> tuple[float, float]:

@@ -33,7 +33,7 @@ def check_folder(folder: Path, *, ours: Collection[str]) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise SaveError(f"{folder} is a file, must be a folder; give a new folder")
+        raise SaveError(f"{folder} is a file, must be a folder. Give a new folder")
     names = sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.suffix not in _LOGS)
     if names and not any((folder / name).exists() for name in ours):
         raise SaveError(

@@ -61,7 +61,7 @@ def check_total(settings: Any, total: int, most: int, what: str, *names: str) ->
         sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in names[1:])
         raise ValueError(
             f"{names[0]} is {getattr(settings, names[0])}, {sizes}: together {total:,} {what}; at most {most:,} fit "
-            "into memory; give smaller ones"
+            "into memory. Give smaller ones"
         )
 
 

@@ -31,7 +31,7 @@ def fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int]
         else:
             raise DataError(f"not a message: tag {tag} at byte {start}; the file holds something else")
         if end > stop:
-            raise DataError(f"not a message: the field at byte {start} runs over its end; write it again")
+            raise DataError(f"not a message: the field at byte {start} runs over its end. Write it again")
         yield tag, first, end
         start = end
 

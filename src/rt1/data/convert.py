@@ -100,7 +100,7 @@ def convert_source(
 def _write_rlds(source: EpisodeSource, out: Path, settings: ConvertSettings) -> int:
     """Write RLDS and return how many episodes already existed."""
     if unused := [name for name in _FOR_LEROBOT if getattr(settings, name) is not None]:
-        raise ValueError(f"{', '.join(unused)}: only a LeRobot data set has these; leave them out")
+        raise ValueError(f"{', '.join(unused)}: only a LeRobot data set has these. Leave them out")
     recording = _recording(source, "rlds", settings)
     writer = RLDSWriter(out, recording)
     missing = writer.missing_shards()
@@ -149,9 +149,9 @@ def _recording(source: EpisodeSource, to: Format, settings: ConvertSettings) -> 
 def _steps_per_second(source: EpisodeSource) -> int:
     rate = optional_members(source).details.get("control_rate")
     if rate is None:
-        raise DataError(f"{source.name} does not note its control rate; give fps=N, the steps per second")
+        raise DataError(f"{source.name} does not note its control rate. Give fps=N, the steps per second")
     if rate != int(rate):
-        raise DataError(f"{source.name} has a control rate of {rate}; LeRobot wants a whole number; give fps")
+        raise DataError(f"{source.name} has a control rate of {rate}; LeRobot wants a whole number. Give fps")
     return int(rate)
 
 

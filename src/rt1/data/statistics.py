@@ -159,7 +159,7 @@ def finite_row(values: Sequence[float], *, like: Sequence[object]) -> NDArray[np
 def statistics_of(actions: FloatArray) -> ActionStatistics:
     """Return the statistics of float32 (steps, A) actions. No step at all raises :class:`DataError`."""
     if not len(actions):
-        raise DataError("there are no actions to take bounds from; the source has no steps")
+        raise DataError("there are no actions to take bounds from. The source has no steps")
     q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0).astype(np.float64)
     mean, std = actions.mean(axis=0, dtype=np.float64), actions.std(axis=0, dtype=np.float64)
     return ActionStatistics(

@@ -261,7 +261,7 @@ def _survey_actions(source: EpisodeSource, episodes: NDArray[np.int64], actions:
     spec, lengths, read = source.action_spec, source.lengths[episodes], np.concatenate(actions)
     finite = np.isfinite(read).all(axis=1)
     if not finite.any():
-        raise DataError(f"{source.name}: no step of {len(read)} has a finite action; record the data set again")
+        raise DataError(f"{source.name}: no step of {len(read)} has a finite action. Record the data set again")
     rows, ends = np.flatnonzero(finite), np.cumsum(lengths)
 
     def place(row: int) -> Place:

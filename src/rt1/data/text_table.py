@@ -38,7 +38,7 @@ def _pairs(source: EpisodeSource, episodes: list[int]) -> Iterator[tuple[str, Fl
         vector = source.text_embedding(episode)
         if vector is None:
             raise DataError(
-                f"{source.name}, episode {episode} has no text embedding to harvest; name the key that holds it "
+                f"{source.name}, episode {episode} has no text embedding to harvest. Name the key that holds it "
                 "(RLDSLayout's embedding_key), or use another data set"
             )
         yield source.instruction(episode), vector

@@ -88,7 +88,7 @@ class TextInput(nn.Module):
         if self.null_W is None:
             raise ValueError(
                 "this network was trained without dropping the text (text.drop is 0) and has no null to put in its "
-                "place; train with text.drop above 0, or use it with a guidance scale of 1"
+                "place. Train with text.drop above 0, or use it with a guidance scale of 1"
             )
         null = torch.zeros_like(condition)
         null[:, 0 if self.as_tokens else slice(None)] = self.null_W.to(null.dtype)

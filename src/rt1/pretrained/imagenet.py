@@ -99,7 +99,7 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     path = Path(path)
     tensors, metadata = read_safetensors(path, error=CheckpointError, cure=_WRITE)
     if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path} was not written by `rt1 convert imagenet`; convert the weights first")
+        raise CheckpointError(f"{path} was not written by `rt1 convert imagenet`. Convert the weights first")
     about = parse(metadata[METADATA_KEY], name=f"the description in {path}", error=CheckpointError, cure=_WRITE)
     network = about.get("configuration") if isinstance(about, dict) else None
     if not isinstance(model.backbone, FiLMEfficientNet | MaxViT):
@@ -197,7 +197,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(map(_is_named_tensor, tensors.items())):
         raise CheckpointError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
     if sum(tensor.numel() for tensor in tensors.values()) > path.stat().st_size:  # by strides of 0
-        raise CheckpointError(f"{path} claims larger tensors than it holds; get another file")
+        raise CheckpointError(f"{path} claims larger tensors than it holds. Get another file")
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 

@@ -124,7 +124,7 @@ def _maxvit_config(tensors: Mapping[str, Tensor]) -> MaxViTConfig:
     if len(table) != 3:
         raise ValueError(
             f"this MaxViT's {_BIAS_TABLE} has shape {list(table)}, that of timm's own variants, whose attention lays "
-            "its heads out differently; give a maxvit_*_tf_*, of Google's weights"
+            "its heads out differently. Give a maxvit_*_tf_*, of Google's weights"
         )
     return MaxViTConfig(
         stem_channels=_shape(tensors, "stem.conv2.weight")[0],

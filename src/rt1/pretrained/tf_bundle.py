@@ -74,7 +74,7 @@ class TensorBundle:
             table = dict(_read_table(self.index_file))
             header = _message(table.pop(b""))
             if _integer(header, 2) != 0:
-                raise BundleError(f"{self.index_file} was written on a big-endian machine; convert it there")
+                raise BundleError(f"{self.index_file} was written on a big-endian machine. Convert it there")
             self.shards = _integer(header, 1, 1)
             self.entries = {key.decode(): _entry(key.decode(), _message(value)) for key, value in table.items()}
         self._check_data_files()
@@ -100,7 +100,7 @@ class TensorBundle:
             data = stream.read(entry.size)
         if len(data) != entry.size or masked_crc32c(data) != entry.checksum:
             raise BundleError(
-                f"{file}: {name!r} at offset {entry.offset} does not match its checksum; get the file again"
+                f"{file}: {name!r} at offset {entry.offset} does not match its checksum. Get the file again"
             )
         return np.array(decode_array(data, entry.dtype).reshape(entry.shape))
 
@@ -111,13 +111,13 @@ class TensorBundle:
         strays = [entry.name for entry in self.entries.values() if entry.shard >= self.shards]
         if strays:
             raise BundleError(
-                f"{self.index_file}: {strays[0]!r} lies beyond the {self.shards} data files; get it again"
+                f"{self.index_file}: {strays[0]!r} lies beyond the {self.shards} data files. Get it again"
             )
         for shard in range(self.shards):
             entries = [entry for entry in self.entries.values() if entry.shard == shard]
             file = self.data_file(shard)
             if not file.is_file():
-                raise BundleError(f"{file}, which holds {len(entries)} tensors, is missing; get it")
+                raise BundleError(f"{file}, which holds {len(entries)} tensors, is missing. Get it")
             _refuse_git_lfs(file)
             expected = max((entry.offset + entry.size for entry in entries), default=0)
             actual = file.stat().st_size
@@ -291,4 +291,4 @@ def _refuse_git_lfs(file: Path) -> None:
     with file.open("rb") as stream:
         start = stream.read(200)
     if start.startswith(GIT_LFS_START):
-        raise BundleError(f"{file} is a git-lfs pointer; fetch the file itself with `git lfs pull` in its repository")
+        raise BundleError(f"{file} is a git-lfs pointer. Fetch the file itself with `git lfs pull` in its repository")

@@ -149,7 +149,7 @@ class Client:
             self._action_spec = ActionSpec.from_json(self.metadata["action_spec"])
         except (KeyError, TypeError, ValueError) as error:
             self._drop()
-            raise ClientError(f"{self.url} does not say which actions it gives; is it an RT-1 server?") from error
+            raise ClientError(f"{self.url} does not say which actions it gives. Is it an RT-1 server?") from error
 
     def _request(self, observation: dict[str, Any]) -> dict[str, Any]:
         reply = self._exchange(protocol.encode(observation))  # encoded first: a wrong type costs no episode

@@ -170,5 +170,5 @@ class Connections:
             largest = max(self._open, key=lambda other: other.counted)
             _LOG.warning("a connection was closed: all hold %d bytes, it alone %d", self.held, largest.counted)
             largest.drop(
-                _TRY_LATER, "all connections hold more than max_memory_mb, this one most; send smaller messages"
+                _TRY_LATER, "all connections hold more than max_memory_mb, this one most. Send smaller messages"
             )

@@ -114,9 +114,9 @@ def _check_totals(values: int, text: int, depth: int) -> None:
     if values > MAX_VALUES:
         raise ProtocolError(f"a message holds more than {MAX_VALUES} values; send arrays instead")
     if text > MAX_TEXT:
-        raise ProtocolError(f"a message holds more than {MAX_TEXT} bytes of text; send less")
+        raise ProtocolError(f"a message holds more than {MAX_TEXT} bytes of text. Send less")
     if depth > MAX_DEPTH:
-        raise ProtocolError(f"a message has more than {MAX_DEPTH} maps and lists within each other; make it flatter")
+        raise ProtocolError(f"a message has more than {MAX_DEPTH} maps and lists within each other. Make it flatter")
 
 
 def _to_map(value: Any) -> dict[bytes, Any]:  # noqa: ANN401
@@ -126,7 +126,7 @@ def _to_map(value: Any) -> dict[bytes, Any]:  # noqa: ANN401
         return {b"__ndarray__": True, b"data": data, b"dtype": name, b"shape": value.shape}
     if isinstance(value, np.generic):
         return {b"__npgeneric__": True, b"data": value.item(), b"dtype": _check_dtype(value.dtype.str)}
-    raise ProtocolError(f"a {type(value).__name__} cannot be sent; give plain data and numpy arrays")
+    raise ProtocolError(f"a {type(value).__name__} cannot be sent. Give plain data and numpy arrays")
 
 
 def _from_plain(value: Any) -> Any:  # noqa: ANN401

@@ -56,7 +56,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not self.host.strip():
             raise ValueError(
-                f"host is {self.host!r}; it must name an address; give 127.0.0.1, or 0.0.0.0 for a network"
+                f"host is {self.host!r}; it must name an address. Give 127.0.0.1, or 0.0.0.0 for a network"
             )
         check_at_least(self, 1, "max_sessions", "max_batch")
         check_above(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
@@ -77,7 +77,7 @@ def read_key(file: Path) -> bytes:
     with file.open("rb") as stream:
         key = stream.readline(_MAX_KEY).strip()
     if not key:
-        raise ValueError(f"{file} has no API key on its first line; write one there")
+        raise ValueError(f"{file} has no API key on its first line. Write one there")
     return key
 
 

@@ -98,7 +98,7 @@ class VlaEval:
     def _observation(self, payload: dict[str, Any]) -> dict[str, Any]:
         instruction = payload.get("task_description")
         if not isinstance(instruction, str):
-            raise ObservationError("the observation has no task_description; send the instruction there")
+            raise ObservationError("the observation has no task_description. Send the instruction there")
         reset = self._starts_episode or payload.get("episode_restart") is True  # CALVIN's next subtask
         return {"image": _image(self._camera(payload)), "instruction": instruction, "reset": reset}
 

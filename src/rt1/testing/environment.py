@@ -128,7 +128,7 @@ def _checked_result(result: object, step: int) -> tuple[bool, bool]:
         if not isinstance(getattr(result, name), bool | np.bool_):
             refuse(f"{name} of step {step} is {getattr(result, name)!r}; it must be True or False")
     if result.success and not result.done:
-        refuse(f"step {step} reports success but not done; success ends an episode")
+        refuse(f"step {step} reports success but not done. Success ends an episode")
     return bool(result.success), bool(result.done)
 
 

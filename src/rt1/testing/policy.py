@@ -58,7 +58,7 @@ def _checked_logits(policy: BasePolicy, image: NDArray[np.generic]) -> FloatArra
     if not is_floats(logits_AV, 2) or logits_AV.shape != (spec.size, spec.bins):
         refuse(f"the logits are {words(logits_AV)}; they must be finite float32 ({spec.size}, {spec.bins})")
     if not np.array_equal(image, before):
-        refuse("logits() changed the image; it must leave it as it is")
+        refuse("logits() changed the image. It must leave it as it is")
     return logits_AV.copy()
 
 

@@ -188,4 +188,4 @@ def _check_threads(source: EpisodeSource, episodes: list[int]) -> None:
     with ThreadPoolExecutor(4, thread_name_prefix="rt1-check") as pool:
         together = list(pool.map(read, episodes * 4))
     if together != alone * 4:
-        refuse("several threads reading at once get other steps than one alone; reading must be thread-safe")
+        refuse("several threads reading at once get other steps than one alone. Reading must be thread-safe")

@@ -108,4 +108,4 @@ def _check_expert(suite: TaskSuite, expert: ScriptedExpert, env: Env, task: str,
                 return
             if result.done:
                 break
-    refuse(f"the expert of {task} failed {_EXPERT_EPISODES} times; it must succeed, or expert() must return None")
+    refuse(f"the expert of {task} failed {_EXPERT_EPISODES} times. It must succeed, or expert() must return None")

@@ -19,6 +19,6 @@ class SentenceEmbeddings(dict[str, FloatArray]):
 
     def __missing__(self, sentence: str) -> FloatArray:
         if self._encoder is None:
-            raise ValueError(f"{sentence!r} has no text embedding here; the task suite must list it in sentences()")
+            raise ValueError(f"{sentence!r} has no text embedding here. The task suite must list it in sentences()")
         self[sentence] = self._encoder.encode([sentence])[0]
         return self[sentence]

@@ -99,7 +99,7 @@ def _word_pieces(instructions: Iterable[str] | None, *, tokens: int) -> TextEnco
 
     if instructions is None:
         raise ValueError(
-            f"{WORD_PIECES} are made of the instructions a network is trained on; name them when training, the "
+            f"{WORD_PIECES} are made of the instructions a network is trained on. Name them when training, the "
             "checkpoint then contains them"
         )
     return WordPieces.from_instructions(list(instructions), tokens=tokens)

@@ -34,7 +34,7 @@ def load_paraphrases(path: Path | str) -> Paraphrases:
             raise DataError(f"{path}: {error}") from error
         if len({instruction, *sentences}) <= len(sentences):
             raise DataError(
-                f"{path}: the paraphrases of {instruction!r} hold a sentence twice; each counts once, the instruction "
-                "itself too; leave the second out"
+                f"{path}: the paraphrases of {instruction!r} hold a sentence twice. Each counts once, the instruction "
+                "itself too. Leave the second out"
             )
     return {instruction: tuple(sentences) for instruction, sentences in data.items()}

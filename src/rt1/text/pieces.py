@@ -14,7 +14,7 @@ from rt1.errors import DataError
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 
 _SHOWN = 5
-_CURE = "use words that it knows, or another text encoder (docs/second-family.md, Text encoders)"
+_CURE = "use words that it knows, or another text encoder (docs/text-encoders.md)"
 
 
 UNKNOWN_KEY = "instructions_with_unknown_pieces"
@@ -96,9 +96,7 @@ def check_different(
         )
 
 
-SHARED_CURE = (
-    "name a text encoder that knows these words (docs/second-family.md, Text encoders), or give them one sentence"
-)
+SHARED_CURE = "name a text encoder that knows these words (docs/text-encoders.md), or give them one sentence"
 
 
 def shared_text(groups: Sequence[tuple[str, ...]]) -> str:

@@ -34,7 +34,7 @@ class UseOnnx:
             ValueError: no such file, no onnxruntime, unknown operators, or other inputs or outputs.
         """
         if not path.is_file():
-            raise ValueError(f"the text encoder's file {path} does not exist; give an ONNX file")
+            raise ValueError(f"the text encoder's file {path} does not exist. Give an ONNX file")
         self._session = _open(path)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if not (_is_one(inputs, "tensor(string)", ()) and _is_one(outputs, "tensor(float)", (USE_LARGE_5.width,))):

@@ -78,7 +78,7 @@ class WordPieces:
             if len(ids) > self.identity.width:
                 raise ValueError(
                     f"the instruction {instruction[:80]!r} has {len(ids)} word pieces; at most "
-                    f"{self.identity.width} fit; shorten it, or train with {WORD_PIECES}:tokens={len(ids)}"
+                    f"{self.identity.width} fit. Shorten it, or train with {WORD_PIECES}:tokens={len(ids)}"
                 )
             row[: len(ids)] = ids
         return rows
@@ -116,6 +116,6 @@ def _vocabulary(definition: str) -> dict[str, int]:
         raise DataError(f"this is no definition of word pieces with a vocabulary and {_UNKNOWN} in it; {cure}")
     if pieces.get(_PADDING) != 0 or set(map(repr, pieces.values())) != set(map(repr, range(len(pieces)))):
         raise DataError(
-            f"these word pieces have no {_PADDING} at 0 or ids with gaps; use those that rt1 made of the data"
+            f"these word pieces have no {_PADDING} at 0 or ids with gaps. Use those that rt1 made of the data"
         )
     return pieces

@@ -143,7 +143,7 @@ class TrainConfig:
                 f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
             )
         if self.best_metric == SUCCESS and not self.closed_loop.every:
-            raise ValueError("best_metric is success, and closed_loop.every is 0: there are no trials; set it above 0")
+            raise ValueError("best_metric is success, and closed_loop.every is 0: there are no trials. Set it above 0")
         self.rows(1)
 
     def rows(self, ranks: int) -> int:

@@ -117,7 +117,7 @@ def explain_lost_rank(world: World) -> Iterator[None]:
         if world.size == 1 or isinstance(error, TrainingError) or not any(sign in str(error) for sign in _LOST):
             raise
         raise TrainingError(
-            f"rank {world.rank} of {world.size} lost another rank (killed, or its machine is gone); nothing saved is "
+            f"rank {world.rank} of {world.size} lost another rank (killed, or its machine is gone). Nothing saved is "
             "lost: start the same command again, with any number of ranks, to resume from the last checkpoint"
         ) from error
 

@@ -156,7 +156,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensor
         f"{moment}/{name}": parameter for name, parameter in learning.items() for moment in _MOMENTS
     }
     needed |= {f"step/{name}": torch.zeros(()) for name in learning}
-    cure = "it belongs to another network, or to one with other parts frozen; use another checkpoint"
+    cure = "it belongs to another network, or to one with other parts frozen. Use another checkpoint"
     check_same_tensors(tensors, needed, what="the optimizer's state", cure=cure)
     for name, parameter in learning.items():
         state = optimizer.state[parameter]

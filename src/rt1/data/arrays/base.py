@@ -56,7 +56,7 @@ class ArrayLayout:
                 "give the key of the instruction, or one sentence for all episodes"
             )
         if not self.action_keys:
-            raise ValueError("action_keys is empty; name at least one array that holds the action")
+            raise ValueError("action_keys is empty. Name at least one array that holds the action")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +206,7 @@ def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
             raise DataError(f"{episode.where}: {key!r} is {actions.dtype} {actions.shape}; it must hold numbers (S, A)")
         if len(actions) != episode.steps:
             raise DataError(
-                f"{episode.where}: {episode.steps} images and {len(actions)} actions; store one each a step"
+                f"{episode.where}: {episode.steps} images and {len(actions)} actions. Store one each a step"
             )
     first = 1 if layout.action_is_previous else 0
     if episode.steps <= first:

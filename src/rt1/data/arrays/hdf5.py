@@ -149,7 +149,7 @@ def _episode_names(path: Path, file: h5py.File, layout: HDF5Layout) -> list[str]
     if layout.mask is None:
         names = [name for name in content if content.get(name, getclass=True) is h5py.Group]
         if not names:
-            raise DataError(f"{path}: the group {layout.group!r} holds no groups; name the one that holds the episodes")
+            raise DataError(f"{path}: the group {layout.group!r} holds no groups. Name the one that holds the episodes")
         return sorted(names, key=natural_order)
     masks = list(file["mask"]) if isinstance(file.get("mask"), h5py.Group) else []
     if layout.mask not in masks:
@@ -175,7 +175,7 @@ def _rows_of_episodes(
     if layout.start_key is None and not layout.action_is_previous and rows == len(actions[0]) + 1:
         rows -= 1  # Gymnasium's recorders store the image that follows the last action, too
     if other := next((len(array) for array in actions if len(array) != rows), None):
-        raise DataError(f"{where}: {rows} images and {other} actions; store one each a step")
+        raise DataError(f"{where}: {rows} images and {other} actions. Store one each a step")
     starts, key = _starts(where, content, layout), layout.embedding_key
     instruction = _file_instruction(path, layout)
     pairs = []
@@ -216,7 +216,7 @@ def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
             content.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         raise DataError(f"{where}: {unknown_name('array', key, names)}")
     if array.file.id != content.file.id or array.is_virtual or array.external:
-        raise DataError(f"{where}: {key!r} is stored in another file, which is not read; copy it into this one")
+        raise DataError(f"{where}: {key!r} is stored in another file, which is not read. Copy it into this one")
     if array.nbytes > _MOST_EXPANSION * content.file.id.get_filesize() or not _is_whole(array):
         raise DataError(f"{where}: the file does not hold all {array.nbytes} bytes of {key!r}; {COPY_AGAIN}")
     return array
@@ -238,7 +238,7 @@ def _starts(where: str, content: h5py.Group, layout: HDF5Layout) -> list[int]:
     starts = np.flatnonzero(flags == value).tolist()
     if starts[:1] != [0]:
         mark = f"{layout.start_key!r} is {value}"
-        raise DataError(f"{where}: row 0 begins no episode ({mark} there); check start_key and start_value")
+        raise DataError(f"{where}: row 0 begins no episode ({mark} there). Check start_key and start_value")
     return starts
 
 

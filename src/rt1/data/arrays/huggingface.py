@@ -222,7 +222,7 @@ def video_images(where: str, value: object, count: int, start: int, stop: int) -
     ):
         times = video.times()
         if len(times) != count:
-            raise DataError(f"{where}: the video has {len(times)} images for {count} actions; one is needed for each")
+            raise DataError(f"{where}: the video has {len(times)} images for {count} actions. One is needed for each")
         step = (times[-1] - times[0]) / max(1, count - 1) or 1.0
         images = video.images(times[start:stop], TOLERANCE * step)
     if len(images) < stop - start:

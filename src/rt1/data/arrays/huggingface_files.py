@@ -55,7 +55,7 @@ def _open_hub(name: str, split: str) -> datasets.Dataset:
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # of requests, the hub's client, or a parser of one of its formats
-        cure = "check the name, the split and the network; or download it and give its folder"
+        cure = "check the name, the split and the network. You can also download it and give its folder"
         raise DataError(f"{HUB_PREFIX}{name} cannot be opened ({describe(error)}); {cure}") from error
 
 

@@ -116,7 +116,7 @@ class Store:
         """Return the object of a JSON file, of the store or with this content."""
         data = parse(self.read(name) if content is None else content, name=self.path(name), cure="check the address")
         if not isinstance(data, dict):
-            raise DataError(f"{self.path(name)} holds no object; check the address")
+            raise DataError(f"{self.path(name)} holds no object. Check the address")
         return data
 
     def exists(self, name: str) -> bool:
@@ -170,7 +170,7 @@ class Store:
         if info.get("type") == "directory":
             raise DataError(f"{self.path(name)} is a folder, must be a file")
         if not isinstance(size, int):
-            raise DataError(f"{self.path(name)}: the store does not say its size; copy the data set another way")
+            raise DataError(f"{self.path(name)}: the store does not say its size. Copy the data set another way")
         checksum = checksum_of(info, etag_is_md5=self.url.startswith("s3:"))
         return RemoteFile(name=name, size=size, checksum=checksum, tag=str(info.get("ETag") or ""))
 
@@ -197,7 +197,7 @@ class Store:
             path, cause = self.path(name), error.__cause__ if isinstance(error, FileNotFoundError) else None
             reason = describe(error if cause is None else cause)  # fsspec calls each error of a web server not found
             if isinstance(error, FileNotFoundError) and cause is None:
-                raise DataError(f"{path} does not exist; check the address") from error
+                raise DataError(f"{path} does not exist. Check the address") from error
             cure = f"check the address and your access, or {AGAIN}. A public bucket needs anonymous=True"
             raise DataError(f"{path} cannot be read ({reason}); {cure}") from error
 

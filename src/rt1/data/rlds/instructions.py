@@ -23,7 +23,7 @@ def check_instruction(feature: FeatureInfo | None) -> None:
         content = f"{feature.dtype} {feature.shape}" if feature.kind == "tensor" else f"{feature.kind} values"
         raise DataError(
             f"RLDS key {feature.key!r} holds {content}; an instruction must be text, a class label with a labels.txt "
-            "file, or a row of UTF-8 codes; name another instruction_key, or give instruction=SENTENCE for all"
+            "file, or a row of UTF-8 codes. Name another instruction_key, or give instruction=SENTENCE for all"
         )
 
 

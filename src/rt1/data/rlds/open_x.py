@@ -120,7 +120,7 @@ def open_x_source(
     if isinstance(dataset, str):
         dataset = lookup("Open X data set", dataset, OPEN_X)
     if dataset.lerobot:
-        raise DataError(f"{folder} is RLDS, and {dataset.name} is a LeRobot data set; name the RLDS data set")
+        raise DataError(f"{folder} is RLDS, and {dataset.name} is a LeRobot data set. Name the RLDS data set")
     action_spec = action_spec or rt1_action_spec(bins=512, world_bound=2.0)
     return OpenXSource(folder, dataset, split=split, action_spec=action_spec, skip_corrupt=skip_corrupt)
 

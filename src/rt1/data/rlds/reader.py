@@ -166,7 +166,7 @@ class RLDSSource:
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}; the file was there when it was opened") from error
         if len(data) != size:
-            raise DataError(f"{path} became shorter since it was opened; download it again, open the source again")
+            raise DataError(f"{path} became shorter since it was opened. Download it again, open the source again")
         return data
 
 

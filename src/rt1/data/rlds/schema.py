@@ -46,7 +46,7 @@ class RLDSLayout:
 
     def __post_init__(self) -> None:
         if not self.action_keys:
-            raise ValueError("action_keys is empty; name at least one key that holds the action")
+            raise ValueError("action_keys is empty. Name at least one key that holds the action")
         if strange := set(self.one_hot_keys) - set(self.action_keys):
             raise ValueError(f"one_hot_keys names {sorted(strange)}; it may only name action keys: {self.action_keys}")
 
@@ -59,7 +59,7 @@ class RLDSLayout:
         """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
         layout = from_json(RLDSLayout, data, where="the RLDS layout")
         if "action_keys" not in data:
-            raise ValueError("the RLDS layout has no action_keys; name at least one key that holds the action")
+            raise ValueError("the RLDS layout has no action_keys. Name at least one key that holds the action")
         return layout
 
 

@@ -183,7 +183,7 @@ def float_layout(data: Buffer, start: int, stop: int) -> tuple[int, int, int]:
     count, rest = divmod(stop - start, 5)
     if rest == 0 and data[start:stop:5] == bytes([_ONE_FLOAT]) * count:
         return start + 1, 5, count
-    raise DataError(f"the float list at byte {start} is neither one packed row nor tagged values; write it again")
+    raise DataError(f"the float list at byte {start} is neither one packed row nor tagged values. Write it again")
 
 
 def int_values(data: Buffer, start: int, stop: int) -> NDArray[np.int64]:
@@ -295,4 +295,4 @@ def _feature(name: str, value: FeatureValue) -> bytes:
     if value.dtype == np.int64:
         numbers = b"".join(encode_varint(int(number) & (1 << 64) - 1) for number in value.reshape(-1))
         return delimited(INTS, delimited(1, numbers))
-    raise ValueError(f"feature {name!r} is a {value.dtype} array; an Example holds bytes, float32 or int64 lists")
+    raise ValueError(f"feature {name!r} is a {value.dtype} array. An Example holds bytes, float32 or int64 lists")

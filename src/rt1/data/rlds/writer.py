@@ -151,7 +151,7 @@ class RLDSWriter:
         """Write the metadata, which makes the folder readable. A missing shard raises ``DataError``."""
         missing = self.missing_shards()
         if missing:
-            raise DataError(f"{self.folder}: shards {missing} are not written yet; write them before finishing")
+            raise DataError(f"{self.folder}: shards {missing} are not written yet. Write them before finishing")
         write_text(self.folder / INFO_FILE, _json(self._dataset_info()))
         write_text(self.folder / FEATURES_FILE, _json(_feature_description(self.settings)))
         layout = RLDSLayout(
@@ -201,7 +201,7 @@ def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None
 
 def _image_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     if not episode.images:
-        return "it has no steps; record at least one"
+        return "it has no steps. Record at least one"
     for step, image in enumerate(episode.images):
         if (size := image_size(image)) != tuple(settings.image_size):
             return f"the image of step {step} has size {size}; the recording has {tuple(settings.image_size)}"
@@ -220,7 +220,7 @@ def _action_problem(episode: RecordedEpisode, settings: RecordingSettings) -> st
 
 def _text_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     if not episode.instruction.strip():
-        return "its instruction is empty; give the sentence"
+        return "its instruction is empty. Give the sentence"
     width, embedding = settings.embedding_width, episode.text_embedding
     if embedding is None:
         return "" if width is None else f"it has no text embedding; the recording has {width} entries each"

@@ -63,7 +63,7 @@ def decoding_work(data: bytes) -> int:
     if scans > MAX_SCANS or height * width > MAX_PIXELS or scans * height * width > MAX_WORK:
         raise DataError(
             f"an image of {len(data)} bytes has {height}x{width} pixels and {scans} scans; at most {MAX_PIXELS} "
-            f"pixels, {MAX_SCANS} scans and {MAX_WORK} pixels times scans are decoded; store it smaller or baseline"
+            f"pixels, {MAX_SCANS} scans and {MAX_WORK} pixels times scans are decoded. Store it smaller or baseline"
         )
     return scans * height * width
 
@@ -115,7 +115,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 def _check_not_depth(png: bytes) -> None:
     """Refuse gray of 16 bits: its upper 8 bits, which a decoder returns, are nearly black."""
     if png[24:26] == b"\x10\x00":
-        raise DataError("the image is gray of 16 bits, which is a depth map; name the key of a color camera")
+        raise DataError("the image is gray of 16 bits, which is a depth map. Name the key of a color camera")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

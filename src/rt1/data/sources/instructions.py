@@ -22,7 +22,7 @@ class SeveralInstructions(DerivedSource):
             if not np.array_equal(source.lengths, first.lengths):
                 raise DataError(
                     f"{first.name} has {len(first.lengths)} episodes under one instruction key and "
-                    f"{len(source.lengths)} under another; name keys that all episodes have"
+                    f"{len(source.lengths)} under another. Name keys that all episodes have"
                 )
         self._sources = tuple(sources)
         self._copy_members(first, same_actions=True)
