@@ -169,7 +169,8 @@ def _run(
         for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
             results += batch
             bar.note = progress_note(results)
-    return outcomes_of(results, suite.control_rate)
+    workers = 1 if isinstance(policy, BasePolicy) else settings.workers
+    return outcomes_of(results, suite, workers=workers)
 
 
 def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> list[TrialPlan]:

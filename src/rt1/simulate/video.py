@@ -1,15 +1,60 @@
-"""Images to a small H.264 video that any browser plays."""
+"""Images to a small H.264 video that any browser plays, and the video of a trial."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import cv2
 import numpy as np
 
-from rt1.envs.base import Image
+from rt1.envs.base import PICTURE_SIZE, Image, TaskSuite, picture_of
+from rt1.simulate.rollout import Rollout
+
+_MOST_FRAMES = 300
+_SMALL = 288
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A trial to show as a video."""
+
+    task: str
+    seed: int
+    rollout: Rollout  # with its images
+
+
+def film(suite: TaskSuite, trial: Film) -> bytes:
+    """Return the mp4 of a trial, at the speed of the control rate.
+
+    Where the environment offers pictures for people, each stands on the left of what the policy saw.
+    """
+    rollout = trial.rollout
+    every = -(-len(rollout.images) // _MOST_FRAMES)  # drawing a long episode would take a minute
+    images, fps = rollout.images[::every], suite.control_rate / every
+    snapshots = rollout.snapshots[::every]
+    if not snapshots or snapshots[0] is None:
+        return encode_video(images, fps=fps, scale_to=_SMALL)
+    with closing(suite.open(trial.task, render=False)) as env:
+        env.reset(trial.seed)
+        frames = [
+            image if (picture := picture_of(env, snapshot)) is None else side_by_side(picture, image)
+            for image, snapshot in zip(images, snapshots, strict=True)
+        ]
+    return encode_video(frames, fps=fps, scale_to=max(frames[0].shape[:2]))
+
+
+def side_by_side(picture: Image, image: Image) -> Image:
+    """Return a picture, uint8 RGB (H, W, 3), with another one beside it that is enlarged to its height."""
+    height = picture.shape[0]
+    width = round(image.shape[1] * height / image.shape[0])
+    large = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_NEAREST)
+    gap = np.full((height, PICTURE_SIZE // 60, 3), 255, np.uint8)
+    return np.concatenate([picture, gap, np.asarray(large, dtype=np.uint8)], axis=1)
 
 
 def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) -> bytes:
