@@ -13,9 +13,8 @@ from typing import Any
 from rt1.common.processes import run_jobs
 from rt1.envs.base import TaskSuite
 from rt1.evaluate.results import ClosedLoopResult, InstructedResult, TaskResult
-from rt1.simulate.seeds import trial_seed
 from rt1.simulate.trials import Kind, TrialPlan, TrialResult
-from rt1.simulate.video import Film, film
+from rt1.simulate.video import film, film_of
 
 BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 _KINDS: tuple[Kind, ...] = ("policy", "swapped", "paraphrase", *BASELINES)
@@ -81,8 +80,8 @@ def outcomes_of(results: Sequence[TrialResult], suite: TaskSuite, *, workers: in
     ``workers`` are the processes that draw the videos. 0: one per core.
     """
     shown = shown_trials(results)
-    films = [Film(task=r.plan.task, seed=trial_seed(r.plan.seed, r.trial), rollout=r.rollout) for r in shown]
-    videos = {id(shown[index]): video for index, video in run_jobs(partial(film, suite), films, workers=workers)}
+    jobs = run_jobs(partial(film, suite), [film_of(result) for result in shown], workers=workers)
+    videos = {id(shown[index]): video for index, video in jobs}
     outcomes = []
     for result in sorted(results, key=lambda result: result.trial):
         plan, rollout, video = result.plan, result.rollout, videos.get(id(result))

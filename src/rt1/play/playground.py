@@ -12,7 +12,7 @@ import numpy as np
 
 from rt1.actions import FloatArray, TokenArray
 from rt1.common.suggest import unknown_name
-from rt1.envs.base import Env, Image, TaskSuite, check_tasks
+from rt1.envs.base import Env, Image, TaskSuite, check_tasks, picture_of, snapshot_of
 from rt1.policy.base import LONGEST_INSTRUCTION
 from rt1.policy.policy import Policy
 from rt1.simulate.rollout import check_actions_fit, within_bounds
@@ -66,6 +66,8 @@ class View:
     """The last steps' times from image to action, ms, oldest first."""
     image: Image | None = None
     """uint8 RGB (H, W, 3), the newest observation; None where there is no environment."""
+    picture: Image | None = None
+    """uint8 RGB (H, W, 3), the same scene drawn for people; None where the environment does not offer it."""
     decision: Decision | None = None
     """The last decision; None before the first one under this instruction."""
 
@@ -113,6 +115,7 @@ class Playground:
         with self._closed_if_it_fails():
             env = self._opened()
             view.image = env.reset(seed).image
+            view.picture = picture_of(env, snapshot_of(env))
         previous, self._native = self._native, env.instruction
         view.phase, view.start, view.step, view.success = "stopped", start, 0, False
         if view.instruction and view.instruction != previous:  # the user's own
@@ -157,6 +160,7 @@ class Playground:
             assert view.image is not None
             decision = self._decide(view.image)
             result = env.step(within_bounds(env.action_spec, decision.action))
+            view.picture = picture_of(env, snapshot_of(env))
         view.decision, view.image = decision, result.observation.image
         view.step, view.success = view.step + 1, result.success
         if result.done:
@@ -167,7 +171,8 @@ class Playground:
                 self.set_instruction(self._native)
 
     def close(self) -> None:
-        env, self._env, self.view.image, self.view.decision = self._env, None, None, None
+        env, self._env = self._env, None
+        self.view.image = self.view.picture = self.view.decision = None
         if env is not None:
             env.close()
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from rt1.envs.base import PICTURE_SIZE, Image, TaskSuite, picture_of
 from rt1.simulate.rollout import Rollout
+from rt1.simulate.seeds import trial_seed
+
+if TYPE_CHECKING:
+    from rt1.simulate.trials import TrialResult
 
 _MOST_FRAMES = 300
 _SMALL = 288
@@ -28,6 +33,20 @@ class Film:
     rollout: Rollout  # with its images
 
 
+def film_of(result: TrialResult) -> Film:
+    """Return what a trial's video is made of."""
+    plan = result.plan
+    return Film(task=plan.task, seed=trial_seed(plan.seed, result.trial), rollout=result.rollout)
+
+
+def pictures(suite: TaskSuite, trial: Film, *, every: int = 1) -> Iterator[Image | None]:
+    """Draw the snapshots of a trial for people, or each ``every``-th one."""
+    with closing(suite.open(trial.task, render=False)) as env:
+        env.reset(trial.seed)  # some environments change more than a snapshot holds
+        for snapshot in trial.rollout.snapshots[::every]:
+            yield picture_of(env, snapshot)
+
+
 def film(suite: TaskSuite, trial: Film) -> bytes:
     """Return the mp4 of a trial, at the speed of the control rate.
 
@@ -36,15 +55,12 @@ def film(suite: TaskSuite, trial: Film) -> bytes:
     rollout = trial.rollout
     every = -(-len(rollout.images) // _MOST_FRAMES)  # drawing a long episode would take a minute
     images, fps = rollout.images[::every], suite.control_rate / every
-    snapshots = rollout.snapshots[::every]
-    if not snapshots or snapshots[0] is None:
+    if not rollout.snapshots or rollout.snapshots[0] is None:
         return encode_video(images, fps=fps, scale_to=_SMALL)
-    with closing(suite.open(trial.task, render=False)) as env:
-        env.reset(trial.seed)
-        frames = [
-            image if (picture := picture_of(env, snapshot)) is None else side_by_side(picture, image)
-            for image, snapshot in zip(images, snapshots, strict=True)
-        ]
+    frames = [
+        image if picture is None else side_by_side(picture, image)
+        for image, picture in zip(images, pictures(suite, trial, every=every), strict=True)
+    ]
     return encode_video(frames, fps=fps, scale_to=max(frames[0].shape[:2]))
 
 
