@@ -219,7 +219,7 @@ def test_every_control_has_a_name_and_is_reached_by_the_keyboard(open_page: Call
         ("spinbutton", "Reset to start number"),
         ("button", "Start"),
         ("radio", "map 1"),
-        ("img", "What the policy sees"),
+        ("img", "The scene"),
     ):
         assert page.get_by_role(role, name=name).count() == 1
 

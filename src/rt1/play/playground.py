@@ -91,6 +91,8 @@ class Playground:
         """What the page shows now."""
         self.on_opening: Callable[[], None] = lambda: None
         """Called before an environment opens, which takes seconds."""
+        self.on_step: Callable[[View], None] = lambda _: None
+        """Called with the view after each step: its decision and the latency are those of the step."""
         self._seed = seed
         self._env: Env | None = None
         self._native = ""  # the environment's own instruction
@@ -163,6 +165,7 @@ class Playground:
             view.picture = picture_of(env, snapshot_of(env))
         view.decision, view.image = decision, result.observation.image
         view.step, view.success = view.step + 1, result.success
+        self.on_step(view)
         if result.done:
             view.phase = "over"
         elif env.instruction != self._native:  # a chain of tasks: the policy follows, unless the user set another one
