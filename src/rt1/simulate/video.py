@@ -97,7 +97,9 @@ def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) ->
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
             rate = Fraction(fps).limit_denominator(1000)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "27", "preset": "slow"})
+            stream = container.add_stream(
+                "libx264", rate=rate, options={"crf": "30" if scale_to > _SMALL else "27", "preset": "slow"}
+            )
             stream.pix_fmt = "yuv420p"
             stream.width, stream.height = _even(width * scale), _even(height * scale)
             context = stream.codec_context
