@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from rt1.envs.base import picture_of, snapshot_of
 from rt1.envs.gymnasium import GymConfig, GymnasiumEnv, GymSuite, make_gym_env, registered_ids
 from rt1.errors import RenderingError
 from rt1.simulate.rollout import RandomActions, Replay, rollout
@@ -226,10 +227,13 @@ def test_what_render_shows_is_the_picture_for_people_and_is_rendered_once() -> N
     line = Line()
     env = _env(line, image_size=(8, 8))
     env.reset(0)
-    picture = env.picture(env.snapshot(), 480)
+    picture = picture_of(env, snapshot_of(env))
+    assert picture is not None
     assert (line.rendered, picture.shape) == (1, (16, 16, 3))
     env.step(np.ones(1, np.float32))
-    assert not np.array_equal(env.picture(env.snapshot(), 480), picture)
+    later = picture_of(env, snapshot_of(env))
+    assert later is not None
+    assert not np.array_equal(later, picture)
 
 
 def test_without_a_working_renderer_there_is_no_picture_for_people_and_one_line_says_so(

@@ -34,8 +34,8 @@ _TOPICS: dict[str, tuple[str, dict[str, Any]]] = {
         "foxglove.Log",
         {"level": {"type": "integer"}, "message": _TEXT, "name": _TEXT, "file": _TEXT, "line": {"type": "integer"}},
     ),
-    "/action": ("rt1.Action", {"values": {"type": "object", "additionalProperties": _NUMBER}}),
-    "/latency": ("rt1.Latency", {"milliseconds": _NUMBER}),
+    "/action": ("RobotAction", {"values": {"type": "object", "additionalProperties": _NUMBER}}),
+    "/latency": ("RobotLatency", {"milliseconds": _NUMBER}),
 }
 """Topic -> the name of its JSON schema, Foxglove's own where it has one, and the fields besides the time."""
 
