@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 import numpy as np
 
 from rt1.serve.client import Client, ClientError
+from rt1.serve.recording import LoopRecording
 from rt1.serve.robot import ActionLimits, Rate, StoppedError, Watchdog
 
 
@@ -23,7 +25,7 @@ class YourRobot:
         print("stops")
 
 
-def drive(client: Client, robot: YourRobot, limits: ActionLimits, steps: int) -> None:
+def drive(client: Client, robot: YourRobot, limits: ActionLimits, steps: int, recording: LoopRecording) -> None:
     rate = Rate(client.metadata.get("control_rate") or 3.0)
     with Watchdog(robot.command, robot.stop, seconds=1.5 * rate.period) as watchdog:
         for _ in range(steps):
@@ -33,7 +35,9 @@ def drive(client: Client, robot: YourRobot, limits: ActionLimits, steps: int) ->
                 if watchdog.stopped:  # at the start, and after an action that was late or did not come
                     previous = limits.rest()
                     watchdog.start()
-                watchdog.command(previous := limits.apply(client.act_vector(robot.image()), previous))
+                image, begin = robot.image(), time.perf_counter()
+                watchdog.command(previous := limits.apply(client.act_vector(image), previous))
+                recording.add(image, previous, milliseconds=1e3 * (time.perf_counter() - begin))
             except (ClientError, StoppedError) as error:
                 watchdog.stop()
                 print("stopped:", error)
@@ -43,6 +47,7 @@ def drive(client: Client, robot: YourRobot, limits: ActionLimits, steps: int) ->
 parser = argparse.ArgumentParser(description=__doc__)
 for option, default in (("--url", "ws://127.0.0.1:8000"), ("--instruction", "open the drawer"), ("--steps", 100)):
     parser.add_argument(option, type=type(default), default=default)
+parser.add_argument("--mcap", help="new file for images, actions and latencies, which Foxglove shows")
 parser.add_argument("--dry-run", help="data set whose first episode is replayed; needs all of rt1")
 choices = parser.parse_args()
 try:
@@ -50,7 +55,8 @@ try:
         limits = ActionLimits(spec=client.action_spec, max_change=0.25)  # of a value's range, from one to the next
         if choices.dry_run is None:
             client.reset(choices.instruction)
-            drive(client, YourRobot(), limits, choices.steps)
+            with LoopRecording(choices.mcap, client.action_spec, choices.instruction) as recording:
+                drive(client, YourRobot(), limits, choices.steps, recording)
         else:
             from rt1.report.dry_run import replay  # nothing moves; look at the page that it writes
 

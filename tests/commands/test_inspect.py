@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from rt1.cli import main
+from rt1.commands import inspect
 from rt1.data.sources.images import decode_image, encode_jpeg
 
 
@@ -128,3 +129,26 @@ def test_a_checkpoint_has_no_checks(
 ) -> None:
     assert main(["inspect", str(make_checkpoint(tmp_path / "run")), "--json"]) == 1
     assert "is a checkpoint, which has no page or checks. Remove --json" in capsys.readouterr().err
+
+
+def test_an_episode_for_rerun_needs_a_new_file_and_a_data_set(
+    data: Path,
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = tmp_path / "mine.rrd"
+    target.write_text("mine")
+    assert main(["inspect", str(data), "--rerun", str(target)]) == 1
+    assert "mine.rrd exists" in capsys.readouterr().err
+    assert target.read_text() == "mine"
+    assert main(["inspect", str(make_checkpoint(tmp_path / "run")), "--rerun", str(target)]) in (1, 2)
+    assert "Remove --rerun" in capsys.readouterr().err
+    episodes: list[tuple[str, int]] = []
+    monkeypatch.setattr(inspect, "check_rerun_target", lambda _: None)
+    monkeypatch.setattr(
+        inspect, "write_rerun", lambda _path, _title, shown: episodes.extend((e.name, len([*e.steps])) for e in shown)
+    )
+    assert main(["inspect", str(data), "--rerun", str(tmp_path / "new.rrd"), "--episode", "2"]) == 0
+    assert episodes == [("episode_2", 4)]

@@ -132,3 +132,17 @@ def test_settings_out_of_range_are_refused() -> None:
         DMControlConfig(image_size=4)
     with pytest.raises(ValueError, match="action_repeat is 0"):
         DMControlConfig(action_repeat=0)
+
+
+def test_pictures_for_people_are_large_and_change_nothing(gl: str) -> None:
+    assert gl
+    with closing(DMControlEnv("ball_in_cup-catch", DMControlConfig(image_size=16))) as env:
+        env.reset(1)
+        action = env.action_spec.high
+        plain = env.step(action).observation.image
+        env.reset(1)
+        first = env.snapshot()
+        live = env.picture(first, 64)
+        np.testing.assert_array_equal(env.step(action).observation.image, plain)
+        assert live.shape == (64, 64, 3)
+        np.testing.assert_array_equal(env.picture(first, 64), live)

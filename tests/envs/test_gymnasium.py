@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from rt1.envs.base import picture_of, snapshot_of
 from rt1.envs.gymnasium import GymConfig, GymnasiumEnv, GymSuite, make_gym_env, registered_ids
 from rt1.errors import RenderingError
 from rt1.simulate.rollout import RandomActions, Replay, rollout
@@ -220,6 +221,40 @@ def test_a_renderer_that_fails_is_one_line() -> None:
 
     with pytest.raises(RenderingError, match=r"line cannot render .*eglQueryString.*GL driver"):
         _env(Broken()).reset(0)
+
+
+def test_what_render_shows_is_the_picture_for_people_and_is_rendered_once() -> None:
+    line = Line()
+    env = _env(line, image_size=(8, 8))
+    env.reset(0)
+    picture = picture_of(env, snapshot_of(env))
+    assert picture is not None
+    assert (line.rendered, picture.shape) == (1, (16, 16, 3))
+    env.step(np.ones(1, np.float32))
+    later = picture_of(env, snapshot_of(env))
+    assert later is not None
+    assert not np.array_equal(later, picture)
+
+
+def test_without_a_working_renderer_there_is_no_picture_for_people_and_one_line_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Pictures):
+        def render(self) -> Any:
+            if self.render_mode:
+                raise AttributeError("no eglQueryString")
+            return super().render()
+
+    env = Broken(lambda image: image, RGB)
+    adapter = _env(env)
+    adapter.reset(0)
+    assert adapter.snapshot() is None  # its render_mode is None
+    env.render_mode = "rgb_array"
+    adapter = GymnasiumEnv(env, GymConfig(sentence=SENTENCE), name="line")
+    assert [adapter.snapshot(), adapter.snapshot()] == [None, None]
+    assert [record.message for record in caplog.records if "no sharp pictures" in record.message] == [
+        "line has no sharp pictures: line cannot render (no eglQueryString). Install its GL driver"
+    ]
 
 
 def test_the_instruction_follows_the_environment() -> None:

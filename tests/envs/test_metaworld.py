@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -290,3 +291,22 @@ def test_a_step_limit_beyond_meta_worlds_own_is_refused(rate: float, limit: int)
 def test_the_default_step_limit_is_not_stored_as_in_earlier_recordings() -> None:
     assert "max_steps" not in MetaWorldSuite().settings
     assert MetaWorldSuite(config=MetaWorldConfig(max_steps=9)).settings["max_steps"] == 9
+
+
+def test_pictures_for_people_are_large_and_change_nothing_whenever_they_are_drawn(gl: str) -> None:
+    assert gl
+    config = MetaWorldConfig(image_size=16, control_rate=4.0, crop=(0.2, 0.2, 0.5))
+    with closing(MetaWorldEnv(task="faucet-open", config=config)) as env:
+        env.reset(1)
+        plain = env.step(np.ones(4, np.float32)).observation.image
+        env.reset(1)
+        first = env.snapshot()
+        live = env.picture(first, 120)
+        watched = env.step(np.ones(4, np.float32)).observation.image
+        np.testing.assert_array_equal(watched, plain)
+        assert live.shape == (120, 120, 3)
+        np.testing.assert_array_equal(env.picture(first, 120), live)
+        assert not np.array_equal(env.picture(env.snapshot(), 120), live)
+    with closing(MetaWorldEnv(task="faucet-open", config=config, render=False)) as later:
+        later.reset(1)
+        np.testing.assert_array_equal(later.picture(pickle.loads(pickle.dumps(first)), 120), live)

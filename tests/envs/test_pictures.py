@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rt1.envs.pictures import pictures_in, rgb_picture
+from rt1.envs.pictures import decode_picture, encode_picture, pictures_in, rgb_picture
 
 
 def test_an_rgb_picture_is_copied() -> None:
@@ -50,3 +50,11 @@ def test_pictures_are_found_by_their_keys() -> None:
         "pixels.side",
     ]
     assert pictures_in({"state": np.zeros((3, 3))}) == []
+
+
+def test_a_picture_for_people_shrinks_to_its_size_and_never_grows() -> None:
+    wide = np.full((40, 80, 3), (200, 100, 50), np.uint8)
+    picture = decode_picture(encode_picture(wide, 40), 100)
+    assert picture.shape == (20, 40, 3)
+    np.testing.assert_allclose(picture[5, 5], (200, 100, 50), atol=4)
+    assert decode_picture(encode_picture(wide, 100), 10).shape == (5, 10, 3)

@@ -14,6 +14,7 @@ import pytest
 from rt1.checkpoint import load_info
 from rt1.envs.base import recorded_sentences
 from rt1.envs.metaworld import MetaWorldSuite
+from rt1.evaluate import closed_loop
 from rt1.evaluate.closed_loop import TrialSettings, _plans, check_env_fits, evaluate_closed_loop
 from rt1.policy.policy import ActingSettings
 from rt1.text.encoder import TableEncoder
@@ -181,3 +182,31 @@ def test_instructions_that_only_the_environment_knows_reach_the_policy(
     assert [(task.trials, task.instruction) for task in result.tasks] == [(2, "known after reset only")]
     assert not result.swapped
     assert not result.paraphrases
+
+
+def test_the_shown_trials_go_into_a_file_for_rerun_with_scene_and_attention(
+    gl: str,
+    checkpoint: Path,
+    small_world: MetaWorldSuite,
+    table: TableEncoder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert gl
+    episodes: list[tuple[str, list[Any]]] = []
+    monkeypatch.setattr(closed_loop, "check_rerun_target", lambda _: None)
+    monkeypatch.setattr(
+        closed_loop, "write_rerun", lambda _path, _title, shown: episodes.extend((e.name, [*e.steps]) for e in shown)
+    )
+    settings = TrialSettings(
+        tasks=("faucet-open",), trials=2, baselines=False, swapped=False, paraphrases=False, workers=1
+    )
+    settings = dataclasses.replace(settings, rerun=tmp_path / "trials.rrd")
+    (task,) = evaluate_closed_loop(checkpoint, suite=small_world, settings=settings, encoder=table).tasks
+    assert task.successes == 0
+    ((name, steps),) = episodes
+    assert name == "faucet-open-v3/failure_0"
+    for step in steps:
+        assert (step.image.shape, step.picture.shape) == ((16, 16, 3), (480, 480, 3))
+        assert step.predicted.shape == (4,)
+        assert step.attention.sum(axis=(1, 2)) == pytest.approx(1.0, abs=1e-4)

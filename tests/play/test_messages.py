@@ -16,10 +16,11 @@ from rt1.play.playground import Playground
 ReadView = Callable[[bytes], dict[str, Any]]
 
 
-def test_a_view_is_json_and_two_images(playground: Playground, read_view: ReadView) -> None:
+def test_a_view_is_json_and_three_images(playground: Playground, read_view: ReadView) -> None:
     playground.choose_task("near")
     playground.step()
     view = playground.view
+    view.picture = np.full((48, 64, 3), 90, np.uint8)
     message = encode_view(view)
     start, state = 4 + int.from_bytes(message[:4], "big"), read_view(message)
     assert (state["phase"], state["step"], state["instruction"]) == ("stopped", 1, "open the drawer")
@@ -29,7 +30,9 @@ def test_a_view_is_json_and_two_images(playground: Playground, read_view: ReadVi
     assert view.decision is not None
     np.testing.assert_allclose(state["decision"]["action"], view.decision.action, atol=1e-6)
     end = start + state["image_bytes"]
-    for jpeg, image in ((message[start:end], view.image), (message[end:], view.decision.image)):
+    last = end + state["picture_bytes"]
+    parts = (message[start:end], message[end:last], message[last:])
+    for jpeg, image in zip(parts, (view.image, view.picture, view.decision.image), strict=True):
         assert image is not None
         assert np.abs(decode_image(jpeg).astype(int) - image).mean() < 10
 

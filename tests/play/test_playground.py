@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -221,3 +222,29 @@ def test_the_policy_follows_an_environment_that_changes_its_instruction_unless_t
     opened.step()
     opened.reset(2)
     assert opened.view.instruction == "press the handle down"
+
+
+def test_a_picture_for_people_follows_the_scene_and_never_reaches_the_policy(
+    make_env: Any, make_suite: Callable[..., Any], playground: Playground
+) -> None:
+    class Pictured(make_env):  # type: ignore[misc]
+        draws_later = True
+
+        def snapshot(self) -> int:
+            return len(self.executed)
+
+        def picture(self, snapshot: int, size: int) -> Image:
+            return np.full((size, size, 3), snapshot, np.uint8)
+
+    suite = make_suite(make_env=Pictured, task_sentences={"near": ("open the drawer",)})
+    watched = Playground(playground.policy, suite, ("near",))
+    watched.choose_task("near")
+    for step in range(3):
+        assert watched.view.picture is not None
+        assert watched.view.picture.shape == (480, 480, 3)
+        assert (watched.view.picture == step).all()
+        watched.step()
+        assert watched.view.decision is not None
+        assert watched.view.decision.image.shape == (16, 16, 3)
+    watched.close()
+    assert watched.view.picture is None

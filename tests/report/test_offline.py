@@ -19,6 +19,7 @@ from rt1.evaluate.offline import evaluate_offline
 from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
 from rt1.presets import preset
+from rt1.report import offline
 from rt1.report.offline import OfflineReport, OfflineSettings, evaluate_recorded, offline_json, write_offline_report
 from rt1.report.provenance import ReportContext
 from rt1.text.encoder import TableEncoder
@@ -186,3 +187,18 @@ def test_a_checkpoint_without_its_weights_is_named(
     with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
         evaluate_recorded(folder, tmp_path / "out", make_source(2))
     assert not (tmp_path / "out").exists()
+
+
+def test_episodes_for_rerun_are_spread_over_those_with_an_instruction(
+    make_source: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_source(2, 2, 3, 2)
+    train(source, replace(preset("debug"), updates=1, held_out=0.0), tmp_path / "run")
+    written: list[tuple[str, int]] = []
+    monkeypatch.setattr(offline, "check_rerun_target", lambda _: None)
+    monkeypatch.setattr(
+        offline, "write_rerun", lambda _path, _title, shown: written.extend((e.name, len([*e.steps])) for e in shown)
+    )
+    settings = OfflineSettings(plots=2, rerun=tmp_path / "new.rrd", episodes="all")
+    evaluate_recorded(tmp_path / "run", tmp_path / "out", source, settings=settings)
+    assert written == [("episode_0", 2), ("episode_3", 2)]

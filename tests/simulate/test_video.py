@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rt1.envs.base import Image
-from rt1.simulate.video import encode_video
+from rt1.simulate import video
+from rt1.simulate.rollout import Rollout
+from rt1.simulate.video import Film, encode_video, film, side_by_side
 
 av = pytest.importorskip("av")
 
@@ -67,3 +70,76 @@ def test_colours_survive() -> None:
 def test_images_that_make_no_video_are_refused(images: list[Image], fps: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         encode_video(images, fps=fps)
+
+
+def test_a_picture_stands_on_the_left_of_what_the_policy_saw() -> None:
+    frame = side_by_side(np.full((60, 80, 3), 10, np.uint8), np.full((6, 6, 3), 200, np.uint8))
+    assert frame.shape == (60, 80 + 8 + 60, 3)
+    assert (frame[:, :80] == 10).all()
+    assert (frame[:, 88:] == 200).all()
+
+
+class _Pictured:
+    """An environment whose snapshots are gray values."""
+
+    draws_later = True
+
+    def __init__(self) -> None:
+        self.drawn: list[int] = []
+        self.seed = -1
+
+    def reset(self, seed: int) -> None:
+        self.seed = seed
+
+    def snapshot(self) -> int:
+        return 0
+
+    def picture(self, snapshot: int, size: int) -> Image:
+        self.drawn.append(snapshot)
+        return np.full((size, size, 3), snapshot, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+class _Suite:
+    control_rate = 10.0
+
+    def __init__(self) -> None:
+        self.env = _Pictured()
+
+    def open(self, task: str, *, render: bool = True) -> Any:
+        assert (task, render) == ("near", False)
+        return self.env
+
+
+def _rollout(snapshots: tuple[Any, ...]) -> Rollout:
+    images = tuple(_moving_square(10))
+    return Rollout(
+        success=True, steps=9, actions=np.zeros((9, 1), np.float32), clipped=0, images=images, snapshots=snapshots
+    )
+
+
+def _size_and_count(data: bytes) -> tuple[int, int, int]:
+    with av.open(io.BytesIO(data)) as container:
+        pictures = list(container.decode(video=0))
+    return pictures[0].width, pictures[0].height, len(pictures)
+
+
+def test_a_trial_is_filmed_with_pictures_of_its_scene_and_a_long_one_with_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite: Any = _Suite()
+    trial = Film(task="near", seed=5, rollout=_rollout(tuple(range(10))))
+    assert _size_and_count(film(suite, trial)) == (968, 480, 10)
+    assert (suite.env.seed, suite.env.drawn) == (5, list(range(10)))
+    monkeypatch.setattr(video, "_MOST_FRAMES", 5)
+    suite.env.drawn.clear()
+    assert _size_and_count(film(suite, trial))[2] == 5
+    assert suite.env.drawn == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("snapshots", [(), (None,) * 10])
+def test_without_snapshots_a_film_shows_what_the_policy_saw(snapshots: tuple[Any, ...]) -> None:
+    suite: Any = _Suite()
+    assert _size_and_count(film(suite, Film(task="near", seed=5, rollout=_rollout(snapshots)))) == (288, 288, 10)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -107,3 +110,48 @@ def test_wandb_gets_the_same_run_when_it_goes_on(tmp_path: Path) -> None:
     assert len(files) == 2
     assert {file.stem for file in files} == {f"run-{json.loads((tmp_path / ABOUT_FILE).read_text())['wandb_id']}"}
     assert all(word in file.read_bytes() for file in files for word in (b"heldout_loss", b"nats per token"))
+
+
+class _FakeTrackio(ModuleType):
+    """What is used of Trackio: it holds runs by name."""
+
+    def __init__(self) -> None:
+        super().__init__("trackio")
+        self.calls: list[dict[str, Any]] = []
+        self.records: dict[str, list[dict[str, float]]] = {}
+        self.open = 0
+
+    def init(self, **arguments: Any) -> Any:
+        self.calls.append(arguments)
+        self.open += 1
+        records = self.records.setdefault(arguments["name"], [])
+
+        def finish() -> None:
+            self.open -= 1
+
+        return SimpleNamespace(log=lambda values, step: records.append({"step": step, **values}), finish=finish)
+
+
+def test_trackio_gets_the_same_run_when_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = _FakeTrackio()  # the real one asks for an older Pillow than the pinned one
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    settings = LogSettings(tensorboard=False, tracker="trackio", project="arms")
+    for update in (0, 3):
+        log = MetricsLog(tmp_path, resume_at=update, settings=settings, config={"batch_size": 4})
+        log.write(update + 1, {"loss": 0.5})
+        log.close()
+    ((name, records),) = fake.records.items()
+    assert name.startswith(tmp_path.name)
+    assert records == [{"step": 1, "loss": 0.5}, {"step": 4, "loss": 0.5}]
+    assert {(call["project"], call["resume"], call["config"]["batch_size"]) for call in fake.calls} == {
+        ("arms", "allow", 4)
+    }
+    assert fake.calls[0]["config"]["metrics"]["loss"]["unit"]
+    assert fake.open == 0
+
+
+def test_the_tracker_wandb_is_online_unless_it_is_set_offline() -> None:
+    assert LogSettings(tracker="wandb").wandb_mode == "online"
+    assert LogSettings(tracker="wandb", wandb="offline").wandb_mode == "offline"
+    assert LogSettings(wandb="online").wandb_mode == "online"  # as in earlier runs
+    assert LogSettings(tracker="trackio").wandb_mode == "off"

@@ -21,6 +21,7 @@ from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.survey import DataSurvey, show_episode, survey_data
 from rt1.errors import DataError
+from rt1.evaluate.rerun_file import check_rerun_target, recorded_episode, write_rerun
 from rt1.report.dataset import write_page
 from rt1.report.dataset_checks import Finding, findings, in_order
 from rt1.report.dataset_terminal import checkpoint_text, data_text
@@ -37,6 +38,8 @@ class InspectCommand:
     """Checkpoint, run or data folder."""
     out: Path | None = None
     """HTML file to write, with histograms and images of a data set. Default: none."""
+    rerun: Path | None = None
+    """New .rrd file for the Rerun viewer, with all images and actions of that episode (rt1[viz]). Default: none."""
     episode: int | None = None
     """Number of the episode that the page shows. Default: one of median length."""
     against: Path | None = None
@@ -60,7 +63,7 @@ class InspectCommand:
         """Print the contents, and write the page."""
         known = (EXPORT_FILE, INFO_FILE, *(f"{name}/{INFO_FILE}" for name in RUN_ORDER))
         if any((self.path / name).is_file() for name in known):
-            options = {"out": self.out, "against": self.against, "json": self.json or None}
+            options = {"out": self.out, "rerun": self.rerun, "against": self.against, "json": self.json or None}
             if unusable := [f"--{name}" for name, value in options.items() if value is not None]:
                 raise ValueError(f"{self.path} is a checkpoint, which has no page or checks. Remove {unusable[0]}")
             print(checkpoint_text(self.path))
@@ -68,6 +71,7 @@ class InspectCommand:
         if self.out is not None:
             require_figures()
             check_replaceable(self.out, suffix=".html")  # before the data are read
+        check_rerun_target(self.rerun)
         try:
             return self._inspect_data(command)
         except DataError as error:
@@ -89,6 +93,9 @@ class InspectCommand:
         if self.out is not None:
             shown = show_episode(source, self.episode)
             write_page(self.out, survey, shown, findings=found, comparison=comparison, command=command)
+        if self.rerun is not None:
+            number = show_episode(source, self.episode, images=1).episode
+            write_rerun(self.rerun, source.name, [recorded_episode(source, number)])
         if not self.json:
             print("histograms and images: add --out PAGE.html" if self.out is None else f"page: {self.out}")
         return int(self.strict and any(finding.severity == "error" for finding in found))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import tyro
 
@@ -10,9 +12,10 @@ from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, En
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
 from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import check_pictures_fit
-from rt1.play.playground import Playground
+from rt1.play.playground import Playground, View
 from rt1.policy.open import describe
 from rt1.policy.policy import ActingSettings, Policy
+from rt1.serve.recording import LoopRecording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,8 @@ class PlayCommand:
     """Port on 127.0.0.1. 0 takes a free one."""
     seed: int = 0
     """Seed of the initial states, as in rt1 evaluate."""
+    mcap: Path | None = None
+    """New .mcap file of images, actions and latencies, which Foxglove shows (rt1[mcap])."""
     embodiment: EmbodimentName = None
     acting: tyro.conf.OmitArgPrefixes[ActingSettings] = field(default_factory=ActingSettings)
     """How the network runs."""
@@ -51,7 +56,16 @@ class PlayCommand:
         )
         playground = Playground(policy, suite, tasks, seed=self.seed)
         server = PlayServer(playground, title=str(self.checkpoint), port=self.port)
-        serve(
-            server, lambda port: print(f"open http://127.0.0.1:{port} in a browser, press Ctrl-C to stop", flush=True)
-        )
+        with LoopRecording(self.mcap, policy.action_spec) as recording:
+            playground.on_step = partial(_record, recording)
+            serve(
+                server,
+                lambda port: print(f"open http://127.0.0.1:{port} in a browser, press Ctrl-C to stop", flush=True),
+            )
         return 0
+
+
+def _record(recording: LoopRecording, view: View) -> None:
+    assert view.decision is not None
+    recording.instruction = view.instruction or ""
+    recording.add(view.decision.image, view.decision.action, milliseconds=view.latencies[-1])

@@ -20,6 +20,8 @@ Image = NDArray[np.uint8]
 ScriptedExpert = Callable[[Any], FloatArray]
 """Expert of a task: takes the open environment and returns the action for its current state, float32 (A,)."""
 _VERSION = re.compile(r"-v\d+$")
+PICTURE_SIZE = 480
+"""Pixels of the longer side of pictures for people."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,26 @@ class Env(Protocol):
 
     def close(self) -> None:
         """Free the simulator and its renderer."""
+        ...
+
+
+@runtime_checkable
+class PicturedEnv(Protocol):
+    """Optional members of an environment: sharp pictures for people, which no policy gets.
+
+    They do not change the episode. A snapshot may be drawn later, also by another environment of the same task that was
+    reset with the same seed. So only what somebody looks at is drawn.
+    """
+
+    draws_later: bool
+    """True where a snapshot takes no time, False where it holds a picture that was drawn for it."""
+
+    def snapshot(self) -> Any:
+        """Return what a picture of the current scene depends on, as an object that can be pickled. None: no picture."""
+        ...
+
+    def picture(self, snapshot: Any, size: int) -> Image:
+        """Draw a snapshot, uint8 RGB (H, W, 3), with at most ``size`` pixels on the longer side."""
         ...
 
 
@@ -247,6 +269,21 @@ def picture_backend(suite: TaskSuite) -> str | None:
     """Return a suite's optional member ``picture_backend``: the name of the library that draws its images."""
     name: str | None = getattr(suite, "picture_backend", None)
     return name
+
+
+def draws_later(env: Env) -> bool:
+    """Whether snapshots of an environment are drawn only when somebody looks."""
+    return isinstance(env, PicturedEnv) and env.draws_later
+
+
+def snapshot_of(env: Env) -> Any:
+    """Return a snapshot of the current scene. None where the environment does not offer pictures for people."""
+    return env.snapshot() if isinstance(env, PicturedEnv) else None
+
+
+def picture_of(env: Env, snapshot: Any) -> Image | None:
+    """Draw a snapshot for people. None where there is none."""
+    return env.picture(snapshot, PICTURE_SIZE) if isinstance(env, PicturedEnv) and snapshot is not None else None
 
 
 def open_batch(suite: TaskSuite, task: str, count: int, *, render: bool = True) -> Sequence[Env]:

@@ -17,8 +17,9 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import reading
 from rt1.common.json_config import check_between, to_json
 from rt1.common.suggest import lookup
-from rt1.envs.base import BaseEnv, Observation, ScriptedExpert, StepResult
+from rt1.envs.base import BaseEnv, Image, Observation, ScriptedExpert, StepResult
 from rt1.envs.gl import choose_gl, choose_gl_early, open_renderer
+from rt1.envs.mujoco_scene import Scene, copy_scene, restore_scene
 from rt1.errors import DataError
 
 NATIVE_STEPS = 1000
@@ -52,6 +53,8 @@ def score(episode_return: float) -> float:
 class DMControlEnv(BaseEnv):
     """One task of DeepMind Control's suite. Satisfies :class:`rt1.envs.base.Env`. It never reports success."""
 
+    draws_later: ClassVar[bool] = True
+
     def __init__(self, task: str, config: DMControlConfig | None = None, *, render: bool = True) -> None:
         """Open a task by its name, ``DOMAIN-TASK``.
 
@@ -71,6 +74,7 @@ class DMControlEnv(BaseEnv):
         self.control_rate = 1.0 / (self._env.control_timestep() * self._config.action_repeat)
         self.max_steps = -(-NATIVE_STEPS // self._config.action_repeat)
         self._draws = render
+        self._drawn: Any = None  # a copy of the physics for pictures
         self._state: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
 
     def start(self, seed: int) -> Observation:
@@ -99,8 +103,22 @@ class DMControlEnv(BaseEnv):
         """Return the suite's observation of positions and velocities as one vector, float32. For experts only."""
         return self._state
 
+    def snapshot(self) -> Scene:
+        """Return the scene for :meth:`picture`."""
+        return copy_scene(self._env.physics.data.ptr)
+
+    def picture(self, snapshot: Scene, size: int) -> Image:
+        """Draw the camera's picture for people, uint8 RGB (size, size, 3)."""
+        if self._drawn is None:
+            self._drawn = self._env.physics.copy(share_model=True)
+        restore_scene(self._drawn.data.ptr, snapshot)
+        flags = {"shadow": False, "reflection": False}  # which take most of the time without a GPU
+        return self._render(self._drawn, size, render_flag_overrides=flags)
+
     def close(self) -> None:
-        """Free the simulator and its renderer."""
+        """Free the simulator and its renderers."""
+        if self._drawn is not None:
+            self._drawn.free()
         self._env.close()
 
     def _see(self, timestep: Any) -> None:
@@ -108,13 +126,16 @@ class DMControlEnv(BaseEnv):
         self._state = np.concatenate(values).astype(np.float32)
 
     def _observe(self) -> Observation:
-        size, camera = self._config.image_size, self._config.camera
+        size = self._config.image_size
         if not self._draws:
             return Observation(image=np.zeros((size, size, 3), dtype=np.uint8))
-        camera = camera or ("2" if self._domain == "quadruped" else "0")
+        return Observation(image=self._render(self._env.physics, size))
+
+    def _render(self, physics: Any, size: int, **options: Any) -> Image:
+        camera = self._config.camera or ("2" if self._domain == "quadruped" else "0")
         number = int(camera) if camera.isdecimal() else camera
-        draw = lambda: self._env.physics.render(height=size, width=size, camera_id=number)  # noqa: E731
-        return Observation(image=np.array(open_renderer(draw), dtype=np.uint8))
+        draw = lambda: physics.render(height=size, width=size, camera_id=number, **options)  # noqa: E731
+        return np.array(open_renderer(draw), dtype=np.uint8)
 
 
 def instruction(task: str) -> str:

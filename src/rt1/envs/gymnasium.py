@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -19,11 +20,12 @@ from rt1.actions import ActionPart, ActionSpec, Continuous, Discrete, FloatArray
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, to_json
 from rt1.common.json_files import parse
 from rt1.common.suggest import unknown_name
-from rt1.envs.base import BaseEnv, Image, Observation, ScriptedExpert, StepResult
+from rt1.envs.base import PICTURE_SIZE, BaseEnv, Image, Observation, ScriptedExpert, StepResult
 from rt1.envs.gl import choose_gl_early
-from rt1.envs.pictures import pictures_in, rgb_picture
+from rt1.envs.pictures import decode_picture, encode_picture, pictures_in, rgb_picture
 from rt1.errors import RenderingError, first_line
 
+_LOG = logging.getLogger(__name__)
 SUCCESS_KEYS = ("success", "is_success")
 """Entries of ``info`` that say whether the task is solved."""
 _TASK_DESCRIPTION = "task_description"
@@ -83,6 +85,8 @@ class GymnasiumEnv(BaseEnv):
     space. What the environment itself returns stays as it is: wrappers belong around the environment.
     """
 
+    draws_later: ClassVar[bool] = False
+
     def __init__(
         self, env: Any, config: GymConfig | None = None, *, name: str = "environment", render: bool = True
     ) -> None:
@@ -108,6 +112,8 @@ class GymnasiumEnv(BaseEnv):
         self.instruction = self._described({})
         self._picture = config.picture or _picture_key(env, name)
         self._black: Image | None = None
+        self._frame: Any = None  # the last render()
+        self._pictures = getattr(env, "render_mode", None) == "rgb_array"
         self._return = 0.0
         self.says_success = False
         """True once ``info`` has said whether the task is solved."""
@@ -134,6 +140,21 @@ class GymnasiumEnv(BaseEnv):
             reward=float(reward),
         )
 
+    def snapshot(self) -> bytes | None:
+        """Return ``render()`` as a JPEG for :meth:`picture`, None where there is none. It cannot be drawn later."""
+        try:
+            value = self._frame if self._picture == _RENDER else self._rendered() if self._pictures else None
+            if value is not None:
+                return encode_picture(rgb_picture(value, "render()"), PICTURE_SIZE)
+        except (RenderingError, ValueError) as error:
+            _LOG.warning("%s has no sharp pictures: %s", self._name, first_line(error))
+            self._pictures, self._frame = False, None
+        return None
+
+    def picture(self, snapshot: bytes, size: int) -> Image:
+        """Return a snapshot, at most ``size`` pixels wide and high."""
+        return decode_picture(snapshot, size)
+
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
@@ -156,7 +177,7 @@ class GymnasiumEnv(BaseEnv):
 
     def _observe(self, observation: Any) -> Observation:
         if self._picture == _RENDER:
-            value = self._rendered()
+            value = self._frame = self._rendered()
         else:
             value = observation
             for key in filter(None, self._picture.split(".")):
@@ -204,13 +225,10 @@ def _actions(space: Any, name: str) -> tuple[tuple[ActionPart, ...], Callable[[F
             "gymnasium.wrappers.RescaleAction or ClipAction"
         )
     shape, dtype = space.shape, space.dtype
+    parts = (Continuous(name="action", low=tuple(low), high=tuple(high)),)
     if np.issubdtype(dtype, np.integer):
-        return (
-            Continuous(name="action", low=tuple(low), high=tuple(high)),
-        ), lambda action: np.rint(action).astype(dtype).reshape(shape)
-    return (Continuous(name="action", low=tuple(low), high=tuple(high)),), lambda action: action.astype(dtype).reshape(
-        shape
-    )
+        return parts, lambda action: np.rint(action).astype(dtype).reshape(shape)
+    return parts, lambda action: action.astype(dtype).reshape(shape)
 
 
 def _step_limit(env: Any, config: GymConfig, name: str) -> int:

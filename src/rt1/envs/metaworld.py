@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -19,6 +19,7 @@ from rt1.envs.base import BaseEnv, Image, Observation, ScriptedExpert, StepResul
 from rt1.envs.gl import choose_gl, choose_gl_early, open_renderer
 from rt1.envs.metaworld_protocols import PROTOCOLS
 from rt1.envs.metaworld_tasks import INSTRUCTIONS, SHARED_SCENES
+from rt1.envs.mujoco_scene import Scene, copy_scene, restore_scene
 from rt1.envs.protocol import EvaluationProtocol
 
 NATIVE_RATE = 80.0
@@ -103,6 +104,7 @@ class MetaWorldEnv(BaseEnv):
     tell the task apart without the instruction; elsewhere it is part of the scene.
     """
 
+    draws_later: ClassVar[bool] = True
     task: str
     """Task name, with or without ``-v3``."""
     config: MetaWorldConfig = field(default_factory=MetaWorldConfig)
@@ -129,6 +131,7 @@ class MetaWorldEnv(BaseEnv):
             self._renderer = self.renderer_of._renderer  # noqa: SLF001 (its own class)
         elif self.render:
             self._renderer = _Renderer(self._sim.model, self.config)
+        self._picture_renderer: _Renderer | None = None
         self._rest = _model_state(self._sim.model)
         self._state: NDArray[np.float64] | None = None
 
@@ -161,8 +164,25 @@ class MetaWorldEnv(BaseEnv):
             action = self._expert.get_action(self._state)
         return np.clip(action, -1.0, 1.0).astype(np.float32)
 
+    def snapshot(self) -> Scene:
+        """Return the scene for :meth:`picture`."""
+        return copy_scene(self._sim.data)
+
+    def picture(self, snapshot: Scene, size: int) -> Image:
+        """Draw the camera's whole picture for people, uint8 RGB (size, size, 3)."""
+        if self._picture_renderer is None or self._picture_renderer.size != size:
+            self._close_pictures()
+            config = replace(self.config, image_size=size, supersample=1, crop=None)
+            self._picture_renderer = _Renderer(self._sim.model, config)
+        return self._picture_renderer.image(snapshot)
+
+    def _close_pictures(self) -> None:
+        if self._picture_renderer is not None:
+            self._picture_renderer.close()
+
     def close(self) -> None:
-        """Free the renderer; without this EGL prints tracebacks at exit."""
+        """Free the renderers; without this EGL prints tracebacks at exit."""
+        self._close_pictures()
         if self._renderer is not None and self.renderer_of is None:
             self._renderer.close()
         self._sim.close()
@@ -171,7 +191,7 @@ class MetaWorldEnv(BaseEnv):
         if self._renderer is None:
             size = self.config.image_size
             return Observation(image=np.zeros((size, size, 3), dtype=np.uint8))
-        return _UndrawnObservation(partial(self._renderer.image, self._renderer.scene(self._sim.data)))
+        return _UndrawnObservation(partial(self._renderer.image, copy_scene(self._sim.data)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,14 +269,6 @@ class _UndrawnObservation(Observation):
         return self.__dict__.pop("_draw")()
 
 
-_SCENE = (
-    *("xpos", "xmat", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
-    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
-)
-"""All arrays of a simulation's data that its image depends on."""
-Scene = Mapping[str, NDArray[np.float64]]
-
-
 class _Renderer:
     """A MuJoCo renderer with fast flags; images upright."""
 
@@ -265,7 +277,7 @@ class _Renderer:
 
         if config.fast_render:
             model.vis.quality.offsamples = 0
-        self._config = config
+        self._config, self.size = config, config.image_size
         self._data = mujoco.MjData(model)
         size = _whole_size(config)
         # A renderer that does not open lacks these, and its own cleanup prints a traceback.
@@ -275,13 +287,8 @@ class _Renderer:
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
 
-    def scene(self, data: Any) -> Scene:
-        """Return a copy of what the image of a simulation depends on."""
-        return {name: getattr(data, name).copy() for name in _SCENE}
-
     def image(self, scene: Scene) -> Image:
-        for name, values in scene.items():
-            getattr(self._data, name)[:] = values
+        restore_scene(self._data, scene)
         self._renderer.update_scene(self._data, camera=self._config.camera)
         image = self._renderer.render()
         if self._config.camera == "corner2":  # Meta-World's corner2 hangs upside down

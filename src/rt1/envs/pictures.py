@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 
 from rt1.envs.base import Image
@@ -44,3 +45,25 @@ def pictures_in(observation: Any) -> list[str]:
     dtype = getattr(observation, "dtype", None)
     looks_so = len(shape) == 3 and shape[-1] in (1, 3) and min(shape[:2]) >= 8 and dtype in (np.uint8, np.float32)
     return [""] if looks_so else []
+
+
+def encode_picture(picture: Image, size: int) -> bytes:
+    """Return a picture, uint8 RGB (H, W, 3), at most ``size`` pixels wide and high, as a JPEG."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(_shrunk(picture, size), cv2.COLOR_RGB2BGR))
+    return data.tobytes()
+
+
+def decode_picture(data: bytes, size: int) -> Image:
+    """Return the picture of :func:`encode_picture`, at most ``size`` pixels wide and high."""
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return _shrunk(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), dtype=np.uint8), size)
+
+
+def _shrunk(picture: Image, size: int) -> Image:
+    height, width = picture.shape[:2]
+    scale = size / max(height, width)
+    if scale >= 1:
+        return picture
+    smaller = cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    return np.asarray(smaller, dtype=np.uint8)

@@ -14,7 +14,8 @@ from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return
 from rt1.envs.protocol import protocol_of
 from rt1.envs.registry import suite_from_json, suite_to_json
-from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of
+from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of, shown_trials
+from rt1.evaluate.rerun_file import check_rerun_target, trial_episode, write_rerun
 from rt1.evaluate.results import ClosedLoopResult
 from rt1.policy.base import BasePolicy
 from rt1.policy.exported import stored_table
@@ -22,7 +23,17 @@ from rt1.policy.exported_manifest import Manifest
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings
 from rt1.simulate.rollout import check_actions_fit
-from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, progress_note, run_trials
+from rt1.simulate.trials import (
+    Kind,
+    TrialPlan,
+    TrialPolicy,
+    TrialResult,
+    plan_trials,
+    prepare_policy,
+    prepared_policy,
+    progress_note,
+    run_trials,
+)
 from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
@@ -50,6 +61,8 @@ class TrialSettings:
     """Also run each task with a paraphrase that no recording contains. A text table may lack it."""
     embodiment: str | None = None
     """Embodiment that acts. Required if the checkpoint has several."""
+    rerun: Path | None = None
+    """New .rrd file for the Rerun viewer, with the trials that the report shows (rt1[viz])."""
     acting: ActingSettings = field(default_factory=ActingSettings)
     """How the network runs."""
 
@@ -122,6 +135,7 @@ def run_evaluation(
     folder = policy_folder(checkpoint)
     info = describe(folder, embodiment=settings.embodiment)
     tasks = check_tasks(suite, settings.tasks or info.provenance.get("tasks", ()))
+    check_rerun_target(settings.rerun)
     policy = TrialPolicy(checkpoint=folder, embodiment=settings.embodiment, acting=settings.acting)
     check_env_fits(info, suite, tasks[0])
     plans = _plans(suite, tasks, settings)
@@ -168,7 +182,12 @@ def _run(
         for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
             results += batch
             bar.note = progress_note(results)
-    return outcomes_of(results, suite.control_rate)
+    if settings.rerun is not None:
+        prepare_policy(policy, embeddings)
+        episodes = (trial_episode(prepared_policy(), suite, result) for result in shown_trials(results))
+        write_rerun(settings.rerun, "trials", episodes)
+    workers = 1 if isinstance(policy, BasePolicy) else settings.workers
+    return outcomes_of(results, suite, workers=workers)
 
 
 def _plans(suite: TaskSuite, tasks: Sequence[str], settings: TrialSettings) -> list[TrialPlan]:

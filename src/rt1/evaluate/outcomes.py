@@ -7,11 +7,14 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from rt1.common.processes import run_jobs
+from rt1.envs.base import TaskSuite
 from rt1.evaluate.results import ClosedLoopResult, InstructedResult, TaskResult
 from rt1.simulate.trials import Kind, TrialPlan, TrialResult
-from rt1.simulate.video import encode_video
+from rt1.simulate.video import film, film_of
 
 BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 _KINDS: tuple[Kind, ...] = ("policy", "swapped", "paraphrase", *BASELINES)
@@ -62,15 +65,26 @@ class Shard:
         return order[self.number - 1 :: self.count]
 
 
-def outcomes_of(results: Sequence[TrialResult], control_rate: float) -> list[TrialOutcome]:
-    """Return the outcomes of trials, with videos at the speed of the control rate (Hz)."""
-    filmed: set[tuple[str, bool]] = set()
+def shown_trials(results: Sequence[TrialResult]) -> list[TrialResult]:
+    """Return the trials that a report shows: the first success and the first failure of the policy on each task."""
+    shown: dict[tuple[str, bool], TrialResult] = {}
+    for result in sorted(results, key=lambda result: result.trial):
+        if result.plan.kind == "policy":
+            shown.setdefault((result.plan.task, result.rollout.success), result)
+    return list(shown.values())
+
+
+def outcomes_of(results: Sequence[TrialResult], suite: TaskSuite, *, workers: int = 0) -> list[TrialOutcome]:
+    """Return the outcomes of trials in their order, with videos of those that a report shows.
+
+    ``workers`` are the processes that draw the videos. 0: one per core.
+    """
+    shown = shown_trials(results)
+    jobs = run_jobs(partial(film, suite), [film_of(result) for result in shown], workers=workers)
+    videos = {id(shown[index]): video for index, video in jobs}
     outcomes = []
     for result in sorted(results, key=lambda result: result.trial):
-        plan, rollout, video = result.plan, result.rollout, None
-        if plan.kind == "policy" and (plan.task, rollout.success) not in filmed:
-            filmed.add((plan.task, rollout.success))
-            video = base64.b64encode(encode_video(rollout.images, fps=control_rate)).decode()
+        plan, rollout, video = result.plan, result.rollout, videos.get(id(result))
         outcomes.append(
             TrialOutcome(
                 kind=plan.kind,
@@ -81,7 +95,7 @@ def outcomes_of(results: Sequence[TrialResult], control_rate: float) -> list[Tri
                 steps=rollout.steps,
                 clipped=rollout.clipped,
                 total_reward=rollout.total_reward,
-                video=video,
+                video=None if video is None else base64.b64encode(video).decode(),
             )
         )
     return outcomes

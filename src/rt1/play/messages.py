@@ -75,18 +75,21 @@ def encode_view(view: View) -> bytes:
     """Return a view as one message.
 
     It is the length of the JSON (4 bytes, big end first), the JSON, the JPEG of the newest image (``image_bytes``
-    long), and the JPEG of the image that the last decision was made from.
+    long), the JPEG of the picture for people (``picture_bytes`` long), and the JPEG of the image that the last decision
+    was made from.
     """
     image = b"" if view.image is None else encode_jpeg(view.image)
+    picture = b"" if view.picture is None else encode_jpeg(view.picture, quality=90)
     seen = b"" if view.decision is None else encode_jpeg(view.decision.image)
     state = vars(view) | {
         "latency": _latency(view.latencies),
         "decision": None if view.decision is None else _decision(view.decision),
         "image_bytes": len(image),
+        "picture_bytes": len(picture),
     }
-    del state["image"], state["latencies"]
+    del state["image"], state["picture"], state["latencies"]
     text = json.dumps(state).encode()
-    return len(text).to_bytes(4, "big") + text + image + seen
+    return len(text).to_bytes(4, "big") + text + image + picture + seen
 
 
 def _latency(latencies: tuple[float, ...]) -> dict[str, float] | None:

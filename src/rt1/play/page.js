@@ -103,8 +103,7 @@ function schedule() {
       const before = last;
       last = await read(message);
       draw(last);
-      before?.image?.close(); // the memory of pictures is not freed soon by itself
-      before?.seen?.close();
+      for (const name of ["image", "scene", "seen"]) before?.[name]?.close(); // their memory is not freed soon by itself
     } finally {
       drawing = false;
       if (latest) schedule();
@@ -115,26 +114,27 @@ function schedule() {
 async function read(message) {
   const length = new DataView(message).getUint32(0);
   const state = JSON.parse(decoder.decode(new Uint8Array(message, 4, length)));
-  const start = 4 + length;
-  const [image, seen] = await Promise.all([
-    picture(message.slice(start, start + state.image_bytes)),
-    picture(message.slice(start + state.image_bytes)),
-  ]);
-  return { state, image, seen };
+  let start = 4 + length;
+  const take = (bytes) => picture(message.slice(start, (start += bytes)));
+  const pictures = [take(state.image_bytes), take(state.picture_bytes), take(message.byteLength)];
+  const [image, scene, seen] = await Promise.all(pictures);
+  return { state, image, scene, seen };
 }
 
 const picture = (bytes) => (bytes.byteLength ? createImageBitmap(new Blob([bytes], { type: "image/jpeg" })) : null);
 
-function draw({ state, image, seen }) {
+function draw({ state, image, scene, seen }) {
   if (!facts) return;
   complain(state.error);
   drawControls(state);
-  drawFacts(state, image);
+  drawFacts(state, image, scene);
   const { decision } = state;
   facts.dimensions.forEach((spec, index) => drawDimension(spec, index, decision));
   drawMaps(decision, seen);
-  const large = decision && chosenMap >= 0 ? seen : image;
-  drawPicture(element("image"), large, large === image ? null : decision.attention[chosenMap]);
+  element("input").hidden = !scene;
+  if (scene) drawPicture(element("input"), image, null, false);
+  const mapped = decision && chosenMap >= 0;
+  drawPicture(element("image"), mapped ? seen : (scene ?? image), mapped ? decision.attention[chosenMap] : null);
 }
 
 /** Show a value of the server in a control, unless somebody is changing it there. */
@@ -160,7 +160,7 @@ function write(id, text) {
   if (element(id).textContent !== text) element(id).textContent = text;
 }
 
-function drawFacts(state, image) {
+function drawFacts(state, image, scene) {
   write("phase", WORDS[state.phase]);
   write("success", state.success ? "reached" : "not reached");
   element("lamp").classList.toggle("on", state.success);
@@ -169,8 +169,9 @@ function drawFacts(state, image) {
   write("latency", latency ? `${ms(latency.last)} · p50 ${ms(latency.p50)} · p95 ${ms(latency.p95)}` : "–");
   write("current", state.instruction ?? "none yet");
   write("rate", `${rate(state)} of ${number(state.control_rate * state.speed)} Hz`);
-  const size = image ? `what the policy sees, ${image.width} × ${image.height}` : "no image";
-  write("caption", `${size}; it remembers ${state.remembered} of at most ${facts.window} images`);
+  const size = image ? `the policy's input, ${image.width} × ${image.height} pixels` : "no image";
+  const left = scene ? "Left: the scene. Right: " : "";
+  write("caption", `${left}${size}. It remembers ${state.remembered} of at most ${facts.window} images.`);
 }
 
 function rate(state) {
@@ -240,10 +241,10 @@ function drawMaps(decision, seen) {
 }
 
 /** Draw an image, and a map on it: dark where its weight is 0, bare and tinted where it is largest. */
-function drawPicture(canvas, image, map) {
+function drawPicture(canvas, image, map, smooth = true) {
   const { context, width, height } = paper(canvas, image ? image.height / image.width : 1);
   if (!image) return;
-  context.imageSmoothingEnabled = true;
+  context.imageSmoothingEnabled = smooth;
   context.imageSmoothingQuality = "high";
   context.drawImage(image, 0, 0, width, height);
   if (!map) return;

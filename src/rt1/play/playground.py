@@ -12,7 +12,7 @@ import numpy as np
 
 from rt1.actions import FloatArray, TokenArray
 from rt1.common.suggest import unknown_name
-from rt1.envs.base import Env, Image, TaskSuite, check_tasks
+from rt1.envs.base import Env, Image, TaskSuite, check_tasks, picture_of, snapshot_of
 from rt1.policy.base import LONGEST_INSTRUCTION
 from rt1.policy.policy import Policy
 from rt1.simulate.rollout import check_actions_fit, within_bounds
@@ -66,6 +66,8 @@ class View:
     """The last steps' times from image to action, ms, oldest first."""
     image: Image | None = None
     """uint8 RGB (H, W, 3), the newest observation; None where there is no environment."""
+    picture: Image | None = None
+    """uint8 RGB (H, W, 3), the same scene drawn for people; None where the environment does not offer it."""
     decision: Decision | None = None
     """The last decision; None before the first one under this instruction."""
 
@@ -89,6 +91,8 @@ class Playground:
         """What the page shows now."""
         self.on_opening: Callable[[], None] = lambda: None
         """Called before an environment opens, which takes seconds."""
+        self.on_step: Callable[[View], None] = lambda _: None
+        """Called with the view after each step: its decision and the latency are those of the step."""
         self._seed = seed
         self._env: Env | None = None
         self._native = ""  # the environment's own instruction
@@ -113,6 +117,7 @@ class Playground:
         with self._closed_if_it_fails():
             env = self._opened()
             view.image = env.reset(seed).image
+            view.picture = picture_of(env, snapshot_of(env))
         previous, self._native = self._native, env.instruction
         view.phase, view.start, view.step, view.success = "stopped", start, 0, False
         if view.instruction and view.instruction != previous:  # the user's own
@@ -157,8 +162,10 @@ class Playground:
             assert view.image is not None
             decision = self._decide(view.image)
             result = env.step(within_bounds(env.action_spec, decision.action))
+            view.picture = picture_of(env, snapshot_of(env))
         view.decision, view.image = decision, result.observation.image
         view.step, view.success = view.step + 1, result.success
+        self.on_step(view)
         if result.done:
             view.phase = "over"
         elif env.instruction != self._native:  # a chain of tasks: the policy follows, unless the user set another one
@@ -167,7 +174,8 @@ class Playground:
                 self.set_instruction(self._native)
 
     def close(self) -> None:
-        env, self._env, self.view.image, self.view.decision = self._env, None, None, None
+        env, self._env = self._env, None
+        self.view.image = self.view.picture = self.view.decision = None
         if env is not None:
             env.close()
 

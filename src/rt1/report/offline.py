@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from rt1.common.files import write_text
 from rt1.common.json_config import MOST_EPISODES, check_at_least, check_between
 from rt1.data.sources.base import EpisodeSource
+from rt1.data.survey import spread
 from rt1.evaluate.episode_choice import EpisodeChoice, choose_episodes, instruction_source
 from rt1.evaluate.offline import OfflineResult, evaluate_offline
+from rt1.evaluate.rerun_file import check_rerun_target, predicted_episode, write_rerun
 from rt1.model.rt1 import RT1Config
 from rt1.policy.agreement import ROUNDING
 from rt1.policy.policy import Policy
@@ -41,6 +43,8 @@ class OfflineSettings:
     or all if it was trained on other data."""
     plots: int = 4
     """Number of episodes whose actions, images and attention the report shows."""
+    rerun: Path | None = None
+    """New .rrd file for the Rerun viewer, with as many episodes as the report shows (rt1[viz])."""
     embodiment: str | None = None
     """Embodiment that acts. Required if the checkpoint has several."""
     cond_scale: float = 1.0
@@ -81,6 +85,7 @@ def evaluate_recorded(
         context: further provenance for the report.
     """
     settings = settings or OfflineSettings()
+    check_rerun_target(settings.rerun)
     with ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment) as recorder:
         chosen = choose_episodes(source, recorder.info.provenance, settings.episodes)
         policy = Policy.from_checkpoint(
@@ -88,6 +93,11 @@ def evaluate_recorded(
         )
         words = instruction_source(source, recorder.info, encoder)
         result = evaluate_offline(policy, source, chosen, words, shown=settings.plots)
+        if settings.rerun is not None:
+            numbers = np.setdiff1d(chosen.numbers, result.without_instruction)
+            shown = numbers[spread(len(numbers), settings.plots)].tolist()
+            episodes = (predicted_episode(policy, source, number, words.of(source, number)) for number in shown)
+            write_rerun(settings.rerun, source.name, episodes)
     table = {"data": source.name, "episodes": chosen.reason, "text embeddings": words.origin}
     facts = recorder.facts(policy, title=f"Offline evaluation on {source.name}", settings=table, notes=_NOTES)
     report = OfflineReport(result=result, network=policy.model.config, **facts)

@@ -139,7 +139,7 @@ def run_trials_of(
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "env": suite_to_json(suite),
         "picture_backend": picture_backend(suite),
-        "trials": {**to_json(settings), "tasks": list(tasks), "workers": 0},
+        "trials": {**to_json(replace(settings, rerun=None)), "tasks": list(tasks), "workers": 0},
     }
     trials = Trials(
         shard=shard,

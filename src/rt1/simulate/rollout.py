@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.progress import count_step
-from rt1.envs.base import Env, Image, Observation
+from rt1.envs.base import Env, Image, Observation, snapshot_of
 from rt1.policy.base import BasePolicy
 from rt1.simulate.noise import OrnsteinUhlenbeckNoise
 
@@ -155,6 +155,8 @@ class Rollout:
     rewards: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))  # (S,)
     images: tuple[Image, ...] = field(default=(), repr=False)
     """The S+1 images seen, first to last, when they were asked for."""
+    snapshots: tuple[Any, ...] = field(default=(), repr=False)
+    """Snapshots of the same scenes, to be drawn for people, when they were asked for."""
 
     @property
     def total_reward(self) -> float:
@@ -173,16 +175,22 @@ class Episode:
         seed: int,
         instruction: str | None = None,
         keep_images: bool = False,
+        keep_snapshots: bool = False,
         max_steps: int | None = None,
     ) -> None:
-        """Reset environment and controller. The arguments are those of :func:`rollout`."""
+        """Reset environment and controller. The arguments are those of :func:`rollout`.
+
+        ``keep_snapshots`` also keeps what :class:`rt1.envs.base.PicturedEnv` draws for people.
+        """
         self._env, self.controller, self._instruction = env, controller, instruction
         self.observation = env.reset(seed)
         """What the controller acts on next."""
         self.done = False
         self._current = instruction or env.instruction
         controller.reset(self._current)
-        self._images = [self.observation.image] if keep_images else None
+        self._images: list[Image] | None = [] if keep_images else None
+        self._snapshots: list[Any] | None = [] if keep_snapshots else None
+        self._look()
         self._actions: list[FloatArray] = []
         self._rewards: list[float] = []
         self._max_steps = max_steps
@@ -197,12 +205,17 @@ class Episode:
         count_step(env.max_steps)
         self.observation, self._success = result.observation, result.success
         self._rewards.append(result.reward)
-        if self._images is not None:
-            self._images.append(result.observation.image)
+        self._look()
         self.done = result.done or len(self._actions) == self._max_steps
         if not self.done and not self._instruction and env.instruction != self._current:
             self._current = env.instruction
             self.controller.reset(self._current)
+
+    def _look(self) -> None:
+        if self._images is not None:
+            self._images.append(self.observation.image)
+        if self._snapshots is not None:
+            self._snapshots.append(snapshot_of(self._env))
 
     def result(self) -> Rollout:
         """Return the finished episode."""
@@ -213,6 +226,7 @@ class Episode:
             clipped=self._clipped,
             rewards=np.array(self._rewards),
             images=tuple(self._images or ()),
+            snapshots=tuple(self._snapshots or ()),
         )
 
 

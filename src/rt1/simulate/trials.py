@@ -14,7 +14,7 @@ import torch
 from rt1.actions import FloatArray
 from rt1.common.processes import run_jobs
 from rt1.common.progress import count_episode
-from rt1.envs.base import Env, TaskSuite, max_return, open_batch
+from rt1.envs.base import Env, TaskSuite, draws_later, max_return, open_batch
 from rt1.policy.base import BasePolicy
 from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.record import MOST_ATTEMPTS
@@ -54,7 +54,7 @@ class TrialResult:
 
     plan: TrialPlan
     trial: int
-    rollout: Rollout  # images: of the first success and the first failure of a plan
+    rollout: Rollout  # images and snapshots: of the first success and failure of a plan
     max_return: float | None = None  # largest return of an episode, where returns are measured
 
     @property
@@ -161,6 +161,7 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
                     seed=trial_seed(plan.seed, trial),
                     instruction=plan.instruction,
                     keep_images=plan.kind == "policy",
+                    keep_snapshots=plan.kind == "policy" and (trial == 0 or draws_later(env)),
                 )
                 for env, trial in zip(envs, numbers, strict=False)
             ]
@@ -175,7 +176,7 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
     return [
         result
         if result.trial == first[result.rollout.success]
-        else replace(result, rollout=replace(result.rollout, images=()))
+        else replace(result, rollout=replace(result.rollout, images=(), snapshots=()))
         for result in results
     ]
 

@@ -1,15 +1,76 @@
-"""Images to a small H.264 video that any browser plays."""
+"""Images to a small H.264 video that any browser plays, and the video of a trial."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
-from rt1.envs.base import Image
+from rt1.envs.base import PICTURE_SIZE, Image, TaskSuite, picture_of
+from rt1.simulate.rollout import Rollout
+from rt1.simulate.seeds import trial_seed
+
+if TYPE_CHECKING:
+    from rt1.simulate.trials import TrialResult
+
+_MOST_FRAMES = 300
+_SMALL = 288
+
+
+@dataclass(frozen=True, kw_only=True)
+class Film:
+    """A trial to show as a video."""
+
+    task: str
+    seed: int
+    rollout: Rollout  # with its images
+
+
+def film_of(result: TrialResult) -> Film:
+    """Return what a trial's video is made of."""
+    plan = result.plan
+    return Film(task=plan.task, seed=trial_seed(plan.seed, result.trial), rollout=result.rollout)
+
+
+def pictures(suite: TaskSuite, trial: Film, *, every: int = 1) -> Iterator[Image | None]:
+    """Draw the snapshots of a trial for people, or each ``every``-th one."""
+    with closing(suite.open(trial.task, render=False)) as env:
+        env.reset(trial.seed)  # some environments change more than a snapshot holds
+        for snapshot in trial.rollout.snapshots[::every]:
+            yield picture_of(env, snapshot)
+
+
+def film(suite: TaskSuite, trial: Film) -> bytes:
+    """Return the mp4 of a trial, at the speed of the control rate.
+
+    Where the environment offers pictures for people, each stands on the left of what the policy saw.
+    """
+    rollout = trial.rollout
+    every = -(-len(rollout.images) // _MOST_FRAMES)  # drawing a long episode would take a minute
+    images, fps = rollout.images[::every], suite.control_rate / every
+    if not rollout.snapshots or rollout.snapshots[0] is None:
+        return encode_video(images, fps=fps, scale_to=_SMALL)
+    frames = [
+        image if picture is None else side_by_side(picture, image)
+        for image, picture in zip(images, pictures(suite, trial, every=every), strict=True)
+    ]
+    return encode_video(frames, fps=fps, scale_to=max(frames[0].shape[:2]))
+
+
+def side_by_side(picture: Image, image: Image) -> Image:
+    """Return a picture, uint8 RGB (H, W, 3), with another one beside it that is enlarged to its height."""
+    height = picture.shape[0]
+    width = round(image.shape[1] * height / image.shape[0])
+    large = cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_NEAREST)
+    gap = np.full((height, PICTURE_SIZE // 60, 3), 255, np.uint8)
+    return np.concatenate([picture, gap, np.asarray(large, dtype=np.uint8)], axis=1)
 
 
 def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) -> bytes:
@@ -36,7 +97,9 @@ def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) ->
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
             rate = Fraction(fps).limit_denominator(1000)
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "27", "preset": "slow"})
+            stream = container.add_stream(
+                "libx264", rate=rate, options={"crf": "30" if scale_to > _SMALL else "27", "preset": "slow"}
+            )
             stream.pix_fmt = "yuv420p"
             stream.width, stream.height = _even(width * scale), _even(height * scale)
             context = stream.codec_context

@@ -39,6 +39,7 @@ HARMLESS = {
     "log.entity",
     "log.project",
     "log.tensorboard",
+    "log.tracker",
     "log.wandb",
     "log_every",
     "name",

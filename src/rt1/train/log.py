@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line, and optionally TensorBoard and Weights & Biases (W&B)."""
+"""Metrics of a run: one JSON object a line, and optionally TensorBoard, Weights & Biases (W&B) and Trackio."""
 
 from __future__ import annotations
 
@@ -26,19 +26,27 @@ class LogSettings:
 
     tensorboard: bool = True
     """Write TensorBoard files into the run folder, where the package is installed (rt1[train])."""
+    tracker: Literal["off", "wandb", "trackio"] = "off"
+    """Experiment tracker: Weights & Biases (rt1[wandb]), or Trackio (rt1[trackio]) with files on this machine."""
     wandb: Literal["off", "online", "offline"] = "off"
-    """Send the metrics to Weights & Biases (rt1[wandb]), or write them for a later wandb sync."""
+    """Send the metrics to W&B, or write them for a later wandb sync. --log.tracker wandb is online unless this says
+    offline."""
     project: str = "rt1"
-    """W&B project."""
+    """Project of the tracker."""
     entity: str | None = None
     """W&B user or team. The account's own if not given."""
 
+    @property
+    def wandb_mode(self) -> Literal["off", "online", "offline"]:
+        """How W&B gets the metrics."""
+        return "online" if self.tracker == "wandb" and self.wandb == "off" else self.wandb
+
 
 class MetricsLog:
-    """Appends records to ``metrics.jsonl``, and to TensorBoard and W&B as the settings say.
+    """Appends records to ``metrics.jsonl``, and to TensorBoard, W&B and Trackio as the settings say.
 
     ``run.json`` in the same folder holds the configuration, the unit and meaning of every metric, and the commit and
-    machine of each start. TensorBoard and W&B get the same.
+    machine of each start. The others get the same.
     """
 
     def __init__(
@@ -56,7 +64,8 @@ class MetricsLog:
         about = _note_start(run, dict(config or {}), resume_at)
         self._file = (run / METRICS_FILE).open("a", encoding="utf-8")
         self._board = _open_board(run, about, resume_at) if settings.tensorboard else None
-        self._wandb = None if settings.wandb == "off" else _open_wandb(run, about, settings)
+        self._wandb = None if settings.wandb_mode == "off" else _open_wandb(run, about, settings)
+        self._trackio = _open_trackio(run, about, settings) if settings.tracker == "trackio" else None
 
     def write(self, update: int, values: Mapping[str, float]) -> None:
         """Write one record of values measured after ``update`` updates."""
@@ -67,6 +76,8 @@ class MetricsLog:
                 self._board.add_scalar(name, value, update)
         if self._wandb is not None:
             self._wandb.log({"update": update, **values})
+        if self._trackio is not None:
+            self._trackio.log(dict(values), step=update)
 
     def close(self) -> None:
         """Close the files."""
@@ -75,6 +86,8 @@ class MetricsLog:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+        if self._trackio is not None:
+            self._trackio.finish()
 
 
 def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any]:
@@ -131,13 +144,24 @@ def _open_wandb(run: Path, about: Mapping[str, Any], settings: LogSettings) -> A
             entity=settings.entity,
             name=run.name,
             id=about["wandb_id"],  # a resumed run stays one W&B run
-            resume="allow" if settings.wandb == "online" else None,  # `wandb sync --append` joins files of one id
-            mode=settings.wandb,
+            resume="allow" if settings.wandb_mode == "online" else None,  # `wandb sync --append` joins files of one id
+            mode=settings.wandb_mode,
             dir=str(run),
-            config={**about["config"], "starts": about["starts"], "metrics": about["metrics"]},
+            config=_config(about),
         )
     except wandb.Error as error:
         raise ValueError(f"W&B does not start: {error}; run `wandb login`, or log with --log.wandb offline") from error
     opened.define_metric("update")
     opened.define_metric("*", step_metric="update")
     return opened
+
+
+def _open_trackio(run: Path, about: Mapping[str, Any], settings: LogSettings) -> Any:  # noqa: ANN401 (an optional package)
+    import trackio
+
+    name = f"{run.name}-{about['wandb_id']}"  # a resumed run stays one run
+    return trackio.init(project=settings.project, name=name, config=_config(about), resume="allow")
+
+
+def _config(about: Mapping[str, Any]) -> dict[str, Any]:
+    return {**about["config"], "starts": about["starts"], "metrics": about["metrics"]}
