@@ -31,7 +31,7 @@ IMAGE_KEY = "observation.image"
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three episodes of 8 steps of noise with two instructions, one of them empty."""
+    """Three episodes of 8 steps of noise with two instructions."""
     folder = tmp_path_factory.mktemp("data") / "small"
     rng = np.random.default_rng(0)
 
@@ -40,7 +40,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return RecordedEpisode(
             images=[encode_png(image) for image in images],
             actions=rng.uniform(-1, 1, (8, 4)).astype(np.float32),
-            instruction=("open the faucet", "close the faucet", " ")[number],
+            instruction=("open the faucet", "close the faucet")[number % 2],
             text_embedding=None,
             task="faucet",
             success=None,

@@ -14,6 +14,7 @@ from lerobot.envs.configs import MetaworldEnv
 from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
 from lerobot.scripts import lerobot_eval, lerobot_train
 from lerobot.utils.import_utils import register_third_party_plugins
+from lerobot_policy_rt1.modeling_rt1 import _stored
 
 from rt1 import Policy
 from rt1.cli import main
@@ -50,15 +51,21 @@ def test_policy_and_plug_in_give_the_same_20_actions_bit_for_bit(checkpoint: Pat
     write_lerobot(checkpoint, tmp_path / "lerobot")
     plug_in, before, after = _load(tmp_path / "lerobot")
     policy = Policy.from_checkpoint(checkpoint)
-    patches = np.random.default_rng(1).integers(0, 256, (20, 1, 3, 4, 3), dtype=np.uint8)  # noise would average out
-    images = patches.repeat(20, axis=2).repeat(20, axis=3)
+    images = np.random.default_rng(1).integers(0, 256, (20, 1, 60, 80, 3), dtype=np.uint8)
+    observations = [_observation(image, ["open the faucet"]) for image in images]
     policy.reset("open the faucet")
     expected = np.stack([policy.act_vector(image) for (image,) in images])
-    actions = [after(plug_in.select_action(before(_observation(image, ["open the faucet"])))) for image in images]
+    actions = [after(plug_in.select_action(before(observation))) for observation in observations]
     np.testing.assert_array_equal(torch.cat(actions).numpy(), expected)
-    assert len(np.unique(expected, axis=0)) > 5, "the images must matter"
+    stored = [_stored(observation[KEY])[0].numpy() for observation in observations]
+    logits = [
+        one.episode_logits("open the faucet", images_NHWC)
+        for one, images_NHWC in ((plug_in._acting.policy, stored), (policy, images[:, 0]))
+    ]
+    np.testing.assert_array_equal(*logits)
+    assert len(np.unique(logits[0], axis=0)) == 20, "the images must matter"
     plug_in.reset()
-    (again,) = plug_in.predict_action_chunk(before(_observation(images[0], ["open the faucet"])))
+    (again,) = plug_in.predict_action_chunk(before(observations[0]))
     np.testing.assert_array_equal(again.numpy(), expected[:1])
 
 
@@ -129,6 +136,7 @@ def test_one_episode_of_meta_world_by_lerobot_eval(
         choose_gl()
     except RenderingError as error:
         pytest.skip(str(error))
+    monkeypatch.setattr("metaworld.sawyer_xyz_env.SawyerXYZEnv.max_path_length", 20)  # of 500
     write_lerobot(checkpoint, tmp_path / "lerobot")
     _run(
         lerobot_eval,
