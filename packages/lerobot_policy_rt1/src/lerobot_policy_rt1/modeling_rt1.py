@@ -56,7 +56,7 @@ class RT1Policy(PreTrainedPolicy):
         if is_new:
             config.checkpoint = info_to_json(describe(config, dataset_stats, dataset_meta))
         self.info = read_description(config.checkpoint, Path(CONFIG_FILE))
-        self.network = RT1(self.info.model).to(memory_format=torch.channels_last)
+        self.network = RT1(self.info.model)  # contiguous: LeRobot saves no other optimizer state
         if is_new and config.init is not None:
             report = start_from(
                 self.network, config.init, action_spec=self.info.action_spec, text_encoder=self.info.text_encoder
