@@ -39,8 +39,10 @@ def test_there_and_back_gives_the_same_checkpoint_and_the_same_20_actions(
         assert (tmp_path / "back" / name).read_bytes() == (checkpoint / name).read_bytes()
     images = np.random.default_rng(1).integers(0, 256, (20, 40, 56, 3), dtype=np.uint8)
     text = np.random.default_rng(2).normal(size=8).astype(np.float32)
-    both = [Policy.from_checkpoint(path).episode_logits(text, images) for path in (checkpoint, tmp_path / "back")]
-    np.testing.assert_array_equal(*both)
+    before, after = (
+        Policy.from_checkpoint(path).episode_logits(text, images) for path in (checkpoint, tmp_path / "back")
+    )
+    np.testing.assert_array_equal(before, after)
 
 
 def test_the_folder_has_the_files_features_and_steps_of_lerobot(folder: Path) -> None:

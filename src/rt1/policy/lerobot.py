@@ -33,7 +33,7 @@ CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PREPROCESSOR_FILE, POSTPROCESSOR_FILE = "policy_preprocessor.json", "policy_postprocessor.json"
 LEROBOT_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, POSTPROCESSOR_FILE)
 IMAGE_KEY = "observation.image"
-"""Key of the camera in LeRobot's Meta-World and in data sets with one camera."""
+"""Key of the camera in LeRobot's environments with one camera."""
 
 _CURE = "give LeRobot's folder pretrained_model of a policy of type rt1"
 _NORMALIZATION = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"}
