@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -96,6 +97,18 @@ def test_an_action_dict_comes_back_from_its_vector(spec: ActionSpec, seed: int) 
 @given(spec=specs())
 def test_a_spec_comes_back_from_json(spec: ActionSpec) -> None:
     assert ActionSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_a_tensor_gives_a_tensor_of_the_same_tokens_and_actions() -> None:
+    spec = rt1_action_spec(bins=512)
+    action = np.random.default_rng(0).uniform(-2, 2, (3, 5, spec.size)).astype(np.float32)
+    action[..., 0] = 1
+    tokens = spec.encode(torch.from_numpy(action))
+    assert tokens.dtype == torch.int32
+    np.testing.assert_array_equal(tokens.numpy(), spec.encode(action))
+    decoded = spec.decode(tokens.long())
+    assert decoded.dtype == torch.float32
+    np.testing.assert_array_equal(decoded.numpy(), spec.decode(tokens.numpy()))
 
 
 def test_values_outside_the_bounds_are_clipped_and_reported() -> None:

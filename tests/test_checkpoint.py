@@ -196,7 +196,7 @@ def test_weights_with_a_tensor_less_or_more_are_refused(change: str, saved: Path
         tensors |= {"transformer.position_LD": moved, "zz": torch.zeros(1)}
     save_file(tensors, saved / "model.safetensors")
     name = "transformer.position_LD" if change == "lacks" else "zz"
-    assert f"{change} {name}; its checkpoint.json and weights do not belong together" in _refused(saved)
+    assert f"{change} {name}; its description and weights do not belong together" in _refused(saved)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(model: RT1, saved: Path, full_disk: Callable[[int], None]) -> None:

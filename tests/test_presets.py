@@ -7,10 +7,12 @@ import dataclasses
 import pytest
 import torch
 
+from rt1 import network_config, rt1_action_spec
 from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.heads import parameter_counts
 from rt1.model.rt1 import RT1
 from rt1.presets import PRESETS, TEXT_ENCODERS, preset
+from rt1.text.encoder import TextEncoderIdentity
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -67,6 +69,13 @@ def test_the_paper_preset_trains_as_google_does() -> None:
 def test_presets_that_attend_to_tokens_name_an_encoder_of_tokens() -> None:
     attending = {name for name, make in PRESETS.items() if make().model.conditioning == "cross_attention"}
     assert set(TEXT_ENCODERS) == attending
+
+
+def test_a_network_comes_from_preset_action_and_text_encoder_in_one_call() -> None:
+    tokens = TextEncoderIdentity(name="tokens", sha256="", width=24, tokens=3)
+    config = network_config("demo-attention", rt1_action_spec(bins=512), tokens)
+    assert (config.action_tokens, config.bins, config.text_width, config.text.tokens) == (11, 512, 24, 3)
+    assert config.image_size == preset("demo-attention").model.image_size
 
 
 def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLIC_NAMES = [
     "RT1",
     "ActionSpec",
+    "BatchedPolicy",
     "CheckpointError",
     "Continuous",
     "Discrete",
@@ -21,6 +22,7 @@ PUBLIC_NAMES = [
     "__version__",
     "action_loss",
     "load_model",
+    "network_config",
     "rt1_action_spec",
 ]
 

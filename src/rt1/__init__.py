@@ -11,13 +11,16 @@ if TYPE_CHECKING:
     from rt1.errors import CheckpointError, RT1Error
     from rt1.model.loss import action_loss
     from rt1.model.rt1 import RT1, RT1Config
+    from rt1.policy.batched import BatchedPolicy
     from rt1.policy.policy import Policy
+    from rt1.presets import network_config
 
 __version__ = "0.1.0"
 
 __all__ = [
     "RT1",
     "ActionSpec",
+    "BatchedPolicy",
     "CheckpointError",
     "Continuous",
     "Discrete",
@@ -27,6 +30,7 @@ __all__ = [
     "__version__",
     "action_loss",
     "load_model",
+    "network_config",
     "rt1_action_spec",
 ]
 
@@ -36,7 +40,9 @@ _HOMES = {
     "rt1.errors": ("CheckpointError", "RT1Error"),
     "rt1.model.loss": ("action_loss",),
     "rt1.model.rt1": ("RT1", "RT1Config"),
+    "rt1.policy.batched": ("BatchedPolicy",),
     "rt1.policy.policy": ("Policy",),
+    "rt1.presets": ("network_config",),
 }
 
 

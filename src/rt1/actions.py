@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.common.json_config import from_json, to_json
 from rt1.errors import PolicyError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
@@ -152,18 +155,26 @@ class ActionSpec:
             dtype=np.float32,
         )
 
-    def encode(self, action: FloatArray) -> TokenArray:
+    @overload
+    def encode(self, action: FloatArray) -> TokenArray: ...
+    @overload
+    def encode(self, action: Tensor) -> Tensor: ...
+    def encode(self, action: Any) -> Any:
         """Turn actions into tokens.
 
         Args:
-            action: float32 (..., A), physical units. Values outside the bounds are clipped (infinities too).
+            action: float32 (..., A), physical units, an array or a torch tensor. Values outside the bounds are clipped
+                (infinities too).
 
         Returns:
             int32 (..., A), ``0..bins-1``. The top bin is reached only at the upper bound: Google's encoder truncates.
+            A tensor gives a tensor on its device, with the same tokens as the array.
 
         Raises:
             ValueError: another last dimension, a NaN, or a discrete dimension that is not one of its choices.
         """
+        if (values := _of_tensor(action)) is not None:
+            return action.float().new_tensor(self.encode(values)).int()  # exact: there are fewer than 2^24 bins
         action = self._checked(action)
         is_discrete = self.discrete_choices > 0
         choice = action[..., is_discrete]
@@ -177,15 +188,22 @@ class ActionSpec:
         tokens = (unit * np.float32(self.bins - 1)).astype(np.int32)
         return np.where(is_discrete, clipped.astype(np.int32), tokens) if is_discrete.any() else tokens
 
-    def decode(self, tokens: NDArray[np.integer[Any]]) -> FloatArray:
+    @overload
+    def decode(self, tokens: NDArray[np.integer[Any]]) -> FloatArray: ...
+    @overload
+    def decode(self, tokens: Tensor) -> Tensor: ...
+    def decode(self, tokens: Any) -> Any:
         """Turn tokens into actions.
 
         Args:
-            tokens: integers (..., A), ``0..bins-1``.
+            tokens: integers (..., A), ``0..bins-1``, an array or a torch tensor.
 
         Returns:
-            float32 (..., A), physical units. An invalid choice of a discrete dimension becomes what its part says.
+            float32 (..., A), physical units. An invalid choice of a discrete dimension becomes what its part says. A
+            tensor gives a tensor on its device, with the same values as the array.
         """
+        if (values := _of_tensor(tokens)) is not None:
+            return tokens.float().new_tensor(self.decode(values))
         tokens = np.asarray(tokens, dtype=np.int32)
         self._check_size(tokens.shape)
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.bins):
@@ -267,6 +285,11 @@ class ActionSpec:
 
     def _names(self, mask: NDArray[np.bool_]) -> list[str]:
         return [name for name, is_named in zip(self.dimension_names, mask, strict=True) if is_named]
+
+
+def _of_tensor(values: Any) -> NDArray[Any] | None:  # noqa: ANN401 (an array or a tensor)
+    """Return the values of a torch tensor, or None for anything else. Robots use this file without torch."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else None
 
 
 def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:

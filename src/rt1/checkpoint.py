@@ -119,7 +119,7 @@ def save_checkpoint(
         if training is not None:
             _save_tensors(training.tensors, temporary / TRAINING_TENSORS)
             (temporary / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
-        (temporary / INFO_FILE).write_text(json.dumps(_info_to_json(info), indent=1), encoding="utf-8")
+        (temporary / INFO_FILE).write_text(json.dumps(info_to_json(info), indent=1), encoding="utf-8")
     return folder
 
 
@@ -167,20 +167,7 @@ def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointI
 def load_whole_info(path: Path | str) -> CheckpointInfo | SharedInfo:
     """Read what a checkpoint says of itself, of all its embodiments where it has several."""
     file = resolve(path) / INFO_FILE
-    data = read_object(file, error=CheckpointError, cure=_CURE)
-    if data.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file} has format {data.get('format')!r}; this version of rt1 reads format {FORMAT}; "
-            "use the version that wrote it, or convert the weights again"
-        )
-    try:
-        info = _info_from_json(data)
-        _check_specs(info, info.model)
-    except KeyError as error:
-        raise CheckpointError(f"{file} lacks {error}; {_CURE}") from error
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{file} cannot be used: {error}") from error
-    return info
+    return info_from_json(read_object(file, error=CheckpointError, cure=_CURE), file)
 
 
 def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
@@ -206,9 +193,20 @@ def load_model(path: Path | str, *, embodiment: str | None = None) -> RT1:
 def load_whole_model(path: Path | str) -> RT1:
     """Load a network as :func:`load_model`, with all its heads."""
     folder = resolve(path)
-    config = load_whole_info(folder).model
+    return build_model(load_whole_info(folder).model, folder / INFO_FILE, folder / MODEL_FILE)
+
+
+def build_model(config: RT1Config, file: Path, weights: Path, *, prefix: str = "") -> RT1:
+    """Return a network with the weights of a safetensors file, in evaluation mode, on the CPU.
+
+    Args:
+        config: the network.
+        file: the file that describes it, for errors.
+        weights: the safetensors file.
+        prefix: beginning of the names of all its tensors, before their names in the network.
+    """
     # The tensors are compared before the memory for the weights is taken: a description may ask for any amount.
-    tensors = _checked_tensors(_outline(config, folder), folder)
+    tensors = read_weights(_outline(config, file), weights, prefix=prefix)
     model = RT1(config)
     model.load_state_dict(tensors)
     return model.eval()
@@ -221,17 +219,15 @@ def load_outline(path: Path | str) -> tuple[RT1, str | None]:
         CheckpointError: as :func:`load_model`, except for what the weights hold.
     """
     folder = resolve(path)
-    model = _outline(load_whole_info(folder).model, folder)
-    return model, first_problem(_fitting_tensors(model, folder), model.state_dict())
+    model = _outline(load_whole_info(folder).model, folder / INFO_FILE)
+    return model, first_problem(_fitting_tensors(model, folder / MODEL_FILE), model.state_dict())
 
 
-def _outline(config: RT1Config, folder: Path) -> RT1:
+def _outline(config: RT1Config, file: Path) -> RT1:
     try:
         return outline(config)
     except ValueError as error:
-        raise CheckpointError(
-            f"{folder / INFO_FILE} describes no network that can be made: {error}; {_CURE}"
-        ) from error
+        raise CheckpointError(f"{file} describes no network that can be made: {error}; {_CURE}") from error
 
 
 def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:
@@ -250,22 +246,27 @@ def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str
 
 def load_weights(model: RT1, folder: Path) -> None:
     """Fill a network with a checkpoint's weights. Every tensor must be there, fit, and be finite."""
-    model.load_state_dict(_checked_tensors(model, folder))
+    model.load_state_dict(read_weights(model, folder / MODEL_FILE))
 
 
-def _checked_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
-    """Read and check the weights of a network. See :func:`rt1.model.weights.weight_problem`."""
-    tensors = _fitting_tensors(model, folder)
+def read_weights(model: RT1, file: Path, *, prefix: str = "") -> dict[str, Tensor]:
+    """Return the weights of a network from a safetensors file, whose names begin with ``prefix``.
+
+    Raises:
+        CheckpointError: a missing or damaged file, tensors that do not fit, or values that no network can act with, see
+            :func:`rt1.model.weights.weight_problem`.
+    """
+    tensors = _fitting_tensors(model, file, prefix=prefix)
     if (problem := first_problem(tensors, model.state_dict())) is not None:
-        raise CheckpointError(f"{folder / MODEL_FILE}: {problem}; use another checkpoint")
+        raise CheckpointError(f"{file}: {problem}; use another checkpoint")
     return tensors
 
 
-def _fitting_tensors(model: RT1, folder: Path) -> dict[str, Tensor]:
+def _fitting_tensors(model: RT1, file: Path, *, prefix: str = "") -> dict[str, Tensor]:
     """Read the weights of a network. Names and shapes are checked, values are not."""
-    tensors = _load_tensors(folder / MODEL_FILE)
-    cure = "its checkpoint.json and weights do not belong together"
-    check_same_tensors(tensors, model.state_dict(), what=str(folder / MODEL_FILE), cure=cure)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in _load_tensors(file).items()}
+    cure = "its description and weights do not belong together"
+    check_same_tensors(tensors, model.state_dict(), what=str(file), cure=cure)
     return tensors
 
 
@@ -298,7 +299,8 @@ def load_training(path: Path | str) -> TrainingState:
     return TrainingState(progress=progress, tensors=tensors)
 
 
-def _info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
+def info_to_json(info: CheckpointInfo | SharedInfo) -> dict[str, Any]:
+    """Return what a checkpoint says of itself as plain data, the content of ``checkpoint.json``."""
     data = {"format": FORMAT, **json_config.to_json(info)}
     if isinstance(info, SharedInfo):  # a list: its order is that of the heads
         data["embodiments"] = [{"name": name, **robot} for name, robot in data["embodiments"].items()]
@@ -310,6 +312,23 @@ def current_names(network: Any) -> Any:  # noqa: ANN401 (whatever a file held)
     if not isinstance(network, Mapping) or "heads" not in network:
         return network
     return {"embodiments" if name == "heads" else name: value for name, value in network.items()}
+
+
+def info_from_json(data: Mapping[str, Any], file: Path) -> CheckpointInfo | SharedInfo:
+    """Read what :func:`info_to_json` returned, found in a file. Anything else raises :class:`CheckpointError`."""
+    if data.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file} has format {data.get('format')!r}; this version of rt1 reads format {FORMAT}; "
+            "use the version that wrote it, or convert the weights again"
+        )
+    try:
+        info = _info_from_json(data)
+        _check_specs(info, info.model)
+    except KeyError as error:
+        raise CheckpointError(f"{file} lacks {error}; {_CURE}") from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise CheckpointError(f"{file} cannot be used: {error}") from error
+    return info
 
 
 def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:

@@ -79,6 +79,7 @@ COMMANDS = {
     "convert tensorflow": "convert:ConvertTensorFlowCommand",
     "convert flax": "convert:ConvertFlaxCommand",
     "convert imagenet": "convert:ConvertImageNetCommand",
+    "convert checkpoint": "convert:ConvertCheckpointCommand",
     **{f"convert {kind}": "convert:ConvertDataCommand" for kind in ("rlds", "lerobot", "hdf5", "npz", "huggingface")},
 }
 """Command -> its file in rt1.commands and its class, imported only to run it or to explain its options."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from rt1.actions import ActionSpec
 from rt1.common.suggest import lookup
 from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.conditioning import TextConfig
@@ -13,7 +14,9 @@ from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
 from rt1.train.averaging import AverageSettings
+from rt1.text.encoder import TextEncoderIdentity
 from rt1.train.config import TrainConfig
+from rt1.train.data import fitted
 from rt1.train.optim import OptimizerSettings
 
 
@@ -243,3 +246,14 @@ TEXT_ENCODERS = {"robocat": "minilm:tokens=32", "demo-attention": "minilm:tokens
 def preset(name: str) -> TrainConfig:
     """Return a preset. An unknown name raises ``ValueError`` with a suggestion."""
     return lookup("preset", name, PRESETS)()
+
+
+def network_config(name: str, action_spec: ActionSpec, text_encoder: TextEncoderIdentity) -> RT1Config:
+    """Return the network of a preset for an action and a text encoder.
+
+    Args:
+        name: name of the preset. An unknown name raises ``ValueError`` with a suggestion.
+        action_spec: dimensions and bins of the action.
+        text_encoder: identity of the encoder of the instructions, ``encoder.identity``.
+    """
+    return fitted(preset(name).model, [action_spec], width=text_encoder.width, text_encoder=text_encoder)

@@ -146,3 +146,15 @@ def test_hdf5_files_of_a_known_layout_convert(tmp_path: Path, swapped: bool) -> 
     stored = source.encoded_images(0, 0, 1)[0]
     assert np.abs(decode_image(stored).astype(int) - red).max() < 8
     assert (stored == jpeg) != swapped
+
+
+def test_a_checkpoint_goes_to_lerobot_and_comes_back(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    assert _convert("checkpoint", checkpoint, "--to", "lerobot", "--out", tmp_path / "lerobot") == 0
+    assert "window 2, text encoder table, action hand_x, hand_y, hand_z, gripper" in capsys.readouterr().out
+    assert _convert("checkpoint", tmp_path / "lerobot", "--to", "rt1", "--out", tmp_path / "back") == 0
+    assert load_info(tmp_path / "back") == load_info(checkpoint)
+    assert _convert("checkpoint", checkpoint, "--to", "rt1", "--out", tmp_path / "other") == 1
+    assert "config.json" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -15,6 +16,7 @@ from rt1.data.convert import ConvertSettings, Format, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.errors import SaveError
 from rt1.model.heads import parameter_counts
+from rt1.policy.lerobot import IMAGE_KEY, read_lerobot, write_lerobot
 from rt1.pretrained.convert import Conversion, convert_flax, convert_imagenet, convert_tensorflow
 from rt1.text.encoder import USE_LARGE_5
 
@@ -72,6 +74,37 @@ class ConvertImageNetCommand:
         report = convert_imagenet(self.path, self.out)
         print(f"{self.out}: {len(report.used)} tensors of {report.format}")
         _print_skipped(report.skipped, report.notes)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertCheckpointCommand:
+    """Convert a checkpoint to LeRobot's folder pretrained_model, or such a folder to a checkpoint. Both act alike."""
+
+    path: tyro.conf.Positional[Path]
+    """Checkpoint or run folder, or LeRobot's folder of a policy of type rt1 (--to rt1)."""
+    to: Literal["lerobot", "rt1"]
+    """Format to write."""
+    out: Path
+    """Folder to write."""
+    embodiment: str | None = None
+    """To lerobot: which embodiment, where the network has several."""
+    image_key: str = IMAGE_KEY
+    """To lerobot: LeRobot's key of the camera, as the environment or robot names it."""
+
+    def run(self, _command: str) -> int:
+        """Convert, and print what the network takes and gives."""
+        if self.out.resolve() == self.path.resolve():
+            raise SaveError(f"{self.out} is the folder to convert, which must not be replaced. Give another folder")
+        if self.to == "lerobot":
+            info = write_lerobot(self.path, self.out, embodiment=self.embodiment, image_key=self.image_key)
+        else:
+            checkpoint = read_lerobot(self.path)
+            info = checkpoint.info
+            save_checkpoint(self.out, model=checkpoint.model, info=info)
+        encoder = "not known" if info.text_encoder is None else info.text_encoder.name
+        names = ", ".join(info.action_spec.dimension_names)
+        print(f"{self.out}: window {info.model.window}, text encoder {encoder}, action {names}")
         return 0
 
 

@@ -120,7 +120,7 @@ class Policy(BasePolicy):
                 raise ExportError(f"{path} is an export for {policy.engine}, not for {engine}. Leave --engine out")
             return policy
         info = describe(path, embodiment=embodiment)
-        encode_text = _text_function(info, text_encoder)
+        encode_text = text_function(info, text_encoder)
         opened = open_engine(path, engine or "torch", embodiment=embodiment, device=device, threads=threads)
         return cls(Stepper(opened, cond_scale=cond_scale), info.action_spec, encode_text=encode_text)
 
@@ -151,7 +151,7 @@ class Policy(BasePolicy):
         encode_text = (
             _stored_sentences(folder, manifest.text_encoder, has_table=TABLE_FILE in manifest.files)
             if text_encoder is None
-            else _text_function(manifest, text_encoder)
+            else text_function(manifest, text_encoder)
         )
         return cls(Stepper(engine, cond_scale=cond_scale), manifest.action_spec, encode_text=encode_text)
 
@@ -238,8 +238,8 @@ class Policy(BasePolicy):
         return self._encode_text(instruction)
 
 
-def _text_function(info: CheckpointInfo | Manifest, encoder: TextEncoder | None) -> EncodeText | None:
-    """Return instruction -> vector with the encoder of a network, loaded at its first use."""
+def text_function(info: CheckpointInfo | Manifest, encoder: TextEncoder | None) -> EncodeText | None:
+    """Return instruction -> vector with the encoder of a network, loaded at its first use. None: it is not known."""
     identity = info.text_encoder
     if encoder is not None and identity is not None:
         check_same_encoder(identity, encoder.identity)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rt1.actions import ActionSpec
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo
 from rt1.common.suggest import unknown_name
 from rt1.data.open_mixture import Samples, WeightedSource, split_sources
@@ -49,19 +50,32 @@ class TrainingData:
 
     def fit(self, model: RT1Config) -> RT1Config:
         """Return the network's configuration with the data's action dimensions, bins and text embeddings."""
-        specs = list(self.embodiments.specs.values())
         width = self.train.take(np.array([0])).text_BE.shape[1]
-        text, encoder = model.text, self.text_encoder
-        if encoder is not None:
-            text = dataclasses.replace(text, tokens=encoder.tokens, vocabulary=encoder.vocabulary)
-        return dataclasses.replace(
-            model,
-            action_tokens=self.embodiments.size,
-            embodiments=tuple(spec.size for spec in specs) if len(specs) > 1 else (),
-            bins=specs[0].bins,
-            text_width=width,
-            text=text,
-        )
+        return fitted(model, list(self.embodiments.specs.values()), width=width, text_encoder=self.text_encoder)
+
+
+def fitted(
+    model: RT1Config, specs: Sequence[ActionSpec], *, width: int, text_encoder: TextEncoderIdentity | None
+) -> RT1Config:
+    """Return a network's configuration for these actions and text embeddings.
+
+    Args:
+        model: the other settings.
+        specs: the action spec, or that of each embodiment.
+        width: entries of a text embedding.
+        text_encoder: encoder of the text embeddings. None: not known, an embedding is one vector.
+    """
+    text = model.text
+    if text_encoder is not None:
+        text = dataclasses.replace(text, tokens=text_encoder.tokens, vocabulary=text_encoder.vocabulary)
+    return dataclasses.replace(
+        model,
+        action_tokens=max(spec.size for spec in specs),
+        embodiments=tuple(spec.size for spec in specs) if len(specs) > 1 else (),
+        bins=specs[0].bins,
+        text_width=width,
+        text=text,
+    )
 
 
 def prepare_data(

@@ -1,0 +1,111 @@
+"""A checkpoint to LeRobot's folder and back: the same network, and one line for what is no such folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rt1 import Policy
+from rt1.checkpoint import INFO_FILE, MODEL_FILE, save_checkpoint
+from rt1.errors import CheckpointError, SaveError
+from rt1.policy.lerobot import CHECKPOINT_KEY, CONFIG_FILE, LEROBOT_FILES, PREFIX, read_lerobot, write_lerobot
+
+Change = Callable[[Path], object]
+
+
+@pytest.fixture
+def checkpoint(make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def folder(checkpoint: Path, tmp_path: Path) -> Path:
+    write_lerobot(checkpoint, tmp_path / "lerobot")
+    return tmp_path / "lerobot"
+
+
+def test_there_and_back_gives_the_same_checkpoint_and_the_same_20_actions(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    back = read_lerobot(folder)
+    save_checkpoint(tmp_path / "back", model=back.model, info=back.info)
+    for name in (INFO_FILE, MODEL_FILE):
+        assert (tmp_path / "back" / name).read_bytes() == (checkpoint / name).read_bytes()
+    images = np.random.default_rng(1).integers(0, 256, (20, 40, 56, 3), dtype=np.uint8)
+    text = np.random.default_rng(2).normal(size=8).astype(np.float32)
+    before, after = (
+        Policy.from_checkpoint(path).episode_logits(text, images) for path in (checkpoint, tmp_path / "back")
+    )
+    np.testing.assert_array_equal(before, after)
+
+
+def test_the_folder_has_the_files_features_and_steps_of_lerobot(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(LEROBOT_FILES)
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    assert (config["type"], config["n_obs_steps"]) == ("rt1", 2)
+    assert config["output_features"] == {"action": {"type": "ACTION", "shape": [4]}}
+    assert list(config["input_features"]) == ["observation.image"]
+    steps = [
+        [step["registry_name"] for step in json.loads((folder / name).read_text())["steps"]]
+        for name in LEROBOT_FILES[2:]
+    ]
+    assert steps == [
+        ["rename_observations_processor", "to_batch_processor", "device_processor", "normalizer_processor"],
+        ["unnormalizer_processor", "device_processor"],
+    ]
+
+
+def test_the_conversion_needs_no_lerobot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lerobot", None)
+    assert read_lerobot(folder).info.action_spec.size == 4
+
+
+def test_a_folder_with_other_files_is_not_replaced(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SaveError, match=r"notes\.txt"):
+        write_lerobot(checkpoint, tmp_path)
+
+
+def _config(**changes: object) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / CONFIG_FILE
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def _weights(change: Callable[[dict[str, np.ndarray]], object]) -> Change:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / MODEL_FILE)
+        change(tensors)
+        save_file(tensors, folder / MODEL_FILE)
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_config(type="act"), "'act'.*'rt1'"),
+        (_config(**{CHECKPOINT_KEY: None}), "no object 'checkpoint'"),
+        (_config(**{CHECKPOINT_KEY: {"format": 9}}), "format 9"),
+        (_config(**{CHECKPOINT_KEY: {"format": 1}}), "lacks 'action_spec'"),
+        (lambda folder: (folder / CONFIG_FILE).write_text("{"), "not JSON"),
+        (lambda folder: (folder / CONFIG_FILE).unlink(), "No such file.*pretrained_model"),
+        (lambda folder: (folder / MODEL_FILE).unlink(), "missing"),
+        (lambda folder: (folder / MODEL_FILE).write_bytes(b"short"), "safetensors"),
+        (_weights(lambda tensors: tensors.pop(PREFIX + "pixel_mean")), "lacks pixel_mean"),
+        (_weights(lambda tensors: tensors[PREFIX + "pixel_mean"].fill(np.nan)), "pixel_mean.*finite"),
+    ],
+)
+def test_another_policy_and_missing_or_damaged_files_are_one_line(folder: Path, change: Change, words: str) -> None:
+    change(folder)
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_lerobot(folder)
+    assert "\n" not in str(caught.value)
