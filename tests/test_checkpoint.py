@@ -89,7 +89,7 @@ def test_a_checkpoint_without_encoder_and_rate_comes_back(model: RT1, tmp_path: 
 
 def test_saving_again_replaces_the_whole_folder(model: RT1, saved: Path) -> None:
     save_checkpoint(saved, model=model, info=_info(model))
-    assert sorted(path.name for path in saved.iterdir()) == ["checkpoint.json", "model.safetensors"]
+    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "checkpoint.json", "model.safetensors"]
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
     with pytest.raises(CheckpointError, match=r"training\.json is missing"):
         load_training(saved)

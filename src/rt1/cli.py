@@ -55,6 +55,7 @@ EXTRAS = {
     "s3fs": "s3",
     "wandb": "wandb",
     "websockets": "serve",
+    "yaml": "hub",
 }
 """Package that a command may miss -> the extra that brings it."""
 
@@ -73,6 +74,8 @@ COMMANDS = {
     "play": "play:PlayCommand",
     "engines": "engines:EnginesCommand",
     "export": "export:ExportCommand",
+    "package": "publish:PackageCommand",
+    "push": "publish:PushCommand",
     "convert tensorflow": "convert:ConvertTensorFlowCommand",
     "convert flax": "convert:ConvertFlaxCommand",
     "convert imagenet": "convert:ConvertImageNetCommand",
