@@ -26,6 +26,11 @@ def shipped_names() -> list[str]:
     return sorted(path.name for path in SHIPPED.iterdir() if path.is_dir()) if SHIPPED.is_dir() else []
 
 
+def shipped_name(folder: Path) -> str | None:
+    """Return the name of the shipped policy in a folder, None for a folder elsewhere."""
+    return folder.name if folder.absolute().parent == SHIPPED.absolute() else None
+
+
 def policy_path(name: Path | str) -> Path:
     """Return the folder that the name of a policy stands for.
 

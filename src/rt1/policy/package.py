@@ -25,7 +25,7 @@ from rt1.checkpoint import (
 from rt1.common.folders import replacing_alone
 from rt1.envs.registry import EnvSettings, tasks_of
 from rt1.hub.card import CARD_FILE, CardFacts, card_text, check_card, edited_card, read_results
-from rt1.hub.names import SHIPPED
+from rt1.hub.names import shipped_name
 from rt1.policy.export.exporter import EXPORT_FILES, export_facts
 from rt1.policy.exported import is_export, stored_table
 from rt1.policy.exported_manifest import MANIFEST_FILE, read_manifest
@@ -85,7 +85,7 @@ def package(
     """
     folder = policy_folder(policy)
     results = {} if settings.results is None else read_results(settings.results)
-    address = out.name if out.absolute().parent == SHIPPED else address
+    address = address or shipped_name(out)
     edited = edited_card(folder)
     if edited is not None:
         check_card(folder)
