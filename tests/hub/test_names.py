@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +170,15 @@ def test_a_data_set_of_the_hub_is_a_folder(hub: LocalHub, tmp_path: Path) -> Non
             dataset_path(address)
     with pytest.raises(DataError, match=r"user/none .*no repository"):
         dataset_path("hf://datasets/user/none")
+
+
+@pytest.mark.parametrize("build", ["build_wheel", "build_sdist"])
+def test_shipped_policies_and_the_template_of_the_card_are_part_of_the_distribution(build: str, tmp_path: Path) -> None:
+    program = f"import sys, hatchling.build as b; print(b.{build}(sys.argv[1]))"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, capture_output=True, check=True)
+    (file,) = tmp_path.iterdir()
+    with tarfile.open(file) if build == "build_sdist" else zipfile.ZipFile(file) as archive:
+        members = archive.getnames() if isinstance(archive, tarfile.TarFile) else archive.namelist()
+    for name in ("rt1/shipped/README.md", "rt1/hub/templates/model_card.md"):
+        assert any(member.endswith(name) for member in members)

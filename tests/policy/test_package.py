@@ -139,6 +139,9 @@ def test_a_card_that_was_changed_is_copied_and_a_malformed_one_refused(run: Path
     out = package(run, tmp_path / "out", PackageSettings(), say=lines.append)
     assert (out / "README.md").read_text() == changed
     assert any("changed by hand" in line for line in lines)
+    card.unlink()
+    package(run, tmp_path / "out", PackageSettings())
+    assert (out / "README.md").read_text() == changed
     card.write_text(changed.replace("library_name: rt1", "library_name: [rt1"))
     with pytest.raises(CheckpointError, match=r"last/README\.md, line"):
         package(run, tmp_path / "out", PackageSettings())

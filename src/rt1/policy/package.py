@@ -66,7 +66,7 @@ def package(
 ) -> Path:
     """Write a policy as a folder that acts by itself. The averaged weights are taken if the run has them.
 
-    A model card that somebody changed is copied. Otherwise a new one is written.
+    A model card that somebody changed is copied, from the policy or else the earlier package. Otherwise one is written.
 
     Args:
         policy: checkpoint, run or exported folder, or the name of a policy.
@@ -86,12 +86,9 @@ def package(
     folder = policy_folder(policy)
     results = {} if settings.results is None else read_results(settings.results)
     address = address or shipped_name(out)
-    edited = edited_card(folder)
-    if edited is not None:
-        check_card(folder)
-        say(f"{folder / CARD_FILE} was changed by hand and is copied as it is")
     make, first = (_copy_export, MANIFEST_FILE) if is_export(folder) else (_save, INFO_FILE)
     with replacing_alone(out, holding=(first, *PACKAGE_FILES)) as new:
+        edited = _edited(folder, say) or _edited(out, say)
         facts = make(folder, new, settings, encoder, say)
         name = out.absolute().name if address is None else address.rpartition("/")[2]
         facts = replace(facts, name=name, license=settings.license, results=results)
@@ -100,6 +97,15 @@ def package(
         if settings.results is not None:
             shutil.copyfile(settings.results, new / RESULTS_FILE)
     return out
+
+
+def _edited(folder: Path, say: Callable[[str], None]) -> str | None:
+    """Return the model card of a folder if somebody changed it. A malformed one is refused."""
+    text = edited_card(folder)
+    if text is not None:
+        check_card(folder)
+        say(f"{folder / CARD_FILE} was changed by hand and is copied as it is")
+    return text
 
 
 def _save(
