@@ -14,9 +14,11 @@ from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.errors import CheckpointError, DataError
 from rt1.hub.card import CardFacts, card_text, check_card, edited_card, read_results
 
-RESULTS = {
+RESULTS: dict[str, Any] = {
     "tasks": [{"task": "open", "trials": 20, "success": 0.95, "interval95": [0.764, 0.991]}],
     "protocol": "mt1",
+    "groups": {"easy": 0.95, "hard": None},
+    "swapped_success": 0.05,
     "command": "rt1 evaluate run",
 }
 
@@ -75,14 +77,21 @@ def test_the_front_matter_has_results_with_intervals(facts: CardFacts, tmp_path:
     assert (front["license"], front["library_name"]) == ("apache-2.0", "rt1")
     assert front["datasets"] == ["user/recordings"]
     (model,) = front["model-index"]
-    (metric,) = model["results"][0]["metrics"]
+    mean, task = model["results"]
+    assert (mean["task"]["name"], mean["metrics"][0]["value"]) == ("mean of 1 tasks", 95.0)
+    (metric,) = task["metrics"]
     assert (metric["type"], metric["value"]) == ("success_rate", 95.0)
     assert "20 trials: 95 % (76..99 %)" in metric["name"]
-    assert "| open | 20 | 95 % (76..99 %) |" in text
+    words = [
+        "| open | 20 | 95 % (76..99 %) |",
+        "Group easy: 95.0 %",
+        "same scene, the original goal is reached in 5.0 %",
+    ]
+    assert [word for word in words if word not in text] == []
 
 
 def test_returns_are_shown_where_success_is_not_measured(facts: CardFacts) -> None:
-    task = {**RESULTS["tasks"][0], "returns": {"policy": 123.456}}  # type: ignore[dict-item]
+    task = {**RESULTS["tasks"][0], "returns": {"policy": 123.456}}
     text = card_text(CardFacts(**{**vars(facts), "results": {**RESULTS, "tasks": [task]}}))
     assert "mean_return" in text
     assert "| open | 20 | 123.5 |" in text

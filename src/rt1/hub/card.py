@@ -194,12 +194,17 @@ def _results(results: Mapping[str, Any], dataset: str) -> dict[str, Any] | None:
     tasks = [_result(task) for task in results["tasks"]]
     values = [task["value"] for task in tasks]
     unit = "" if any(task["metric"] == "mean_return" for task in tasks) else " %"
+    mean = sum(values) / max(1, len(values))
+    groups, swapped = results.get("groups") or {}, results.get("swapped_success")
     return {
         "tasks": tasks,
         "dataset": dataset,
         "protocol": results.get("protocol"),
         "command": results.get("command"),
-        "mean": f"{sum(values) / len(values):.1f}{unit}" if values else "",
+        "mean": f"{mean:.1f}{unit}",
+        "groups": {name: f"{100 * float(rate):.1f} %" for name, rate in groups.items() if rate is not None},
+        "swapped": None if swapped is None else f"{100 * float(swapped):.1f} %",
+        "overall": {**tasks[0], "task": f"mean of {len(tasks)} tasks", "value": round(mean, 2)} if tasks else None,
     }
 
 
