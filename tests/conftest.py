@@ -40,7 +40,7 @@ with suppress(RenderingError):  # the fixture `gl` skips what needs it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a script's `&` starts the tests so, and they send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ("tests.fixtures.reference", "tests.fixtures.exports")
+pytest_plugins = ("tests.fixtures.reference", "tests.fixtures.exports", "tests.fixtures.hub")
 
 torch.set_num_threads(1)  # a tiny training test takes 1 s with one thread and up to 60 s on a busy machine
 

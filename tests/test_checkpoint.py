@@ -89,7 +89,7 @@ def test_a_checkpoint_without_encoder_and_rate_comes_back(model: RT1, tmp_path: 
 
 def test_saving_again_replaces_the_whole_folder(model: RT1, saved: Path) -> None:
     save_checkpoint(saved, model=model, info=_info(model))
-    assert sorted(path.name for path in saved.iterdir()) == ["checkpoint.json", "model.safetensors"]
+    assert sorted(path.name for path in saved.iterdir()) == ["README.md", "checkpoint.json", "model.safetensors"]
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
     with pytest.raises(CheckpointError, match=r"training\.json is missing"):
         load_training(saved)
@@ -296,3 +296,12 @@ def test_moments_that_are_not_finite_are_refused(saved: Path) -> None:
     save_file({"step/a": torch.tensor(float("nan"))}, saved / "training.safetensors")
     with pytest.raises(CheckpointError, match=r"training\.safetensors: step/a holds a value that is not finite"):
         load_training(saved)
+
+
+def test_a_model_card_that_somebody_changed_stays_and_another_one_is_renewed(model: RT1, saved: Path) -> None:
+    info = dataclasses.replace(_info(model), provenance={"preset": "other"})
+    save_checkpoint(saved, model=model, info=info)
+    assert 'preset: "other"' in (saved / "README.md").read_text()
+    (saved / "README.md").write_text("my card")
+    save_checkpoint(saved, model=model, info=_info(model))
+    assert (saved / "README.md").read_text() == "my card"

@@ -4,6 +4,8 @@
     model.safetensors      the weights to act with
     training.json          progress (absent in converted or exported checkpoints, like the next file)
     training.safetensors   optimizer, and the current weights where model.safetensors holds their average
+    README.md              model card, see :mod:`rt1.hub.card`
+    instructions.safetensors, results.json    what ``rt1 package`` adds, see :mod:`rt1.policy.package`
 
 A folder is written under another name and then renamed, so it is whole or not there.
 """
@@ -16,6 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,17 +29,21 @@ from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.data.statistics import SourceStatistics
 from rt1.errors import CheckpointError
-from rt1.model.heads import single_embodiment
+from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card
+from rt1.hub.names import policy_path
+from rt1.model.heads import parameter_counts, single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.weights import first_problem, outline, read_safetensors, weight_problem
-from rt1.text.encoder import TextEncoderIdentity
+from rt1.model.weights import first_problem, outline, read_safetensors, stored_as, weight_problem
+from rt1.text.encoder import TABLE_FILE, TextEncoderIdentity
 
 FORMAT = 1
 INFO_FILE, MODEL_FILE = "checkpoint.json", "model.safetensors"
 TRAINING_FILE, TRAINING_TENSORS = "training.json", "training.safetensors"
 EXPORT_FILE = "export.json"
 """What makes a folder an export, see :mod:`rt1.policy.exported_manifest`, which acts but is no checkpoint."""
-CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS)
+RESULTS_FILE = "results.json"
+"""Of a packaged policy: the results of an evaluation."""
+CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS, CARD_FILE, TABLE_FILE, RESULTS_FILE)
 _CURE = "restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
@@ -103,9 +110,21 @@ class TrainingState:
 
 
 def save_checkpoint(
-    folder: Path | str, *, model: RT1, info: CheckpointInfo | SharedInfo, training: TrainingState | None = None
+    folder: Path | str,
+    *,
+    model: RT1,
+    info: CheckpointInfo | SharedInfo,
+    training: TrainingState | None = None,
+    weights: torch.dtype | None = None,
 ) -> Path:
     """Write a checkpoint folder in one go. What was there stays until the new one is complete.
+
+    Args:
+        folder: where to write. A model card there that somebody changed stays as it is.
+        model: the network.
+        info: its description.
+        training: what resuming needs. None: nothing.
+        weights: type of floats that the weights are stored in, see :func:`stored_as`. None: the network's.
 
     Raises:
         CheckpointError: the action specs are not the network's.
@@ -115,12 +134,30 @@ def save_checkpoint(
     _check_specs(info, model.config)
     with replacing(folder, holding=CHECKPOINT_FILES) as temporary:
         temporary.mkdir()
-        _save_tensors(model.state_dict(), temporary / MODEL_FILE)
+        _save_tensors(stored_as(model.state_dict(), weights), temporary / MODEL_FILE)
         if training is not None:
             _save_tensors(training.tensors, temporary / TRAINING_TENSORS)
             (temporary / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
         (temporary / INFO_FILE).write_text(json.dumps(info_to_json(info), indent=1), encoding="utf-8")
+        card = edited_card(folder) or card_text(card_facts(model, info, folder))
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
     return folder
+
+
+def card_facts(model: RT1, info: CheckpointInfo | SharedInfo, folder: Path) -> CardFacts:
+    """Return what the model card of a checkpoint tells."""
+    folder = folder.absolute()
+    return CardFacts(
+        name=folder.parent.name if folder.name in RUN_ORDER else folder.name,
+        form="a checkpoint",
+        window=model.config.window,
+        image_size=model.config.image_size,
+        text_width=model.config.text_width,
+        parameters=parameter_counts(model)["total"],
+        robots=info.embodiments if isinstance(info, SharedInfo) else {"": info},
+        text_encoder=None if info.text_encoder is None else info.text_encoder.name,
+        provenance=info.provenance,
+    )
 
 
 def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
@@ -135,8 +172,11 @@ def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
 
 
 def resolve(path: Path | str) -> Path:
-    """Return the checkpoint folder that ``path`` means: itself, or the last (else the best) one of a run folder."""
-    path = Path(path)
+    """Return the checkpoint folder that ``path`` means: itself, or the last (else the best) one of a run folder.
+
+    ``path`` may be the name of a policy, see :func:`rt1.hub.names.policy_path`.
+    """
+    path = policy_path(path)
     last, best = (path / name for name in RUN_ORDER)
     # A run that is killed between the two renames of saving leaves its newest checkpoint aside.
     for candidate in (path, last, aside(last), best):

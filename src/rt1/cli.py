@@ -58,6 +58,7 @@ EXTRAS = {
     "trackio": "trackio",
     "wandb": "wandb",
     "websockets": "serve",
+    "yaml": "hub",
 }
 """Package that a command may miss -> the extra that brings it."""
 
@@ -76,6 +77,8 @@ COMMANDS = {
     "play": "play:PlayCommand",
     "engines": "engines:EnginesCommand",
     "export": "export:ExportCommand",
+    "package": "publish:PackageCommand",
+    "push": "publish:PushCommand",
     "convert tensorflow": "convert:ConvertTensorFlowCommand",
     "convert flax": "convert:ConvertFlaxCommand",
     "convert imagenet": "convert:ConvertImageNetCommand",

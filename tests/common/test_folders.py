@@ -158,6 +158,7 @@ COMMANDS = {
     "demo": "",
     "evaluate-offline": "CHECKPOINT --data DATA",
     "export": "CHECKPOINT --to torch-export",
+    "package": "CHECKPOINT",
     "convert rlds": "DATA --to rlds",
     "convert lerobot": "DATA --to lerobot --fps 3",
     "convert tensorflow": "CHECKPOINT",

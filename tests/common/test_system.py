@@ -10,8 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from rt1.common import system
-from rt1.common.system import PeakMemory, commit, describe_machine, peak_memory, tree_memory
+from rt1.common.system import PeakMemory, command_line, commit, describe_machine, peak_memory, tree_memory
 
 
 def test_the_machine_is_described_on_one_line() -> None:
@@ -76,3 +78,12 @@ def test_the_peak_of_a_process_is_its_own_and_not_that_of_the_one_that_started_i
     assert own is not None
     assert own > 200e6
     assert 20e6 < int(asked.stdout) < 200e6
+
+
+def test_the_command_is_that_of_rt1_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["venv/bin/rt1", "train", "--out", "my run"])
+    assert command_line() == "rt1 train --out 'my run'"
+    monkeypatch.setattr(sys, "argv", ["src/rt1/__main__.py", "demo"])
+    assert command_line() == "rt1 demo"
+    monkeypatch.setattr(sys, "argv", ["examples/own.py"])
+    assert command_line() is None

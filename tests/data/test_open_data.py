@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.fixtures.hub import LocalHub
 from tests.fixtures.lerobot import LeRobotSet
 
 from rt1.actions import rt1_action_spec
 from rt1.data.open_data import DataOptions, open_data
+from rt1.data.open_mixture import open_mixture
 from rt1.data.rlds.schema import RT1_FILE
 from rt1.data.sources.base import instructions_of
 from rt1.errors import DataError
@@ -249,3 +251,19 @@ def test_empty_instructions_are_left_out_by_an_option(
         )
     options = DataOptions(instruction_key="text", image_key="image", action_keys=("action",), skip_empty=True)
     assert len(open_data(arrays, options).lengths) == 1
+
+
+def test_a_data_set_of_the_hub_is_downloaded_and_named_by_its_address(
+    data: Path, hub: LocalHub, tmp_path: Path
+) -> None:
+    hub.add("user/set", data, kind="datasets", revision="v1")
+    source = open_data(Path("hf://datasets/user/set@v1"), DataOptions())
+    assert source.lengths.tolist() == [4, 6, 5, 4]
+    assert source.name == "hf://datasets/user/set@v1"
+    (tmp_path / "mixture.toml").write_text('[[parts]]\ndata = "hf://datasets/user/set@v1"\n')
+    (part,) = open_mixture([tmp_path / "mixture.toml"], DataOptions())
+    assert part.source.name == source.name
+    (part,) = open_mixture(["hf://datasets/user/set@v1=2"], DataOptions())
+    assert (part.source.name, part.weight) == (source.name, 2.0)
+    with pytest.raises(DataError, match=r"user/none .*no repository"):
+        open_data(Path("hf://datasets/user/none"), DataOptions())

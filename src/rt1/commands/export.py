@@ -11,7 +11,8 @@ from rt1.commands.options import CheckpointPath, DataFormat, EncoderName, text_e
 from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
 from rt1.policy.export.exporter import EXPORT_FILES, ExportSettings, export
-from rt1.policy.exported_manifest import TABLE_FILE, Manifest
+from rt1.policy.exported_manifest import Manifest
+from rt1.text.encoder import TABLE_FILE
 
 
 @dataclass(frozen=True, kw_only=True)

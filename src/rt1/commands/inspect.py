@@ -20,8 +20,9 @@ from rt1.data.lerobot import schema as lerobot
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.survey import DataSurvey, show_episode, survey_data
-from rt1.errors import DataError
+from rt1.errors import CheckpointError, DataError
 from rt1.evaluate.rerun_file import check_rerun_target, recorded_episode, write_rerun
+from rt1.hub.names import dataset_path, policy_path
 from rt1.report.dataset import write_page
 from rt1.report.dataset_checks import Finding, findings, in_order
 from rt1.report.dataset_terminal import checkpoint_text, data_text
@@ -35,7 +36,7 @@ class InspectCommand:
     """Show the contents of a checkpoint or a data set."""
 
     path: tyro.conf.Positional[Path]
-    """Checkpoint, run or data folder."""
+    """Checkpoint, run or data folder, the name of a policy, or hf://datasets/USER/NAME."""
     out: Path | None = None
     """HTML file to write, with histograms and images of a data set. Default: none."""
     rerun: Path | None = None
@@ -61,24 +62,31 @@ class InspectCommand:
 
     def run(self, command: str) -> int:
         """Print the contents, and write the page."""
-        known = (EXPORT_FILE, INFO_FILE, *(f"{name}/{INFO_FILE}" for name in RUN_ORDER))
-        if any((self.path / name).is_file() for name in known):
-            options = {"out": self.out, "rerun": self.rerun, "against": self.against, "json": self.json or None}
-            if unusable := [f"--{name}" for name, value in options.items() if value is not None]:
-                raise ValueError(f"{self.path} is a checkpoint, which has no page or checks. Remove {unusable[0]}")
-            print(checkpoint_text(self.path))
-            return 0
-        if self.out is not None:
-            require_figures()
-            check_replaceable(self.out, suffix=".html")  # before the data are read
-        check_rerun_target(self.rerun)
         try:
+            if self._is_policy():
+                return self._inspect_policy()
+            if self.out is not None:
+                require_figures()
+                check_replaceable(self.out, suffix=".html")  # before the data are read
+            check_rerun_target(self.rerun)
             return self._inspect_data(command)
-        except DataError as error:
+        except (DataError, CheckpointError) as error:
             if not self.json:
                 raise
             print(_json({"data": str(self.path)}, [Finding("unreadable", str(error))]))
             return 1
+
+    def _is_policy(self) -> bool:
+        known = (EXPORT_FILE, INFO_FILE, *(f"{name}/{INFO_FILE}" for name in RUN_ORDER))
+        folder = policy_path(self.path)
+        return any((folder / name).is_file() for name in known)
+
+    def _inspect_policy(self) -> int:
+        options = {"out": self.out, "rerun": self.rerun, "against": self.against, "json": self.json or None}
+        if unusable := [f"--{name}" for name, value in options.items() if value is not None]:
+            raise ValueError(f"{self.path} is a checkpoint, which has no page or checks. Remove {unusable[0]}")
+        print(checkpoint_text(self.path))
+        return 0
 
     def _inspect_data(self, command: str) -> int:
         source = open_data(self.path, self.data)
@@ -101,8 +109,8 @@ class InspectCommand:
         return int(self.strict and any(finding.severity == "error" for finding in found))
 
     def _findings(self, survey: DataSurvey, comparison: Comparison | None) -> list[Finding]:
-        is_lerobot = (self.path / lerobot.INFO_FILE).is_file()
-        pairs = check_files.file_problems(self.path) if is_lerobot else []
+        folder = dataset_path(self.path)
+        pairs = check_files.file_problems(folder) if (folder / lerobot.INFO_FILE).is_file() else []
         pairs += () if comparison is None else comparison.differences
         return in_order([*findings(survey), *(Finding(check, message) for check, message in pairs)])
 

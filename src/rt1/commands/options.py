@@ -20,7 +20,8 @@ from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 
 CheckpointPath = Annotated[
-    tyro.conf.Positional[Path], tyro.conf.arg(help="Checkpoint, run folder, or exported folder.")
+    tyro.conf.Positional[Path],
+    tyro.conf.arg(help="Checkpoint, run folder, exported folder, name of a shipped policy, or USER/NAME on the Hub."),
 ]
 EmbodimentName = Annotated[
     str | None, tyro.conf.arg(help="Embodiment that acts. Required if the checkpoint has several.")
@@ -40,7 +41,8 @@ DataFormat = Annotated[
 ReportFolder = Annotated[
     Path | None,
     tyro.conf.arg(
-        help="Folder of the report. Default: evaluation-last/ in the run folder, evaluation/ in the checkpoint folder."
+        help="Folder of the report. Default: evaluation-last/ in the run folder, evaluation/ in the checkpoint folder, "
+        "evaluation-NAME/ here for a policy by name."
     ),
 ]
 
@@ -68,7 +70,9 @@ def report_folder(out: Path | None, checkpoint: Path) -> Path:
     Raises:
         SaveError: the folder holds something else.
     """
-    if out is None:
+    if out is None and not checkpoint.exists():  # a name: its files are not the user's
+        out = Path(f"evaluation-{checkpoint.name}")
+    elif out is None:
         folder = policy_folder(checkpoint)
         folder = folder if folder.name else folder.absolute()  # the current folder may be last/
         is_of_run = folder.name in RUN_ORDER

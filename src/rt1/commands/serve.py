@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import tyro
 
 from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName
-from rt1.policy.exported import is_export
-from rt1.policy.open import describe
+from rt1.policy.exported import is_export, stored_table
+from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings, Policy
 from rt1.serve.settings import ServerSettings
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
@@ -60,7 +60,8 @@ class ServeCommand:
         """Return the text encoder. It is loaded now, so that the first robot does not wait for it."""
         if self.text_encoder is not None:
             return load_text_encoder(self.text_encoder)
-        if identity is None or is_export(self.checkpoint):  # which holds its sentences
+        folder = policy_folder(self.checkpoint)
+        if identity is None or is_export(folder) or stored_table(folder) is not None:  # which holds its sentences
             return None
         try:
             return load_identified(identity)

@@ -1,10 +1,11 @@
-"""What a result was made on: processor, memory in use, commit of the code."""
+"""What a result was made on: processor, memory in use, commit of the code, command."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import threading
@@ -38,6 +39,13 @@ def commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def command_line() -> str | None:
+    """Return the ``rt1`` command that this process runs, None in another program."""
+    program = Path(sys.argv[0])
+    is_ours = program.name == "rt1" or program.parts[-2:] == ("rt1", "__main__.py")
+    return shlex.join(["rt1", *sys.argv[1:]]) if is_ours else None
 
 
 class PeakMemory:

@@ -24,6 +24,7 @@ from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.concat import DefaultInstruction
 from rt1.data.sources.instructions import EpisodesWithInstruction, SeveralInstructions
 from rt1.errors import DataError
+from rt1.hub.names import dataset_path
 
 _LEROBOT, _NPZ, _HDF5 = "a LeRobot data set", "a folder of npz episodes", "HDF5"
 _SAVED, _HUGGING_FACE = "a saved Hugging Face data set", "a Hugging Face data set with splits"
@@ -102,7 +103,14 @@ class DataOptions:
 
 
 def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
-    """Return the episodes of a folder. An unreadable folder, or options that do not fit, raise :class:`DataError`."""
+    """Return the episodes of a folder, or of ``hf://datasets/user/name[@revision]``, which is downloaded.
+
+    An unreadable folder, or options that do not fit, raise :class:`DataError`.
+    """
+    if (local := dataset_path(folder)) != folder:
+        source = open_data(local, options)
+        source.name = "hf://" + str(folder).removeprefix("hf:").lstrip("/")
+        return source
     if (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE)):
         raise DataError(f"{folder}: the download is not finished; run the same rt1 fetch command again to resume")
     keys = (options.instruction_key or "").split(",")

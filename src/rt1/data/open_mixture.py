@@ -23,6 +23,7 @@ from rt1.actions import ActionSpec
 from rt1.common.border import reading
 from rt1.common.json_config import LARGEST, from_json
 from rt1.common.json_files import read_object
+from rt1.data.arrays.huggingface_files import HUB_PREFIX
 from rt1.data.bounds import spec_with_bounds, with_spec
 from rt1.data.open_data import DataOptions, open_data
 from rt1.data.pipeline.mixture import Mixture
@@ -45,7 +46,7 @@ class MixturePart(DataOptions):
     """One data set of a mixture file."""
 
     data: str
-    """Folder, relative to the mixture file."""
+    """Folder, relative to the mixture file, or an address that begins with ``hf:``."""
     weight: float | None = None
     """Share of the samples, relative to the other weights. An Open X data set has a default weight."""
     embodiment: str | None = None
@@ -191,7 +192,9 @@ def _of_word(word: str, options: DataOptions) -> MixturePart:
 def _read(path: Path) -> MixtureFile:
     with reading(path, cure="mend it there"):
         described = from_json(MixtureFile, read_object(path, cure="mend it there"), where=str(path))
-        folders = [path.parent / part.data for part in described.parts]
+        folders = [
+            Path(part.data) if part.data.startswith(HUB_PREFIX) else path.parent / part.data for part in described.parts
+        ]
         for folder in folders:
             if not str(folder).isprintable():
                 raise DataError(f"{path} names the data {folder.name!r}, must be printable; mend it there")

@@ -35,6 +35,17 @@ def read_safetensors(file: Path, *, error: ErrorKind, cure: str) -> tuple[dict[s
         raise error(f"{file} is not a whole safetensors file ({first_line(reason)}); {cure}") from reason
 
 
+def stored_as(tensors: Mapping[str, Tensor], kind: torch.dtype | None) -> dict[str, Tensor]:
+    """Return weights in a type of floats for a file. A tensor with a value beyond that type's range stays as it is.
+
+    They are loaded as float32 again. ``None`` changes nothing.
+    """
+    if kind is None:
+        return dict(tensors)
+    smaller = {name: t.to(kind) if t.is_floating_point() else t for name, t in tensors.items()}
+    return {name: t if t.isfinite().all() else tensors[name] for name, t in smaller.items()}
+
+
 def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32, *, most: float = MAX_WEIGHT) -> str | None:
     """Return why a tensor cannot be a weight (or buffer) of type ``kind``. Return None if it can be one.
 

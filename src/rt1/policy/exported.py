@@ -13,10 +13,10 @@ from rt1.errors import ExportError, RT1Error, SaveError, first_line
 from rt1.policy.engines.graph import GraphEngine
 from rt1.policy.engines.onnx import OnnxEngine
 from rt1.policy.engines.openvino import OpenVinoEngine
-from rt1.policy.exported_manifest import MANIFEST_FILE, TABLE_FILE, Manifest, read_manifest, sha256
+from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest, sha256
 from rt1.policy.exported_reference import check_reference
 from rt1.policy.stepper import Stepper
-from rt1.text.encoder import TableEncoder
+from rt1.text.encoder import TABLE_FILE, TableEncoder
 
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
 """Format -> package that runs it; torch where it is not listed."""
@@ -28,9 +28,9 @@ def is_export(folder: Path) -> bool:
 
 
 def stored_table(folder: Path) -> TableEncoder | None:
-    """Return the text embeddings by sentence that an export holds, or None for a checkpoint or an export of none."""
+    """Return the text embeddings by sentence that an exported or a packaged folder holds, or None."""
     file = folder / TABLE_FILE
-    return TableEncoder.load(file) if is_export(folder) and file.is_file() else None
+    return TableEncoder.load(file) if file.is_file() else None
 
 
 def open_export(folder: Path, *, threads: int | None = None) -> tuple[GraphEngine, Manifest]:

@@ -27,7 +27,7 @@ from rt1.policy.agreement import Agreement
 from rt1.text.encoder import TextEncoderIdentity
 
 FORMAT = 3
-MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE = "export.json", "reference.safetensors", "instructions.safetensors"
+MANIFEST_FILE, REFERENCE_FILE = "export.json", "reference.safetensors"
 _CURE = "restore it from a copy, or export again"
 
 Format = Literal["onnx", "openvino", "torch-export", "aoti"]

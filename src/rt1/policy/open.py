@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, resolve
 from rt1.errors import ExportError
+from rt1.hub.names import policy_path
 from rt1.policy.auto import fastest
 from rt1.policy.cache import cached_export
 from rt1.policy.engines.base import AUTO, Engine, engine_choice
@@ -16,7 +17,8 @@ from rt1.policy.exported_manifest import Manifest, read_manifest
 
 def policy_folder(path: Path | str) -> Path:
     """Return the folder that holds a policy: an exported folder itself, or the checkpoint that ``path`` means."""
-    return Path(path) if is_export(Path(path)) else resolve(path)
+    path = policy_path(path)
+    return path if is_export(path) else resolve(path)
 
 
 def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointInfo | Manifest:
@@ -26,9 +28,10 @@ def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointIn
         CheckpointError: the checkpoint cannot be used, or has no such embodiment.
         ExportError: the export cannot be used, or acts as another embodiment.
     """
-    if not is_export(Path(path)):
+    folder = policy_path(path)
+    if not is_export(folder):
         return load_info(path, embodiment=embodiment)
-    manifest = read_manifest(Path(path))
+    manifest = read_manifest(folder)
     if embodiment not in (None, manifest.provenance.get("embodiment")):
         raise ExportError(f"{path} is an export of one embodiment; leave out the name {embodiment!r}, or export it")
     return manifest

@@ -23,12 +23,13 @@ from rt1.actions import ActionSpec, FloatArray
 from rt1.common.json_config import check_between
 from rt1.common.suggest import unknown_name
 from rt1.errors import ExportError
+from rt1.hub.names import policy_path
 from rt1.policy.base import BasePolicy, Instruction
 from rt1.policy.engines.base import AUTO, Engine, engine_choice
-from rt1.policy.exported import is_export, open_export
-from rt1.policy.exported_manifest import TABLE_FILE, Sizes
+from rt1.policy.exported import is_export, open_export, stored_table
+from rt1.policy.exported_manifest import Sizes
 from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
-from rt1.text.encoder import TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
+from rt1.text.encoder import TABLE_FILE, TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
 from rt1.text.pieces import UNKNOWN_KEY, encode_known
 
 if TYPE_CHECKING:
@@ -93,10 +94,11 @@ class Policy(BasePolicy):
         device: str = "cpu",
         threads: int | None = None,
     ) -> Policy:
-        """Load a policy from a checkpoint, a run folder, or an exported folder.
+        """Load a policy from a checkpoint, a run folder, an exported folder, or by name.
 
         Args:
-            path: the folder.
+            path: the folder, the name of a shipped policy, or ``user/name[@revision]`` on the Hugging Face Hub, see
+                :func:`rt1.hub.names.policy_path`.
             embodiment: which one it is to act as, where the network has several.
             text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
             cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`; 1 is the network as it is.
@@ -106,14 +108,14 @@ class Policy(BasePolicy):
             threads: threads of the other engines; the library decides if None.
 
         Raises:
-            CheckpointError: the folder cannot be used.
+            CheckpointError: the folder cannot be used, or there is no policy of that name.
             ExportError: an export does not act here as the network does.
             ValueError: ``text_encoder`` is not the one the network was trained with, ``cond_scale`` is not 1 and it was
                 not trained for guidance, or the engine cannot run here.
         """
-        from rt1.policy.open import describe, open_engine
+        from rt1.policy.open import describe, open_engine, policy_folder
 
-        if is_export(Path(path)):
+        if is_export(policy_path(path)):
             describe(path, embodiment=embodiment)
             policy = cls.from_export(path, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
             if engine not in (None, AUTO, policy.engine):
@@ -121,8 +123,13 @@ class Policy(BasePolicy):
             return policy
         info = describe(path, embodiment=embodiment)
         encode_text = text_function(info, text_encoder)
+        if text_encoder is None and (table := stored_table(policy_folder(path))) is not None:
+            encode_text = _stored_first(table, encode_text)
         opened = open_engine(path, engine or "torch", embodiment=embodiment, device=device, threads=threads)
         return cls(Stepper(opened, cond_scale=cond_scale), info.action_spec, encode_text=encode_text)
+
+    from_pretrained = from_checkpoint
+    """Name of :meth:`from_checkpoint` in other libraries."""
 
     @classmethod
     def from_export(
@@ -146,7 +153,7 @@ class Policy(BasePolicy):
             ValueError: ``text_encoder`` is not the one the network was trained with.
             ModuleNotFoundError: the library is not installed.
         """
-        folder = Path(folder)
+        folder = policy_path(folder)
         engine, manifest = open_export(folder, threads=threads)
         encode_text = (
             _stored_sentences(folder, manifest.text_encoder, has_table=TABLE_FILE in manifest.files)
@@ -259,6 +266,22 @@ def text_function(info: CheckpointInfo | Manifest, encoder: TextEncoder | None) 
         return encode_known(encoder, instruction, trained=trained)
 
     return encode
+
+
+def _stored_first(table: TableEncoder, encode: EncodeText | None) -> EncodeText:
+    """Return instruction -> vector of the sentences that a packaged policy holds, and of others by its text encoder."""
+
+    def encode_text(instruction: str) -> NDArray[np.float32]:
+        if instruction in table.sentences:
+            return table.encode([instruction])[0]
+        if encode is None:
+            raise ValueError(f"{table.unknown(instruction)}; give one of them, or its text embedding")
+        try:
+            return encode(instruction)
+        except (ValueError, ModuleNotFoundError) as error:
+            raise ValueError(f"{table.unknown(instruction)}; another one needs the text encoder ({error})") from error
+
+    return encode_text
 
 
 def _stored_sentences(folder: Path, identity: TextEncoderIdentity | None, *, has_table: bool) -> EncodeText:

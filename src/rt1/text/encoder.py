@@ -28,6 +28,9 @@ WORD_PIECES = "word-pieces"
 HUGGING_FACE = "hf:"
 """What the name of an encoder of Hugging Face begins with."""
 
+TABLE_FILE = "instructions.safetensors"
+"""Text embeddings by sentence in the folder of a policy: a :class:`TableEncoder`."""
+
 _METADATA_KEY = "rt1_text_table"
 
 
@@ -186,12 +189,15 @@ class TableEncoder:
                 raise DataError(f"it holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
             return TableEncoder.from_pairs(zip(sentences, vectors, strict=True), name)
 
-    def _unknown(self, sentence: str) -> str:
+    def unknown(self, sentence: str) -> str:
+        """Return the message for a sentence that the table lacks, with the closest ones it has."""
         closest = difflib.get_close_matches(sentence, self._vectors, n=3, cutoff=0.3) or self.sentences[:3]
         others = len(self._vectors) - len(closest)
-        more = f" and {others} more" if others else ""
+        return unknown_name("instruction", sentence, closest) + (f" and {others} more" if others else "")
+
+    def _unknown(self, sentence: str) -> str:
         return (
-            f"{unknown_name('instruction', sentence, closest)}{more} in text table {self.identity.name!r}; "
+            f"{self.unknown(sentence)} in text table {self.identity.name!r}; "
             "only the table's sentences can be encoded; give one of them, or train with MiniLM"
         )
 

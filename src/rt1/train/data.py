@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec
 from rt1.checkpoint import CheckpointInfo, Embodiment, SharedInfo
 from rt1.common.suggest import unknown_name
+from rt1.common.system import command_line
 from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
@@ -243,7 +244,12 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
         for head, (name, source) in enumerate(embodiments.sources.items())
     }
     if embodiments.several:
-        provenance = {"preset": config.name, "source": data.source.name, "episodes": len(data.source.lengths)}
+        provenance = {
+            "preset": config.name,
+            **_command(),
+            "source": data.source.name,
+            "episodes": len(data.source.lengths),
+        }
         return SharedInfo(model=network, embodiments=robots, text_encoder=data.text_encoder, provenance=provenance)
     (robot,) = robots.values()
     return CheckpointInfo(
@@ -252,8 +258,13 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
         text_encoder=data.text_encoder,
         control_rate=robot.control_rate,
         statistics=robot.statistics,
-        provenance={"preset": config.name, **robot.provenance},
+        provenance={"preset": config.name, **_command(), **robot.provenance},
     )
+
+
+def _command() -> dict[str, str]:
+    command = command_line()
+    return {} if command is None else {"command": command}
 
 
 def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64], unknown: frozenset[str]) -> Embodiment:

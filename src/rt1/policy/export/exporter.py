@@ -7,22 +7,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rt1.checkpoint import MODEL_FILE, CheckpointInfo, load_info, load_model, resolve
+from rt1.checkpoint import MODEL_FILE, RESULTS_FILE, CheckpointInfo, load_info, load_model, resolve
 from rt1.common.folders import replacing_alone
 from rt1.common.json_config import check_at_least, check_between
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import ExportError
+from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card
 from rt1.policy.base import check_embedding
 from rt1.policy.engines.torch import TorchEngine
 from rt1.policy.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
 from rt1.policy.export.formats import check_possible, versions, write_graphs
 from rt1.policy.export.graphs import trace
-from rt1.policy.exported import load_graphs
+from rt1.policy.exported import load_graphs, stored_table
 from rt1.policy.exported_manifest import (
     GRAPH_FILES,
     MANIFEST_FILE,
     REFERENCE_FILE,
-    TABLE_FILE,
     Comparison,
     Format,
     Manifest,
@@ -32,14 +32,21 @@ from rt1.policy.exported_manifest import (
 )
 from rt1.policy.exported_reference import MOST_STEPS, save_reference
 from rt1.policy.stepper import Stepper
-from rt1.text.encoder import TableEncoder, TextEncoder, check_same_encoder
+from rt1.text.encoder import TABLE_FILE, TableEncoder, TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 
 TOLERANCES: Mapping[Precision, float] = {"fp32": 1e-4, "bf16": 0.1, "int8": 0.1}
 """Logit difference that passes where none is given, as a share of the largest logit. Float32 differs by its rounding
 alone. In lower precision the agreement of the tokens decides."""
 
-EXPORT_FILES = (MANIFEST_FILE, REFERENCE_FILE, TABLE_FILE, *(name for names in GRAPH_FILES.values() for name in names))
+EXPORT_FILES = (
+    MANIFEST_FILE,
+    REFERENCE_FILE,
+    TABLE_FILE,
+    CARD_FILE,
+    RESULTS_FILE,
+    *(name for names in GRAPH_FILES.values() for name in names),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +117,7 @@ def export(
     check_possible(settings.to, settings.precision)
     info = load_info(checkpoint, embodiment=settings.embodiment)
     steps = settings.steps_for(info.model.window)
-    table = _table(info, encoder, settings.instructions)
+    table = _table(info, encoder, settings.instructions, stored_table(resolve(checkpoint)))
     network = TorchEngine(load_model(checkpoint, embodiment=settings.embodiment))
     with replacing_alone(out, holding=EXPORT_FILES) as temporary:
         temporary.mkdir()
@@ -134,7 +141,26 @@ def export(
         save_reference(Stepper(network), temporary, manifest, ((trial.embedding, trial.images) for trial in trials))
         manifest = replace(manifest, files={**manifest.files, REFERENCE_FILE: sha256(temporary / REFERENCE_FILE)})
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
+        card = edited_card(out) or card_text(export_facts(manifest, out, () if table is None else table.sentences))
+        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
     return manifest
+
+
+def export_facts(manifest: Manifest, folder: Path, instructions: Sequence[str]) -> CardFacts:
+    """Return what the model card of an export tells."""
+    sizes = manifest.sizes
+    return CardFacts(
+        name=folder.absolute().name,
+        form=f"exported for {manifest.kind} in {manifest.precision}",
+        window=sizes.window,
+        image_size=sizes.image_size,
+        text_width=sizes.text_width,
+        parameters=sizes.parameters,
+        robots={"": manifest},
+        text_encoder=None if manifest.text_encoder is None else manifest.text_encoder.name,
+        provenance=manifest.provenance,
+        instructions=instructions,
+    )
 
 
 def _trials(source: EpisodeSource | None, settings: ExportSettings, sizes: Sizes, steps: int) -> list[Trial]:
@@ -148,11 +174,15 @@ def _trials(source: EpisodeSource | None, settings: ExportSettings, sizes: Sizes
     return generated_trials(size, settings.seed) if source is None else recorded_trials(source, size, settings.seed)
 
 
-def _table(info: CheckpointInfo, encoder: TextEncoder | None, instructions: Sequence[str]) -> TableEncoder | None:
+def _table(
+    info: CheckpointInfo, encoder: TextEncoder | None, instructions: Sequence[str], packaged: TableEncoder | None
+) -> TableEncoder | None:
     """Return the text embeddings to store: those of the sentences asked for, and all of a table."""
     identity = info.text_encoder
     if encoder is not None and identity is not None:
         check_same_encoder(identity, encoder.identity)
+    if encoder is None and packaged is not None and {*instructions} <= {*packaged.sentences}:
+        encoder = packaged
     stored = encoder.sentences if isinstance(encoder, TableEncoder) else ()
     sentences = list(dict.fromkeys((*instructions, *stored)))
     if not sentences:

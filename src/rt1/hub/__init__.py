@@ -1,0 +1,1 @@
+"""Policies by name, the Hugging Face Hub, and model cards."""
