@@ -156,7 +156,7 @@ def test_a_launch_script_is_valid_bash_and_asks_for_cores(script: Path) -> None:
     check = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
     assert (check.returncode, check.stderr) == (0, "")
     text = script.read_text()
-    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
     assert len(options) == text.count("\n#SBATCH "), "an option that SLURM would not read"
     assert int(options["cpus-per-task"]) >= 1
     assert text.index("#SBATCH") < text.index("\nset -euo pipefail"), "SLURM reads no option after the first command"
