@@ -1,4 +1,4 @@
-"""The launch files: their scripts are clean, two nodes train as one, and SLURM's job is queued again when it should be."""
+"""The launch files: their scripts are clean, two nodes train as one, and a SLURM job is queued again."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _submit(run: Path, step: str, *, saves: bool) -> tuple[int, list[str]]:
     ids=["finished", "lost rank", "wrong option", "time limit"],
 )
 def test_a_slurm_job_is_queued_again_if_it_saved_a_checkpoint(
-    step: str, saves: bool, status: int, says: list[str], tmp_path: Path
+    step: str, status: int, says: list[str], tmp_path: Path, *, saves: bool
 ) -> None:
     ended, printed = _submit(tmp_path / "run", step, saves=saves)
     out = f"--out {tmp_path / 'run'} --preset debug"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rt1.model.rt1 import RT1, RT1Config
     from rt1.policy.policy import Policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RT1",
