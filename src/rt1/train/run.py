@@ -169,6 +169,11 @@ def open_run(
         _resume(run, allow_changes=allow_changes)
     elif config.init is not None:
         _start(run, config.init)
+    if len(updates := {int(update) for (update,) in world.table([[run.update]])}) > 1:
+        raise TrainingError(
+            f"ranks resume after different updates ({', '.join(map(str, sorted(updates)))}). Put {folder} on storage "
+            "that all machines share"
+        )
     if config.closed_loop.every and world.is_main and run.update < config.updates:
         run.trials = prepare_closed_loop(trial_info(run.info), config.closed_loop, encoder=encoder)
     return run
