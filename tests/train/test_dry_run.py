@@ -32,7 +32,7 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(
     assert list(facts) == ["ranks", "batch", "data", "pass", "network", "output", "memory", "time"]
     assert facts["ranks"].startswith("1 on ")
     assert facts["batch"] == "8 windows per update, 8 per rank in 2 parts of 4"
-    assert facts["data"].endswith("5 episodes, 35 steps, 1 episodes held out")
+    assert facts["data"].endswith("5 episodes, 1 of them held out, 35 steps")
     updates = re.match(r"(\d+) windows, ([\d.]+) updates; 12 updates are ([\d.]+) passes", facts["pass"])
     assert updates is not None
     assert float(updates[2]) == pytest.approx(int(updates[1]) / 8, rel=1e-3)

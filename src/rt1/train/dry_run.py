@@ -115,8 +115,8 @@ def _shares(run: Run) -> dict[str, str]:
     return {
         "ranks": f"{world.size} on {world.device.type}, {os.environ.get('LOCAL_WORLD_SIZE', world.size)} of them here",
         "batch": f"{config.batch_size:,} windows per update, {config.batch_size // world.size:,} per rank{parts}",
-        "data": f"{data.source.name}: {episodes:,} episodes, {int(data.source.lengths.sum()):,} steps, "
-        f"{len(data.held_out_episodes):,} episodes held out",
+        "data": f"{data.source.name}: {episodes:,} episodes, {len(data.held_out_episodes):,} of them held out, "
+        f"{int(data.source.lengths.sum()):,} steps",
         "pass": f"{windows:,} windows, {passes}{config.updates * config.batch_size / windows:.3g} passes",
         "network": f"preset {config.name}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.3g} M parameters",
     }
