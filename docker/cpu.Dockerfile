@@ -1,7 +1,7 @@
 # rt1 on processors, with the simulator and a server:
 #
 #   docker build -f docker/cpu.Dockerfile -t rt1:cpu .
-#   docker run --rm -v "$PWD:/workspace" rt1:cpu demo
+#   docker run --rm --user "$(id -u)" -v "$PWD:/workspace" rt1:cpu demo
 FROM python:3.12.11-slim-bookworm
 
 # Debian keeps one version of a package at a time, so a pin would soon fail.

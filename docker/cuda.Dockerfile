@@ -1,7 +1,7 @@
 # rt1 on NVIDIA GPUs. The wheel of torch brings CUDA, the host needs its driver and the NVIDIA Container Toolkit:
 #
 #   docker build -f docker/cuda.Dockerfile -t rt1:cuda .
-#   docker run --rm --gpus all --ipc host -v "$PWD:/workspace" rt1:cuda train --preset paper --data data --out run
+#   docker run --rm --gpus all --ipc host --user "$(id -u)" -v "$PWD:/workspace" rt1:cuda train --preset paper --data data --out run
 FROM python:3.12.11-slim-bookworm
 
 # Debian keeps one version of a package at a time, so a pin would soon fail.

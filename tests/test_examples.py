@@ -158,7 +158,7 @@ NOTEBOOK = EXAMPLES / "first_policy.ipynb"
 
 
 @pytest.fixture
-def run_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+def run_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
     """Run the code cells of the notebook from top to bottom, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     display = types.ModuleType("IPython.display")
@@ -169,13 +169,13 @@ def run_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[]
     assert [cell["outputs"] for cell in cells] == [[]] * len(cells)
     script = tmp_path / "notebook.py"
     script.write_text("\n\n".join("".join(cell["source"]) for cell in cells))
-    return lambda: runpy.run_path(str(script)) and None
+    return lambda: runpy.run_path(str(script))
 
 
 def test_the_notebook_runs_on_a_checkpoint(
     steady: Path,
     table: TableEncoder,
-    run_notebook: Callable[[], None],
+    run_notebook: Callable[[], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -196,7 +196,7 @@ def test_the_notebook_runs_on_a_checkpoint(
 
 @pytest.mark.slow
 def test_the_notebook_runs_on_the_policy_that_comes_with_rt1(
-    gl: str, run_notebook: Callable[[], None], capsys: pytest.CaptureFixture[str]
+    gl: str, run_notebook: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert gl
     try:

@@ -81,7 +81,7 @@ def test_skypilot_runs_the_command_on_its_nodes(torchrun_words: Path) -> None:
 
 SLURM = """
 scontrol() { if [[ $1 == show ]]; then echo node1; echo node2; else echo "scontrol $*"; fi; }
-scancel() { echo "scancel $*"; kill "$step"; }
+scancel() { echo "scancel $*"; kill "$!"; }
 srun() { echo "$HEAD $NODES $JOB $*"; [[ -z $SAVES ]] || touch "$SAVES"; STEP; }
 . examples/launch/train.slurm "$RUN" --preset debug
 """
@@ -152,7 +152,7 @@ def test_two_nodes_have_the_losses_of_one_process(
         "PORT": str(port),
         "PATH": f"{BIN}:{os.environ['PATH']}",
     }
-    command = [LAUNCH / "train.sh", "--data", data, "--out", tmp_path / "two", *options]
+    command: list[str | Path] = [LAUNCH / "train.sh", "--data", data, "--out", tmp_path / "two", *options]
     nodes = [
         subprocess.Popen(
             command, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

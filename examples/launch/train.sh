@@ -13,7 +13,7 @@
 
 set -euo pipefail
 
-# A checkpoint must be written within the shutdown timeout after SIGTERM.
+# After SIGTERM the ranks have TORCH_ELASTIC_SHUTDOWN_TIMEOUT seconds (30 by default) to save.
 exec torchrun \
   --nnodes "${NODES:-1}" \
   --nproc-per-node "${RANKS:-gpu}" \
