@@ -182,10 +182,10 @@ def test_resuming_in_bfloat16_is_exact_too(make_source: MakeSource, short: MakeC
     _assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_ctrl_c_after_a_signal_stops_at_once(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:
+def test_a_second_signal_stops_at_once(make_source: MakeSource, short: MakeConfig, tmp_path: Path) -> None:
     def twice() -> None:
-        signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     held_out = prepare_data(make_source(*LENGTHS), short()).held_out_episodes.tolist()

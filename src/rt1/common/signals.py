@@ -33,13 +33,13 @@ def stop_on_signal() -> Iterator[list[int]]:
     """Yield the list of signals received so far. While it is empty, nobody asked to stop.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C after any other signal. A second SIGTERM or SIGHUP changes nothing: SLURM sends it
-            to every process, and torchrun sends it once more to its ranks.
+        KeyboardInterrupt: on a second signal, if one of them is Ctrl-C. Several SIGTERM count as one: SLURM sends it to
+            every process, and torchrun sends it once more to its ranks.
     """
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if received and number == signal.SIGINT:
+        if received and signal.SIGINT in (number, *received):
             raise KeyboardInterrupt
         received.append(number)
 
