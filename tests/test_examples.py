@@ -9,6 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from rt1.actions import rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
 from rt1.common import processes
 from rt1.envs import registry
+from rt1.errors import CheckpointError
 from rt1.model.rt1 import RT1
 from rt1.play import server as play_server
+from rt1.policy.policy import Policy
 from rt1.text.encoder import USE_LARGE_5, TableEncoder
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -157,12 +160,65 @@ def test_a_robot_replays_an_episode_and_then_drives_until_it_stops(
     assert len(images) == did.count("moves")
 
 
+NOTEBOOK = EXAMPLES / "first_policy.ipynb"
+
+
+@pytest.fixture
+def run_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+    """Run the code cells of the notebook from top to bottom, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    display = types.ModuleType("IPython.display")
+    display.Video = Path  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert [cell["outputs"] for cell in cells] == [[]] * len(cells)
+    script = tmp_path / "notebook.py"
+    script.write_text("\n\n".join("".join(cell["source"]) for cell in cells))
+    return lambda: runpy.run_path(str(script))
+
+
+def test_the_notebook_runs_on_a_checkpoint(
+    steady: Path,
+    table: TableEncoder,
+    run_notebook: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("av", reason="videos need PyAV")
+
+    def from_pretrained(name: str) -> Policy:
+        return Policy.from_checkpoint(name, text_encoder=table)
+
+    monkeypatch.setenv("RT1_POLICY", str(steady))
+    monkeypatch.setattr(Policy, "from_pretrained", from_pretrained, raising=False)
+    run_notebook()
+    first, second, *episodes = capsys.readouterr().out.splitlines()
+    assert first.startswith("faucet-open-v3: '")
+    assert second.startswith("image (16, 16, 3), action {'all': ")
+    assert episodes == ["no success after 25 steps"] * 3
+    assert Path("first_policy.mp4").stat().st_size > 500
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_the_policy_that_comes_with_rt1(
+    gl: str, run_notebook: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gl
+    try:
+        load_info("metaworld-mt50")
+    except CheckpointError as error:
+        pytest.skip(f"no policy metaworld-mt50 comes with this version: {error}")
+    run_notebook()
+    assert "success after" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("script", sorted((EXAMPLES / "launch").glob("*.slurm")), ids=lambda script: script.name)
 def test_a_launch_script_is_valid_bash_and_asks_for_cores(script: Path) -> None:
     check = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
     assert (check.returncode, check.stderr) == (0, "")
     text = script.read_text()
-    options = dict(re.findall(r"^#SBATCH --([a-z-]+)=(\S+)$", text, re.MULTILINE))
+    options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
     assert len(options) == text.count("\n#SBATCH "), "an option that SLURM would not read"
     assert int(options["cpus-per-task"]) >= 1
     assert text.index("#SBATCH") < text.index("\nset -euo pipefail"), "SLURM reads no option after the first command"

@@ -28,6 +28,9 @@ TESTS_WITHOUT_A_MODULE = {
     "test_house_rules.py",
     "test_public_surface.py",
     "test_examples.py",
+    "test_launch.py",
+    "test_packages.py",
+    "test_project.py",
     "test_scripts.py",
     "test_variants.py",
     "test_testing.py",  # a folder, entered by one door

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from importlib import metadata
+import tomllib
 from pathlib import Path
 
 import rt1
@@ -36,7 +36,11 @@ def test_every_exported_name_exists() -> None:
     assert missing == []
 
 
-def test_the_version_is_the_same_everywhere() -> None:
-    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert cited is not None
-    assert rt1.__version__ == metadata.version("rt1") == cited[1]
+def test_the_version_is_in_one_place_and_the_changelog_begins_with_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"]["path"] == "src/rt1/__init__.py"
+    assert "version:" not in (ROOT / "CITATION.cff").read_text().replace("cff-version:", "")
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] in (rt1.__version__, "Unreleased")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rt1.policy.policy import Policy
     from rt1.presets import network_config
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RT1",

@@ -39,17 +39,25 @@ def test_what_the_start_ignores_stays_ignored_and_sigterm_ends_the_process_all_t
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_is_noted_and_a_second_one_stops_at_once(number: signal.Signals) -> None:
+def test_a_signal_is_noted_and_ctrl_c_after_it_stops_at_once(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_DFL)
     try:
         with stop_on_signal() as received:
             signal.raise_signal(number)
             assert received == [number]
             with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(number)
+                signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
         signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_a_scheduler_and_a_launcher_both_send_stops_once(number: signal.Signals) -> None:
+    with stop_on_signal() as received:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert set(received) == {number}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

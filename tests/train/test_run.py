@@ -18,6 +18,7 @@ import pytest
 from rt1.checkpoint import load_info, load_model, load_training, resolve
 from rt1.data.statistics import source_statistics
 from rt1.errors import TrainingError
+from rt1.train.distributed import World
 from rt1.train.loop import train
 from rt1.train.run import begin, keep
 
@@ -116,3 +117,18 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     keep(tmp_path / "last", 5, newest=1, every=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+class _OtherMachine(World):
+    """Stand in for ranks of which one does not see the run folder."""
+
+    def table(self, rows: Any) -> list[list[float]]:
+        return [*rows, [0.0]]
+
+
+def test_a_run_folder_that_not_all_machines_see_is_refused(make_source: Any, short: Any, tmp_path: Path) -> None:
+    source, run = make_source(9, 7, 8), tmp_path / "run"
+    train(source, short(updates=4), run)
+    assert begin(source, short(updates=4), run).update == 4
+    with pytest.raises(TrainingError, match=r"different updates \(0, 4\).*share"):
+        begin(source, short(updates=4), run, world=_OtherMachine())

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,11 +16,15 @@ from rt1.common.folders import check_folder
 from rt1.common.system import tune_allocator
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
-from rt1.data.sources.base import instructions_of
+from rt1.data.sources.base import EpisodeSource, instructions_of
+from rt1.data.survey import survey_data
 from rt1.presets import TEXT_ENCODERS, preset
+from rt1.report.dataset_checks import findings
+from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 from rt1.text.paraphrases import load_paraphrases
 from rt1.train.config import TrainConfig
+from rt1.train.dry_run import dry_run
 from rt1.train.loop import RUN_FILES, train
 
 
@@ -36,6 +40,9 @@ def starting_config(name: str, init: str) -> TrainConfig:
 class RareOptions:
     """Options at the end of the help page."""
 
+    dry_run: bool = False
+    """Check data, settings and output folder, measure memory and time over a few updates, print what the run would do,
+    and write nothing. It works under torchrun, too."""
     paraphrases: Path | None = None
     """JSON or TOML file that maps an instruction to a list of paraphrases. Training draws from them, and needs a text
     encoder."""
@@ -77,14 +84,19 @@ class TrainCommand:
                 for episode in range(len(weighted.source.lengths))
             )
             encoder = load_text_encoder(name, instructions=chain(instructions, *paraphrases.values()))
-        result = train(
-            sources,
-            self.config,
-            self.out,
-            encoder=encoder,
-            paraphrases=paraphrases,
-            allow_changes=self.rare.allow_changes,
-        )
+        arguments: dict[str, Any] = {
+            "encoder": encoder,
+            "paraphrases": paraphrases,
+            "allow_changes": self.rare.allow_changes,
+        }
+        if self.rare.dry_run:
+            facts = dry_run(sources, self.config, self.out, **arguments)
+            for name, value in facts.items():
+                print(f"{name}: {value}")
+            for weighted in sources if facts else ():  # one process speaks for all
+                print(f"data check: {_check(weighted.source, encoder)}")
+            return 0
+        result = train(sources, self.config, self.out, **arguments)
         if int(os.environ.get("RANK", "0")):
             return 0 if result.finished else 130  # one process speaks for all
         for change in result.changes:
@@ -93,3 +105,9 @@ class TrainCommand:
         state = "finished" if result.finished else "stopped, run the same command again to resume"
         print(f"{state} at update {result.updates}{best}, checkpoints: {result.run}/last and {result.run}/best")
         return 0 if result.finished else 130
+
+
+def _check(source: EpisodeSource, encoder: TextEncoder | None) -> str:
+    """Return what the checks of ``rt1 inspect`` find in a data set, notes left out."""
+    checked = [finding for finding in findings(survey_data(source, encoder=encoder)) if finding.severity != "note"]
+    return f"{source.name}: {'; '.join(map(str, checked)) or 'no errors, no warnings'}"

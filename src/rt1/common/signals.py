@@ -30,15 +30,16 @@ def stop_on_signals() -> asyncio.Event:
 
 @contextmanager
 def stop_on_signal() -> Iterator[list[int]]:
-    """Yield the list of signals received so far. While it is empty, nobody asked to stop. A second one stops at once.
+    """Yield the list of signals received so far. While it is empty, nobody asked to stop.
 
     Raises:
-        KeyboardInterrupt: on the second signal.
+        KeyboardInterrupt: on a second signal, if one of them is Ctrl-C. Several SIGTERM count as one: SLURM sends it to
+            every process, and torchrun sends it once more to its ranks.
     """
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if received:
+        if received and signal.SIGINT in (number, *received):
             raise KeyboardInterrupt
         received.append(number)
 

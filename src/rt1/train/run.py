@@ -135,22 +135,53 @@ def begin(
     """
     world = world or World()
     config.rows(world.size)
-    prepared = prepare_data(data, config, encoder=encoder, paraphrases=paraphrases)
-    run = _new_run(prepared, config, folder, world)
     if world.is_main:
         for name in RUN_ORDER:
             recover(folder / name)
     world.wait()
-    is_new = not any((folder / name).exists() for name in RUN_ORDER)
-    if not is_new:
-        _resume(run, allow_changes=allow_changes)
-    elif config.init is not None:
-        _start(run, config.init)
-    if config.closed_loop.every and world.is_main and run.update < config.updates:
-        run.trials = prepare_closed_loop(trial_info(run.info), config.closed_loop, encoder=encoder)
+    is_new = not is_started(folder)  # before the first rank writes
+    run = open_run(
+        data, config, folder, encoder=encoder, paraphrases=paraphrases, world=world, allow_changes=allow_changes
+    )
     if is_new:
         run.save("last")  # a full or read-only disk shows now, not hours later
     return run
+
+
+def open_run(
+    data: EpisodeSource | Sequence[WeightedSource],
+    config: TrainConfig,
+    folder: Path,
+    *,
+    encoder: TextEncoder | None,
+    paraphrases: Paraphrases | None,
+    world: World,
+    allow_changes: bool,
+) -> Run:
+    """Return a new run, or the one in ``folder`` as it was saved, and write nothing.
+
+    The arguments and errors are those of :func:`begin`.
+    """
+    config.rows(world.size)
+    prepared = prepare_data(data, config, encoder=encoder, paraphrases=paraphrases)
+    run = _new_run(prepared, config, folder, world)
+    if is_started(folder):
+        _resume(run, allow_changes=allow_changes)
+    elif config.init is not None:
+        _start(run, config.init)
+    if len(updates := {int(update) for (update,) in world.table([[run.update]])}) > 1:
+        raise TrainingError(
+            f"ranks resume after different updates ({', '.join(map(str, sorted(updates)))}). Put {folder} on storage "
+            "that all machines share"
+        )
+    if config.closed_loop.every and world.is_main and run.update < config.updates:
+        run.trials = prepare_closed_loop(trial_info(run.info), config.closed_loop, encoder=encoder)
+    return run
+
+
+def is_started(folder: Path) -> bool:
+    """Whether a folder holds a run to resume."""
+    return any((folder / name).exists() for name in RUN_ORDER)
 
 
 def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World) -> Run:

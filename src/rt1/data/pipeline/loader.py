@@ -114,6 +114,11 @@ class Loader:
         self._buffers = ImageBuffers()
         self._next = 0
 
+    @property
+    def samples(self) -> int:
+        """Number of samples of one pass over the data."""
+        return len(self._windows)
+
     def batch(self, number: int, *, rank: int = 0, world: int = 1) -> Batch:
         """Return batch ``number``, counted from 0, of the shuffled endless stream.
 
