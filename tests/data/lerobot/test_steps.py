@@ -54,12 +54,12 @@ def test_the_column_of_instructions_replaces_missing_tasks(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"tasks\.jsonl is missing"):
         open_data(folder, DataOptions())
     (folder / "meta/tasks.jsonl").write_text("")
-    assert open_data(folder, DataOptions()).instruction(0) == ""
+    assert open_data(folder, DataOptions()).instruction(0) == "task 0"  # as the table of episodes says
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 def test_all_tasks_of_an_episode_are_its_instructions(tmp_path: Path, version: str) -> None:
-    lists = [["task 0", "task 1", "task 0"], [], ["task 2"], ["task 1"]]
+    lists = [["task 0", "task 1", "task 0"], [], ["task 2"], ["task 1"]]  # the last one is of another episode
     written = LeRobotSet(version=version, video=None, task_lists=lists)  # type: ignore[arg-type]
     source = open_data(written.write(tmp_path / "set"), DataOptions())
     expected = [("task 0", "task 1"), ("task 1",), ("task 2",), ("task 3",)]
@@ -67,7 +67,8 @@ def test_all_tasks_of_an_episode_are_its_instructions(tmp_path: Path, version: s
 
 
 def test_a_negative_task_index_is_no_task(tmp_path: Path) -> None:
-    folder = LeRobotSet(version="v2.1", video=None, lengths=(3, 2)).write(tmp_path / "set")
+    written = LeRobotSet(version="v2.1", video=None, lengths=(3, 2), task_lists=[["task 0"], []])
+    folder = written.write(tmp_path / "set")
     path = folder / "data/chunk-000/episode_000001.parquet"
     table = pq.read_table(path)
     indexes = pa.array([-1, -1], pa.int64())

@@ -17,7 +17,7 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.data.lerobot import schema, v2
 from rt1.data.lerobot.cache import Arrays, cached
-from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, instructions, read_steps
+from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, read_steps, task_instructions
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import Outcome, check_steps
@@ -115,14 +115,11 @@ class LeRobotSource:
         self.action_spec = spec or _spec_of_data(self.folder, info, steps, sizes)
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
-        sentences = steps.sentences
-        tasks = version.read_tasks(self.folder) if sentences is None else dict(enumerate(sentences.tolist()))
-        self._instructions = instructions(tasks, steps.tasks)
-        self._several = {
-            episode: tuple(dict.fromkeys((self._instructions[episode], *texts)))
-            for episode, texts in (episodes.sentences.items() if sentences is None else ())
-            if not steps.changes[episode]
-        }
+        if steps.sentences is None:
+            self._instructions = task_instructions(version.read_tasks(self.folder), steps, episodes)
+        else:
+            texts = [*steps.sentences.tolist(), ""]  # the last one is that of NO_TASK
+            self._instructions = tuple((texts[number],) for number in steps.tasks.tolist())
         self._tasks, self._seeds = episodes.tasks, episodes.seeds
         self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
@@ -146,12 +143,12 @@ class LeRobotSource:
 
     def instruction(self, episode: int) -> str:
         check_steps(self, episode)
-        return self._instructions[episode]
+        return self._instructions[episode][0]
 
     def instructions(self, episode: int) -> tuple[str, ...]:
-        """Return all sentences that the tables of the episodes have for an episode, its instruction first."""
+        """Return all sentences of an episode, its instruction first: those of its list of tasks."""
         check_steps(self, episode)
-        return self._several.get(episode, (self._instructions[episode],))
+        return self._instructions[episode]
 
     def task(self, episode: int) -> str:
         """Return the task name noted by our writer, else an empty string."""

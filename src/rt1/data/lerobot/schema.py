@@ -130,7 +130,7 @@ class Episodes:
     tasks: tuple[str, ...]
     """Task names written by this package, else empty strings."""
     sentences: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
-    """All instructions of the episodes that have several."""
+    """All instructions of the episodes whose list of tasks is not empty."""
     seeds: NDArray[np.int64] | None = None
     """Seeds written by this package."""
 
@@ -258,7 +258,7 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
         video_starts=starts,
         video_stops=stops,
         tasks=tuple(columns[TASK_COLUMN].tolist()),
-        sentences=several_sentences(columns.get("tasks", [])),
+        sentences=sentences_of_episodes(columns.get("tasks", [])),
         seeds=columns.get(SEED_COLUMN),
     )
 
@@ -274,14 +274,14 @@ def _episode_columns(path: Path, names: Sequence[str], times: Sequence[str]) -> 
         return {**columns, **seconds, **texts, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
 
 
-def several_sentences(tasks: Iterable[Any]) -> dict[int, tuple[str, ...]]:
-    """Return the different instructions of the episodes that have several, from the list of each episode."""
-    different = {
+def sentences_of_episodes(tasks: Iterable[Any]) -> dict[int, tuple[str, ...]]:
+    """Return the different instructions of each episode that has any, from the list of its tasks."""
+    sentences = {
         episode: tuple(dict.fromkeys(text for text in texts if isinstance(text, str) and text.strip()))
         for episode, texts in enumerate(tasks)
-        if isinstance(texts, list) and len(texts) > 1
+        if isinstance(texts, list)
     }
-    return {episode: texts for episode, texts in different.items() if len(texts) > 1}
+    return {episode: texts for episode, texts in sentences.items() if texts}
 
 
 def check_lengths(folder: Path, info: Info, numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:

@@ -305,13 +305,21 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
     return pc.struct_field(table[key], "bytes")
 
 
-def instructions(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the instruction of each episode. It is empty where the number is below 0, or where there are no tasks.
+def task_instructions(tasks: Mapping[int, str], steps: Steps, episodes: Episodes) -> tuple[tuple[str, ...], ...]:
+    """Return the instructions of each episode: that of its task, which may be empty, then those of its list of tasks.
 
-    An unknown number raises :class:`DataError`.
+    An episode without a task has those of its list alone. An unknown number raises :class:`DataError`.
     """
-    for number in np.unique(numbers).tolist():
-        episode = int(np.argmax(numbers == number))
+    for number in np.unique(steps.tasks).tolist():
+        episode = int(np.argmax(steps.tasks == number))
         if tasks and number >= 0 and number not in tasks:
             raise DataError(f"episode {episode} has task_index {number}; the tasks of meta are {sorted(tasks)[:12]}")
-    return tuple(tasks.get(number, "") for number in numbers.tolist())
+    result = []
+    for episode, number in enumerate(steps.tasks.tolist()):
+        listed = episodes.sentences.get(episode, ())
+        if number in tasks:
+            others = listed if tasks[number] in listed and not steps.changes[episode] else ()
+            result.append(tuple(dict.fromkeys([tasks[number], *others])))
+        else:
+            result.append(listed or ("",))
+    return tuple(result)

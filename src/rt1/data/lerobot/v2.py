@@ -16,7 +16,7 @@ from rt1.data.lerobot.schema import (
     check_lengths,
     existing_files,
     reading,
-    several_sentences,
+    sentences_of_episodes,
 )
 from rt1.errors import DataError
 
@@ -51,7 +51,7 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
         video_starts=np.zeros(len(videos)),
         video_stops=lengths[: len(videos)] / info.fps,
         tasks=("",) * len(lengths),
-        sentences=several_sentences(texts for *_, texts in rows),
+        sentences=sentences_of_episodes(texts for *_, texts in rows),
     )
 
 

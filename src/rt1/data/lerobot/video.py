@@ -82,8 +82,9 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
     """Return (E,) the time of each episode's first image on the clock of its file, seconds.
 
     The header of every file is read. Where a clock does not begin at 0 but the metadata count from 0, the times are
-    moved. Spans that overlap, end after the video, or differ from the length of their episode, and a video of another
-    rate, raise :class:`DataError` with file and episode.
+    moved. So are those of a file that holds the images of its episodes and no others, if they have another offset, as
+    after a merge. Spans that overlap, end after the video, or differ from the length of their episode, and a video of
+    another rate, raise :class:`DataError` with file and episode.
     """
     starts, lengths = episodes.video_starts.astype(np.float64), episodes.lengths
     members: dict[Path, list[int]] = {}
@@ -100,7 +101,14 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
                 f"{path}: episode {other} begins at second {starts[other]:.3f}, within episode {one}, which has "
                 f"{lengths[one]} steps from second {starts[one]:.3f} on; {COPY_AGAIN}"
             )
-        shift = _shift(path, clocks[path], numbers[0], starts[numbers[0]], fps)
+        is_whole = clocks[path].images == lengths[numbers].sum() and bool(
+            (np.abs(starts[numbers][1:] - stops[:-1]) <= TOLERANCE / fps).all()
+        )
+        shift = (
+            clocks[path].first - starts[numbers[0]]
+            if is_whole
+            else _shift(path, clocks[path], numbers[0], starts[numbers[0]], fps)
+        )
         end = clocks[path].first + clocks[path].images / fps
         if stops[-1] + shift > end + TOLERANCE / fps:
             raise DataError(
