@@ -39,7 +39,7 @@ def test_several_columns_are_several_instructions(with_sentences: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "message"), [("action", "'action'.*language_instruction"), ("langage", "did you mean")]
+    ("key", "message"), [("action", "'action'.*language_instruction"), ("language_instructions", "did you mean")]
 )
 def test_a_column_that_is_no_text_is_refused(with_sentences: Path, key: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
