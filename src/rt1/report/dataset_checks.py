@@ -28,6 +28,7 @@ CHECKS: dict[str, Severity] = {
     "opposite-action": "error",
     "damaged-records": "warning",
     "timestamp-gaps": "warning",
+    "other-task": "warning",
     "conflicting-texts": "warning",
     "unknown-words": "warning",
     "duplicate-episodes": "warning",
