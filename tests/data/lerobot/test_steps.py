@@ -73,4 +73,6 @@ def test_a_negative_task_index_is_no_task(tmp_path: Path) -> None:
     table = pq.read_table(path)
     indexes = pa.array([-1, -1], pa.int64())
     pq.write_table(table.set_column(table.column_names.index("task_index"), "task_index", indexes), path)
-    assert open_data(folder, DataOptions(instruction="wait")).instruction(1) == "wait"
+    source = open_data(folder, DataOptions(instruction="wait"))
+    assert source.instruction(1) == "wait"
+    assert [instructions_of(source, episode) for episode in range(2)] == [("task 0",), ("wait",)]
