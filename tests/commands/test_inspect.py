@@ -14,6 +14,7 @@ import pytest
 from rt1.cli import main
 from rt1.commands import inspect
 from rt1.data.sources.images import decode_image, encode_jpeg
+from rt1.errors import RenderingError
 
 
 @pytest.fixture
@@ -152,3 +153,46 @@ def test_an_episode_for_rerun_needs_a_new_file_and_a_data_set(
     )
     assert main(["inspect", str(data), "--rerun", str(tmp_path / "new.rrd"), "--episode", "2"]) == 0
     assert episodes == [("episode_2", 4)]
+def _checks(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    found = json.loads(capsys.readouterr().out)["findings"]
+    return {finding["check"]: finding["message"] for finding in found}
+
+
+def test_data_are_compared_with_a_checkpoint(
+    data: Path, make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "run")
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(data), "--against", str(checkpoint), "--json", "--out", str(page)]) == 0
+    checks = _checks(capsys)
+    assert "hand_x, hand_y, hand_z, gripper" in checks["other-dimensions"]
+    assert "instructions are none of" in checks["other-instructions"]
+    assert page.is_file()
+
+
+@pytest.mark.parametrize("option", ["--against", "--env"])
+def test_data_are_compared_with_an_environment(
+    option: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    environment = "examples.own_environment:TouchTheSquare"
+    assert main(["inspect", str(data), option, environment, "--json", "--out", str(page)]) == 0
+    assert "touch the red square" in _checks(capsys)["other-instructions"]
+    assert "Comparison with touch" in page.read_text(encoding="utf-8")
+
+
+def test_two_things_to_compare_with_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(data), "--against", "metaworld", "--env", "metaworld"]) != 0
+    assert "Give one of them" in capsys.readouterr().err
+
+
+def test_pictures_that_cannot_be_drawn_are_left_out_with_the_reason(
+    data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RenderingError("no GL library; install libegl1")
+
+    monkeypatch.setattr("rt1.commands.inspect.SampledEpisodes", refuse)
+    with pytest.warns(UserWarning, match="not compared: no GL library"):
+        main(["inspect", str(data), "--against", "examples.own_environment:TouchTheSquare", "--json"])
+    assert "other-instructions" in _checks(capsys)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.fixtures.lerobot import LeRobotSet
 
 from rt1.checkpoint import load_info
 from rt1.cli import main, parse
@@ -60,3 +62,20 @@ def test_the_recipe_can_be_given_in_words() -> None:
     assert config.optimizer.scale == ("backbone=0.1", "head=2")
     assert config.optimizer.freeze == ("text", "transformer.layers.0")
     assert (config.average.decay, config.log.tensorboard, config.augment.crop_per) == (0.99, False, "sample")
+
+
+@pytest.mark.parametrize("version", ["v2.0", "v2.1"])
+def test_a_lerobot_v2_set_trains_with_a_text_encoder_and_is_evaluated_offline(
+    version: Any, table_file: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
+    pytest.importorskip("av", reason="videos need av: the extra lerobot")
+    texts = [["open the drawer"] * 5, ["close the drawer"] * 4, ["open the drawer"] * 6]
+    written = LeRobotSet(version=version, lengths=(5, 4, 6), extra={"language_instruction": texts})
+    data, run = written.write(tmp_path / "set"), tmp_path / "run"
+    words = ["--data", str(data), "--instruction-key", "language_instruction"]
+    options = ["--preset", "debug", "--updates", "2", "--text-encoder", str(table_file)]
+    assert main(["train", *words, "--out", str(run), *options]) == 0
+    words += ["--text-encoder", str(table_file)]
+    assert main(["evaluate-offline", str(run), *words, "--out", str(tmp_path / "report")]) == 0
+    assert "open the drawer" in (tmp_path / "report/offline.html").read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.fixtures.lerobot import CAMERA, LeRobotSet
+from tests.fixtures.lerobot import CAMERA, LeRobotSet, assert_right_images
 from tests.fuzz.conftest import Fuzz
 from tests.fuzz.mutate import mutate, mutate_json
 from tests.fuzz.readable import assert_readable, write_anew
@@ -180,3 +180,40 @@ def test_a_damaged_set_of_version_2_gives_episodes_or_one_line(
     marks: dict[str, list[Any]] = {"next.success": [[False, True], [False] * 3], "next.reward": [[0.0, 1.0], [0.0] * 3]}
     folder = LeRobotSet(version="v2.1", lengths=(2, 3), extra=marks).write(tmp_path / "blocks")
     fuzz.check_examples(_damage_and_read(folder, name, change), names="blocks", examples=20)
+
+
+_CODECS: tuple[tuple[str | None, dict[str, str]], ...] = (
+    (None, {}),
+    ("libx264", {"g": "12", "bf": "2"}),
+    ("libsvtav1", {"g": "2", "preset": "12"}),
+    ("libvpx-vp9", {"g": "2", "cpu-used": "8"}),
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_image_and_action_of_a_random_set_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    pytest.importorskip("av", reason="videos need av: the extra lerobot")
+    monkeypatch.setenv("SVT_LOG", "1")  # else the AV1 encoder prints a page
+    rng = random.Random(seed)
+    codec, options = _CODECS[seed % len(_CODECS)]
+    lengths = [rng.choice((1, 1, 2, 5, rng.randint(3, 14))) for _ in range(rng.randint(1, 4))]
+    kind = rng.choice(("float32", "float64"))
+    actions = [np.random.default_rng(seed).uniform(-1, 1, (length, 3)).astype(kind) for length in lengths]
+    names = ["x", "y", "grip"]
+    written = LeRobotSet(
+        version=rng.choice(("v2.0", "v2.1", "v3.0")),
+        lengths=lengths,
+        fps=rng.choice((5, 12.5, 29.97, 30.0, 50)),
+        video=codec,
+        options=options,
+        episodes_per_file=rng.randint(1, 4),
+        actions=actions,
+        names=rng.choice((names, {"motors": names}, dict(zip(names, range(3), strict=True)))),
+    )
+    source = LeRobotSource(written.write(tmp_path / "set"))
+    assert_right_images(source, lengths)
+    assert source.action_spec.dimension_names == ("x", "y", "grip")
+    for episode, values in enumerate(actions):
+        assert np.array_equal(source.actions(episode, 0, len(values)), values.astype(np.float32))

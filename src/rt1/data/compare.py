@@ -15,6 +15,8 @@ from rt1.data.sources.decoding import decoded_images
 from rt1.data.survey import spread
 from rt1.envs.base import Image
 
+Difference = tuple[str, str]
+"""Check and message."""
 Mean = NDArray[np.float64]
 """Mean image (32, 32, 3), RGB, 0..255."""
 
@@ -54,11 +56,11 @@ class ComparedSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is likely different, as (check, message)."""
+    """What is likely different."""
 
     one: ComparedSet
     other: ComparedSet
-    differences: tuple[tuple[str, str], ...]
+    differences: tuple[Difference, ...]
 
     @property
     def common_names(self) -> tuple[str, ...]:
@@ -66,18 +68,23 @@ class Comparison:
         return tuple(name for name in self.one.names if name in self.other.names)
 
 
-def compare(source: EpisodeSource, other: EpisodeSource, *, images: int = 64) -> Comparison:
+def compare(source: EpisodeSource, other: EpisodeSource, *, images: int = 64, actions: bool = True) -> Comparison:
     """Return two data sets side by side, from ``images`` images and as many first images of each.
 
-    Dimensions are matched by name, or by their place where both have as many and no name is common.
+    Dimensions are matched by name, or by their place where both have as many and no name is common. Without
+    ``actions`` only the images are compared.
     """
     sets = [_compared(one, images) for one in (source, other)]
     if sets[0].name == sets[1].name:
         sets[1] = replace(sets[1], name=f"{sets[1].name} (other)")
     if not set(sets[0].names) & set(sets[1].names) and len(sets[0].names) == len(sets[1].names):
         sets[1] = replace(sets[1], names=sets[0].names)
+    if not actions:
+        sets[1] = replace(sets[1], names=())
     one, two = sets
-    differences = [*_image_differences(one, two), *_name_differences(one, two)]
+    differences = _image_differences(one, two)
+    if actions:
+        differences += name_differences(one.names, two.names)
     for name in (name for name in one.names if name in two.names):
         differences += _dimension_differences(name, one, two)
     return Comparison(one=one, other=two, differences=tuple(differences))
@@ -104,7 +111,7 @@ def _mean(images: list[Image]) -> Mean:
     return np.mean(np.stack(small).astype(np.float64), axis=0)
 
 
-def _image_differences(one: ComparedSet, other: ComparedSet) -> list[tuple[str, str]]:
+def _image_differences(one: ComparedSet, other: ComparedSet) -> list[Difference]:
     def likeness(turn: Callable[[Mean], Mean]) -> NDArray[np.float64]:
         pairs = ((one.mean, other.mean), (one.first_mean, other.first_mean))
         return np.array([_correlation(a.mean(axis=2), turn(b).mean(axis=2)) for a, b in pairs])
@@ -145,13 +152,14 @@ def _colors(mean: Mean) -> NDArray[np.float64]:
     return mean - mean.mean(axis=2, keepdims=True)
 
 
-def _name_differences(one: ComparedSet, other: ComparedSet) -> list[tuple[str, str]]:
-    if one.names == other.names:
+def name_differences(names: tuple[str, ...], others: tuple[str, ...]) -> list[Difference]:
+    """Return that the names of the dimensions differ, if they do."""
+    if names == others:
         return []
-    return [("other-dimensions", f"the actions are {', '.join(one.names)} and {', '.join(other.names)}")]
+    return [("other-dimensions", f"the actions are {', '.join(names)} and {', '.join(others)}")]
 
 
-def _dimension_differences(name: str, one: ComparedSet, other: ComparedSet) -> list[tuple[str, str]]:
+def _dimension_differences(name: str, one: ComparedSet, other: ComparedSet) -> list[Difference]:
     a, b = one.values(name), other.values(name)
     wide, narrow = sorted((float(a.std()), float(b.std())), reverse=True)
     if narrow == 0:

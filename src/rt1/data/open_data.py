@@ -34,7 +34,7 @@ _ALL = ("instruction", "bounds")
 _OF_ROWS = ("bgr", "channels_first", "action_is_previous")
 _OF_HDF5 = ("group", "mask", "start_key", "start_value", "encoded", "instruction_file")
 _OPTIONS = {
-    _LEROBOT: ("image_key", "action_keys", "open_x", *_ALL),
+    _LEROBOT: ("image_key", "action_keys", "instruction_key", "open_x", *_ALL),
     _SAVED: (*_KEYS, *_ALL, "bgr", "episode_key"),
     _HUGGING_FACE: (*_KEYS, *_ALL, "bgr", "episode_key", "split"),
     _NPZ: (*_KEYS, *_ALL, *_OF_ROWS),
@@ -60,7 +60,8 @@ class DataOptions:
     image_key: str | None = None
     """Key of the images. Keys are needed unless rt1 recorded the data set."""
     instruction_key: str | None = None
-    """Key of the instruction. Several, as KEY,KEY, are the instructions of one episode (--instruction-choice)."""
+    """Key of the instruction, by default of LeRobot its task. Several, as KEY,KEY, are the instructions of one episode
+    (--instruction-choice)."""
     skip_empty: bool = False
     """Leave out the episodes with an empty instruction."""
     embedding_key: str | None = None
@@ -163,7 +164,12 @@ def _has(folder: Path, ending: str) -> bool:
 
 def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
     if options.open_x is None:
-        return LeRobotSource(folder, image_key=options.image_key, action_key=options.action_keys or "action")
+        return LeRobotSource(
+            folder,
+            image_key=options.image_key,
+            action_key=options.action_keys or "action",
+            instruction_key=options.instruction_key,
+        )
     dataset = lookup("Open X data set", options.open_x, OPEN_X)
     if not dataset.lerobot or options.action_keys:
         names = ", ".join(name for name, entry in OPEN_X.items() if entry.lerobot)
@@ -175,6 +181,7 @@ def _open_lerobot(folder: Path, options: DataOptions) -> EpisodeSource:
         folder,
         image_key=options.image_key or dataset.image_key,
         action_key=dataset.action_keys,
+        instruction_key=options.instruction_key,
         action_spec=rt1_action_spec(bins=512, world_bound=2.0),
         map_actions=lambda actions: dataset.to_rt1({"action": actions}),
         name=dataset.name,

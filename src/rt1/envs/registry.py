@@ -105,6 +105,7 @@ class EnvSettings:
         if len(self.image_size) > 2:
             raise ValueError(f"image_size is {list(self.image_size)}, must be one number, or a height and a width")
         check_between(self, 8, 2048, "image_size")
+        check_between(self, 0, 1, "crop")
         check_at_least(self, 1, "supersample", "action_repeat", "max_steps")
         check_between(self, -LARGEST, LARGEST, "success_return", "max_return", "control_rate")
         check_above(self, 0, *(name for name in ("control_rate", "max_return") if getattr(self, name) is not None))
@@ -166,6 +167,13 @@ def described(name: str) -> dict[str, Any]:
     _FACTORIES[suite.name] = name
     register_suite(suite.name, lambda settings: suite_from_factory(name, settings))
     return suite_to_json(suite)
+
+
+def is_environment(name: str) -> bool:
+    """Whether a name is that of an environment, as ``--env`` takes it, and not of a folder."""
+    if Path(name).is_file():
+        return Path(name).suffix in (".json", ".toml")
+    return not Path(name).exists() and (name.partition(":")[0] in known_suites() or is_factory(name))
 
 
 def suite_to_json(suite: TaskSuite) -> dict[str, Any]:

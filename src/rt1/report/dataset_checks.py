@@ -28,6 +28,7 @@ CHECKS: dict[str, Severity] = {
     "opposite-action": "error",
     "damaged-records": "warning",
     "timestamp-gaps": "warning",
+    "other-task": "warning",
     "conflicting-texts": "warning",
     "unknown-words": "warning",
     "duplicate-episodes": "warning",
@@ -41,6 +42,10 @@ CHECKS: dict[str, Severity] = {
     "few-bins": "warning",
     "other-dimensions": "warning",
     "other-scale": "warning",
+    "other-bounds": "warning",
+    "other-rate": "warning",
+    "other-image-size": "warning",
+    "other-instructions": "warning",
     "constant-dimension": "note",
 }
 """Name and severity of each check. Training refuses data with an error of its own kind, or learns the wrong thing."""

@@ -162,7 +162,8 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
         row = source.text_embedding(episode)
         if row is None:
             raise DataError(
-                f"{source.name}, episode {episode} has no text embedding; name a text encoder for its instructions"
+                f"{source.name}, episode {episode} has no text embedding; name a text encoder for its instructions, "
+                "such as --text-encoder minilm"
             )
         rows.append(row)
     vectors = np.stack(rows)

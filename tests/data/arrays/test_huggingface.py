@@ -14,6 +14,7 @@ from rt1.data.arrays.huggingface import HuggingFaceLayout, HuggingFaceSource, vi
 from rt1.data.arrays.huggingface_files import open_saved
 from rt1.data.lerobot.video import encode_video
 from rt1.data.sources.images import encode_jpeg, encode_png
+from rt1.data.sources.video import Video
 from rt1.errors import DataError
 from rt1.testing import check_source
 
@@ -267,6 +268,22 @@ def test_every_step_has_its_own_image_of_the_video(tmp_path: Path, kept_as: str)
             assert {image.shape for image in images} == {(32, 48, 3)}
             expected = [_grey(episode, step) for step in range(start, length)]
             assert np.abs(np.array([image.mean() for image in images]) - expected).max() < 3
+
+
+def test_a_video_is_opened_once_for_all_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    make = Video.__init__
+
+    def counted(self: Video, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        opened.append(self.name)
+
+    source = _video_source([{"bytes": video, "path": None} for video in _videos()])
+    monkeypatch.setattr(Video, "__init__", counted)
+    for step in (2, 0, 1):
+        for episode in (0, 1):
+            assert abs(source.images(episode, step, step + 1)[0].mean() - _grey(episode, step)) < 3
+    assert len(opened) == 2
 
 
 def test_a_video_with_another_number_of_images_than_actions_is_refused() -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from tests.fixtures.lerobot import LeRobotSet
 
 from rt1.data.lerobot.check_files import file_problems
 
@@ -117,3 +119,14 @@ def test_a_video_of_several_episodes_may_be_longer_but_not_shorter(v3: Callable[
     ((check, message),) = file_problems(folder)
     assert check == "video-frames"
     assert "file-000.mp4 has 8 frames, its episodes have 10 steps" in message
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_steps_with_a_task_of_another_episode_are_named(tmp_path: Path, version: Any) -> None:
+    lists = [["task 0"], ["task 9", "task 1"], ["task 3"], []]
+    folder = LeRobotSet(version=version, video=None, task_lists=lists).write(tmp_path / "set")
+    next(folder.glob("data/*")).joinpath("._left_by_macos.parquet").write_bytes(b"x")
+    ((check, message),) = file_problems(folder)
+    assert check == "other-task"
+    assert "1 episodes" in message
+    assert "episode 2, 'task 2' and 'task 3'" in message

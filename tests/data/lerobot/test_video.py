@@ -117,6 +117,14 @@ def test_times_on_a_clock_that_starts_late_are_taken_as_they_are(tmp_path: Path)
     assert_right_images(LeRobotSource(folder), (5, 7, 4, 6))
 
 
+def test_times_that_go_on_from_the_file_before_are_counted_from_the_start_of_their_own(tmp_path: Path) -> None:
+    folder = LeRobotSet().write(tmp_path / "set")
+    for episode, start, stop in ((2, 12, 16), (3, 16, 22)):  # the second file, after a merge
+        edit_episodes(folder, f"videos/{CAMERA}/from_timestamp", episode, start / 30)
+        edit_episodes(folder, f"videos/{CAMERA}/to_timestamp", episode, stop / 30)
+    assert_right_images(LeRobotSource(folder), (5, 7, 4, 6))
+
+
 @pytest.mark.parametrize(
     ("start", "message"),
     [
@@ -136,9 +144,10 @@ def test_a_time_that_cannot_be_is_refused_at_opening(tmp_path: Path, start: floa
 
 
 def test_a_clock_without_relation_to_the_times_is_refused(tmp_path: Path) -> None:
-    folder = LeRobotSet(late=2.0, episodes_per_file=1).write(tmp_path / "set")
-    for name, value in (("from", 1 / 30), ("to", 6 / 30)):
-        edit_episodes(folder, f"videos/{CAMERA}/{name}_timestamp", 0, value)
+    folder = LeRobotSet(late=2.0).write(tmp_path / "set")
+    for episode, (start, stop) in enumerate([(1, 6), (7, 14)]):
+        edit_episodes(folder, f"videos/{CAMERA}/from_timestamp", episode, start / 30)
+        edit_episodes(folder, f"videos/{CAMERA}/to_timestamp", episode, stop / 30)
     with pytest.raises(DataError, match=r"begins at second 0\.06.*episode, 0, at second 0\.033"):
         LeRobotSource(folder)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from rt1.common.border import reading
 from rt1.common.first_look import COPY_AGAIN, check_unchanged, stamp_of
 from rt1.common.suggest import unknown_name
 from rt1.data.arrays.base import ArrayLayout, ArraySource, EpisodeArrays, Image, text_of
-from rt1.data.sources.video import TOLERANCE, Video
+from rt1.data.sources.video import TOLERANCE, OpenVideos, Video
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -69,6 +68,7 @@ class HuggingFaceSource(ArraySource):
         dataset = _with_names(dataset, layout.instruction_key)
         plain = dataset.with_format(None)
         self._parser_errors = (pa.ArrowException,)
+        self._videos = OpenVideos()
         with reading(name, cure=COPY_AGAIN, also=self._parser_errors):
             files = [Path(file["filename"]) for file in dataset.cache_files]
             self._stamps = {file: stamp_of(file) for file in files}
@@ -90,7 +90,8 @@ class HuggingFaceSource(ArraySource):
         first = int(self._starts[episode])
         key = self._layout.image_key
         if self._is_video:
-            return video_images(self._where[episode], self._rows[first][key], self._counts[episode], start, stop)
+            where, count = self._where[episode], self._counts[episode]
+            return video_images(where, lambda: self._rows[first][key], count, start, stop, videos=self._videos)
         if self._layout.episode_key is None:
             row = self._rows[first][key]
             if not isinstance(row, list) or len(row) != self._counts[episode]:
@@ -196,30 +197,41 @@ def _numbers(where: str, values: object, key: str) -> NDArray[Any]:
         raise DataError(f"{where}: {key!r} does not hold numbers of one shape ({error})") from error
 
 
-def video_images(where: str, value: object, count: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
+def video_images(
+    where: str,
+    value: object,
+    count: int,
+    start: int,
+    stop: int,
+    *,
+    videos: OpenVideos | None = None,
+) -> list[NDArray[np.uint8]]:
     """Return images ``start..stop-1`` of a video of ``count`` images, each uint8 RGB (H, W, 3), 0..255.
 
-    The video is opened at every call and decoded from the last key frame before ``start``.
+    The video is decoded from the last key frame before ``start``.
 
     Args:
         where: the episode, for errors.
-        value: value of ``datasets.Video(decode=False)``: ``{"bytes": ..., "path": ...}``, one of them set.
+        value: value of ``datasets.Video(decode=False)``: ``{"bytes": ..., "path": ...}``, one of them set. Or a
+            function that returns it, which is called only if the video is not open.
         count: number of images that it must hold.
         start: first image.
         stop: one past the last.
+        videos: keeps the video open under the name ``where`` for the next call.
 
     Raises:
         DataError: a missing or damaged file, or another number of images.
     """
-    content = value if isinstance(value, dict) else {}
-    data, path = content.get("bytes"), content.get("path")
-    if not data and not path:
-        raise DataError(f"{where}: the video is {value!r}; it must be a datasets.Video with bytes or a path")
-    name = where if data else f"{where}: {path}"
-    with (
-        reading(where, cure=_VIDEO_CURE),
-        closing(Video(io.BytesIO(data) if data else str(path), name=name, cure=_VIDEO_CURE)) as video,
-    ):
+
+    def open_video() -> Video:
+        content = value() if callable(value) else value
+        data, path = (content.get(name) for name in ("bytes", "path")) if isinstance(content, dict) else (None, None)
+        if not data and not path:
+            raise DataError(f"{where}: the video is {content!r}; it must be a datasets.Video with bytes or a path")
+        name = where if data else f"{where}: {path}"
+        return Video(io.BytesIO(data) if data else str(path), name=name, cure=_VIDEO_CURE)
+
+    with reading(where, cure=_VIDEO_CURE), (videos or OpenVideos()).borrowed(where, open_video) as video:
         times = video.times()
         if len(times) != count:
             raise DataError(f"{where}: the video has {len(times)} images for {count} actions. One is needed for each")

@@ -1,4 +1,4 @@
-"""What only the files of a LeRobot folder show: gaps between timestamps, and videos that are too short."""
+"""What only the files of a LeRobot folder show: gaps between timestamps, short videos, tables that disagree."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from rt1.common.border import reading
 from rt1.common.json_files import read_object
+from rt1.data.lerobot import schema, v2
 from rt1.data.lerobot.schema import EPISODE_FILES, INFO_FILE
 
+_DATA_FILES = "data/*/[!.]*.parquet"  # without the ._NAME.parquet that macOS leaves
 _MOST_FILES = 2000  # of each kind that are read, evenly spread
 
 
@@ -23,7 +25,7 @@ def file_problems(folder: Path) -> list[tuple[str, str]]:
     """
     with reading(folder / INFO_FILE, cure="copy it again"):
         fps = float(read_object(folder / INFO_FILE)["fps"])
-    return [*_timestamp_gaps(folder, fps), *_short_videos(folder)]
+    return [*_timestamp_gaps(folder, fps), *_short_videos(folder), *_other_tasks(folder)]
 
 
 def _timestamp_gaps(folder: Path, fps: float) -> Iterator[tuple[str, str]]:
@@ -31,7 +33,7 @@ def _timestamp_gaps(folder: Path, fps: float) -> Iterator[tuple[str, str]]:
 
     names = ("episode_index", "frame_index", "timestamp")
     gaps = []
-    for path in _some(sorted(folder.glob("data/*/*.parquet"))):
+    for path in _some(sorted(folder.glob(_DATA_FILES))):
         with reading(path, cure="copy it again"):
             if set(names) <= set(pq.read_schema(path).names):
                 columns = pq.read_table(path, columns=list(names)).to_pydict()
@@ -62,6 +64,31 @@ def _short_videos(folder: Path) -> Iterator[tuple[str, str]]:
         if frames < steps or (is_exact and frames > steps):
             name = path.relative_to(folder)
             yield "video-frames", f"{name} has {frames} frames, its episodes have {steps} steps; copy it again"
+
+
+def _other_tasks(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield that the task of the steps is none of the episode's list of tasks, as after a merge of two data sets."""
+    version = v2 if (folder / v2.EPISODES_FILE).is_file() else schema
+    if not (folder / version.TASKS_FILE).is_file():
+        return
+    tasks, episodes = version.read_tasks(folder), version.read_episodes(folder, schema.read_info(folder), None)
+    names = ["episode_index", "task_index"]
+    others: dict[int, str] = {}
+    for path in _some(sorted(set(episodes.data_files))):
+        if set(names) <= set(schema.read_schema(path).names):
+            columns = schema.read_columns(path, names)
+            numbers, firsts = np.unique(columns["episode_index"], return_index=True)
+            for episode, index in zip(numbers.tolist(), columns["task_index"][firsts].tolist(), strict=True):
+                if tasks.get(index, "").strip() and tasks[index] not in episodes.sentences.get(
+                    episode, (tasks[index],)
+                ):
+                    others[episode] = tasks[index]
+    if others:
+        episode, task = next(iter(others.items()))
+        pair = f"{task[:80]!r} and {episodes.sentences[episode][0][:80]!r}"
+        rule = "have a task_index whose task is none of those that their table names"
+        first = f"the first is episode {episode}, {pair}; rt1 reads the first of the two"
+        yield "other-task", f"{len(others):,} episodes {rule}; {first}"
 
 
 def _expected_frames(folder: Path) -> dict[Path, tuple[int, bool]]:

@@ -17,7 +17,7 @@ from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.data.lerobot import schema, v2
 from rt1.data.lerobot.cache import Arrays, cached
-from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, instructions, read_steps
+from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, read_steps, task_instructions
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import Outcome, check_steps
@@ -48,6 +48,7 @@ class LeRobotSource:
         *,
         image_key: str | None = None,
         action_key: str | Sequence[str] = "action",
+        instruction_key: str | None = None,
         action_spec: ActionSpec | None = None,
         map_actions: MapActions | None = None,
         name: str | None = None,
@@ -58,6 +59,7 @@ class LeRobotSource:
             folder: the folder that holds ``meta/info.json``.
             image_key: feature of the images. None: as noted by our writer, or the only one.
             action_key: feature of the action, a vector of numbers, or several to be joined.
+            instruction_key: feature of the instruction, text. None: the tasks of the data set.
             action_spec: dimensions and bounds of the action. None: as noted by our writer, else one continuous part
                 for each key, with the minima and maxima of the actions.
             map_actions: what makes the action of ``action_spec`` from the stored one.
@@ -70,10 +72,15 @@ class LeRobotSource:
         self.folder, self.name = Path(folder), name or ""
         keys = (action_key,) if isinstance(action_key, str) else tuple(action_key)
         with reading(self.folder, cure=schema.COPY_AGAIN):
-            self._open(image_key, keys, action_spec, map_actions)
+            self._open(image_key, keys, instruction_key, action_spec, map_actions)
 
     def _open(
-        self, image_key: str | None, keys: Sequence[str], action_spec: ActionSpec | None, map_actions: MapActions | None
+        self,
+        image_key: str | None,
+        keys: Sequence[str],
+        instruction_key: str | None,
+        action_spec: ActionSpec | None,
+        map_actions: MapActions | None,
     ) -> None:
         info = schema.read_info(self.folder)
         notes = read_recorder_notes(self.folder / schema.RT1_FILE, name=str, image_key=str)
@@ -87,15 +94,16 @@ class LeRobotSource:
             names = ", ".join(spec.dimension_names)
             entries = f"{' and '.join(map(repr, keys))} has {sum(sizes.values())} entries"
             raise DataError(f"{entries}, the action spec {spec.size} dimensions ({names})")
+        if instruction_key is not None:
+            info.check_instruction_key(instruction_key)
         in_video = info.features[self.image_key]["dtype"] == "video"
-        read_episodes, read_tasks = (
-            (schema.read_episodes, schema.read_tasks)
-            if info.version == schema.VERSION
-            else (v2.read_episodes, v2.read_tasks)
-        )
-        episodes = read_episodes(self.folder, info, self.image_key if in_video else None)
+        version = schema if info.version == schema.VERSION else v2
+        episodes = version.read_episodes(self.folder, info, self.image_key if in_video else None)
         step_keys = StepKeys(
-            actions=sizes, reward=schema.REWARD_KEY in info.features, success=schema.SUCCESS_KEY in info.features
+            actions=sizes,
+            reward=schema.REWARD_KEY in info.features,
+            success=schema.SUCCESS_KEY in info.features,
+            instruction=instruction_key,
         )
         steps = _cached_steps(self.folder, episodes, step_keys, info.fps)
         if changing := int(steps.changes.sum()):
@@ -107,7 +115,11 @@ class LeRobotSource:
         self.action_spec = spec or _spec_of_data(self.folder, info, steps, sizes)
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
-        self._instructions = instructions(read_tasks(self.folder), steps.tasks)
+        if steps.sentences is None:
+            self._instructions = task_instructions(version.read_tasks(self.folder), steps, episodes)
+        else:
+            texts = [*steps.sentences.tolist(), ""]  # the last one is that of NO_TASK
+            self._instructions = tuple((texts[number],) for number in steps.tasks.tolist())
         self._tasks, self._seeds = episodes.tasks, episodes.seeds
         self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
@@ -130,6 +142,11 @@ class LeRobotSource:
         return mapped
 
     def instruction(self, episode: int) -> str:
+        check_steps(self, episode)
+        return self._instructions[episode][0]
+
+    def instructions(self, episode: int) -> tuple[str, ...]:
+        """Return all sentences of an episode, its instruction first: those of its list of tasks."""
         check_steps(self, episode)
         return self._instructions[episode]
 

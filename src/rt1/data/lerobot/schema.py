@@ -7,7 +7,7 @@ import math
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,9 @@ SENTENCE_COLUMN = "__index_level_0__"  # what pandas calls an index without a na
 FROM, TO = "from_timestamp", "to_timestamp"
 IMAGE_KINDS = ("image", "video")
 NUMBERS = ("float", "int", "uint")
+TEXT = "string"
+NO_TASK = -1
+"""In place of a ``task_index`` where there is no instruction."""
 _COUNTERS = frozenset(("timestamp", "frame_index", "episode_index", "index", "task_index"))
 COPY_AGAIN = "copy it again from where the data set came from"
 
@@ -89,6 +92,12 @@ class Info:
             raise DataError(f"the feature {key!r} has shape {shape}; the action must be a vector [A]")
         return shape[0]
 
+    def check_instruction_key(self, key: str) -> None:
+        """Raise :class:`DataError` for a feature that is not text."""
+        texts = [name for name, feature in self.features.items() if feature["dtype"] == TEXT]
+        if key not in texts:
+            raise DataError(unknown_name("instruction key", key, texts))
+
     def action_names(self, key: str) -> tuple[str, ...]:
         """Return the names of the entries of an action feature. Empty where there is not one for each entry."""
         names: Any = self.features[key].get("names")
@@ -120,6 +129,8 @@ class Episodes:
     """Time after the last image."""
     tasks: tuple[str, ...]
     """Task names written by this package, else empty strings."""
+    sentences: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """All instructions of the episodes whose list of tasks is not empty."""
     seeds: NDArray[np.int64] | None = None
     """Seeds written by this package."""
 
@@ -143,21 +154,23 @@ def read_schema(path: Path) -> pa.Schema:
         return pq.read_schema(path)
 
 
-def read_columns(path: Path, integers: Sequence[str], others: Sequence[str] = ()) -> dict[str, Any]:
+def read_columns(
+    path: Path, integers: Sequence[str], others: Sequence[str] = (), *, nullable: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return columns of a Parquet file: integers as int64 arrays, the others as pyarrow arrays.
 
-    Missing columns or values, or integers of another type, raise :class:`DataError`.
+    Missing columns, integers of another type, or missing values except in ``nullable`` raise :class:`DataError`.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = [*integers, *others]
+    names = [*integers, *others, *nullable]
     with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         present = set(file.schema_arrow.names)
         if missing := [name for name in names if name not in present]:
             raise DataError(f"{path} has no column {missing[0]!r}; {COPY_AGAIN}")
         table = file.read(columns=names)
-    for name in names:
+    for name in (*integers, *others):
         if table[name].null_count:
             raise DataError(f"{path}: the column {name!r} has {table[name].null_count} empty places; {COPY_AGAIN}")
     for name in integers:
@@ -166,7 +179,7 @@ def read_columns(path: Path, integers: Sequence[str], others: Sequence[str] = ()
     with reading(path):
         return {
             **{name: table[name].to_numpy().astype(np.int64) for name in integers},
-            **{name: table[name] for name in others},
+            **{name: table[name] for name in (*others, *nullable)},
         }
 
 
@@ -204,7 +217,7 @@ def read_tasks(folder: Path) -> dict[int, str]:
     path = folder / TASKS_FILE
     # A data frame with a named index has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in read_schema(path).names else "task"
-    columns = read_columns(path, ["task_index"], [sentence])
+    columns = read_columns(path, ["task_index"], nullable=[sentence])
     with reading(path):
         texts = [str(text or "") for text in columns[sentence].to_pylist()]
         return dict(zip(columns["task_index"].tolist(), texts, strict=True))
@@ -245,19 +258,30 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
         video_starts=starts,
         video_stops=stops,
         tasks=tuple(columns[TASK_COLUMN].tolist()),
+        sentences=sentences_of_episodes(columns.get("tasks", [])),
         seeds=columns.get(SEED_COLUMN),
     )
 
 
 def _episode_columns(path: Path, names: Sequence[str], times: Sequence[str]) -> dict[str, NDArray[Any]]:
     present = read_schema(path).names
-    noted = [TASK_COLUMN] if TASK_COLUMN in present else []
-    seeds = [SEED_COLUMN] if SEED_COLUMN in present else []
-    columns = read_columns(path, [*names, *seeds], [*times, *noted])
+    noted, seeds, lists = ([name] if name in present else [] for name in (TASK_COLUMN, SEED_COLUMN, "tasks"))
+    columns = read_columns(path, [*names, *seeds], [*times, *noted], nullable=lists)
     with reading(path):
         tasks = columns[TASK_COLUMN].to_pylist() if noted else [""] * len(columns["length"])
         seconds = {name: columns[name].to_numpy().astype(np.float64) for name in times}
-        return {**columns, **seconds, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
+        texts = {name: np.fromiter(columns[name].to_pylist(), dtype=object) for name in lists}
+        return {**columns, **seconds, **texts, TASK_COLUMN: np.array([str(task) for task in tasks], dtype=object)}
+
+
+def sentences_of_episodes(tasks: Iterable[Any]) -> dict[int, tuple[str, ...]]:
+    """Return the different instructions of each episode that has any, from the list of its tasks."""
+    sentences = {
+        episode: tuple(dict.fromkeys(text for text in texts if isinstance(text, str) and text.strip()))
+        for episode, texts in enumerate(tasks)
+        if isinstance(texts, list)
+    }
+    return {episode: texts for episode, texts in sentences.items() if texts}
 
 
 def check_lengths(folder: Path, info: Info, numbers: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
@@ -305,9 +329,9 @@ def existing_files(
 
 def _path(template: str, **values: object) -> str:
     """Return the path of a template within the folder. An unsafe one raises ``ValueError``."""
-    for _, field, form, _ in string.Formatter().parse(template):
-        if field is not None and (field not in values or len(form or "") > len("06d")):
-            raise ValueError(f"{{{field}:{form}}} is not a field of LeRobot")
+    for _, key, form, _ in string.Formatter().parse(template):
+        if key is not None and (key not in values or len(form or "") > len("06d")):
+            raise ValueError(f"{{{key}:{form}}} is not a field of LeRobot")
     name = template.format(**values)
     if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
         raise ValueError(f"{name!r} is not a path in the folder")

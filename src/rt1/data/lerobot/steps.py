@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.data.lerobot.schema import (
     COPY_AGAIN,
+    NO_TASK,
     REWARD_KEY,
     SUCCESS_KEY,
     Episodes,
@@ -25,6 +26,7 @@ from rt1.data.lerobot.schema import (
     reading,
 )
 from rt1.data.sources.base import check_finite
+from rt1.data.sources.sentences import sentence_of
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,9 +51,9 @@ class Steps:
     high: FloatArray
     """(A,) largest value of each entry."""
     tasks: NDArray[np.int64]
-    """(E,) ``task_index`` of each episode's first step."""
+    """(E,) ``task_index`` of each episode's first step that has one, or the number of its sentence. Below 0: none."""
     changes: NDArray[np.bool_]
-    """(E,) whether the ``task_index`` changes within an episode."""
+    """(E,) whether the instruction changes within an episode."""
     rows: NDArray[np.int64]
     """(E,) row of each episode's first step within its data file."""
     video_starts: NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
@@ -60,6 +62,8 @@ class Steps:
     """float32 (all steps,), where the data set has them."""
     success: NDArray[np.bool_] | None = None
     """(E,) whether an episode succeeded, where the data set says so."""
+    sentences: NDArray[np.str_] | None = None
+    """The different sentences of the column of instructions, where one is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,8 @@ class StepKeys:
     """Whether there are rewards."""
     success: bool
     """Whether there are marks of success."""
+    instruction: str | None = None
+    """Column of text with the instruction. None: that of the ``task_index``."""
 
     @property
     def action_name(self) -> str:
@@ -91,8 +97,9 @@ def read_steps(episodes: Episodes, keys: StepKeys, fps: float) -> Steps:
     tasks, rows, changes = np.empty_like(lengths), np.empty_like(lengths), np.zeros(len(lengths), np.bool_)
     rewards = np.empty(total, np.float32) if keys.reward else None
     success = np.zeros(len(lengths), np.bool_) if keys.success else None
+    sentences: dict[str, int] = {}
     for path, members in _by_file(episodes).items():
-        numbers, values = _read_file(path, keys)
+        numbers, values = _read_file(path, keys, sentences)
         starts, counts = _starts(path, numbers["episode_index"], members, lengths), lengths[members]
         times = values["timestamp"].astype(np.float64)
         _check_rate(path, members, (times[starts], times[starts + counts - 1]), counts, fps)
@@ -104,9 +111,8 @@ def read_steps(episodes: Episodes, keys: StepKeys, fps: float) -> Steps:
         row = np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1])
         step = np.repeat(firsts[members] - (ends - counts), counts) + np.arange(ends[-1])
         actions[step] = values["action"][row]
-        rows[members], tasks[members] = starts, numbers["task_index"][starts]
-        other = numbers["task_index"][row] != np.repeat(tasks[members], counts)
-        changes[members] = np.logical_or.reduceat(other, ends - counts)
+        rows[members] = starts
+        tasks[members], changes[members] = _first_tasks(numbers["task_index"][row], ends - counts)
         if rewards is not None:
             rewards[step] = values[REWARD_KEY][row]
         if success is not None:
@@ -121,7 +127,22 @@ def read_steps(episodes: Episodes, keys: StepKeys, fps: float) -> Steps:
         rows=rows,
         rewards=rewards,
         success=success,
+        sentences=None if keys.instruction is None else np.array(list(sentences), dtype=np.str_),
     )
+
+
+def _first_tasks(tasks: NDArray[np.int64], starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the first task of each episode that is not below 0, and whether another one follows it.
+
+    Args:
+        tasks: of each step, episode by episode.
+        starts: first step of each episode.
+    """
+    places = np.where(tasks >= 0, np.arange(len(tasks)), len(tasks))
+    firsts = np.minimum.reduceat(places, starts)
+    numbers = tasks[np.where(firsts < len(tasks), firsts, starts)]
+    changes = (tasks >= 0) & (tasks != np.repeat(numbers, np.diff(np.append(starts, len(tasks)))))
+    return numbers, np.logical_or.reduceat(changes, starts)
 
 
 def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
@@ -132,13 +153,36 @@ def _by_file(episodes: Episodes) -> dict[Path, NDArray[np.int64]]:
     return {path: np.array(numbers, dtype=np.int64) for path, numbers in members.items()}
 
 
-def _read_file(path: Path, keys: StepKeys) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[Any]]]:
-    """Return the whole numbers and the other values of a data file. The action has the name ``action``."""
+def _read_file(
+    path: Path, keys: StepKeys, sentences: dict[str, int]
+) -> tuple[dict[str, NDArray[np.int64]], dict[str, NDArray[Any]]]:
+    """Return the whole numbers and the other values of a data file. The action has the name ``action``.
+
+    Where the instruction is text, its number in ``sentences`` is the ``task_index``. New sentences are added there.
+    """
     extra = [name for name, present in ((REWARD_KEY, keys.reward), (SUCCESS_KEY, keys.success)) if present]
-    columns = read_columns(path, ["episode_index", "task_index"], ["timestamp", *keys.actions, *extra])
+    key = keys.instruction
+    integers = ["episode_index", *(["task_index"] if key is None else [])]
+    columns = read_columns(path, integers, ["timestamp", *keys.actions, *extra], nullable=[] if key is None else [key])
+    if key is not None:
+        columns["task_index"] = _numbered(path, key, columns[key], sentences)
     parts = [_vectors(path, key, columns[key], size) for key, size in keys.actions.items()]
     values = {name: _vectors(path, name, columns[name], 1)[:, 0] for name in ("timestamp", *extra)}
     return columns, {**values, "action": np.concatenate(parts, axis=1)}
+
+
+def _numbered(path: Path, key: str, column: pa.ChunkedArray, sentences: dict[str, int]) -> NDArray[np.int64]:
+    """Return the number of each row's text in ``sentences``, where new ones are added. An empty text has none."""
+    import pyarrow as pa
+
+    column = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    kind = column.type.value_type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(f"{path}: the column {key!r} is {kind}; an instruction must be text; name another key")
+    whole = column.combine_chunks()
+    texts = [sentence_of(text or "") for text in whole.dictionary.to_pylist()]
+    numbers = [sentences.setdefault(text, len(sentences)) if text.strip() else NO_TASK for text in texts]
+    return np.array([*numbers, NO_TASK], np.int64)[whole.indices.fill_null(len(numbers)).to_numpy()]
 
 
 def _starts(
@@ -261,10 +305,21 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
     return pc.struct_field(table[key], "bytes")
 
 
-def instructions(tasks: Mapping[int, str], numbers: NDArray[np.int64]) -> tuple[str, ...]:
-    """Return the instruction of each episode. It may be empty. An unknown number raises :class:`DataError`."""
-    for number in np.unique(numbers).tolist():
-        episode = int(np.argmax(numbers == number))
-        if number not in tasks:
+def task_instructions(tasks: Mapping[int, str], steps: Steps, episodes: Episodes) -> tuple[tuple[str, ...], ...]:
+    """Return the instructions of each episode: that of its task, which may be empty, then those of its list of tasks.
+
+    An episode without a task has those of its list alone. An unknown number raises :class:`DataError`.
+    """
+    for number in np.unique(steps.tasks).tolist():
+        episode = int(np.argmax(steps.tasks == number))
+        if tasks and number >= 0 and number not in tasks:
             raise DataError(f"episode {episode} has task_index {number}; the tasks of meta are {sorted(tasks)[:12]}")
-    return tuple(tasks[number] for number in numbers.tolist())
+    result = []
+    for episode, number in enumerate(steps.tasks.tolist()):
+        listed = episodes.sentences.get(episode, ())
+        if number in tasks:
+            others = listed if tasks[number] in listed and not steps.changes[episode] else ()
+            result.append(tuple(dict.fromkeys([tasks[number], *others])))
+        else:
+            result.append(listed or ("",))
+    return tuple(result)

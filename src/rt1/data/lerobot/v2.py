@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from rt1.common.json_files import parse
-from rt1.data.lerobot.schema import COPY_AGAIN, Episodes, Info, check_lengths, existing_files, reading
+from rt1.data.lerobot.schema import (
+    COPY_AGAIN,
+    Episodes,
+    Info,
+    check_lengths,
+    existing_files,
+    reading,
+    sentences_of_episodes,
+)
 from rt1.errors import DataError
 
 EPISODES_FILE, TASKS_FILE = "meta/episodes.jsonl", "meta/tasks.jsonl"
@@ -24,10 +32,13 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
     """
     path = folder / EPISODES_FILE
     with reading(path):
-        rows = sorted((int(row["episode_index"]), int(row["length"])) for row in _json_lines(path))
-        numbers, lengths = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+        rows = sorted(
+            ((int(row["episode_index"]), int(row["length"]), row.get("tasks")) for row in _json_lines(path)),
+            key=lambda row: row[0],
+        )
+        numbers, lengths = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2).T
     check_lengths(folder, info, numbers, lengths)
-    places = [(number // info.chunk_episodes, number) for number, _ in rows]
+    places = [(number // info.chunk_episodes, number) for number, *_ in rows]
     videos = (
         existing_files(folder, (info.video_path, VIDEO_PATH), places, video_key=video_key)
         if video_key is not None
@@ -40,6 +51,7 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
         video_starts=np.zeros(len(videos)),
         video_stops=lengths[: len(videos)] / info.fps,
         tasks=("",) * len(lengths),
+        sentences=sentences_of_episodes(texts for *_, texts in rows),
     )
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.data.lerobot.schema import COPY_AGAIN, Episodes
-from rt1.data.sources.video import TOLERANCE, Clock, Video
+from rt1.data.sources.video import TOLERANCE, Clock, OpenVideos, Video
 from rt1.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ ENCODERS = {"av1": "libsvtav1", "h264": "libx264"}
 PIXEL_FORMAT = "yuv420p"
 _OPTIONS = {"g": "2", "crf": "30"}
 _EXTRA_OPTIONS = {"av1": {"preset": "10"}, "h264": {"bf": "0"}}
-_IDLE_FILES = 8  # open files for later requests, since opening one reads its whole table of images
 _MOST_SPAN_ERROR = 1.25
 """How far a span may differ from the length of its episode, in steps. Some recorders measure a span one image off."""
 _MOST_RATE_ERROR = 0.01
@@ -44,46 +42,29 @@ class VideoImages:
             fps: steps per second.
         """
         self._files, self._starts, self._fps = files, starts, fps
-        self._idle: list[Video] = []
-        self._lock = threading.Lock()
+        self._open = OpenVideos()
 
     def read(self, episode: int, start: int, stop: int) -> list[NDArray[np.uint8]]:
         """Return steps ``start..stop-1`` as uint8 RGB (H, W, 3), 0..255. A damaged file raises ``DataError``."""
         if start == stop:
             return []
         times = (self._starts[episode] + np.arange(start, stop) / self._fps).tolist()
-        with self._borrowed(self._files[episode]) as video:
+        path = self._files[episode]
+        with self._open.borrowed(path, lambda: _video(path)) as video:
             images = video.images(times, TOLERANCE / self._fps)
         if len(images) < len(times):
             where = f"step {start + len(images)} of episode {episode} (second {times[len(images)]:.3f})"
-            raise DataError(f"{self._files[episode]} has no image for {where}; {COPY_AGAIN}")
+            raise DataError(f"{path} has no image for {where}; {COPY_AGAIN}")
         return images
-
-    @contextmanager
-    def _borrowed(self, path: Path) -> Iterator[Video]:
-        """Yield the open file for use by this thread only. One that fails is closed."""
-        with self._lock:
-            video = next((idle for idle in self._idle if idle.name == str(path)), None)
-            if video is not None:
-                self._idle.remove(video)
-        with ExitStack() as on_error:
-            video = video or Video(str(path), name=str(path), cure=COPY_AGAIN)
-            on_error.callback(video.close)
-            yield video
-            on_error.pop_all()
-        with self._lock:
-            self._idle.append(video)
-            old, self._idle = self._idle[:-_IDLE_FILES], self._idle[-_IDLE_FILES:]
-        for surplus in old:
-            surplus.close()
 
 
 def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
     """Return (E,) the time of each episode's first image on the clock of its file, seconds.
 
     The header of every file is read. Where a clock does not begin at 0 but the metadata count from 0, the times are
-    moved. Spans that overlap, end after the video, or differ from the length of their episode, and a video of another
-    rate, raise :class:`DataError` with file and episode.
+    moved. So are those of a file that holds the images of its episodes and no others, if they have another offset, as
+    after a merge. Spans that overlap, end after the video, or differ from the length of their episode, and a video of
+    another rate, raise :class:`DataError` with file and episode.
     """
     starts, lengths = episodes.video_starts.astype(np.float64), episodes.lengths
     members: dict[Path, list[int]] = {}
@@ -100,7 +81,14 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
                 f"{path}: episode {other} begins at second {starts[other]:.3f}, within episode {one}, which has "
                 f"{lengths[one]} steps from second {starts[one]:.3f} on; {COPY_AGAIN}"
             )
-        shift = _shift(path, clocks[path], numbers[0], starts[numbers[0]], fps)
+        is_whole = clocks[path].images == lengths[numbers].sum() and bool(
+            (np.abs(starts[numbers][1:] - stops[:-1]) <= TOLERANCE / fps).all()
+        )
+        shift = (
+            clocks[path].first - starts[numbers[0]]
+            if is_whole
+            else _shift(path, clocks[path], numbers[0], starts[numbers[0]], fps)
+        )
         end = clocks[path].first + clocks[path].images / fps
         if stops[-1] + shift > end + TOLERANCE / fps:
             raise DataError(
@@ -111,9 +99,13 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
     return starts
 
 
+def _video(path: Path) -> Video:
+    return Video(str(path), name=str(path), cure=COPY_AGAIN)
+
+
 def _clock(path: Path, fps: float) -> Clock:
     """Return the times of a video. One of another rate raises :class:`DataError`."""
-    with closing(Video(str(path), name=str(path), cure=COPY_AGAIN)) as video:
+    with closing(_video(path)) as video:
         clock = video.clock()
     if clock.rates and not any(abs(rate / fps - 1) <= _MOST_RATE_ERROR for rate in clock.rates):
         raise DataError(

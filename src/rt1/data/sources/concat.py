@@ -179,8 +179,12 @@ class DefaultInstruction(DerivedSource):
 
     def instruction(self, episode: int) -> str:
         """Return the stored instruction, or the default where it is empty."""
-        instruction = self.source.instruction(episode)
-        return instruction if instruction.strip() else self._instruction
+        return self.instructions(episode)[0]
+
+    def instructions(self, episode: int) -> tuple[str, ...]:
+        """Return the stored instructions, or the default where the first one is empty."""
+        sentences = instructions_of(self.source, episode)
+        return sentences if sentences[0].strip() else (self._instruction,)
 
     def text_embedding(self, episode: int) -> FloatArray | None:
         """Return None: the default instruction has no stored text embedding, and all episodes need one or none."""

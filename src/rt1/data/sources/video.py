@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.25
 """Most that an image may be off its time, in steps."""
+_IDLE_FILES = 8
 _COLOR = (30, 200, 40)
 _BT709_COLOR = (147, 75, 60)
 """``_COLOR`` as Y, U and V of BT.709, limited range."""
@@ -69,6 +71,7 @@ class Video:
         self._tick = float(base)
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all images: it prepares its tables once
         self._earlier = 0.0
+        self._times: list[float] | None = None
 
     def close(self) -> None:
         self._container.close()
@@ -86,10 +89,12 @@ class Video:
 
     def times(self) -> list[float]:
         """Return the time of each image in seconds, ascending, from one pass over the file without decoding."""
-        with self._decoding():
-            self._container.seek(0, stream=self._stream)
-            packets = self._container.demux(self._stream)
-            return sorted(packet.pts * self._tick for packet in packets if packet.pts is not None)
+        if self._times is None:
+            with self._decoding():
+                self._container.seek(0, stream=self._stream)
+                packets = self._container.demux(self._stream)
+                self._times = sorted(packet.pts * self._tick for packet in packets if packet.pts is not None)
+        return self._times
 
     def images(self, times: Sequence[float], tolerance: float) -> list[NDArray[np.uint8]]:
         """Return the images at ascending times, uint8 RGB (H, W, 3). Fewer where the file lacks the next one.
@@ -156,6 +161,32 @@ class Video:
                 "yuv420p of BT.709"
             ) from error
         return rgb.to_ndarray().astype(np.uint8, copy=False)
+
+
+class OpenVideos:
+    """Videos that stay open for later requests, since opening one reads its whole table of images. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[Hashable, Video]] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrowed(self, key: Hashable, open_video: Callable[[], Video]) -> Iterator[Video]:
+        """Yield the video of a key for use by this thread only. One that fails is closed."""
+        with self._lock:
+            match = next((idle for idle in self._idle if idle[0] == key), None)
+            if match is not None:
+                self._idle.remove(match)
+        with ExitStack() as on_error:
+            video = open_video() if match is None else match[1]
+            on_error.callback(video.close)
+            yield video
+            on_error.pop_all()
+        with self._lock:
+            self._idle.append((key, video))
+            old, self._idle = self._idle[:-_IDLE_FILES], self._idle[-_IDLE_FILES:]
+        for _, surplus in old:
+            surplus.close()
 
 
 @functools.cache
