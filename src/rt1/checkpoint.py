@@ -33,7 +33,7 @@ from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card
 from rt1.hub.names import policy_path
 from rt1.model.heads import parameter_counts, single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
-from rt1.model.weights import first_problem, outline, read_safetensors, stored_as, weight_problem
+from rt1.model.weights import check_same_tensors, first_problem, outline, read_safetensors, stored_as, weight_problem
 from rt1.text.encoder import TABLE_FILE, TextEncoderIdentity
 
 FORMAT = 1
@@ -308,23 +308,6 @@ def _fitting_tensors(model: RT1, file: Path, *, prefix: str = "") -> dict[str, T
     cure = "its description and weights do not belong together"
     check_same_tensors(tensors, model.state_dict(), what=str(file), cure=cure)
     return tensors
-
-
-def check_same_tensors(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], *, what: str, cure: str) -> None:
-    """Raise :class:`CheckpointError` unless tensors have the names and shapes of those that are needed.
-
-    ``what`` names the tensors in the error, and ``cure`` is its end.
-    """
-    for name in sorted(needed.keys() | tensors.keys()):
-        if name not in tensors:
-            problem = f"lacks {name}"
-        elif name not in needed:
-            problem = f"has the unknown tensor {name}"
-        elif (shape := tuple(tensors[name].shape)) != (rule := tuple(needed[name].shape)):
-            problem = f"does not fit: {name} has shape {shape}, the configuration needs {rule}"
-        else:
-            continue
-        raise CheckpointError(f"{what} {problem}; {cure}")
 
 
 def load_training(path: Path | str) -> TrainingState:

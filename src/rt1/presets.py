@@ -13,8 +13,8 @@ from rt1.model.efficientnet import EfficientNetConfig, Stage
 from rt1.model.maxvit import MaxViTConfig
 from rt1.model.rt1 import RT1Config
 from rt1.model.transformer import TransformerConfig
-from rt1.train.averaging import AverageSettings
 from rt1.text.encoder import TextEncoderIdentity
+from rt1.train.averaging import AverageSettings
 from rt1.train.config import TrainConfig
 from rt1.train.data import fitted
 from rt1.train.optim import OptimizerSettings

@@ -153,6 +153,8 @@ def test_an_episode_for_rerun_needs_a_new_file_and_a_data_set(
     )
     assert main(["inspect", str(data), "--rerun", str(tmp_path / "new.rrd"), "--episode", "2"]) == 0
     assert episodes == [("episode_2", 4)]
+
+
 def _checks(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     found = json.loads(capsys.readouterr().out)["findings"]
     return {finding["check"]: finding["message"] for finding in found}

@@ -87,7 +87,13 @@ class InspectCommand:
             return 1
 
     def _inspect_policy(self) -> int:
-        options = {"out": self.out, "rerun": self.rerun, "against": self.against, "env": self.env.env, "json": self.json or None}
+        options = {
+            "out": self.out,
+            "rerun": self.rerun,
+            "against": self.against,
+            "env": self.env.env,
+            "json": self.json or None,
+        }
         if unusable := [f"--{name}" for name, value in options.items() if value is not None]:
             raise ValueError(f"{self.path} is a checkpoint, which has no page or checks. Remove {unusable[0]}")
         print(checkpoint_text(self.path))

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from rt1.common.json_files import ErrorKind
-from rt1.errors import first_line
+from rt1.errors import CheckpointError, first_line
 from rt1.model.rt1 import RT1, RT1Config
 from rt1.model.timm import TIMM
 
@@ -102,3 +102,20 @@ def outline(config: RT1Config) -> RT1:
         return RT1(config)
     with torch.device("meta"), _NothingDrawn():
         return RT1(config)
+
+
+def check_same_tensors(tensors: Mapping[str, Tensor], needed: Mapping[str, Tensor], *, what: str, cure: str) -> None:
+    """Raise :class:`CheckpointError` unless tensors have the names and shapes of those that are needed.
+
+    ``what`` names the tensors in the error, and ``cure`` is its end.
+    """
+    for name in sorted(needed.keys() | tensors.keys()):
+        if name not in tensors:
+            problem = f"lacks {name}"
+        elif name not in needed:
+            problem = f"has the unknown tensor {name}"
+        elif (shape := tuple(tensors[name].shape)) != (rule := tuple(needed[name].shape)):
+            problem = f"does not fit: {name} has shape {shape}, the configuration needs {rule}"
+        else:
+            continue
+        raise CheckpointError(f"{what} {problem}; {cure}")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from rt1.checkpoint import check_same_tensors
 from rt1.common.json_config import check_fraction
+from rt1.model.weights import check_same_tensors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rt1.checkpoint import check_same_tensors
 from rt1.common.json_config import LARGEST, check_above, check_at_least, check_between, check_fraction
+from rt1.model.weights import check_same_tensors
 from rt1.train.param_groups import factors, split_factor
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
