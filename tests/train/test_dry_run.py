@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.train.test_distributed import _finish, _start
 
 from rt1.cli import main
 from rt1.errors import SaveError, TrainingError
@@ -84,21 +81,8 @@ def test_a_launcher_edited_wrongly_gets_one_line(
 
 
 def test_the_first_of_two_ranks_says_it_for_both(words: list[str], tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "rt1", *words],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    first, second = (rank.communicate(timeout=120)[0] for rank in ranks)
-    assert [rank.returncode for rank in ranks] == [0, 0]
+    (status, first, _), (other_status, second, _) = _finish(_start(words, 2))
+    assert (status, other_status) == (0, 0)
     assert "ranks: 2 on cpu" in first
     assert "batch: 4 windows per update, 2 per rank\n" in first
     assert re.search(r"data check: memory: .*", first)

@@ -1,4 +1,4 @@
-"""The dry run of a training: what a run would do, found out on the machines it would use, with nothing written."""
+"""The dry run of a training: it says what a run would do on these machines, and writes nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _UPDATES = 3
 class Measured:
     """What the updates of a dry run took."""
 
-    seconds: float  # of the last one
+    seconds: float  # of the last one, with the wait for its batch
     memory_gb: tuple[float, ...]  # peak of each rank's process, GB (1e9 bytes)
     accelerator_gb: tuple[float, ...]  # peak of each rank's accelerator; 0 where there is none
 
@@ -92,16 +92,15 @@ def _output(run: Run, free: float) -> str:
 
 
 def _measure(run: Run) -> Measured:
-    world, seconds = run.world, 0.0
+    world, ends = run.world, []
     with closing(run.data.train.stream(run.update, rank=world.rank, world=world.size)) as batches:
         for batch in islice(batches, _UPDATES):
-            start = time.perf_counter()
             do_update(run, batch)  # its metrics wait for the accelerator
-            seconds = time.perf_counter() - start
+            ends.append(time.perf_counter())
     peaks = memory()
     row = [peaks.get("memory_gb", 0.0), peaks.get("gpu_memory_gb", 0.0)]
-    process, accelerator = zip(*(world.table([row]) if world.size > 1 else [row]), strict=True)
-    return Measured(seconds=seconds, memory_gb=process, accelerator_gb=accelerator)
+    process, accelerator = zip(*world.table([row]), strict=True)
+    return Measured(seconds=ends[-1] - ends[-2], memory_gb=process, accelerator_gb=accelerator)
 
 
 def _shares(run: Run) -> dict[str, str]:
