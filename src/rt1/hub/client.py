@@ -127,7 +127,8 @@ def _problem(reason: Exception, address: str) -> str:
         f"read; check the name, or {_LOG_IN}",
         errors.RevisionNotFoundError: f"has no revision {revision!r}; give a branch, tag or commit of it behind @",
         errors.HFValidationError: f"is no name of a repository ({first_line(reason)}); give user/name",
-        errors.LocalEntryNotFoundError: f"is no folder here and not in the cache, and {_unreachable(reason)}",
+        errors.LocalEntryNotFoundError: f"is no folder here and not in the cache, and {_unreachable(reason)}, or give "
+        "a folder",
     }
     if text := next((text for kind, text in kinds.items() if isinstance(reason, kind)), None):
         return text
@@ -145,6 +146,6 @@ def _unreachable(reason: Exception) -> str:
 
     cause = reason.__cause__ or reason
     if isinstance(cause, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set; unset it, or give a folder"
+        return "HF_HUB_OFFLINE is set; unset it"
     text = f"the Hugging Face Hub cannot be reached ({type(cause).__name__}: {first_line(cause)})"
-    return f"{text}; check the network and HF_ENDPOINT, or give a folder"
+    return f"{text}; check the network and HF_ENDPOINT"
