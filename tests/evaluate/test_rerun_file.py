@@ -41,6 +41,9 @@ def test_another_ending_a_missing_package_and_a_file_that_exists_are_refused(
     (tmp_path / "mine.rrd").write_text("mine")
     with pytest.raises(SaveError, match=r"mine\.rrd exists.*another name"):
         check_rerun_target(tmp_path / "mine.rrd")
+    with pytest.raises(SaveError, match=r"new\.rrd cannot be written"):
+        check_rerun_target(tmp_path / "mine.rrd" / "new.rrd")
+    assert (tmp_path / "mine.rrd").read_text() == "mine"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"rt1\[viz\]"):
         check_rerun_target(tmp_path / "new.rrd")

@@ -52,7 +52,7 @@ def check_rerun_target(path: Path | None) -> None:
 
     Raises:
         ValueError: another ending than ``.rrd``.
-        SaveError: there is such a file.
+        SaveError: there is such a file, or none can be written there.
         ModuleNotFoundError: the Rerun SDK is not installed.
     """
     if path is None:
@@ -61,6 +61,12 @@ def check_rerun_target(path: Path | None) -> None:
         raise ValueError(f"rerun is {path}, must end in {SUFFIX}. Use {path.with_suffix(SUFFIX)}")
     if path.exists():
         raise SaveError(f"{path} exists, must be a new file. Remove it, or give another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        path.unlink()
+    except OSError as error:
+        raise SaveError(f"{path} cannot be written ({error.strerror}). Give another folder") from error
     if importlib.util.find_spec("rerun") is None:
         raise ModuleNotFoundError("--rerun needs the Rerun SDK, which is not installed; run: pip install 'rt1[viz]'")
 
@@ -74,7 +80,6 @@ def write_rerun(path: Path, title: str, episodes: Iterable[RerunEpisode]) -> Pat
     check_rerun_target(path)
     import rerun
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     stream = rerun.RecordingStream("rt1", recording_id=title)
     stream.save(path)
     for episode in episodes:
