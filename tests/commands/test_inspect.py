@@ -183,6 +183,11 @@ def test_data_are_compared_with_an_environment(
     assert "Comparison with touch" in page.read_text(encoding="utf-8")
 
 
+def test_a_misspelled_environment_is_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(data), "--against", "metawrld"]) == 1
+    assert "did you mean 'metaworld'" in capsys.readouterr().err
+
+
 def test_two_things_to_compare_with_are_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(data), "--against", "metaworld", "--env", "metaworld"]) != 0
     assert "Give one of them" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
 from rt1.commands.options import DataFormat, EmbodimentName, EnvOptions
 from rt1.common.files import check_replaceable
 from rt1.common.json_config import check_at_least
+from rt1.common.suggest import unknown_name
+from rt1.data.arrays.huggingface_files import HUB_PREFIX
 from rt1.data.compare import Comparison, Difference, compare
 from rt1.data.lerobot import check_files
 from rt1.data.lerobot import schema as lerobot
@@ -22,7 +24,7 @@ from rt1.data.open_data import DataOptions, open_data
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.survey import DataSurvey, show_episode, survey_data
 from rt1.data.target import Target, environment_target, sentences_of, target_differences
-from rt1.envs.registry import EnvSettings, is_environment, tasks_of
+from rt1.envs.registry import EnvSettings, is_environment, known_suites, tasks_of
 from rt1.errors import CheckpointError, DataError, RenderingError, first_line
 from rt1.evaluate.rerun_file import check_rerun_target, recorded_episode, write_rerun
 from rt1.hub.names import dataset_path, policy_path
@@ -126,6 +128,8 @@ class InspectCommand:
         if _is_policy(Path(name)):
             return None, target_differences(source, _policy_target(name, self.embodiment))
         if self.env.env is None and not is_environment(name):
+            if not Path(name).exists() and not name.startswith(HUB_PREFIX):
+                raise DataError(f"{name} is no file or folder, and {unknown_name('environment', name, known_suites())}")
             comparison = compare(source, open_data(Path(name), self.other))
             return comparison, list(comparison.differences)
         suite = replace(self.env, env=name).suite_of(optional_members(source).details)
