@@ -29,8 +29,7 @@ class LogSettings:
     tracker: Literal["off", "wandb", "trackio"] = "off"
     """Experiment tracker: Weights & Biases (rt1[wandb]), or Trackio (rt1[trackio]) with files on this machine."""
     wandb: Literal["off", "online", "offline"] = "off"
-    """Send the metrics to W&B, or write them for a later wandb sync. --log.tracker wandb is online unless this says
-    offline."""
+    """Send the metrics to W&B, or write them for a later wandb sync. With the tracker wandb, off means online."""
     project: str = "rt1"
     """Project of the tracker."""
     entity: str | None = None
