@@ -106,7 +106,6 @@ class EnvSettings:
             raise ValueError(f"image_size is {list(self.image_size)}, must be one number, or a height and a width")
         check_between(self, 8, 2048, "image_size")
         check_between(self, 0, 1, "crop")
-        check_between(self, 0, 1, "crop")
         check_at_least(self, 1, "supersample", "action_repeat", "max_steps")
         check_between(self, -LARGEST, LARGEST, "success_return", "max_return", "control_rate")
         check_above(self, 0, *(name for name in ("control_rate", "max_return") if getattr(self, name) is not None))
