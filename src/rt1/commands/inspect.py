@@ -27,7 +27,7 @@ from rt1.data.target import Target, environment_target, sentences_of, target_dif
 from rt1.envs.registry import EnvSettings, is_environment, known_suites, tasks_of
 from rt1.errors import CheckpointError, DataError, RenderingError, first_line
 from rt1.evaluate.rerun_file import check_rerun_target, recorded_episode, write_rerun
-from rt1.hub.names import dataset_path, policy_path
+from rt1.hub.names import dataset_path, policy_path, shipped_names
 from rt1.policy.open import describe
 from rt1.report.dataset import write_page
 from rt1.report.dataset_checks import Finding, findings, in_order
@@ -125,11 +125,12 @@ class InspectCommand:
         """Return the comparison with a data set or an environment, if there are images, and what differs."""
         if name is None:
             return None, []
-        if _is_policy(Path(name)):
-            return None, target_differences(source, _policy_target(name, self.embodiment))
         if self.env.env is None and not is_environment(name):
-            if not Path(name).exists() and not name.startswith(HUB_PREFIX):
+            is_here = Path(name).exists() or name in shipped_names() or name.startswith(HUB_PREFIX)
+            if not is_here:
                 raise DataError(f"{name} is no file or folder, and {unknown_name('environment', name, known_suites())}")
+            if not name.startswith(HUB_PREFIX) and _is_policy(Path(name)):
+                return None, target_differences(source, _policy_target(name, self.embodiment))
             comparison = compare(source, open_data(Path(name), self.other))
             return comparison, list(comparison.differences)
         suite = replace(self.env, env=name).suite_of(optional_members(source).details)

@@ -53,7 +53,7 @@ def policy_path(name: Path | str) -> Path:
     if len(path.parts) == 1:
         if path.name not in shipped_names():
             cure = "give a checkpoint folder, the output folder of a training run, or user/name on the Hugging Face Hub"
-            raise CheckpointError(f"{name} is not there; {unknown_name('policy', str(name), shipped_names())}; {cure}")
+            raise CheckpointError(f"{unknown_name('policy', str(name), shipped_names())}; {cure}")
         return SHIPPED / path
     return path
 

@@ -39,7 +39,7 @@ class RecordSettings:
     """What to record."""
 
     tasks: tuple[str, ...]
-    """Task names, or "all"."""
+    """Task names, or the word all."""
     episodes: int = 50
     """Episodes per task."""
     seed: int = 0

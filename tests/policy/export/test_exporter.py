@@ -99,7 +99,14 @@ def _assert_close_but_not_equal(manifest: Manifest) -> None:
 def test_the_figures_and_the_files_are_in_the_folder(torch_export: tuple[Path, Path]) -> None:
     manifest = read_manifest(torch_export[1])
     names = sorted(file.name for file in torch_export[1].iterdir())
-    assert names == ["condition.pt2", "decoder.pt2", "export.json", "reference.safetensors", "tokenizer.pt2"]
+    assert names == [
+        "README.md",
+        "condition.pt2",
+        "decoder.pt2",
+        "export.json",
+        "reference.safetensors",
+        "tokenizer.pt2",
+    ]
     assert _compared(manifest).tokens_agreeing == 14 * 3
     assert list(torch_export[1].parent.iterdir()) == [torch_export[1]]
 
