@@ -29,7 +29,7 @@ from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.data.statistics import SourceStatistics
 from rt1.errors import CheckpointError
-from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card
+from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card, write_card
 from rt1.hub.names import policy_path
 from rt1.model.heads import parameter_counts, single_embodiment
 from rt1.model.rt1 import RT1, RT1Config
@@ -140,7 +140,7 @@ def save_checkpoint(
             (temporary / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
         (temporary / INFO_FILE).write_text(json.dumps(info_to_json(info), indent=1), encoding="utf-8")
         card = edited_card(folder) or card_text(card_facts(model, info, folder))
-        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+        write_card(temporary, card)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 
 from rt1.actions import ActionSpec, Continuous, Discrete
 from rt1.errors import CheckpointError, DataError
-from rt1.hub.card import CardFacts, card_text, check_card, edited_card, read_results
+from rt1.hub.card import CardFacts, card_text, check_card, edited_card, read_results, write_card
 
 RESULTS: dict[str, Any] = {
     "tasks": [{"task": "open", "trials": 20, "success": 0.95, "interval95": [0.764, 0.991]}],
@@ -126,6 +127,7 @@ def test_only_a_card_that_somebody_changed_is_edited(facts: CardFacts, tmp_path:
         ("---\nlicense: mit\nlibrary_name: other\n---\n", "line 3: library_name must be rt1"),
         ("---\nlicense: mit\nlibrary_name: rt1\ntags: robot\n---\n", "line 4: tags"),
         ("---\nlicense: mit\nlibrary_name: rt1\n\nmodel-index:\n- name: x\n---\n", "line 5: model-index"),
+        ("---\nlibrary_name: rt1\nlicense: ''\n---\n", "line 3: license"),
         ("---\nlicense: !!python/object/apply:os.getcwd []\n---\n", "line 2: .*no YAML"),
         (f"---\nlicense: {'[' * 1100}\n---\n", "line .*no YAML"),
     ],
@@ -142,7 +144,8 @@ def test_a_card_that_is_no_text_or_missing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"README\.md cannot be read"):
         check_card(tmp_path)
     (tmp_path / "README.md").write_bytes(b"\xff\xfe\x00")
-    assert edited_card(tmp_path) is None
+    write_card(tmp_path, edited_card(tmp_path) or "")
+    assert (tmp_path / "README.md").read_bytes() == b"\xff\xfe\x00"
     with pytest.raises(CheckpointError, match=r"README\.md cannot be read"):
         check_card(tmp_path)
 
@@ -155,6 +158,40 @@ def test_results_of_another_file_are_refused(content: str, tmp_path: Path) -> No
         read_results(file)
     file.write_text(json.dumps(RESULTS))
     assert read_results(file) == RESULTS
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"success": float("nan")}, "nan"),
+        ({"success": 95}, "95"),
+        ({"success": "0.95"}, "'0.95'"),
+        ({"interval95": [0.7, 99.1]}, "99.1"),
+        ({"trials": 0}, "0 trials"),
+        ({"returns": {"policy": float("inf")}}, "inf"),
+    ],
+)
+def test_results_that_no_evaluation_has_are_refused(change: dict[str, Any], problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({**RESULTS, "tasks": [{**RESULTS["tasks"][0], **change}]}))
+    with pytest.raises(DataError, match=problem):
+        read_results(file)
+    file.write_text(json.dumps({**RESULTS, "swapped_success": 7}))
+    with pytest.raises(DataError, match="7"):
+        read_results(file)
+
+
+@pytest.mark.parametrize("text", ['say "hi" \\', "öffne \U0001f600", "a\nb|c", "odd \x7f \u2028", '"); boom("'])
+def test_any_name_and_instruction_is_text_in_a_card(facts: CardFacts, text: str, tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="the check of a card needs PyYAML: the extra hub")
+    results = {**RESULTS, "tasks": [{**RESULTS["tasks"][0], "task": text}], "command": text}
+    card = card_text(CardFacts(**{**vars(facts), "name": text, "instructions": (text,), "results": results}))
+    check_card(_write(tmp_path, card))
+    model = yaml.safe_load(card.split("---\n")[1])["model-index"][0]
+    assert (model["name"], model["results"][1]["task"]["name"]) == (text, text)
+    (line,) = (line for line in card.splitlines() if line.startswith("policy.reset("))
+    assert ast.literal_eval(line.removeprefix("policy.reset(").removesuffix(")")) == text
+    assert sum(line.count(" | 20 | 95 %") for line in card.splitlines()) == 1
 
 
 def test_an_own_card_is_unchanged_by_the_next_save(checkpoint: Callable[..., Path]) -> None:

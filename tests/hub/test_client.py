@@ -48,6 +48,20 @@ def test_files_of_an_earlier_upload_are_replaced_on_a_branch(
     assert {*revisions["next"]} == {".gitattributes", "README.md", "checkpoint.json"}
 
 
+def test_a_private_upload_to_a_public_repository_is_refused(
+    hub: LocalHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    upload(folder, "user/arm")
+    (folder / "secret.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"user/arm .*public.*--private"):
+        upload(folder, "user/arm", private=True)
+    assert "secret.json" not in hub.files["models/user/arm"]["main"]
+    upload(folder, "user/other", private=True)
+    upload(folder, "user/other", private=True)
+    assert hub.private == {"user/other"}
+
+
 @pytest.mark.parametrize(
     ("token", "problem"),
     [

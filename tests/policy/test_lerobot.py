@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rt1 import Policy
 from rt1.checkpoint import INFO_FILE, MODEL_FILE, save_checkpoint
-from rt1.errors import CheckpointError, SaveError
+from rt1.errors import CheckpointError, PolicyError, SaveError
 from rt1.policy.lerobot import CHECKPOINT_KEY, CONFIG_FILE, LEROBOT_FILES, PREFIX, read_lerobot, write_lerobot
 
 Change = Callable[[Path], object]
@@ -70,6 +70,23 @@ def test_a_folder_with_other_files_is_not_replaced(checkpoint: Path, tmp_path: P
     (tmp_path / "notes.txt").touch()
     with pytest.raises(SaveError, match=r"notes\.txt"):
         write_lerobot(checkpoint, tmp_path)
+
+
+def test_a_folder_in_the_checkpoint_and_a_key_of_no_camera_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SaveError, match="inner lies in"):
+        write_lerobot(checkpoint, checkpoint / "inner")
+    for key in ("", "action"):
+        with pytest.raises(ValueError, match=f"image_key is '{key}'"):
+            write_lerobot(checkpoint, tmp_path / "out", image_key=key)
+
+
+@pytest.mark.parametrize("size", [5, "ab", [1], [0, 3], [2.5, 3]])
+def test_an_image_size_that_is_none_is_one_line(size: object, checkpoint: Path, tmp_path: Path) -> None:
+    description = json.loads((checkpoint / INFO_FILE).read_text())
+    description["provenance"]["image_size"] = size
+    (checkpoint / INFO_FILE).write_text(json.dumps(description))
+    with pytest.raises(PolicyError, match=r"image_size .*must be a height and a width"):
+        write_lerobot(checkpoint, tmp_path / "out")
 
 
 def _config(**changes: object) -> Change:

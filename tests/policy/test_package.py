@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from safetensors.torch import load_file
 
 from rt1 import Policy
 from rt1.checkpoint import TrainingState, load_info, load_model, save_checkpoint
-from rt1.errors import CheckpointError, SaveError
+from rt1.errors import CheckpointError, ExportError, SaveError
 from rt1.policy.export.exporter import _table
 from rt1.policy.exported import stored_table
-from rt1.policy.exported_manifest import read_manifest
+from rt1.policy.exported_manifest import read_manifest, sha256
 from rt1.policy.package import LARGEST_TABLE, PackageSettings, package
 from rt1.text.encoder import TableEncoder, TextEncoder, TextEncoderIdentity
 
@@ -146,6 +147,44 @@ def test_a_card_that_was_changed_is_copied_and_a_malformed_one_refused(run: Path
     with pytest.raises(CheckpointError, match=r"last/README\.md, line"):
         package(run, tmp_path / "out", PackageSettings())
     assert (out / "README.md").read_text() == changed
+
+
+def test_an_export_with_a_file_outside_of_its_folder_is_refused(
+    torch_export: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(torch_export[1], tmp_path / "in" / "export")
+    manifest = json.loads((folder / "export.json").read_text())
+    for path in (tmp_path / "in" / "NOTES.md", folder / "NOTES.md"):
+        path.write_text("secret")
+    for name in ("../NOTES.md", str(tmp_path / "in" / "NOTES.md")):
+        files = {**manifest["files"], name: sha256(folder / "NOTES.md")}
+        (folder / "export.json").write_text(json.dumps({**manifest, "files": files}))
+        with pytest.raises(ExportError, match=r"NOTES\.md' is a path"):
+            package(folder, tmp_path / "out" / "package", PackageSettings())
+    assert not list((tmp_path / "out").rglob("NOTES.md"))
+
+
+def test_a_package_within_its_checkpoint_is_refused(run: Path) -> None:
+    with pytest.raises(SaveError, match="last/inner lies in"):
+        package(run, run / "last" / "inner", PackageSettings())
+    assert not (run / "last" / "inner").exists()
+
+
+@pytest.mark.parametrize("license_name", ["", "a b", "mit\n"])
+def test_a_license_is_an_identifier(license_name: str) -> None:
+    with pytest.raises(ValueError, match="license is"):
+        PackageSettings(license=license_name)
+
+
+@pytest.mark.parametrize("provenance", [{"env": "points"}, {"env": [1]}, {"env": {"suite": "metaworld"}, "tasks": [1]}])
+def test_a_checkpoint_with_odd_provenance_is_packaged_without_its_instructions(
+    provenance: dict[str, object], run: Path, tmp_path: Path
+) -> None:
+    info = dataclasses.replace(load_info(run), provenance=provenance)
+    save_checkpoint(tmp_path / "odd", model=load_model(run), info=info)
+    lines: list[str] = []
+    package(tmp_path / "odd", tmp_path / "out", PackageSettings(), say=lines.append)
+    assert "not stored" in lines[0]
 
 
 def test_a_run_is_never_replaced_by_its_package(run: Path) -> None:

@@ -14,7 +14,7 @@ from rt1.commands.options import DataFormat
 from rt1.common.files import check_replaceable
 from rt1.data.convert import ConvertSettings, Format, convert_source
 from rt1.data.open_data import DataOptions, open_data
-from rt1.errors import SaveError
+from rt1.errors import SaveError, UsageError
 from rt1.model.heads import parameter_counts
 from rt1.policy.lerobot import IMAGE_KEY, read_lerobot, write_lerobot
 from rt1.pretrained.convert import Conversion, convert_flax, convert_imagenet, convert_tensorflow
@@ -99,6 +99,8 @@ class ConvertCheckpointCommand:
         if self.to == "lerobot":
             info = write_lerobot(self.path, self.out, embodiment=self.embodiment, image_key=self.image_key)
         else:
+            if self.embodiment is not None:
+                raise UsageError(f"--embodiment is {self.embodiment}, which --to rt1 does not take. Leave it out")
             checkpoint = read_lerobot(self.path)
             info = checkpoint.info
             save_checkpoint(self.out, model=checkpoint.model, info=info)

@@ -28,6 +28,7 @@ from rt1.envs.registry import EnvSettings, is_environment, known_suites, tasks_o
 from rt1.errors import CheckpointError, DataError, RenderingError, first_line
 from rt1.evaluate.rerun_file import check_rerun_target, recorded_episode, write_rerun
 from rt1.hub.names import dataset_path, policy_path, shipped_names
+from rt1.policy.base import recorded_size
 from rt1.policy.open import describe
 from rt1.report.dataset import write_page
 from rt1.report.dataset_checks import Finding, findings, in_order
@@ -172,13 +173,12 @@ def _is_policy(path: Path) -> bool:
 def _policy_target(name: str, embodiment: str | None) -> Target:
     """Return what a policy was trained on, as far as its folder says."""
     info = describe(name, embodiment=embodiment)
-    size = info.provenance.get("image_size")
     suite = EnvSettings().suite_of(info.provenance) if info.provenance.get("env") else None
     return Target(
         name=name,
         action_spec=info.action_spec,
         control_rate=info.control_rate,
-        image_size=None if size is None else (int(size[0]), int(size[1])),
+        image_size=recorded_size(info.provenance),
         sentences=() if suite is None else sentences_of(suite, tasks_of(suite, info.provenance)),
     )
 

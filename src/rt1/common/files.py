@@ -55,9 +55,10 @@ def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:  # as safetensors reports a full disk, for one
         with suppress(OSError):  # what hinders writing may hinder removing
             _remove(temporary)
+        reason = (error.__cause__ if isinstance(error, SaveError) else None) or error
         raise SaveError(
-            f"could not save {path}: {getattr(error, 'strerror', None) or error}; what was there before is untouched; "
-            "free space or choose another folder"
+            f"could not save {path}: {getattr(reason, 'strerror', None) or reason}; what was there before is "
+            "untouched; free space or choose another folder"
         ) from error
     except BaseException:
         _remove(temporary)

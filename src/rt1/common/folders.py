@@ -42,6 +42,12 @@ def check_folder(folder: Path, *, ours: Collection[str]) -> None:
         )
 
 
+def check_outside(folder: Path, source: Path) -> None:
+    """Raise :class:`SaveError` for an output folder within the folder that is read: it would count as part of it."""
+    if source.resolve() in folder.resolve().parents:
+        raise SaveError(f"{folder} lies in {source}, which is read; give a folder outside of it")
+
+
 @contextmanager
 def working_in(folder: Path, *, ours: Collection[str]) -> Iterator[None]:
     """Check an output folder, make it, and keep other processes out of it while the block runs.

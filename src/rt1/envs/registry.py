@@ -206,7 +206,10 @@ def tasks_of(suite: TaskSuite, provenance: Mapping[str, Any]) -> tuple[str, ...]
     """Return the tasks that a checkpoint was trained on, or a suite's only task."""
     if len(suite.tasks) == 1:
         return tuple(suite.tasks)
-    return tuple(provenance.get("tasks", ()))
+    tasks = provenance.get("tasks", ())
+    if not isinstance(tasks, list | tuple) or not all(isinstance(task, str) for task in tasks):
+        raise ValueError(f"the tasks are {tasks!r:.80}; they must be a list of names")
+    return tuple(tasks)
 
 
 def known_suites() -> list[str]:
@@ -245,6 +248,8 @@ class _StoredSuite:
 
 def _normal(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a description as it is stored now. Earlier versions stored ``{"env": name, name: settings}``."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"the environment is {data!r:.80}; it must be an object with suite and settings")
     if "suite" not in data:
         name = data.get("env", DEFAULT_SUITE)
         return {"suite": name, "settings": data.get(str(name), {})}

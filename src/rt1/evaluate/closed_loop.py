@@ -17,7 +17,7 @@ from rt1.envs.registry import suite_from_json, suite_to_json
 from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of, shown_trials
 from rt1.evaluate.rerun_file import check_rerun_target, trial_episode, write_rerun
 from rt1.evaluate.results import ClosedLoopResult
-from rt1.policy.base import BasePolicy
+from rt1.policy.base import BasePolicy, recorded_size
 from rt1.policy.exported import stored_table
 from rt1.policy.exported_manifest import Manifest
 from rt1.policy.open import describe, policy_folder
@@ -242,8 +242,8 @@ def check_pictures_fit(info: CheckpointInfo | Manifest, suite: TaskSuite) -> Non
 
     A picture of another size is scaled. One of another aspect ratio would be distorted.
     """
-    trained = info.provenance.get("image_size")
-    if trained is not None:  # earlier versions did not store it
+    trained = recorded_size(info.provenance)
+    if trained is not None:
         (height, width), (rows, columns) = suite.image_size, trained
         if abs(height * columns - width * rows) > max(height, width):
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,17 +100,25 @@ def card_text(card: CardFacts) -> str:
 
 
 def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def edited_card(folder: Path) -> str | None:
-    """Return the model card of a folder if somebody wrote or changed it, None if rt1 may write another."""
+    """Return the model card of a folder if somebody wrote or changed it, None if rt1 may write another.
+
+    Bytes that are not UTF-8 are in it as :func:`write_card` writes them back.
+    """
     try:
-        text = (folder / CARD_FILE).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+        text = (folder / CARD_FILE).read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError:
         return None
     mark = _MARK_LINE.search(text)
     return None if mark is not None and _checksum(_MARK_LINE.sub("", text)) == mark[1] else text
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write a model card into a folder."""
+    (folder / CARD_FILE).write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def check_card(folder: Path) -> None:
@@ -147,7 +156,10 @@ def check_card(folder: Path) -> None:
 def _field_problems(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the fields of a front matter that break a rule, each with the rule."""
     tests = {
-        "license": (isinstance(fields.get("license"), str), "the identifier of a license, as apache-2.0"),
+        "license": (
+            _are_texts([fields.get("license")]) and fields["license"],
+            "the identifier of a license, as apache-2.0",
+        ),
         "library_name": (fields.get("library_name") == "rt1", "rt1"),
         "tags": (_are_texts(fields.get("tags", [])), "a list of words"),
         "datasets": (_are_texts(fields.get("datasets", [])), "a list of names on the Hub, as user/name"),
@@ -193,6 +205,8 @@ def _results(results: Mapping[str, Any], dataset: str) -> dict[str, Any] | None:
         return None
     tasks = [_result(task) for task in results["tasks"]]
     values = [task["value"] for task in tasks]
+    if not all(map(math.isfinite, values)):
+        raise ValueError(f"its tasks have the results {values}; they must be finite")
     unit = "" if any(task["metric"] == "mean_return" for task in tasks) else " %"
     mean = sum(values) / max(1, len(values))
     groups, swapped = results.get("groups") or {}, results.get("swapped_success")
@@ -202,8 +216,8 @@ def _results(results: Mapping[str, Any], dataset: str) -> dict[str, Any] | None:
         "protocol": results.get("protocol"),
         "command": results.get("command"),
         "mean": f"{mean:.1f}{unit}",
-        "groups": {name: f"{100 * float(rate):.1f} %" for name, rate in groups.items() if rate is not None},
-        "swapped": None if swapped is None else f"{100 * float(swapped):.1f} %",
+        "groups": {name: f"{_percent(rate):.1f} %" for name, rate in groups.items() if rate is not None},
+        "swapped": None if swapped is None else f"{_percent(swapped):.1f} %",
         "overall": {**tasks[0], "task": f"mean of {len(tasks)} tasks", "value": round(mean, 2)} if tasks else None,
     }
 
@@ -213,9 +227,17 @@ def _result(task: Mapping[str, Any]) -> dict[str, Any]:
     if task.get("returns"):
         value = float(task["returns"]["policy"])
         return {"task": name, "trials": trials, **_RETURN, "value": value, "text": f"{value:.1f}"}
-    value, (low, high) = 100 * float(task["success"]), (100 * float(end) for end in task["interval95"])
+    value, (low, high) = _percent(task["success"]), map(_percent, task["interval95"])
+    if trials < 1:
+        raise ValueError(f"{name} has {trials} trials; it must have at least 1")
     text = f"{value:.0f} % ({low:.0f}..{high:.0f} %)"
     return {"task": name, "trials": trials, **_SUCCESS, "value": round(value, 2), "text": text}
+
+
+def _percent(rate: object) -> float:
+    if not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise ValueError(f"a rate is {rate!r:.80}; it must lie between 0 and 1")
+    return 100.0 * rate
 
 
 def _robot(robot: Robot) -> dict[str, Any]:
@@ -244,6 +266,16 @@ def _robot(robot: Robot) -> dict[str, Any]:
     }
 
 
+def _quoted(value: object) -> str:
+    """Return a value as YAML and Python both read it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _line(value: object) -> str:
+    return " ".join(str(value).encode(errors="replace").decode().split())
+
+
 @cache
 def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -255,6 +287,5 @@ def _template() -> Template:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["yaml"] = lambda value: json.dumps(value, ensure_ascii=True)
-    environment.filters["line"] = lambda value: " ".join(str(value).split())
+    environment.filters |= {"quoted": _quoted, "line": _line, "cell": lambda value: _line(value).replace("|", "\\|")}
     return environment.get_template("model_card.md")

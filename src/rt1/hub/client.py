@@ -78,7 +78,8 @@ def upload(
         replaced: patterns of older files to delete, where the folder does not hold them.
 
     Raises:
-        CheckpointError: the library is not installed, no token, no network, or no right to write there.
+        CheckpointError: the library is not installed, no token, no network, no right to write there, or ``private``
+            for a repository that is public.
     """
     _check_installed(repository, CheckpointError)
     from huggingface_hub import HfApi, get_token
@@ -88,6 +89,8 @@ def upload(
     api = HfApi(library_name="rt1", library_version=rt1.__version__)
     with reaching(repository):
         api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise CheckpointError(f"{repository} exists and is public; leave out --private, or give another name")
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         commit = api.upload_folder(

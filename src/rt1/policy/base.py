@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
+from rt1.errors import PolicyError
 
 Instruction = str | NDArray[np.float32]
 LONGEST_INSTRUCTION = 500
@@ -85,3 +86,19 @@ def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -
             f"the text embedding holds a value that is no id of {vocabulary} word pieces; use the text encoder the "
             "network was trained with"
         )
+
+
+def recorded_size(provenance: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return height and width of the images that a policy was trained on. Earlier versions did not store them: None.
+
+    Raises:
+        PolicyError: they are no two numbers of pixels.
+    """
+    size = provenance.get("image_size")
+    if size is None:
+        return None
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
+        raise PolicyError(
+            f"the image_size of the policy's data is {size!r:.80}, must be a height and a width. Use another checkpoint"
+        )
+    return size[0], size[1]

@@ -117,6 +117,8 @@ class Manifest:
         texts: tuple[object, ...] = (self.weights, *self.files, *self.files.values(), *self.versions.values())
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise ValueError("the files and versions hold something else than printable text")
+        if paths := [name for name in self.files if Path(name).name != name]:
+            raise ValueError(f"its file {paths[0]!r:.80} is a path; it must be a name without folders")
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **json_config.to_json(self)}

@@ -18,11 +18,13 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from rt1.checkpoint import CheckpointInfo, build_model, info_from_json, info_to_json, load_info, load_model
+from rt1.checkpoint import CheckpointInfo, build_model, info_from_json, info_to_json, load_info, load_model, resolve
 from rt1.common.files import replacing, write_text
+from rt1.common.folders import check_outside
 from rt1.common.json_files import read_object
 from rt1.errors import CheckpointError
 from rt1.model.rt1 import RT1
+from rt1.policy.base import recorded_size
 
 POLICY_TYPE = "rt1"
 CHECKPOINT_KEY = "checkpoint"
@@ -60,10 +62,15 @@ def write_lerobot(
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        SaveError: the folder holds other files, or the disk is full or read-only.
+        PolicyError: it says an image size that is none.
+        ValueError: ``image_key`` names no camera.
+        SaveError: the folder holds other files or lies in the checkpoint, or the disk is full or read-only.
     """
+    if image_key.strip() in ("", "action"):
+        raise ValueError(f"image_key is {image_key!r}, must be the key of a camera. Use {IMAGE_KEY}")
+    check_outside(folder, resolve(run))
     info, model = load_info(run, embodiment=embodiment), load_model(run, embodiment=embodiment)
-    size = info.provenance.get("image_size", model.config.image_size)
+    size = recorded_size(info.provenance) or model.config.image_size
     inputs = {image_key: {"type": "VISUAL", "shape": [3, *size]}}
     outputs = {"action": {"type": "ACTION", "shape": [info.action_spec.size]}}
     with replacing(folder, holding=LEROBOT_FILES) as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,9 @@ from rt1.checkpoint import (
     load_whole_model,
     save_checkpoint,
 )
-from rt1.common.folders import replacing_alone
+from rt1.common.folders import check_outside, replacing_alone
 from rt1.envs.registry import EnvSettings, tasks_of
-from rt1.hub.card import CARD_FILE, CardFacts, card_text, check_card, edited_card, read_results
+from rt1.hub.card import CARD_FILE, CardFacts, card_text, check_card, edited_card, read_results, write_card
 from rt1.hub.names import shipped_name
 from rt1.policy.export.exporter import EXPORT_FILES, export_facts
 from rt1.policy.exported import is_export, stored_table
@@ -53,6 +54,10 @@ class PackageSettings:
     """File results.json of rt1 evaluate, for the model card."""
     license: str = "unknown"
     """License of the weights, as the Hugging Face Hub writes it: apache-2.0, mit, cc-by-4.0, other."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-]+", self.license):
+            raise ValueError(f"license is {self.license!r}, must be the identifier of a license. Use apache-2.0")
 
 
 def package(
@@ -85,6 +90,7 @@ def package(
     """
     folder = policy_folder(policy)
     results = {} if settings.results is None else read_results(settings.results)
+    check_outside(out, folder)
     address = address or shipped_name(out)
     make, first = (_copy_export, MANIFEST_FILE) if is_export(folder) else (_save, INFO_FILE)
     with replacing_alone(out, holding=(first, *PACKAGE_FILES)) as new:
@@ -93,7 +99,7 @@ def package(
         name = out.absolute().name if address is None else address.rpartition("/")[2]
         facts = replace(facts, name=name, license=settings.license, results=results)
         facts = facts if address is None else replace(facts, address=address)
-        (new / CARD_FILE).write_text(edited or card_text(facts), encoding="utf-8")
+        write_card(new, edited or card_text(facts))
         if settings.results is not None:
             shutil.copyfile(settings.results, new / RESULTS_FILE)
     return out

@@ -12,7 +12,7 @@ from rt1.common.folders import replacing_alone
 from rt1.common.json_config import check_at_least, check_between
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import ExportError
-from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card
+from rt1.hub.card import CARD_FILE, CardFacts, card_text, edited_card, write_card
 from rt1.policy.base import check_embedding
 from rt1.policy.engines.torch import TorchEngine
 from rt1.policy.export.compare import Trial, TrialSize, compare, generated_trials, recorded_trials
@@ -142,7 +142,7 @@ def export(
         manifest = replace(manifest, files={**manifest.files, REFERENCE_FILE: sha256(temporary / REFERENCE_FILE)})
         (temporary / MANIFEST_FILE).write_text(json.dumps(manifest.to_json(), indent=1), encoding="utf-8")
         card = edited_card(out) or card_text(export_facts(manifest, out, () if table is None else table.sentences))
-        (temporary / CARD_FILE).write_text(card, encoding="utf-8")
+        write_card(temporary, card)
     return manifest
 
 
