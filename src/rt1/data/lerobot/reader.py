@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.data.lerobot import schema, v2
-from rt1.data.lerobot.cache import Arrays, cached
 from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, read_steps, task_instructions
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import Outcome, check_steps
 from rt1.data.sources.images import decode_image, encode_png
 from rt1.data.statistics import spec_between
+from rt1.data.stored_arrays import StoredArrays, index_folders, load_or_make
 from rt1.errors import DataError, RT1Error
 
 _ROUNDING = 1e-6
 """Relative difference between the bounds of a file and values of float32 that does not count."""
-
+FEW_FILES = 64
+"""Up to this many files are read at every opening."""
+_FORMAT = 2  # of the stored columns
 
 MapActions = Callable[[FloatArray], FloatArray]
 """Function from the actions of a whole episode as stored, float32 (S, n), to float32 (S, A)."""
@@ -193,19 +195,24 @@ class LeRobotSource:
 def _cached_steps(folder: Path, episodes: schema.Episodes, keys: StepKeys, fps: float) -> Steps:
     """Return the columns of all steps, from the cache where there are many files."""
 
-    def read() -> Arrays:
+    def read() -> StoredArrays:
         starts = starts_in_files(episodes, fps) if episodes.video_files else episodes.video_starts
         steps = dataclasses.replace(read_steps(episodes, keys, fps), video_starts=starts)
-        return {name: array for name, array in vars(steps).items() if array is not None}
+        return StoredArrays(arrays={name: array for name, array in vars(steps).items() if array is not None})
 
     numbers = np.concatenate([episodes.lengths, episodes.video_starts, episodes.video_stops])
     settings = {
         "keys": dataclasses.asdict(keys),
         "fps": fps,
+        "format": _FORMAT,
         "episodes": hashlib.sha256(numbers.tobytes()).hexdigest(),
     }
-    arrays = cached(folder, [*episodes.data_files, *episodes.video_files], settings, read)
-    return Steps(**arrays)  # type: ignore[arg-type]
+    files = list(dict.fromkeys([*episodes.data_files, *episodes.video_files]))
+    if len(files) <= FEW_FILES:
+        stored = read()
+    else:
+        stored = load_or_make(index_folders(folder, "lerobot", settings), settings, files, read)
+    return Steps(**stored.arrays)
 
 
 def _spec_of_data(folder: Path, info: schema.Info, steps: Steps, sizes: Mapping[str, int]) -> ActionSpec:
