@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.data.lerobot import schema, v2
-from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, read_steps, task_instructions
+from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, instructions_of, read_steps
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import Outcome, check_steps
@@ -88,14 +88,8 @@ class LeRobotSource:
         notes = read_recorder_notes(self.folder / schema.RT1_FILE, name=str, image_key=str)
         self.name = self.name or notes.name or self.folder.resolve().name
         self.image_key = info.image_key(image_key or notes.image_key)
-        sizes = {key: info.action_size(key) for key in keys}
-        if len(sizes) < len(keys):
-            raise DataError(f"the action keys are {', '.join(keys)}; name each of them once")
         spec = action_spec or notes.action_spec
-        if spec is not None and spec.size != sum(sizes.values()) and map_actions is None:
-            names = ", ".join(spec.dimension_names)
-            entries = f"{' and '.join(map(repr, keys))} has {sum(sizes.values())} entries"
-            raise DataError(f"{entries}, the action spec {spec.size} dimensions ({names})")
+        sizes = _action_sizes(info, keys, spec if map_actions is None else None)
         if instruction_key is not None:
             info.check_instruction_key(instruction_key)
         in_video = info.features[self.image_key]["dtype"] == "video"
@@ -117,11 +111,8 @@ class LeRobotSource:
         self.action_spec = spec or _spec_of_data(self.folder, info, steps, sizes)
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
-        if steps.sentences is None:
-            self._instructions = task_instructions(version.read_tasks(self.folder), steps, episodes)
-        else:
-            texts = [*steps.sentences.tolist(), ""]  # the last one is that of NO_TASK
-            self._instructions = tuple((texts[number],) for number in steps.tasks.tolist())
+        tasks = version.read_tasks(self.folder) if instruction_key is None else {}
+        self._instructions = instructions_of(tasks, steps, episodes)
         self._tasks, self._seeds = episodes.tasks, episodes.seeds
         self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
@@ -190,6 +181,18 @@ class LeRobotSource:
         check_steps(self, episode, start, stop)
         first = int(self._ends[episode] - self.lengths[episode])
         return self._actions[first + start : first + stop].copy()
+
+
+def _action_sizes(info: schema.Info, keys: Sequence[str], spec: ActionSpec | None) -> dict[str, int]:
+    """Return the number of entries of each feature of the action, which together must be those of the spec."""
+    sizes = {key: info.action_size(key) for key in keys}
+    if len(sizes) < len(keys):
+        raise DataError(f"the action keys are {', '.join(keys)}; name each of them once")
+    if spec is not None and spec.size != sum(sizes.values()):
+        names = ", ".join(spec.dimension_names)
+        entries = f"{' and '.join(map(repr, keys))} has {sum(sizes.values())} entries"
+        raise DataError(f"{entries}, the action spec {spec.size} dimensions ({names})")
+    return sizes
 
 
 def _cached_steps(folder: Path, episodes: schema.Episodes, keys: StepKeys, fps: float) -> Steps:
