@@ -11,7 +11,9 @@ import pytest
 from rt1.envs.base import Image
 from rt1.simulate import video
 from rt1.simulate.rollout import Rollout
-from rt1.simulate.video import Film, encode_video, film, side_by_side
+from rt1.simulate.seeds import trial_seed
+from rt1.simulate.trials import TrialResult, plan_trials
+from rt1.simulate.video import encode_video, film, side_by_side
 
 av = pytest.importorskip("av")
 
@@ -113,11 +115,12 @@ class _Suite:
         return self.env
 
 
-def _rollout(snapshots: tuple[Any, ...]) -> Rollout:
+def _trial(snapshots: tuple[Any, ...]) -> TrialResult:
     images = tuple(_moving_square(10))
-    return Rollout(
+    rollout = Rollout(
         success=True, steps=9, actions=np.zeros((9, 1), np.float32), clipped=0, images=images, snapshots=snapshots
     )
+    return TrialResult(plan=plan_trials("policy", "near", "", trials=3, seed=5)[0], trial=2, rollout=rollout)
 
 
 def _size_and_count(data: bytes) -> tuple[int, int, int]:
@@ -130,9 +133,9 @@ def test_a_trial_is_filmed_with_pictures_of_its_scene_and_a_long_one_with_fewer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     suite: Any = _Suite()
-    trial = Film(task="near", seed=5, rollout=_rollout(tuple(range(10))))
+    trial = _trial(tuple(range(10)))
     assert _size_and_count(film(suite, trial)) == (968, 480, 10)
-    assert (suite.env.seed, suite.env.drawn) == (5, list(range(10)))
+    assert (suite.env.seed, suite.env.drawn) == (trial_seed(5, 2), list(range(10)))
     monkeypatch.setattr(video, "_MOST_FRAMES", 5)
     suite.env.drawn.clear()
     assert _size_and_count(film(suite, trial))[2] == 5
@@ -142,4 +145,4 @@ def test_a_trial_is_filmed_with_pictures_of_its_scene_and_a_long_one_with_fewer(
 @pytest.mark.parametrize("snapshots", [(), (None,) * 10])
 def test_without_snapshots_a_film_shows_what_the_policy_saw(snapshots: tuple[Any, ...]) -> None:
     suite: Any = _Suite()
-    assert _size_and_count(film(suite, Film(task="near", seed=5, rollout=_rollout(snapshots)))) == (288, 288, 10)
+    assert _size_and_count(film(suite, _trial(snapshots))) == (288, 288, 10)

@@ -77,10 +77,7 @@ def compare(source: EpisodeSource, other: EpisodeSource, *, images: int = 64, ac
     sets = [_compared(one, images) for one in (source, other)]
     if sets[0].name == sets[1].name:
         sets[1] = replace(sets[1], name=f"{sets[1].name} (other)")
-    if not set(sets[0].names) & set(sets[1].names) and len(sets[0].names) == len(sets[1].names):
-        sets[1] = replace(sets[1], names=sets[0].names)
-    if not actions:
-        sets[1] = replace(sets[1], names=())
+    sets[1] = replace(sets[1], names=matched_names(sets[0].names, sets[1].names) if actions else ())
     one, two = sets
     differences = _image_differences(one, two)
     if actions:
@@ -94,14 +91,12 @@ def _compared(source: EpisodeSource, images: int) -> ComparedSet:
     ends = np.cumsum(source.lengths)
     places = [tuple(map(int, locate(ends, step))) for step in spread(int(ends[-1]), images)]
     firsts = [decoded_images(source, int(e), 0, 1)[0] for e in spread(len(source.lengths), images)]
-    numbers = spread(len(source.lengths), _EPISODES).tolist()
-    episodes = (source.actions(episode, 0, int(source.lengths[episode])) for episode in numbers)
     return ComparedSet(
         name=source.name,
         mean=_mean([decoded_images(source, episode, step, step + 1)[0] for episode, step in places]),
         first_mean=_mean(firsts),
         first_images=tuple(firsts[place] for place in spread(len(firsts), 6)),
-        episodes=tuple(actions[np.isfinite(actions).all(axis=1)] for actions in episodes),
+        episodes=finite_actions(source),
         names=source.action_spec.dimension_names,
     )
 
@@ -150,6 +145,18 @@ def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 def _colors(mean: Mean) -> NDArray[np.float64]:
     """Return each channel less the brightness, which differs between cameras."""
     return mean - mean.mean(axis=2, keepdims=True)
+
+
+def finite_actions(source: EpisodeSource) -> tuple[FloatArray, ...]:
+    """Return the finite actions (S, A) of evenly spread episodes, physical units."""
+    numbers = spread(len(source.lengths), _EPISODES).tolist()
+    episodes = (source.actions(episode, 0, int(source.lengths[episode])) for episode in numbers)
+    return tuple(actions[np.isfinite(actions).all(axis=1)] for actions in episodes)
+
+
+def matched_names(names: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``others``, or ``names`` where both are as many and none is common: dimensions match by their place."""
+    return others if set(names) & set(others) or len(names) != len(others) else names
 
 
 def name_differences(names: tuple[str, ...], others: tuple[str, ...]) -> list[Difference]:

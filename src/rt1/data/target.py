@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec
-from rt1.data.compare import Difference, name_differences
+from rt1.data.compare import Difference, finite_actions, matched_names, name_differences
 from rt1.data.sources.base import EpisodeSource, optional_members
 from rt1.data.sources.decoding import decoded_images
-from rt1.data.survey import spread
 from rt1.envs.base import TaskSuite, action_spec_of
 from rt1.text.pieces import normalized
 
-_EPISODES = 400  # whose actions are read
 _OUTSIDE = 0.01  # share of values outside the bounds from which it is noted
 _NARROW = 0.1  # of the bounds, which 98 % of the values fill or not
 _RATE_ERROR = 0.01
@@ -68,12 +66,9 @@ def target_differences(source: EpisodeSource, target: Target) -> list[Difference
 
 def _of_actions(source: EpisodeSource, target: Target) -> Iterator[Difference]:
     spec, names = target.action_spec, source.action_spec.dimension_names
-    others = spec.dimension_names
-    yield from name_differences(names, others)
-    if not set(names) & set(others) and len(names) == len(others):
-        others = names  # dimensions of other names are taken by their place
-    episodes = spread(len(source.lengths), _EPISODES).tolist()
-    values = np.concatenate([source.actions(episode, 0, int(source.lengths[episode])) for episode in episodes])
+    yield from name_differences(names, spec.dimension_names)
+    others = matched_names(names, spec.dimension_names)
+    values = np.concatenate(finite_actions(source))
     for index, name in enumerate(names):
         if name in others:
             place = others.index(name)
@@ -82,7 +77,6 @@ def _of_actions(source: EpisodeSource, target: Target) -> Iterator[Difference]:
 
 
 def _of_bounds(name: str, values: NDArray[np.float64], low: float, high: float, target: str) -> Iterator[Difference]:
-    values = values[np.isfinite(values)]
     outside = float(((values < low) | (values > high)).mean()) if len(values) else 0.0
     bounds = f"the bounds {low:g}..{high:g} of {target}"
     if outside > _OUTSIDE:

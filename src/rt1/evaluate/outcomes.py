@@ -14,7 +14,7 @@ from rt1.common.processes import run_jobs
 from rt1.envs.base import TaskSuite
 from rt1.evaluate.results import ClosedLoopResult, InstructedResult, TaskResult
 from rt1.simulate.trials import Kind, TrialPlan, TrialResult
-from rt1.simulate.video import film, film_of
+from rt1.simulate.video import film
 
 BASELINES: tuple[Kind, ...] = ("expert", "blind", "random")
 _KINDS: tuple[Kind, ...] = ("policy", "swapped", "paraphrase", *BASELINES)
@@ -80,7 +80,7 @@ def outcomes_of(results: Sequence[TrialResult], suite: TaskSuite, *, workers: in
     ``workers`` are the processes that draw the videos. 0: one per core.
     """
     shown = shown_trials(results)
-    jobs = run_jobs(partial(film, suite), [film_of(result) for result in shown], workers=workers)
+    jobs = run_jobs(partial(film, suite), shown, workers=workers)
     videos = {id(shown[index]): video for index, video in jobs}
     outcomes = []
     for result in sorted(results, key=lambda result: result.trial):

@@ -20,7 +20,7 @@ from rt1.evaluate.episode_trace import stream_episode
 from rt1.policy.base import BasePolicy
 from rt1.policy.policy import Policy
 from rt1.simulate.trials import TrialResult
-from rt1.simulate.video import film_of, pictures
+from rt1.simulate.video import pictures
 
 SUFFIX = ".rrd"
 
@@ -161,7 +161,7 @@ def trial_episode(policy: BasePolicy, suite: TaskSuite, result: TrialResult) -> 
     def steps() -> Iterator[RerunStep]:
         if attends:
             policy.reset(plan.instruction)
-        scenes = pictures(suite, film_of(result)) if rollout.snapshots else [None] * len(rollout.images)
+        scenes = pictures(suite, result) if rollout.snapshots else [None] * len(rollout.images)
         for image, picture, action in zip(rollout.images, scenes, rollout.actions, strict=False):
             maps = None
             if isinstance(policy, Policy) and attends:

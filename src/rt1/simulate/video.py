@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +13,6 @@ import cv2
 import numpy as np
 
 from rt1.envs.base import PICTURE_SIZE, Image, TaskSuite, picture_of
-from rt1.simulate.rollout import Rollout
 from rt1.simulate.seeds import trial_seed
 
 if TYPE_CHECKING:
@@ -24,31 +22,16 @@ _MOST_FRAMES = 300
 _SMALL = 288
 
 
-@dataclass(frozen=True, kw_only=True)
-class Film:
-    """A trial to show as a video."""
-
-    task: str
-    seed: int
-    rollout: Rollout  # with its images
-
-
-def film_of(result: TrialResult) -> Film:
-    """Return what a trial's video is made of."""
-    plan = result.plan
-    return Film(task=plan.task, seed=trial_seed(plan.seed, result.trial), rollout=result.rollout)
-
-
-def pictures(suite: TaskSuite, trial: Film, *, every: int = 1) -> Iterator[Image | None]:
+def pictures(suite: TaskSuite, trial: TrialResult, *, every: int = 1) -> Iterator[Image | None]:
     """Draw the snapshots of a trial for people, or each ``every``-th one."""
-    with closing(suite.open(trial.task, render=False)) as env:
-        env.reset(trial.seed)  # some environments change more than a snapshot holds
+    with closing(suite.open(trial.plan.task, render=False)) as env:
+        env.reset(trial_seed(trial.plan.seed, trial.trial))  # some environments change more than a snapshot holds
         for snapshot in trial.rollout.snapshots[::every]:
             yield picture_of(env, snapshot)
 
 
-def film(suite: TaskSuite, trial: Film) -> bytes:
-    """Return the mp4 of a trial, at the speed of the control rate.
+def film(suite: TaskSuite, trial: TrialResult) -> bytes:
+    """Return the mp4 of a trial whose images were kept, at the speed of the control rate.
 
     Where the environment offers pictures for people, each stands on the left of what the policy saw.
     """

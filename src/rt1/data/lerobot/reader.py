@@ -16,18 +16,20 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.data.lerobot import schema, v2
-from rt1.data.lerobot.cache import Arrays, cached
-from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, read_steps, task_instructions
+from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, instructions_of, read_steps
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import Outcome, check_steps
 from rt1.data.sources.images import decode_image, encode_png
 from rt1.data.statistics import spec_between
+from rt1.data.stored_arrays import StoredArrays, index_folders, load_or_make
 from rt1.errors import DataError, RT1Error
 
 _ROUNDING = 1e-6
 """Relative difference between the bounds of a file and values of float32 that does not count."""
-
+FEW_FILES = 64
+"""Up to this many files are read at every opening."""
+_FORMAT = 2  # of the stored columns
 
 MapActions = Callable[[FloatArray], FloatArray]
 """Function from the actions of a whole episode as stored, float32 (S, n), to float32 (S, A)."""
@@ -86,14 +88,8 @@ class LeRobotSource:
         notes = read_recorder_notes(self.folder / schema.RT1_FILE, name=str, image_key=str)
         self.name = self.name or notes.name or self.folder.resolve().name
         self.image_key = info.image_key(image_key or notes.image_key)
-        sizes = {key: info.action_size(key) for key in keys}
-        if len(sizes) < len(keys):
-            raise DataError(f"the action keys are {', '.join(keys)}; name each of them once")
         spec = action_spec or notes.action_spec
-        if spec is not None and spec.size != sum(sizes.values()) and map_actions is None:
-            names = ", ".join(spec.dimension_names)
-            entries = f"{' and '.join(map(repr, keys))} has {sum(sizes.values())} entries"
-            raise DataError(f"{entries}, the action spec {spec.size} dimensions ({names})")
+        sizes = _action_sizes(info, keys, spec if map_actions is None else None)
         if instruction_key is not None:
             info.check_instruction_key(instruction_key)
         in_video = info.features[self.image_key]["dtype"] == "video"
@@ -115,11 +111,8 @@ class LeRobotSource:
         self.action_spec = spec or _spec_of_data(self.folder, info, steps, sizes)
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
-        if steps.sentences is None:
-            self._instructions = task_instructions(version.read_tasks(self.folder), steps, episodes)
-        else:
-            texts = [*steps.sentences.tolist(), ""]  # the last one is that of NO_TASK
-            self._instructions = tuple((texts[number],) for number in steps.tasks.tolist())
+        tasks = version.read_tasks(self.folder) if instruction_key is None else {}
+        self._instructions = instructions_of(tasks, steps, episodes)
         self._tasks, self._seeds = episodes.tasks, episodes.seeds
         self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
@@ -190,22 +183,39 @@ class LeRobotSource:
         return self._actions[first + start : first + stop].copy()
 
 
+def _action_sizes(info: schema.Info, keys: Sequence[str], spec: ActionSpec | None) -> dict[str, int]:
+    """Return the number of entries of each feature of the action, which together must be those of the spec."""
+    sizes = {key: info.action_size(key) for key in keys}
+    if len(sizes) < len(keys):
+        raise DataError(f"the action keys are {', '.join(keys)}; name each of them once")
+    if spec is not None and spec.size != sum(sizes.values()):
+        names = ", ".join(spec.dimension_names)
+        entries = f"{' and '.join(map(repr, keys))} has {sum(sizes.values())} entries"
+        raise DataError(f"{entries}, the action spec {spec.size} dimensions ({names})")
+    return sizes
+
+
 def _cached_steps(folder: Path, episodes: schema.Episodes, keys: StepKeys, fps: float) -> Steps:
     """Return the columns of all steps, from the cache where there are many files."""
 
-    def read() -> Arrays:
+    def read() -> StoredArrays:
         starts = starts_in_files(episodes, fps) if episodes.video_files else episodes.video_starts
         steps = dataclasses.replace(read_steps(episodes, keys, fps), video_starts=starts)
-        return {name: array for name, array in vars(steps).items() if array is not None}
+        return StoredArrays(arrays={name: array for name, array in vars(steps).items() if array is not None})
 
     numbers = np.concatenate([episodes.lengths, episodes.video_starts, episodes.video_stops])
     settings = {
         "keys": dataclasses.asdict(keys),
         "fps": fps,
+        "format": _FORMAT,
         "episodes": hashlib.sha256(numbers.tobytes()).hexdigest(),
     }
-    arrays = cached(folder, [*episodes.data_files, *episodes.video_files], settings, read)
-    return Steps(**arrays)  # type: ignore[arg-type]
+    files = list(dict.fromkeys([*episodes.data_files, *episodes.video_files]))
+    if len(files) <= FEW_FILES:
+        stored = read()
+    else:
+        stored = load_or_make(index_folders(folder, "lerobot", settings), settings, files, read)
+    return Steps(**stored.arrays)
 
 
 def _spec_of_data(folder: Path, info: schema.Info, steps: Steps, sizes: Mapping[str, int]) -> ActionSpec:

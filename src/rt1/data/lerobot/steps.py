@@ -305,11 +305,15 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
     return pc.struct_field(table[key], "bytes")
 
 
-def task_instructions(tasks: Mapping[int, str], steps: Steps, episodes: Episodes) -> tuple[tuple[str, ...], ...]:
+def instructions_of(tasks: Mapping[int, str], steps: Steps, episodes: Episodes) -> tuple[tuple[str, ...], ...]:
     """Return the instructions of each episode: that of its task, which may be empty, then those of its list of tasks.
 
-    An episode without a task has those of its list alone. An unknown number raises :class:`DataError`.
+    An episode without a task has those of its list alone. An unknown number raises :class:`DataError`. Where a column
+    of instructions was read, each episode has that of the column.
     """
+    if steps.sentences is not None:
+        texts = [*steps.sentences.tolist(), ""]  # the last one is that of NO_TASK
+        return tuple((texts[number],) for number in steps.tasks.tolist())
     for number in np.unique(steps.tasks).tolist():
         episode = int(np.argmax(steps.tasks == number))
         if tasks and number >= 0 and number not in tasks:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import logging
-import warnings
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,24 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
-from rt1.common.border import DAMAGE, reading
-from rt1.common.crc32c import masked_crc32c
-from rt1.common.files import replacing, user_cache
-from rt1.common.first_look import stamp_of
-from rt1.common.json_files import read_object
+from rt1.common.border import reading
 from rt1.common.protobuf import Buffer
 from rt1.data.rlds.columns import Columns, embedding_of, span_of, text_of, values_of
 from rt1.data.rlds.instructions import instruction_of
 from rt1.data.rlds.schema import Shards
 from rt1.data.rlds.tfrecord import BYTES, FRAME_START, bytes_places, map_file, scan_example, scan_records
+from rt1.data.stored_arrays import StoredArrays, load_or_make
 from rt1.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 _CURE = "record it again, or pass skip_corrupt=True to leave such episodes out"
 IMAGE = np.dtype([("offset", "<i8"), ("length", "<u4")])
 _ARRAYS = ("episodes", "images", "actions")
+_TEXTS = ("instructions", "tasks", "skipped")
+_FACTS = (*_TEXTS, "changing")
 EPISODE = np.dtype(
     [(name, "<i4") for name in ("shard", "steps", "instruction", "task", "stride")] + [("embedding", "<i8")]
 )
@@ -66,32 +61,22 @@ class Index:
 def load_or_build(
     folders: Sequence[Path], settings: Mapping[str, Any], shards: Shards, build: Callable[[], Index]
 ) -> Index:
-    """Return the stored index, or build it and store it in the first of ``folders`` that is writable.
+    """Return the stored index, or build and store it, see :func:`rt1.data.stored_arrays.load_or_make`."""
 
-    A stored index is used if it was built with the same ``settings``, and no shard has another size or time of change.
-    If no folder is writable, a warning says so.
-    """
-    key = {"format": FORMAT, **settings, "shards": [[path.name, *stamp_of(path)] for path in shards.paths]}
-    for folder in folders:
-        stored = _load(folder, key)
-        if stored is not None:
-            return stored
-    index = build()
-    problems: list[str] = []
-    for folder in folders:
-        try:
-            _save(index, folder, key)
-        except OSError as error:  # a read-only folder, or another process storing the same index just now
-            problems.append(str(error))
-        else:
-            return replace(index, folder=folder)
-    warnings.warn(f"the index cannot be kept and is made at every start: {'; '.join(problems)}", stacklevel=2)
-    return index
+    def make() -> StoredArrays:
+        index = vars(build())
+        return StoredArrays(
+            arrays={name: index[name] for name in _ARRAYS}, facts={name: index[name] for name in _FACTS}
+        )
 
-
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    """Return a hash of the settings, 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    stored = load_or_make(
+        folders,
+        {"format": FORMAT, **settings},
+        shards.paths,
+        make,
+        is_sound=lambda stored: _is_sound(stored, [path.stat().st_size for path in shards.paths]),
+    )
+    return _index_of(stored)
 
 
 def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
@@ -240,70 +225,20 @@ def _decoded(table: Mapping[bytes, int]) -> tuple[str, ...]:
     return tuple(text.decode("utf-8", errors="replace") for text in table)
 
 
-def _save(index: Index, folder: Path, key: Mapping[str, Any]) -> None:
-    tables = {"instructions": index.instructions, "tasks": index.tasks, "skipped": index.skipped}
-    counts = [len(index.episodes), *index.actions.shape]
-    with replacing(folder, holding=("index.json", "*.npy", "statistics-*.json")) as beside:
-        beside.mkdir(parents=True)
-        for name in _ARRAYS:
-            np.save(beside / f"{name}.npy", np.ascontiguousarray(getattr(index, name)), allow_pickle=False)
-        checksums = {name: _file_checksum(beside / f"{name}.npy") for name in _ARRAYS}
-        content = {"key": key, "counts": counts, "checksums": checksums, "changing": index.changing, **tables}
-        described = {"content": content, "checksum": masked_crc32c(json.dumps(content).encode())}
-        (beside / "index.json").write_text(json.dumps(described), encoding="utf-8")
+def _index_of(stored: StoredArrays) -> Index:
+    values: dict[str, Any] = {**stored.arrays, **{name: tuple(stored.facts[name]) for name in _TEXTS}}
+    return Index(**values, changing=int(stored.facts["changing"]), folder=stored.folder)
 
 
-def _file_checksum(path: Path) -> int:
-    return masked_crc32c(memoryview(map_file(path)))
-
-
-def _load(folder: Path, key: Mapping[str, Any]) -> Index | None:
-    """Return the stored index, or None if it is missing, damaged, or made from other files or settings."""
-    if not (folder / "index.json").is_file():
-        return None
-    try:
-        described = read_object(folder / "index.json")
-        stored = described["content"]
-        if stored["key"] != key or masked_crc32c(json.dumps(stored).encode()) != described["checksum"]:
-            return None
-        if any(_file_checksum(folder / f"{name}.npy") != stored["checksums"][name] for name in _ARRAYS):
-            return None
-        episodes, steps, width = map(int, stored["counts"])
-        index = Index(
-            episodes=_array(folder / "episodes.npy", EPISODE, (episodes,)),
-            images=_array(folder / "images.npy", IMAGE, (steps,)),
-            actions=_array(folder / "actions.npy", np.dtype(np.float32), (steps, width)),
-            instructions=_texts(stored["instructions"]),
-            tasks=_texts(stored["tasks"]),
-            skipped=_texts(stored["skipped"]),
-            changing=int(stored["changing"]),
-            folder=folder,
-        )
-        return index if _is_sound(index, [size for _, size, *_ in key["shards"]]) else None
-    except DAMAGE:
-        return None  # damaged: it is built again
-
-
-def _array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the memory-mapped array of a file, whose header must be what numpy writes. It is never parsed."""
-    header = io.BytesIO()
-    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(header, described)
-    data, start = map_file(path), len(header.getvalue())
-    if data[:start] != header.getvalue():
-        raise ValueError(f"{path} is not an array of {dtype} {shape}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
-
-
-def _texts(texts: Sequence[object]) -> tuple[str, ...]:
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("the index holds something else than text")
-    return tuple(map(str, texts))
-
-
-def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
-    """Return whether an index stays within files of these sizes: its checksums may have been forged."""
+def _is_sound(stored: StoredArrays, sizes: Sequence[int]) -> bool:
+    """Return whether a stored index has the right types and stays within files of these sizes."""
+    index = _index_of(stored)
     episodes, images = index.episodes, index.images
+    kinds = [(array.dtype, array.ndim) for array in (episodes, images, index.actions)]
+    if kinds != [(EPISODE, 1), (IMAGE, 1), (np.dtype(np.float32), 2)] or len(images) != len(index.actions):
+        return False
+    if not all(isinstance(text, str) for name in _TEXTS for text in stored.facts[name]):
+        return False
     steps = episodes["steps"].astype(np.int64)
     if not len(steps) or steps.min() < 1 or steps.sum() != len(images):
         return False
@@ -316,8 +251,3 @@ def _is_sound(index: Index, sizes: Sequence[int]) -> bool:
     ordered = offset[last - steps + 1] <= offset[last]
     embedded = (episodes["embedding"] >= 0) & (episodes["embedding"] <= size) & np.isin(episodes["stride"], (0, 4, 5))
     return bool(((offset >= 0) & (offset <= limit)).all() and (ordered & embedded).all())
-
-
-def cache_folder() -> Path:
-    """Return the folder for indexes of read-only data, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    return user_cache() / "index"

@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.border import reading
 from rt1.data.rlds.columns import columns_of
-from rt1.data.rlds.index import build_index, cache_folder, load_or_build, settings_hash
+from rt1.data.rlds.index import build_index, load_or_build
 from rt1.data.rlds.outcome import OutcomeReader
 from rt1.data.rlds.schema import (
     FEATURES_FILE,
@@ -30,6 +29,7 @@ from rt1.data.rlds.schema import (
 )
 from rt1.data.rlds.tfrecord import strided_floats
 from rt1.data.sources.base import Outcome, check_steps
+from rt1.data.stored_arrays import index_folders
 from rt1.errors import DataError
 
 _OPEN_FILES = 128  # a data set may have more shards than a process may open files
@@ -86,7 +86,7 @@ class RLDSSource:
             "labels": list(columns.instruction.labels) if columns.instruction else [],
             "features": hashlib.sha256((self.folder / FEATURES_FILE).read_bytes()).hexdigest(),
         }
-        folders = _index_folders(self.folder, split, settings)
+        folders = index_folders(self.folder, split, settings)
         self._index = load_or_build(folders, settings, shards, lambda: build_index(shards, columns, skip=skip_corrupt))
         self.name = name or shards.name
         self.text_encoder, self.details = notes.text_encoder, notes.details
@@ -180,13 +180,6 @@ class _OpenFile:
     def __del__(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
-
-
-def _index_folders(folder: Path, split: str, settings: Mapping[str, Any]) -> list[Path]:
-    """Return the folders for the index: in the data set, or in the user's cache if the data set is read-only."""
-    name = f"{split}-{settings_hash(settings)}"
-    owner = settings_hash({"folder": str(folder.resolve())})
-    return [folder / ".rt1-index" / name, cache_folder() / f"{owner}-{name}"]
 
 
 def _refuse_guessing(folder: Path, features: Mapping[str, FeatureInfo]) -> RLDSLayout:

@@ -35,17 +35,6 @@ class DerivedSource(ABC):
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
         """Return the source of an episode and the episode's number there."""
 
-    def _copy_members(self, source: EpisodeSource, *, same_actions: bool = False) -> None:
-        """Take name, lengths and optional members from a source whose episodes these are.
-
-        With ``same_actions`` the statistics are cached in the source's folder, too.
-        """
-        self.name, self.lengths = source.name, source.lengths
-        members = optional_members(source)
-        self.text_encoder, self.skipped = members.text_encoder, members.skipped
-        self.details = dict(members.details)
-        self.cache_folder = members.cache_folder if same_actions else None
-
     def instruction(self, episode: int) -> str:
         source, number = self.part(episode)
         return source.instruction(number)
@@ -138,17 +127,38 @@ class JoinedSource(DerivedSource):
         return super().text_embedding(episode)
 
 
-class MappedSource(DerivedSource):
+class WrappedSource(DerivedSource):
+    """Base of a source that is another one with a change. What a method does not change is that of the other one."""
+
+    def __init__(self, source: EpisodeSource, *, same_actions: bool = True) -> None:
+        """Wrap a source. With ``same_actions`` the statistics are cached in its folder, too."""
+        self.source = source
+        self.name, self.lengths = source.name, source.lengths
+        members = optional_members(source)
+        self.text_encoder, self.skipped = members.text_encoder, members.skipped
+        self.details = dict(members.details)
+        self.cache_folder = members.cache_folder if same_actions else None
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self.source.action_spec
+
+    def part(self, episode: int) -> tuple[EpisodeSource, int]:
+        return self.source, episode
+
+
+class MappedSource(WrappedSource):
     """A source with its actions mapped to another spec, so that it can be joined with others."""
 
     def __init__(self, source: EpisodeSource, action_spec: ActionSpec, map_actions: MapActions) -> None:
         """Wrap a source. The mapping is tested on the first step."""
-        self.source, self.action_spec, self._map = source, action_spec, map_actions
-        self._copy_members(source)
+        super().__init__(source, same_actions=False)
+        self._spec, self._map = action_spec, map_actions
         self.actions(0, 0, 1)
 
-    def part(self, episode: int) -> tuple[EpisodeSource, int]:
-        return self.source, episode
+    @property
+    def action_spec(self) -> ActionSpec:
+        return self._spec
 
     def actions(self, episode: int, start: int, stop: int) -> FloatArray:
         """Return the mapped actions, float32 (stop - start, A)."""
@@ -161,21 +171,13 @@ class MappedSource(DerivedSource):
         return mapped
 
 
-class DefaultInstruction(DerivedSource):
+class DefaultInstruction(WrappedSource):
     """A source whose episodes without an instruction have a default one."""
 
     def __init__(self, source: EpisodeSource, instruction: str) -> None:
         """Wrap a source. ``instruction`` is the default."""
-        self.source, self._instruction = source, instruction
-        self._copy_members(source, same_actions=True)
-        self.text_encoder = None
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        return self.source.action_spec
-
-    def part(self, episode: int) -> tuple[EpisodeSource, int]:
-        return self.source, episode
+        super().__init__(source)
+        self._instruction, self.text_encoder = instruction, None
 
     def instruction(self, episode: int) -> str:
         """Return the stored instruction, or the default where it is empty."""

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rt1.actions import ActionSpec
 from rt1.data.sources.base import EpisodeSource
-from rt1.data.sources.concat import DerivedSource
+from rt1.data.sources.concat import WrappedSource
 from rt1.errors import DataError
 
 
-class SeveralInstructions(DerivedSource):
+class SeveralInstructions(WrappedSource):
     """One data set opened once for each key that holds an instruction. All but the instructions is the first one's."""
 
     def __init__(self, sources: Sequence[EpisodeSource]) -> None:
@@ -24,15 +23,8 @@ class SeveralInstructions(DerivedSource):
                     f"{first.name} has {len(first.lengths)} episodes under one instruction key and "
                     f"{len(source.lengths)} under another. Name keys that all episodes have"
                 )
+        super().__init__(first)
         self._sources = tuple(sources)
-        self._copy_members(first, same_actions=True)
-
-    @property
-    def action_spec(self) -> ActionSpec:
-        return self._sources[0].action_spec
-
-    def part(self, episode: int) -> tuple[EpisodeSource, int]:
-        return self._sources[0], episode
 
     def instruction(self, episode: int) -> str:
         """Return the first sentence that is not empty."""
@@ -44,7 +36,7 @@ class SeveralInstructions(DerivedSource):
         return tuple(sentence for sentence in sentences if sentence.strip()) or ("",)
 
 
-class EpisodesWithInstruction(DerivedSource):
+class EpisodesWithInstruction(WrappedSource):
     """The episodes of a source whose instruction is not empty, numbered through."""
 
     def __init__(self, source: EpisodeSource) -> None:
@@ -52,15 +44,11 @@ class EpisodesWithInstruction(DerivedSource):
         episodes = [number for number in range(len(source.lengths)) if source.instruction(number).strip()]
         if not episodes:
             raise DataError(f"{source.name}: none of its {len(source.lengths)} episodes has an instruction; give one")
-        self._source, self._episodes = source, episodes
-        self._copy_members(source, same_actions=True)
+        super().__init__(source)
+        self._episodes = episodes
         self.lengths = source.lengths[episodes]
         self.left_out = len(source.lengths) - len(episodes)
         """Number of episodes with an empty instruction."""
 
-    @property
-    def action_spec(self) -> ActionSpec:
-        return self._source.action_spec
-
     def part(self, episode: int) -> tuple[EpisodeSource, int]:
-        return self._source, self._episodes[episode]
+        return self.source, self._episodes[episode]

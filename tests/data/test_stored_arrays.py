@@ -11,6 +11,7 @@ from tests.fixtures.lerobot import LeRobotSet, assert_right_images
 
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.steps import read_steps
+from rt1.data.stored_arrays import index_folders, settings_hash
 
 pytest.importorskip("pyarrow", reason="LeRobot sets need pyarrow: the extra lerobot")
 pytest.importorskip("av", reason="videos need av: the extra lerobot")
@@ -27,7 +28,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(1)
         return read_steps(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("rt1.data.lerobot.cache.FEW_FILES", 2)
+    monkeypatch.setattr("rt1.data.lerobot.reader.FEW_FILES", 2)
     monkeypatch.setattr("rt1.data.lerobot.reader.read_steps", counted)
     return calls
 
@@ -83,3 +84,15 @@ def test_a_read_only_set_has_its_index_in_the_cache_of_the_user(
     LeRobotSource(folder)
     assert len(reads) == 1
     assert list((tmp_path / "cache").rglob("actions.npy"))
+
+
+def test_the_second_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert index_folders(tmp_path, "train", {})[1].parent == tmp_path / "rt1" / "index"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert index_folders(tmp_path, "train", {})[1].parent == Path.home() / ".cache" / "rt1" / "index"
+
+
+def test_the_name_of_settings_depends_on_their_values_only() -> None:
+    assert settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+    assert settings_hash({"a": 1}) != settings_hash({"a": 2})
