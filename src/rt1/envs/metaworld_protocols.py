@@ -30,6 +30,11 @@ _SETTING = (
 )
 
 
+def _named(*tasks: str) -> tuple[str, ...]:
+    """Return the names of tasks as the suite has them."""
+    return tuple(f"{task}-v3" for task in tasks)
+
+
 def _published(table: str, scale: float) -> tuple[PublishedResult, ...]:
     """Return the rows of a table: policy, rates of the groups, mean, inputs, separated by "|". "-": not published."""
     results = []
@@ -44,7 +49,7 @@ def _published(table: str, scale: float) -> tuple[PublishedResult, ...]:
 
 METAWORLD_MT50_A = EvaluationProtocol(
     name="metaworld-mt50-a",
-    groups={"easy": _EASY, "medium": _MEDIUM, "hard": (*_HARD, *_VERY_HARD)},
+    groups={"easy": _named(*_EASY), "medium": _named(*_MEDIUM), "hard": _named(*_HARD, *_VERY_HARD)},
     score="task_mean",
     trials=10,
     env={"camera": "corner2", "max_steps": None},
@@ -69,7 +74,12 @@ METAWORLD_MT50_A = EvaluationProtocol(
 )
 METAWORLD_MT50_B = EvaluationProtocol(
     name="metaworld-mt50-b",
-    groups={"easy": _EASY, "medium": _MEDIUM, "hard": _HARD, "very_hard": _VERY_HARD},
+    groups={
+        "easy": _named(*_EASY),
+        "medium": _named(*_MEDIUM),
+        "hard": _named(*_HARD),
+        "very_hard": _named(*_VERY_HARD),
+    },
     score="mean_of_groups",
     trials=10,
     env={"camera": "corner2", "max_steps": None},

@@ -25,7 +25,7 @@ class EvaluationProtocol:
     """A published way to evaluate one policy on a task suite."""
 
     name: str
-    groups: Mapping[str, tuple[str, ...]]  # group -> its tasks by name. Each task is in one group
+    groups: Mapping[str, tuple[str, ...]]  # group -> its tasks, named as in the suite. Each task is in one group
     score: Literal["mean_of_groups", "task_mean"]  # the number to compare
     trials: int  # per task
     env: Mapping[str, Any] = field(default_factory=dict)  # settings of the suite

@@ -171,6 +171,7 @@ def write_report(report: Report, folder: Path) -> Path:
         SaveError: a file cannot be written. The older one is unchanged.
         ModuleNotFoundError: matplotlib is not installed.
     """
+    write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
     page = render(
         "closed_loop.html",
         title=report.title,
@@ -181,7 +182,6 @@ def write_report(report: Report, folder: Path) -> Path:
         curves=training_curves(report.metrics),
         episodes=[episode_card(episode) for episode in report.episodes],
     )
-    write_text(folder / "results.json", json.dumps(results_json(report), indent=2, allow_nan=False) + "\n")
     write_text(folder / "report.html", page)
     return folder / "report.html"
 
