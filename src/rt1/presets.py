@@ -108,7 +108,7 @@ def mt50() -> TrainConfig:
         model=model,
         optimizer=replace(small.optimizer, learning_rate=2e-3, warmup=500),
         average=AverageSettings(decay=0.999),
-        updates=24_000,
+        updates=21_000,
         batch_size=32,
         windows_per_clip=2,
         validate_every=1_000,
