@@ -478,9 +478,9 @@ def test_an_unknown_environment_or_task_of_an_evaluation_is_named(
 
 def test_a_missing_or_empty_data_folder_is_named(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for folder, problem in ((tmp_path / "none", "is not a folder"), (tmp_path / "empty", "has no features.json")):
+    for folder, problem in ((tmp_path / "none", "is not a folder or"), (tmp_path / "empty", "has no features.json")):
         for words in (["train", "--out", tmp_path / "run", "--preset", "debug", "--data", folder], ["inspect", folder]):
-            assert f"{folder} {problem}; point to the folder of one version" in refused(*words)
+            assert f"{folder} {problem}" in refused(*words)
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import ast
 import importlib.util
 import io
+import logging
 import shlex
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. An error that the user can fix is one line on stderr, with status 1, or 2 for a usage error."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     _escape_what_cannot_be_printed()
+    logging.basicConfig(format="%(message)s")  # else a library that logs first sets its own format for all lines
     if not words or words[0] in ("-h", "--help", "--version"):
         print(f"rt1 {rt1.__version__}" if words == ["--version"] else _usage(COMMANDS))
         return 0

@@ -145,6 +145,7 @@ def test_a_factory_that_opens_an_environment_becomes_a_suite_of_one_task(own_mod
         ("gym:", "must be gym:ID"),
         ("dm_control", "must be dm_control:DOMAIN-TASK"),
         ("metaworld:reach", "--env metaworld --tasks reach"),
+        ("my_sims/lamp.py:Lamp", "names a file.*--env my_sims.lamp:Lamp"),
     ],
 )
 def test_a_name_that_cannot_be_used_is_one_line(own_module: str, name: str, message: str) -> None:

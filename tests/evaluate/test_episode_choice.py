@@ -22,6 +22,8 @@ def test_the_held_out_episodes_of_the_training_are_taken(make_source: Callable[.
     chosen = choose_episodes(make_source(*[2] * 6), TRAINED)
     assert chosen.numbers.tolist() == [1, 2, 4]
     assert chosen.reason == "the 3 episodes held out from training"
+    alone = choose_episodes(make_source(*[2] * 6), TRAINED | {"held_out_episodes": [4]})
+    assert alone.reason == "the 1 episode held out from training"
     assert chosen.held_out is True
 
 

@@ -36,5 +36,5 @@ class EnginesCommand:
                 f"{name:16s}{result.milliseconds:9.2f}{result.products:10.3f}{result.agreement:11.2%}"
                 f"{result.clear_tokens:14d}{result.megabytes:8.0f}"
             )
-        print(f"auto takes {best(results)}. A product is that of two float32 matrices of 2048 x 2048 in torch")
+        print(f"auto takes {best(results)}. products: the time in float32 products of 2048 x 2048 matrices in torch")
         return 0

@@ -112,6 +112,8 @@ class InspectCommand:
             print(_json(facts, found))
         else:
             print(data_text(survey, found))
+            if other := self.against or self.env.env:
+                print(f"differences from {other}: {len(differences) or 'none'}")
         if self.out is not None:
             shown = show_episode(source, self.episode)
             write_page(self.out, survey, shown, findings=found, comparison=comparison, command=command)

@@ -114,6 +114,8 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         return source
     if (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE)):
         raise DataError(f"{folder}: the download is not finished; run the same rt1 fetch command again to resume")
+    if not folder.exists() and not str(folder).startswith(HUB_PREFIX):
+        raise DataError(f"{folder} is not a folder or file here. Check the path. docs/data.md lists the formats")
     keys = (options.instruction_key or "").split(",")
     if len(keys) == 1:
         source = _open(folder, options)

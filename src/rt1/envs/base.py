@@ -173,7 +173,7 @@ class BaseEnv(ABC):
     def reset(self, seed: int) -> Observation:
         """Start an episode; the same seed (any int >= 0) gives the same start."""
         if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
+            raise ValueError(f"seed is {seed}, must be 0 or more")
         self._steps = None
         observation = self.start(seed)
         self._steps = 0
@@ -246,7 +246,7 @@ def check_tasks(suite: TaskSuite, tasks: Sequence[str]) -> tuple[str, ...]:
     known = {_VERSION.sub("", name): name for name in suite.tasks} | {name: name for name in suite.tasks}
     names = tuple(lookup(f"{suite.name} task", task, known) for task in tasks)
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"tasks are {list(names)}; give at least one and none twice")
+        raise ValueError(f"tasks are {list(names)}. Give at least one and none twice")
     return names
 
 

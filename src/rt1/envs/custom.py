@@ -134,8 +134,8 @@ def _imported(module_name: str, attribute: str, path: str) -> Any:
     package = module_name.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         raise ModuleNotFoundError(
-            f"{path} needs the package {package}, which is neither installed nor in this folder; run: pip install "
-            f"{package.replace('_', '-')}"
+            f"{path} needs the package {package}, which is neither installed nor in this folder. If it is yours, run "
+            f"rt1 in the folder that holds it. Else run: pip install {package.replace('_', '-')}"
         )
     try:
         module = importlib.import_module(module_name)
@@ -145,4 +145,5 @@ def _imported(module_name: str, attribute: str, path: str) -> Any:
         raise
     with suppress(AttributeError):
         return getattr(module, attribute)
-    raise ValueError(unknown_name(f"name in {module_name}", attribute, [n for n in vars(module) if n[0] != "_"]))
+    names = [name for name, member in vars(module).items() if callable(member) and name[0] != "_"]
+    raise ValueError(f"{path}: {unknown_name('class or function', attribute, names)}")

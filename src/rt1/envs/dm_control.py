@@ -263,7 +263,7 @@ def all_tasks() -> tuple[str, ...]:
 
 def _dm_control_suite() -> Any:
     if importlib.util.find_spec("dm_control") is None:
-        raise ModuleNotFoundError("DeepMind Control is not installed; run: pip install 'rt1[dm_control]'")
+        raise ModuleNotFoundError("DeepMind Control is not installed. Run: pip install 'rt1[dm_control]'")
     choose_gl_early(required=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

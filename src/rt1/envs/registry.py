@@ -275,6 +275,9 @@ def _split(name: str) -> tuple[str, str]:
         raise ValueError(f"{name} has {rest!r} after the environment. Give --env {prefix} --tasks {rest}")
     if (prefix in known_suites() and not rest) or is_factory(name):
         return prefix, rest
+    if prefix.endswith(".py"):
+        module = ".".join(Path(prefix).with_suffix("").parts)
+        raise ValueError(f"{name} names a file, must name a module. Give --env {module}:{rest or 'FACTORY'}")
     raise ValueError(unknown_name("environment", name, known_suites()))
 
 

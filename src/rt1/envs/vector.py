@@ -45,7 +45,7 @@ class VectorEpisodes:
         """
         mode = envs.metadata.get("autoreset_mode")
         if mode is None:
-            raise ValueError("the vector environment has no autoreset_mode in its metadata; use Gymnasium 1.1 or newer")
+            raise ValueError("the vector environment has no autoreset_mode in its metadata. Use Gymnasium 1.1 or newer")
         self._mode = str(getattr(mode, "name", mode)).upper()
         count = envs.num_envs
         self._rewards, self._steps = np.zeros(count), np.zeros(count, dtype=np.int64)

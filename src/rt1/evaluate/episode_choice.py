@@ -54,7 +54,7 @@ def choose_episodes(
     is_held_out = False if is_training_data else None
     if len(held_out) and choice != "all":
         episodes, is_held_out = held_out, True
-        reason = f"the {len(held_out)} episodes held out from training"
+        reason = f"the {len(held_out)} {'episode' if len(held_out) == 1 else 'episodes'} held out from training"
     elif len(held_out):
         reason = f"all {total} episodes; the policy was trained on {total - len(held_out)} of them"
     else:

@@ -69,10 +69,10 @@ def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -
     With a ``vocabulary``: unless it holds ids of word pieces, whole numbers in 0..vocabulary-1.
     """
     if embedding.dtype.kind not in "fiu":
-        raise ValueError(f"the text embedding is {embedding.dtype}; it must be real numbers; give float32")
+        raise ValueError(f"the text embedding is {embedding.dtype}, must be real numbers. Give float32")
     if embedding.shape != (width,):
         raise ValueError(
-            f"the text embedding has shape {embedding.shape}; this network takes ({width},); use the encoder it was "
+            f"the text embedding has shape {embedding.shape}; this network takes ({width},). Use the encoder it was "
             "trained with"
         )
     if not np.isfinite(embedding).all():
@@ -83,7 +83,7 @@ def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -
         )
     if vocabulary and not ((embedding >= 0) & (embedding < vocabulary) & (embedding == np.floor(embedding))).all():
         raise ValueError(
-            f"the text embedding holds a value that is no id of {vocabulary} word pieces; use the text encoder the "
+            f"the text embedding holds a value that is no id of {vocabulary} word pieces. Use the text encoder the "
             "network was trained with"
         )
 

@@ -113,7 +113,7 @@ class Manifest:
     def __post_init__(self) -> None:
         rate = self.control_rate
         if rate is not None and (type(rate) not in (int, float) or not 0 < rate < float("inf")):
-            raise ValueError(f"the control rate is {rate!r:.80}; it must be a number of steps per second")
+            raise ValueError(f"the control rate is {rate!r:.80}, must be a number of steps per second")
         texts: tuple[object, ...] = (self.weights, *self.files, *self.files.values(), *self.versions.values())
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise ValueError("the files and versions hold something else than printable text")
@@ -128,7 +128,7 @@ class Manifest:
         """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
         if data.get("format") != FORMAT:
             raise ExportError(
-                f"its format is {data.get('format')!r}; this version of rt1 reads format {FORMAT}; export again"
+                f"its format is {data.get('format')!r}; this version of rt1 reads format {FORMAT}. Export again"
             )
         lookup("export format", str(data["kind"]), GRAPH_FILES)
         lookup("precision", str(data["precision"]), dict.fromkeys(get_args(Precision)))
@@ -161,7 +161,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     file = folder / MANIFEST_FILE
     if not file.is_file():
-        raise ExportError(f"{folder} holds no {MANIFEST_FILE}; give a folder that rt1 export has written")
+        raise ExportError(f"{folder} holds no {MANIFEST_FILE}. Give a folder that rt1 export has written")
     data = read_object(file, error=ExportError, cure=_CURE)
     try:
         manifest = Manifest.from_json(data)

@@ -75,13 +75,13 @@ def check_reference(stepper: Stepper, folder: Path, manifest: Manifest, *, is_kn
             return
     if not agreement.clear_tokens:
         warnings.warn(
-            f"{folder} has no clear token in its reference steps, so this machine is not checked; export with --data",
+            f"{folder} has no clear token in its reference steps, so this machine is not checked. Export with --data",
             stacklevel=4,
         )
     if agreement.clear_agreement < least:
         raise ExportError(
             f"{folder} chooses {agreement.clear_agreement:.1%} of the {agreement.clear_tokens} clear tokens of its "
-            f"reference steps on this machine, at least {least:.0%} must agree; export again here, or in fp32"
+            f"reference steps on this machine, at least {least:.0%} must agree. Export again here, or in fp32"
         )
 
 
@@ -114,5 +114,5 @@ def _read(file: Path, manifest: Manifest) -> tuple[FloatArray, NDArray[np.uint8]
         "logits": (np.float32, (*steps, spec.size, spec.bins)),
     }
     if {name: (array.dtype.type, array.shape) for name, array in arrays.items()} != expected:
-        raise ExportError(f"{file} holds other reference steps than {file.parent} takes; export again")
+        raise ExportError(f"{file} holds other reference steps than {file.parent} takes. Export again")
     return arrays["embeddings"], arrays["images"], arrays["logits"]

@@ -33,7 +33,7 @@ def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointIn
         return load_info(path, embodiment=embodiment)
     manifest = read_manifest(folder)
     if embodiment not in (None, manifest.provenance.get("embodiment")):
-        raise ExportError(f"{path} is an export of one embodiment; leave out the name {embodiment!r}, or export it")
+        raise ExportError(f"{path} is an export of one embodiment. Leave out the name {embodiment!r}, or export it")
     return manifest
 
 

@@ -137,7 +137,7 @@ def _copy_export(
     _say: Callable[[str], None],
 ) -> CardFacts:
     if settings.precision != "float32" or settings.instructions:
-        raise ValueError(f"{folder} is an export, whose precision and instructions are fixed; leave them out")
+        raise ValueError(f"{folder} is an export, whose precision and instructions are fixed. Leave them out")
     manifest = read_manifest(folder)
     new.mkdir()
     for name in (MANIFEST_FILE, *manifest.files):

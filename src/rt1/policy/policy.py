@@ -169,7 +169,7 @@ class Policy(BasePolicy):
 
         engine = self.stepper.engine
         if not isinstance(engine, TorchEngine):
-            raise AttributeError(f"the engine {engine.label} has no torch network; use Policy.sizes, or engine='torch'")
+            raise AttributeError(f"the engine {engine.label} has no torch network. Use Policy.sizes, or engine='torch'")
         return engine.model
 
     @property
@@ -239,7 +239,7 @@ class Policy(BasePolicy):
             return np.asarray(instruction)
         if self._encode_text is None:
             raise ValueError(
-                f"the instruction {instruction!r} needs a text encoder; give its text embedding, or a text encoder "
+                f"the instruction {instruction!r} needs a text encoder. Give its text embedding, or a text encoder "
                 "when loading the policy"
             )
         return self._encode_text(instruction)
@@ -275,7 +275,7 @@ def _stored_first(table: TableEncoder, encode: EncodeText | None) -> EncodeText:
         if instruction in table.sentences:
             return table.encode([instruction])[0]
         if encode is None:
-            raise ValueError(f"{table.unknown(instruction)}; give one of them, or its text embedding")
+            raise ValueError(f"{table.unknown(instruction)}. Give one of them, or its text embedding")
         try:
             return encode(instruction)
         except (ValueError, ModuleNotFoundError) as error:

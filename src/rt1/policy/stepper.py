@@ -109,7 +109,7 @@ class Stepper:
             ValueError: an invalid image, the same episode twice, or unequal numbers of both.
         """
         if len(states) != len(images) or not states:
-            raise ValueError(f"{len(states)} episodes and {len(images)} images; give one image for each robot")
+            raise ValueError(f"{len(states)} episodes and {len(images)} images. Give one image for each robot")
         if len(set(map(id, states))) != len(states):
             raise ValueError("the same episode was given twice; a robot takes one image per step")
         prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
@@ -142,7 +142,7 @@ class Stepper:
     def attention_maps(self, state: EpisodeState) -> FloatArray:
         """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
         if state.map_KP is None:
-            raise ValueError("there are no attention maps before the first image; take a step first")
+            raise ValueError("there are no attention maps before the first image. Take a step first")
         return state.map_KP.reshape(-1, *self.engine.sizes.grid)
 
     def prepare(self, image: NDArray[Any]) -> PreparedImage:
@@ -164,10 +164,10 @@ def guided(cond: Any, null: Any, scale: float) -> Any:  # noqa: ANN401 (arrays o
 
 def _checked_scale(scale: float, *, guidance: bool) -> float:
     if not (math.isfinite(scale) and scale >= 0.0):
-        raise ValueError(f"cond_scale is {scale}; it must be a number of at least 0; 1 is the network as it is")
+        raise ValueError(f"cond_scale is {scale}, must be a number of at least 0, where 1 is the network as it is")
     if scale != 1.0 and not guidance:
         raise ValueError(
             f"cond_scale is {scale}, but this network was trained with the text in every sample (text.drop is 0) and "
-            "knows no action without it; use 1, or train with --model.text.drop 0.1"
+            "knows no action without it. Use 1, or train with --model.text.drop 0.1"
         )
     return scale

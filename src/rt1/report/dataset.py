@@ -42,7 +42,7 @@ def write_page(
     page = render(
         "dataset.html",
         title=f"Data set {survey.name}",
-        subtitle="; ".join(sampling(survey)),
+        subtitle=". ".join(sampling(survey)),
         survey=survey,
         shown=shown,
         findings=findings,

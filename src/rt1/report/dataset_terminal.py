@@ -68,7 +68,7 @@ def data_text(survey: DataSurvey, findings: Sequence[Finding]) -> str:
         "steps per episode": f"{lengths.min()}..{lengths.max()}, median {np.median(lengths):g}",
         "image": sizes(survey.images),
         "text embedding": "none stored" if survey.embedding_width is None else f"{survey.embedding_width} entries",
-        "looked at": "; ".join(sampling(survey)),
+        "sampled": ". ".join(sampling(survey)),
     }
     remarks = [Text(str(finding)) for finding in findings] or [Text("No check found anything.")]
     return _text(

@@ -60,5 +60,5 @@ def _check_fits(folder: Path, manifest: Manifest) -> None:
     for name, value in machine.items():
         if manifest.versions.get(name) != value:
             raise ExportError(
-                f"{folder} was compiled for {name} {manifest.versions.get(name)}, here is {value}; export it again here"
+                f"{folder} was compiled for {name} {manifest.versions.get(name)}, here is {value}. Export it again here"
             )

@@ -41,7 +41,7 @@ class TorchEngine(Engine):
         """
         if model.config.embodiments:
             raise ValueError(
-                f"this network has {len(model.config.embodiments)} embodiments; load the network of one: "
+                f"this network has {len(model.config.embodiments)} embodiments. Load the network of one: "
                 "load_model(checkpoint, embodiment=NAME)"
             )
         self.model, self.precision, self.sizes = model.eval(), precision, network_sizes(model)
@@ -76,7 +76,7 @@ class TorchEngine(Engine):
     def prepare(self, image: NDArray[Any]) -> FloatArray:
         """Return the image as training prepares it, to the last bit."""
         if image.ndim != 3:
-            raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
+            raise ValueError(f"the image has shape {image.shape}, must be one RGB image (H, W, 3)")
         prepared_1CHW = self.model.prepare(torch.from_numpy(np.array(image, order="C"))[None])
         return prepared_1CHW[0].float().permute(1, 2, 0).numpy()
 

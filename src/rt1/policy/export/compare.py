@@ -65,7 +65,7 @@ def recorded_trials(source: EpisodeSource, size: TrialSize, seed: int) -> list[T
         DataError: the data set is empty or damaged.
     """
     if not len(source.lengths):
-        raise DataError(f"{source.name} has no episode to compare on; give another data set")
+        raise DataError(f"{source.name} has no episode to compare on. Give another data set")
     images = _images(source)
     trials = []
     for episode, random in enumerate(_embeddings(size, seed)):

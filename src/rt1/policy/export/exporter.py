@@ -83,7 +83,7 @@ class ExportSettings:
         steps = window + 4 if self.steps is None else self.steps
         if steps <= window:
             raise ValueError(
-                f"steps is {steps}; it must be more than the window of {window} images, so that images are forgotten"
+                f"steps is {steps}, must be more than the window of {window} images, so that images are forgotten"
             )
         return steps
 
@@ -188,7 +188,7 @@ def _table(
     if not sentences:
         return None
     if encoder is None and identity is None:
-        raise ValueError(f"the instruction {sentences[0]!r} needs a text encoder; give one with --text-encoder")
+        raise ValueError(f"the instruction {sentences[0]!r} needs a text encoder. Give one with --text-encoder")
     encoder = load_identified(identity) if encoder is None and identity is not None else encoder
     assert encoder is not None
     vectors = dict(zip(sentences, encoder.encode(sentences), strict=True))
@@ -218,12 +218,12 @@ def _check(comparison: Comparison, settings: ExportSettings) -> None:
     if not difference <= comparison.tolerance * largest:  # True for NaN
         raise ExportError(
             f"the export's logits differ from the network's by up to {difference:.3g} (of up to {largest:.3g}), the "
-            f"tolerance is {comparison.tolerance:g} of that; nothing was kept; raise --tolerance if that is good "
+            f"tolerance is {comparison.tolerance:g} of that. Nothing was kept. Raise --tolerance if that is good "
             "enough, or take another format or precision"
         )
     if comparison.clear_agreement < settings.agreement:
         raise ExportError(
             f"the export's tokens are the network's in {comparison.clear_agreement:.2%} of the "
-            f"{comparison.clear_tokens} clear ones, {settings.agreement:.2%} is required; nothing was kept; lower "
+            f"{comparison.clear_tokens} clear ones, {settings.agreement:.2%} is required. Nothing was kept. Lower "
             "--agreement if that is good enough, or take another format or precision"
         )

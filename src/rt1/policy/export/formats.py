@@ -52,7 +52,7 @@ def check_possible(to: Format, precision: Precision) -> None:
         )
     missing = [name for name in PACKAGES[to] if importlib.util.find_spec(name) is None]
     if missing:
-        raise ExportError(f"an export to {to} needs {', '.join(missing)}; run: pip install 'rt1[{EXTRA[to]}]'")
+        raise ExportError(f"an export to {to} needs {', '.join(missing)}. Run: pip install 'rt1[{EXTRA[to]}]'")
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     if to == "aoti" and not any(map(shutil.which, compilers)):
         raise ExportError(
@@ -94,7 +94,7 @@ def _write_onnx(programs: Programs, folder: Path) -> None:
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().partition("\n")[0]
             raise ExportError(
-                f"ONNX cannot express this network's {name} ({reason}); export to torch-export or aoti"
+                f"ONNX cannot express this network's {name} ({reason}). Export to torch-export or aoti"
             ) from error
         assert onnx_program is not None
         onnx_program.save(folder / f"{name}.onnx", external_data=False)
