@@ -99,6 +99,11 @@ class SharedInfo:
         )
 
 
+def robots_of(info: CheckpointInfo | SharedInfo) -> Mapping[str, Embodiment]:
+    """Return all embodiments by name. The name of the only one is empty."""
+    return info.embodiments if isinstance(info, SharedInfo) else {"": info}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingState:
     """What resuming needs beyond the weights."""
@@ -154,7 +159,7 @@ def card_facts(model: RT1, info: CheckpointInfo | SharedInfo, folder: Path) -> C
         image_size=model.config.image_size,
         text_width=model.config.text_width,
         parameters=parameter_counts(model)["total"],
-        robots=info.embodiments if isinstance(info, SharedInfo) else {"": info},
+        robots=robots_of(info),
         text_encoder=None if info.text_encoder is None else info.text_encoder.name,
         provenance=info.provenance,
     )
@@ -162,7 +167,7 @@ def card_facts(model: RT1, info: CheckpointInfo | SharedInfo, folder: Path) -> C
 
 def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
     sizes = model.embodiments or (model.action_tokens,)
-    specs = [robot.action_spec for robot in (info.embodiments.values() if isinstance(info, SharedInfo) else [info])]
+    specs = [robot.action_spec for robot in robots_of(info).values()]
     if [(spec.size, spec.bins) for spec in specs] != [(size, model.bins) for size in sizes]:
         text = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
         raise CheckpointError(

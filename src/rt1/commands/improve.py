@@ -12,6 +12,7 @@ from rt1.checkpoint import CheckpointInfo, load_info, load_model, load_whole_inf
 from rt1.commands.options import Preset
 from rt1.common.folders import check_folder
 from rt1.data.open_data import DataOptions, open_data
+from rt1.data.sources.base import all_instructions
 from rt1.envs.registry import described
 from rt1.report.self_improvement import write_report
 from rt1.report.svg import require_figures
@@ -52,8 +53,7 @@ class ImproveCommand:
             described(self.env)  # imports it and registers its suite
         stored = stored_text_encoder(source)
         if self.text_encoder is not None:
-            instructions = (source.instruction(episode) for episode in range(len(source.lengths)))
-            encoder = load_text_encoder(self.text_encoder, instructions=instructions)
+            encoder = load_text_encoder(self.text_encoder, instructions=all_instructions(source))
         elif stored is not None:
             encoder = load_identified(stored)
         else:

@@ -21,7 +21,7 @@ from rt1.data.compare import Comparison, Difference, compare
 from rt1.data.lerobot import check_files
 from rt1.data.lerobot import schema as lerobot
 from rt1.data.open_data import DataOptions, open_data
-from rt1.data.sources.base import EpisodeSource, optional_members
+from rt1.data.sources.base import EpisodeSource, all_instructions, optional_members
 from rt1.data.survey import DataSurvey, show_episode, survey_data
 from rt1.data.target import Target, environment_target, sentences_of, target_differences
 from rt1.envs.registry import EnvSettings, is_environment, known_suites, tasks_of
@@ -156,8 +156,7 @@ class InspectCommand:
     def _encoder(self, source: EpisodeSource) -> TextEncoder | None:
         """Return the text encoder that is named, or MiniLM where the data have no text embeddings and it is there."""
         if self.text_encoder is not None:
-            instructions = [source.instruction(episode) for episode in range(len(source.lengths))]
-            return load_text_encoder(self.text_encoder, instructions=filter(str.strip, instructions))
+            return load_text_encoder(self.text_encoder, instructions=filter(str.strip, all_instructions(source)))
         if source.text_embedding(0) is not None:
             return None
         try:

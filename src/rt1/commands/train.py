@@ -16,7 +16,7 @@ from rt1.common.folders import check_folder
 from rt1.common.system import tune_allocator
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import open_mixture
-from rt1.data.sources.base import EpisodeSource, instructions_of
+from rt1.data.sources.base import EpisodeSource, all_instructions
 from rt1.data.survey import survey_data
 from rt1.presets import TEXT_ENCODERS, preset
 from rt1.report.dataset_checks import findings
@@ -78,11 +78,7 @@ class TrainCommand:
         encoder = None
         name = self.text_encoder or TEXT_ENCODERS.get(self.preset)
         if name is not None:
-            instructions = chain.from_iterable(
-                instructions_of(weighted.source, episode)
-                for weighted in sources
-                for episode in range(len(weighted.source.lengths))
-            )
+            instructions = chain.from_iterable(all_instructions(weighted.source) for weighted in sources)
             encoder = load_text_encoder(name, instructions=chain(instructions, *paraphrases.values()))
         arguments: dict[str, Any] = {
             "encoder": encoder,

@@ -21,6 +21,7 @@ from rt1.checkpoint import (
     card_facts,
     load_whole_info,
     load_whole_model,
+    robots_of,
     save_checkpoint,
 )
 from rt1.common.folders import check_outside, replacing_alone
@@ -186,9 +187,8 @@ def _embeddings(
 
 def _sentences(info: CheckpointInfo | SharedInfo) -> list[str]:
     """Return the sentences of the tasks that a policy was trained on, with their paraphrases."""
-    robots = info.embodiments.values() if isinstance(info, SharedInfo) else [info]
     sentences = []
-    for made in (robot.provenance for robot in robots if robot.provenance.get("env")):
+    for made in (robot.provenance for robot in robots_of(info).values() if robot.provenance.get("env")):
         suite = EnvSettings().suite_of(made)
         sentences += [sentence for task in tasks_of(suite, made) for sentence in suite.sentences(task)]
     return list(dict.fromkeys(filter(None, sentences)))

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, FloatArray
 from rt1.common.json_config import check_between
-from rt1.common.suggest import unknown_name
 from rt1.errors import ExportError
 from rt1.hub.names import policy_path
 from rt1.policy.base import BasePolicy, Instruction
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from rt1.policy.exported_manifest import Manifest
 
 EncodeText = Callable[[str], NDArray[np.float32]]
-_EMBED = "give its text embedding, or export again with --instructions and this sentence"
+_EXPORT_AGAIN = "Give its text embedding, or export again with --instructions and this sentence"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +114,14 @@ class Policy(BasePolicy):
         """
         from rt1.policy.open import describe, open_engine, policy_folder
 
-        if is_export(policy_path(path)):
-            describe(path, embodiment=embodiment)
-            policy = cls.from_export(path, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
+        folder, info = policy_folder(path), describe(path, embodiment=embodiment)
+        if is_export(folder):
+            policy = cls.from_export(folder, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
             if engine not in (None, AUTO, policy.engine):
                 raise ExportError(f"{path} is an export for {policy.engine}, not for {engine}. Leave --engine out")
             return policy
-        info = describe(path, embodiment=embodiment)
         encode_text = text_function(info, text_encoder)
-        if text_encoder is None and (table := stored_table(policy_folder(path))) is not None:
+        if text_encoder is None and (table := stored_table(folder)) is not None:
             encode_text = _stored_first(table, encode_text)
         opened = open_engine(path, engine or "torch", embodiment=embodiment, device=device, threads=threads)
         return cls(Stepper(opened, cond_scale=cond_scale), info.action_spec, encode_text=encode_text)
@@ -155,11 +153,12 @@ class Policy(BasePolicy):
         """
         folder = policy_path(folder)
         engine, manifest = open_export(folder, threads=threads)
-        encode_text = (
-            _stored_sentences(folder, manifest.text_encoder, has_table=TABLE_FILE in manifest.files)
-            if text_encoder is None
-            else text_function(manifest, text_encoder)
-        )
+        if text_encoder is not None:
+            encode_text = text_function(manifest, text_encoder)
+        elif TABLE_FILE in manifest.files:
+            encode_text = _stored_first(TableEncoder.load(folder / TABLE_FILE), None, cure=_EXPORT_AGAIN)
+        else:
+            encode_text = _without_table(manifest.text_encoder)
         return cls(Stepper(engine, cond_scale=cond_scale), manifest.action_spec, encode_text=encode_text)
 
     @property
@@ -268,14 +267,16 @@ def text_function(info: CheckpointInfo | Manifest, encoder: TextEncoder | None) 
     return encode
 
 
-def _stored_first(table: TableEncoder, encode: EncodeText | None) -> EncodeText:
-    """Return instruction -> vector of the sentences that a packaged policy holds, and of others by its text encoder."""
+def _stored_first(
+    table: TableEncoder, encode: EncodeText | None, *, cure: str = "Give one of them, or its text embedding"
+) -> EncodeText:
+    """Return instruction -> vector of the sentences that a policy's folder holds, and of others by its text encoder."""
 
     def encode_text(instruction: str) -> NDArray[np.float32]:
         if instruction in table.sentences:
             return table.encode([instruction])[0]
         if encode is None:
-            raise ValueError(f"{table.unknown(instruction)}. Give one of them, or its text embedding")
+            raise ValueError(f"{table.unknown(instruction)}. {cure}")
         try:
             return encode(instruction)
         except (ValueError, ModuleNotFoundError) as error:
@@ -284,18 +285,9 @@ def _stored_first(table: TableEncoder, encode: EncodeText | None) -> EncodeText:
     return encode_text
 
 
-def _stored_sentences(folder: Path, identity: TextEncoderIdentity | None, *, has_table: bool) -> EncodeText:
-    """Return instruction -> vector of the sentences that an export holds."""
-    table = TableEncoder.load(folder / TABLE_FILE) if has_table else None
+def _without_table(identity: TextEncoderIdentity | None) -> EncodeText:
+    def refuse(_instruction: str) -> NDArray[np.float32]:
+        source = "" if identity is None else f" of {identity}"
+        raise ValueError(f"this export has no table of text embeddings{source}; {_EXPORT_AGAIN}")
 
-    def encode(instruction: str) -> NDArray[np.float32]:
-        if table is None:
-            source = "" if identity is None else f" of {identity}"
-            raise ValueError(
-                f"this export holds no table of text embeddings{source}, only embeddings are taken; {_EMBED}"
-            )
-        if instruction not in table.sentences:
-            raise ValueError(f"{unknown_name('instruction', instruction, table.sentences)}; {_EMBED}")
-        return table.encode([instruction])[0]
-
-    return encode
+    return refuse

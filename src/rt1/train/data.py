@@ -20,7 +20,14 @@ from rt1.data.open_mixture import Samples, WeightedSource, split_sources
 from rt1.data.pipeline.loader import Loader
 from rt1.data.pipeline.sentences import Sentences
 from rt1.data.pipeline.windows import Clips, Windows
-from rt1.data.sources.base import CORRECTIONS, EpisodeSource, has_corrections, instructions_of, optional_members
+from rt1.data.sources.base import (
+    CORRECTIONS,
+    EpisodeSource,
+    all_instructions,
+    has_corrections,
+    instructions_of,
+    optional_members,
+)
 from rt1.data.sources.concat import Embodiments
 from rt1.data.sources.images import image_size
 from rt1.data.statistics import source_statistics
@@ -123,16 +130,12 @@ def prepare_data(
     return TrainingData(
         source=split.source,
         text_encoder=_text_encoder([weighted.source for weighted in sources]) if encoder is None else encoder.identity,
-        unknown=frozenset(with_unknown(encoder, _all_instructions(split.source))),
+        unknown=frozenset(with_unknown(encoder, all_instructions(split.source))),
         paraphrases=checksum(paraphrases) if paraphrases else None,
         train=loader(split.train),
         held_out=None if split.held_out is None else loader(split.held_out),
         held_out_episodes=split.held_out_episodes,
     )
-
-
-def _all_instructions(source: EpisodeSource) -> set[str]:
-    return {instruction for episode in range(len(source.lengths)) for instruction in instructions_of(source, episode)}
 
 
 def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | None:
@@ -270,7 +273,7 @@ def _command() -> dict[str, str]:
 
 def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64], unknown: frozenset[str]) -> Embodiment:
     details = optional_members(source).details
-    unknown &= _all_instructions(source) if unknown else unknown
+    unknown = unknown.intersection(all_instructions(source) if unknown else ())
     return Embodiment(
         action_spec=source.action_spec,
         control_rate=details.get("control_rate"),

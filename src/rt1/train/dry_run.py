@@ -20,6 +20,7 @@ from rt1.common.progress import duration
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.sources.base import EpisodeSource
 from rt1.errors import SaveError
+from rt1.model.heads import parameter_counts
 from rt1.text.encoder import TextEncoder
 from rt1.text.paraphrases import Paraphrases
 from rt1.train.config import TrainConfig
@@ -86,7 +87,7 @@ def _output(run: Run, free: float) -> str:
     state = f"resumes after update {run.update:,} of {run.config.updates:,}" if is_started(run.folder) else "a new run"
     changes = f", changed {'; '.join(run.changes)}" if run.changes else ""
     # Adam's two moments, the weights, and once more where they are averaged.
-    size = sum(p.numel() for p in run.model.parameters()) * 4e-9 * (3 if run.average is None else 4)
+    size = parameter_counts(run.model)["total"] * 4e-9 * (3 if run.average is None else 4)
     names = " and ".join(f"{name}/" for name in RUN_ORDER)
     return f"{run.folder}, {state}{changes}; {names} of about {size:.2g} GB each, {free:.0f} GB free"
 
@@ -117,7 +118,7 @@ def _shares(run: Run) -> dict[str, str]:
         "data": f"{data.source.name}: {episodes:,} episodes, {len(data.held_out_episodes):,} of them held out, "
         f"{int(data.source.lengths.sum()):,} steps",
         "pass": f"{windows:,} windows, {passes}{config.updates * config.batch_size / windows:.3g} passes",
-        "network": f"preset {config.name}, {sum(p.numel() for p in run.model.parameters()) / 1e6:.3g} M parameters",
+        "network": f"preset {config.name}, {parameter_counts(run.model)['total'] / 1e6:.3g} M parameters",
     }
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rt1.actions import ActionSpec, Continuous, FloatArray
 from rt1.common.border import DAMAGE, reading
 from rt1.data.lerobot import schema, v2
-from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, instructions_of, read_steps
+from rt1.data.lerobot.steps import StepKeys, Steps, StoredImages, episode_instructions, read_steps
 from rt1.data.lerobot.video import VideoImages, starts_in_files
 from rt1.data.rlds.schema import read_json, read_recorder_notes
 from rt1.data.sources.base import Outcome, check_steps
@@ -112,7 +112,7 @@ class LeRobotSource:
         self.text_encoder = notes.text_encoder
         self.details: dict[str, Any] = {"control_rate": info.fps, **notes.details}
         tasks = version.read_tasks(self.folder) if instruction_key is None else {}
-        self._instructions = instructions_of(tasks, steps, episodes)
+        self._instructions = episode_instructions(tasks, steps, episodes)
         self._tasks, self._seeds = episodes.tasks, episodes.seeds
         self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))

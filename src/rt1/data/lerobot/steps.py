@@ -305,7 +305,7 @@ def _read_group(path: Path, group: int, key: str, metadata: pq.FileMetaData) -> 
     return pc.struct_field(table[key], "bytes")
 
 
-def instructions_of(tasks: Mapping[int, str], steps: Steps, episodes: Episodes) -> tuple[tuple[str, ...], ...]:
+def episode_instructions(tasks: Mapping[int, str], steps: Steps, episodes: Episodes) -> tuple[tuple[str, ...], ...]:
     """Return the instructions of each episode: that of its task, which may be empty, then those of its list of tasks.
 
     An episode without a task has those of its list alone. An unknown number raises :class:`DataError`. Where a column

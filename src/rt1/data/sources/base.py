@@ -139,6 +139,12 @@ def instructions_of(source: EpisodeSource, episode: int) -> tuple[str, ...]:
     return (source.instruction(episode),) if several is None else tuple(several(episode))
 
 
+def all_instructions(source: EpisodeSource) -> list[str]:
+    """Return the different sentences of all episodes, in their order."""
+    episodes = range(len(source.lengths))
+    return list(dict.fromkeys(sentence for episode in episodes for sentence in instructions_of(source, episode)))
+
+
 def optional_members(source: EpisodeSource) -> OptionalMembers:
     """Return the optional members of a source, with defaults for those it does not have."""
     names = [f.name for f in fields(OptionalMembers)]
