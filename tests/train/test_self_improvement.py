@@ -187,6 +187,42 @@ def test_a_spent_budget_ends_it_between_rounds_and_a_larger_one_goes_on(run: Cal
     assert run(control=False, trials=1).finished
 
 
+def test_an_improvement_that_was_moved_in_a_round_resumes(
+    run: Callable[..., Improvement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = tmp_path / "out" / "round-2" / "improved"
+    with monkeypatch.context() as patch:
+        patch.setattr(_Loop, "budget_is_spent", _spent_after(trained))
+        assert not run(rounds=2, control=False, trials=1).finished
+    (trained / "run.json").write_text((trained / "run.json").read_text().replace(str(tmp_path), "/elsewhere"))
+    for file in trained.rglob("training.json"):
+        file.write_text(file.read_text().replace(str(tmp_path), "/elsewhere"))
+    assert run(rounds=2, control=False, trials=1).finished
+    (tmp_path / "out" / "round-1" / "own" / "rt1.json").unlink()
+    state = json.loads((tmp_path / "out" / STATE_FILE).read_text())
+    (tmp_path / "out" / STATE_FILE).write_text(json.dumps({**state, "rounds": state["rounds"][:1]}))
+    with pytest.raises(DataError, match=r"round-1/own lacks rt1\.json.*Remove it"):
+        run(rounds=2, control=False, trials=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"rounds": [{"number": 1, "attempts": {}, "kept": {}, "improved": [], "control": []}]}, "round 0 is another"),
+        ({"rounds": [{"number": 0, "attempts": {}, "kept": {}, "improved": [], "control": []}]}, "of other tasks"),
+        ({"cpu_seconds": {"train": float("nan")}}, "finite"),
+    ],
+)
+def test_a_damaged_state_is_refused(
+    change: dict[str, object], problem: str, run: Callable[..., Improvement], tmp_path: Path
+) -> None:
+    run(cpu_minutes=1e-9, control=False, trials=1)
+    file = tmp_path / "out" / STATE_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(DataError, match=problem):
+        run(control=False, trials=1)
+
+
 def test_another_setting_in_the_same_folder_is_refused(run: Callable[..., Improvement]) -> None:
     run(cpu_minutes=1e-9, trials=1)
     with pytest.raises(ValueError, match=r"begun with other settings \(trials: 1 then, 3 now\); give the old ones"):

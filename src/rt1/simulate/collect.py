@@ -30,6 +30,7 @@ from rt1.data.sources.base import CORRECTIONS
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Env, TaskSuite, action_spec_of, check_tasks, max_return
 from rt1.envs.registry import suite_to_json
+from rt1.errors import DataError
 from rt1.policy.policy import ActingSettings, Policy
 from rt1.simulate.noise import OrnsteinUhlenbeckNoise
 from rt1.simulate.record import check_experts, embed_sentences, recorded_sentence
@@ -317,5 +318,6 @@ def _finished(folder: Path) -> Collection | None:
         return None
     with reading(file, cure=f"remove {folder} to collect again"):
         collection = from_json(Collection, {**read_object(file), "folder": folder})
-    assert (folder / RT1_FILE).is_file() or not collection.episodes
+    if collection.episodes and not (folder / RT1_FILE).is_file():
+        raise DataError(f"{folder} lacks {RT1_FILE}, which its {ATTEMPTS_FILE} counts on. Remove it to collect again")
     return collection

@@ -36,6 +36,7 @@ from rt1.checkpoint import (
 from rt1.common import json_config
 from rt1.common.border import reading
 from rt1.common.files import recover, replacing
+from rt1.common.json_files import read_object
 from rt1.common.progress import say
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.sources.base import EpisodeSource
@@ -51,6 +52,7 @@ from rt1.train.config import TrainConfig, differences
 from rt1.train.data import TrainingData, checkpoint_info, prepare_data, trial_info
 from rt1.train.distributed import World, average_statistics, share_batch_norm
 from rt1.train.forward import Predictor
+from rt1.train.log import ABOUT_FILE
 from rt1.train.meter import Meter
 from rt1.train.optim import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rt1.train.param_groups import freeze, training_mode
@@ -182,6 +184,15 @@ def open_run(
 def is_started(folder: Path) -> bool:
     """Whether a folder holds a run to resume."""
     return any((folder / name).exists() for name in RUN_ORDER)
+
+
+def init_of(folder: Path, policy: Path) -> str:
+    """Return the policy that a run begins with, as a run that began names it: the folders may have moved since."""
+    about = folder / ABOUT_FILE
+    if not (is_started(folder) and about.is_file()):
+        return str(policy)
+    with reading(about, cure=f"remove {folder} to train again"):
+        return str(read_object(about)["config"]["init"])
 
 
 def _new_run(data: TrainingData, config: TrainConfig, folder: Path, world: World) -> Run:

@@ -36,6 +36,7 @@ from rt1.simulate.rollout import check_actions_fit
 from rt1.text.encoder import TextEncoder
 from rt1.train.config import TrainConfig, differences
 from rt1.train.loop import train
+from rt1.train.run import init_of
 
 STATE_FILE = "improve.json"
 IMPROVE_FILES = (STATE_FILE, "start")
@@ -209,6 +210,8 @@ class _Loop:
                 state = read_object(file)
                 self.rounds = [json_config.from_json(Round, data, where="a round") for data in state["rounds"]]
                 self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
+                if not all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values()):
+                    raise ValueError(f"cpu_seconds are {self.cpu_seconds}; they must be finite and not below 0")
                 # A folder of an earlier version lacks newer settings, which had their defaults then.
                 old = {**state, "settings": {**_fixed(ImproveSettings()), **state["settings"]}}
                 changed = differences(_flat(old), _flat(self.about))
@@ -217,7 +220,13 @@ class _Loop:
                     f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
                     "another --out"
                 )
+            self._check_rounds(file)
         self._save()
+
+    def _check_rounds(self, file: Path) -> None:
+        for number, one in enumerate(self.rounds):
+            if one.number != number or tuple(count.task for count in one.improved) != self.settings.tasks:
+                raise DataError(f"{file}: its round {number} is another or of other tasks. Restore it from a copy")
 
     def result(self) -> Improvement:
         return Improvement(
@@ -326,13 +335,13 @@ class _Loop:
         share = round(1000 * self.settings.own_share)
         data = [WeightedSource(source=self.recorded, weight=(1000 - share) * max(1, len(sources)))]
         data += [WeightedSource(source=source, weight=share) for source in sources]
+        run = self.folder / f"round-{number}" / variant
         config = replace(
             self.config,
             updates=self.settings.updates if number else self.settings.first_updates,
             seed=self.settings.seed + number,
-            init=str(self._policy(variant, number - 1)) if number else self.config.init,
+            init=init_of(run, self._policy(variant, number - 1)) if number else self.config.init,
         )
-        run = self.folder / f"round-{number}" / variant
         with self._timed("train"):
             result = train(data, config, run)
         if not result.finished:
