@@ -243,7 +243,7 @@ def test_a_gl_backend_that_is_not_there_is_one_line(backend: str) -> None:
 
 def test_a_missing_metaworld_is_one_line_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "metaworld", None)
-    with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed; run: pip install 'rt1\[metaworld\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed. Run: pip install 'rt1\[metaworld\]'"):
         MetaWorldEnv(task="reach", render=False)
 
 

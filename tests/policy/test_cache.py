@@ -114,7 +114,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_extra(
     onnx_export: tuple[Path, Path], made: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ExportError, match=r"openvino needs openvino; run: pip install 'rt1\[openvino\]'"):
+    with pytest.raises(ExportError, match=r"openvino needs openvino. Run: pip install 'rt1\[openvino\]'"):
         cached_export(onnx_export[0], engine_choice("openvino"))
     assert not made
 

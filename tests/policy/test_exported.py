@@ -134,7 +134,7 @@ def test_a_checkpoint_s_place_takes_an_export_too(onnx_export: tuple[Path, Path]
     assert Policy.from_checkpoint(folder, engine="auto", threads=1).engine == "onnx"
     with pytest.raises(ExportError, match="is an export for onnx, not for openvino"):
         Policy.from_checkpoint(folder, engine="openvino")
-    with pytest.raises(ExportError, match="one embodiment; leave out the name 'left'"):
+    with pytest.raises(ExportError, match=r"one embodiment\. Leave out the name 'left'"):
         Policy.from_checkpoint(folder, embodiment="left")
 
 

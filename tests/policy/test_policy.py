@@ -185,7 +185,7 @@ def test_a_refused_reset_leaves_the_policy_as_it_was(policy: Policy) -> None:
     policy.reset(_embedding())
     first = policy.logits(image)
     policy.reset(_embedding())
-    with pytest.raises(ValueError, match="use the encoder it was trained with"):
+    with pytest.raises(ValueError, match="Use the encoder it was trained with"):
         policy.reset(np.zeros(7, np.float32))
     np.testing.assert_array_equal(policy.logits(image), first)
 

@@ -116,7 +116,7 @@ def test_an_image_may_be_prepared_before_its_step(stepper: Stepper) -> None:
 
 def test_the_attention_maps_are_those_of_the_last_image(stepper: Stepper, model: RT1) -> None:
     state, images = stepper.start(_embedding()), _images(2)
-    with pytest.raises(ValueError, match="no attention maps before the first image; take a step first"):
+    with pytest.raises(ValueError, match=r"no attention maps before the first image\. Take a step first"):
         stepper.attention_maps(state)
     for image in images:
         stepper.step([state], [image])

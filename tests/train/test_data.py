@@ -317,7 +317,7 @@ def test_a_checkpoint_of_several_embodiments_names_them_and_gives_the_network_of
             load(folder)
         with pytest.raises(CheckpointError, match="unknown embodiment 'hands'; did you mean 'hand'"):
             load(folder, embodiment="hands")
-    with pytest.raises(ValueError, match="this network has 2 embodiments; load the network of one"):
+    with pytest.raises(ValueError, match=r"this network has 2 embodiments\. Load the network of one"):
         Policy(load_whole_model(folder), data[0].source.action_spec)
 
 

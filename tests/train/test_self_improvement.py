@@ -253,7 +253,7 @@ def test_a_simulator_that_is_missing_is_named_before_anything_is_trained(
     recorded: Path, config: TrainConfig, table: TableEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)  # as if it were not installed
-    with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed; run: pip install 'rt1\[metaworld\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"Meta-World is not installed. Run: pip install 'rt1\[metaworld\]'"):
         improve(RLDSSource(recorded), config, tmp_path / "out", wanted=WANTED, encoder=table)
     assert not (tmp_path / "out").exists()
 

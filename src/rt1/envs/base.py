@@ -173,7 +173,7 @@ class BaseEnv(ABC):
     def reset(self, seed: int) -> Observation:
         """Start an episode; the same seed (any int >= 0) gives the same start."""
         if seed < 0:
-            raise ValueError(f"seed is {seed}, must be 0 or more")
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
         self._steps = None
         observation = self.start(seed)
         self._steps = 0

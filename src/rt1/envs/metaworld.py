@@ -57,7 +57,7 @@ class MetaWorldConfig:
         check_between(self, 1, NATIVE_RATE, "control_rate")
         if not (min(self.part) >= 0 and 0.1 <= self.part[2] <= 1 - max(self.part[:2])):
             raise ValueError(
-                f"crop is {list(self.part)}, must be the top, the left and the side of a square within 0..1, with a "
+                f"crop is {list(self.part)}; it must be the top, the left and the side of a square within 0..1, with a "
                 "side of at least 0.1"
             )
         limit = NATIVE_STEPS // self.hold

@@ -173,7 +173,7 @@ class SimplerEnv:
     def reset(self, seed: int) -> Observation:
         """Start an episode with the robot and objects of ``seed`` (any int >= 0)."""
         if seed < 0:
-            raise ValueError(f"seed is {seed}, must be 0 or more")
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
         if self._sim is None:
             self._sim = _open_simulator(self.task, self.config, render=self.render)
         # A scene that is used again keeps traces of the episode before.

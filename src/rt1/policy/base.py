@@ -69,7 +69,7 @@ def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -
     With a ``vocabulary``: unless it holds ids of word pieces, whole numbers in 0..vocabulary-1.
     """
     if embedding.dtype.kind not in "fiu":
-        raise ValueError(f"the text embedding is {embedding.dtype}, must be real numbers. Give float32")
+        raise ValueError(f"the text embedding is {embedding.dtype}; it must be real numbers. Give float32")
     if embedding.shape != (width,):
         raise ValueError(
             f"the text embedding has shape {embedding.shape}; this network takes ({width},). Use the encoder it was "

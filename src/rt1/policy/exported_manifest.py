@@ -113,7 +113,7 @@ class Manifest:
     def __post_init__(self) -> None:
         rate = self.control_rate
         if rate is not None and (type(rate) not in (int, float) or not 0 < rate < float("inf")):
-            raise ValueError(f"the control rate is {rate!r:.80}, must be a number of steps per second")
+            raise ValueError(f"the control rate is {rate!r:.80}; it must be a number of steps per second")
         texts: tuple[object, ...] = (self.weights, *self.files, *self.files.values(), *self.versions.values())
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise ValueError("the files and versions hold something else than printable text")

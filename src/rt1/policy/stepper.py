@@ -164,7 +164,7 @@ def guided(cond: Any, null: Any, scale: float) -> Any:  # noqa: ANN401 (arrays o
 
 def _checked_scale(scale: float, *, guidance: bool) -> float:
     if not (math.isfinite(scale) and scale >= 0.0):
-        raise ValueError(f"cond_scale is {scale}, must be a number of at least 0, where 1 is the network as it is")
+        raise ValueError(f"cond_scale is {scale}; it must be a number of at least 0, where 1 is the network as it is")
     if scale != 1.0 and not guidance:
         raise ValueError(
             f"cond_scale is {scale}, but this network was trained with the text in every sample (text.drop is 0) and "

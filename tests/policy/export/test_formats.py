@@ -67,7 +67,7 @@ def test_what_onnx_cannot_express_is_said_in_one_line(onnx_export: tuple[Path, P
     assert onnx_export
     odd = torch.export.export(FiveDimensions().eval(), (torch.randn(1, 2, 2, 4, 8),))
     with pytest.raises(
-        ExportError, match=r"ONNX cannot express this network's condition \(.+\); export to torch"
+        ExportError, match=r"ONNX cannot express this network's condition \(.+\). Export to torch"
     ) as caught:
         write_graphs(Programs(condition=odd, tokenizer=odd, decoder=odd), tmp_path, to="onnx", precision="fp32")
     assert "\n" not in str(caught.value)

@@ -76,7 +76,7 @@ class TorchEngine(Engine):
     def prepare(self, image: NDArray[Any]) -> FloatArray:
         """Return the image as training prepares it, to the last bit."""
         if image.ndim != 3:
-            raise ValueError(f"the image has shape {image.shape}, must be one RGB image (H, W, 3)")
+            raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
         prepared_1CHW = self.model.prepare(torch.from_numpy(np.array(image, order="C"))[None])
         return prepared_1CHW[0].float().permute(1, 2, 0).numpy()
 

@@ -83,7 +83,7 @@ class ExportSettings:
         steps = window + 4 if self.steps is None else self.steps
         if steps <= window:
             raise ValueError(
-                f"steps is {steps}, must be more than the window of {window} images, so that images are forgotten"
+                f"steps is {steps}; it must be more than the window of {window} images, so that images are forgotten"
             )
         return steps
 
