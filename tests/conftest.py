@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from rt1.actions import ActionSpec, Continuous, FloatArray
-from rt1.checkpoint import CheckpointInfo, load_info, load_model, save_checkpoint
+from rt1.checkpoint import CheckpointInfo, load_info, save_checkpoint
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings, RLDSWriter
 from rt1.data.sources.images import encode_jpeg
 from rt1.envs.base import Image, Observation, StepResult
@@ -289,7 +289,7 @@ def small_world() -> MetaWorldSuite:
     return MetaWorldSuite(config=MetaWorldConfig(image_size=16, control_rate=4.0))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_checkpoint(table: TableEncoder, small_world: MetaWorldSuite) -> Callable[..., Path]:
     """Save an untrained policy for the faucets of Meta-World that was told the bounds -bound..bound."""
 
@@ -301,11 +301,7 @@ def make_checkpoint(table: TableEncoder, small_world: MetaWorldSuite) -> Callabl
         torch.manual_seed(7)
         sizes: dict[str, Any] = {"action_tokens": spec.size, "bins": spec.bins, "text_width": table.identity.width}
         model = RT1(dataclasses.replace(preset("debug").model, **sizes))
-        provenance = {
-            "tasks": ["faucet-open-v3", "faucet-close-v3"],
-            "env": suite_to_json(small_world),
-            "update": 7,
-        }
+        provenance = {"tasks": ["faucet-open-v3", "faucet-close-v3"], "env": suite_to_json(small_world), "update": 7}
         info = CheckpointInfo(
             model=model.config,
             action_spec=spec,
@@ -319,18 +315,25 @@ def make_checkpoint(table: TableEncoder, small_world: MetaWorldSuite) -> Callabl
 
 
 @pytest.fixture
-def steady(gl: str, make_checkpoint: Callable[..., Path], tmp_path: Path) -> Path:
-    """A checkpoint whose policy moves down, always: it presses Meta-World's handle and moves no faucet."""
-    assert gl
-    folder = make_checkpoint(tmp_path / "untrained")
-    info = load_info(folder)
-    config = dataclasses.replace(load_model(folder).config, readout="last_token")
-    model = RT1(config)
-    tokens = info.action_spec.encode(np.array([(0.0, 0.0, -1.0, 0.0)], dtype=np.float32))[0]
-    with torch.no_grad():
-        model.transformer.output.weight.zero_()
-        model.transformer.output.bias.view(config.action_tokens, config.bins)[range(4), tokens] = 9.0
-    return save_checkpoint(tmp_path / "steady", model=model, info=dataclasses.replace(info, model=config))
+def steady(make_steady: Callable[[Path], Path], tmp_path: Path) -> Path:
+    return make_steady(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_steady(gl: str, make_checkpoint: Callable[..., Path]) -> Callable[[Path], Path]:
+    """Save a policy that moves down, always: it presses Meta-World's handle and moves no faucet."""
+    assert gl  # for its trials
+
+    def make(folder: Path) -> Path:
+        info = load_info(make_checkpoint(folder / "untrained"))
+        model = RT1(dataclasses.replace(info.model, readout="last_token"))
+        tokens = info.action_spec.encode(np.array([(0.0, 0.0, -1.0, 0.0)], dtype=np.float32))[0]
+        with torch.no_grad():
+            model.transformer.output.weight.zero_()
+            model.transformer.output.bias.view(model.config.action_tokens, -1)[range(4), tokens] = 9.0
+        return save_checkpoint(folder / "steady", model=model, info=dataclasses.replace(info, model=model.config))
+
+    return make
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,22 +43,43 @@ def recorded(
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config() -> TrainConfig:
     debug = preset("debug")
     return replace(debug, model=replace(debug.model, readout="last_token"), batch_size=2, log_every=1)
 
 
-@pytest.fixture
-def run(
-    recorded: Path, config: TrainConfig, table: TableEncoder, steady: Path, tmp_path: Path
-) -> Callable[..., Improvement]:
-    def call(**changed: object) -> Improvement:
+@pytest.fixture(scope="module")
+def steady(make_steady: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_steady(tmp_path_factory.mktemp("steady"))
+
+
+@pytest.fixture(scope="module")
+def run_in(recorded: Path, config: TrainConfig, table: TableEncoder, steady: Path) -> Callable[..., Improvement]:
+    def call(folder: Path, **changed: object) -> Improvement:
         wanted = replace(WANTED, **changed)  # type: ignore[arg-type]
-        source = RLDSSource(recorded)
-        return improve(source, config, tmp_path / "out", wanted=wanted, encoder=table, checkpoint=steady)
+        return improve(RLDSSource(recorded), config, folder, wanted=wanted, encoder=table, checkpoint=steady)
 
     return call
+
+
+@pytest.fixture
+def run(run_in: Callable[..., Improvement], tmp_path: Path) -> Callable[..., Improvement]:
+    return partial(run_in, tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def one_round(run_in: Callable[..., Improvement], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Improvement]:
+    """A folder with one round that has no baseline."""
+    folder = tmp_path_factory.mktemp("one") / "out"
+    return folder, run_in(folder, control=False, trials=1)
+
+
+@pytest.fixture(scope="module")
+def corrected(run_in: Callable[..., Improvement], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Improvement]:
+    """A folder with one round of corrections."""
+    folder = tmp_path_factory.mktemp("corrected") / "out"
+    return folder, run_in(folder, expert=True, tries=2, trials=1)
 
 
 def test_a_round_keeps_successes_learns_from_them_and_compares(
@@ -83,17 +106,17 @@ def test_a_round_keeps_successes_learns_from_them_and_compares(
 
 
 def test_a_round_of_corrections_trains_on_them_and_its_checkpoint_says_so(
-    run: Callable[..., Improvement], small_world: MetaWorldSuite, tmp_path: Path
+    corrected: tuple[Path, Improvement], small_world: MetaWorldSuite
 ) -> None:
-    improvement = run(expert=True, tries=2)
+    folder, improvement = corrected
     after = improvement.rounds[1]
     assert after.attempts == {HANDLE: 5}
     assert 1 <= after.kept[HANDLE] <= 5
     assert after.failures[HANDLE] >= 5 - after.kept[HANDLE]
-    details = RLDSSource(tmp_path / "out" / "round-1" / "own").details
+    details = RLDSSource(folder / "round-1" / "own").details
     assert details["round"] == 1
     assert has_corrections(details)
-    improved, control = (load_info(tmp_path / "out" / "round-1" / name).provenance for name in ("improved", "control"))
+    improved, control = (load_info(folder / "round-1" / name).provenance for name in ("improved", "control"))
     assert (has_corrections(improved), has_corrections(control)) == (True, False)
     assert improved["env"] == control["env"] == suite_to_json(small_world)
     assert results_json(improvement)["row"] == "with expert corrections"
@@ -107,24 +130,29 @@ def _spent_after(folder: Path) -> property:
 
 
 def test_a_budget_that_ends_in_a_round_resumes_to_the_same_result(
-    run: Callable[..., Improvement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corrected: tuple[Path, Improvement],
+    run: Callable[..., Improvement],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = run(expert=True, trials=1)
-    (tmp_path / "out").rename(tmp_path / "whole")
+    folder, whole = corrected
     own, trained = (tmp_path / "out" / "round-1" / name for name in ("own", "improved"))
     for last, missing in ((own, trained), (trained, trained.with_name("control"))):
         with monkeypatch.context() as patch:
             patch.setattr(_Loop, "budget_is_spent", _spent_after(last))
-            assert not run(expert=True, trials=1).finished
+            assert not run(expert=True, tries=2, trials=1).finished
         assert last.is_dir()
         assert not missing.exists()
-    assert run(expert=True, trials=1).rounds == whole.rounds
-    weights = [tmp_path / name / "round-1" / "improved" / "last" / "model.safetensors" for name in ("whole", "out")]
+    assert run(expert=True, tries=2, trials=1).rounds == whole.rounds
+    weights = [out / "round-1" / "improved" / "last" / "model.safetensors" for out in (folder, tmp_path / "out")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_an_improvement_without_newer_settings_resumes(run: Callable[..., Improvement], tmp_path: Path) -> None:
-    first = run(control=False, trials=1)
+def test_an_improvement_without_newer_settings_resumes(
+    one_round: tuple[Path, Improvement], run: Callable[..., Improvement], tmp_path: Path
+) -> None:
+    first = one_round[1]
+    shutil.copytree(one_round[0], tmp_path / "out")
     file = tmp_path / "out" / STATE_FILE
     state = json.loads(file.read_text())
     del state["settings"]["expert"]
@@ -167,17 +195,18 @@ def test_a_task_without_an_expert_is_refused_by_name(
 
 
 def test_a_finished_improvement_is_not_done_again_and_can_be_taken_further(
-    run: Callable[..., Improvement], tmp_path: Path
+    one_round: tuple[Path, Improvement], run: Callable[..., Improvement], tmp_path: Path
 ) -> None:
-    first = run(control=False, trials=1)
+    first = one_round[1]
+    shutil.copytree(one_round[0], tmp_path / "out")
     state = (tmp_path / "out" / STATE_FILE).read_text()
     again = run(control=False, trials=1)
     assert again.rounds == first.rounds
     assert json.loads(state)["rounds"] == json.loads((tmp_path / "out" / STATE_FILE).read_text())["rounds"]
     assert first.rounds[-1].control == ()
-    further = run(control=False, trials=1, rounds=3)  # three own data sets beside the recorded one
+    further = run(control=False, trials=1, rounds=2)  # two own data sets and the recorded one
     assert further.rounds[:2] == first.rounds
-    assert len(further.rounds) == 4
+    assert len(further.rounds) == 3
 
 
 def test_a_spent_budget_ends_it_between_rounds_and_a_larger_one_goes_on(run: Callable[..., Improvement]) -> None:
