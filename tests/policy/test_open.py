@@ -104,7 +104,7 @@ def test_an_export_describes_itself(onnx_export: tuple[Path, Path]) -> None:
     checkpoint, folder = onnx_export
     assert policy_folder(folder) == folder
     assert describe(folder).action_spec == describe(checkpoint).action_spec
-    with pytest.raises(ExportError, match="leave out the name 'left'"):
+    with pytest.raises(ExportError, match="Leave out the name 'left'"):
         describe(folder, embodiment="left")
 
 

@@ -118,7 +118,7 @@ MANY_SCANS = PROGRESSIVE[:-2] + 2500 * PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda
         ({"instruction": "open " * 101, "reset": True}, "505 characters; it may have 500"),
         ({"instruction": DRAWER, "reset": 1}, "reset is 1; it must be true or false"),
         ({"instruction": "open the draw", "reset": True}, "did you mean 'open the drawer'"),
-        ({"instruction": np.zeros(7, np.float32), "reset": True}, "use the encoder it was trained with"),
+        ({"instruction": np.zeros(7, np.float32), "reset": True}, "Use the encoder it was trained with"),
         ({"instruction": np.full(8, 1e20, np.float32), "reset": True}, "of size 1e+20; at most 10000 is sane"),
         ({"instruction": np.full(8, 1e300), "reset": True}, "not finite; compute it again"),
         ({"instruction": DRAWER, "image": np.zeros((4, 4), np.uint8)}, "it must be uint8 RGB"),

@@ -23,5 +23,5 @@ def test_code_compiled_for_another_machine_is_refused(
     torch_export: tuple[Path, Path], versions: dict[str, str], message: str
 ) -> None:
     manifest = replace(read_manifest(torch_export[1]), kind="aoti", versions=versions)
-    with pytest.raises(ExportError, match=f"{message}.*export it again here"):
+    with pytest.raises(ExportError, match=f"{message}.*Export it again here"):
         ProgramEngine(torch_export[1], manifest)

@@ -35,7 +35,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(
     monkeypatch: pytest.MonkeyPatch, to: Format, extra: str
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    with pytest.raises(ExportError, match=rf"an export to {to} needs .*run: pip install 'rt1\[{extra}\]'"):
+    with pytest.raises(ExportError, match=rf"an export to {to} needs .*Run: pip install 'rt1\[{extra}\]'"):
         check_possible(to, "fp32")
 
 
