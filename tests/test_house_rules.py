@@ -32,6 +32,7 @@ TESTS_WITHOUT_A_MODULE = {
     "test_packages.py",
     "test_project.py",
     "test_scripts.py",
+    "test_shipped.py",
     "test_variants.py",
     "test_testing.py",  # a folder, entered by one door
 }

@@ -100,7 +100,7 @@ def test_a_folder_begun_with_other_settings_is_refused_and_left_as_it_was(
     ("change", "message"),
     [
         ({"tasks": ("faucet-open", "faucet-clsoe")}, "did you mean 'faucet-close'"),
-        ({"tasks": ("reach", "reach-v3")}, "give at least one and none twice"),
+        ({"tasks": ("reach", "reach-v3")}, "Give at least one and none twice"),
         ({"preset": "dmeo"}, "did you mean 'demo'"),
         ({"trials": 0}, "trials is 0"),
         ({"episodes": 0}, "episodes is 0"),

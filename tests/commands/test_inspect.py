@@ -14,7 +14,15 @@ import pytest
 from rt1.cli import main
 from rt1.commands import inspect
 from rt1.data.sources.images import decode_image, encode_jpeg
+from rt1.envs import registry
 from rt1.errors import RenderingError
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the environments that a test names."""
+    monkeypatch.setattr(registry, "_SUITES", dict(registry._SUITES))
+    monkeypatch.setattr(registry, "_FACTORIES", {})
 
 
 @pytest.fixture

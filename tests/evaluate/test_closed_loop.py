@@ -90,7 +90,7 @@ def test_no_task_and_a_task_named_twice_are_refused(
     info = json.loads((checkpoint / "checkpoint.json").read_text())
     info["provenance"]["tasks"] = []
     (checkpoint / "checkpoint.json").write_text(json.dumps(info))
-    with pytest.raises(ValueError, match="give at least one and none twice"):
+    with pytest.raises(ValueError, match="Give at least one and none twice"):
         evaluate_closed_loop(checkpoint, suite=small_world, settings=TrialSettings(tasks=tasks), encoder=table)
 
 

@@ -59,7 +59,7 @@ class RecordSettings:
 
     def __post_init__(self) -> None:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"tasks are {list(self.tasks)}; give at least one and none twice")
+            raise ValueError(f"tasks are {list(self.tasks)}. Give at least one and none twice")
         check_between(self, 1, MOST_EPISODES, "episodes", "episodes_per_shard")
         check_at_least(self, 0, "seed")
         check_between(self, 0, 2, "noise")
