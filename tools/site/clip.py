@@ -17,6 +17,7 @@ from rt1 import Policy
 from rt1.checkpoint import load_info
 from rt1.envs.base import TaskSuite
 from rt1.envs.registry import suite_of
+from rt1.simulate.rollout import Episode, PolicyController
 from rt1.simulate.seeds import trial_seed
 
 SIZE, CAPTION = 360, 40  # pixels
@@ -52,17 +53,13 @@ def main() -> None:
 
 
 def snapshots(policy: Policy, suite: TaskSuite, task: str, seed: int, sentence: str, steps: int) -> list[Any]:
-    """Return the scenes of an episode under an instruction, ``steps`` + 1 of them."""
-    policy.reset(sentence)
+    """Return the scenes of an episode under an instruction, ``steps`` + 1 of them. The last one stays."""
+    controller = PolicyController(policy)
     with closing(suite.open(task)) as env:
-        observation = env.reset(seed)
-        scenes = [env.snapshot()]
-        for _ in range(steps):
-            result = env.step(policy.act_vector(observation.image))
-            observation = result.observation
-            scenes.append(env.snapshot())
-            if result.done:  # the task is solved
-                break
+        episode = Episode(env, controller, seed=seed, instruction=sentence, keep_snapshots=True, max_steps=steps)
+        while not episode.done:
+            episode.step(controller.act(episode.observation))
+    scenes = list(episode.result().snapshots)
     return scenes + scenes[-1:] * (steps + 1 - len(scenes))
 
 
