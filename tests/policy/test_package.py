@@ -159,7 +159,7 @@ def test_an_export_with_a_file_outside_of_its_folder_is_refused(
     for name in ("../NOTES.md", str(tmp_path / "in" / "NOTES.md")):
         files = {**manifest["files"], name: sha256(folder / "NOTES.md")}
         (folder / "export.json").write_text(json.dumps({**manifest, "files": files}))
-        with pytest.raises(ExportError, match=r"NOTES\.md' is a path"):
+        with pytest.raises(ExportError, match="is a path"):
             package(folder, tmp_path / "out" / "package", PackageSettings())
     assert not list((tmp_path / "out").rglob("NOTES.md"))
 
