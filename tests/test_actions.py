@@ -237,6 +237,30 @@ def test_the_most_likely_token_of_each_dimension_is_the_action() -> None:
     assert (tokens.dtype.name, action.dtype.name) == ("int32", "float32")
 
 
+def test_a_temperature_gives_the_mean_of_the_bins_and_the_likeliest_choice() -> None:
+    parts = (Discrete(name="end", choices=3), Continuous(name="move", low=(-1.0,), high=(3.0,)))
+    spec = ActionSpec(parts=parts, bins=5, temperature=0.5)
+    probability = np.array([[0.1, 0.2, 0.7, 0.0, 0.0], [0.1, 0.6, 0.3, 0.0, 0.0]], dtype=np.float32)
+    logits = (0.5 * np.log(np.maximum(probability, 1e-30))).astype(
+        np.float32
+    )  # softmax(logits / 0.5) is the probability
+    tokens, action = spec.decode_logits(logits)
+    np.testing.assert_array_equal(tokens, [2, 1])
+    np.testing.assert_allclose(action, [2.0, -1 + 0.6 * 1 + 0.3 * 2], atol=1e-5)  # bins at -1, 0, 1, 2, 3
+    assert action.dtype == np.float32
+    assert dataclasses.replace(spec, temperature=0.0).decode_logits(logits)[1].tolist() == [2.0, 0.0]
+
+
+def test_a_temperature_is_stored_but_does_not_tell_two_actions_apart() -> None:
+    cold = ActionSpec(parts=(Continuous(name="move", low=(-1.0,), high=(3.0,)),))
+    warm = dataclasses.replace(cold, temperature=0.5)
+    assert ActionSpec.from_json(warm.to_json()).temperature == 0.5
+    assert "temperature" not in cold.to_json()
+    assert warm == cold
+    with pytest.raises(ValueError, match="temperature is -1"):
+        dataclasses.replace(cold, temperature=-1.0)
+
+
 @pytest.mark.parametrize(("low", "high"), [(-1e39, 0.0), (-3e38, 3e38), (0.0, 10**300), (-float("inf"), 0.0)])
 def test_bounds_that_float32_cannot_hold_are_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match="bounds"):

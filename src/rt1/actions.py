@@ -10,7 +10,7 @@ operations gives other tokens at the bin edges.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -29,6 +29,8 @@ TokenArray = NDArray[np.int32]
 _LARGEST = 1e38
 """Largest bound: the width between two such bounds is finite in float32."""
 _MOST_BINS = 1 << 16
+_HOTTEST = 100.0
+"""Largest temperature. At it all bins of a trained network weigh about the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +112,16 @@ class ActionSpec:
     """Bins per continuous dimension = size of the token vocabulary V."""
     parts: tuple[ActionPart, ...]
     """Parts in token order."""
+    temperature: float = field(default=0.0, compare=False)
+    """How a network's logits become a continuous action. 0: the likeliest bin, as Google's code does. Above 0: the mean
+    of all bins, weighted by ``softmax(logits / temperature)``. It says nothing of recorded actions, so two specs that
+    differ in it alone are equal."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= _HOTTEST:
+            raise ValueError(
+                f"temperature is {self.temperature}. It must lie in 0..{_HOTTEST:g}. Give 0 for the likeliest bin"
+            )
         names = [part.name for part in self.parts]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"action parts are named {names}; give at least one part and no name twice")
@@ -217,9 +227,10 @@ class ActionSpec:
         return value
 
     def decode_logits(self, logits: FloatArray) -> tuple[TokenArray, FloatArray]:
-        """Return the most likely tokens of logits (..., A, V), int32 (..., A), and their action.
+        """Return the most likely tokens of logits (..., A, V), int32 (..., A), and the action, float32 (..., A).
 
-        Every action of a network is taken from here.
+        Every action of a network is taken from here. With a temperature a continuous dimension of the action is the
+        mean of all bins. A discrete one is always the likeliest choice.
 
         Raises:
             PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
@@ -231,7 +242,14 @@ class ActionSpec:
                 "check the weights (rt1 inspect) and the text embedding"
             )
         tokens = logits.argmax(axis=-1).astype(np.int32)
-        return tokens, self.decode(tokens)
+        action = self.decode(tokens)
+        return tokens, action if not self.temperature else np.where(self.discrete_choices, action, self._mean(logits))
+
+    def _mean(self, logits: FloatArray) -> FloatArray:
+        """Return the mean (..., A) of the bins of logits (..., A, V), in physical units."""
+        weight = np.exp((logits - logits.max(axis=-1, keepdims=True)) / np.float32(self.temperature))
+        unit = (weight @ np.linspace(0, 1, self.bins, dtype=np.float32)) / weight.sum(axis=-1)
+        return unit * (self.high - self.low) + self.low
 
     def out_of_bounds(self, action: FloatArray) -> NDArray[np.bool_]:
         """(..., A) True where a value lies outside its bounds, so that encoding clips it."""
@@ -260,8 +278,8 @@ class ActionSpec:
         return np.concatenate([_part_values(part, np.asarray(action[part.name])) for part in self.parts], axis=-1)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for ``json``, which :meth:`from_json` reads."""
-        return to_json(self)
+        """Return plain data for ``json``, which :meth:`from_json` reads. It names no temperature of 0."""
+        return {name: value for name, value in to_json(self).items() if name != "temperature" or value}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> ActionSpec:

@@ -106,6 +106,7 @@ def mt50() -> TrainConfig:
         small,
         name="mt50",
         model=model,
+        temperature=0.5,
         optimizer=replace(small.optimizer, learning_rate=2e-3, warmup=500),
         average=AverageSettings(decay=0.999),
         updates=21_000,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from rt1.checkpoint import SharedInfo, load_info, load_model, load_whole_info, load_whole_model
+from rt1.checkpoint import CheckpointInfo, SharedInfo, load_info, load_model, load_whole_info, load_whole_model
 from rt1.data.open_mixture import WeightedSource
 from rt1.data.pipeline.augment import AugmentSettings
 from rt1.data.sources.images import decode_image
@@ -399,3 +399,13 @@ def test_the_checkpoint_names_instructions_with_unknown_pieces(make_source: Make
     assert info.provenance[UNKNOWN_KEY] == ["push \u6249"]
     plain = prepare_data(make_source(*SIX), short(), encoder=encoder)
     assert UNKNOWN_KEY not in checkpoint_info(plain.fit(short().model), short(), plain).provenance
+
+
+def test_the_temperature_of_the_settings_travels_with_the_checkpoint(
+    make_source: MakeSource, short: MakeConfig
+) -> None:
+    config = short(temperature=0.5)
+    data = prepare_data(make_source(*SIX), config)
+    info = checkpoint_info(data.fit(config.model), config, data)
+    assert isinstance(info, CheckpointInfo)
+    assert info.action_spec.temperature == 0.5

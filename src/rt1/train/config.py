@@ -44,6 +44,7 @@ HARMLESS = {
     "log_every",
     "name",
     "save_every",
+    "temperature",
     "threads",
     "validate_every",
 }
@@ -98,6 +99,9 @@ class TrainConfig:
     0 trains on one-hot targets, as Google does."""
     label_smoothing: float = 0.0
     """Share of each target that goes to all bins alike. 0 as in Google's code."""
+    temperature: float = 0.0
+    """How the policy reads an action from the network. 0: the likeliest bin, as Google does. Above 0: the mean of the
+    bins by softmax(logits / temperature), which is steadier. It does not change the training."""
     batch_norm: BatchNormKind = "local"
     """Images whose statistics BatchNorm uses: those of its own rank, as Google's. ``sync``: of all ranks. ``frozen``:
     none, the moving statistics stay as they are (fine-tuning)."""

@@ -244,7 +244,7 @@ def checkpoint_info(network: RT1Config, config: TrainConfig, data: TrainingData)
     """Return the description of a new run's checkpoints. Reads the actions for their statistics."""
     embodiments = data.embodiments
     robots = {
-        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes), data.unknown)
+        name: _embodiment(source, embodiments.own_numbers(head, data.held_out_episodes), data.unknown, config)
         for head, (name, source) in enumerate(embodiments.sources.items())
     }
     if embodiments.several:
@@ -271,11 +271,13 @@ def _command() -> dict[str, str]:
     return {} if command is None else {"command": command}
 
 
-def _embodiment(source: EpisodeSource, held_out: NDArray[np.int64], unknown: frozenset[str]) -> Embodiment:
+def _embodiment(
+    source: EpisodeSource, held_out: NDArray[np.int64], unknown: frozenset[str], config: TrainConfig
+) -> Embodiment:
     details = optional_members(source).details
     unknown = unknown.intersection(all_instructions(source) if unknown else ())
     return Embodiment(
-        action_spec=source.action_spec,
+        action_spec=dataclasses.replace(source.action_spec, temperature=config.temperature),
         control_rate=details.get("control_rate"),
         statistics=source_statistics(source),
         provenance={
