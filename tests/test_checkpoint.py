@@ -161,7 +161,7 @@ def test_a_damaged_description_is_refused(content: str, saved: Path) -> None:
     (saved / "checkpoint.json").write_bytes(content.encode("latin-1"))
     message = _refused(saved)
     assert str(saved / "checkpoint.json") in message
-    assert "restore it from a copy" in message
+    assert "Restore it from a copy" in message
 
 
 @pytest.mark.parametrize("value", [0, 2, "1", None])

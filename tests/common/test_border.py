@@ -22,7 +22,7 @@ def test_what_a_parser_raises_becomes_one_line_that_names_the_file(reason: Excep
         raise reason
     assert "\n" not in str(caught.value)
     assert type(reason).__name__ in str(caught.value)
-    assert "restore it from a copy" in str(caught.value)
+    assert "Restore it from a copy" in str(caught.value)
 
 
 def test_an_error_of_ours_gets_the_file_where_it_lacks_it_and_keeps_its_cause() -> None:
@@ -40,7 +40,7 @@ def test_the_caller_names_the_class_the_cure_and_the_errors_of_a_library() -> No
         pass
 
     with (
-        pytest.raises(ExportError, match="export again"),
+        pytest.raises(ExportError, match="Export again"),
         reading(PATH, error=ExportError, cure="export again", also=(LibraryError,)),
     ):
         raise LibraryError("no magic")

@@ -90,7 +90,7 @@ def test_what_goes_wrong_is_one_line_and_the_next_look_works(
     with pytest.raises(DataError) as caught:
         _look(path, name)
     assert told in str(caught.value)
-    assert str(caught.value).endswith("copy it again from where it came from")
+    assert str(caught.value).endswith("Copy it again from where it came from")
     assert "\n" not in str(caught.value)
     assert _look(path, "print_much") == stamp_of(path)
 

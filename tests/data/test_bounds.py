@@ -67,9 +67,9 @@ def test_a_file_has_the_bounds(folder: Path, content: dict[str, Any]) -> None:
     ("words", "message"),
     [
         (("q02",), "q02.*LOW HIGH, q01, q001"),
-        (("1", "x"), "1 x; .*LOW HIGH"),
-        (("2", "1"), "2 1; LOW must be below"),
-        (("nan", "1"), "nan 1; LOW must be below"),
+        (("1", "x"), "1 x. .*LOW HIGH"),
+        (("2", "1"), "2 1. LOW must be below"),
+        (("nan", "1"), "nan 1. LOW must be below"),
         (("1", "2", "3"), "1 2 3.*LOW HIGH"),
         (("-inf", "inf"), "-inf inf.*finite"),
     ],

@@ -202,7 +202,9 @@ def test_options_of_arrays_are_refused_for_other_data(tmp_path: Path) -> None:
 )
 def test_options_that_mean_nothing_for_npz_are_refused(tmp_path: Path, more: dict[str, Any], named: str) -> None:
     np.savez(tmp_path / "0.npz", **_arrays(2))
-    with pytest.raises(DataError, match=rf"^{named} cannot be used here: .* is a folder of npz episodes; leave it out"):
+    with pytest.raises(
+        DataError, match=rf"^{named} cannot be used here: .* is a folder of npz episodes\. Leave it out"
+    ):
         open_data(tmp_path, DataOptions(instruction="go", **more))
 
 
@@ -210,7 +212,7 @@ def test_options_that_mean_nothing_for_hdf5_are_refused(tmp_path: Path) -> None:
     (tmp_path / "demo.hdf5").write_bytes(b"")
     changes: list[dict[str, Any]] = [{"episode_key": "episode"}, {"split": "test"}]
     for more in changes:
-        with pytest.raises(DataError, match=r"cannot be used here: .* is HDF5; leave it out"):
+        with pytest.raises(DataError, match=r"cannot be used here: .* is HDF5\. Leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))
 
 
@@ -218,7 +220,7 @@ def test_options_that_mean_nothing_for_a_hugging_face_data_set_are_refused(tmp_p
     (tmp_path / "state.json").write_text("{}")
     changes: list[dict[str, Any]] = [{"channels_first": True}, {"group": "data"}, {"split": "test"}]
     for more in changes:
-        with pytest.raises(DataError, match=r"cannot be used here: .* is a saved Hugging Face data set; leave it out"):
+        with pytest.raises(DataError, match=r"cannot be used here: .* is a saved Hugging Face data set\. Leave it out"):
             open_data(tmp_path, DataOptions(instruction="go", **more))
 
 

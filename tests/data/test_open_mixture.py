@@ -64,12 +64,12 @@ def test_a_folder_whose_name_has_an_equals_sign_is_a_folder(folders: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["one=3", "two"], "two has no weight and others have; give every data set one: FOLDER=WEIGHT"),
-        (["one=much", "two=1"], "the weight in .*one=much is 'much'; give FOLDER=WEIGHT with a number above 0"),
+        (["one=3", "two"], "two has no weight and others have. Give every data set one: FOLDER=WEIGHT"),
+        (["one=much", "two=1"], "the weight in .*one=much is 'much'. Give FOLDER=WEIGHT with a number above 0"),
         (["one=0", "two=1"], r"the weight of .*one is 0\.0"),
         (["one=nan", "two=1"], "the weight of .*one is nan"),
         (["one=1e308", "two=1"], r"one is 1e\+308"),
-        (["one", "wide"], r"different action specs \(the bounds .*\); map one"),
+        (["one", "wide"], r"different action specs \(the bounds .*\)\. Map one"),
         ([], "no data set is named"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_wrong_mixture_file_says_what_is_wrong_in_one_line(tmp_path: Path, con
 
 def test_a_mixture_file_stands_alone(folders: Path) -> None:
     (folders / "m.json").write_text('{"parts": [{"data": "one"}]}')
-    with pytest.raises(DataError, match="give it alone"):
+    with pytest.raises(DataError, match="Give it alone"):
         open_mixture([folders / "m.json", folders / "two"], PLAIN)
     with pytest.raises(DataError, match="--image-key, --skip-corrupt"):
         open_mixture([folders / "m.json"], DataOptions(skip_corrupt=True, image_key="observation/image"))

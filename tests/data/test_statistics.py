@@ -145,7 +145,7 @@ def test_constant_dimensions_are_named(statistics: ActionStatistics) -> None:
 
 
 def test_parts_that_do_not_add_up_are_refused(statistics: ActionStatistics) -> None:
-    with pytest.raises(DataError, match="add up to 2 dimensions; the actions have 3"):
+    with pytest.raises(DataError, match=r"add up to 2 dimensions\. The actions have 3"):
         spec_between(statistics.minimum, statistics.maximum, parts={"move": 2})
 
 

@@ -108,7 +108,7 @@ def test_an_interrupted_recording_is_refused_by_the_reader_and_resumes_to_the_sa
     for path in [*copied.glob("*-00002-of-00004"), copied / "rt1.json", copied / "features.json"]:
         path.unlink()
     with pytest.raises(
-        DataError, match="recording not finished: 3 of 4 shards; run the same record command again to resume"
+        DataError, match=r"recording not finished: 3 of 4 shards\. Run the same record command again to resume"
     ):
         RLDSSource(copied)
     report = record(copied, suite=ENV, settings=FAUCETS, encoder=table)

@@ -130,12 +130,12 @@ def test_an_episode_without_embedding_needs_an_encoder(make_source: MakeSource, 
 
 
 def test_a_source_without_episodes_is_refused(make_source: MakeSource, short: MakeConfig) -> None:
-    with pytest.raises(DataError, match="memory has no episodes; record some"):
+    with pytest.raises(DataError, match=r"memory has no episodes\. Record some"):
         prepare_data(make_source(), short())
 
 
 def test_a_single_episode_cannot_be_held_out(make_source: MakeSource, short: MakeConfig) -> None:
-    with pytest.raises(ValueError, match=r"held_out is 0.2 of 1 episodes; at least one .* lower held_out"):
+    with pytest.raises(ValueError, match=r"held_out is 0.2 of 1 episodes. At least one .* Lower held_out"):
         prepare_data(make_source(9), short())
 
 

@@ -83,13 +83,18 @@ def reading(
             raise error(text) from reason
         if isinstance(reason, RT1Error):
             raise error(f"{name}: {text}") from reason
-        raise error(f"{name} is damaged or not in the expected form ({describe(reason)}); {cure}") from reason
+        raise error(f"{name} is damaged or not in the expected form ({describe(reason)}). {sentence(cure)}") from reason
 
 
 def describe(reason: BaseException) -> str:
     """Return an exception in one line: its text, and its class where the text needs it."""
     text = _one_line(reason)
     return text if text and type(reason) is ValueError else f"{type(reason).__name__}: {text}".removesuffix(": ")
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital letter at its beginning."""
+    return text[:1].upper() + text[1:]
 
 
 def _one_line(reason: BaseException) -> str:

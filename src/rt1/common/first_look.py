@@ -24,7 +24,7 @@ from typing import Any
 from rt1.common.border import check_no_pointer, reading
 from rt1.errors import DataError
 
-COPY_AGAIN = "copy it again from where it came from"
+COPY_AGAIN = "Copy it again from where it came from"
 Stamp = tuple[int, int, int]
 """Size in bytes, and the times of the last change of the content and of the inode, ns."""
 
@@ -50,7 +50,7 @@ def stamp_of(path: Path) -> Stamp:
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; {COPY_AGAIN}") from error
+        raise DataError(f"{path}: {error.strerror or error}. {COPY_AGAIN}") from error
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
@@ -109,7 +109,7 @@ def _look(function: str, path: Path, size: int, arguments: tuple[object, ...], l
             return
         if code := child.end():
             break
-    raise DataError(f"{path} cannot be read: {library} {_end_of(code, limits)}; {COPY_AGAIN}")
+    raise DataError(f"{path} cannot be read: {library} {_end_of(code, limits)}. {COPY_AGAIN}")
 
 
 def _end_of(code: int, limits: tuple[float, float]) -> str:

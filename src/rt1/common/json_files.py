@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rt1.common.border import check_no_pointer
+from rt1.common.border import check_no_pointer, sentence
 from rt1.errors import DataError, RT1Error
 
 MAX_BYTES = 256 * 2**20
@@ -35,14 +35,14 @@ def read_object(path: Path, *, error: ErrorKind = DataError, cure: str = "restor
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise error(f"{path} has {size} bytes; at most {MAX_BYTES} are read; {cure}")
+            raise error(f"{path} has {size} bytes. At most {MAX_BYTES} are read. {sentence(cure)}")
         content = path.read_bytes()
     except OSError as reason:
-        raise error(f"{path}: {reason.strerror or reason}; {cure}") from reason
+        raise error(f"{path}: {reason.strerror or reason}. {sentence(cure)}") from reason
     data = parse(content, name=str(path), toml=path.suffix == ".toml", error=error, cure=cure)
     if not isinstance(data, dict):
         kinds = {list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-        raise error(f"{path} holds {kinds.get(type(data), 'a number')}; it must hold an object; {cure}")
+        raise error(f"{path} holds {kinds.get(type(data), 'a number')}. It must hold an object. {sentence(cure)}")
     return data
 
 
@@ -64,11 +64,13 @@ def parse(
         text = content if isinstance(content, str) else content.decode("utf-8")
         data = tomllib.loads(text) if toml else json.loads(text)
     except RecursionError as reason:
-        raise error(f"{name} is nested too deeply; at most {MAX_DEPTH} levels are read; {cure}") from reason
+        raise error(f"{name} is nested too deeply. At most {MAX_DEPTH} levels are read. {sentence(cure)}") from reason
     except ValueError as reason:  # no UTF-8 either
-        raise error(f"{name} is not {kind} ({reason}); {cure}") from reason
+        raise error(f"{name} is not {kind} ({reason}). {sentence(cure)}") from reason
     if not _sound(data):
-        raise error(f"{name} is nested deeper than {MAX_DEPTH} levels, or holds text that is not Unicode; {cure}")
+        raise error(
+            f"{name} is nested deeper than {MAX_DEPTH} levels, or holds text that is not Unicode. {sentence(cure)}"
+        )
     return data
 
 

@@ -22,7 +22,7 @@ QUANTILES = {"q01": 0.01, "q001": 0.001}
 """Word -> share of the values that may lie below the lower bound, and above the upper one."""
 
 _FILE_KEYS = (("low", "high"), ("q01", "q99"), ("min", "max"))
-_RULE = "give LOW HIGH, q01, q001, or a JSON file"
+_RULE = "Give LOW HIGH, q01, q001, or a JSON file"
 Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -31,8 +31,8 @@ def with_bounds(source: EpisodeSource, words: Sequence[str]) -> EpisodeSource:
 
     Args:
         source: the episodes.
-        words: lower and upper bound of every dimension, physical units; or ``q01`` or ``q001`` for the quantiles of the
-            source's actions; or a JSON file: an ``action_spec`` as ``rt1.json`` and checkpoints hold it, or lists
+        words: lower and upper bound of every dimension, physical units. Or ``q01`` or ``q001`` for the quantiles of the
+            source's actions. Or a JSON file: an ``action_spec`` as ``rt1.json`` and checkpoints hold it, or lists
             ``low`` and ``high``, ``q01`` and ``q99`` or ``min`` and ``max``, also under the key ``action``.
 
     Raises:
@@ -42,7 +42,7 @@ def with_bounds(source: EpisodeSource, words: Sequence[str]) -> EpisodeSource:
     low, high = _bounds(source, list(words))
     if len(low) != spec.size:
         names = ", ".join(spec.dimension_names)
-        raise DataError(f"{words[0]} has bounds of {len(low)} dimensions; the action has {spec.size} ({names})")
+        raise DataError(f"{words[0]} has bounds of {len(low)} dimensions. The action has {spec.size} ({names})")
     with reading(f"the bounds {' '.join(words)}", cure=_RULE):
         bounded = spec_between(low, high, parts={"action": spec.size})  # a constant dimension gets a width
     return with_spec(source, spec_with_bounds(spec, bounded.low, bounded.high))
@@ -69,15 +69,15 @@ def _bounds(source: EpisodeSource, words: list[str]) -> Bounds:
         try:
             low, high = map(float, words)
         except ValueError as error:
-            raise DataError(f"--bounds is {' '.join(words)}; {_RULE}") from error
+            raise DataError(f"--bounds is {' '.join(words)}. {_RULE}") from error
         if not low < high:
-            raise DataError(f"--bounds is {' '.join(words)}; LOW must be below HIGH")
+            raise DataError(f"--bounds is {' '.join(words)}. LOW must be below HIGH")
         return np.full(source.action_spec.size, low), np.full(source.action_spec.size, high)
     if len(words) == 1 and words[0] in QUANTILES:
         return _quantiles(source, QUANTILES[words[0]])
     if len(words) == 1 and Path(words[0]).is_file():
         return _read(Path(words[0]))
-    raise DataError(f"--bounds is {' '.join(words)}, which is no file either; {_RULE}")
+    raise DataError(f"--bounds is {' '.join(words)}, which is no file either. {_RULE}")
 
 
 def _quantiles(source: EpisodeSource, share: float) -> Bounds:
@@ -97,8 +97,8 @@ def _read(path: Path) -> Bounds:
         values = data.get("action", data)
         pair = _pair(values) if isinstance(values, Mapping) else None
         if pair is None:
-            rule = "it must hold low and high, q01 and q99, min and max, or an action_spec"
-            raise DataError(f"{path} holds {', '.join(map(str, data))[:100]}; {rule}")
+            rule = "It must hold low and high, q01 and q99, min and max, or an action_spec"
+            raise DataError(f"{path} holds {', '.join(map(str, data))[:100]}. {rule}")
         low, high = (values[key] for key in pair)
         return finite_row(low, like=low), finite_row(high, like=low)
 

@@ -173,7 +173,7 @@ def _dimension_differences(name: str, one: ComparedSet, other: ComparedSet) -> l
         return []
     if wide > 5 * narrow:
         spreads = f"{a.std():.3g} and {b.std():.3g}"
-        message = f"{name}: the values spread {wide / narrow:.1f} times as far ({spreads}); check the unit"
+        message = f"{name}: the values spread {wide / narrow:.1f} times as far ({spreads}). Check the unit"
         return [("other-scale", message)]
     middle = float(a.min()) + float(a.max())
     ways = {"times -1": 0.0, f"{middle:g} minus the value": middle}

@@ -81,7 +81,7 @@ def convert_source(
     """
     out, settings = Path(out), settings or ConvertSettings()
     if not len(source.lengths):
-        raise DataError(f"{source.name} has no episodes; there is nothing to convert")
+        raise DataError(f"{source.name} has no episodes. There is nothing to convert")
     write = lookup("format", to, {"rlds": _write_rlds, "lerobot": _write_lerobot})
     with working_in(out, ours=(RECORDING_FILE if to == "rlds" else LEROBOT_RECORDING,)):
         resumed_at = write(source, out, settings)
@@ -151,7 +151,7 @@ def _steps_per_second(source: EpisodeSource) -> int:
     if rate is None:
         raise DataError(f"{source.name} does not note its control rate. Give fps=N, the steps per second")
     if rate != int(rate):
-        raise DataError(f"{source.name} has a control rate of {rate}; LeRobot wants a whole number. Give fps")
+        raise DataError(f"{source.name} has a control rate of {rate}. LeRobot wants a whole number. Give fps")
     return int(rate)
 
 

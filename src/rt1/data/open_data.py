@@ -113,7 +113,7 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         source.name = "hf://" + str(folder).removeprefix("hf:").lstrip("/")
         return source
     if (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE)):
-        raise DataError(f"{folder}: the download is not finished; run the same rt1 fetch command again to resume")
+        raise DataError(f"{folder}: the download is not finished. Run the same rt1 fetch command again to resume")
     if not folder.exists() and not str(folder).startswith(HUB_PREFIX):
         raise DataError(f"{folder} is not a folder or file here. Check the path. docs/data.md lists the formats")
     keys = (options.instruction_key or "").split(",")
@@ -129,7 +129,7 @@ def _open(folder: Path, options: DataOptions) -> EpisodeSource:
     unusable = [f for f in fields(DataOptions) if f.name not in (*_OPTIONS[kind], "skip_empty")]
     if changed := [f.name for f in unusable if getattr(options, f.name) != f.default]:
         names = ", ".join("--" + name.replace("_", "-") for name in changed)
-        raise DataError(f"{names} cannot be used here: {folder} is {kind}; leave it out")
+        raise DataError(f"{names} cannot be used here: {folder} is {kind}. Leave it out")
     try:
         source = _OPENERS[kind](folder, options)
         episodes = range(len(source.lengths)) if options.instruction else ()
@@ -200,8 +200,8 @@ def _open_rlds(folder: Path, options: DataOptions) -> EpisodeSource:
     features = read_features(folder)
     if not keys and not (folder / RT1_FILE).is_file():
         raise DataError(
-            f"{folder} has no {RT1_FILE}; name its keys with --image-key, --instruction-key, --action-keys (and "
-            f"--embedding-key), or an Open X data set with --open-x; it has {', '.join(layout_keys(features))}"
+            f"{folder} has no {RT1_FILE}. Name its keys with --image-key, --instruction-key, --action-keys (and "
+            f"--embedding-key), or an Open X data set with --open-x. It has {', '.join(layout_keys(features))}"
         )
     layout = RLDSLayout(**keys) if keys else None
     if layout is not None and options.instruction and not options.instruction_key:

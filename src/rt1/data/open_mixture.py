@@ -112,7 +112,7 @@ def open_mixture(words: Sequence[str | Path], options: DataOptions) -> tuple[Wei
     weights = _weights(described.parts)
     sources = [open_data(Path(part.data), part) for part in described.parts]
     if described.bins is not None:
-        with reading(words[0], cure="mend it there"):
+        with reading(words[0], cure="Mend it there"):
             sources = [with_spec(source, replace(source.action_spec, bins=described.bins)) for source in sources]
     names = _embodiment_names(described, sources)
     if described.bounds == "widest":
@@ -171,7 +171,7 @@ def _described(words: Sequence[str | Path], options: DataOptions) -> MixtureFile
     if not files:
         return MixtureFile(parts=tuple(_of_word(str(word), options) for word in words))
     if len(words) > 1:
-        raise DataError(f"{files[0]} is a mixture file; give it alone and name the other data sets in it")
+        raise DataError(f"{files[0]} is a mixture file. Give it alone and name the other data sets in it")
     if changed := [f"--{f.name.replace('_', '-')}" for f in fields(options) if getattr(options, f.name) != f.default]:
         raise DataError(f"{', '.join(changed)} cannot be used with {files[0]}: it has them for each data set")
     return _read(files[0])
@@ -180,24 +180,24 @@ def _described(words: Sequence[str | Path], options: DataOptions) -> MixtureFile
 def _of_word(word: str, options: DataOptions) -> MixturePart:
     folder, equals, weight = word.rpartition("=")
     if not word or (equals and not folder):
-        raise DataError(f"data is {word!r}, which names no folder; give FOLDER or FOLDER=WEIGHT")
+        raise DataError(f"data is {word!r}, which names no folder. Give FOLDER or FOLDER=WEIGHT")
     if not equals or Path(word).exists():
         return MixturePart(data=word, **vars(options))
     try:
         return MixturePart(data=folder, weight=float(weight), **vars(options))
     except ValueError as error:
-        raise DataError(f"the weight in {word} is {weight!r}; give FOLDER=WEIGHT with a number above 0") from error
+        raise DataError(f"the weight in {word} is {weight!r}. Give FOLDER=WEIGHT with a number above 0") from error
 
 
 def _read(path: Path) -> MixtureFile:
-    with reading(path, cure="mend it there"):
-        described = from_json(MixtureFile, read_object(path, cure="mend it there"), where=str(path))
+    with reading(path, cure="Mend it there"):
+        described = from_json(MixtureFile, read_object(path, cure="Mend it there"), where=str(path))
         folders = [
             Path(part.data) if part.data.startswith(HUB_PREFIX) else path.parent / part.data for part in described.parts
         ]
         for folder in folders:
             if not str(folder).isprintable():
-                raise DataError(f"{path} names the data {folder.name!r}, must be printable; mend it there")
+                raise DataError(f"{path} names the data {folder.name!r}, must be printable. Mend it there")
             folder.exists()  # raises for a name that no file can have
         parts = zip(described.parts, folders, strict=True)
         return replace(described, parts=tuple(replace(part, data=str(folder)) for part, folder in parts))
@@ -206,23 +206,23 @@ def _read(path: Path) -> MixtureFile:
 def _weights(parts: Sequence[MixturePart]) -> list[float]:
     """Return the weight of each part: its own, that of the Open X table, or 1 for all."""
     if not parts:
-        raise DataError("no data set is named; give at least one folder")
+        raise DataError("no data set is named. Give at least one folder")
     stated = [OPEN_X[p.open_x].weight if p.weight is None and p.open_x in OPEN_X else p.weight for p in parts]
     without = [part.data for part, weight in zip(parts, stated, strict=True) if weight is None]
     if without and len(without) < len(parts):
-        raise DataError(f"{', '.join(without)} has no weight and others have; give every data set one: FOLDER=WEIGHT")
+        raise DataError(f"{', '.join(without)} has no weight and others have. Give every data set one: FOLDER=WEIGHT")
     weights = [1.0 if weight is None else weight for weight in stated]
     for part, weight in zip(parts, weights, strict=True):
         if not 0.0 < weight <= LARGEST:
             raise DataError(
-                f"the weight of {part.data} is {weight}; it must be above 0 and at most {LARGEST}; or leave it out"
+                f"the weight of {part.data} is {weight}. It must be above 0 and at most {LARGEST}. Or leave it out"
             )
     return weights
 
 
 def _split(source: EpisodeSource, *, held_out: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     if not len(source.lengths):
-        raise DataError(f"{source.name} has no episodes; record some, or check the folder and the split")
+        raise DataError(f"{source.name} has no episodes. Record some, or check the folder and the split")
     try:
         return split_episodes(len(source.lengths), held_out=held_out, seed=seed)
     except ValueError as error:
@@ -235,8 +235,8 @@ def _embodiment_names(described: MixtureFile, sources: Sequence[EpisodeSource]) 
     if described.heads == "separate":
         return [source.name if name is None else name for source, name in zip(sources, names, strict=True)]
     if named := [name for name in names if name is not None]:
-        cure = 'set heads = "separate", or leave the name out'
-        raise DataError(f'the mixture names the embodiment {named[0]!r} and has heads = "one"; {cure}')
+        cure = 'Set heads = "separate", or leave the name out'
+        raise DataError(f'the mixture names the embodiment {named[0]!r} and has heads = "one". {cure}')
     return names
 
 

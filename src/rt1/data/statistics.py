@@ -55,7 +55,7 @@ class SourceStatistics:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> SourceStatistics:
         """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
-        with reading("the statistics of a source", cure="take them again"):
+        with reading("the statistics of a source", cure="Take them again"):
             names, columns = tuple(map(str, data["names"])), data["statistics"]
             rows = {f.name: finite_row(columns[f.name], like=names) for f in fields(ActionStatistics)[1:]}
             return SourceStatistics(
@@ -98,7 +98,7 @@ def all_actions(source: EpisodeSource) -> FloatArray:
     """Return all actions of a source, float32 (steps, A). No steps, or one that is not finite, raise ``DataError``."""
     lengths = source.lengths.tolist()
     if not sum(lengths):
-        raise DataError(f"{source.name} has no steps; there are no actions to take statistics of")
+        raise DataError(f"{source.name} has no steps. There are no actions to take statistics of")
     actions = np.empty((sum(lengths), source.action_spec.size), dtype=np.float32)
     first = 0
     for episode, steps in enumerate(lengths):
@@ -185,7 +185,7 @@ def spec_between(
     """
     total = sum(parts.values())
     if total != len(low):
-        raise DataError(f"the parts {dict(parts)} add up to {total} dimensions; the actions have {len(low)}")
+        raise DataError(f"the parts {dict(parts)} add up to {total} dimensions. The actions have {len(low)}")
     low, high = low.astype(np.float64), high.astype(np.float64)
     flat = low.astype(np.float32) == high.astype(np.float32)
     # A thousandth of a large value is a width that float32 can hold.

@@ -80,7 +80,7 @@ def load_or_make(
             problems.append(str(error))
         else:  # memory-mapped, so that the memory of making them is free again
             return _load(folder, key, is_sound) or replace(made, folder=folder)
-    warnings.warn(f"the index cannot be kept and is made at every start: {'; '.join(problems)}", stacklevel=2)
+    warnings.warn(f"the index cannot be kept and is made at every start: {', '.join(problems)}", stacklevel=2)
     return made
 
 

@@ -163,7 +163,7 @@ def survey_data(
     """
     limits = limits or SurveyLimits()
     if not len(source.lengths):
-        raise DataError(f"{source.name} has no episodes; point to a data set that has some")
+        raise DataError(f"{source.name} has no episodes. Point to a data set that has some")
     sentences = {int(e): source.instruction(int(e)) for e in spread(len(source.lengths), limits.instructions)}
     episodes = _episodes_of(source, limits.steps)
     actions = [source.actions(episode, 0, int(source.lengths[episode])) for episode in episodes.tolist()]
@@ -194,7 +194,7 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
     if episode is None:
         episode = int(np.argsort(source.lengths, kind="stable")[count // 2])
     if not 0 <= episode < count:
-        raise DataError(f"there is no episode {episode}; {source.name} has the episodes 0..{count - 1}")
+        raise DataError(f"there is no episode {episode}. {source.name} has the episodes 0..{count - 1}")
     length = int(source.lengths[episode])
     steps = tuple(spread(length, images).tolist())
     return ShownEpisode(

@@ -80,13 +80,13 @@ def _of_bounds(name: str, values: NDArray[np.float64], low: float, high: float, 
     outside = float(((values < low) | (values > high)).mean()) if len(values) else 0.0
     bounds = f"the bounds {low:g}..{high:g} of {target}"
     if outside > _OUTSIDE:
-        yield "other-bounds", f"{name}: {outside:.0%} of the values lie outside {bounds}; check the unit and the sign"
+        yield "other-bounds", f"{name}: {outside:.0%} of the values lie outside {bounds}. Check the unit and the sign"
     elif len(values):
         first, last = np.quantile(values, [0.01, 0.99])
         if 0 < last - first < _NARROW * (high - low):
             yield (
                 "other-scale",
-                f"{name}: 98 % of the values lie in {first:.3g}..{last:.3g}, within {bounds}; check the unit",
+                f"{name}: 98 % of the values lie in {first:.3g}..{last:.3g}, within {bounds}. Check the unit",
             )
 
 
@@ -112,5 +112,5 @@ def _of_texts(source: EpisodeSource, target: Target) -> Iterator[Difference]:
         count = f"{len(other)} of {len(sentences)} instructions are none of {target.name}"
         yield (
             "other-instructions",
-            f"{count}, the first is {other[0][:80]!r}; {target.name} has {target.sentences[0]!r}",
+            f"{count}, the first is {other[0][:80]!r}. {target.name} has {target.sentences[0]!r}",
         )

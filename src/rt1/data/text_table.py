@@ -25,7 +25,7 @@ def harvest_text_table(source: EpisodeSource, out_path: Path | str, *, encoder_n
     """
     episodes = [episode for episode in range(len(source.lengths)) if source.instruction(episode).strip()]
     if not episodes:
-        raise DataError(f"{source.name}: none of its {len(source.lengths)} episodes has an instruction; use another")
+        raise DataError(f"{source.name}: none of its {len(source.lengths)} episodes has an instruction. Use another")
     table = TableEncoder.from_pairs(_pairs(source, episodes), encoder_name)
     table.save(Path(out_path))
     if left_out := len(source.lengths) - len(episodes):

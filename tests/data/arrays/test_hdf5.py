@@ -133,7 +133,7 @@ def test_encoded_images_are_handed_on_as_they_are(tmp_path: Path, padded: bool) 
     [
         ({"action": np.zeros((3, 2))}, "2 images and 3 actions"),
         ({"action": np.full((2, 2), np.inf)}, "the action of step 0 .*finite"),
-        ({"observations/images/front": np.zeros((2, 3, 8, 8), np.uint8)}, "it must be uint8"),
+        ({"observations/images/front": np.zeros((2, 3, 8, 8), np.uint8)}, "It must be uint8"),
     ],
 )
 def test_an_unusable_episode_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:

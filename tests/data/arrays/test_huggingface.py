@@ -102,7 +102,7 @@ def test_one_sentence_may_stand_for_all_episodes() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"episode_index": [4, 7, 4, 7, 7]}, "episode 4 lies in several pieces; sort the data set by 'episode_index'"),
+        ({"episode_index": [4, 7, 4, 7, 7]}, "episode 4 lies in several pieces. Sort the data set by 'episode_index'"),
         ({"action": [[0.0, float("nan")]] * 5}, "episode 4: the action of step 0 is .*finite"),
         (
             {"action": [[0.0], [0.0, 1.0], [0.0], [0.0], [0.0]]},
@@ -297,7 +297,7 @@ def test_a_video_with_another_number_of_images_than_actions_is_refused() -> None
     [
         ({"bytes": b"no video at all", "path": None}, "here: the video is damaged or truncated"),
         ({"bytes": None, "path": "/nowhere/a.mp4"}, r"here: /nowhere/a\.mp4: No such file or directory"),
-        ({"bytes": None, "path": None}, "it must be a datasets.Video with bytes or a path"),
+        ({"bytes": None, "path": None}, "It must be a datasets.Video with bytes or a path"),
         (None, "here: the video is None"),
     ],
 )

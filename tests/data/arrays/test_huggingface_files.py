@@ -1,4 +1,4 @@
-"""Hugging Face data sets on disk: splits, folders of Parquet files, labels; and names of the hub."""
+"""Hugging Face data sets on disk: splits, folders of Parquet files, labels, names of the hub."""
 
 from __future__ import annotations
 

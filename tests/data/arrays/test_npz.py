@@ -183,7 +183,7 @@ def test_steps_outside_an_episode_are_refused(tmp_path: Path) -> None:
     source = NpzSource(_write(tmp_path / "set", _episode()), layout=LAYOUT)
     with pytest.raises(IndexError, match="of episode 0, which has 4 steps"):
         source.images(0, 1, 5)
-    with pytest.raises(IndexError, match=r"it has the episodes 0\.\.0"):
+    with pytest.raises(IndexError, match=r"It has the episodes 0\.\.0"):
         source.instruction(1)
 
 

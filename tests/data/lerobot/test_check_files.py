@@ -129,4 +129,4 @@ def test_steps_with_a_task_of_another_episode_are_named(tmp_path: Path, version:
     ((check, message),) = file_problems(folder)
     assert check == "other-task"
     assert "1 episodes" in message
-    assert "episode 2, 'task 2' and 'task 3'" in message
+    assert "episode 2 they are 'task 2' and 'task 3'" in message

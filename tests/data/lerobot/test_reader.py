@@ -178,7 +178,7 @@ def test_several_cameras_must_be_chosen_from(damaged: Path) -> None:
     [
         (lambda info: info.update(codebase_version="v1.6"), "codebase_version 'v1.6'.*lerobot"),
         (lambda info: info.update(codebase_version="v2.1"), "episodes.jsonl"),
-        (lambda info: info.update(codebase_version="v4.0"), "codebase_version 'v4.0'.*update rt1"),
+        (lambda info: info.update(codebase_version="v4.0"), "codebase_version 'v4.0'.*Update rt1"),
         (lambda info: info.pop("features"), "is damaged or not in the expected form"),
         (lambda info: info.update(fps=0), "fps is 0.0"),
         (lambda info: info.update(total_episodes=6), r"promises the episodes 0\.\.5, found 5 episodes"),

@@ -60,7 +60,7 @@ def test_names_that_two_action_keys_share_are_left_out(tmp_path: Path) -> None:
     written = LeRobotSet(lengths=(2, 2), video=None, names=names, extra={"m0": [[0.0, 1.0], [1.0, 0.0]]})
     folder = written.write(tmp_path / "set")
     assert LeRobotSource(folder, action_key=("action", "m0")).action_spec.dimension_names[::7] == ("action_0", "m0")
-    with pytest.raises(DataError, match="action, action; name each of them once"):
+    with pytest.raises(DataError, match=r"action, action\. Name each of them once"):
         LeRobotSource(folder, action_key=("action", "action"))
 
 

@@ -178,7 +178,7 @@ def test_an_error_in_a_thread_comes_out_at_its_batch(make_source: MakeSource) ->
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"threads": 0}])
 def test_sizes_below_one_are_refused(options: dict[str, int], make_source: MakeSource) -> None:
-    with pytest.raises(ValueError, match="both must be at least 1"):
+    with pytest.raises(ValueError, match="Both must be at least 1"):
         _loader(make_source(3), **options)
 
 

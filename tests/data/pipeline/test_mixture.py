@@ -155,13 +155,13 @@ def test_a_weight_that_is_no_share_is_refused(weights: tuple[float, ...]) -> Non
 
 
 def test_weights_that_repeat_too_late_are_refused_with_rounded_ones() -> None:
-    with pytest.raises(ValueError, match=re.escape(f"{LONGEST_PERIOD:,}") + r".*round.*\[760"):
+    with pytest.raises(ValueError, match=re.escape(f"{LONGEST_PERIOD:,}") + r".*Round.*\[760"):
         _mixture([3, 3], [3_812_345.0, 1_203_998.0])
 
 
 def test_parts_without_samples_and_parts_of_other_sizes_are_refused() -> None:
     one, two = (Windows(lengths=np.array([5, 5]), episodes=np.array([0]), window=window) for window in (2, 3))
-    with pytest.raises(ValueError, match="all must be of one kind and size"):
+    with pytest.raises(ValueError, match="All must be of one kind and size"):
         Mixture(parts=(one, two), weights=(1.0, 1.0))
     none = Windows(lengths=np.array([5]), episodes=np.array([], dtype=np.int64), window=2)
     with pytest.raises(ValueError, match=r"parts \[1\] .*samples"):

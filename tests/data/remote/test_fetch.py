@@ -68,7 +68,7 @@ def test_a_half_finished_download_resumes(
     monkeypatch.setattr(download, "BLOCK", 1000)
     whole, out = make_set(server.folder / "set", kind), tmp_path / "part"
     server.sends_parts, server.requests_left = sends_parts, requests
-    with pytest.raises(DataError, match=r"500.*resume"):
+    with pytest.raises(DataError, match=r"500.*run the command again"):
         _fetch(f"{server.url}/set", out, "1:5")
     assert (out / FETCH_FILE).is_file()
     with pytest.raises(DataError, match="not finished"):

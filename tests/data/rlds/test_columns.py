@@ -57,7 +57,7 @@ LAYOUT = RLDSLayout(image_key="image", instruction_key="instruction")
 def test_nothing_left_after_skipping_is_refused(tmp_path: Path) -> None:
     records = [_steps(1, action=np.full(2, np.nan, np.float32))]
     folder = _data_set(tmp_path / "foreign", {"action": _tensor(2)}, records)
-    with pytest.raises(DataError, match=r"no readable episode.*1 skipped.*step 0"):
+    with pytest.raises(DataError, match=r"no readable episode.*1 are skipped.*step 0"):
         RLDSSource(folder, layout=LAYOUT, skip_corrupt=True)
 
 
@@ -69,7 +69,7 @@ def test_nothing_left_after_skipping_is_refused(tmp_path: Path) -> None:
         (_steps(0, action=np.zeros(0, np.float32)), "the episode has no steps"),
         (
             _steps(2, action=np.zeros(5, np.float32)),
-            "'steps/action' has 5 values for 2 steps; it must have 2 a step",
+            "'steps/action' has 5 values for 2 steps. It must have 2 a step",
         ),
         (_steps(2), "the record has no 'steps/action'"),
         ({"instruction": [b"x"], "action": np.zeros(2, np.float32)}, "the record has no 'steps/image'"),
@@ -90,7 +90,7 @@ def test_an_unusable_episode_is_named_and_may_be_left_out(
 
 def test_without_a_layout_the_keys_are_named(tmp_path: Path) -> None:
     folder = _data_set(tmp_path / "foreign", {"action": _tensor(2)}, [_steps(1, action=np.zeros(2, np.float32))])
-    with pytest.raises(DataError, match=r"RLDSLayout.*it has action, image, instruction"):
+    with pytest.raises(DataError, match=r"RLDSLayout.*It has action, image, instruction"):
         RLDSSource(folder)
 
 
@@ -103,11 +103,11 @@ def test_without_a_layout_the_keys_are_named(tmp_path: Path) -> None:
         ),
         (
             RLDSLayout(image_key="action", instruction_key="instruction"),
-            "holds a tensor; image_key must name an image",
+            "holds a tensor. The image_key must name an image",
         ),
         (
             RLDSLayout(image_key="image", instruction_key="instruction", action_keys=("image",)),
-            "numbers are needed",
+            "Numbers are needed",
         ),
     ],
 )
@@ -276,7 +276,7 @@ def test_an_embedding_is_read_from_either_form_of_float_list(tmp_path: Path, pac
 @pytest.mark.parametrize(
     ("vector", "message"),
     [
-        (np.zeros(2, np.float32), "has 2 values; it must have 3"),
+        (np.zeros(2, np.float32), "has 2 values. It must have 3"),
         (np.zeros(3, np.int64), "is not a list of floats"),
     ],
 )

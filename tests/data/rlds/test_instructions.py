@@ -59,7 +59,7 @@ def test_a_class_label_is_the_name_that_tfds_stores_with_it(tmp_path: Path) -> N
 def test_a_class_label_outside_of_its_names_is_refused(tmp_path: Path) -> None:
     folder = _data_set(tmp_path / "set", LABEL, [np.array([2, 2])])
     (folder / "steps-said.labels.txt").write_text("close the drawer\nopen the drawer\n")
-    with pytest.raises(DataError, match=r"class label 2; .* 2 labels"):
+    with pytest.raises(DataError, match=r"class label 2\. .* 2 labels"):
         _open(folder)
 
 

@@ -130,7 +130,7 @@ def _description(kind: str) -> dict[str, Any]:
 
 
 def _value(key: str, kind: str, rng: np.random.Generator) -> FeatureValue:
-    """Make up the values of all steps of a feature; flags end the episode at its last step."""
+    """Make up the values of all steps of a feature. Flags end the episode at its last step."""
     if kind == "image":
         return [encode_jpeg(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(STEPS)]
     if kind == "text":
@@ -158,7 +158,7 @@ def _tree(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(folder: Path, name: str, **replaced: FeatureValue) -> tuple[Path, dict[str, FeatureValue]]:
-    """Write a set of one episode in the schema of a published one; return its folder and the stored values."""
+    """Write a set of one episode in the schema of a published one, and return its folder and the stored values."""
     kinds, rng = _features(name), np.random.default_rng(0)
     stored = {key: _value(key, kind, rng) for key, kind in kinds.items()} | replaced
     steps = {"sequence": {"feature": _tree({key: _description(kind) for key, kind in kinds.items()}), "length": "-1"}}
@@ -266,7 +266,7 @@ def test_a_changed_mapping_counts_although_the_index_is_kept(tmp_path: Path) -> 
 )
 def test_a_mapping_that_does_not_give_rt1_s_action_is_refused_when_opened(tmp_path: Path, wrong: Any) -> None:
     folder, _ = _write(tmp_path / "set", "viola")
-    with pytest.raises(DataError, match=r"episode 0: to_rt1 returned .*; it must return finite float32 \(4, 11\)"):
+    with pytest.raises(DataError, match=r"episode 0: to_rt1 returned .*\. It must return finite float32 \(4, 11\)"):
         open_x_source(folder, dataset=dataclasses.replace(_own(), to_rt1=wrong))
 
 
@@ -311,7 +311,7 @@ def test_steps_outside_an_episode_are_refused(tmp_path: Path, start: int, stop: 
     source = open_x_source(folder, dataset="bridge")
     with pytest.raises(IndexError, match=r"bridge: .*episode 0.*3 steps"):
         source.actions(0, start, stop)
-    with pytest.raises(IndexError, match=r"it has the episodes 0\.\.0"):
+    with pytest.raises(IndexError, match=r"It has the episodes 0\.\.0"):
         source.encoded_images(1, 0, 1)
 
 

@@ -83,7 +83,7 @@ def test_steps_outside_an_episode_are_refused(folder: Path, start: int, stop: in
 @pytest.mark.parametrize("episode", [-1, 5])
 def test_an_episode_that_does_not_exist_is_refused(folder: Path, episode: int) -> None:
     source = RLDSSource(folder)
-    with pytest.raises(IndexError, match=r"it has the episodes 0\.\.4"):
+    with pytest.raises(IndexError, match=r"It has the episodes 0\.\.4"):
         source.instruction(episode)
     with pytest.raises(IndexError):
         source.actions(episode, 0, 1)
@@ -209,7 +209,7 @@ def test_a_spec_of_another_width_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"format": 2}, "has format 2; this version reads format 1"),
+        ({"format": 2}, "has format 2. This version reads format 1"),
         ({"format": 1}, "is damaged"),
         ({"format": 1, "layout": {}}, "is damaged"),
         ({"format": 1, "text_encoder": 3}, "is damaged"),

@@ -59,14 +59,14 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_folder_above_the_version_is_answered_with_the_version(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"no features\.json.*did you mean .*1\.0\.0"):
+    with pytest.raises(DataError, match=r"no features\.json.*Did you mean .*1\.0\.0"):
         read_features(folder.parent)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"featuresDict": {}}', '{"featuresDict": {"features": [1]}}'])
 def test_a_damaged_features_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "features.json").write_text(text)
-    with pytest.raises(DataError, match=r"features\.json .*copy it again"):
+    with pytest.raises(DataError, match=r"features\.json .*Copy it again"):
         read_features(tmp_path)
 
 

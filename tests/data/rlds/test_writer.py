@@ -107,12 +107,12 @@ def test_a_shard_takes_exactly_its_episodes(
     [
         ({"images": []}, "it has no steps"),
         ({"images": [b"no image"]}, "neither JPEG nor PNG"),
-        ({"actions": np.zeros((1, 2), np.float32)}, r"float32 \(1, 2\); they must be float32 \(1, 3\)"),
+        ({"actions": np.zeros((1, 2), np.float32)}, r"float32 \(1, 2\)\. They must be float32 \(1, 3\)"),
         ({"actions": np.zeros((1, 3))}, "its actions are float64"),
         ({"actions": np.full((1, 3), np.nan, np.float32)}, "the action of step 0 is .*must be finite"),
         ({"instruction": ""}, "its instruction is empty"),
-        ({"text_embedding": None}, "it has no text embedding; the recording has 8"),
-        ({"text_embedding": np.zeros(7, np.float32)}, r"float32 \(7,\); it must be finite float32 \(8,\)"),
+        ({"text_embedding": None}, "it has no text embedding. The recording has 8"),
+        ({"text_embedding": np.zeros(7, np.float32)}, r"float32 \(7,\)\. It must be finite float32 \(8,\)"),
     ],
 )
 def test_an_episode_that_cannot_be_read_back_is_not_written(

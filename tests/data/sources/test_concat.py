@@ -58,7 +58,7 @@ def test_episodes_are_counted_through_the_sources(make_source: MakeSource) -> No
     assert joined.encoded_images(2, 1, 3) == two.images[0][1:3]
     np.testing.assert_array_equal(joined.actions(2, 1, 3), two.moves[0][1:3])
     np.testing.assert_array_equal(joined.text_embedding(1), one.text_embedding(1))
-    with pytest.raises(IndexError, match=r"episode 3; it has the episodes 0\.\.2"):
+    with pytest.raises(IndexError, match=r"episode 3\. It has the episodes 0\.\.2"):
         joined.part(3)
 
 
@@ -97,7 +97,7 @@ def test_a_mapped_source_can_be_joined(make_source: MakeSource) -> None:
 
 
 def test_a_mapping_of_another_size_is_refused_at_once(make_source: MakeSource) -> None:
-    message = r"memory, episode 0: the mapping returned float32 \(1, 3\); it must return float32 \(1, 2\)"
+    message = r"memory, episode 0: the mapping returned float32 \(1, 3\)\. It must return float32 \(1, 2\)"
     with pytest.raises(DataError, match=message):
         MappedSource(make_source(3), TWO, lambda actions: actions)
 
@@ -218,7 +218,7 @@ def test_two_specs_with_one_name_are_refused(make_source: MakeSource) -> None:
 
 def test_what_heads_cannot_share_and_an_empty_name_are_refused(make_source: MakeSource) -> None:
     arm, hand = make_source(3, name="arm"), make_source(3, bins=32, name="hand")
-    with pytest.raises(DataError, match="different numbers of bins: arm 16, hand 32; the heads of a network share"):
+    with pytest.raises(DataError, match=r"different numbers of bins: arm 16, hand 32\. The heads of a network share"):
         JoinedSource([arm, hand], embodiments=["arm", None])
     with pytest.raises(DataError, match="the name of an embodiment is empty"):
         JoinedSource([arm, arm], embodiments=["arm", ""])
@@ -226,7 +226,9 @@ def test_what_heads_cannot_share_and_an_empty_name_are_refused(make_source: Make
 
 def test_several_embodiments_have_no_one_action_spec(make_source: MakeSource) -> None:
     joined = JoinedSource([make_source(3), make_source(3, dimensions=5)], embodiments=["arm", "hand"])
-    with pytest.raises(DataError, match="has the embodiments arm, hand, each with an action spec of its own; give the"):
+    with pytest.raises(
+        DataError, match=r"has the embodiments arm, hand, each with an action spec of its own\. Give the"
+    ):
         _ = joined.action_spec
 
 

@@ -55,7 +55,7 @@ def test_an_error_of_the_source_gets_its_place(make_source: MakeSource) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4, 3), np.float32), r"images\(\) gave float32 \(4, 4, 3\); it must give uint8 RGB"),
+        (np.zeros((4, 4, 3), np.float32), r"images\(\) gave float32 \(4, 4, 3\)\. It must give uint8 RGB"),
         (np.zeros((4, 4), np.uint8), r"images\(\) gave uint8 \(4, 4\)"),
     ],
 )

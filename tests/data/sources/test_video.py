@@ -64,7 +64,7 @@ def test_a_color_space_that_ffmpeg_cannot_convert_is_refused() -> None:
 def test_a_pyav_with_wrong_colors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "_COLOR", (43, 227, 45))  # as av 16 reads it
     video.check_colors.cache_clear()
-    with pytest.raises(DataError, match="install av 17"):
+    with pytest.raises(DataError, match="Install av 17"):
         Video(_video(BT709, LIMITED), name="here", cure="")
 
 

@@ -40,7 +40,7 @@ class ArrayLayout:
     instruction: str = ""
     """Sentence of every episode that stores none."""
     embedding_key: str | None = None
-    """Text embedding (E,), or (S, E), of which the first is used; None: no embeddings."""
+    """Text embedding (E,), or (S, E), of which the first is used. None: no embeddings."""
     channels_first: bool = False
     """Whether the images are (S, 3, H, W)."""
     action_is_previous: bool = False
@@ -52,8 +52,8 @@ class ArrayLayout:
     def __post_init__(self) -> None:
         if self.instruction_key is None and not self.instruction.strip():
             raise ValueError(
-                f"instruction_key is {self.instruction_key!r}, instruction {self.instruction!r}; "
-                "give the key of the instruction, or one sentence for all episodes"
+                f"instruction_key is {self.instruction_key!r}, instruction {self.instruction!r}. "
+                "Give the key of the instruction, or one sentence for all episodes"
             )
         if not self.action_keys:
             raise ValueError("action_keys is empty. Name at least one array that holds the action")
@@ -86,13 +86,13 @@ class ArraySource(ABC):
     ) -> None:
         """Check the episodes. Unusable ones, or actions that do not fit ``action_spec``, raise :class:`DataError`."""
         if not episodes:
-            raise DataError(f"{name} holds no episode; point to the folder or data set that holds them")
+            raise DataError(f"{name} holds no episode. Point to the folder or data set that holds them")
         self.name = name
         self._actions = [_checked_actions(episode, layout) for episode in episodes]
         widths = {actions.shape[1] for actions in self._actions}
         if len(widths) > 1 or (action_spec and {action_spec.size} != widths):
-            asked = f"; the action spec has {action_spec.size}" if action_spec else ""
-            raise DataError(f"{name}: the actions have {sorted(widths)} dimensions{asked}; all must be alike")
+            asked = f". The action spec has {action_spec.size}" if action_spec else ""
+            raise DataError(f"{name}: the actions have {sorted(widths)} dimensions{asked}. All must be alike")
         self.action_spec = action_spec or _spec_of(self._actions, _part_widths(episodes[0], layout.action_keys))
         self.lengths: NDArray[np.int64] = np.array([len(actions) for actions in self._actions], dtype=np.int64)
         self._where = [episode.where for episode in episodes]
@@ -154,8 +154,8 @@ def image_count(where: str, shape: Sequence[int], dtype: np.dtype[Any], layout: 
     expected = "uint8 (S, 3, H, W)" if layout.channels_first else "uint8 (S, H, W, 3)"
     channel = 1 if layout.channels_first else 3
     if dtype != np.uint8 or len(shape) != 4 or shape[channel] != 3 or 0 in shape[1:]:
-        cure = "set channels_first if the layout is the other one, or store RGB images"
-        raise DataError(f"{where}: {layout.image_key!r} is {dtype} {tuple(shape)}; it must be {expected}; {cure}")
+        cure = "Set channels_first if the layout is the other one, or store RGB images"
+        raise DataError(f"{where}: {layout.image_key!r} is {dtype} {tuple(shape)}. It must be {expected}. {cure}")
     return int(shape[0])
 
 
@@ -183,11 +183,11 @@ def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
     They lie in the folder itself, or else in folders below it.
     """
     if not path.is_dir():
-        raise DataError(f"{path} is not a folder; point to the folder that holds the episodes")
+        raise DataError(f"{path} is not a folder. Point to the folder that holds the episodes")
     files = [file for file in path.iterdir() if file.suffix in endings and file.is_file()]
     files = files or [file for file in path.rglob("*") if file.suffix in endings and file.is_file()]
     if not files:
-        raise DataError(f"{path} has no file ending in {' or '.join(endings)}; point to the folder of the episodes")
+        raise DataError(f"{path} has no file ending in {' or '.join(endings)}. Point to the folder of the episodes")
     return sorted(files, key=lambda file: natural_order(str(file)))
 
 
@@ -203,20 +203,20 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 def _checked_actions(episode: EpisodeArrays, layout: ArrayLayout) -> FloatArray:
     for key, actions in zip(layout.action_keys, episode.actions, strict=True):
         if actions.dtype.kind not in "fiu" or actions.ndim not in (1, 2):
-            raise DataError(f"{episode.where}: {key!r} is {actions.dtype} {actions.shape}; it must hold numbers (S, A)")
+            raise DataError(f"{episode.where}: {key!r} is {actions.dtype} {actions.shape}. It must hold numbers (S, A)")
         if len(actions) != episode.steps:
             raise DataError(
                 f"{episode.where}: {episode.steps} images and {len(actions)} actions. Store one each a step"
             )
     first = 1 if layout.action_is_previous else 0
     if episode.steps <= first:
-        raise DataError(f"{episode.where}: the episode has no steps; leave it out")
+        raise DataError(f"{episode.where}: the episode has no steps. Leave it out")
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         parts = [actions.reshape(len(actions), -1).astype(np.float32)[first:] for actions in episode.actions]
     values = np.concatenate(parts, axis=1)
     if not np.isfinite(values).all():
         step = int(np.argmin(np.isfinite(values).all(axis=1)))
-        raise DataError(f"{episode.where}: the action of step {step} is {values[step].tolist()}; it must be finite")
+        raise DataError(f"{episode.where}: the action of step {step} is {values[step].tolist()}. It must be finite")
     return values
 
 
@@ -238,7 +238,7 @@ def _checked_embedding(episode: EpisodeArrays) -> FloatArray | None:
             embedding = embedding.astype(np.float32)
     if embedding.dtype != np.float32 or embedding.ndim != 1 or not np.isfinite(embedding).all():
         shape = f"{stored.dtype} {stored.shape}"
-        raise DataError(f"{episode.where}: the text embedding is {shape}; it must be finite floats (E,) or (S, E)")
+        raise DataError(f"{episode.where}: the text embedding is {shape}. It must be finite floats (E,) or (S, E)")
     return embedding
 
 

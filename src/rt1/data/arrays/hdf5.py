@@ -201,7 +201,7 @@ def _image_rows(where: str, images: h5py.Dataset, layout: HDF5Layout) -> int:
         return len(images)
     if layout.encoded:
         raise DataError(
-            f"{where}: the images are {images.dtype} {images.shape}; encoded ones must be rows of bytes (uint8, S or V)"
+            f"{where}: the images are {images.dtype} {images.shape}. Encoded ones must be rows of bytes (uint8, S or V)"
         )
     return image_count(where, images.shape, images.dtype, layout)
 
@@ -218,7 +218,7 @@ def _array(where: str, content: h5py.Group, key: str) -> h5py.Dataset:
     if array.file.id != content.file.id or array.is_virtual or array.external:
         raise DataError(f"{where}: {key!r} is stored in another file, which is not read. Copy it into this one")
     if array.nbytes > _MOST_EXPANSION * content.file.id.get_filesize() or not _is_whole(array):
-        raise DataError(f"{where}: the file does not hold all {array.nbytes} bytes of {key!r}; {COPY_AGAIN}")
+        raise DataError(f"{where}: the file does not hold all {array.nbytes} bytes of {key!r}. {COPY_AGAIN}")
     return array
 
 
@@ -256,7 +256,7 @@ def _instruction(where: str, content: h5py.Group, layout: HDF5Layout, start: int
         if layout.instruction:
             return ""
         known = [*content.attrs, *content]
-        raise DataError(f"{where}: {unknown_name('instruction', key, known)}; or give instruction=SENTENCE")
+        raise DataError(f"{where}: {unknown_name('instruction', key, known)}. Or give instruction=SENTENCE")
     return text_of(_row_or_all(_array(where, content, key), start))
 
 
@@ -267,7 +267,7 @@ def _file_instruction(path: Path, layout: HDF5Layout) -> str | None:
     file = path.parent / layout.instruction_file.replace("{stem}", path.stem)
     if layout.instruction and not file.is_file():
         return ""
-    content = read_object(file, cure="copy it from where the episodes came from, or give instruction=SENTENCE")
+    content = read_object(file, cure="Copy it from where the episodes came from, or give instruction=SENTENCE")
     if layout.instruction_key not in content:
         raise DataError(f"{file}: {unknown_name('key', str(layout.instruction_key), content)}")
     return json.dumps(content[layout.instruction_key])

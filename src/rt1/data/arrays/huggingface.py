@@ -22,7 +22,7 @@ from rt1.errors import DataError
 if TYPE_CHECKING:
     import datasets  # type: ignore[import-untyped,import-not-found,unused-ignore]
 
-_VIDEO_CURE = "store the video again, or leave the episode out"
+_VIDEO_CURE = "Store the video again, or leave the episode out"
 _ROWS = 4096  # rows of the low-dimensional columns read at once
 
 
@@ -96,8 +96,8 @@ class HuggingFaceSource(ArraySource):
             row = self._rows[first][key]
             if not isinstance(row, list) or len(row) != self._counts[episode]:
                 content = f"{len(row)} images" if isinstance(row, list) else f"a {type(row).__name__}"
-                rule = f"without episode_key it must be a list of {self._counts[episode]} images, one for each action"
-                raise DataError(f"{self._where[episode]}: {key!r} holds {content}; {rule}")
+                rule = f"Without episode_key it must be a list of {self._counts[episode]} images, one for each action"
+                raise DataError(f"{self._where[episode]}: {key!r} holds {content}. {rule}")
             values = row[start:stop]
         else:
             values = self._rows[first + start : first + stop][key]
@@ -112,14 +112,14 @@ class HuggingFaceSource(ArraySource):
                 return Path(value["path"]).read_bytes()
             except OSError as error:
                 reason = error.strerror or error
-                raise DataError(f"{where}: {value['path']}: {reason}; the image is kept there") from error
+                raise DataError(f"{where}: {value['path']}: {reason}. The image is kept there") from error
         pixels = np.asarray(value)
         if self._layout.channels_first and pixels.ndim == 3:
             pixels = pixels.transpose(1, 2, 0)
         whole = pixels.dtype.kind in "iu" and pixels.size and pixels.min() >= 0 and pixels.max() <= 255
         if pixels.ndim != 3 or pixels.shape[2] != 3 or not whole:
             shape = f"{pixels.dtype} {pixels.shape}"
-            raise DataError(f"{where}: the image is {shape}; it must be a datasets.Image or pixels 0..255 (H, W, 3)")
+            raise DataError(f"{where}: the image is {shape}. It must be a datasets.Image or pixels 0..255 (H, W, 3)")
         return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
@@ -131,8 +131,8 @@ def _undecoded(name: str, dataset: datasets.Dataset, layout: HuggingFaceLayout) 
     feature = dataset.features[key]
     if isinstance(feature, datasets.Video):
         if layout.episode_key is not None:
-            cure = "leave out episode_key, and store a list of actions in each row"
-            raise DataError(f"{name}: {key!r} is a video, which holds a whole episode, not a step; {cure}")
+            cure = "Leave out episode_key, and store a list of actions in each row"
+            raise DataError(f"{name}: {key!r} is a video, which holds a whole episode, not a step. {cure}")
         return dataset.cast_column(key, datasets.Video(decode=False)), True
     inner = getattr(feature, "feature", None)
     if isinstance(feature, datasets.Image):
@@ -165,7 +165,7 @@ def _runs(
     firsts, counts = np.unique(numbers[starts], return_counts=True)
     if (counts > 1).any():
         broken = firsts[counts > 1][0]
-        raise DataError(f"{name}: episode {broken} lies in several pieces; sort the data set by {episode_key!r}")
+        raise DataError(f"{name}: episode {broken} lies in several pieces. Sort the data set by {episode_key!r}")
     episodes = [
         _arrays(f"{name}, episode {numbers[start]}", dataset[int(start)], [key[start:stop] for key in rows], layout)
         for start, stop in zip(starts, np.append(starts, len(numbers))[1:], strict=True)
@@ -227,7 +227,7 @@ def video_images(
         content = value() if callable(value) else value
         data, path = (content.get(name) for name in ("bytes", "path")) if isinstance(content, dict) else (None, None)
         if not data and not path:
-            raise DataError(f"{where}: the video is {content!r}; it must be a datasets.Video with bytes or a path")
+            raise DataError(f"{where}: the video is {content!r}. It must be a datasets.Video with bytes or a path")
         name = where if data else f"{where}: {path}"
         return Video(io.BytesIO(data) if data else str(path), name=name, cure=_VIDEO_CURE)
 
@@ -238,5 +238,5 @@ def video_images(
         step = (times[-1] - times[0]) / max(1, count - 1) or 1.0
         images = video.images(times[start:stop], TOLERANCE * step)
     if len(images) < stop - start:
-        raise DataError(f"{where}: {stop - start - len(images)} images of the video do not decode; {_VIDEO_CURE}")
+        raise DataError(f"{where}: {stop - start - len(images)} images of the video do not decode. {_VIDEO_CURE}")
     return images

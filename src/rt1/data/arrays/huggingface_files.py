@@ -51,12 +51,12 @@ def _open_hub(name: str, split: str) -> datasets.Dataset:
     import datasets
 
     if not _HUB_NAME.fullmatch(name):
-        raise DataError(f"{HUB_PREFIX}{name} is no data set of the hub; give {HUB_PREFIX}OWNER/NAME")
+        raise DataError(f"{HUB_PREFIX}{name} is no data set of the hub. Give {HUB_PREFIX}OWNER/NAME")
     try:
         return datasets.load_dataset(name, split=split)
     except Exception as error:  # of requests, the hub's client, or a parser of one of its formats
-        cure = "check the name, the split and the network. You can also download it and give its folder"
-        raise DataError(f"{HUB_PREFIX}{name} cannot be opened ({describe(error)}); {cure}") from error
+        cure = "Check the name, the split and the network. You can also download it and give its folder"
+        raise DataError(f"{HUB_PREFIX}{name} cannot be opened ({describe(error)}). {cure}") from error
 
 
 def _open_parquet(folder: Path, split: str) -> datasets.Dataset:

@@ -23,7 +23,7 @@ from rt1.errors import DataError
 
 _UNPACKED = 4  # episodes kept unpacked at least, since an npz array can only be unpacked whole
 _UNPACKED_BYTES = 2**29  # and as many more as this holds: shuffled windows ask for all episodes in turn
-_CURE = "write it again with numpy, without pickled objects"
+_CURE = "Write it again with numpy, without pickled objects"
 _MOST_EXPANSION = 1100  # deflate makes at most about 1030 bytes of one
 _HEADER = re.compile(
     rb"{'descr': '([<>|=][biufcOSUV?]\d*)', 'fortran_order': (True|False), 'shape': \(([\dL, ]*)\), *}\s*"

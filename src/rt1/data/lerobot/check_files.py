@@ -23,7 +23,7 @@ def file_problems(folder: Path) -> list[tuple[str, str]]:
 
     An unreadable file raises :class:`DataError`.
     """
-    with reading(folder / INFO_FILE, cure="copy it again"):
+    with reading(folder / INFO_FILE, cure="Copy it again"):
         fps = float(read_object(folder / INFO_FILE)["fps"])
     return [*_timestamp_gaps(folder, fps), *_short_videos(folder), *_other_tasks(folder)]
 
@@ -34,7 +34,7 @@ def _timestamp_gaps(folder: Path, fps: float) -> Iterator[tuple[str, str]]:
     names = ("episode_index", "frame_index", "timestamp")
     gaps = []
     for path in _some(sorted(folder.glob(_DATA_FILES))):
-        with reading(path, cure="copy it again"):
+        with reading(path, cure="Copy it again"):
             if set(names) <= set(pq.read_schema(path).names):
                 columns = pq.read_table(path, columns=list(names)).to_pydict()
                 gaps += _gaps(*(np.array(columns[name], dtype=np.float64) for name in names), fps=fps)
@@ -58,12 +58,12 @@ def _short_videos(folder: Path) -> Iterator[tuple[str, str]]:
 
     expected = _expected_frames(folder)
     for path in _some(sorted(path for path in expected if path.is_file())):
-        with reading(path, cure="copy it again", also=(av.FFmpegError,)), av.open(str(path)) as container:
+        with reading(path, cure="Copy it again", also=(av.FFmpegError,)), av.open(str(path)) as container:
             frames = container.streams.video[0].frames or sum(1 for packet in container.demux(video=0) if packet.size)
         steps, is_exact = expected[path]
         if frames < steps or (is_exact and frames > steps):
             name = path.relative_to(folder)
-            yield "video-frames", f"{name} has {frames} frames, its episodes have {steps} steps; copy it again"
+            yield "video-frames", f"{name} has {frames} frames, its episodes have {steps} steps. Copy it again"
 
 
 def _other_tasks(folder: Path) -> Iterator[tuple[str, str]]:
@@ -87,8 +87,8 @@ def _other_tasks(folder: Path) -> Iterator[tuple[str, str]]:
         episode, task = next(iter(others.items()))
         pair = f"{task[:80]!r} and {episodes.sentences[episode][0][:80]!r}"
         rule = "have a task_index whose task is none of those that their table names"
-        first = f"the first is episode {episode}, {pair}; rt1 reads the first of the two"
-        yield "other-task", f"{len(others):,} episodes {rule}; {first}"
+        first = f"In episode {episode} they are {pair}. The first of the two is read"
+        yield "other-task", f"{len(others):,} episodes {rule}. {first}"
 
 
 def _expected_frames(folder: Path) -> dict[Path, tuple[int, bool]]:
@@ -99,10 +99,10 @@ def _expected_frames(folder: Path) -> dict[Path, tuple[int, bool]]:
     for path in folder.glob("videos/*/*/episode_*.mp4"):
         data = folder / "data" / path.parent.parent.name / f"{path.stem}.parquet"
         if data.is_file():
-            with reading(data, cure="copy it again"):
+            with reading(data, cure="Copy it again"):
                 expected[path] = pq.read_metadata(data).num_rows, True
     for file in sorted(folder.glob(EPISODE_FILES)):
-        with reading(file, cure="copy it again"):
+        with reading(file, cure="Copy it again"):
             ends = ("length", "/chunk_index", "/file_index")
             names = [name for name in pq.read_schema(file).names if name.endswith(ends)]
             for key, chunk, number, length in _video_rows(pq.read_table(file, columns=names).to_pydict()):

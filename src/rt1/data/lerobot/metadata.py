@@ -58,10 +58,10 @@ class LeRobotSettings:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "fps", "file_megabytes")
         if not self.image_key or "/" in self.image_key:
-            raise ValueError(f"image_key is {self.image_key!r}; LeRobot wants a name without a slash")
+            raise ValueError(f"image_key is {self.image_key!r}. LeRobot wants a name without a slash")
         height, width = self.recording.image_size
         if self.video is not None and (height % 2 or width % 2):
-            raise ValueError(f"the images are {height} x {width}; a video needs even sizes. Write them as images")
+            raise ValueError(f"the images are {height} x {width}. A video needs even sizes. Write them as images")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``."""

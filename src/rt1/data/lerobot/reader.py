@@ -103,7 +103,7 @@ class LeRobotSource:
         )
         steps = _cached_steps(self.folder, episodes, step_keys, info.fps)
         if changing := int(steps.changes.sum()):
-            message = f"{changing} episodes change their instruction; the first one stands for all steps"
+            message = f"{changing} episodes change their instruction. The first one stands for all steps"
             warnings.warn(f"{self.name}: {message}", stacklevel=4)
         self.lengths: NDArray[np.int64] = episodes.lengths
         self._ends = np.cumsum(self.lengths)
@@ -117,7 +117,7 @@ class LeRobotSource:
         self._rewards, self._success = steps.rewards, steps.success
         self._embeddings = schema.read_embeddings(self.folder, episodes=len(self.lengths))
         if self._embeddings is None and notes.text_encoder is not None:
-            raise DataError(f"{self.folder / schema.EMBEDDING_FOLDER} is missing; {schema.COPY_AGAIN}")
+            raise DataError(f"{self.folder / schema.EMBEDDING_FOLDER} is missing. {schema.COPY_AGAIN}")
         self._images = (
             VideoImages(episodes.video_files, steps.video_starts, info.fps)
             if in_video
@@ -129,7 +129,7 @@ class LeRobotSource:
         mapped = np.concatenate(parts)
         if mapped.dtype != np.float32 or spec is None or mapped.shape != (len(actions), spec.size):
             result = f"map_actions returned {mapped.dtype} {mapped.shape}"
-            raise DataError(f"{self.name}: {result}; it must return float32 (S, A) for the A dimensions of action_spec")
+            raise DataError(f"{self.name}: {result}. It must return float32 (S, A) for the A dimensions of action_spec")
         if not np.isfinite(mapped).all():
             raise DataError(f"{self.name}: map_actions returned values that are not finite")
         return mapped
@@ -187,7 +187,7 @@ def _action_sizes(info: schema.Info, keys: Sequence[str], spec: ActionSpec | Non
     """Return the number of entries of each feature of the action, which together must be those of the spec."""
     sizes = {key: info.action_size(key) for key in keys}
     if len(sizes) < len(keys):
-        raise DataError(f"the action keys are {', '.join(keys)}; name each of them once")
+        raise DataError(f"the action keys are {', '.join(keys)}. Name each of them once")
     if spec is not None and spec.size != sum(sizes.values()):
         names = ", ".join(spec.dimension_names)
         entries = f"{' and '.join(map(repr, keys))} has {sum(sizes.values())} entries"
@@ -244,4 +244,4 @@ def _check_stats(folder: Path, steps: Steps, sizes: Mapping[str, int]) -> None:
         if (steps.low < low).any() or (steps.high > high).any():
             outside = float(((steps.actions < low) | (steps.actions > high)).mean())
             message = f"{outside:.2%} of the action values lie outside the bounds of {path}"
-            warnings.warn(f"{message}; the bounds of the data are used", stacklevel=5)
+            warnings.warn(f"{message}. The bounds of the data are used", stacklevel=5)

@@ -48,7 +48,7 @@ TEXT = "string"
 NO_TASK = -1
 """In place of a ``task_index`` where there is no instruction."""
 _COUNTERS = frozenset(("timestamp", "frame_index", "episode_index", "index", "task_index"))
-COPY_AGAIN = "copy it again from where the data set came from"
+COPY_AGAIN = "Copy it again from where the data set came from"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +75,11 @@ class Info:
         images = [key for key, feature in self.features.items() if feature["dtype"] in IMAGE_KINDS]
         keys = [key for key in images if not _is_depth(self.features[key])]
         if name in images and name not in keys:
-            raise DataError(f"the image key {name!r} holds depth maps; name one of the RGB images: {keys}")
+            raise DataError(f"the image key {name!r} holds depth maps. Name one of the RGB images: {keys}")
         if name is not None and name not in keys:
             raise DataError(unknown_name("image key", name, keys))
         if name is None and len(keys) != 1:
-            raise DataError(f"the data set has {len(keys)} image keys ({', '.join(keys)}); name one with image_key")
+            raise DataError(f"the data set has {len(keys)} image keys ({', '.join(keys)}). Name one with image_key")
         return name or keys[0]
 
     def action_size(self, key: str) -> int:
@@ -89,7 +89,7 @@ class Info:
             raise DataError(unknown_name("action key", key, vectors.keys() - _COUNTERS))
         shape = list(vectors[key]["shape"])
         if len(shape) != 1 or not isinstance(shape[0], int) or shape[0] < 1:
-            raise DataError(f"the feature {key!r} has shape {shape}; the action must be a vector [A]")
+            raise DataError(f"the feature {key!r} has shape {shape}. The action must be a vector [A]")
         return shape[0]
 
     def check_instruction_key(self, key: str) -> None:
@@ -141,7 +141,7 @@ def reading(path: Path) -> Iterator[None]:
     import pyarrow as pa
 
     if not path.is_file():
-        raise DataError(f"{path} is missing; {COPY_AGAIN}")
+        raise DataError(f"{path} is missing. {COPY_AGAIN}")
     with border.reading(path, cure=COPY_AGAIN, also=(pa.ArrowException,)):
         yield
 
@@ -168,14 +168,14 @@ def read_columns(
     with reading(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         present = set(file.schema_arrow.names)
         if missing := [name for name in names if name not in present]:
-            raise DataError(f"{path} has no column {missing[0]!r}; {COPY_AGAIN}")
+            raise DataError(f"{path} has no column {missing[0]!r}. {COPY_AGAIN}")
         table = file.read(columns=names)
     for name in (*integers, *others):
         if table[name].null_count:
-            raise DataError(f"{path}: the column {name!r} has {table[name].null_count} empty places; {COPY_AGAIN}")
+            raise DataError(f"{path}: the column {name!r} has {table[name].null_count} empty places. {COPY_AGAIN}")
     for name in integers:
         if not pa.types.is_integer(kind := table[name].type):
-            raise DataError(f"{path}: the column {name!r} is {kind}; it must hold whole numbers; {COPY_AGAIN}")
+            raise DataError(f"{path}: the column {name!r} is {kind}. It must hold whole numbers. {COPY_AGAIN}")
     with reading(path):
         return {
             **{name: table[name].to_numpy().astype(np.int64) for name in integers},
@@ -189,14 +189,14 @@ def read_info(folder: Path) -> Info:
     if not path.is_file():
         if (folder / RECORDING_FILE).is_file():
             done = len(list(folder.glob(EPISODE_FILES)))
-            raise DataError(f"{folder}: not finished, {done} files are written; run the same command again to resume")
-        raise DataError(f"{folder} has no {INFO_FILE}; point to the folder of a LeRobot data set")
+            raise DataError(f"{folder}: not finished, {done} files are written. Run the same command again to resume")
+        raise DataError(f"{folder} has no {INFO_FILE}. Point to the folder of a LeRobot data set")
     data = read_json(path)
     version = data.get("codebase_version")
     if version not in (*V2_VERSIONS, VERSION):
         versions = ", ".join((*V2_VERSIONS, VERSION))
-        cure = "convert it with the version of lerobot that wrote it" if str(version) < VERSION else "update rt1"
-        raise DataError(f"{path} has codebase_version {version!r}; this version reads {versions}; {cure}")
+        cure = "Convert it with the version of lerobot that wrote it" if str(version) < VERSION else "Update rt1"
+        raise DataError(f"{path} has codebase_version {version!r}. This version reads {versions}. {cure}")
     with border.reading(path, cure=COPY_AGAIN):
         info = Info(
             version=version,
@@ -208,7 +208,7 @@ def read_info(folder: Path) -> Info:
             chunk_episodes=int(data.get("chunks_size") or CHUNK_FILES),
         )
     if not 0.0 < info.fps < math.inf or info.episodes < 1:
-        raise DataError(f"{path}: fps is {info.fps}, total_episodes {info.episodes}; both must be above 0")
+        raise DataError(f"{path}: fps is {info.fps}, total_episodes {info.episodes}. Both must be above 0")
     return info
 
 
@@ -234,7 +234,7 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
     names = ["episode_index", "length", "dataset_from_index", "dataset_to_index", *data, *video]
     files = sorted(folder.glob(EPISODE_FILES))
     if not files:
-        raise DataError(f"{folder} has no {EPISODE_FILES}; {COPY_AGAIN}")
+        raise DataError(f"{folder} has no {EPISODE_FILES}. {COPY_AGAIN}")
     tables = [_episode_columns(path, names, times) for path in files]
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     order = np.argsort(columns["episode_index"], kind="stable")
@@ -245,8 +245,8 @@ def read_episodes(folder: Path, info: Info, video_key: str | None) -> Episodes:
         episode = int(np.argmax(wrong))
         span = f"{columns['dataset_from_index'][episode]}..{columns['dataset_to_index'][episode]}"
         raise DataError(
-            f"{folder}: episode {episode} has length {columns['length'][episode]} and the steps {span}; the two must "
-            f"agree; {COPY_AGAIN}"
+            f"{folder}: episode {episode} has length {columns['length'][episode]} and the steps {span}. The two must "
+            f"agree. {COPY_AGAIN}"
         )
     starts, stops = (columns[name] for name in times) if times else (np.empty(0), np.empty(0))
     return Episodes(
@@ -289,10 +289,10 @@ def check_lengths(folder: Path, info: Info, numbers: NDArray[np.int64], lengths:
     if len(numbers) != info.episodes or not np.array_equal(numbers, np.arange(len(numbers))):
         span = f"{len(numbers)} episodes, numbered {numbers.min()}..{numbers.max()}" if len(numbers) else "none"
         rule = f"{INFO_FILE} promises the episodes 0..{info.episodes - 1}"
-        raise DataError(f"{folder}: {rule}, found {span}; {COPY_AGAIN}")
+        raise DataError(f"{folder}: {rule}, found {span}. {COPY_AGAIN}")
     if (lengths < 1).any():
         episode = int(np.argmax(lengths < 1))
-        raise DataError(f"{folder}: episode {episode} has length {lengths[episode]}, must be at least 1; {COPY_AGAIN}")
+        raise DataError(f"{folder}: episode {episode} has length {lengths[episode]}, must be at least 1. {COPY_AGAIN}")
 
 
 def _v3_paths(
@@ -323,7 +323,7 @@ def existing_files(
     paths = [path_of((usable or templates)[0], chunk, number) for chunk, number in numbers]
     for path in paths:
         if not path.is_file():
-            raise DataError(f"{path} is missing; {COPY_AGAIN}")
+            raise DataError(f"{path} is missing. {COPY_AGAIN}")
     return paths
 
 
@@ -369,9 +369,9 @@ def read_embeddings(folder: Path, *, episodes: int) -> list[FloatArray] | None:
         sound = types and np.isfinite(vectors).all() and rows.min(initial=0) >= 0
         if not sound or rows.max(initial=0) >= len(vectors):
             shapes = f"vectors {vectors.dtype} {vectors.shape}, rows {rows.dtype} {rows.shape}"
-            raise DataError(f"{path} holds {shapes}, must hold a finite vector for each row; {COPY_AGAIN}")
+            raise DataError(f"{path} holds {shapes}, must hold a finite vector for each row. {COPY_AGAIN}")
         embeddings += [vectors[row] for row in rows]
     if paths and len(embeddings) != episodes:
         counts = f"{len(embeddings)} text embeddings for {episodes} episodes"
-        raise DataError(f"{folder / EMBEDDING_FOLDER} holds {counts}, must be one each; {COPY_AGAIN}")
+        raise DataError(f"{folder / EMBEDDING_FOLDER} holds {counts}, must be one each. {COPY_AGAIN}")
     return embeddings if paths else None

@@ -178,7 +178,7 @@ def _numbered(path: Path, key: str, column: pa.ChunkedArray, sentences: dict[str
     column = column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     kind = column.type.value_type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(f"{path}: the column {key!r} is {kind}; an instruction must be text; name another key")
+        raise DataError(f"{path}: the column {key!r} is {kind}. An instruction must be text. Name another key")
     whole = column.combine_chunks()
     texts = [sentence_of(text or "") for text in whole.dictionary.to_pylist()]
     numbers = [sentences.setdefault(text, len(sentences)) if text.strip() else NO_TASK for text in texts]
@@ -195,7 +195,7 @@ def _starts(
     if not (np.array_equal(numbers[starts][order], members) and np.array_equal(counts[order], lengths[members])):
         raise DataError(
             f"{path}: its rows are not the {int(lengths[members].sum())} steps of the episodes {members.min()}.."
-            f"{members.max()} that meta/episodes promises; {COPY_AGAIN}"
+            f"{members.max()} that meta/episodes promises. {COPY_AGAIN}"
         )
     return starts[order]
 
@@ -217,7 +217,7 @@ def _check_rate(
         span = float(seconds[number])
         rate = f"{float(steps[number]) / span:.4g} steps per second" if span > 0 else "no rate"
         raise DataError(
-            f"{path}: the timestamps of episode {members[number]} have {rate}, and meta/info.json has fps {fps:g}; set "
+            f"{path}: the timestamps of episode {members[number]} have {rate}, and meta/info.json has fps {fps:g}. Set "
             "fps to the rate of the recording"
         )
 
@@ -234,7 +234,7 @@ def _vectors(path: Path, key: str, column: pa.ChunkedArray, size: int) -> FloatA
     number = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
     if flat.null_count or (sizes != size).any() or not number:
         content = f"{column.type} with {len(flat)} values in {len(column)} rows, {flat.null_count} empty"
-        raise DataError(f"{path}: the column {key!r} is {content}; it must hold {size} numbers a row; {COPY_AGAIN}")
+        raise DataError(f"{path}: the column {key!r} is {content}. It must hold {size} numbers a row. {COPY_AGAIN}")
     with np.errstate(over="ignore"):  # infinity is refused later
         return flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), size)
 
@@ -249,7 +249,7 @@ class StoredImages:
         self._lock = threading.Lock()
         path, schema = episodes.data_files[0], read_schema(episodes.data_files[0])
         if key not in schema.names or not str(schema.field(key).type).startswith("struct<bytes: binary"):
-            raise DataError(f"{path} has no images in a column {key!r}: struct<bytes, path>; {COPY_AGAIN}")
+            raise DataError(f"{path} has no images in a column {key!r}: struct<bytes, path>. {COPY_AGAIN}")
 
     def read(self, episode: int, start: int, stop: int) -> list[bytes]:
         """Return the bytes of steps ``start..stop-1``. A missing image raises :class:`DataError`."""
@@ -265,10 +265,10 @@ class StoredImages:
             images += self._column(path, group, metadata)[first - begin : end - begin].to_pylist()
             first, group = end, group + 1
         if len(images) != stop - start:
-            raise DataError(f"{path} has {len(images)} images for {stop - start} steps of an episode; {COPY_AGAIN}")
+            raise DataError(f"{path} has {len(images)} images for {stop - start} steps of an episode. {COPY_AGAIN}")
         if None in images:
             step = start + images.index(None)  # type: ignore[arg-type]
-            raise DataError(f"{path}: step {step} of episode {episode} has no image bytes; {COPY_AGAIN}")
+            raise DataError(f"{path}: step {step} of episode {episode} has no image bytes. {COPY_AGAIN}")
         return images
 
     def _column(self, path: Path, group: int, metadata: pq.FileMetaData) -> pa.ChunkedArray:
@@ -317,7 +317,7 @@ def episode_instructions(tasks: Mapping[int, str], steps: Steps, episodes: Episo
     for number in np.unique(steps.tasks).tolist():
         episode = int(np.argmax(steps.tasks == number))
         if tasks and number >= 0 and number not in tasks:
-            raise DataError(f"episode {episode} has task_index {number}; the tasks of meta are {sorted(tasks)[:12]}")
+            raise DataError(f"episode {episode} has task_index {number}. The tasks of meta are {sorted(tasks)[:12]}")
     result = []
     for episode, number in enumerate(steps.tasks.tolist()):
         listed = episodes.sentences.get(episode, ())

@@ -70,5 +70,5 @@ def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
                 continue
             row = parse(line, name=f"{path}, line {number},", cure=COPY_AGAIN)
             if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}, is not an object; {COPY_AGAIN}")
+                raise DataError(f"{path}, line {number}, is not an object. {COPY_AGAIN}")
             yield row

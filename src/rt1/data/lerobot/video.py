@@ -38,7 +38,7 @@ class VideoImages:
 
         Args:
             files: the file of each episode.
-            starts: (E,) time of the first image of each episode in its file, seconds; see :func:`starts_in_files`.
+            starts: (E,) time of the first image of each episode in its file, seconds. See :func:`starts_in_files`.
             fps: steps per second.
         """
         self._files, self._starts, self._fps = files, starts, fps
@@ -54,7 +54,7 @@ class VideoImages:
             images = video.images(times, TOLERANCE / self._fps)
         if len(images) < len(times):
             where = f"step {start + len(images)} of episode {episode} (second {times[len(images)]:.3f})"
-            raise DataError(f"{path} has no image for {where}; {COPY_AGAIN}")
+            raise DataError(f"{path} has no image for {where}. {COPY_AGAIN}")
         return images
 
 
@@ -79,7 +79,7 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
             one, other = (numbers[int(np.argmax(overlaps)) + after] for after in (0, 1))
             raise DataError(
                 f"{path}: episode {other} begins at second {starts[other]:.3f}, within episode {one}, which has "
-                f"{lengths[one]} steps from second {starts[one]:.3f} on; {COPY_AGAIN}"
+                f"{lengths[one]} steps from second {starts[one]:.3f} on. {COPY_AGAIN}"
             )
         is_whole = clocks[path].images == lengths[numbers].sum() and bool(
             (np.abs(starts[numbers][1:] - stops[:-1]) <= TOLERANCE / fps).all()
@@ -93,7 +93,7 @@ def starts_in_files(episodes: Episodes, fps: float) -> NDArray[np.float64]:
         if stops[-1] + shift > end + TOLERANCE / fps:
             raise DataError(
                 f"{path} has {clocks[path].images} images and ends at second {end:.3f}, and episode {numbers[-1]} at "
-                f"second {stops[-1] + shift:.3f}; {COPY_AGAIN}"
+                f"second {stops[-1] + shift:.3f}. {COPY_AGAIN}"
             )
         starts[numbers] += shift
     return starts
@@ -109,7 +109,7 @@ def _clock(path: Path, fps: float) -> Clock:
         clock = video.clock()
     if clock.rates and not any(abs(rate / fps - 1) <= _MOST_RATE_ERROR for rate in clock.rates):
         raise DataError(
-            f"{path} has {clock.rates[0]:.4g} images per second, and meta/info.json has fps {fps:g}; set fps to the "
+            f"{path} has {clock.rates[0]:.4g} images per second, and meta/info.json has fps {fps:g}. Set fps to the "
             "rate of the recording"
         )
     return clock
@@ -125,7 +125,7 @@ def _check_spans(episodes: Episodes, fps: float) -> None:
         span = f"from second {starts[episode]:.3f} to {stops[episode]:.3f}"
         raise DataError(
             f"{episodes.video_files[episode]}: episode {episode} is said to lie {span}, and has "
-            f"{episodes.lengths[episode]} steps at {fps:g} per second; correct the times or fps in meta"
+            f"{episodes.lengths[episode]} steps at {fps:g} per second. Correct the times or fps in meta"
         )
 
 
@@ -138,7 +138,7 @@ def _shift(path: Path, clock: Clock, episode: int, start: float, fps: float) -> 
         return clock.first
     raise DataError(
         f"{path} begins at second {clock.first:.3f}, and its first episode, {episode}, at second {start:.3f}: "
-        "the times have no common clock; encode the video again from second 0 on"
+        "the times have no common clock. Encode the video again from second 0 on"
     )
 
 
@@ -156,7 +156,7 @@ def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec)
         try:
             stream: Any = container.add_stream(ENCODERS[codec], rate=fps, options={**_OPTIONS, **_EXTRA_OPTIONS[codec]})
         except av.error.FFmpegError as error:
-            raise DataError(f"this FFmpeg has no {ENCODERS[codec]}; choose another video codec") from error
+            raise DataError(f"this FFmpeg has no {ENCODERS[codec]}. Choose another video codec") from error
         stream.width, stream.height, stream.pix_fmt = width, height, PIXEL_FORMAT
         stream.thread_count = 1  # several threads may give other bytes from run to run
         for number, image in enumerate(images):

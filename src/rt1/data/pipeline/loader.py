@@ -103,7 +103,7 @@ class Loader:
             DataError: the first image of a source does not decode.
         """
         if batch_size < 1 or threads < 1:
-            raise ValueError(f"batch_size is {batch_size}, threads {threads}; both must be at least 1")
+            raise ValueError(f"batch_size is {batch_size}, threads {threads}. Both must be at least 1")
         self._source, self._windows = source, windows
         self.embodiments: Embodiments = embodiments_of(source)
         """What the action tokens mean."""
@@ -169,10 +169,10 @@ class Loader:
         try:
             following, order = int(state["next_batch"]), dict(state["order"])
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"this is not the state of a loader: {error!r}; give what state_dict() returned") from error
+            raise DataError(f"this is not the state of a loader: {error!r}. Give what state_dict() returned") from error
         settings = self._settings().items()
         if different := [f"{key} was {order.get(key)!r}, is {now!r}" for key, now in settings if order.get(key) != now]:
-            raise DataError(f"the state is of another order of samples: {'; '.join(different)}; use the same settings")
+            raise DataError(f"the state is of another order of samples: {', '.join(different)}. Use the same settings")
         self._next = following
 
     def _settings(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Loader:
     def _samples(self, number: int, rank: int, world: int) -> _Samples:
         if not 0 <= rank < world or self._batch_size % world:
             raise ValueError(
-                f"rank {rank} of {world} with a batch size of {self._batch_size}; the rank must be 0..{world - 1}, and "
+                f"rank {rank} of {world} with a batch size of {self._batch_size}. The rank must be 0..{world - 1}, and "
                 "the batch size, which is that of all ranks together, a multiple of their number"
             )
         share = self._batch_size // world
@@ -297,7 +297,7 @@ def _read_images(source: EpisodeSource, episode: int, start: int, stop: int, out
         if image.shape != out_THWC.shape[1:]:
             raise DataError(
                 f"{source.name}, episode {episode}, step {start + place}: the image has shape {image.shape}, the "
-                f"source's first one {out_THWC.shape[1:]}; all images of a source must have one size; convert the set"
+                f"source's first one {out_THWC.shape[1:]}. All images of a source must have one size. Convert the set"
             )
         out_THWC[place] = image
 

@@ -34,7 +34,7 @@ def shuffled(samples: NDArray[np.int64], size: int, *, seed: int) -> NDArray[np.
     Pass ``p`` covers the samples ``p*size .. (p+1)*size - 1``. It holds each item once, in an order of its own.
     """
     if size < 1:
-        raise ValueError(f"the set has {size} items; it must have at least one. Check the data and the held-out share")
+        raise ValueError(f"the set has {size} items. It must have at least one. Check the data and the held-out share")
     passes, places = np.divmod(np.asarray(samples, dtype=np.int64), size)
     # A Feistel network permutes 0..2**bits - 1. Walking on from values beyond the size stays a permutation.
     half = max(1, (int(size - 1).bit_length() + 1) // 2)
@@ -63,10 +63,10 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if len(self.parts) != len(self.weights) or not self.parts:
-            raise ValueError(f"a mixture of {len(self.parts)} parts has {len(self.weights)} weights; give one for each")
+            raise ValueError(f"a mixture of {len(self.parts)} parts has {len(self.weights)} weights. Give one for each")
         kinds = {(type(part).__name__, part.window, part.steps) for part in self.parts}
         if len(kinds) > 1:
-            raise ValueError(f"the parts are {sorted(kinds)} (kind, window, steps); all must be of one kind and size")
+            raise ValueError(f"the parts are {sorted(kinds)} (kind, window, steps). All must be of one kind and size")
         if empty := [number for number, part in enumerate(self.parts) if not len(part)]:
             raise ValueError(f"parts {empty} of the mixture have no samples. Give them episodes or leave them out")
         _shares(self.weights)
@@ -180,15 +180,15 @@ class SampleOrder:
 def _shares(weights: tuple[float, ...]) -> tuple[int, ...]:
     """Return the smallest whole numbers in proportion to the weights, read as decimals."""
     if not all(0.0 < weight < math.inf for weight in weights):
-        raise ValueError(f"the weights are {weights}; each must be a number above 0. Leave a source of weight 0 out")
+        raise ValueError(f"the weights are {weights}. Each must be a number above 0. Leave a source of weight 0 out")
     exact = [Fraction(str(weight)) for weight in weights]
     whole = [int(weight * math.lcm(*(weight.denominator for weight in exact))) for weight in exact]
     shares = tuple(number // math.gcd(*whole) for number in whole)
     if sum(shares) > LONGEST_PERIOD:
         rounded = [max(1, round(1000 * weight / sum(exact))) for weight in exact]
         raise ValueError(
-            f"the weights {weights} repeat after {sum(shares):,} samples. The most is {LONGEST_PERIOD:,}; "
-            f"round them, for instance to {rounded}"
+            f"the weights {weights} repeat after {sum(shares):,} samples. The most is {LONGEST_PERIOD:,}. "
+            f"Round them, for instance to {rounded}"
         )
     return shares
 

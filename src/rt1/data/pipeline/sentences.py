@@ -30,8 +30,8 @@ class Sentences:
     def __post_init__(self) -> None:
         if self.counts.min(initial=1) < 1 or self.counts.sum() != len(self.rows):
             counts = f"{self.counts.sum()} sentences, the fewest {self.counts.min(initial=1)}"
-            rule = "give one row per sentence, at least one per episode"
-            raise ValueError(f"{len(self.rows)} rows for episodes of {counts}; {rule}")
+            rule = "Give one row per sentence, at least one per episode"
+            raise ValueError(f"{len(self.rows)} rows for episodes of {counts}. {rule}")
 
     @staticmethod
     def one_each(text: NDArray[np.float32]) -> Sentences:

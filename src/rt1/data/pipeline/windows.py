@@ -152,8 +152,8 @@ def split_episodes(episodes: int, *, held_out: float, seed: int) -> tuple[NDArra
     count = 0 if held_out == 0.0 else max(1, round(held_out * episodes))
     if not 0.0 <= held_out < 1.0 or count >= episodes:
         raise ValueError(
-            f"held_out is {held_out} of {episodes} episodes; at least one episode must be left for training; "
-            "lower held_out or record more"
+            f"held_out is {held_out} of {episodes} episodes. At least one episode must be left for training. "
+            "Lower held_out or record more"
         )
     numbers = np.random.default_rng((seed, 2)).permutation(episodes)[:count]
     return np.setdiff1d(np.arange(episodes), numbers), np.sort(numbers)

@@ -118,7 +118,7 @@ class Download:
             with path.open("ab") as file:
                 file.write(data)
         except OSError as error:
-            raise SaveError(f"could not save {path}: {error.strerror}; free space and run it again") from error
+            raise SaveError(f"could not save {path}: {error.strerror}. Free space and run it again") from error
 
     def _finish(self, part_file: PartFile, remote: RemoteFile) -> None:
         """Check a downloaded file and make the part's file of it. A wrong one is removed."""

@@ -131,10 +131,10 @@ def _begin(folder: Path, store: Store, part: Part, remote: Sequence[RemoteFile])
     if not path.is_file():
         write_text(path, json.dumps({"format": 1, **request}, indent=2) + "\n")
         return
-    old = read_object(path, cure=f"remove {folder} and fetch again")
+    old = read_object(path, cure=f"Remove {folder} and fetch again")
     for name in ("url", "episodes", "total_episodes"):
         if old.get(name) != request[name]:
-            raise DataError(f"{folder} holds {name} {old.get(name)}, not {request[name]}; give a new folder")
+            raise DataError(f"{folder} holds {name} {old.get(name)}, not {request[name]}. Give a new folder")
     _check_unchanged(folder, store, old.get("files"), files)
 
 
@@ -145,10 +145,10 @@ def _check_unchanged(folder: Path, store: Store, old: Any, new: dict[str, dict[s
             size = before.get("size") if isinstance(before, dict) else "unknown"
             sizes = f"it has {file['size']} bytes now and had {size}"
             raise DataError(
-                f"{store.path(name)} has changed since the download began: {sizes}; remove {folder} and fetch again"
+                f"{store.path(name)} has changed since the download began: {sizes}. Remove {folder} and fetch again"
             )
 
 
 def _check_space(folder: Path, size: int) -> None:
     if (free := shutil.disk_usage(folder).free) < size:
-        raise SaveError(f"{folder} has {free / 1e9:.1f} GB free, the download needs {size / 1e9:.1f} GB; free space")
+        raise SaveError(f"{folder} has {free / 1e9:.1f} GB free, the download needs {size / 1e9:.1f} GB. Free space")

@@ -18,7 +18,7 @@ from rt1.errors import DataError
 
 V3 = "v3.0"
 VERSIONS = ("v2.0", "v2.1", V3)
-CURE = "use another way to copy this data set"
+CURE = "Use another way to copy this data set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def read_info(store: Store, content: bytes, range_of: Callable[[int], range]) ->
         if chunk < 1:
             raise ValueError(f"chunks_size is {chunk}, must be at least 1")
     if version not in VERSIONS:
-        raise DataError(f"{where} has codebase_version {version!r}, must be {', '.join(VERSIONS)}; {CURE}")
+        raise DataError(f"{where} has codebase_version {version!r}, must be {', '.join(VERSIONS)}. {CURE}")
     return Info(
         fields=fields,
         where=where,
@@ -134,7 +134,7 @@ def cut_steps(
             step += len(table)
     if not np.array_equal(np.concatenate([np.empty(0, np.int64), *stored]), np.repeat(numbers, lengths)):
         expected = f"the {int(lengths.sum())} steps of the episodes {numbers.min()}..{numbers.max()}"
-        raise DataError(f"{source.name}: its rows are not {expected} that the metadata promise; {CURE}")
+        raise DataError(f"{source.name}: its rows are not {expected} that the metadata promise. {CURE}")
 
 
 def replaced(table: Any, columns: Mapping[str, Iterable[int]]) -> Any:  # noqa: ANN401 (pyarrow has no types)

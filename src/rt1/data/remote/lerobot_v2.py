@@ -30,7 +30,7 @@ def plan(store: Store, info: Info) -> Part:
         lengths = np.array([int(row["length"]) for row in rows], dtype=np.int64)
     if len(rows) != len(info.episodes):
         promise = f"{INFO_FILE} promises {info.total} episodes"
-        raise DataError(f"{store.path(EPISODES_FILE)} has {len(rows)} of the episodes, but {promise}; {CURE}")
+        raise DataError(f"{store.path(EPISODES_FILE)} has {len(rows)} of the episodes, but {promise}. {CURE}")
     copies = {TASKS_FILE: store.read(TASKS_FILE)}
     if (stats := store.read_optional(STATS_FILE)) is not None:
         copies[STATS_FILE] = stats

@@ -40,7 +40,7 @@ def plan(store: Store, split: str, range_of: Callable[[int], range]) -> Part:
     features = _read_features(store)
     info = store.read_json(INFO_FILE)
     where = store.path(INFO_FILE)
-    with reading(where, cure="use another way to copy this data set"):
+    with reading(where, cure="Use another way to copy this data set"):
         splits = {str(entry["name"]): entry for entry in info["splits"]}
         if split not in splits:
             raise DataError(f"{where}: {unknown_name('split', split, splits)}")
@@ -116,7 +116,7 @@ def _cut(source: Path, target: Path, *, records: int, cut: slice) -> None:
     spans = list(scan_records(source, data))
     if len(spans) != records:
         raise DataError(
-            f"{source.name} holds {len(spans)} episodes, but {INFO_FILE} promises {records}; fetch it again"
+            f"{source.name} holds {len(spans)} episodes, but {INFO_FILE} promises {records}. Fetch it again"
         )
     if (cut.start, cut.stop) == (0, records):
         source.replace(target)

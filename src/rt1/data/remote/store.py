@@ -39,7 +39,7 @@ REQUESTS = 8
 """Requests at a time."""
 WAITS = (1.0, 4.0, 15.0)
 """Seconds before a failed request is repeated."""
-AGAIN = "run the same command again to resume"
+AGAIN = "Run the same command again to resume"
 _STALL_SECONDS = 60
 _MISSING = (403, 404, 410)
 """HTTP status of a file that does not exist. Some buckets deny access to it."""
@@ -98,7 +98,7 @@ class Store:
         """Return the content of a metadata file, checked against its size and checksum."""
         file = self._describe(name)
         if file.size > MAX_BYTES:
-            raise DataError(f"{self.path(name)} has {file.size} bytes; at most {MAX_BYTES} are read")
+            raise DataError(f"{self.path(name)} has {file.size} bytes. At most {MAX_BYTES} are read")
         data = self.read_block(file, 0, file.size)
         self.check(file, data)
         return data
@@ -114,7 +114,7 @@ class Store:
 
     def read_json(self, name: str, content: bytes | None = None) -> dict[str, Any]:
         """Return the object of a JSON file, of the store or with this content."""
-        data = parse(self.read(name) if content is None else content, name=self.path(name), cure="check the address")
+        data = parse(self.read(name) if content is None else content, name=self.path(name), cure="Check the address")
         if not isinstance(data, dict):
             raise DataError(f"{self.path(name)} holds no object. Check the address")
         return data
@@ -146,22 +146,22 @@ class Store:
             return data[start:]
         if len(data) != stop - start:
             rule = f"it must send {stop - start} from byte {start} on"
-            raise DataError(f"{self.path(file.name)}: the store sent {len(data)} bytes, {rule}; {AGAIN}")
+            raise DataError(f"{self.path(file.name)}: the store sent {len(data)} bytes, {rule}. {AGAIN}")
         return data
 
     def check(self, file: RemoteFile, content: Path | bytes) -> None:
         """Raise :class:`DataError` if a downloaded file is not the one that the store describes."""
         start = content[: len(_LFS_POINTER)] if isinstance(content, bytes) else _first_bytes(content)
         if start == _LFS_POINTER:
-            cure = "use the address of the file itself, for example hf://datasets/ or .../resolve/main"
-            raise DataError(f"{self.path(file.name)} is a git-lfs pointer; {cure}")
+            cure = "Use the address of the file itself, for example hf://datasets/ or .../resolve/main"
+            raise DataError(f"{self.path(file.name)} is a git-lfs pointer. {cure}")
         if not self.checksums or not file.checksum:
             return
         kind, _, digits = file.checksum.partition(":")
         data = content if isinstance(content, bytes) else map_file(content)
         if (actual := _digest(kind, data)) != digits:
             cure = f"{AGAIN}, or use no checksums where an S3 bucket is encrypted with KMS"
-            raise DataError(f"{self.path(file.name)} has the {kind} {actual}, must have {digits}; {cure}")
+            raise DataError(f"{self.path(file.name)} has the {kind} {actual}, must have {digits}. {cure}")
 
     def _describe(self, name: str) -> RemoteFile:
         with self._reaching(name):
@@ -198,8 +198,8 @@ class Store:
             reason = describe(error if cause is None else cause)  # fsspec calls each error of a web server not found
             if isinstance(error, FileNotFoundError) and cause is None:
                 raise DataError(f"{path} does not exist. Check the address") from error
-            cure = f"check the address and your access, or {AGAIN}. A public bucket needs anonymous=True"
-            raise DataError(f"{path} cannot be read ({reason}); {cure}") from error
+            cure = "Check the address and your access, or run the command again. A public bucket needs anonymous=True"
+            raise DataError(f"{path} cannot be read ({reason}). {cure}") from error
 
 
 def _scheme(url: str) -> str:
@@ -213,7 +213,7 @@ def _scheme(url: str) -> str:
     if not url.isprintable() or any(character in rest for character in "?#%*\\") or "::" in rest:
         raise DataError(f"{printable(url)} must be the plain address of a folder, without ? # % * \\ or ::")
     if scheme in ("http", "https") and urlsplit(url).username is not None:
-        raise DataError("the address holds a user name, which would be stored with the data; use ~/.netrc")
+        raise DataError("the address holds a user name, which would be stored with the data. Use ~/.netrc")
     return scheme
 
 
@@ -277,7 +277,7 @@ def filled(template: str, where: str, **values: object) -> str:
         where: file that holds the template, for messages.
         values: the fields.
     """
-    with reading(f"{where}: the path template {printable(template)!r}", cure="ask the authors of the data set"):
+    with reading(f"{where}: the path template {printable(template)!r}", cure="Ask the authors of the data set"):
         for _, field, form, _ in string.Formatter().parse(template):
             if field is not None and (field not in values or len(form or "") > len("03d")):
                 raise ValueError(f"{{{field}:{form}}} is no field of a path")

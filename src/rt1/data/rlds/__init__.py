@@ -1,1 +1,1 @@
-"""RLDS data sets, read in place and written; Open X-Embodiment."""
+"""RLDS data sets, read in place and written, and Open X-Embodiment."""

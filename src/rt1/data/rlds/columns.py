@@ -97,18 +97,18 @@ def columns_of(features: Mapping[str, FeatureInfo], layout: RLDSLayout, spec: Ac
         spec=spec,
     )
     if columns.image.kind != "image":
-        raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}; image_key must name an image")
+        raise DataError(f"RLDS key {layout.image_key!r} holds a {columns.image.kind}. The image_key must name an image")
     check_instruction(columns.instruction)
     for feature in (*columns.actions, columns.embedding):
         if feature is not None and (feature.kind != "tensor" or not feature.width):
             content = f"a {feature.kind}" if feature.kind != "tensor" else f"values of shape {feature.shape}"
-            raise DataError(f"RLDS key {feature.key!r} holds {content}; numbers are needed there")
+            raise DataError(f"RLDS key {feature.key!r} holds {content}. Numbers are needed there")
     if spec is None or _matches_by_name(columns, spec):
         return columns
     if sum(columns.widths) != spec.size:
         raise DataError(
             f"the action keys {', '.join(layout.action_keys)} hold {sum(columns.widths)} values, the action spec has "
-            f"{spec.size} dimensions ({', '.join(spec.dimension_names)}); name the keys that belong to it"
+            f"{spec.size} dimensions ({', '.join(spec.dimension_names)}). Name the keys that belong to it"
         )
     return replace(columns, spec=None)
 
@@ -127,7 +127,7 @@ def _choice(feature: FeatureInfo, values: NDArray[Any]) -> NDArray[Any]:
     if ((values != 0) & (values != 1)).any() or (ones > 1).any():
         step = int(np.argmax(((values != 0) & (values != 1)).any(axis=1) | (ones > 1)))
         row = f"{feature.key!r} holds {values[step].tolist()}"
-        raise DataError(f"step {step}: {row}; a one-hot key must hold zeros and at most one 1")
+        raise DataError(f"step {step}: {row}. A one-hot key must hold zeros and at most one 1")
     return (numbers @ np.arange(values.shape[1]) + ones - 1)[:, None]
 
 
@@ -166,10 +166,10 @@ def embedding_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo
         raise DataError(f"the text embedding {feature.key!r} is not a list of floats")
     offset, stride, count = float_layout(data, first, end)
     if count < feature.width:
-        raise DataError(f"the text embedding {feature.key!r} has {count} values; it must have {feature.width}")
+        raise DataError(f"the text embedding {feature.key!r} has {count} values. It must have {feature.width}")
     first_values = np.frombuffer(data, np.uint8, feature.width * stride, offset + 4 - stride)
     if not np.isfinite(strided_floats(first_values, stride)).all():
-        raise DataError(f"the text embedding {feature.key!r} holds NaN or infinity; it must be finite")
+        raise DataError(f"the text embedding {feature.key!r} holds NaN or infinity. It must be finite")
     return offset, stride
 
 
@@ -185,8 +185,8 @@ def values_of(data: Buffer, spans: Mapping[bytes, Span], feature: FeatureInfo, s
     else:
         values = _packed_tensors(data, first, end, feature)
     if values.size != count:
-        rule = f"it must have {feature.width} a step"
-        raise DataError(f"{feature.key!r} has {values.size} values for {steps} steps; {rule}")
+        rule = f"It must have {feature.width} a step"
+        raise DataError(f"{feature.key!r} has {values.size} values for {steps} steps. {rule}")
     return values
 
 
@@ -202,7 +202,7 @@ def _packed_tensors(data: Buffer, first: int, end: int, feature: FeatureInfo) ->
     except (zlib.error, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{feature.key!r} does not unpack as {feature.encoding} {feature.dtype}: {error}") from error
     if dtype.kind not in "biuf":
-        raise DataError(f"{feature.key!r} holds {feature.dtype}; numbers are needed there")
+        raise DataError(f"{feature.key!r} holds {feature.dtype}. Numbers are needed there")
     return numbers
 
 

@@ -25,7 +25,7 @@ from rt1.errors import DataError
 _log = logging.getLogger(__name__)
 
 FORMAT = 3
-_CURE = "record it again, or pass skip_corrupt=True to leave such episodes out"
+_CURE = "Record it again, or pass skip_corrupt=True to leave such episodes out"
 IMAGE = np.dtype([("offset", "<i8"), ("length", "<u4")])
 _ARRAYS = ("episodes", "images", "actions")
 _TEXTS = ("instructions", "tasks", "skipped")
@@ -33,7 +33,7 @@ _FACTS = (*_TEXTS, "changing")
 EPISODE = np.dtype(
     [(name, "<i4") for name in ("shard", "steps", "instruction", "task", "stride")] + [("embedding", "<i8")]
 )
-"""``embedding``: file offset of the text embedding; ``stride``: its bytes per value, 0 if there is none."""
+"""``embedding``: file offset of the text embedding. ``stride``: its bytes per value, 0 if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Index:
     changing: int = 0
     """Number of episodes whose instruction changes. The first one is kept."""
     folder: Path | None = None
-    """Folder of the index and other files made from the same data; None if nothing can be written."""
+    """Folder of the index and other files made from the same data. None if nothing can be written."""
 
 
 def load_or_build(
@@ -91,7 +91,7 @@ def build_index(shards: Shards, columns: Columns, *, skip: bool) -> Index:
         total = len(shards.missing) + len(shards.paths)
         builder.note(
             f"{shards.paths[0].parent}: {len(shards.missing)} of {total} shards are missing, the first is "
-            f"{shards.missing[0]}; download it, or pass skip_corrupt=True to read the others"
+            f"{shards.missing[0]}. Download it, or pass skip_corrupt=True to read the others"
         )
     for number, (path, promised) in enumerate(zip(shards.paths, shards.lengths, strict=True)):
         builder.add_shard(number, path, promised)
@@ -141,14 +141,14 @@ class _Builder:
             where = f"{path}: episode {count} of this file, at byte {start - FRAME_START}"
             count += 1
             try:
-                with reading(where, cure="write the record again"):
+                with reading(where, cure="Write the record again"):
                     records.append(self._record(data, start, stop, where))
             except DataError as error:
-                self.note(f"{error}; {_CURE}")
+                self.note(f"{error}. {_CURE}")
         for message in corrupt or ():
             self.note(message)
         if promised not in (None, count) and not corrupt:
-            self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}; download it again")
+            self.note(f"{path}: {count} episodes, but dataset_info.json promises {promised}. Download it again")
         try:
             self._append(number, records)
         except DataError:  # one by one, to find the records with an error
@@ -156,7 +156,7 @@ class _Builder:
                 try:
                     self._append(number, [record])
                 except DataError as error:
-                    self.note(f"{record.where}: {error}; {_CURE}")
+                    self.note(f"{record.where}: {error}. {_CURE}")
 
     def _actions(self, records: list[_Record]) -> FloatArray:
         values = [
@@ -167,7 +167,7 @@ class _Builder:
             actions = self.columns.join(values)
         if not np.isfinite(actions).all():
             step = int(np.argmin(np.isfinite(actions).all(axis=1)))
-            raise DataError(f"the action of step {step} is {actions[step].tolist()}; an action must be finite")
+            raise DataError(f"the action of step {step} is {actions[step].tolist()}. An action must be finite")
         return actions
 
     def _append(self, shard: int, records: list[_Record]) -> None:
@@ -208,7 +208,7 @@ class _Builder:
 
     def finish(self, shards: Shards) -> Index:
         if not self.episodes:
-            reason = f"; {len(self.skipped)} skipped, the first: {self.skipped[0]}" if self.skipped else ""
+            reason = f". {len(self.skipped)} are skipped, the first: {self.skipped[0]}" if self.skipped else ""
             raise DataError(f"{shards.paths[0].parent} holds no readable episode{reason}")
         return Index(
             episodes=np.array(self.episodes, dtype=EPISODE),

@@ -22,7 +22,7 @@ def check_instruction(feature: FeatureInfo | None) -> None:
     if not codes or feature.width < 2:
         content = f"{feature.dtype} {feature.shape}" if feature.kind == "tensor" else f"{feature.kind} values"
         raise DataError(
-            f"RLDS key {feature.key!r} holds {content}; an instruction must be text, a class label with a labels.txt "
+            f"RLDS key {feature.key!r} holds {content}. An instruction must be text, a class label with a labels.txt "
             "file, or a row of UTF-8 codes. Name another instruction_key, or give instruction=SENTENCE for all"
         )
 
@@ -43,7 +43,7 @@ def instruction_of(
     elif kind == INTS and feature.kind != "text":
         texts = _texts_of_numbers(int_values(data, first, end), feature)
     else:
-        raise DataError(f"the instruction {feature.key!r} is a list of numbers; it must be text")
+        raise DataError(f"the instruction {feature.key!r} is a list of numbers. It must be text")
     different = dict.fromkeys(text for text in texts if text.strip())
     return _sentence(next(iter(different), b"")), len(different) > 1
 
@@ -52,8 +52,8 @@ def _texts_of_numbers(values: NDArray[np.int64], feature: FeatureInfo) -> list[b
     """Return the texts of class labels, or of rows of UTF-8 codes padded with zeros."""
     if feature.labels:
         if strange := [int(value) for value in values if not 0 <= value < len(feature.labels)]:
-            rule = f"it has {len(feature.labels)} labels"
-            raise DataError(f"the instruction {feature.key!r} is the class label {strange[0]}; {rule}")
+            rule = f"It has {len(feature.labels)} labels"
+            raise DataError(f"the instruction {feature.key!r} is the class label {strange[0]}. {rule}")
         return [feature.labels[value].encode() for value in values]
     rows = values[: len(values) // feature.width * feature.width].reshape(-1, feature.width)
     if len(rows) and (rows == rows[0]).all():

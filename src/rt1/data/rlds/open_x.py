@@ -33,7 +33,7 @@ class OpenXDataset(RLDSLayout):
     instruction_key: str = "observation/natural_language_instruction"
     embedding_key: str | None = "observation/natural_language_embedding"
     first_step: int = 0
-    """First step that is used; 1 if the first action of every episode is a zero placeholder."""
+    """First step that is used. 1 if the first action of every episode is a zero placeholder."""
     bgr: bool = False
     """Whether the images are stored as BGR."""
     lerobot: bool = False
@@ -44,10 +44,10 @@ class OpenXDataset(RLDSLayout):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.first_step < 0:
-            raise ValueError(f"first_step of {self.name!r} is {self.first_step}; it must be at least 0")
+            raise ValueError(f"first_step of {self.name!r} is {self.first_step}. It must be at least 0")
         if not (0.0 < self.control_rate < np.inf and 0.0 < self.weight < np.inf):
             rates = f"control_rate is {self.control_rate}, weight {self.weight}"
-            raise ValueError(f"{self.name!r}: {rates}; both must be numbers above 0")
+            raise ValueError(f"{self.name!r}: {rates}. Both must be numbers above 0")
 
     def layout(self) -> RLDSLayout:
         """Return the keys for :class:`rt1.data.rlds.reader.RLDSSource`."""
@@ -71,7 +71,7 @@ class OpenXSource(RLDSSource):
             episode = int(np.argmin(self.lengths))
             steps = f"{self.lengths[episode]} steps, of which the first {dataset.first_step} are left out"
             raise DataError(
-                f"{self.folder}: episode {episode} has {steps}; remove it, or set first_step to 0 in Python"
+                f"{self.folder}: episode {episode} has {steps}. Remove it, or set first_step to 0 in Python"
             )
         self.lengths = self.lengths - dataset.first_step
         self._first = self._first + dataset.first_step
@@ -91,7 +91,7 @@ class OpenXSource(RLDSSource):
             mapped = self.dataset.to_rt1(dict(zip(self.action_widths, parts, strict=True)))
         expected = (len(stored), self.action_spec.size)
         if mapped.dtype != np.float32 or mapped.shape != expected or not np.isfinite(mapped).all():
-            result = f"to_rt1 returned {mapped.dtype} {mapped.shape}; it must return finite float32 {expected}"
+            result = f"to_rt1 returned {mapped.dtype} {mapped.shape}. It must return finite float32 {expected}"
             raise DataError(f"{self.folder}, episode {episode}: {result}")
         return mapped[start:stop].copy()
 

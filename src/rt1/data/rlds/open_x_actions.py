@@ -45,10 +45,10 @@ def rt1_action(
     Args:
         mode: (S, 1) 0 terminate, 1 arm, 2 base. See :func:`mode_of_flag`.
         world: (S, 3) displacement of the gripper.
-        rotation: (S, 3) rotation about x, y, z, radians; None for none.
-        gripper: (S, 1) +1 close, -1 open, 0 leave; None for a set without gripper.
-        base_rotation: (S, 1) rotation of the base, radians; None for a fixed base.
-        base_vector: (S, 2) displacement of the base; None for a fixed base.
+        rotation: (S, 3) rotation about x, y, z, radians. None for none.
+        gripper: (S, 1) +1 close, -1 open, 0 leave. None for a set without gripper.
+        base_rotation: (S, 1) rotation of the base, radians. None for a fixed base.
+        base_vector: (S, 2) displacement of the base. None for a fixed base.
 
     Returns:
         float32 (S, 11).
@@ -76,7 +76,7 @@ def mode_of_choice(choice: FloatArray) -> FloatArray:
 
 
 def _closedness(raw: RawActions) -> FloatArray | None:
-    """Return the gripper (S, 1), +1 close, of the key that a set has; None for a set without."""
+    """Return the gripper (S, 1), +1 close, of the key that a set has. None for a set without."""
     return 1.0 - 2.0 * raw[_OPEN] if _OPEN in raw else raw.get(_GRIPPER)
 
 

@@ -57,7 +57,7 @@ class OutcomeReader:
         path = self._paths[shard]
         data, starts = self._open(path)
         start = int(starts[np.searchsorted(starts, offset, side="right") - 1])
-        with reading(path, cure="write the record again"):
+        with reading(path, cure="Write the record again"):
             (length,) = _LENGTH.unpack_from(data, start - FRAME_START)
             spans = scan_example(data, start, start + length, self._keys)
             values: dict[str, NDArray[Any]] = {}

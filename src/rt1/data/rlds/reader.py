@@ -76,7 +76,7 @@ class RLDSSource:
         shards = find_shards(self.folder, split)
         self.layout = layout or notes.layout or _refuse_guessing(self.folder, features)
         spec = action_spec or notes.action_spec
-        with reading(self.folder / FEATURES_FILE, cure="name the keys that it has"):
+        with reading(self.folder / FEATURES_FILE, cure="Name the keys that it has"):
             columns = columns_of(features, self.layout, spec)
         settings = {
             "split": split,
@@ -107,12 +107,12 @@ class RLDSSource:
         if self.skipped:
             warnings.warn(f"{self.folder}: {len(self.skipped)} left out, the first: {self.skipped[0]}", stacklevel=3)
         if self._index.changing:
-            message = f"{self._index.changing} episodes change their instruction; the first one stands for all steps"
+            message = f"{self._index.changing} episodes change their instruction. The first one stands for all steps"
             warnings.warn(f"{self.folder}: {message}", stacklevel=3)
 
     @property
     def cache_folder(self) -> Path | None:
-        """Folder of the index and other files made from the data; None if nothing can be written."""
+        """Folder of the index and other files made from the data. None if nothing can be written."""
         return self._index.folder
 
     def instruction(self, episode: int) -> str:
@@ -164,7 +164,7 @@ class RLDSSource:
             file = self._open(path)  # the variable keeps it open: another thread may drop it from the cache
             data = os.pread(file.descriptor, size, offset)
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}; the file was there when it was opened") from error
+            raise DataError(f"{path}: {error.strerror or error}. The file was there when it was opened") from error
         if len(data) != size:
             raise DataError(f"{path} became shorter since it was opened. Download it again, open the source again")
         return data
@@ -185,4 +185,4 @@ class _OpenFile:
 def _refuse_guessing(folder: Path, features: Mapping[str, FeatureInfo]) -> RLDSLayout:
     cure = "RLDSLayout with image_key=..., instruction_key=... and action_keys=..."
     keys = ", ".join(layout_keys(features))
-    raise DataError(f"{folder} has no {RT1_FILE}, so name the keys to read: {cure}; it has {keys}")
+    raise DataError(f"{folder} has no {RT1_FILE}, so name the keys to read: {cure}. It has {keys}")

@@ -19,8 +19,8 @@ from rt1.errors import DataError
 
 FEATURES_FILE, INFO_FILE = "features.json", "dataset_info.json"
 RT1_FILE, RECORDING_FILE = "rt1.json", "recording.json"
-_FOLDER = "point to the folder of one version of a TFDS data set (features.json and *.tfrecord-* files)"
-_COPY_AGAIN = "copy it again from where the data set came from"
+_FOLDER = "Point to the folder of one version of a TFDS data set (features.json and *.tfrecord-* files)"
+_COPY_AGAIN = "Copy it again from where the data set came from"
 _DEFAULT_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 _SHARD = re.compile(r"(?P<name>.+)-(?P<split>[^-]+)\.tfrecord-(?P<number>\d{5,})-of-(?P<total>\d{5,})")
 
@@ -48,7 +48,7 @@ class RLDSLayout:
         if not self.action_keys:
             raise ValueError("action_keys is empty. Name at least one key that holds the action")
         if strange := set(self.one_hot_keys) - set(self.action_keys):
-            raise ValueError(f"one_hot_keys names {sorted(strange)}; it may only name action keys: {self.action_keys}")
+            raise ValueError(f"one_hot_keys names {sorted(strange)}. It may only name action keys: {self.action_keys}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``json``. :meth:`from_json` reads it back."""
@@ -77,7 +77,7 @@ class FeatureInfo:
     shape: tuple[int, ...]
     """Shape of one step's value (or the episode's), () for a scalar."""
     encoding: str
-    """``none``: values lie in a float or int list; ``bytes`` or ``zlib``: one byte string per value."""
+    """``none``: values lie in a float or int list. ``bytes`` or ``zlib``: one byte string per value."""
     labels: tuple[str, ...] = ()
     """Names of the values of a class label, in order."""
 
@@ -132,8 +132,8 @@ def read_recorder_notes(path: Path, **readers: Callable[[Any], Any]) -> Recorder
         return RecorderNotes()
     data = read_json(path)
     if data.get("format") != 1:
-        raise DataError(f"{path} has format {data.get('format')!r}; this version reads format 1; update rt1")
-    with reading(path, cure="copy it again or record the data set again"):
+        raise DataError(f"{path} has format {data.get('format')!r}. This version reads format 1. Update rt1")
+    with reading(path, cure="Copy it again or record the data set again"):
         details = data.get("details", {})
         _check_notes(data.get("text_encoder"), details)
         values = {name: read(data[name]) for name, read in readers.items()}
@@ -144,17 +144,17 @@ def read_recorder_notes(path: Path, **readers: Callable[[Any], Any]) -> Recorder
 def read_features(folder: Path) -> dict[str, FeatureInfo]:
     """Return the features of a TFDS folder by record key. A missing or unusable file raises :class:`DataError`."""
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder; {_FOLDER}")
+        raise DataError(f"{folder} is not a folder. {_FOLDER}")
     if (folder / RECORDING_FILE).is_file() and not (folder / RT1_FILE).is_file():
         shards = read_json(folder / RECORDING_FILE).get("shards")
         done = sum(1 for entry in folder.iterdir() if _SHARD.fullmatch(entry.name))
         progress = f"{done} of {shards} shards"
-        raise DataError(f"{folder}: recording not finished: {progress}; run the same record command again to resume")
+        raise DataError(f"{folder}: recording not finished: {progress}. Run the same record command again to resume")
     path = folder / FEATURES_FILE
     if not path.is_file():
         inner = sorted(str(file.parent) for file in folder.glob(f"*/{FEATURES_FILE}"))
-        hint = f"did you mean {inner[-1]}?" if inner else _FOLDER
-        raise DataError(f"{folder} has no {FEATURES_FILE}; {hint}")
+        hint = f"Did you mean {inner[-1]}?" if inner else _FOLDER
+        raise DataError(f"{folder} has no {FEATURES_FILE}. {hint}")
     features: dict[str, FeatureInfo] = {}
     with reading(path, cure=_COPY_AGAIN):
         _walk(read_json(path), "", features, nested=False)
@@ -186,14 +186,14 @@ def find_shards(folder: Path, split: str) -> Shards:
     matches = [m for entry in folder.iterdir() if entry.is_file() and (m := _SHARD.fullmatch(entry.name))]
     if not matches:
         _refuse_other_format(folder, info)
-        raise DataError(f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N); {_COPY_AGAIN}")
+        raise DataError(f"{folder} has no shard files (<name>-<split>.tfrecord-00000-of-0000N). {_COPY_AGAIN}")
     shards = {int(m["number"]): m for m in matches if m["split"] == split}
     if not shards:
         raise DataError(f"{folder}: {unknown_name('split', split, {m['split'] for m in matches})}")
     families = sorted({f"{m['name']}, {int(m['total'])} files" for m in matches if m["split"] == split})
     name, total = shards[min(shards)]["name"], int(shards[min(shards)]["total"])
     if len(families) > 1 or max(shards) >= total:
-        raise DataError(f"{folder} mixes shards of {families}; keep the files of one data set in a folder")
+        raise DataError(f"{folder} mixes shards of {families}. Keep the files of one data set in a folder")
     lengths = _promised_lengths(folder, split, total)
     return Shards(
         name=name,
@@ -223,7 +223,7 @@ def _named_shards(folder: Path, split: str, info: Mapping[str, Any]) -> Shards |
         for key, value in (values | shard).items():
             name = name.replace(f"{{{key}}}", value)
         if not name.isprintable() or PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-            raise ValueError(f"filepathTemplate is {template!r}; it must name files in this folder")
+            raise ValueError(f"filepathTemplate is {template!r}. It must name files in this folder")
         names.append(name)
     present = [number for number, name in enumerate(names) if (folder / name).is_file()]
     if not present:
@@ -244,18 +244,18 @@ def _refuse_other_format(folder: Path, info: Mapping[str, Any]) -> None:
         kind = "array_record"
     if kind != "tfrecord":
         options = f"--dataset_version_dir={folder} --out_file_format=tfrecord --out_dir=NEW_FOLDER"
-        cure = f"convert it with TensorFlow Datasets: tfds convert_format {options}"
-        raise DataError(f"{folder} has files of the format {kind}; this version reads tfrecord; {cure}")
+        cure = f"Convert it with TensorFlow Datasets: tfds convert_format {options}"
+        raise DataError(f"{folder} has files of the format {kind}. This version reads tfrecord. {cure}")
 
 
 def _check_notes(encoder: Any, details: Any) -> None:  # noqa: ANN401 (JSON)
     if encoder is not None and [type(encoder[key]) for key in ("name", "sha256", "width")] != [str, str, int]:
-        raise ValueError(f"the text encoder is {encoder!r}; it must have a name, a sha256 and a width")
+        raise ValueError(f"the text encoder is {encoder!r}. It must have a name, a sha256 and a width")
     if not isinstance(details, dict) or not isinstance(details.get("env", {}), dict):
-        raise ValueError(f"the details are {details!r}; they must be an object, and env in them as well")
+        raise ValueError(f"the details are {details!r}. They must be an object, and env in them as well")
     rate = details.get("control_rate")
     if rate is not None and (type(rate) not in (int, float) or not 0 < rate < math.inf):
-        raise ValueError(f"the control rate is {rate!r}; it must be a number of steps per second")
+        raise ValueError(f"the control rate is {rate!r}. It must be a number of steps per second")
 
 
 def _promised_lengths(folder: Path, split: str, total: int) -> Sequence[int | None]:

@@ -34,7 +34,7 @@ _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 _TAG_AND_SIZE = struct.Struct("<BI")
 _FOUR_BYTES, _SIX_BYTES = struct.Struct("<4B"), struct.Struct("<6B")
-_CURE = "record or download this file again, or pass skip_corrupt=True to read what is intact"
+_CURE = "Record or download this file again, or pass skip_corrupt=True to read what is intact"
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A  # tags of the delimited fields 1, 2 and 3
 _KIND_OF_TAG = {_FIRST: BYTES, _SECOND: FLOATS, _THIRD: INTS}
 _ONE_INT, _ONE_FLOAT = 0x08, 0x0D  # tags of an int and of a float in a list that is not packed
@@ -55,7 +55,7 @@ def map_file(path: Path) -> Buffer:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}; check that the file is there and readable") from error
+        raise DataError(f"{path}: {error.strerror or error}. Check that the file is there and readable") from error
 
 
 def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) -> Iterator[tuple[int, int]]:
@@ -69,19 +69,19 @@ def scan_records(path: Path, data: Buffer, *, corrupt: list[str] | None = None) 
     start, size = 0, len(data)
     while start < size:
         if start + _HEADER.size > size:
-            return _note(corrupt, f"{path}: truncated record header at byte {start} of {size}; {_CURE}")
+            return _note(corrupt, f"{path}: truncated record header at byte {start} of {size}. {_CURE}")
         length, length_crc = _HEADER.unpack_from(data, start)
         if masked_crc32c(view[start : start + 8]) != length_crc:
-            return _note(corrupt, f"{path}: checksum of the record length does not fit at byte {start}; {_CURE}")
+            return _note(corrupt, f"{path}: checksum of the record length does not fit at byte {start}. {_CURE}")
         first = start + _HEADER.size
         stop = first + length
         if stop + _CRC.size > size:
             sizes = f"{length} bytes long, the file {size}"
-            return _note(corrupt, f"{path}: truncated record at byte {start}: {sizes}; {_CURE}")
+            return _note(corrupt, f"{path}: truncated record at byte {start}: {sizes}. {_CURE}")
         if masked_crc32c(view[first:stop]) == _CRC.unpack_from(data, stop)[0]:
             yield first, stop
         else:
-            _note(corrupt, f"{path}: checksum of the record at byte {start} does not fit; {_CURE}")
+            _note(corrupt, f"{path}: checksum of the record at byte {start} does not fit. {_CURE}")
         start = stop + _CRC.size
     return None
 
@@ -122,7 +122,7 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
     while start < stop:
         tag, low, middle, high = unpack(data, start)  # up to three bytes of size; the last one is below 128
         if tag != _FIRST:
-            raise DataError(f"the bytes list holds tag {tag} at byte {start}; write the record again")
+            raise DataError(f"the bytes list holds tag {tag} at byte {start}. Write the record again")
         if high < 0x80 <= low and middle >= 0x80:  # three bytes: 16 kB to 2 MB, an image
             length, start = low + (middle << 7) + (high << 14) - 0x4080, start + 4
         elif middle < 0x80 <= low:  # two bytes: 128 B to 16 kB, a small image
@@ -134,7 +134,7 @@ def bytes_places(data: Buffer, start: int, stop: int) -> array[int]:
         note(length)
         start += length
     if start > stop:
-        raise DataError(f"the bytes list runs over its end at byte {stop}; write the record again")
+        raise DataError(f"the bytes list runs over its end at byte {stop}. Write the record again")
     return places
 
 
@@ -238,7 +238,7 @@ def _scan_entries(
             first, end, value = _any_entry(data, start)
         name = data[first + 2 : value]
         if tag != _FIRST or end > stop:
-            raise DataError(f"not a tf.train.Example: no feature at byte {start}; the file holds something else")
+            raise DataError(f"not a tf.train.Example: no feature at byte {start}. The file holds something else")
         start = end
         if wanted is not None and name not in wanted and value < end:
             if len(found) == len(wanted):
@@ -257,7 +257,7 @@ def _any_entry(data: Buffer, start: int) -> tuple[int, int, int]:
 
 
 def _scan_feature(data: Buffer, name: bytes, start: int, stop: int, found: dict[bytes, Span]) -> bool:
-    """Note the one list that a feature consists of, if any; False where there is more, or something unknown."""
+    """Note the one list that a feature consists of, if any. False where there is more, or something unknown."""
     if stop - start > _SIX_BYTES.size:  # usual: two bytes each for its size and the list's, 128 B to 16 kB
         _, low, high, tag, list_low, list_high = _SIX_BYTES.unpack_from(data, start)
         fits = start + low + (high << 7) - 0x7D == stop == start + list_low + (list_high << 7) - 0x7A

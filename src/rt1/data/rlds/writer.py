@@ -72,7 +72,7 @@ class RecordingSettings:
     episodes_per_shard: int = 32
     """Episodes per file, the most that an interruption loses."""
     text_encoder: Mapping[str, object] | None = None
-    """Identity of the encoder of the text embeddings: name, sha256, width; None records no embeddings."""
+    """Identity of the encoder of the text embeddings: name, sha256, width. None records no embeddings."""
     outcomes: tuple[str, ...] = OUTCOMES
     """What is known of every episode: success, seed, reward. The keys of the others are left out."""
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class RecordingSettings:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ValueError(f"data set name {self.name!r}; use lower case letters, digits and underscores")
+            raise ValueError(f"data set name {self.name!r}. Use lower case letters, digits and underscores")
         check_at_least(self, 1, "episodes", "episodes_per_shard")
 
     @property
@@ -188,8 +188,8 @@ def _json(data: Mapping[str, Any]) -> str:
 def refuse_difference(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     different = [f"{key} was {old.get(key)!r}, now {new[key]!r}" for key in new if old.get(key) != new[key]]
     if different:
-        changes = "; ".join(different)
-        raise DataError(f"{path.parent} was begun with other settings: {changes}; use them or a new folder")
+        changes = ", ".join(different)
+        raise DataError(f"{path.parent} was begun with other settings: {changes}. Use them or a new folder")
 
 
 def check_episode(episode: RecordedEpisode, settings: RecordingSettings) -> None:
@@ -204,17 +204,17 @@ def _image_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str
         return "it has no steps. Record at least one"
     for step, image in enumerate(episode.images):
         if (size := image_size(image)) != tuple(settings.image_size):
-            return f"the image of step {step} has size {size}; the recording has {tuple(settings.image_size)}"
+            return f"the image of step {step} has size {size}. The recording has {tuple(settings.image_size)}"
     return ""
 
 
 def _action_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     shape = (len(episode.images), settings.action_spec.size)
     if episode.actions.shape != shape or episode.actions.dtype != np.float32:
-        return f"its actions are {episode.actions.dtype} {episode.actions.shape}; they must be float32 {shape}"
+        return f"its actions are {episode.actions.dtype} {episode.actions.shape}. They must be float32 {shape}"
     if not np.isfinite(episode.actions).all():
         step = int(np.argmin(np.isfinite(episode.actions).all(axis=1)))
-        return f"the action of step {step} is {episode.actions[step].tolist()}; it must be finite"
+        return f"the action of step {step} is {episode.actions[step].tolist()}. It must be finite"
     return ""
 
 
@@ -223,21 +223,21 @@ def _text_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
         return "its instruction is empty. Give the sentence"
     width, embedding = settings.embedding_width, episode.text_embedding
     if embedding is None:
-        return "" if width is None else f"it has no text embedding; the recording has {width} entries each"
+        return "" if width is None else f"it has no text embedding. The recording has {width} entries each"
     if embedding.dtype != np.float32 or embedding.shape != (width,) or not np.isfinite(embedding).all():
-        return f"its text embedding is {embedding.dtype} {embedding.shape}; it must be finite float32 ({width},)"
+        return f"its text embedding is {embedding.dtype} {embedding.shape}. It must be finite float32 ({width},)"
     return ""
 
 
 def _outcome_problem(episode: RecordedEpisode, settings: RecordingSettings) -> str:
     rewards, steps = episode.rewards, len(episode.images)
     if rewards is not None and (rewards.dtype != np.float32 or rewards.shape != (steps,)):
-        return f"its rewards are {rewards.dtype} {rewards.shape}; they must be float32 ({steps},)"
+        return f"its rewards are {rewards.dtype} {rewards.shape}. They must be float32 ({steps},)"
     known = Outcome(success=episode.success, seed=episode.seed, rewards=rewards).keys()
     if "success" in known:
         known = (*known, "reward")
     missing = [key for key in settings.outcomes if key not in known]
-    return f"it has no {missing[0]}; the other episodes have one" if missing else ""
+    return f"it has no {missing[0]}. The other episodes have one" if missing else ""
 
 
 def _features(episode: RecordedEpisode, outcomes: Sequence[str]) -> dict[str, FeatureValue]:

@@ -17,7 +17,7 @@ from rt1.errors import DataError
 def check_steps(source: EpisodeSource, episode: int, start: int = 0, stop: int = 0) -> None:
     """Raise ``IndexError`` if a source lacks this episode or its steps ``start..stop-1``."""
     if not 0 <= episode < len(source.lengths):
-        raise IndexError(f"{source.name}: episode {episode}; it has the episodes 0..{len(source.lengths) - 1}")
+        raise IndexError(f"{source.name}: episode {episode}. It has the episodes 0..{len(source.lengths) - 1}")
     length = source.lengths[episode]
     if not 0 <= start <= stop <= length:
         raise IndexError(f"{source.name}: steps {start}..{stop} of episode {episode}, which has {length} steps")
@@ -28,7 +28,7 @@ def check_finite(actions: FloatArray, name: str) -> None:
     finite = np.isfinite(actions).all(axis=1)
     if not finite.all():
         step = int(np.argmin(finite))
-        raise DataError(f"{name}, step {step} is {actions[step].tolist()}; it must be finite; leave that episode out")
+        raise DataError(f"{name}, step {step} is {actions[step].tolist()}. It must be finite. Leave that episode out")
 
 
 def locate(ends: NDArray[np.int64], numbers: Any) -> tuple[Any, Any]:  # noqa: ANN401 (int or int64 (n,))

@@ -79,7 +79,7 @@ class JoinedSource(DerivedSource):
             DataError: no source, different action specs of one embodiment, or different numbers of bins.
         """
         if not sources:
-            raise DataError("there are no sources to join; give at least one")
+            raise DataError("there are no sources to join. Give at least one")
         self.sources = tuple(sources)
         self.name = "+".join(source.name for source in sources)
         self.embodiments = _embodiment_names(self.sources, embodiments)
@@ -91,8 +91,8 @@ class JoinedSource(DerivedSource):
         self._specs = {name: _common_spec(name, group) for name, group in self.groups.items()}
         if len({spec.bins for spec in self._specs.values()}) > 1:
             bins = ", ".join(f"{name} {spec.bins}" for name, spec in self._specs.items())
-            cure = "the heads of a network share theirs; set bins in the mixture file"
-            raise DataError(f"the embodiments have different numbers of bins: {bins}; {cure}")
+            cure = "The heads of a network share theirs. Set bins in the mixture file"
+            raise DataError(f"the embodiments have different numbers of bins: {bins}. {cure}")
         self.lengths: NDArray[np.int64] = np.concatenate([source.lengths for source in sources])
         self.firsts: NDArray[np.int64] = np.cumsum([0, *(len(source.lengths) for source in sources[:-1])])
         """(sources,) number of each source's first episode."""
@@ -107,7 +107,7 @@ class JoinedSource(DerivedSource):
         """Dimensions and bounds of the actions. Several embodiments have no common one and raise ``DataError``."""
         if len(self._specs) > 1:
             raise DataError(
-                f"{self.name} has the embodiments {', '.join(self._specs)}, each with an action spec of its own; give "
+                f"{self.name} has the embodiments {', '.join(self._specs)}, each with an action spec of its own. Give "
                 "the data of one of them"
             )
         return next(iter(self._specs.values()))
@@ -122,7 +122,7 @@ class JoinedSource(DerivedSource):
         """Return the text embedding stored with an episode. Sources with different encoders raise ``DataError``."""
         if not self._one_encoder:
             raise DataError(
-                f"the text embeddings of {self.name} come from different encoders; name one for all instructions"
+                f"the text embeddings of {self.name} come from different encoders. Name one for all instructions"
             )
         return super().text_embedding(episode)
 
@@ -165,8 +165,8 @@ class MappedSource(WrappedSource):
         mapped = self._map(self.source.actions(episode, start, stop))
         if mapped.dtype != np.float32 or mapped.shape != (stop - start, self.action_spec.size):
             raise DataError(
-                f"{self.name}, episode {episode}: the mapping returned {mapped.dtype} {mapped.shape}; "
-                f"it must return float32 ({stop - start}, {self.action_spec.size})"
+                f"{self.name}, episode {episode}: the mapping returned {mapped.dtype} {mapped.shape}. "
+                f"It must return float32 ({stop - start}, {self.action_spec.size})"
             )
         return mapped
 
@@ -205,7 +205,7 @@ def _embodiment_names(sources: Sequence[EpisodeSource], names: Sequence[str | No
     if all(name is None for name in names):
         return ()
     if any(name == "" for name in names):
-        raise DataError("the name of an embodiment is empty; give it a name, or leave it out for the data set's")
+        raise DataError("the name of an embodiment is empty. Give it a name, or leave it out for the data set's")
     return tuple(source.name if name is None else name for source, name in zip(sources, names, strict=True))
 
 
@@ -226,10 +226,10 @@ def _common_spec(name: str, sources: Sequence[EpisodeSource]) -> ActionSpec:
             if name:
                 both, cure = f" are both the embodiment {name!r} and", "name another embodiment for one of them"
             if first.action_spec.dimension_names == source.action_spec.dimension_names:
-                cure = f'give all the same --bounds, or set bounds = "widest" in a mixture file; or {cure}'
+                cure = f'give all the same --bounds, set bounds = "widest" in a mixture file, or {cure}'
             raise DataError(
-                f"{first.name} and {source.name}{both} have different action specs ({difference}); map one to the "
-                f"other's: MappedSource(source, action_spec, function); or {cure}"
+                f"{first.name} and {source.name}{both} have different action specs ({difference}). Map one to the "
+                f"other's: MappedSource(source, action_spec, function), or {cure}"
             )
     return first.action_spec
 

@@ -33,7 +33,7 @@ def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> It
         raise DataError(f"{where}, steps {start}..{stop - 1}: {error}") from error
     if len(images) != stop - start:
         gave = f"the source gave {len(images)} images for {stop - start} steps"
-        raise DataError(f"{where}, steps {start}..{stop - 1}: {gave}; it must give one per step")
+        raise DataError(f"{where}, steps {start}..{stop - 1}: {gave}. It must give one per step")
     for step, image in enumerate(images, start):
         try:
             rgb = decode_image(image) if isinstance(image, bytes) else _checked(image)
@@ -45,5 +45,5 @@ def each_image(source: EpisodeSource, episode: int, start: int, stop: int) -> It
 
 def _checked(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise DataError(f"images() gave {image.dtype} {image.shape}; it must give uint8 RGB (H, W, 3)")
+        raise DataError(f"images() gave {image.dtype} {image.shape}. It must give uint8 RGB (H, W, 3)")
     return image

@@ -33,7 +33,7 @@ MAX_SCANS = 100
 MAX_WORK = 1 << 28
 """Largest :func:`decoding_work` of an image that is decoded, about 0.5 s."""
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
-_CURE = "record or download the data set again"
+_CURE = "Record or download the data set again"
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
@@ -62,7 +62,7 @@ def decoding_work(data: bytes) -> int:
     scans = data.count(b"\xff\xda") if data.startswith(_JPEG) else 1
     if scans > MAX_SCANS or height * width > MAX_PIXELS or scans * height * width > MAX_WORK:
         raise DataError(
-            f"an image of {len(data)} bytes has {height}x{width} pixels and {scans} scans; at most {MAX_PIXELS} "
+            f"an image of {len(data)} bytes has {height}x{width} pixels and {scans} scans. At most {MAX_PIXELS} "
             f"pixels, {MAX_SCANS} scans and {MAX_WORK} pixels times scans are decoded. Store it smaller or baseline"
         )
     return scans * height * width
@@ -74,9 +74,9 @@ def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
     Another dtype or shape, or a quality outside 1..100, raises ``ValueError``.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise ValueError(f"the image is {image.dtype} {image.shape}; give uint8 RGB (H, W, 3)")
+        raise ValueError(f"the image is {image.dtype} {image.shape}. Give uint8 RGB (H, W, 3)")
     if not 1 <= quality <= 100:
-        raise ValueError(f"the JPEG quality is {quality}; it must lie in 1..100")
+        raise ValueError(f"the JPEG quality is {quality}. It must lie in 1..100")
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
@@ -99,16 +99,16 @@ def image_size(data: bytes) -> tuple[int, int]:
         if data.startswith(_PNG):
             kind, width, height = struct.unpack_from(">4sII", data, 12)
             if kind != b"IHDR":
-                raise DataError(f"a PNG of {len(data)} bytes does not begin with its header; {_CURE}")
+                raise DataError(f"a PNG of {len(data)} bytes does not begin with its header. {_CURE}")
             return height, width
         if data.startswith(_JPEG):
             return _jpeg_header(data)[:2]
         if data.startswith(_RIFF) and data[8:12] == _WEBP:
             return _webp_size(data)
     except (struct.error, IndexError) as error:
-        raise DataError(f"an image of {len(data)} bytes ends within its header; {_CURE}") from error
+        raise DataError(f"an image of {len(data)} bytes ends within its header. {_CURE}") from error
     raise DataError(
-        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG nor WebP; {_CURE}"
+        f"an image of {len(data)} bytes, first {data[:8].hex(' ')}, is neither JPEG nor PNG nor WebP. {_CURE}"
     )
 
 
@@ -128,7 +128,7 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     if kind == b"VP8 " and data[23:26] == _VP8_START:
         width, height = struct.unpack_from("<HH", data, 26)
         return height & 0x3FFF, width & 0x3FFF
-    raise DataError(f"a WebP of {len(data)} bytes does not begin with its header; {_CURE}")
+    raise DataError(f"a WebP of {len(data)} bytes does not begin with its header. {_CURE}")
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
@@ -142,14 +142,14 @@ def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
             height, width, channels = struct.unpack_from(">HHB", data, position + 5)
             return height, width, channels, position
         position += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
-    raise DataError(f"a JPEG of {len(data)} bytes has no size where its header must have it; {_CURE}")
+    raise DataError(f"a JPEG of {len(data)} bytes has no size where its header must have it. {_CURE}")
 
 
 def _decode_simplejpeg(data: bytes) -> NDArray[np.uint8]:
     try:
         return simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError as error:
-        raise DataError(f"a JPEG of {len(data)} bytes does not decode ({error}); {_CURE}") from error
+        raise DataError(f"a JPEG of {len(data)} bytes does not decode ({error}). {_CURE}") from error
 
 
 def _decode_cv2(data: bytes, size: int, kind: str) -> NDArray[np.uint8]:
@@ -160,7 +160,7 @@ def _decode_cv2(data: bytes, size: int, kind: str) -> NDArray[np.uint8]:
     if data:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise DataError(f"a {kind} of {size} bytes is truncated or damaged; {_CURE}")
+        raise DataError(f"a {kind} of {size} bytes is truncated or damaged. {_CURE}")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 

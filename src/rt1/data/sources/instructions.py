@@ -43,7 +43,7 @@ class EpisodesWithInstruction(WrappedSource):
         """Read all instructions. A source without any raises :class:`DataError`."""
         episodes = [number for number in range(len(source.lengths)) if source.instruction(number).strip()]
         if not episodes:
-            raise DataError(f"{source.name}: none of its {len(source.lengths)} episodes has an instruction; give one")
+            raise DataError(f"{source.name}: none of its {len(source.lengths)} episodes has an instruction. Give one")
         super().__init__(source)
         self._episodes = episodes
         self.lengths = source.lengths[episodes]

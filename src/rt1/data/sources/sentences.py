@@ -42,5 +42,5 @@ def _sentence_in(value: Any, text: str) -> str:  # noqa: ANN401 (JSON)
 
 def _refuse(text: str) -> str:
     keys = ", ".join(SENTENCE_KEYS)
-    rule = f"it must have one of the keys {keys}; name another instruction_key"
-    raise DataError(f"the instruction is JSON without a sentence ({text[:60]!r}); {rule}")
+    rule = f"It must have one of the keys {keys}. Name another instruction_key"
+    raise DataError(f"the instruction is JSON without a sentence ({text[:60]!r}). {rule}")

@@ -65,7 +65,7 @@ class Video:
         base = streams[0].time_base if streams and getattr(streams[0], "codec_context", None) is not None else None
         if not base:
             self.close()
-            raise DataError(f"{name}: there is no video that can be decoded; {cure}")
+            raise DataError(f"{name}: there is no video that can be decoded. {cure}")
         self._stream = streams[0]
         self._stream.codec_context.thread_count = 1  # the loader's threads already keep the cores busy
         self._tick = float(base)
@@ -84,7 +84,7 @@ class Video:
             return Clock(first=stream.start_time * self._tick, images=stream.frames, rates=rates)
         times = self.times()
         if not times:
-            raise DataError(f"{self.name}: the video has no images; {self._cure}")
+            raise DataError(f"{self.name}: the video has no images. {self._cure}")
         return Clock(first=times[0], images=len(times), rates=rates)
 
     def times(self) -> list[float]:
@@ -143,10 +143,10 @@ class Video:
         try:
             yield
         except FileNotFoundError as error:
-            raise DataError(f"{self.name}: {error.strerror}; {self._cure}") from error
+            raise DataError(f"{self.name}: {error.strerror}. {self._cure}") from error
         except av.FFmpegError as error:
             raise DataError(
-                f"{self.name}: the video is damaged or truncated ({error.strerror}); {self._cure}"
+                f"{self.name}: the video is damaged or truncated ({error.strerror}). {self._cure}"
             ) from error
 
     def _rgb(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -157,7 +157,7 @@ class Video:
         except av.FFmpegError as error:
             colors = f"{frame.format.name} images of color space {frame.colorspace}"
             raise DataError(
-                f"{self.name} has {colors}, which FFmpeg cannot convert to RGB ({error.strerror}); encode it again as "
+                f"{self.name} has {colors}, which FFmpeg cannot convert to RGB ({error.strerror}). Encode it again as "
                 "yuv420p of BT.709"
             ) from error
         return rgb.to_ndarray().astype(np.uint8, copy=False)
@@ -201,6 +201,6 @@ def check_colors() -> None:
     color = frame.to_ndarray(format="rgb24")[8, 8].astype(int)
     if np.abs(color - _COLOR).max() > _COLOR_TOLERANCE:
         raise DataError(
-            f"av {av.__version__} reads the color {_COLOR} of a BT.709 video as {tuple(color.tolist())}; install av 17 "
+            f"av {av.__version__} reads the color {_COLOR} of a BT.709 video as {tuple(color.tolist())}. Install av 17 "
             "or newer"
         )
