@@ -125,6 +125,18 @@ def test_a_file_system_without_locks_is_worked_in_with_a_warning(
         assert _work_in(tmp_path) == [LOCK_FILE]
 
 
+@pytest.mark.parametrize(("function", "number"), [("open", errno.EROFS), ("write", errno.ENOSPC)])
+def test_a_read_only_and_a_full_disk_are_no_reason_to_warn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, function, fail)  # warnings are errors here
+    with locked(tmp_path, tmp_path / LOCK_FILE):
+        assert (tmp_path / LOCK_FILE).exists() == (number == errno.ENOSPC)
+
+
 def test_a_new_folder_into_which_nothing_was_written_is_removed(tmp_path: Path) -> None:
     _work_in(tmp_path / "new")
     assert _names(tmp_path) == []

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rt1.common import json_files
-from rt1.common.json_files import parse, read_object
+from rt1.common.json_files import check_size, parse, read_object
 from rt1.errors import CheckpointError, DataError
 
 
@@ -51,6 +51,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "x.json").write_text('{"a": "long enough"}')
     with pytest.raises(DataError, match="20 bytes"):
         read_object(tmp_path / "x.json")
+    check_size(tmp_path / "missing.json")
 
 
 def test_a_missing_file_or_a_folder_is_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from rt1.data.remote.fetch import FetchSettings, fetch_part
+from rt1.data.remote.fetch import FetchSettings, fetch_part, file_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,6 @@ class FetchCommand:
         """Download, and print what is there."""
         report = fetch_part(self.url, self.out, self.settings)
         episodes = f"episodes {report.episodes.start}:{report.episodes.stop} of {report.total}"
-        print(f"{report.folder}: {episodes}, {report.files} files, {report.megabytes:.1f} MB of {report.format}")
+        print(f"{report.folder}: {episodes}, {file_count(report.files)}, {report.megabytes:.1f} MB of {report.format}")
         print(f"look at it: rt1 inspect {report.folder}")
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import warnings
@@ -122,8 +123,9 @@ def _lock(path: Path, file: Path) -> int | None:
             if not _is_same(descriptor, file):  # its holder removed it just now
                 os.close(descriptor)
                 descriptor = None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        with suppress(OSError):  # a full disk: the lock holds without the name
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
     except BlockingIOError as error:
         assert descriptor is not None
         holder = os.read(descriptor, 1000).decode(errors="replace") or "another process"
@@ -132,7 +134,8 @@ def _lock(path: Path, file: Path) -> int | None:
     except (OSError, ImportError) as error:  # no locks on this file system, or a folder that is read only
         if descriptor is not None:
             os.close(descriptor)
-        warnings.warn(f"{path} cannot be locked ({error}); let no other process write there", stacklevel=4)
+        if getattr(error, "errno", None) != errno.EROFS:  # on a read-only disk no process writes
+            warnings.warn(f"{path} cannot be locked ({error}); let no other process write there", stacklevel=4)
         return None
     return descriptor
 

@@ -16,7 +16,7 @@ from rt1.data.arrays.layouts import LAYOUTS, LayoutName
 from rt1.data.bounds import with_bounds
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.data.lerobot.schema import INFO_FILE
-from rt1.data.remote.fetch import FETCH_FILE
+from rt1.data.remote.fetch import is_unfinished
 from rt1.data.rlds.open_x import OPEN_X, open_x_source
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.rlds.schema import FEATURES_FILE, RT1_FILE, RLDSLayout, layout_keys, read_features
@@ -112,7 +112,7 @@ def open_data(folder: Path, options: DataOptions) -> EpisodeSource:
         source = open_data(local, options)
         source.name = "hf://" + str(folder).removeprefix("hf:").lstrip("/")
         return source
-    if (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE)):
+    if is_unfinished(folder):
         raise DataError(f"{folder}: the download is not finished. Run the same rt1 fetch command again to resume")
     if not folder.exists() and not str(folder).startswith(HUB_PREFIX):
         raise DataError(f"{folder} is not a folder or file here. Check the path. docs/data.md lists the formats")

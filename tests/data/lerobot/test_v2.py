@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.fixtures.lerobot import CAMERA, LeRobotSet, assert_right_images
 
+from rt1.common.json_files import MAX_BYTES
 from rt1.data.lerobot.reader import LeRobotSource
 from rt1.errors import DataError
 from rt1.testing import check_source
@@ -70,3 +71,12 @@ def test_a_missing_video_is_named(tmp_path: Path) -> None:
     (folder / f"videos/chunk-000/{CAMERA}/episode_000002.mp4").unlink()
     with pytest.raises(DataError, match=r"episode_000002\.mp4 is missing"):
         LeRobotSource(folder)
+
+
+def test_a_table_of_instructions_beyond_the_limit_is_one_line(tmp_path: Path) -> None:
+    old, new = LeRobotSet(version="v2.1").write(tmp_path / "old"), LeRobotSet().write(tmp_path / "new")
+    for folder, name in ((old, "tasks.jsonl"), (new, "tasks.parquet")):
+        with (folder / "meta" / name).open("ab") as file:
+            file.truncate(MAX_BYTES + 1)  # takes no space on the disk
+        with pytest.raises(DataError, match=rf"{name} has 268435457 bytes\. At most 268435456 are read"):
+            LeRobotSource(folder)

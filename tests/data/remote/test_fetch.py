@@ -82,6 +82,19 @@ def test_a_half_finished_download_resumes(
     assert not any("tfrecord" in path or path.endswith(".mp4") for path in server.paths)
 
 
+def test_a_complete_part_on_a_read_only_disk_is_left_as_it_is(
+    tmp_path: Path, make_set: Make, upload: Upload, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, out = upload(make_set(tmp_path / "whole", "v3.0")), tmp_path / "part"
+    _fetch(url, out, "1:2")
+    assert "episodes 1:2: 1 file, 0.0 MB, 0.0 MB to download" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setattr("rt1.data.remote.fetch.os.access", lambda *_: False)
+    assert _fetch(url, out, "1:2").files == 1
+    assert "episodes 1:2: 1 file, 0.0 MB, all downloaded" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+
+
 def test_a_resumed_download_asks_for_what_is_missing(
     tmp_path: Path, make_set: Make, server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from rt1.actions import FloatArray
 from rt1.common import border
 from rt1.common.files import write_bytes
+from rt1.common.json_files import check_size
 from rt1.common.suggest import unknown_name
 from rt1.data.rlds.schema import read_json
 from rt1.errors import DataError
@@ -215,6 +216,7 @@ def read_info(folder: Path) -> Info:
 def read_tasks(folder: Path) -> dict[int, str]:
     """Return the instructions by ``task_index``. They may be empty."""
     path = folder / TASKS_FILE
+    check_size(path, cure=COPY_AGAIN)
     # A data frame with a named index has a column of that name instead.
     sentence = SENTENCE_COLUMN if SENTENCE_COLUMN in read_schema(path).names else "task"
     columns = read_columns(path, ["task_index"], nullable=[sentence])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rt1.common.json_files import parse
+from rt1.common.json_files import check_size, parse
 from rt1.data.lerobot.schema import (
     COPY_AGAIN,
     Episodes,
@@ -64,6 +64,7 @@ def read_tasks(folder: Path) -> dict[int, str]:
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the objects of a file of JSON lines."""
+    check_size(path, cure=COPY_AGAIN)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():

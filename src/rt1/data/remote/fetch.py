@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from rt1.data.lerobot.schema import INFO_FILE
 from rt1.data.remote import lerobot, lerobot_v2, lerobot_v3, rlds
 from rt1.data.remote.download import Download, Part
 from rt1.data.remote.store import RemoteFile, Store
+from rt1.data.rlds.schema import FEATURES_FILE
 from rt1.errors import DataError, SaveError
 
 FETCH_FILE = "rt1-fetch.json"
@@ -73,6 +75,11 @@ class FetchReport:
     """Size of these files."""
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a download to a folder has not ended. The last file that it writes describes the data set."""
+    return (folder / FETCH_FILE).is_file() and not any((folder / name).is_file() for name in (INFO_FILE, FEATURES_FILE))
+
+
 def fetch_part(url: str, folder: Path, settings: FetchSettings) -> FetchReport:
     """Download the files that hold some episodes, and write metadata that describe them as a data set.
 
@@ -96,10 +103,12 @@ def fetch_part(url: str, folder: Path, settings: FetchSettings) -> FetchReport:
         download = Download(store, list(zip(part.files, remote, strict=True)), folder, waiting)
         size, missing = sum(file.size for file in remote), download.missing_bytes
         _check_space(folder, missing)
-        say(f"{len(remote)} files hold {_text(part.episodes)}, {size / 1e6:.1f} MB, {missing / 1e6:.1f} MB to download")
+        rest = f"{missing / 1e6:.1f} MB to download" if download.missing else "all downloaded"
+        say(f"episodes {_text(part.episodes)}: {file_count(len(remote))}, {size / 1e6:.1f} MB, {rest}")
         with progress("fetch", -(-size // 1_000_000), unit="MB", done=(size - missing) // 1_000_000) as bar:
             download.run(bar, size - missing)
-        part.write_metadata(folder)
+        if is_unfinished(folder) or os.access(folder, os.W_OK):  # else the disk is read-only
+            part.write_metadata(folder)
         shutil.rmtree(waiting, ignore_errors=True)
     return FetchReport(
         folder=folder,
@@ -121,6 +130,11 @@ def _plan(store: Store, settings: FetchSettings) -> Part:
 
 def _text(episodes: range) -> str:
     return f"{episodes.start}:{episodes.stop}"
+
+
+def file_count(number: int) -> str:
+    """Return a number of files in words: ``1 file``, ``2 files``."""
+    return f"{number} file" if number == 1 else f"{number} files"
 
 
 def _begin(folder: Path, store: Store, part: Part, remote: Sequence[RemoteFile]) -> None:

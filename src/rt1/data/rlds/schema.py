@@ -13,7 +13,7 @@ from typing import Any
 from rt1.actions import ActionSpec
 from rt1.common.border import check_no_pointer, reading
 from rt1.common.json_config import from_json, to_json
-from rt1.common.json_files import read_object
+from rt1.common.json_files import check_size, read_object
 from rt1.common.suggest import unknown_name
 from rt1.errors import DataError
 
@@ -307,6 +307,7 @@ def _with_labels(feature: FeatureInfo, folder: Path) -> FeatureInfo:
     if feature.kind != "label" or not path.is_file():
         return replace(feature, kind="tensor") if feature.kind == "label" else feature
     check_no_pointer(path)
+    check_size(path, cure=_COPY_AGAIN)
     with reading(path, cure=_COPY_AGAIN):
         return replace(feature, kind="tensor", labels=tuple(path.read_text(encoding="utf-8").splitlines()))
 
