@@ -47,7 +47,7 @@ def test_a_data_set_that_fits_has_no_differences(source: Any, target: Target) ->
     [
         ({"control_rate": 20.0}, "other-rate", "10 steps per second, lab has 20"),
         ({"image_size": (96, 96)}, "other-image-size", "16 x 16, those of lab 96 x 96"),
-        ({"sentences": ("wave",)}, "other-instructions", "lab has 'wave'"),
+        ({"sentences": ("wave",)}, "other-instructions", "The first of lab is 'wave'"),
     ],
 )
 def test_a_difference_is_named(source: Any, target: Target, change: dict[str, Any], check: str, words: str) -> None:

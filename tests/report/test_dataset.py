@@ -112,7 +112,7 @@ def test_the_command_writes_the_page_or_says_how_to_get_it(
     assert f"page: {out}" in capsys.readouterr().out
     assert "Episode 0, 4 steps" in out.read_text(encoding="utf-8")
     assert cli.main(["inspect", str(data), "--out", str(out), "--episode", "2"]) == 1
-    assert "there is no episode 2; memory has the episodes 0..1" in capsys.readouterr().err
+    assert "there is no episode 2. The episodes of memory are 0..1" in capsys.readouterr().err
 
 
 def test_a_checkpoint_has_no_page(

@@ -20,7 +20,7 @@ def test_json_and_toml_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([["a", "b"]], "holds a list; it must hold an object"),
+        ([["a", "b"]], "holds a list. It must hold an object"),
         ({"open": "pull"}, "the paraphrases of 'open' are 'pull'; they must be a list of sentences"),
         ({"open": ["pull", 3]}, "must be a list of sentences"),
         ({"open": [" "]}, "instruction 1 is ' '; it must say something"),

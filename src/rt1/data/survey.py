@@ -194,7 +194,7 @@ def show_episode(source: EpisodeSource, episode: int | None = None, *, images: i
     if episode is None:
         episode = int(np.argsort(source.lengths, kind="stable")[count // 2])
     if not 0 <= episode < count:
-        raise DataError(f"there is no episode {episode}. {source.name} has the episodes 0..{count - 1}")
+        raise DataError(f"there is no episode {episode}. The episodes of {source.name} are 0..{count - 1}")
     length = int(source.lengths[episode])
     steps = tuple(spread(length, images).tolist())
     return ShownEpisode(

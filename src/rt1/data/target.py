@@ -112,5 +112,5 @@ def _of_texts(source: EpisodeSource, target: Target) -> Iterator[Difference]:
         count = f"{len(other)} of {len(sentences)} instructions are none of {target.name}"
         yield (
             "other-instructions",
-            f"{count}, the first is {other[0][:80]!r}. {target.name} has {target.sentences[0]!r}",
+            f"{count}, the first is {other[0][:80]!r}. The first of {target.name} is {target.sentences[0]!r}",
         )
