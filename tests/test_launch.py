@@ -79,6 +79,43 @@ def test_skypilot_runs_the_command_on_its_nodes(torchrun_words: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"NODES": "two"}, "NODES is 'two'"),
+        ({"NODES": "0"}, "NODES is '0'"),
+        ({"NODES": "2"}, "HEAD is '', must be the first of 2 machines"),
+        ({"HEAD": "127.0.0.1:29500"}, "HEAD is '127.0.0.1:29500', must be a name or address"),
+        ({"PORT": "99999"}, "PORT is '99999', must be a port in 1..65535"),
+        ({"PORT": "http"}, "PORT is 'http'"),
+        ({"RANKS": "0"}, "RANKS is '0'"),  # a cloud machine without GPUs
+    ],
+)
+def test_a_wrong_setting_of_a_launch_is_one_line(settings: dict[str, str], words: str, torchrun_words: Path) -> None:
+    environment = {"PATH": f"{torchrun_words}:{os.environ['PATH']}", **settings}
+    ended = subprocess.run([LAUNCH / "train.sh"], env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith(f"train.sh: {words}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "run", "words"),
+    [
+        ({"SLURM_NTASKS": "16"}, "run", "there are 16 tasks on 2 nodes, must be one per node"),
+        ({}, "--preset", "the run is '--preset', must be a folder"),
+        ({"SLURM_CPUS_PER_TASK": ""}, "run", "set --cpus-per-task at the top"),
+    ],
+)
+def test_a_slurm_file_that_was_edited_wrongly_is_one_line(settings: dict[str, str], run: str, words: str) -> None:
+    job = {"SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "4", **settings}
+    environment = {"PATH": os.environ["PATH"], **job}
+    script = ["bash", str(LAUNCH / "train.slurm"), run]
+    ended = subprocess.run(script, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 SLURM = """
 scontrol() { if [[ $1 == show ]]; then echo node1; echo node2; else echo "scontrol $*"; fi; }
 scancel() { echo "scancel $*"; kill "$!"; }

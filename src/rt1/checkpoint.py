@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rt1.actions import ActionSpec
 from rt1.common import json_config
-from rt1.common.files import aside, replacing
+from rt1.common.files import aside, copy_existing, replacing
 from rt1.common.json_files import read_object
 from rt1.common.suggest import unknown_name
 from rt1.data.statistics import SourceStatistics
@@ -43,7 +43,9 @@ EXPORT_FILE = "export.json"
 """What makes a folder an export, see :mod:`rt1.policy.exported_manifest`, which acts but is no checkpoint."""
 RESULTS_FILE = "results.json"
 """Of a packaged policy: the results of an evaluation."""
-CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS, CARD_FILE, TABLE_FILE, RESULTS_FILE)
+EXTRA_FILES = (TABLE_FILE, RESULTS_FILE)
+"""What a packaged policy may have beside its weights: text embeddings of instructions, and results."""
+CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS, CARD_FILE, *EXTRA_FILES)
 _CURE = "restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
@@ -121,6 +123,7 @@ def save_checkpoint(
     info: CheckpointInfo | SharedInfo,
     training: TrainingState | None = None,
     weights: torch.dtype | None = None,
+    extras: Path | None = None,
 ) -> Path:
     """Write a checkpoint folder in one go. What was there stays until the new one is complete.
 
@@ -130,6 +133,7 @@ def save_checkpoint(
         info: its description.
         training: what resuming needs. None: nothing.
         weights: type of floats that the weights are stored in, see :func:`stored_as`. None: the network's.
+        extras: folder whose :data:`EXTRA_FILES` are copied. None: none.
 
     Raises:
         CheckpointError: the action specs are not the network's.
@@ -144,6 +148,8 @@ def save_checkpoint(
             _save_tensors(training.tensors, temporary / TRAINING_TENSORS)
             (temporary / TRAINING_FILE).write_text(json.dumps(training.progress, indent=1), encoding="utf-8")
         (temporary / INFO_FILE).write_text(json.dumps(info_to_json(info), indent=1), encoding="utf-8")
+        if extras is not None:
+            copy_existing(extras, temporary, EXTRA_FILES)
         card = edited_card(folder) or card_text(card_facts(model, info, folder))
         write_card(temporary, card)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from rt1 import Policy, load_model
-from rt1.checkpoint import load_info
+from rt1.checkpoint import EXTRA_FILES, load_info
 from rt1.cli import main
+from rt1.common.folders import writing_alone
 from rt1.data.rlds.reader import RLDSSource
 from rt1.data.sources.base import EpisodeSource
 from rt1.data.sources.images import decode_image, encode_jpeg
+from rt1.policy.open import weights_hash
 from rt1.text.encoder import USE_LARGE_5
 
 TF_SMALL = {
@@ -127,6 +130,33 @@ def test_weights_are_not_converted_onto_themselves(tmp_path: Path, capsys: pytes
     assert main(["convert", "imagenet", str(file), "--out", str(tmp_path / "link")]) == 1
     assert "link is the file to convert, which must not be replaced" in capsys.readouterr().err
     assert file.read_bytes() == b"weights"
+
+
+def test_two_conversions_to_one_place_are_one_line_for_the_second(
+    make_checkpoint: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = make_checkpoint(tmp_path / "checkpoint"), tmp_path / "out"
+    commands: list[tuple[object, ...]] = [("checkpoint", checkpoint, "--to", kind) for kind in ("lerobot", "rt1")]
+    commands += [(kind, tmp_path / "weights") for kind in ("tensorflow", "flax", "imagenet")]
+    with writing_alone(out):
+        for words in commands:
+            assert _convert(*words, "--out", out) == 1
+            error = capsys.readouterr().err
+            assert f"{out} is in use by process {os.getpid()}" in error
+            assert error.count("\n") == 1
+    assert _convert(*commands[0], "--out", out) == 0
+
+
+def test_a_package_keeps_its_instructions_and_results_through_lerobot(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    checkpoint = make_checkpoint(tmp_path / "checkpoint")
+    for name in EXTRA_FILES:
+        (checkpoint / name).write_text(name)
+    assert _convert("checkpoint", checkpoint, "--to", "lerobot", "--out", tmp_path / "lerobot") == 0
+    assert _convert("checkpoint", tmp_path / "lerobot", "--to", "rt1", "--out", tmp_path / "back") == 0
+    assert [(tmp_path / "back" / name).read_text() for name in EXTRA_FILES] == list(EXTRA_FILES)
+    assert weights_hash(tmp_path / "back") == weights_hash(checkpoint)
 
 
 @pytest.mark.parametrize("swapped", [False, True])

@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from rt1.common import files
-from rt1.common.files import _machine, recover, replacing, user_cache, write_bytes, write_text
+from rt1.common.files import _machine, recover, replacing, scratch_folder, user_cache, write_bytes, write_text
 from rt1.errors import SaveError
 
 
@@ -280,6 +280,19 @@ def test_what_dead_processes_left_half_written_is_removed_and_what_live_ones_wri
     os.utime(tmp_path / left[-1], (time.time() - 2 * 24 * 3600,) * 2)  # of another machine, and old
     _folder(tmp_path / "last", "new")
     assert _names(tmp_path) == sorted(["last", *stays])
+
+
+def test_a_scratch_folder_is_removed_and_so_are_those_of_dead_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    dead, live = (f".push.writing-{_machine()}-{process}" for process in (_dead_process(), os.getppid()))
+    for name in (dead, live):
+        (tmp_path / "rt1" / name).mkdir(parents=True)
+    with scratch_folder("push") as folder:
+        (folder / "weights").touch()
+        assert _names(tmp_path / "rt1") == sorted([live, folder.name])
+    assert _names(tmp_path / "rt1") == [live]
 
 
 def test_recovering_takes_a_name_as_it_is_and_not_as_a_pattern(tmp_path: Path) -> None:

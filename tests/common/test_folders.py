@@ -66,8 +66,8 @@ def test_a_folder_is_another_s_while_it_is_worked_in(tmp_path: Path) -> None:
     with working_in(tmp_path, ours=OURS), pytest.raises(LockedError) as caught:
         _work_in(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} is in use by process {os.getpid()} on {socket.gethostname()}; "
-        "wait until it ends, or give another folder"
+        f"{tmp_path} is in use by process {os.getpid()} on {socket.gethostname()}. "
+        "Wait until it ends, or write elsewhere"
     )
     assert _names(tmp_path) == []
     assert _work_in(tmp_path) == [LOCK_FILE]

@@ -131,7 +131,7 @@ def test_an_unknown_task_is_refused_with_the_one_that_was_meant() -> None:
         ({"supersample": 5}, "supersample is 5; it must be at most 4"),
         ({"control_rate": 100.0}, "control_rate is 100.0; it must be at most 80"),
         ({"control_rate": float("nan")}, "control_rate is nan"),
-        ({"crop": (0.5, 0.2, 0.6)}, r"crop is \[0.5, 0.2, 0.6\]; it must be"),
+        ({"crop": (0.5, 0.2, 0.6)}, r"crop is \[0.5, 0.2, 0.6\], must be"),
         ({"crop": (0.0, 0.0, float("nan"))}, "crop is"),
     ],
 )

@@ -52,7 +52,7 @@ def test_a_float_image_is_taken_as_it_is(dtype: type[np.floating[Any]]) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((4, 4), dtype=np.uint8), r"shape \(4, 4\); it must be one RGB image"),
+        (np.zeros((4, 4), dtype=np.uint8), r"shape \(4, 4\), must be one RGB image"),
         (np.zeros((4, 4, 4), dtype=np.uint8), r"shape \(4, 4, 4\)"),
         (np.zeros((0, 4, 3), dtype=np.uint8), r"shape \(0, 4, 3\)"),
         (np.zeros((4, 4, 3), dtype=np.int64), "dtype int64; it must be uint8"),

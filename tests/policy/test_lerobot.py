@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from rt1 import Policy
-from rt1.checkpoint import INFO_FILE, MODEL_FILE, save_checkpoint
+from rt1.checkpoint import EXTRA_FILES, INFO_FILE, MODEL_FILE, save_checkpoint
 from rt1.errors import CheckpointError, PolicyError, SaveError
 from rt1.policy.lerobot import CHECKPOINT_KEY, CONFIG_FILE, LEROBOT_FILES, PREFIX, read_lerobot, write_lerobot
 
@@ -46,19 +46,54 @@ def test_there_and_back_gives_the_same_checkpoint_and_the_same_20_actions(
 
 
 def test_the_folder_has_the_files_features_and_steps_of_lerobot(folder: Path) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == sorted(LEROBOT_FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(set(LEROBOT_FILES) - set(EXTRA_FILES))
     config = json.loads((folder / CONFIG_FILE).read_text())
     assert (config["type"], config["n_obs_steps"]) == ("rt1", 2)
     assert config["output_features"] == {"action": {"type": "ACTION", "shape": [4]}}
     assert list(config["input_features"]) == ["observation.image"]
     steps = [
         [step["registry_name"] for step in json.loads((folder / name).read_text())["steps"]]
-        for name in LEROBOT_FILES[2:]
+        for name in LEROBOT_FILES[2:4]
     ]
     assert steps == [
         ["rename_observations_processor", "to_batch_processor", "device_processor", "normalizer_processor"],
         ["unnormalizer_processor", "device_processor"],
     ]
+
+
+def _in_environment(checkpoint: Path, env: object) -> Path:
+    """Say in which environment the data of a checkpoint were recorded."""
+    description = json.loads((checkpoint / INFO_FILE).read_text())
+    description["provenance"]["env"] = env
+    (checkpoint / INFO_FILE).write_text(json.dumps(description))
+    return checkpoint
+
+
+@pytest.mark.parametrize(
+    ("env", "hold", "crop"),
+    [
+        (
+            {"suite": "metaworld", "settings": {"control_rate": 26.67, "crop": [0.12, 0.24, 0.75]}},
+            3,
+            [0.12, 0.24, 0.75],
+        ),
+        ({"env": "metaworld", "metaworld": {"control_rate": 80}}, 1, None),
+        ({"suite": "elsewhere", "settings": {"crop": 5}}, 1, None),
+        (None, 1, None),
+    ],
+)
+def test_the_configuration_says_how_the_policy_acts_in_meta_world_of_lerobot(
+    env: object, hold: int, crop: object, checkpoint: Path, tmp_path: Path
+) -> None:
+    write_lerobot(_in_environment(checkpoint, env), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / CONFIG_FILE).read_text())
+    assert (config["env_hold"], config["env_crop"]) == (hold, crop)
+
+
+def test_settings_that_meta_world_refuses_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    env = {"suite": "metaworld", "settings": {"crop": [0.5, 0.5, 0.9]}}
+    with pytest.raises(ValueError, match=r"crop is \[0.5, 0.5, 0.9\]"):
+        write_lerobot(_in_environment(checkpoint, env), tmp_path / "out")
 
 
 def test_the_conversion_needs_no_lerobot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

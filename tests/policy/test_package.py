@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 
 from rt1 import Policy
 from rt1.checkpoint import TrainingState, load_info, load_model, save_checkpoint
-from rt1.errors import CheckpointError, ExportError, SaveError
+from rt1.errors import CheckpointError, DataError, ExportError, SaveError
 from rt1.policy.export.exporter import _table
 from rt1.policy.exported import stored_table
 from rt1.policy.exported_manifest import read_manifest, sha256
+from rt1.policy.open import weights_hash
 from rt1.policy.package import LARGEST_TABLE, PackageSettings, package
 from rt1.text.encoder import TableEncoder, TextEncoder, TextEncoderIdentity
 
@@ -54,6 +55,24 @@ def test_a_package_holds_float16_weights_instructions_results_and_a_card(
     half, full = load_model(out).state_dict(), load_model(run).state_dict()
     assert {tensor.dtype for tensor in half.values()} == {tensor.dtype for tensor in full.values()}
     assert all(torch.allclose(half[name], full[name], rtol=1e-3, atol=1e-7) for name in full)
+
+
+def test_results_of_other_weights_or_another_action_spec_are_refused(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({**RESULTS, "weights": weights_hash(run / "last")}))
+    settings = PackageSettings(precision="float16", results=file)
+    first = package(run, tmp_path / "first", settings)
+    again = package(first, tmp_path / "again", PackageSettings())  # the results travel, and name the new weights
+    assert json.loads((again / "results.json").read_text())["weights"] == weights_hash(again)
+    assert "95 % (76..99 %)" in (again / "README.md").read_text()
+    with pytest.raises(DataError, match=r"other weights.*again"):
+        package(again, tmp_path / "third", settings)  # float16 rounded the weights
+    info = load_info(run)
+    spec = dataclasses.replace(info.action_spec, parts=tuple(reversed(info.action_spec.parts)))
+    save_checkpoint(tmp_path / "swapped", model=load_model(run), info=dataclasses.replace(info, action_spec=spec))
+    with pytest.raises(DataError, match=r"another action spec than .*swapped"):
+        package(tmp_path / "swapped", tmp_path / "third", settings)
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_value_beyond_float16_keeps_its_tensor_in_float32(run: Path, tmp_path: Path) -> None:

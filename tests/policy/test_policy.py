@@ -232,10 +232,10 @@ def test_an_image_may_be_read_only_or_a_view(policy: Policy) -> None:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((40, 56), np.uint8), r"shape \(40, 56\); it must be one RGB image \(H, W, 3\)"),
-        (np.zeros((1, 40, 56, 3), np.uint8), r"shape \(1, 40, 56, 3\); it must be one RGB image"),
-        (np.zeros((40, 56, 1), np.uint8), "repeat a grey image three times"),
-        (np.zeros((40, 56, 4), np.uint8), "drop the fourth channel of an RGBA image"),
+        (np.zeros((40, 56), np.uint8), r"shape \(40, 56\), must be one RGB image \(H, W, 3\)"),
+        (np.zeros((1, 40, 56, 3), np.uint8), r"shape \(1, 40, 56, 3\), must be one RGB image"),
+        (np.zeros((40, 56, 1), np.uint8), r"shape \(40, 56, 1\).*Repeat a gray image three times"),
+        (np.zeros((40, 56, 4), np.uint8), r"shape \(40, 56, 4\).*drop the fourth channel of an RGBA image"),
         (np.full((40, 56, 3), 1.5, np.float32), r"float images span \[1.5, 1.5\]; they must lie in \[0, 1\]"),
         (np.full((40, 56, 3), -0.1, np.float32), r"float images span \[-0.1, -0.1\]; they must lie in \[0, 1\]"),
         (np.full((40, 56, 3), np.nan, np.float32), r"float images span \[nan, nan\]"),
@@ -252,6 +252,13 @@ def test_what_is_no_image_is_refused_and_not_remembered(
     with pytest.raises(ValueError, match=message):
         policy.act(image)
     np.testing.assert_array_equal(policy.logits(good), expected)
+
+
+@pytest.mark.parametrize("instruction", ["", " ", None])
+def test_an_instruction_that_says_nothing_is_refused(instruction: Any, model: RT1, table: TableEncoder) -> None:
+    policy = Policy(model, SPEC, encode_text=lambda sentence: table.encode([sentence])[0])
+    with pytest.raises(ValueError, match=f"the instruction is {instruction!r}, must say something"):
+        policy.reset(instruction)
 
 
 def test_an_instruction_without_encoder_is_refused(policy: Policy) -> None:

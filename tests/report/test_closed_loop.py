@@ -19,6 +19,7 @@ from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.episode_trace import EpisodePlot
 from rt1.evaluate.metrics import METRICS_FILE
 from rt1.evaluate.results import InstructedResult, TaskResult
+from rt1.policy.open import weights_hash
 from rt1.report.closed_loop import Report, evaluate_checkpoint, results_json, write_report
 from rt1.report.provenance import ReportContext
 from rt1.text.encoder import TableEncoder
@@ -224,6 +225,7 @@ def test_an_evaluation_leaves_its_figures_and_one_page_and_both_show_the_clipped
     assert results["tasks"][0]["task"] == "faucet-open-v3"
     assert list(results["seconds"]) == ["train", "evaluate"]
     assert results["command"] == "rt1 evaluate"
+    assert results["weights"] == weights_hash(run / "last")
     assert report.checkpoint == "last at update 7"
     assert [record["loss"] for record in report.metrics] == [2.5, 2.5]
     assert (report.settings["a"], report.settings["control rate"]) == ("b", "4 Hz")

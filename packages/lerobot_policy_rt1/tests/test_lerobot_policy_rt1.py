@@ -126,6 +126,24 @@ def test_several_environments_act_as_one_batch_and_reset_starts_anew(checkpoint:
     np.testing.assert_array_equal(alone, first[1:2])
 
 
+def test_an_action_is_held_and_the_policy_sees_a_crop(checkpoint: Path, tmp_path: Path) -> None:
+    write_lerobot(checkpoint, tmp_path / "lerobot")
+    plain, _, _ = _load(tmp_path / "lerobot")
+    file = tmp_path / "lerobot" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"env_hold": 3, "env_crop": [0.25, 0.5, 0.5]}))
+    policy, _, _ = _load(tmp_path / "lerobot")
+    images = np.random.default_rng(5).integers(0, 256, (7, 1, 48, 64, 3), dtype=np.uint8)
+    actions = [policy.select_action(_observation(image, ["open the faucet"])) for image in images]
+    seen = [plain.select_action(_observation(image[:, 12:36, 32:], ["open the faucet"])) for image in images[::3]]
+    np.testing.assert_array_equal(torch.cat(actions), torch.cat(seen)[[0, 0, 0, 1, 1, 1, 2]])
+    policy.reset()
+    again = policy.select_action(_observation(images[0], ["open the faucet"]))
+    np.testing.assert_array_equal(again, actions[0])
+    for option, words in (({"env_hold": 0}, "env_hold is 0"), ({"env_crop": [0.5, 0.5]}, "crop is")):
+        with pytest.raises(ValueError, match=words):
+            PreTrainedConfig.get_choice_class("rt1")(preset="debug", device="cpu", **option)
+
+
 def test_one_episode_of_meta_world_by_lerobot_eval(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

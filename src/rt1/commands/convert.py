@@ -12,6 +12,7 @@ import tyro
 from rt1.checkpoint import CHECKPOINT_FILES, CheckpointInfo, save_checkpoint
 from rt1.commands.options import DataFormat
 from rt1.common.files import check_replaceable
+from rt1.common.folders import writing_alone
 from rt1.data.convert import ConvertSettings, Format, convert_source
 from rt1.data.open_data import DataOptions, open_data
 from rt1.errors import SaveError, UsageError
@@ -71,7 +72,8 @@ class ConvertImageNetCommand:
         check_replaceable(self.out)  # before the weights are read
         if self.out.resolve() == self.path.resolve():
             raise SaveError(f"{self.out} is the file to convert, which must not be replaced. Give another file")
-        report = convert_imagenet(self.path, self.out)
+        with writing_alone(self.out):
+            report = convert_imagenet(self.path, self.out)
         print(f"{self.out}: {len(report.used)} tensors of {report.format}")
         _print_skipped(report.skipped, report.notes)
         return 0
@@ -96,30 +98,34 @@ class ConvertCheckpointCommand:
         """Convert, and print what the network takes and gives."""
         if self.out.resolve() == self.path.resolve():
             raise SaveError(f"{self.out} is the folder to convert, which must not be replaced. Give another folder")
-        if self.to == "lerobot":
-            info = write_lerobot(self.path, self.out, embodiment=self.embodiment, image_key=self.image_key)
-        else:
-            if self.embodiment is not None:
-                raise UsageError(f"--embodiment is {self.embodiment}, which --to rt1 does not take. Leave it out")
-            checkpoint = read_lerobot(self.path)
-            info = checkpoint.info
-            save_checkpoint(self.out, model=checkpoint.model, info=info)
+        with writing_alone(self.out):
+            info = self._write()
         encoder = "not known" if info.text_encoder is None else info.text_encoder.name
         names = ", ".join(info.action_spec.dimension_names)
         print(f"{self.out}: window {info.model.window}, text encoder {encoder}, action {names}")
         return 0
 
+    def _write(self) -> CheckpointInfo:
+        if self.to == "lerobot":
+            return write_lerobot(self.path, self.out, embodiment=self.embodiment, image_key=self.image_key)
+        if self.embodiment is not None:
+            raise UsageError(f"--embodiment is {self.embodiment}, which --to rt1 does not take. Leave it out")
+        checkpoint = read_lerobot(self.path)
+        save_checkpoint(self.out, model=checkpoint.model, info=checkpoint.info, extras=self.path)
+        return checkpoint.info
+
 
 def _convert_google(command: ConvertTensorFlowCommand | ConvertFlaxCommand, convert: Callable[..., Conversion]) -> int:
     check_replaceable(command.out, CHECKPOINT_FILES)  # before the weights are read
-    conversion = convert(command.path, config=command.config, action_order=command.action_order or None)
-    info = CheckpointInfo(
-        model=conversion.configuration.model,
-        action_spec=conversion.configuration.action,
-        text_encoder=USE_LARGE_5,
-        provenance=conversion.report.to_json(),
-    )
-    save_checkpoint(command.out, model=conversion.model, info=info)
+    with writing_alone(command.out):
+        conversion = convert(command.path, config=command.config, action_order=command.action_order or None)
+        info = CheckpointInfo(
+            model=conversion.configuration.model,
+            action_spec=conversion.configuration.action,
+            text_encoder=USE_LARGE_5,
+            provenance=conversion.report.to_json(),
+        )
+        save_checkpoint(command.out, model=conversion.model, info=info)
     counts = parameter_counts(conversion.model)
     print(f"{command.out}: {conversion.report.configuration}, {counts.pop('total'):,} parameters")
     for name, count in counts.items():

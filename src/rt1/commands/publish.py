@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import tyro
 
 from rt1.commands.options import CheckpointPath, EncoderName, text_encoder
+from rt1.common.files import scratch_folder
 from rt1.hub.card import check_card
 from rt1.hub.client import upload
 from rt1.hub.names import check_repository
@@ -52,8 +52,8 @@ class PushCommand:
     def run(self, _command: str) -> int:
         """Package, check the model card, and upload."""
         check_repository(self.repository)
-        with TemporaryDirectory(prefix="rt1-push-") as temporary:
-            out = Path(temporary) / "policy"
+        with scratch_folder("push") as temporary:
+            out = temporary / "policy"
             encoder = text_encoder(self.text_encoder)
             package(self.checkpoint, out, self.settings, address=self.repository, encoder=encoder, say=print)
             check_card(out)

@@ -123,6 +123,13 @@ def recover(path: Path) -> None:
         _remove(half_written)
 
 
+def copy_existing(source: Path, target: Path, names: Sequence[str]) -> None:
+    """Copy the files of these names from one folder to another, as far as they are there."""
+    for name in names:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file in one go, or leave what was there."""
     with replacing(path) as temporary:
@@ -132,6 +139,19 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file in one go, or leave what was there."""
     write_bytes(path, text.encode())
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """Yield an empty folder in the user's cache, and remove it afterwards, as those of killed processes."""
+    path = _temporary_path(user_cache() / name)
+    _remove_abandoned(path.parent)
+    try:
+        _remove(path)
+        path.mkdir()
+        yield path
+    finally:
+        _remove(path)
 
 
 def user_cache() -> Path:

@@ -79,11 +79,23 @@ def replacing_alone(folder: Path, *, holding: Sequence[str]) -> Iterator[Path]:
         LockedError: another process is replacing it.
     """
     check_replaceable(folder, holding)
-    target = Path(os.path.realpath(folder))
-    with locked(folder, target.with_name(f".{target.name}.lock")):
+    with writing_alone(folder):
         recover(folder)
         with replacing(folder, holding=holding) as temporary:
             yield temporary
+
+
+@contextmanager
+def writing_alone(path: Path) -> Iterator[None]:
+    """Keep other processes from writing the same file or folder while the block runs.
+
+    Raises:
+        LockedError: another process writes it.
+        SaveError: its folder cannot be made.
+    """
+    target = Path(os.path.realpath(path))
+    with locked(path, target.with_name(f".{target.name}.lock")):
+        yield
 
 
 @contextmanager
@@ -130,7 +142,7 @@ def _lock(path: Path, file: Path) -> int | None:
         assert descriptor is not None
         holder = os.read(descriptor, 1000).decode(errors="replace") or "another process"
         os.close(descriptor)
-        raise LockedError(f"{path} is in use by {holder}; wait until it ends, or give another folder") from error
+        raise LockedError(f"{path} is in use by {holder}. Wait until it ends, or write elsewhere") from error
     except (OSError, ImportError) as error:  # no locks on this file system, or a folder that is read only
         if descriptor is not None:
             os.close(descriptor)

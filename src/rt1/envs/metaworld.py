@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
@@ -55,11 +55,7 @@ class MetaWorldConfig:
         check_between(self, 8, 2048, "image_size")
         check_between(self, 1, 4, "supersample")
         check_between(self, 1, NATIVE_RATE, "control_rate")
-        if not (min(self.part) >= 0 and 0.1 <= self.part[2] <= 1 - max(self.part[:2])):
-            raise ValueError(
-                f"crop is {list(self.part)}; it must be the top, the left and the side of a square within 0..1, with a "
-                "side of at least 0.1"
-            )
+        check_crop(self.part)
         limit = NATIVE_STEPS // self.hold
         if self.max_steps is not None and not 1 <= self.max_steps <= limit:
             raise ValueError(
@@ -87,6 +83,15 @@ def action_spec(*, bins: int = 256) -> ActionSpec:
             Continuous(name="gripper", low=(-1.0,), high=(1.0,)),
         ),
     )
+
+
+def check_crop(crop: Sequence[float]) -> None:
+    """Raise ``ValueError`` unless three numbers are the top, the left and the side of a square part of a picture."""
+    if len(crop) != 3 or not (min(crop) >= 0 and 0.1 <= crop[2] <= 1 - max(crop[:2])):
+        raise ValueError(
+            f"crop is {list(crop)}, must be the top, the left and the side of a square within 0..1, with a side of at "
+            "least 0.1. Use 0.12 0.24 0.75"
+        )
 
 
 def check_task(task: str) -> str:

@@ -202,6 +202,24 @@ def suite_of(provenance: Mapping[str, Any], name: str | None = None) -> TaskSuit
     return EnvSettings(env=name).suite_of(provenance)
 
 
+def lerobot_options(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a policy does itself in LeRobot's Meta-World, whose steps and pictures are the native ones.
+
+    Returns:
+        ``env_hold``, native steps of an action, and ``env_crop``, part of the picture as ``MetaWorldConfig.crop``.
+
+    Raises:
+        ValueError: the checkpoint's environment has settings that Meta-World refuses.
+    """
+    env = provenance.get("env")
+    if not isinstance(env, Mapping) or env.get("suite", env.get("env")) != MetaWorldSuite.name:
+        return {"env_hold": 1, "env_crop": None}
+    suite = suite_from_json(env)
+    assert isinstance(suite, MetaWorldSuite)
+    crop = suite.config.crop
+    return {"env_hold": suite.config.hold, "env_crop": None if crop is None else list(crop)}
+
+
 def tasks_of(suite: TaskSuite, provenance: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the tasks that a checkpoint was trained on, or a suite's only task."""
     if len(suite.tasks) == 1:

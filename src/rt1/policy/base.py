@@ -63,6 +63,15 @@ class BasePolicy(ABC):
         return self.action_spec.decode_logits(self.logits(image))[1]
 
 
+def check_image(image: NDArray[Any]) -> None:
+    """Raise ``ValueError`` unless an image is RGB (H, W, 3) with at least one pixel."""
+    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+        raise ValueError(
+            f"the image has shape {image.shape}, must be one RGB image (H, W, 3). Repeat a gray image three times, "
+            "drop the fourth channel of an RGBA image"
+        )
+
+
 def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -> None:
     """Raise ``ValueError`` unless a text embedding is real numbers (width,), finite, and of a sane size.
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
+from rt1.policy.base import check_image
 
 
 def prepare_image(image: NDArray[Any], size: tuple[int, int]) -> FloatArray:
@@ -23,8 +24,7 @@ def prepare_image(image: NDArray[Any], size: tuple[int, int]) -> FloatArray:
     Raises:
         ValueError: another shape or dtype, or a float image outside [0, 1].
     """
-    if image.ndim != 3 or image.shape[-1] != 3 or not image.size:
-        raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
+    check_image(image)
     if image.dtype == np.uint8:
         unit_HWC = image.astype(np.float32) * np.float32(1.0 / 255.0)
     elif image.dtype.kind != "f":

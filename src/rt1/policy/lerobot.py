@@ -1,9 +1,11 @@
 """A checkpoint as LeRobot's ``pretrained_model`` folder of the policy type ``rt1``, and back. No lerobot.
 
-    config.json                  type rt1, the features, and under the key ``checkpoint`` all of ``checkpoint.json``
+    config.json                  type rt1, the features, how it acts in its environment, and under the key
+                                 ``checkpoint`` all of ``checkpoint.json``
     model.safetensors            the weights, each name behind ``network.``
     policy_preprocessor.json     LeRobot's steps before and after the policy, which change no value
     policy_postprocessor.json
+    instructions.safetensors, results.json    of a packaged policy, as they are
 
 The policy itself is ``packages/lerobot_policy_rt1``.
 """
@@ -18,10 +20,20 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from rt1.checkpoint import CheckpointInfo, build_model, info_from_json, info_to_json, load_info, load_model, resolve
-from rt1.common.files import replacing, write_text
+from rt1.checkpoint import (
+    EXTRA_FILES,
+    CheckpointInfo,
+    build_model,
+    info_from_json,
+    info_to_json,
+    load_info,
+    load_model,
+    resolve,
+)
+from rt1.common.files import copy_existing, replacing, write_text
 from rt1.common.folders import check_outside
 from rt1.common.json_files import read_object
+from rt1.envs.registry import lerobot_options
 from rt1.errors import CheckpointError
 from rt1.model.rt1 import RT1
 from rt1.policy.base import recorded_size
@@ -33,7 +45,7 @@ PREFIX = "network."
 """The attribute of the policy that holds the network, in the names of its weights."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PREPROCESSOR_FILE, POSTPROCESSOR_FILE = "policy_preprocessor.json", "policy_postprocessor.json"
-LEROBOT_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, POSTPROCESSOR_FILE)
+LEROBOT_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, POSTPROCESSOR_FILE, *EXTRA_FILES)
 IMAGE_KEY = "observation.image"
 """Key of the camera in LeRobot's environments with one camera."""
 
@@ -84,10 +96,12 @@ def write_lerobot(
             "output_features": outputs,
             "normalization_mapping": _NORMALIZATION,
             "push_to_hub": False,
+            **lerobot_options(info.provenance),
             CHECKPOINT_KEY: info_to_json(info),
         }
         for name, content in ((CONFIG_FILE, config), *_processors(inputs, outputs)):
             write_text(temporary / name, json.dumps(content, indent=1))
+        copy_existing(resolve(run), temporary, EXTRA_FILES)
     return info
 
 

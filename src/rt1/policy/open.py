@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
-from rt1.checkpoint import CheckpointInfo, load_info, load_model, resolve
-from rt1.errors import ExportError
+from rt1.checkpoint import MODEL_FILE, CheckpointInfo, load_info, load_model, load_whole_info, resolve, robots_of
+from rt1.common.json_config import to_json
+from rt1.errors import CheckpointError, ExportError
 from rt1.hub.names import policy_path
+from rt1.model.weights import read_safetensors
 from rt1.policy.auto import fastest
 from rt1.policy.cache import cached_export
 from rt1.policy.engines.base import AUTO, Engine, engine_choice
 from rt1.policy.engines.torch import TorchEngine
 from rt1.policy.exported import is_export, open_export
-from rt1.policy.exported_manifest import Manifest, read_manifest
+from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest
 
 
 def policy_folder(path: Path | str) -> Path:
@@ -35,6 +39,26 @@ def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointIn
     if embodiment not in (None, manifest.provenance.get("embodiment")):
         raise ExportError(f"{path} is an export of one embodiment. Leave out the name {embodiment!r}, or export it")
     return manifest
+
+
+def weights_hash(folder: Path) -> str:
+    """Return the SHA-256 of a policy's weights and action specs, which results of an evaluation name.
+
+    Weights in float16 have the hash of the same values in float32. An export has that of its manifest, which holds the
+    hashes of its files.
+
+    Args:
+        folder: as :func:`policy_folder` returns it.
+    """
+    if is_export(folder):
+        return hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    specs = {name: to_json(robot.action_spec) for name, robot in robots_of(load_whole_info(folder)).items()}
+    digest = hashlib.sha256(json.dumps(specs).encode())
+    tensors, _ = read_safetensors(folder / MODEL_FILE, error=CheckpointError, cure="Use another checkpoint")
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + values.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def open_engine(

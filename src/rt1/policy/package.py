@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -24,14 +25,16 @@ from rt1.checkpoint import (
     robots_of,
     save_checkpoint,
 )
+from rt1.common.files import write_text
 from rt1.common.folders import check_outside, replacing_alone
 from rt1.envs.registry import EnvSettings, tasks_of
+from rt1.errors import DataError
 from rt1.hub.card import CARD_FILE, CardFacts, card_text, check_card, edited_card, read_results, write_card
 from rt1.hub.names import shipped_name
 from rt1.policy.export.exporter import EXPORT_FILES, export_facts
 from rt1.policy.exported import is_export, stored_table
 from rt1.policy.exported_manifest import MANIFEST_FILE, read_manifest
-from rt1.policy.open import policy_folder
+from rt1.policy.open import policy_folder, weights_hash
 from rt1.text.encoder import TABLE_FILE, TableEncoder, TextEncoder, check_same_encoder
 from rt1.text.load import load_identified
 
@@ -52,7 +55,7 @@ class PackageSettings:
     instructions: tuple[str, ...] = ()
     """Sentences whose text embeddings are stored. Default: those of the tasks, if they take at most 1 MB."""
     results: Path | None = None
-    """File results.json of rt1 evaluate, for the model card."""
+    """File results.json of rt1 evaluate for these weights. Default: the file that an earlier package holds."""
     license: str = "unknown"
     """License of the weights, as the Hugging Face Hub writes it: apache-2.0, mit, cc-by-4.0, other."""
 
@@ -85,12 +88,12 @@ def package(
     Raises:
         CheckpointError: the checkpoint cannot be used, or its model card is malformed.
         ExportError: the export cannot be used.
-        DataError: the results cannot be read.
+        DataError: the results cannot be read, or are those of other weights.
         ValueError: instructions that cannot be encoded, or settings that an export does not have.
         SaveError: ``out`` holds other files, or the disk is full or read-only.
     """
     folder = policy_folder(policy)
-    results = {} if settings.results is None else read_results(settings.results)
+    results = _results(folder, settings.results)
     check_outside(out, folder)
     address = address or shipped_name(out)
     make, first = (_copy_export, MANIFEST_FILE) if is_export(folder) else (_save, INFO_FILE)
@@ -101,9 +104,27 @@ def package(
         facts = replace(facts, name=name, license=settings.license, results=results)
         facts = facts if address is None else replace(facts, address=address)
         write_card(new, edited or card_text(facts))
-        if settings.results is not None:
-            shutil.copyfile(settings.results, new / RESULTS_FILE)
+        if results:
+            results |= {"weights": weights_hash(new)} if results.get("weights") else {}  # stored in float16, for one
+            write_text(new / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     return out
+
+
+def _results(folder: Path, given: Path | None) -> dict[str, Any]:
+    """Return the results of an evaluation of a policy: those given, else those stored with it. Others are refused.
+
+    Results of earlier versions do not name the weights that were evaluated.
+    """
+    path = given or folder / RESULTS_FILE
+    if given is None and not path.is_file():
+        return {}
+    results = read_results(path)
+    if results.get("weights") not in (None, weights_hash(folder)):
+        raise DataError(
+            f"{path} has the results of other weights or another action spec than {folder}. Give results.json of "
+            f"rt1 evaluate {folder}"
+        )
+    return results
 
 
 def _edited(folder: Path, say: Callable[[str], None]) -> str | None:

@@ -234,6 +234,9 @@ class Policy(BasePolicy):
         return self.stepper.prepare(image)
 
     def _embed(self, instruction: Instruction) -> NDArray[np.float32]:
+        given: Any = instruction
+        if given is None or (isinstance(given, str) and not given.strip()):
+            raise ValueError(f"the instruction is {given!r}, must say something. Give a sentence")
         if not isinstance(instruction, str):
             return np.asarray(instruction)
         if self._encode_text is None:

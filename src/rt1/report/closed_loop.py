@@ -36,6 +36,7 @@ class Report(Provenance):
     metrics: Sequence[Mapping[str, Any]] = ()  # records of ``metrics.jsonl``
     protocol: EvaluationProtocol | None = None  # the published one that was followed
     picture_backend: str | None = None  # library that drew the images, None where the suite does not say it
+    weights: str | None = None  # hash of the policy's weights, see rt1.policy.open.weights_hash
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -156,6 +157,7 @@ def results_json(report: Report) -> dict[str, Any]:
         "baseline_groups": {column: report.groups(column) for column in BASELINES},
         "settings": dict(report.settings),
         "picture_backend": report.picture_backend,
+        "weights": report.weights,
         "swapped_success": report.swapped_success,
         "swapped": [_counted_json(result, "given_instruction") for result in report.swapped],
         "paraphrase_success": report.paraphrase_success,

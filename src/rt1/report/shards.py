@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rt1.checkpoint import MODEL_FILE
 from rt1.common.border import reading
 from rt1.common.files import first_names, write_text
 from rt1.common.json_config import from_json, to_json
@@ -24,8 +22,7 @@ from rt1.evaluate.episode_choice import choose_episodes, instruction_source
 from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
 from rt1.evaluate.metrics import read_metrics
 from rt1.evaluate.outcomes import Shard, TrialOutcome, count_outcomes
-from rt1.policy.exported import is_export
-from rt1.policy.exported_manifest import MANIFEST_FILE
+from rt1.policy.open import weights_hash
 from rt1.policy.policy import Policy
 from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext
 from rt1.text.encoder import TextEncoder
@@ -132,11 +129,10 @@ def run_trials_of(
     facts = recorder.facts(
         policy, title="Closed-loop evaluation", settings=settings_table(suite, settings), notes=NOTES
     )
-    weights = folder / (MANIFEST_FILE if is_export(folder) else MODEL_FILE)  # the manifest has hashes of its files
     evaluation = {
         "shards": shard.count,
         "commit": facts["commit"],
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "weights": weights_hash(folder),
         "env": suite_to_json(suite),
         "picture_backend": picture_backend(suite),
         "trials": {**to_json(replace(settings, rerun=None)), "tasks": list(tasks), "workers": 0},
@@ -164,6 +160,7 @@ def report_fields(shards: Sequence[Trials]) -> dict[str, Any]:
         "metrics": first.metrics,
         "protocol": None if name is None else protocol_of(suite_from_json(first.evaluation["env"]), name),
         "picture_backend": first.evaluation["picture_backend"],
+        "weights": first.evaluation["weights"],
         **vars(first.provenance),
         "seconds": {name: sum(p.seconds.get(name, 0.0) for p in provenances) for name in first.provenance.seconds},
         "peak_gb": max((p.peak_gb for p in provenances if p.peak_gb is not None), default=None),

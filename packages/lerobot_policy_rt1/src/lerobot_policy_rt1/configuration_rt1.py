@@ -11,6 +11,8 @@ from lerobot.configs.types import NormalizationMode
 from lerobot.optim.optimizers import AdamConfig, AdamWConfig, OptimizerConfig
 from lerobot.optim.schedulers import CosineDecayWithWarmupSchedulerConfig, LRSchedulerConfig
 
+from rt1.common.json_config import check_at_least
+from rt1.envs.metaworld import check_crop
 from rt1.policy.lerobot import CONFIG_FILE, read_description
 from rt1.presets import preset
 from rt1.train.config import TrainConfig
@@ -33,6 +35,11 @@ class RT1Config(PreTrainedConfig):
     """Instruction of samples and environments whose task is empty."""
     image_key: str | None = None
     """Key of the camera. It may be left out where there is one."""
+    env_hold: int = 1
+    """Steps of the environment that each action is held for. A checkpoint, or a data set of rt1, sets it."""
+    env_crop: list[float] | None = None
+    """Square part of the environment's image that the policy sees: its top, left and side, as shares of the image. A
+    checkpoint, or a data set of rt1, sets it. Default: all of the image."""
     init: str | None = None
     """Checkpoint of rt1, or a backbone of rt1 convert imagenet, to start from: what fits is loaded."""
     checkpoint: dict[str, Any] | None = None
@@ -41,6 +48,9 @@ class RT1Config(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(self, 1, "env_hold")
+        if self.env_crop is not None:
+            check_crop(self.env_crop)
         model = self.train_config.model
         if self.checkpoint is not None:
             model = read_description(self.checkpoint, Path(CONFIG_FILE)).model

@@ -6,6 +6,7 @@ Shape letters: B samples or robots, T window, C channels, H height, W width, A a
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lerobot_policy_rt1.configuration_rt1 import RT1Config
 from lerobot_policy_rt1.description import describe
 from rt1.checkpoint import info_to_json, read_weights
 from rt1.data.pipeline.augment import augment
+from rt1.envs.registry import lerobot_options
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1
 from rt1.policy.batched import BatchedPolicy
@@ -54,7 +56,10 @@ class RT1Policy(PreTrainedPolicy):
         config.validate_features()
         is_new = config.checkpoint is None
         if is_new:
-            config.checkpoint = info_to_json(describe(config, dataset_stats, dataset_meta))
+            info = describe(config, dataset_stats, dataset_meta)
+            config.checkpoint = info_to_json(info)
+            if (config.env_hold, config.env_crop) == (1, None):
+                vars(config).update(lerobot_options(info.provenance))
         self.info = read_description(config.checkpoint, Path(CONFIG_FILE))
         self.network = RT1(self.info.model)  # contiguous: LeRobot saves no other optimizer state
         if is_new and config.init is not None:
@@ -67,6 +72,7 @@ class RT1Policy(PreTrainedPolicy):
             raise ValueError("the checkpoint names no text encoder, so tasks cannot be encoded. Train with one")
         self._encode_text = cache(encode_text)
         self._acting: BatchedPolicy | None = None
+        self._held: list[Tensor] = []  # the last action, once for each further step that it is held
         self._updates = 0
 
     def get_optim_params(self) -> list[dict[str, Any]]:
@@ -103,11 +109,12 @@ class RT1Policy(PreTrainedPolicy):
 
     def train(self, mode: bool = True) -> RT1Policy:  # noqa: FBT001, FBT002 (torch's)
         """Switch the mode. The network that acts has a copy of the weights, which training makes outdated."""
-        self._acting = None
+        self._acting, self._held = None, []
         return super().train(mode)
 
     def reset(self) -> None:
         """Forget the episodes of all robots."""
+        self._held = []
         if self._acting is not None:
             self._acting.reset()
 
@@ -115,13 +122,18 @@ class RT1Policy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """Return the actions for one new image per robot, float32 (B, A), physical units.
 
-        A robot whose task changes starts a new episode. :meth:`reset` starts new episodes for all.
+        A robot whose task changes starts a new episode. :meth:`reset` starts new episodes for all. The policy looks at
+        the image of every ``env_hold``-th call and repeats its action in between.
         """
+        if self._held:
+            return self._held.pop()
         if self._acting is None:
             engine = TorchEngine(self.network, device=str(self.network.pixel_mean.device))
             self._acting = BatchedPolicy(Policy(Stepper(engine), self.info.action_spec, encode_text=self._encode_text))
-        images = _stored(batch[self.config.camera]).cpu().numpy()
-        return torch.from_numpy(self._acting.act_vectors(list(images), self._tasks(batch, len(images))))
+        images = _cropped(_stored(batch[self.config.camera]), self.config.env_crop).cpu().numpy()
+        action_BA = torch.from_numpy(self._acting.act_vectors(list(images), self._tasks(batch, len(images))))
+        self._held = [action_BA.clone() for _ in range(self.config.env_hold - 1)]
+        return action_BA
 
     def predict_action_chunk(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """Return the one action of :meth:`select_action` as a chunk, (B, 1, A)."""
@@ -164,6 +176,17 @@ class RT1Policy(PreTrainedPolicy):
             is_continuous_A: NDArray[np.bool_] = self.info.action_spec.discrete_choices == 0
             spread_A = config.target_spread * torch.from_numpy(is_continuous_A).to(logits_BTAV)
         return action_loss(logits_BTAV, token_BTA, mask_BT=mask_BT, spread_A=spread_A, smoothing=config.label_smoothing)
+
+
+def _cropped(image_XHWC: Tensor, crop: Sequence[float] | None) -> Tensor:
+    """Return the part of the images that the policy sees."""
+    if crop is None:
+        return image_XHWC
+    height, width = image_XHWC.shape[-3:-1]
+    top, left, rows, columns = (
+        round(share * side) for share, side in zip((*crop, crop[2]), (height, width, height, width), strict=True)
+    )
+    return image_XHWC[..., top : top + rows, left : left + columns, :]
 
 
 def _stored(image_XCHW: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from rt1.errors import first_line
 from rt1.model.heads import parameter_counts
 from rt1.model.inference import ActingNetwork
 from rt1.model.rt1 import RT1
+from rt1.policy.base import check_image
 from rt1.policy.engines.base import Engine, full_window
 from rt1.policy.exported_manifest import Precision, Sizes
 
@@ -75,8 +76,7 @@ class TorchEngine(Engine):
 
     def prepare(self, image: NDArray[Any]) -> FloatArray:
         """Return the image as training prepares it, to the last bit."""
-        if image.ndim != 3:
-            raise ValueError(f"the image has shape {image.shape}; it must be one RGB image (H, W, 3)")
+        check_image(image)
         prepared_1CHW = self.model.prepare(torch.from_numpy(np.array(image, order="C"))[None])
         return prepared_1CHW[0].float().permute(1, 2, 0).numpy()
 
