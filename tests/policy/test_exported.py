@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from rt1.actions import FloatArray
 from rt1.errors import ExportError
-from rt1.policy.exported import is_export, load_graphs, open_export
+from rt1.policy.exported import is_export, load_graphs, open_export, version_of
 from rt1.policy.exported_manifest import Format, read_manifest
 from rt1.policy.policy import Policy
 from rt1.text.encoder import TableEncoder
@@ -174,6 +175,14 @@ def test_a_library_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModuleNotFoundError, match="onnxruntime"):
         open_export(onnx_export[1])
+
+
+def test_the_version_of_a_package_whose_distribution_has_another_name_is_the_module_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert version_of("numpy") == np.__version__
+    monkeypatch.setitem(sys.modules, "runtime_of_another_name", SimpleNamespace(__version__="1.2"))
+    assert version_of("runtime_of_another_name") == "1.2"
 
 
 @pytest.mark.parametrize("name", ["condition", "tokenizer", "decoder"])

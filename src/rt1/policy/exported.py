@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 from rt1.common.files import user_cache, write_text
@@ -54,8 +54,16 @@ def open_export(folder: Path, *, threads: int | None = None) -> tuple[GraphEngin
 def _check_record(folder: Path, manifest: Manifest) -> Path:
     """Return the file that exists once this export has agreed with this library on this processor."""
     package = _PACKAGES.get(manifest.kind, "torch")
-    machine = [sha256(folder / MANIFEST_FILE), processor(), instructions(), package, metadata.version(package)]
+    machine = [sha256(folder / MANIFEST_FILE), processor(), instructions(), package, version_of(package)]
     return user_cache() / "checked" / hashlib.sha256("\n".join(machine).encode()).hexdigest()[:32]
+
+
+def version_of(package: str) -> str:
+    """Return the version of an installed package, also of one whose distribution has another name (onnxruntime-gpu)."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return str(import_module(package).__version__)
 
 
 def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None) -> GraphEngine:

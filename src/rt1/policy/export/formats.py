@@ -10,7 +10,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from rt1.errors import ExportError
 from rt1.policy.engines.openvino import import_openvino
 from rt1.policy.engines.program import instruction_set
 from rt1.policy.export.graphs import Programs
+from rt1.policy.exported import version_of
 from rt1.policy.exported_manifest import Format, Precision
 
 PACKAGES: Mapping[Format, tuple[str, ...]] = {
@@ -76,14 +76,14 @@ def write_graphs(programs: Programs, folder: Path, *, to: Format, precision: Pre
 
 def versions(to: Format) -> dict[str, str]:
     """Return the versions of the packages that write an export, and the instruction set."""
-    packages = {name: metadata.version(name) for name in PACKAGES[to]}
+    packages = {name: version_of(name) for name in PACKAGES[to]}
     return {"rt1": rt1.__version__, **packages, "torch": torch.__version__, "cpu": instruction_set()}
 
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of torch and of all packages that some engine needs and that are installed."""
     names = sorted({"torch", *(name for packages in PACKAGES.values() for name in packages)})
-    return {name: metadata.version(name) for name in names if importlib.util.find_spec(name)}
+    return {name: version_of(name) for name in names if importlib.util.find_spec(name)}
 
 
 def _write_onnx(programs: Programs, folder: Path) -> None:
