@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,20 @@ def test_logits_that_are_not_finite_give_no_action(value: float) -> None:
     logits[1, 2, 3] = value
     with pytest.raises(PolicyError, match="1 of 30 logits"):
         spec.decode_logits(logits)
+
+
+@pytest.mark.parametrize("shape", [(3, 256), (2, 2, 255), (256,)])
+def test_logits_of_another_number_of_bins_or_dimensions_are_refused(shape: tuple[int, ...]) -> None:
+    spec = ActionSpec(parts=(Continuous(name="move", low=(0.0,) * 3, high=(4.0,) * 3),), bins=255)
+    with pytest.raises(ValueError, match=rf"{re.escape(str(shape))}.* 3 dimensions of 255 bins"):
+        spec.decode_logits(np.zeros(shape, np.float32))
+
+
+def test_no_token_decodes_to_a_value_outside_the_bounds() -> None:
+    spec = ActionSpec(parts=(Continuous(name="move", low=(-0.1, 0.0), high=(0.2, 1.0)),))
+    action = spec.decode(np.array([[0, 0], [255, 255]]))
+    np.testing.assert_array_equal(action, [spec.low, spec.high])
+    assert not spec.out_of_bounds(action).any()
 
 
 def test_the_most_likely_token_of_each_dimension_is_the_action() -> None:

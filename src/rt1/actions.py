@@ -209,8 +209,8 @@ class ActionSpec:
             tokens: integers (..., A), ``0..bins-1``, an array or a torch tensor.
 
         Returns:
-            float32 (..., A), physical units. An invalid choice of a discrete dimension becomes what its part says. A
-            tensor gives a tensor on its device, with the same values as the array.
+            float32 (..., A), physical units, within the bounds. An invalid choice of a discrete dimension becomes what
+            its part says. A tensor gives a tensor on its device, with the same values as the array.
         """
         if (values := _of_tensor(tokens)) is not None:
             return tokens.float().new_tensor(self.decode(values))
@@ -219,7 +219,7 @@ class ActionSpec:
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.bins):
             raise ValueError(f"action tokens span {tokens.min()}..{tokens.max()}; they must lie in 0..{self.bins - 1}")
         unit = tokens.astype(np.float32) / np.float32(self.bins - 1)
-        value = unit * (self.high - self.low) + self.low
+        value = self._scaled(unit)
         discrete = [part for part in self.parts if isinstance(part, Discrete)]
         for column, part in zip(np.flatnonzero(self.discrete_choices), discrete, strict=True):
             invalid = 0 if part.invalid == "first" else -1
@@ -235,7 +235,13 @@ class ActionSpec:
         Raises:
             PolicyError: a logit is not finite. ``argmax`` would choose token 0, the lower bound of a dimension, and the
                 robot would move there.
+            ValueError: another number of dimensions or bins.
         """
+        if np.shape(logits)[-2:] != (self.size, self.bins):
+            raise ValueError(
+                f"the logits have shape {np.shape(logits)}, the spec has {self.size} dimensions of {self.bins} bins. "
+                "Use the action spec that the network was trained with"
+            )
         if bad := np.size(logits) - np.count_nonzero(np.isfinite(logits)):
             raise PolicyError(
                 f"{bad} of {np.size(logits)} logits are not finite, so there is no action; use another checkpoint, and "
@@ -249,7 +255,11 @@ class ActionSpec:
         """Return the mean (..., A) of the bins of logits (..., A, V), in physical units."""
         weight = np.exp((logits - logits.max(axis=-1, keepdims=True)) / np.float32(self.temperature))
         unit = (weight @ np.linspace(0, 1, self.bins, dtype=np.float32)) / weight.sum(axis=-1)
-        return unit * (self.high - self.low) + self.low
+        return self._scaled(unit)
+
+    def _scaled(self, unit: FloatArray) -> FloatArray:
+        # Rounding exceeds some upper bounds by one float32 step.
+        return np.clip(unit * (self.high - self.low) + self.low, self.low, self.high)
 
     def out_of_bounds(self, action: FloatArray) -> NDArray[np.bool_]:
         """(..., A) True where a value lies outside its bounds, so that encoding clips it."""

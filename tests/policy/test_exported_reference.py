@@ -150,6 +150,16 @@ def test_reference_steps_that_cannot_be_used_are_refused(
         check_reference(Stepper(Seeing(manifest.sizes)), folder, manifest)
 
 
+def test_reference_steps_of_another_number_of_bins_than_the_graphs_are_refused(
+    folder: Path, manifest: Manifest
+) -> None:
+    arrays = load_file(folder / REFERENCE_FILE)
+    save_file({**arrays, "logits": arrays["logits"][..., :15].copy()}, folder / REFERENCE_FILE)
+    fewer = replace(manifest, action_spec=replace(manifest.action_spec, bins=15))
+    with pytest.raises(ExportError, match="graphs of 3 dimensions of 16 bins, its action spec has 3 of 15"):
+        check_reference(Stepper(Seeing(manifest.sizes)), folder, fewer)
+
+
 def test_an_export_that_agreed_is_remembered_for_this_machine(
     torch_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

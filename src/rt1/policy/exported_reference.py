@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from rt1.actions import FloatArray
 from rt1.errors import ExportError
-from rt1.policy.agreement import CLEAR_GAP, NOTHING_COMPARED, Agreement, compare_logits
+from rt1.policy.agreement import CLEAR_GAP, NOTHING_COMPARED, compare_logits
 from rt1.policy.exported_image import prepare_image
 from rt1.policy.exported_manifest import REFERENCE_FILE, Manifest
 from rt1.policy.stepper import Stepper
@@ -69,8 +69,15 @@ def check_reference(stepper: Stepper, folder: Path, manifest: Manifest, *, is_kn
     gap, least = _gap(manifest), manifest.comparison.least_agreement
     embedding_ME, image_MNHWC, expected_MNAV = _read(folder / REFERENCE_FILE, manifest)
     agreement = NOTHING_COMPARED
-    for episode in _compared(stepper, embedding_ME, image_MNHWC, expected_MNAV, gap):
-        agreement += episode
+    for embedding_E, image_NHWC, expected_NAV in zip(embedding_ME, image_MNHWC, expected_MNAV, strict=True):
+        logits_NAV = stepper.episode_logits(embedding_E, image_NHWC)
+        if logits_NAV.shape != expected_NAV.shape:
+            size, bins = logits_NAV.shape[1:]
+            raise ExportError(
+                f"{folder} has graphs of {size} dimensions of {bins} bins, its action spec has {expected_NAV.shape[1]} "
+                f"of {expected_NAV.shape[2]}. Export again"
+            )
+        agreement += compare_logits(expected_NAV, logits_NAV, gap=gap)
         if is_known and agreement.clear_tokens and agreement.clear_agreement >= least:
             return
     if not agreement.clear_tokens:
@@ -92,13 +99,6 @@ def _gap(manifest: Manifest) -> float:
     the difference that the comparison found.
     """
     return max(CLEAR_GAP, 2.0 * (manifest.comparison.logit_difference if manifest.comparison else 0.0))
-
-
-def _compared(
-    stepper: Stepper, embedding_ME: FloatArray, image_MNHWC: NDArray[np.uint8], expected_MNAV: FloatArray, gap: float
-) -> Iterable[Agreement]:
-    for embedding_E, image_NHWC, expected_NAV in zip(embedding_ME, image_MNHWC, expected_MNAV, strict=True):
-        yield compare_logits(expected_NAV, stepper.episode_logits(embedding_E, image_NHWC), gap=gap)
 
 
 def _read(file: Path, manifest: Manifest) -> tuple[FloatArray, NDArray[np.uint8], FloatArray]:
