@@ -165,4 +165,4 @@ def _check_unchanged(folder: Path, store: Store, old: Any, new: dict[str, dict[s
 
 def _check_space(folder: Path, size: int) -> None:
     if (free := shutil.disk_usage(folder).free) < size:
-        raise SaveError(f"{folder} has {free / 1e9:.1f} GB free, the download needs {size / 1e9:.1f} GB. Free space")
+        raise SaveError(f"{folder} has {free / 1e6:,.0f} MB free, the download needs {size / 1e6:,.0f} MB. Free space")
