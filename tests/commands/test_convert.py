@@ -123,6 +123,15 @@ def test_a_data_set_goes_to_lerobot_and_back_with_its_bytes(
         assert one.instruction(episode) == other.instruction(episode)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("imagenet", ()), ("rlds", ("--to", "lerobot"))])
+def test_a_link_that_leads_to_itself_is_one_line(
+    kind: str, options: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert main(["convert", kind, str(tmp_path / "data"), *options, "--out", str(tmp_path / "loop")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_weights_are_not_converted_onto_themselves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "b3.h5"
     file.write_bytes(b"weights")

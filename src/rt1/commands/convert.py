@@ -11,7 +11,7 @@ import tyro
 
 from rt1.checkpoint import CHECKPOINT_FILES, CheckpointInfo, save_checkpoint
 from rt1.commands.options import DataFormat
-from rt1.common.files import check_replaceable
+from rt1.common.files import check_replaceable, real_path
 from rt1.common.folders import writing_alone
 from rt1.data.convert import ConvertSettings, Format, convert_source
 from rt1.data.open_data import DataOptions, open_data
@@ -70,7 +70,7 @@ class ConvertImageNetCommand:
     def run(self, _command: str) -> int:
         """Convert, and print what was skipped."""
         check_replaceable(self.out)  # before the weights are read
-        if self.out.resolve() == self.path.resolve():
+        if real_path(self.out) == real_path(self.path):
             raise SaveError(f"{self.out} is the file to convert, which must not be replaced. Give another file")
         with writing_alone(self.out):
             report = convert_imagenet(self.path, self.out)
@@ -96,7 +96,7 @@ class ConvertCheckpointCommand:
 
     def run(self, _command: str) -> int:
         """Convert, and print what the network takes and gives."""
-        if self.out.resolve() == self.path.resolve():
+        if real_path(self.out) == real_path(self.path):
             raise SaveError(f"{self.out} is the folder to convert, which must not be replaced. Give another folder")
         with writing_alone(self.out):
             info = self._write()
@@ -157,7 +157,8 @@ class ConvertDataCommand:
 
     def run(self, _command: str) -> int:
         """Convert, and print the size of the new data set."""
-        if self.path.resolve() in (self.out.resolve(), *self.out.resolve().parents):
+        out = real_path(self.out)
+        if real_path(self.path) in (out, *out.parents):
             raise SaveError(f"{self.out} lies in the data set {self.path}. Write to a folder outside of it")
         source = open_data(self.path, self.data)
         report = convert_source(source, self.out, to=self.to, settings=self.settings)

@@ -41,7 +41,7 @@ def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
         SaveError: a full or read-only disk, or something at ``path`` that :func:`check_replaceable` refuses.
     """
     check_replaceable(path, holding)
-    target = _target(path)
+    target = real_path(path)
     temporary = _temporary_path(target)
     try:
         _remove(temporary)
@@ -80,7 +80,7 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
     Raises:
         SaveError: it must not be replaced.
     """
-    target = _target(path)
+    target = real_path(path)
     if not target.exists():
         return
     if not holding:
@@ -117,7 +117,7 @@ def recover(path: Path) -> None:
     Killed between the two renames, it left the old folder under another name: that one comes back. Half-written
     folders are removed. Only for a path that no other process is writing.
     """
-    target = _target(path)
+    target = real_path(path)
     _put_back(target)
     for half_written in target.parent.glob(f".{glob.escape(target.name)}.writing-*"):
         _remove(half_written)
@@ -186,8 +186,8 @@ def aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def _target(path: Path) -> Path:
-    """Return the absolute path behind symbolic links. ``.`` has a name then."""
+def real_path(path: Path) -> Path:
+    """Return the absolute path behind symbolic links, also where they form a loop. ``.`` has a name then."""
     return Path(os.path.realpath(path))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from rt1.common.files import check_replaceable, first_names, recover, replacing
+from rt1.common.files import check_replaceable, first_names, real_path, recover, replacing
 from rt1.errors import LockedError, SaveError
 
 LOCK_FILE = ".rt1.lock"
@@ -45,7 +45,7 @@ def check_folder(folder: Path, *, ours: Collection[str]) -> None:
 
 def check_outside(folder: Path, source: Path) -> None:
     """Raise :class:`SaveError` for an output folder within the folder that is read: it would count as part of it."""
-    if source.resolve() in folder.resolve().parents:
+    if real_path(source) in real_path(folder).parents:
         raise SaveError(f"{folder} lies in {source}, which is read; give a folder outside of it")
 
 
@@ -93,7 +93,7 @@ def writing_alone(path: Path) -> Iterator[None]:
         LockedError: another process writes it.
         SaveError: its folder cannot be made.
     """
-    target = Path(os.path.realpath(path))
+    target = real_path(path)
     with locked(path, target.with_name(f".{target.name}.lock")):
         yield
 
