@@ -50,7 +50,10 @@ def test_the_image_is_prepared_as_in_training(model: RT1, images: Images) -> Non
     np.testing.assert_array_equal(TorchEngine(model).prepare(images[0]).transpose(2, 0, 1), expected_CHW.numpy())
 
 
-@pytest.mark.parametrize("device", ["nowhere", "meta"])
+WITHOUT_CUDA = pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a CUDA device"))
+
+
+@pytest.mark.parametrize("device", ["nowhere", "meta", WITHOUT_CUDA])
 def test_a_device_that_does_not_run_it_is_refused_in_one_line(device: str, model: RT1) -> None:
     with pytest.raises(ValueError, match=f"'torch' cannot run on {device}: .*Use 'torch' on cpu") as caught:
         TorchEngine(model, device=device)

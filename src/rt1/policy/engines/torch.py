@@ -54,7 +54,7 @@ class TorchEngine(Engine):
             self._encode, self._decode = self._functions()
             if precision != "fp32" or self._device.type != "cpu":
                 self._try()
-        except RuntimeError as error:  # also an unknown device
+        except (RuntimeError, AssertionError) as error:  # an unknown device, or a torch without CUDA
             if precision == "fp32" and device == "cpu":
                 raise
             raise ValueError(
