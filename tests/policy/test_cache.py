@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rt1.common.folders import replacing_alone
-from rt1.errors import ExportError
+from rt1.errors import ExportError, LockedError, SaveError
 from rt1.policy import cache
 from rt1.policy.cache import cached_export
 from rt1.policy.engines.base import engine_choice
@@ -91,6 +91,19 @@ def test_a_full_cache_gives_way_to_a_temporary_folder(
     assert "temporary folder: could not save" in caplog.text
 
 
+def test_without_space_in_the_temporary_folder_either_it_is_one_error(
+    onnx_export: tuple[Path, Path], made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(_checkpoint: Path, out: Path, _settings: ExportSettings) -> None:
+        made.append(out)
+        raise SaveError(f"could not save {out}: no space")
+
+    monkeypatch.setattr(cache, "export", export)
+    with pytest.raises(SaveError, match="no space"):
+        cached_export(onnx_export[0], ONNX)
+    assert len(made) == 2
+
+
 def test_a_second_process_waits_for_the_first_one_s_export(onnx_export: tuple[Path, Path], made: list[Path]) -> None:
     folder = cached_export(onnx_export[0], ONNX)
     shutil.rmtree(folder)
@@ -107,6 +120,22 @@ def test_a_second_process_waits_for_the_first_one_s_export(onnx_export: tuple[Pa
     assert entered.wait(10)
     assert cached_export(onnx_export[0], ONNX) == folder
     thread.join()
+    assert len(made) == 1
+
+
+def test_an_export_whose_process_was_killed_is_made_by_the_one_that_waits(
+    onnx_export: tuple[Path, Path], made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = vars(cache)["export"]
+
+    def killed(_checkpoint: Path, out: Path, _settings: ExportSettings) -> None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.with_name(f".{out.name}.lock").write_text("1 here")
+        monkeypatch.setattr(cache, "export", export)
+        raise LockedError("another process exports it")
+
+    monkeypatch.setattr(cache, "export", killed)
+    assert (cached_export(onnx_export[0], ONNX) / MANIFEST_FILE).is_file()
     assert len(made) == 1
 
 

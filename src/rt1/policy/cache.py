@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rt1.checkpoint import INFO_FILE, MODEL_FILE, resolve
 from rt1.common.files import user_cache
+from rt1.common.folders import locked
 from rt1.errors import ExportError, LockedError, SaveError
 from rt1.policy.engines.base import EngineChoice
 from rt1.policy.export.exporter import ExportSettings, export
@@ -30,6 +31,7 @@ def cached_export(checkpoint: Path | str, choice: EngineChoice, *, embodiment: s
 
     Raises:
         ExportError: the export is not possible here, or it does not act as the network.
+        SaveError: the temporary folder is full, too.
         CheckpointError: the checkpoint cannot be used.
     """
     settings = ExportSettings(to=choice.name, precision=choice.precision, embodiment=embodiment)  # type: ignore[arg-type]
@@ -42,12 +44,23 @@ def cached_export(checkpoint: Path | str, choice: EngineChoice, *, embodiment: s
             export(checkpoint, folder, settings)
         except LockedError:
             _LOG.warning("another process exports it, waiting")
-            while not (folder / MANIFEST_FILE).is_file() and folder.with_name(f".{folder.name}.lock").exists():
+            while _is_locked(folder):
                 time.sleep(_POLL_SECONDS)
         except SaveError as error:
+            if not folder.is_relative_to(user_cache()):  # the temporary folder is full, too
+                raise
             folder = _temporary_folder() / folder.name
             _LOG.warning("the export goes to a temporary folder: %s", error)
     return folder
+
+
+def _is_locked(folder: Path) -> bool:
+    """Return whether another process exports to a folder. One that was killed leaves the file of its lock, unlocked."""
+    try:
+        with locked(folder, folder.with_name(f".{folder.name}.lock")):
+            return False
+    except LockedError:
+        return True
 
 
 def _key(checkpoint: Path | str, settings: ExportSettings, weights: str) -> str:

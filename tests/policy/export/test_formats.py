@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from rt1.errors import ExportError
+from rt1.policy.export import formats
 from rt1.policy.export.formats import PRECISIONS, check_possible, versions, write_graphs
 from rt1.policy.export.graphs import Programs
 from rt1.policy.exported_manifest import Format, Precision
@@ -54,6 +56,21 @@ def test_torch_export_needs_nothing_but_torch(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("PATH", str(tmp_path))
     check_possible("torch-export", "fp32")
     assert sorted(versions("torch-export")) == ["cpu", "rt1", "torch"]
+
+
+@pytest.mark.parametrize("to", ["openvino", "torch-export"])
+def test_a_full_disk_is_an_error_of_the_file(to: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(*_: object, **__: object) -> None:
+        raise RuntimeError("iostream error")
+
+    program = torch.export.export(torch.nn.Identity(), (torch.zeros(2),))
+    graph = SimpleNamespace(inputs=["input"], reshape=lambda _: None)
+    library = SimpleNamespace(convert_model=lambda _: graph, save_model=save, PartialShape=list)
+    monkeypatch.setattr(formats, "import_openvino", lambda: library)
+    monkeypatch.setattr(torch.export, "save", save)
+    programs = Programs(condition=program, tokenizer=program, decoder=program)
+    with pytest.raises(OSError, match=r"condition\.(xml|pt2) cannot be written \(iostream error\)"):
+        write_graphs(programs, tmp_path, to=to, precision="fp32")
 
 
 class FiveDimensions(torch.nn.Module):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 import rt1
-from rt1.errors import ExportError
+from rt1.errors import ExportError, first_line
 from rt1.policy.engines.openvino import import_openvino
 from rt1.policy.engines.program import instruction_set
 from rt1.policy.export.graphs import Programs
@@ -126,12 +126,14 @@ def _write_openvino(programs: Programs, folder: Path) -> None:
         inputs, _ = program.example_inputs  # their first dimension, the number of robots, is free
         shapes = (openvino.PartialShape([-1, *example.shape[1:]]) for example in inputs)
         graph.reshape(dict(zip(graph.inputs, shapes, strict=True)))
-        openvino.save_model(graph, str(folder / f"{name}.xml"), compress_to_fp16=False)
+        with _writing(folder / f"{name}.xml") as file:
+            openvino.save_model(graph, str(file), compress_to_fp16=False)
 
 
 def _write_torch_export(programs: Programs, folder: Path) -> None:
     for name, program in programs.named:
-        torch.export.save(program, folder / f"{name}.pt2")
+        with _writing(folder / f"{name}.pt2") as file:
+            torch.export.save(program, file)
 
 
 def _write_aoti(programs: Programs, folder: Path) -> None:
@@ -140,6 +142,15 @@ def _write_aoti(programs: Programs, folder: Path) -> None:
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (documented under this name)
                 program, package_path=str(folder / f"{name}.pt2"), inductor_configs={"freezing": True}
             )
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[Path]:
+    """Yield a file. Raise ``OSError`` where a library reports a full disk by another error."""
+    try:
+        yield file
+    except RuntimeError as error:
+        raise OSError(f"{file.name} cannot be written ({first_line(error)})") from error
 
 
 @contextmanager
