@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rt1.common.processes import free_cores, run_jobs
@@ -58,6 +60,14 @@ import functools, os, time
 from rt1.common.processes import run_jobs
 list(run_jobs(time.sleep, [600, 600], workers=2, prepare=functools.partial(os.write, 1, b"ready\\n")))
 """
+_INTERRUPTED = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    {_PARENT.strip().replace(chr(10), "; ")}
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -73,6 +83,29 @@ def test_workers_end_with_their_parent_however_it_ends(number: signal.Signals) -
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_ctrl_c_ends_starting_and_busy_workers_at_once_and_quietly(*, ready: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        try:
+            if ready:
+                assert [process.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+            else:
+                while len(psutil.Process(process.pid).children()) < 2:
+                    time.sleep(0.002)
+            os.killpg(process.pid, signal.SIGINT)
+            output, errors = process.communicate(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert (output.replace(b"ready\n", b""), errors) == (b"interrupted\n", b"")
 
 
 def test_a_job_apart_runs_in_another_process_though_it_is_the_only_one_and_leaves_ctrl_c_alone() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from rt1.data.sources.base import CORRECTIONS
 from rt1.envs import registry
 from rt1.envs.protocol import EvaluationProtocol, PublishedResult
 from rt1.errors import DataError
+from rt1.evaluate import closed_loop
 from rt1.evaluate.closed_loop import TrialSettings
 from rt1.evaluate.outcomes import Shard
 from rt1.report.closed_loop import evaluate_checkpoint, merge_shards
 from rt1.report.provenance import ReportContext
 from rt1.report.shards import evaluate_shard
+from rt1.simulate.trials import run_trials
 from rt1.text.encoder import TableEncoder
 
 pytest.importorskip("matplotlib")
@@ -34,6 +37,8 @@ PROTOCOL = EvaluationProtocol(
     published=(PublishedResult(policy="Other <b>", groups=(0.25, 0.5), score=0.375),),
     notes=("Nothing is known of the other policy.",),
 )
+ALL = dataclasses.replace(PROTOCOL, name="points-all", groups={"all": ("far", "near")}, score="task_mean", published=())
+OTHER = dataclasses.replace(PROTOCOL, name="points-other", trials=7)
 COUNT = 4
 
 
@@ -73,7 +78,7 @@ def points(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Points:
     suite = make_suite()
-    suite.protocols = {PROTOCOL.name: PROTOCOL}
+    suite.protocols = {protocol.name: protocol for protocol in (ALL, OTHER, PROTOCOL)}
     suite.open_batch = lambda _task, count, _render: [suite.make_env() for _ in range(count)]
     monkeypatch.setitem(registry._SUITES, "points", lambda _settings: suite)
     checkpoint = make_checkpoint(tmp_path / "run" / "last", names=("move_0", "move_1", "move_2"))
@@ -110,6 +115,70 @@ def test_four_shards_merged_equal_one_run_but_for_times(points: Points, shards: 
     page = (tmp_path / "merged" / "report.html").read_text()
     for text in ("Other &lt;b&gt;", "37.5 %", "Nothing is known of the other policy.", "Open-loop replay"):
         assert text in page
+
+
+def _interrupt_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the trials end by Ctrl-C after some plans. Return the list that counts all plans that are run."""
+    counts: list[int] = []
+
+    def interrupted(plans: Any, **arguments: Any) -> Iterator[Any]:
+        for number, batch in enumerate(run_trials(plans, **arguments)):
+            if number == batches:
+                raise KeyboardInterrupt
+            counts.append(len(batch))
+            yield batch
+
+    monkeypatch.setattr(closed_loop, "run_trials", interrupted)
+    return counts
+
+
+@pytest.mark.parametrize("shard", [None, 1])
+def test_an_interrupted_evaluation_resumes_to_the_results_of_an_uninterrupted_one(
+    points: Points, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard: int | None
+) -> None:
+    points.run(tmp_path / "one", shard)
+    _interrupt_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        points.run(tmp_path / "two", shard)
+    (log,) = (tmp_path / "two").iterdir()
+    with pytest.raises(ValueError, match=r"trials.seed was 0 .* now it is 3"):
+        points.run(tmp_path / "two", shard, seed=3)
+    counts = _interrupt_after(999, monkeypatch)
+    points.run(tmp_path / "two", shard)
+    assert len(counts) == (10 if shard is None else 1)
+    assert not log.exists()
+    if shard is None:
+        assert _results(tmp_path / "two") == _results(tmp_path / "one")
+        videos = [
+            re.findall('data:video/mp4[^"]*', (tmp_path / name / "report.html").read_text()) for name in ("one", "two")
+        ]
+        assert videos[0] == videos[1] != []
+    else:
+        one, two = (json.loads((tmp_path / name / "shard-1-of-4.json").read_text()) for name in ("one", "two"))
+        assert sorted(map(str, one["outcomes"])) == sorted(map(str, two["outcomes"]))
+
+
+def test_protocols_with_the_same_trials_are_scored_together(points: Points, tmp_path: Path) -> None:
+    points.run(tmp_path / "two", baselines=False)
+    points.run(tmp_path / "all", baselines=False, protocol="points-all")
+    two, every = (_results(tmp_path / name) for name in ("two", "all"))
+    assert [list(results["protocols"]) for results in (two, every)] == [
+        ["points-2", "points-all"],
+        ["points-all", "points-2"],
+    ]
+    assert sorted(two["protocols"].items()) == sorted(every["protocols"].items())
+    assert two["protocols"]["points-2"] == {
+        "score": "mean_of_groups",
+        "success": two["mean_of_groups"],
+        "groups": two["groups"],
+    }
+    assert every["protocols"]["points-all"]["groups"] == {"all": every["task_mean"]}
+    page = (tmp_path / "two" / "report.html").read_text()
+    assert [f"Protocol {name}</h2>" in page for name in ("points-2", "points-all", "points-other")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_a_policy_with_expert_corrections_has_a_row_of_its_own(points: Points, tmp_path: Path) -> None:

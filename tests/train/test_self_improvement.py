@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,12 @@ from rt1.data.sources.base import EpisodeSource, has_corrections
 from rt1.envs.metaworld import MetaWorldSuite
 from rt1.envs.registry import suite_to_json
 from rt1.errors import DataError
+from rt1.evaluate import closed_loop
 from rt1.evaluate.results import SuccessCount
 from rt1.presets import preset
 from rt1.report.self_improvement import results_json, write_report
 from rt1.simulate.record import RecordSettings, record
+from rt1.simulate.trials import TrialPlan, TrialResult, run_trials
 from rt1.text.encoder import TableEncoder
 from rt1.train.config import TrainConfig
 from rt1.train.self_improvement import STATE_FILE, Improvement, ImproveSettings, Round, _Loop, improve, success
@@ -214,6 +217,27 @@ def test_a_spent_budget_ends_it_between_rounds_and_a_larger_one_goes_on(run: Cal
     assert not short.finished
     assert len(short.rounds) == 1
     assert run(control=False, trials=1).finished
+
+
+def test_interrupted_trials_resume(
+    run: Callable[..., Improvement], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def first_plans(plans: Sequence[TrialPlan], **arguments: Any) -> Iterator[list[TrialResult]]:
+        counts.append(len(plans))
+        yield from run_trials(plans[:1], **arguments)
+        if plans[1:]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(closed_loop, "run_trials", first_plans)
+    monkeypatch.setattr(_Loop, "budget_is_spent", property(lambda loop: bool(loop.rounds)))
+    with pytest.raises(KeyboardInterrupt):
+        run(control=False, trials=6)
+    assert [path.name for path in (tmp_path / "out" / "round-0").iterdir()] == ["steady-trials.jsonl"]
+    assert run(control=False, trials=6).rounds[0].improved[0].trials == 6
+    assert counts == [2, 1]
+    assert not [*(tmp_path / "out" / "round-0").iterdir()]
 
 
 def test_an_improvement_that_was_moved_in_a_round_resumes(

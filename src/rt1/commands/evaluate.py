@@ -113,11 +113,10 @@ class EvaluateCommand:
 def _print(report: Report, out: Path) -> None:
     for task in report.tasks:
         print(_line(task))
-    for group, rate in report.groups().items():
-        print(f"group {group}: {rate:.1%}")
-    if report.protocol is not None:
-        score = f"{report.protocol_score():.1%}, {report.protocol.score.replace('_', ' ')}"
-        print(f"{report.protocol.name}: {score} ({report.row})")
+    for protocol in report.protocols:
+        groups = ", ".join(f"{group} {rate:.1%}" for group, rate in report.groups(protocol).items())
+        score = f"{report.protocol_score(protocol):.1%}, {protocol.score.replace('_', ' ')}"
+        print(f"{protocol.name}: {score} ({groups}; {report.row})")
     mean = f"{report.mean_score('policy'):.1f}" if report.measures_returns else f"{report.task_mean('success'):.0%}"
     print(f"mean {mean}, report: {out / 'report.html'}")
 

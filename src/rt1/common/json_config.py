@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from rt1.common.suggest import unknown_name
@@ -70,6 +70,21 @@ def _check(settings: Any, name: str, holds: Callable[[float], bool], rule: str) 
     numbers = value if isinstance(value, tuple) else () if value is None else (value,)
     if not all(holds(number) for number in numbers):
         raise ValueError(f"{name} is {value}; it must be {rule}")
+
+
+def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return the dotted name and both values of the first setting in which nested plain data differ, or None."""
+    leaves, others = dict(_leaves(one)), dict(_leaves(other))
+    names = sorted(name for name in leaves.keys() | others.keys() if leaves.get(name) != others.get(name))
+    return (names[0], leaves.get(names[0]), others.get(names[0])) if names else None
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def to_json(settings: Any) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rt1.common.progress import EpisodeCount, counts
@@ -63,17 +64,45 @@ def run_jobs(
     for count in counts:
         count.share()
     settings = (apart, tuple(counts), prepare, arguments)
-    with ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=settings) as pool:
-        futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise WorkerError(
-                "a worker process died (out of memory, or killed); run the command again with fewer workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with (
+        ProcessPoolExecutor(max(1, workers), mp_context=context, initializer=_prepare, initargs=settings) as pool,
+        _ended_on_ctrl_c(pool),
+    ):
+        with _ctrl_c_blocked():  # also in the workers, which inherit it
+            futures: dict[Future[Result], int] = {pool.submit(work, job): index for index, job in enumerate(jobs)}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+@contextmanager
+def _ended_on_ctrl_c(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """End the workers that the block starts, at once if it is interrupted or left, else after the jobs that run."""
+    others = multiprocessing.active_children()
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a worker process died (out of memory, or killed); run the command again with fewer workers"
+        ) from error
+    except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the jobs that run
+        for process in set(multiprocessing.active_children()).difference(others):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Let Ctrl-C wait while the block runs."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _prepare(

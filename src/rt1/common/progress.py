@@ -51,7 +51,7 @@ class Progress:
         speed, left = self._speed()
         time_left = "?" if left is None else duration(left)
         note = f", {self._note}" if self._note else ""
-        text = f"{self.name} {self._done}/{self.total} {self.unit}, {speed}, {time_left} left{note}"
+        text = f"{self.name} {self._done}/{self.total} {self.unit}, {speed}, {time_left} left{note}".lstrip()
         bar = "#" * round(self._done / max(self.total, 1) * 20)
         self._stream.write(f"\r\x1b[2K[{bar:.<20}] {text}" if self._bar else f"{text}\n")
         self._stream.flush()

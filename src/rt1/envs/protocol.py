@@ -54,3 +54,18 @@ def protocol_of(suite: TaskSuite, name: str) -> EvaluationProtocol:
     if not protocols:
         raise ValueError(f"{suite.name} has no protocol {name!r}, and no other one. Leave --protocol out")
     return lookup("protocol", name, protocols)
+
+
+def protocols_with_trials_of(suite: TaskSuite, name: str) -> tuple[EvaluationProtocol, ...]:
+    """Return a protocol of a suite by name, then the other ones that score the same trials.
+
+    Raises:
+        ValueError: the suite has none of that name.
+    """
+    first = protocol_of(suite, name)
+
+    def is_other(protocol: EvaluationProtocol) -> bool:
+        same_trials = (protocol.trials, protocol.env) == (first.trials, first.env)
+        return protocol is not first and same_trials and {*protocol.tasks} == {*first.tasks}
+
+    return first, *filter(is_other, protocols_of(suite).values())

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import CheckpointInfo
-from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between
+from rt1.checkpoint import MODEL_FILE, CheckpointInfo
+from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between, to_json
 from rt1.common.progress import episode_progress
-from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return
+from rt1.common.system import commit
+from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return, picture_backend
 from rt1.envs.protocol import protocol_of
 from rt1.envs.registry import suite_from_json, suite_to_json
 from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes, outcomes_of, shown_trials
 from rt1.evaluate.rerun_file import check_rerun_target, trial_episode, write_rerun
 from rt1.evaluate.results import ClosedLoopResult
 from rt1.policy.base import BasePolicy, recorded_size
-from rt1.policy.exported import stored_table
-from rt1.policy.exported_manifest import Manifest
+from rt1.policy.exported import is_export, stored_table
+from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings
 from rt1.simulate.rollout import check_actions_fit
+from rt1.simulate.trial_log import TrialLog, trial_log
 from rt1.simulate.trials import (
     Kind,
     TrialPlan,
     TrialPolicy,
-    TrialResult,
     plan_trials,
     prepare_policy,
     prepared_policy,
     progress_note,
     run_trials,
+    with_images,
 )
 from rt1.text.embeddings import SentenceEmbeddings
 from rt1.text.encoder import TextEncoder, check_same_encoder
@@ -108,11 +111,12 @@ def evaluate_closed_loop(
     suite: TaskSuite,
     settings: TrialSettings,
     encoder: TextEncoder | None = None,
+    log: Path | None = None,
 ) -> ClosedLoopResult:
     """Run a policy closed loop and count its successes. Arguments and errors are those of :func:`run_evaluation`."""
     suite, settings = apply_protocol(suite, settings)
-    tasks, outcomes = run_evaluation(checkpoint, suite=suite, settings=settings, encoder=encoder)
-    return count_outcomes(tasks, outcomes, max_return(suite))
+    about, outcomes = run_evaluation(checkpoint, suite=suite, settings=settings, encoder=encoder, log=log)
+    return count_outcomes(about["trials"]["tasks"], outcomes, max_return(suite))
 
 
 def run_evaluation(
@@ -122,15 +126,16 @@ def run_evaluation(
     settings: TrialSettings,
     encoder: TextEncoder | None = None,
     shard: Shard | None = None,
-) -> tuple[tuple[str, ...], list[TrialOutcome]]:
-    """Run the trials of a policy, or a share of them, and return the tasks and the outcomes.
+    log: Path | None = None,
+) -> tuple[dict[str, Any], list[TrialOutcome]]:
+    """Run the trials of a policy, or a share of them, and return what determines them and the outcomes.
 
     Suite and settings are those of :func:`apply_protocol`. Each worker process loads the weights itself. The caller has
-    loaded them once, to check them.
+    loaded them once, to check them. Finished trials go to the file ``log``, from which an interrupted call resumes.
 
     Raises:
         ValueError: an unknown task, a text encoder other than the checkpoint's, a checkpoint whose description cannot
-            be read, or actions that do not fit the environment.
+            be read, actions that do not fit the environment, or a log of other trials.
     """
     folder = policy_folder(checkpoint)
     info = describe(folder, embodiment=settings.embodiment)
@@ -147,7 +152,22 @@ def run_evaluation(
         embeddings = embed_instructions(info, sentences, encoder)
     if shard is not None:
         plans = shard.share(plans)
-    return tasks, _run(plans, suite, settings, policy, embeddings)
+    about = _about(folder, info, suite, replace(settings, tasks=tasks))
+    with trial_log(log, {"shard": str(shard), **about}) as opened:
+        return about, _run(plans, suite, settings, policy, embeddings, opened)
+
+
+def _about(folder: Path, info: CheckpointInfo | Manifest, suite: TaskSuite, settings: TrialSettings) -> dict[str, Any]:
+    """Return what determines the outcome of each trial, as plain JSON."""
+    weights = folder / (MANIFEST_FILE if is_export(folder) else MODEL_FILE)  # the manifest has hashes of its files
+    return {
+        "commit": commit(),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "action_spec": to_json(info.action_spec),
+        "env": suite_to_json(suite),
+        "picture_backend": picture_backend(suite),
+        "trials": to_json(replace(settings, rerun=None, workers=0)),
+    }
 
 
 def evaluate_policy(
@@ -176,15 +196,21 @@ def _run(
     settings: TrialSettings,
     policy: TrialPolicy | BasePolicy,
     embeddings: Mapping[str, FloatArray],
+    log: TrialLog | None = None,
 ) -> list[TrialOutcome]:
-    results: list[TrialResult] = []
-    with episode_progress("trials", sum(len(plan.trials) for plan in plans), unit="trials") as bar:
-        for batch in run_trials(plans, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
+    results = [] if log is None else log.results(plans, max_return(suite))
+    finished = {result.plan for result in results}
+    missing = [plan for plan in plans if plan not in finished]
+    with episode_progress("", sum(len(plan.trials) for plan in plans), unit="trials", done=len(results)) as bar:
+        for batch in run_trials(missing, suite=suite, policy=policy, embeddings=embeddings, workers=settings.workers):
+            if log is not None:
+                log.add(batch)
             results += batch
             bar.note = progress_note(results)
     if settings.rerun is not None:
         prepare_policy(policy, embeddings)
-        episodes = (trial_episode(prepared_policy(), suite, result) for result in shown_trials(results))
+        shown = (with_images(suite, result) for result in shown_trials(results))
+        episodes = (trial_episode(prepared_policy(), suite, result) for result in shown)
         write_rerun(settings.rerun, "trials", episodes)
     workers = 1 if isinstance(policy, BasePolicy) else settings.workers
     return outcomes_of(results, suite, workers=workers)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from rt1.common.processes import run_jobs
+from rt1.common.progress import progress
 from rt1.envs.base import TaskSuite
 from rt1.evaluate.results import ClosedLoopResult, InstructedResult, TaskResult
 from rt1.simulate.trials import Kind, TrialPlan, TrialResult
@@ -80,11 +81,15 @@ def outcomes_of(results: Sequence[TrialResult], suite: TaskSuite, *, workers: in
     ``workers`` are the processes that draw the videos. 0: one per core.
     """
     shown = shown_trials(results)
-    jobs = run_jobs(partial(film, suite), shown, workers=workers)
-    videos = {id(shown[index]): video for index, video in jobs}
+    videos: dict[int, bytes] = {}
+    with progress("", len(shown), unit="videos", quiet=not shown) as bar:
+        for index, video in run_jobs(partial(film, suite), shown, workers=workers):
+            videos[id(shown[index])] = video
+            bar.update(len(videos))
     outcomes = []
     for result in sorted(results, key=lambda result: result.trial):
-        plan, rollout, video = result.plan, result.rollout, videos.get(id(result))
+        plan, rollout = result.plan, result.rollout
+        mp4 = videos.get(id(result))
         outcomes.append(
             TrialOutcome(
                 kind=plan.kind,
@@ -95,7 +100,7 @@ def outcomes_of(results: Sequence[TrialResult], suite: TaskSuite, *, workers: in
                 steps=rollout.steps,
                 clipped=rollout.clipped,
                 total_reward=rollout.total_reward,
-                video=None if video is None else base64.b64encode(video).decode(),
+                video=None if mp4 is None else base64.b64encode(mp4).decode(),
             )
         )
     return outcomes

@@ -20,7 +20,7 @@ from rt1.evaluate.outcomes import BASELINES, Shard
 from rt1.evaluate.results import InstructedResult, TaskResult, group_rates, mean
 from rt1.report.html import episode_card, render
 from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext, provenance_json
-from rt1.report.shards import read_shards, report_fields, run_trials_of
+from rt1.report.shards import log_file, read_shards, report_fields, run_trials_of
 from rt1.report.svg import success_bars, training_curves
 from rt1.text.encoder import TextEncoder
 
@@ -34,7 +34,7 @@ class Report(Provenance):
     paraphrases: Sequence[InstructedResult] = ()  # trials under a sentence not in the training text
     episodes: Sequence[EpisodePlot] = ()  # held-out episodes to plot
     metrics: Sequence[Mapping[str, Any]] = ()  # records of ``metrics.jsonl``
-    protocol: EvaluationProtocol | None = None  # the published one that was followed
+    protocols: Sequence[EvaluationProtocol] = ()  # the published one that was followed, then others of the same trials
     picture_backend: str | None = None  # library that drew the images, None where the suite does not say it
     weights: str | None = None  # hash of the policy's weights, see rt1.policy.open.weights_hash
 
@@ -77,18 +77,15 @@ class Report(Provenance):
         """Return the mean score of the policy or a baseline, percent; ``None`` unless it was run on every task."""
         return mean([task.scores.get(kind) for task in self.tasks])
 
-    def groups(self, column: str = "success") -> dict[str, float | None]:
-        """Return the mean of ``success`` or a baseline of each group of the protocol, 0..1."""
-        return {} if self.protocol is None else group_rates(self.tasks, self.protocol.groups, column)
+    def groups(self, protocol: EvaluationProtocol, column: str = "success") -> dict[str, float | None]:
+        """Return the mean of ``success`` or a baseline of each group of a protocol, 0..1."""
+        return group_rates(self.tasks, protocol.groups, column)
 
-    def mean_of_groups(self, column: str = "success") -> float | None:
-        """Return the mean of the groups' rates, 0..1."""
-        return mean(list(self.groups(column).values()))
-
-    def protocol_score(self, column: str = "success") -> float | None:
-        """Return the number that the protocol compares, 0..1."""
-        by_groups = self.protocol is not None and self.protocol.score == "mean_of_groups"
-        return self.mean_of_groups(column) if by_groups else self.task_mean(column)
+    def protocol_score(self, protocol: EvaluationProtocol, column: str = "success") -> float | None:
+        """Return the number that a protocol compares, 0..1."""
+        if protocol.score == "mean_of_groups":
+            return mean(list(self.groups(protocol, column).values()))
+        return self.task_mean(column)
 
     @property
     def swapped_success(self) -> float | None:
@@ -113,6 +110,8 @@ def evaluate_checkpoint(
 ) -> Report:
     """Evaluate a checkpoint closed loop and write ``results.json`` and ``report.html`` into ``out``.
 
+    Finished trials are logged in ``out`` until the report is written. An interrupted call resumes when made again.
+
     Args:
         checkpoint: checkpoint or run folder. The page shows the training curves of a run folder.
         out: output folder.
@@ -123,9 +122,12 @@ def evaluate_checkpoint(
         context: further provenance for the report.
     """
     recorder = ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment)
-    trials, plots = run_trials_of(recorder, Shard(number=1, count=1), suite, settings, encoder, source)
+    shard = Shard(number=1, count=1)
+    log = log_file(out, shard)
+    trials, plots = run_trials_of(recorder, shard, suite, settings, log=log, encoder=encoder, source=source)
     report = Report(**report_fields([trials]), episodes=plots)
     write_report(report, Path(out))
+    log.unlink(missing_ok=True)
     return report
 
 
@@ -149,12 +151,9 @@ def results_json(report: Report) -> dict[str, Any]:
             for task in report.tasks
         ],
         **{f"mean_{column}": report.task_mean(column) for column in ("success", *BASELINES)},
-        "protocol": None if report.protocol is None else report.protocol.name,
         "row": report.row,
-        "groups": report.groups(),
-        "mean_of_groups": report.mean_of_groups(),
+        **_protocols_json(report),
         "task_mean": report.task_mean("success"),
-        "baseline_groups": {column: report.groups(column) for column in BASELINES},
         "settings": dict(report.settings),
         "picture_backend": report.picture_backend,
         "weights": report.weights,
@@ -163,6 +162,26 @@ def results_json(report: Report) -> dict[str, Any]:
         "paraphrase_success": report.paraphrase_success,
         "paraphrases": [_counted_json(result, "paraphrase") for result in report.paraphrases],
         **provenance_json(report),
+    }
+
+
+def _protocols_json(report: Report) -> dict[str, Any]:
+    """Return the scores of all protocols, and the groups of the one that was followed."""
+    followed = report.protocols[0] if report.protocols else None
+    groups = {} if followed is None else report.groups(followed)
+    return {
+        "protocol": None if followed is None else followed.name,
+        "groups": groups,
+        "mean_of_groups": mean(list(groups.values())),
+        "baseline_groups": {c: {} if followed is None else report.groups(followed, c) for c in BASELINES},
+        "protocols": {
+            protocol.name: {
+                "score": protocol.score,
+                "success": report.protocol_score(protocol),
+                "groups": report.groups(protocol),
+            }
+            for protocol in report.protocols
+        },
     }
 
 
@@ -179,7 +198,7 @@ def write_report(report: Report, folder: Path) -> Path:
         title=report.title,
         subtitle=report.subtitle,
         report=report,
-        groups=_group_heads(report.protocol),
+        groups={protocol.name: _group_heads(protocol) for protocol in report.protocols},
         bars=[_bars(task, report.swapped) for task in report.tasks],
         curves=training_curves(report.metrics),
         episodes=[episode_card(episode) for episode in report.episodes],
@@ -188,9 +207,8 @@ def write_report(report: Report, folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _group_heads(protocol: EvaluationProtocol | None) -> list[str]:
-    groups = {} if protocol is None else protocol.groups
-    return [f"{group.replace('_', ' ')} ({len(tasks)} tasks)" for group, tasks in groups.items()]
+def _group_heads(protocol: EvaluationProtocol) -> list[str]:
+    return [f"{group.replace('_', ' ')} ({len(tasks)} tasks)" for group, tasks in protocol.groups.items()]
 
 
 def _bars(task: TaskResult, swapped: Sequence[InstructedResult]) -> Markup:

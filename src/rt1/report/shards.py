@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rt1.common.border import reading
 from rt1.common.files import first_names, write_text
-from rt1.common.json_config import from_json, to_json
+from rt1.common.json_config import first_difference, from_json, to_json
 from rt1.common.json_files import read_object
 from rt1.data.sources.base import EpisodeSource
 from rt1.envs.base import TaskSuite, max_return, picture_backend
-from rt1.envs.protocol import protocol_of
-from rt1.envs.registry import suite_from_json, suite_to_json
+from rt1.envs.protocol import protocols_with_trials_of
+from rt1.envs.registry import suite_from_json
 from rt1.evaluate.closed_loop import TrialSettings, apply_protocol, run_evaluation
 from rt1.evaluate.episode_choice import choose_episodes, instruction_source
 from rt1.evaluate.episode_trace import EpisodePlot, episode_plots
 from rt1.evaluate.metrics import read_metrics
 from rt1.evaluate.outcomes import Shard, TrialOutcome, count_outcomes
-from rt1.policy.open import weights_hash
 from rt1.policy.policy import Policy
 from rt1.report.provenance import Provenance, ProvenanceRecorder, ReportContext
 from rt1.text.encoder import TextEncoder
@@ -66,12 +65,16 @@ def evaluate_shard(
 ) -> Path:
     """Run a share of an evaluation's trials, write its file into ``out``, and return the file's path.
 
+    An interrupted call resumes when it is made again.
+
     The other arguments are those of :func:`evaluate_checkpoint`.
     """
     recorder = ProvenanceRecorder(checkpoint, context, embodiment=settings.embodiment)
-    trials, _ = run_trials_of(recorder, shard, suite, settings, encoder, None)
+    log = log_file(out, shard)
+    trials, _ = run_trials_of(recorder, shard, suite, settings, log=log, encoder=encoder)
     path = Path(out) / f"shard-{shard.number}-of-{shard.count}.json"
     write_text(path, json.dumps(to_json(trials)) + "\n")
+    log.unlink(missing_ok=True)
     return path
 
 
@@ -101,15 +104,25 @@ def read_shards(folders: Sequence[Path]) -> list[Trials]:
     return sorted(shards, key=lambda trials: trials.shard.number)
 
 
+def log_file(out: Path | str, shard: Shard) -> Path:
+    """Return the file of the finished trials of an evaluation, or of a shard of it, until its result is written."""
+    return Path(out) / f".trials-{shard.number}-of-{shard.count}.jsonl"
+
+
 def run_trials_of(
     recorder: ProvenanceRecorder,
     shard: Shard,
     suite: TaskSuite,
     settings: TrialSettings,
-    encoder: TextEncoder | None,
-    source: EpisodeSource | None,
+    *,
+    log: Path,
+    encoder: TextEncoder | None = None,
+    source: EpisodeSource | None = None,
 ) -> tuple[Trials, list[EpisodePlot]]:
-    """Run a share of a checkpoint's trials. Return them, and plots of held-out episodes of ``source``."""
+    """Run a share of a checkpoint's trials. Return them, and plots of held-out episodes of ``source``.
+
+    ``log`` is a :func:`log_file`, from which an interrupted call resumes.
+    """
     folder, info = recorder.folder, recorder.info
     with recorder:
         # Damaged weights or data must raise here, not after minutes of trials.
@@ -125,22 +138,16 @@ def run_trials_of(
         if source is not None:
             episodes = choose_episodes(source, info.provenance)
             plots = episode_plots(policy, source, episodes, instruction_source(source, info, encoder))
-        tasks, outcomes = run_evaluation(folder, suite=suite, settings=settings, encoder=encoder, shard=shard)
+        evaluation, outcomes = run_evaluation(
+            folder, suite=suite, settings=settings, encoder=encoder, shard=shard, log=log
+        )
     facts = recorder.facts(
         policy, title="Closed-loop evaluation", settings=settings_table(suite, settings), notes=NOTES
     )
-    evaluation = {
-        "shards": shard.count,
-        "commit": facts["commit"],
-        "weights": weights_hash(folder),
-        "env": suite_to_json(suite),
-        "picture_backend": picture_backend(suite),
-        "trials": {**to_json(replace(settings, rerun=None)), "tasks": list(tasks), "workers": 0},
-    }
     trials = Trials(
         shard=shard,
-        evaluation=evaluation,
-        tasks=tasks,
+        evaluation={"shards": shard.count, **evaluation},
+        tasks=tuple(evaluation["trials"]["tasks"]),
         max_return=max_return(suite),
         provenance=Provenance(**facts),
         metrics=tuple(read_metrics(folder.parent)),
@@ -158,7 +165,7 @@ def report_fields(shards: Sequence[Trials]) -> dict[str, Any]:
     return {
         **vars(count_outcomes(first.tasks, outcomes, first.max_return)),
         "metrics": first.metrics,
-        "protocol": None if name is None else protocol_of(suite_from_json(first.evaluation["env"]), name),
+        "protocols": () if name is None else protocols_with_trials_of(suite_from_json(first.evaluation["env"]), name),
         "picture_backend": first.evaluation["picture_backend"],
         "weights": first.evaluation["weights"],
         **vars(first.provenance),
@@ -186,24 +193,13 @@ def _read(path: Path) -> Trials:
 
 
 def _check_match(paths: Sequence[Path], shards: Sequence[Trials]) -> None:
-    first = dict(_leaves(shards[0].evaluation))
     for path, trials in zip(paths[1:], shards[1:], strict=True):
-        leaves = dict(_leaves(trials.evaluation))
-        for name in sorted(first.keys() | leaves.keys()):
-            if first.get(name) != leaves.get(name):
-                raise ValueError(
-                    f"{name} is {leaves.get(name)!r} in {path}, but {first.get(name)!r} in {paths[0]}. Merge shards of "
-                    "one evaluation only"
-                )
-
-
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of nested objects."""
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+        difference = first_difference(trials.evaluation, shards[0].evaluation)
+        if difference is not None:
+            name, value, first = difference
+            raise ValueError(
+                f"{name} is {value!r} in {path}, but {first!r} in {paths[0]}. Merge shards of one evaluation only"
+            )
 
 
 def settings_table(suite: TaskSuite, settings: TrialSettings) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -155,14 +155,7 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
     with open_together(suite, plan.task, count, render=looks) as envs:
         for numbers in (plan.trials[first : first + len(envs)] for first in range(0, len(plan.trials), len(envs))):
             episodes = [
-                Episode(
-                    env,
-                    _controller(suite, env, plan, trial),
-                    seed=trial_seed(plan.seed, trial),
-                    instruction=plan.instruction,
-                    keep_images=plan.kind == "policy",
-                    keep_snapshots=plan.kind == "policy" and (trial == 0 or draws_later(env)),
-                )
+                _episode(env, _controller(suite, env, plan, trial), plan, trial)
                 for env, trial in zip(envs, numbers, strict=False)
             ]
             for _ in run_together(episodes):
@@ -179,6 +172,29 @@ def _run_plan(suite: TaskSuite, plan: TrialPlan) -> list[TrialResult]:
         else replace(result, rollout=replace(result.rollout, images=(), snapshots=()))
         for result in results
     ]
+
+
+def _episode(env: Env, controller: Controller, plan: TrialPlan, trial: int) -> Episode:
+    return Episode(
+        env,
+        controller,
+        seed=trial_seed(plan.seed, trial),
+        instruction=plan.instruction,
+        keep_images=plan.kind == "policy",
+        keep_snapshots=plan.kind == "policy" and (trial == 0 or draws_later(env)),
+    )
+
+
+def with_images(suite: TaskSuite, result: TrialResult) -> TrialResult:
+    """Return a trial with its images. Those of a trial from a log are drawn again by its actions."""
+    if result.rollout.images:
+        return result
+    with closing(suite.open(result.plan.task)) as env:
+        episode = _episode(env, Replay(result.rollout.actions), result.plan, result.trial)
+        for _ in run_together([episode]):
+            pass
+        again = episode.result()
+        return replace(result, rollout=replace(result.rollout, images=again.images, snapshots=again.snapshots))
 
 
 @contextmanager

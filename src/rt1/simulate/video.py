@@ -7,16 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from rt1.envs.base import PICTURE_SIZE, Image, TaskSuite, picture_of
 from rt1.simulate.seeds import trial_seed
-
-if TYPE_CHECKING:
-    from rt1.simulate.trials import TrialResult
+from rt1.simulate.trials import TrialResult, with_images
 
 _MOST_FRAMES = 300
 _SMALL = 288
@@ -31,10 +28,11 @@ def pictures(suite: TaskSuite, trial: TrialResult, *, every: int = 1) -> Iterato
 
 
 def film(suite: TaskSuite, trial: TrialResult) -> bytes:
-    """Return the mp4 of a trial whose images were kept, at the speed of the control rate.
+    """Return the mp4 of a trial at the speed of the control rate.
 
     Where the environment offers pictures for people, each stands on the left of what the policy saw.
     """
+    trial = with_images(suite, trial)
     rollout = trial.rollout
     every = -(-len(rollout.images) // _MOST_FRAMES)  # drawing a long episode would take a minute
     images, fps = rollout.images[::every], suite.control_rate / every

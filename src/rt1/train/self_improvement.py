@@ -41,6 +41,7 @@ from rt1.train.run import init_of
 STATE_FILE = "improve.json"
 IMPROVE_FILES = (STATE_FILE, "start")
 """What makes a folder an improvement's. ``start`` is a policy of one embodiment to begin with."""
+_LOG = "-trials.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +248,8 @@ class _Loop:
         while (number := len(self.rounds)) <= self.settings.rounds:
             self.rounds.append((yield from self._round(number) if number else self._first_round()))
             self._save()
+            for log in self.folder.glob(f"round-{number}/*{_LOG}"):
+                log.unlink()
             if self.after_round is not None:
                 self.after_round(self.result())
 
@@ -349,6 +352,7 @@ class _Loop:
         return run
 
     def _try(self, policy: Path) -> tuple[SuccessCount, ...]:
+        log = self.folder / f"round-{len(self.rounds)}" / f"{policy.name}{_LOG}"
         trials = TrialSettings(
             tasks=self.settings.tasks,
             trials=self.settings.trials,
@@ -360,10 +364,8 @@ class _Loop:
             workers=self.settings.workers,
         )
         with self._timed("trials"):
-            result = evaluate_closed_loop(policy, suite=self.suite, settings=trials, encoder=self.encoder)
-        return tuple(
-            SuccessCount(task=task.task, trials=task.trials, successes=task.successes) for task in result.tasks
-        )
+            result = evaluate_closed_loop(policy, suite=self.suite, settings=trials, encoder=self.encoder, log=log)
+        return tuple(SuccessCount(task=t.task, trials=t.trials, successes=t.successes) for t in result.tasks)
 
     @contextmanager
     def _timed(self, kind: str) -> Iterator[None]:

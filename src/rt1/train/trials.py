@@ -66,7 +66,7 @@ class ClosedLoop:
             WorkerError: a process was killed.
         """
         results: list[TrialResult] = []
-        with episode_progress("trials", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
+        with episode_progress("", sum(len(plan.trials) for plan in self.plans), unit="trials") as bar:
             for batch in run_trials(
                 self.plans,
                 suite=self.suite,
