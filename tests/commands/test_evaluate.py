@@ -59,5 +59,10 @@ def test_neither_a_checkpoint_nor_shards_is_refused(capsys: pytest.CaptureFixtur
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "--merge", str(tmp_path / "empty")]) == 1
-    assert "shard-K-of-N.json" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "video.mp4").touch()
+    for name in ("missing", "other"):
+        assert main(["evaluate", "--merge", str(tmp_path / name)]) == 1
+        error = capsys.readouterr().err
+        assert f"{name} holds no shard of trials" in error
+        assert "--shard K/N" in error

@@ -30,7 +30,7 @@ from rt1.evaluate.outcomes import Shard
 from rt1.evaluate.results import TaskResult
 from rt1.report.closed_loop import Report, evaluate_checkpoint, merge_shards
 from rt1.report.provenance import ReportContext
-from rt1.report.shards import evaluate_shard
+from rt1.report.shards import evaluate_shard, shard_files
 from rt1.report.svg import require_figures
 
 
@@ -68,7 +68,7 @@ class EvaluateCommand:
         if self.shard is None:  # a shard has no page
             require_figures()
         if self.checkpoint is None:
-            out = report_folder(self.out or self.merge[0], self.merge[0])
+            out = report_folder(self.out or shard_files(self.merge)[0].parent, self.merge[0])
             _print(merge_shards(self.merge, out), out)
             return 0
         out, encoder = report_folder(self.out, self.checkpoint), text_encoder(self.text_encoder)

@@ -65,8 +65,9 @@ class EnvSettings:
     """Which environment, and how it is shown and driven."""
 
     env: str | None = None
-    """Environment: metaworld, gym:ID, dm_control:DOMAIN-TASK, simpler, simpler_widowx, PACKAGE.MODULE:FACTORY, or a
-    .json or .toml file with suite and settings. Default: that of the data, else metaworld. rt1 envs lists them."""
+    """Environment: metaworld, gym:ID, dm_control:DOMAIN-TASK, simpler, simpler_widowx,
+    PACKAGE.MODULE:FACTORY, or a .json or .toml file with suite and settings.
+    Default: that of the data, else metaworld. rt1 envs lists them."""
     image_size: tuple[int, ...] = ()
     """Height and width of the image, pixels. One number is both. Default: as recorded, else 96 (metaworld), 84
     (dm_control), the environment's own (gym)."""

@@ -12,7 +12,6 @@ from rt1.actions import FloatArray
 from rt1.checkpoint import MODEL_FILE, CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between, to_json
 from rt1.common.progress import episode_progress
-from rt1.common.system import commit
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return, picture_backend
 from rt1.envs.protocol import protocol_of
 from rt1.envs.registry import suite_from_json, suite_to_json
@@ -161,7 +160,6 @@ def _about(folder: Path, info: CheckpointInfo | Manifest, suite: TaskSuite, sett
     """Return what determines the outcome of each trial, as plain JSON."""
     weights = folder / (MANIFEST_FILE if is_export(folder) else MODEL_FILE)  # the manifest has hashes of its files
     return {
-        "commit": commit(),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "action_spec": to_json(info.action_spec),
         "env": suite_to_json(suite),

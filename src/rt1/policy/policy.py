@@ -46,8 +46,8 @@ class ActingSettings:
 
     engine: str | None = None
     """What runs the network: torch, onnx or openvino, with a precision behind a colon (torch:bf16, onnx:int8,
-    openvino:bf16). auto takes the fastest that acts as torch in fp32 does, measured once on this machine. Default:
-    torch, or the library of an exported folder."""
+    openvino:bf16). auto takes the fastest that acts as torch in fp32 does, measured once on this machine.
+    Default: torch, or the library of an exported folder."""
     device: str = "cpu"
     """Device of the engine torch, as torch names it. auto takes the accelerator (cuda, mps, xpu) if there is one."""
     cond_scale: float = 1.0

@@ -78,6 +78,22 @@ def evaluate_shard(
     return path
 
 
+def shard_files(folders: Sequence[Path]) -> list[Path]:
+    """Return the files of shards in some folders.
+
+    Raises:
+        ValueError: there are none.
+    """
+    paths = [path for folder in folders for path in sorted(folder.glob(SHARD_FILES))]
+    if not paths:
+        names = ", ".join(map(str, folders))
+        raise ValueError(
+            f"{names} holds no shard of trials (shard-K-of-N.json). Name the folders that rt1 evaluate RUN --shard K/N "
+            "wrote"
+        )
+    return paths
+
+
 def read_shards(folders: Sequence[Path]) -> list[Trials]:
     """Return all shards of an evaluation, in order, from the folders that they lie in.
 
@@ -85,10 +101,7 @@ def read_shards(folders: Sequence[Path]) -> list[Trials]:
         DataError: a file is damaged.
         ValueError: a shard is missing, or there twice, or the shards are not of one evaluation.
     """
-    paths = [path for folder in folders for path in sorted(folder.glob(SHARD_FILES))]
-    if not paths:
-        names = ", ".join(map(str, folders))
-        raise ValueError(f"{names} holds no shard-K-of-N.json. Write them with rt1 evaluate RUN --shard K/N")
+    paths = shard_files(folders)
     shards = [_read(path) for path in paths]
     _check_match(paths, shards)
     numbers = [trials.shard.number for trials in shards]
@@ -146,7 +159,7 @@ def run_trials_of(
     )
     trials = Trials(
         shard=shard,
-        evaluation={"shards": shard.count, **evaluation},
+        evaluation={"shards": shard.count, "commit": facts["commit"], **evaluation},
         tasks=tuple(evaluation["trials"]["tasks"]),
         max_return=max_return(suite),
         provenance=Provenance(**facts),
