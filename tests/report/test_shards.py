@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,13 +148,15 @@ def test_an_interrupted_evaluation_resumes_to_the_results_of_an_uninterrupted_on
     assert not log.exists()
     if shard is None:
         assert _results(tmp_path / "two") == _results(tmp_path / "one")
-        videos = [
-            re.findall('data:video/mp4[^"]*', (tmp_path / name / "report.html").read_text()) for name in ("one", "two")
-        ]
-        assert videos[0] == videos[1] != []
-    else:
+        pages = [(tmp_path / name / "report.html").read_text() for name in ("one", "two")]
+        assert pages[0].count("data:video/mp4") == pages[1].count("data:video/mp4") > 0
+    else:  # x264's bytes differ from call to call
         one, two = (json.loads((tmp_path / name / "shard-1-of-4.json").read_text()) for name in ("one", "two"))
-        assert sorted(map(str, one["outcomes"])) == sorted(map(str, two["outcomes"]))
+        assert [*map(_without_video, one["outcomes"])] == [*map(_without_video, two["outcomes"])]
+
+
+def _without_video(outcome: dict[str, Any]) -> dict[str, Any]:
+    return {**outcome, "video": outcome["video"] is not None}
 
 
 def test_protocols_with_the_same_trials_are_scored_together(points: Points, tmp_path: Path) -> None:

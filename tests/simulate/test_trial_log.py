@@ -86,7 +86,7 @@ def test_a_log_of_other_trials_is_refused_with_the_setting_and_stays(
 @pytest.mark.parametrize("damage", ["{", "[]", '{"plan": {}, "trials": []}'])
 def test_a_damaged_line_is_refused_with_the_file_and_the_cure(log: Path, damage: str) -> None:
     log.write_text(f"{log.read_text().splitlines()[0]}\n{damage}\n")
-    with pytest.raises(DataError, match=r"log.jsonl.*remove it"):
+    with pytest.raises(DataError, match=r"log.jsonl.*[Rr]emove it"):
         TrialLog(log, ABOUT)
 
 

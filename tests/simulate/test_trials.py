@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from hypothesis import strategies as st
 from rt1.envs.metaworld import MetaWorldSuite
 from rt1.simulate import trials
 from rt1.simulate.rollout import Rollout
-from rt1.simulate.trials import Kind, TrialPlan, TrialPolicy, TrialResult, plan_trials, progress_note, run_trials
+from rt1.simulate.trials import (
+    Kind,
+    TrialPlan,
+    TrialPolicy,
+    TrialResult,
+    plan_trials,
+    progress_note,
+    run_trials,
+    with_images,
+)
 from rt1.text.encoder import TableEncoder
 
 pytest.importorskip("metaworld", reason="Meta-World is not installed")
@@ -84,6 +94,10 @@ def test_a_policy_sees_pictures_and_those_of_its_first_failure_are_kept(
     first, second = (result.rollout for result in results)
     assert len(first.images) == first.steps + 1
     assert second.images == ()
+    without = replace(results[0], rollout=replace(first, images=(), snapshots=()))  # as from a log
+    again = with_images(small_world, without).rollout
+    np.testing.assert_array_equal(again.images, first.images)
+    assert len(again.snapshots) == len(first.snapshots) == len(first.images)
 
 
 def test_trials_start_alike_whatever_acts(

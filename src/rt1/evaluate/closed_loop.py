@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rt1.actions import FloatArray
-from rt1.checkpoint import MODEL_FILE, CheckpointInfo
+from rt1.checkpoint import CheckpointInfo
 from rt1.common.json_config import MOST_EPISODES, MOST_PROCESSES, check_at_least, check_between, to_json
 from rt1.common.progress import episode_progress
 from rt1.envs.base import TaskSuite, action_spec_of, check_tasks, max_return, picture_backend
@@ -19,9 +18,9 @@ from rt1.evaluate.outcomes import BASELINES, Shard, TrialOutcome, count_outcomes
 from rt1.evaluate.rerun_file import check_rerun_target, trial_episode, write_rerun
 from rt1.evaluate.results import ClosedLoopResult
 from rt1.policy.base import BasePolicy, recorded_size
-from rt1.policy.exported import is_export, stored_table
-from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest
-from rt1.policy.open import describe, policy_folder
+from rt1.policy.exported import stored_table
+from rt1.policy.exported_manifest import Manifest
+from rt1.policy.open import describe, policy_folder, weights_hash
 from rt1.policy.policy import ActingSettings
 from rt1.simulate.rollout import check_actions_fit
 from rt1.simulate.trial_log import TrialLog, trial_log
@@ -151,21 +150,14 @@ def run_evaluation(
         embeddings = embed_instructions(info, sentences, encoder)
     if shard is not None:
         plans = shard.share(plans)
-    about = _about(folder, info, suite, replace(settings, tasks=tasks))
-    with trial_log(log, {"shard": str(shard), **about}) as opened:
-        return about, _run(plans, suite, settings, policy, embeddings, opened)
-
-
-def _about(folder: Path, info: CheckpointInfo | Manifest, suite: TaskSuite, settings: TrialSettings) -> dict[str, Any]:
-    """Return what determines the outcome of each trial, as plain JSON."""
-    weights = folder / (MANIFEST_FILE if is_export(folder) else MODEL_FILE)  # the manifest has hashes of its files
-    return {
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "action_spec": to_json(info.action_spec),
+    about = {
+        "weights": weights_hash(folder),
         "env": suite_to_json(suite),
         "picture_backend": picture_backend(suite),
-        "trials": to_json(replace(settings, rerun=None, workers=0)),
+        "trials": to_json(replace(settings, tasks=tasks, rerun=None, workers=0)),
     }
+    with trial_log(log, {"shard": str(shard), **about}) as opened:
+        return about, _run(plans, suite, settings, policy, embeddings, opened)
 
 
 def evaluate_policy(
