@@ -56,6 +56,29 @@ def test_colors_come_back_in_any_color_space_and_range(space: int, color_range: 
     assert np.abs(images[0][32, 32].astype(int) - COLOR).max() <= 2
 
 
+def test_the_first_image_is_read_where_two_key_frames_have_one_decoding_time() -> None:
+    """lerobot writes such files where the first episode has one step."""
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=5, options={"g": "1", "bf": "0"})
+        stream.width = stream.height = 64
+        stream.codec_context.time_base = Fraction(1, 10240)
+        frame = av.VideoFrame(64, 64, "yuv420p")
+        packets = []
+        for number in range(3):
+            frame.pts, frame.time_base = 2048 * number, Fraction(1, 10240)
+            packets += stream.encode(frame)
+        for number, packet in enumerate([*packets, *stream.encode(None)]):
+            packet.dts = (0, 1, 2048)[number]
+            container.mux(packet)
+    data = bytearray(sink.getvalue())
+    first_difference = data.index(b"stts") + 16
+    assert data[first_difference : first_difference + 4] == (1).to_bytes(4)
+    data[first_difference : first_difference + 4] = bytes(4)
+    video = Video(io.BytesIO(data), name="here", cure="")
+    assert [len(video.images([step / 5], 0.05)) for step in range(3)] == [1, 1, 1]
+
+
 def test_a_color_space_that_ffmpeg_cannot_convert_is_refused() -> None:
     with pytest.raises(DataError, match=r"here .*color space 8"):
         Video(_video(YCGCO, LIMITED), name="here", cure="").images([0.0], 0.05)

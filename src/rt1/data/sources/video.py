@@ -109,11 +109,11 @@ class Video:
         earlier, step = self._earlier, 4 * tolerance
         while times:
             target = times[0] - earlier
-            images = self._decode(max(0, round(target / self._tick)), times, tolerance)
+            images = self._decode(round(target / self._tick), times, tolerance)
             if len(images) == len(times):
                 self._earlier = earlier
                 return images
-            if target <= 0:
+            if target < 0:  # before the first image: at 0, two key frames of one decoding time hide the first
                 return images
             earlier = max(step, 2 * earlier)
         return []
