@@ -108,14 +108,6 @@ def test_an_export_that_acts_otherwise_is_refused_with_the_figure(
     assert "\n" not in str(caught.value)
 
 
-def test_on_a_machine_where_all_agreed_before_the_first_episode_is_enough(folder: Path, manifest: Manifest) -> None:
-    engine = Seeing(manifest.sizes)
-    check_reference(Stepper(engine), folder, manifest, is_known=True)
-    assert engine.step == 4
-    with pytest.raises(ExportError, match="of the 36 clear tokens"):
-        check_reference(Stepper(Seeing(manifest.sizes, wrong=4)), folder, manifest, is_known=True)
-
-
 def test_a_limit_that_was_lowered_at_the_export_is_lower_here_too(folder: Path, manifest: Manifest) -> None:
     assert manifest.comparison is not None
     lenient = replace(manifest, comparison=replace(manifest.comparison, least_agreement=0.85))
@@ -160,17 +152,40 @@ def test_reference_steps_of_another_number_of_bins_than_the_graphs_are_refused(
         check_reference(Stepper(Seeing(manifest.sizes)), folder, fewer)
 
 
-def test_an_export_that_agreed_is_remembered_for_this_machine(
+def test_an_export_that_agreed_is_remembered_for_this_machine_and_library(
     torch_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[bool] = []
+    folder, checks = Path(shutil.copytree(torch_export[1], tmp_path / "copy")), []
     monkeypatch.setattr(exported, "user_cache", lambda: tmp_path)
-    monkeypatch.setattr(exported, "check_reference", lambda *_, is_known: calls.append(is_known))
-    open_export(torch_export[1])
-    open_export(torch_export[1])
-    monkeypatch.setattr(exported, "instructions", lambda: "other instruction sets")
-    open_export(torch_export[1])
-    assert calls == [False, True, False]
+    monkeypatch.setattr(exported, "check_reference", lambda *_: checks.append(1))
+
+    def is_checked() -> bool:
+        checks.clear()
+        open_export(folder)
+        return bool(checks)
+
+    assert [is_checked(), is_checked()] == [True, False]
+    for change in ("instructions", "processor"):
+        monkeypatch.setattr(exported, change, lambda: "another")
+        assert [is_checked(), is_checked()] == [True, False]
+    monkeypatch.setattr(exported, "version_of", lambda _: "0.1")
+    assert [is_checked(), is_checked()] == [True, False]
+    data = json.loads((folder / MANIFEST_FILE).read_text())
+    (folder / MANIFEST_FILE).write_text(json.dumps({**data, "weights": "0" * 64}))
+    assert [is_checked(), is_checked()] == [True, False]
+
+
+def test_an_export_that_does_not_agree_is_checked_each_time(
+    torch_export: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ExportError("0% agree")
+
+    monkeypatch.setattr(exported, "user_cache", lambda: tmp_path)
+    monkeypatch.setattr(exported, "check_reference", refuse)
+    for _ in range(2):
+        with pytest.raises(ExportError, match="0%"):
+            open_export(torch_export[1])
 
 
 @pytest.mark.parametrize("made", ["onnx", "torch"])

@@ -7,6 +7,7 @@ from contextlib import suppress
 from importlib import import_module, metadata
 from pathlib import Path
 
+import rt1
 from rt1.common.files import user_cache, write_text
 from rt1.common.processor import instructions, processor
 from rt1.errors import ExportError, RT1Error, SaveError, first_line
@@ -43,18 +44,22 @@ def open_export(folder: Path, *, threads: int | None = None) -> tuple[GraphEngin
     manifest = read_manifest(folder)
     engine = load_graphs(folder, manifest, threads=threads)
     record = _check_record(folder, manifest)
-    check_reference(Stepper(engine), folder, manifest, is_known=record.is_file())
-    with suppress(SaveError, OSError):  # without a record all reference steps are taken next time, too
-        if not record.is_file():
+    if not record.is_file():
+        check_reference(Stepper(engine), folder, manifest)
+        with suppress(SaveError, OSError):  # without a record the reference steps are taken next time, too
             record.parent.mkdir(parents=True, exist_ok=True)
             write_text(record, f"{folder.resolve()}\n")
     return engine, manifest
 
 
 def _check_record(folder: Path, manifest: Manifest) -> Path:
-    """Return the file that exists once this export has agreed with this library on this processor."""
+    """Return the file that exists once this export has agreed with this library on this processor.
+
+    The description in the export names the content of its other files.
+    """
     package = _PACKAGES.get(manifest.kind, "torch")
-    machine = [sha256(folder / MANIFEST_FILE), processor(), instructions(), package, version_of(package)]
+    libraries = [rt1.__version__, package, version_of(package)]
+    machine = [sha256(folder / MANIFEST_FILE), processor(), instructions(), *libraries]
     return user_cache() / "checked" / hashlib.sha256("\n".join(machine).encode()).hexdigest()[:32]
 
 

@@ -4,7 +4,7 @@
     condition.*                 graph: text embedding to condition, once an episode
     tokenizer.*                 graph: prepared image and condition to image tokens and attention maps
     decoder.*                   graph: the window's image tokens and the condition to the logits of one step
-    reference.safetensors       reference steps and the network's logits, checked at every load
+    reference.safetensors       reference steps and the network's logits, checked once on each machine
     instructions.safetensors    text embeddings by sentence, where some were given
 
 The names of the files follow from the format, never from the description.

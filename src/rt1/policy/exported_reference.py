@@ -57,10 +57,8 @@ def save_reference(
     save_file(dict(zip(names, arrays, strict=True)), folder / REFERENCE_FILE)
 
 
-def check_reference(stepper: Stepper, folder: Path, manifest: Manifest, *, is_known: bool = False) -> None:
+def check_reference(stepper: Stepper, folder: Path, manifest: Manifest) -> None:
     """Take the reference steps of an export on this machine; warn where they have no clear token.
-
-    Where it ``is_known`` that all agreed on this machine before, the first episode is enough if it agrees, too.
 
     Raises:
         ExportError: fewer of their clear tokens are equal than the export asks for, or they cannot be read.
@@ -78,8 +76,6 @@ def check_reference(stepper: Stepper, folder: Path, manifest: Manifest, *, is_kn
                 f"of {expected_NAV.shape[2]}. Export again"
             )
         agreement += compare_logits(expected_NAV, logits_NAV, gap=gap)
-        if is_known and agreement.clear_tokens and agreement.clear_agreement >= least:
-            return
     if not agreement.clear_tokens:
         warnings.warn(
             f"{folder} has no clear token in its reference steps, so this machine is not checked. Export with --data",
