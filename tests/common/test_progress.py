@@ -68,10 +68,10 @@ def test_the_bar_needs_no_terminal_with_utf_8() -> None:
     written = io.BytesIO()
     stream = io.TextIOWrapper(written, encoding="ascii")
     stream.isatty = lambda: True  # type: ignore[method-assign]
-    bar = Progress("trials", 2, unit="trials", stream=stream)
+    bar = Progress("", 2, unit="trials", stream=stream)
     bar.update(1)
     bar.close()
-    assert b"[##########..........] trials 1/2" in written.getvalue()
+    assert b"[##########..........] 1/2 trials" in written.getvalue()
 
 
 def test_the_speed_counts_only_what_was_done_here() -> None:

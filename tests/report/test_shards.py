@@ -140,7 +140,7 @@ def test_an_interrupted_evaluation_resumes_to_the_results_of_an_uninterrupted_on
     with pytest.raises(KeyboardInterrupt):
         points.run(tmp_path / "two", shard)
     (log,) = (tmp_path / "two").iterdir()
-    with pytest.raises(ValueError, match=r"trials.seed was 0 .* now it is 3"):
+    with pytest.raises(ValueError, match=r"^seed was 0 .* now it is 3"):
         points.run(tmp_path / "two", shard, seed=3)
     counts = _interrupt_after(999, monkeypatch)
     points.run(tmp_path / "two", shard)

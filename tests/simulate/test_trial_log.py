@@ -66,11 +66,17 @@ def test_a_torn_last_line_is_dropped_and_its_plan_can_be_added_again(log: Path) 
     assert [*map(json.loads, log.read_text().splitlines())]
 
 
+def test_nothing_is_written_before_a_trial_is_finished(tmp_path: Path) -> None:
+    with trial_log(tmp_path / "log.jsonl", ABOUT):
+        pass
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize(
     ("about", "message"),
     [
         ({**ABOUT, "weights": "xyz"}, "weights was 'abc' .* now it is 'xyz'"),
-        ({**ABOUT, "trials": {"seed": 5, "tasks": ("near", "far")}}, r"trials.seed was 0 .* now it is 5"),
+        ({**ABOUT, "trials": {"seed": 5, "tasks": ("near", "far")}}, r"^seed was 0 .* now it is 5"),
         ({**ABOUT, "picture_backend": "egl"}, "picture_backend was None .* now it is 'egl'"),
     ],
 )

@@ -54,16 +54,11 @@ class TrialLog:
         Raises:
             ValueError: the log belongs to other trials. The message names the first setting that differs.
             DataError: a line is damaged.
-            SaveError: the file cannot be written.
         """
-        self._path = path
+        self._path, self._about, self._is_whole = path, json.loads(json.dumps(about)), False
         self._trials: dict[TrialPlan, tuple[_Trial, ...]] = {}
-        about = json.loads(json.dumps(about))
         if path.is_file():
-            self._read(about)
-        # Without a torn line, to which the next one would be appended.
-        lines = [about, *(to_json(_Line(plan=plan, trials=trials)) for plan, trials in self._trials.items())]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+            self._read()
 
     def results(self, plans: Sequence[TrialPlan], max_return: float | None) -> list[TrialResult]:
         """Return the trials of those plans that are finished. They have no images."""
@@ -80,6 +75,7 @@ class TrialLog:
             SaveError: they cannot be written.
         """
         trials = tuple(_logged(result.rollout) for result in results)
+        self._begin()
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(to_json(_Line(plan=results[0].plan, trials=trials))) + "\n")
@@ -88,18 +84,25 @@ class TrialLog:
         except OSError as error:
             raise SaveError(f"could not save {self._path}: {error.strerror}. Free space, then run it again") from error
 
-    def _read(self, about: Mapping[str, Any]) -> None:
+    def _begin(self) -> None:
+        """Write the first line and the trials that were read, without a torn line, which would be appended to."""
+        if not self._is_whole:
+            lines = [self._about, *(to_json(_Line(plan=plan, trials=trials)) for plan, trials in self._trials.items())]
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in lines))
+            self._is_whole = True
+
+    def _read(self) -> None:
         cure = "remove it to run its trials again"
         with reading(self._path, cure=cure):
             whole, _, _torn = self._path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
             first, *lines = (parse(line, name=str(self._path), cure=cure) for line in whole.splitlines())
-            difference = first_difference(first, about)
+            difference = first_difference(first, self._about)
             logged = [] if difference else [from_json(_Line, line) for line in lines]
         if difference is not None:
             name, old, new = difference
             raise ValueError(
-                f"{name} was {old!r:.80} in the interrupted evaluation, now it is {new!r:.80}. Use the old setting or "
-                f"another --out, or remove {self._path}"
+                f"{name.rpartition('.')[2]} was {old!r:.80} in the interrupted evaluation, now it is {new!r:.80}. Use "
+                f"the old setting or another --out, or remove {self._path}"
             )
         self._trials = {line.plan: line.trials for line in logged}
 
