@@ -178,9 +178,9 @@ class PointEnv:
 
     def step(self, action: FloatArray) -> StepResult:
         if self._dot is None:
-            raise RuntimeError("step() was called before reset(); call reset(seed) first")
+            raise RuntimeError("step() was called before reset(). Call reset(seed) first")
         if self.action_spec.out_of_bounds(action).any():
-            raise ValueError(f"action {action.tolist()} lies outside [-1, 1]; clip it first")
+            raise ValueError(f"action {action.tolist()} lies outside [-1, 1]. Clip it first")
         self.executed.append(action)
         self._dot = np.clip(self._dot + 0.2 * action[:2], -1.0, 1.0)
         success = bool(np.abs(self._dot - self._square).max() < 0.1)

@@ -162,7 +162,7 @@ def test_an_action_of_another_size_is_refused_with_the_dimension_names() -> None
 
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"span 0\.\.256; they must lie in 0\.\.255"):
+    with pytest.raises(ValueError, match=r"span 0\.\.256, must lie in 0\.\.255"):
         rt1_action_spec().decode(np.array([0] * 10 + [256], np.int32))
 
 
@@ -178,7 +178,7 @@ def test_a_choice_that_is_not_one_hot_is_refused() -> None:
 
 
 def test_a_part_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="'world_vector' has shape \\(2,\\); its last dimension must be 3"):
+    with pytest.raises(ValueError, match=r"'world_vector' has shape \(2,\). Its last dimension must be 3"):
         rt1_action_spec().from_dict({**REST, "world_vector": np.zeros(2, np.float32)})
 
 

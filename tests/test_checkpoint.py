@@ -119,7 +119,7 @@ def test_a_folder_with_other_files_is_not_replaced(model: RT1, saved: Path) -> N
 @pytest.mark.parametrize("changes", [{"bins": 32}, {"parts": (Continuous(name="move", low=(0.0,), high=(1.0,)),)}])
 def test_a_spec_of_another_network_is_not_saved(changes: dict[str, Any], model: RT1, tmp_path: Path) -> None:
     info = dataclasses.replace(_info(model), action_spec=dataclasses.replace(SPEC, **changes))
-    with pytest.raises(CheckpointError, match="the network 3 of 16; give the spec the network was built for"):
+    with pytest.raises(CheckpointError, match=r"the network 3 of 16. Give the spec the network was built for"):
         save_checkpoint(tmp_path / "c", model=model, info=info)
     assert not (tmp_path / "c").exists()
 
@@ -134,8 +134,8 @@ def test_a_run_folder_means_its_last_checkpoint_and_else_its_best(model: RT1, sa
 
 
 def test_a_folder_that_is_not_there_or_holds_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    assert "nowhere is not there; give a checkpoint folder or the output folder" in _refused(tmp_path / "nowhere")
-    assert "holds no checkpoint.json, last/ or best/; give a checkpoint folder" in _refused(tmp_path)
+    assert "nowhere is not there. Give a checkpoint folder or the output folder" in _refused(tmp_path / "nowhere")
+    assert "holds no checkpoint.json, last/ or best/. Give a checkpoint folder" in _refused(tmp_path)
     (tmp_path / MANIFEST_FILE).write_text("{}")
     assert "Policy.from_export" in _refused(tmp_path)
 
@@ -143,7 +143,7 @@ def test_a_folder_that_is_not_there_or_holds_no_checkpoint_is_refused(tmp_path: 
 @pytest.mark.parametrize("name", ["model.safetensors", "training.safetensors", "training.json"])
 def test_a_missing_file_is_named(name: str, saved: Path) -> None:
     (saved / name).unlink()
-    with pytest.raises(CheckpointError, match=re.escape(f"{saved / name} is missing; a checkpoint needs it; restore")):
+    with pytest.raises(CheckpointError, match=re.escape(f"{saved / name} is missing. A checkpoint needs it. Restore")):
         load_model(saved) if name.startswith("model") else load_training(saved)
 
 
@@ -153,7 +153,7 @@ def test_truncated_weights_are_refused(kept: int, saved: Path) -> None:
     file.write_bytes(file.read_bytes()[:kept])
     message = _refused(saved)
     assert f"{file} is not a whole safetensors file" in message
-    assert "restore it from a copy" in message
+    assert "Restore it from a copy" in message
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", "\x00\xff"])
@@ -167,18 +167,18 @@ def test_a_damaged_description_is_refused(content: str, saved: Path) -> None:
 @pytest.mark.parametrize("value", [0, 2, "1", None])
 def test_another_format_is_refused(value: object, saved: Path) -> None:
     _rewrite(saved / "checkpoint.json", lambda data: data.update(format=value))
-    assert f"has format {value!r}; this version of rt1 reads format 1; use the version that wrote it" in _refused(saved)
+    assert f"has format {value!r}. This version of rt1 reads format 1. Use the version that wrote it" in _refused(saved)
 
 
 @pytest.mark.parametrize("key", ["model", "action_spec", "text_encoder", "control_rate", "provenance"])
 def test_a_description_that_lacks_something_is_refused(key: str, saved: Path) -> None:
     _rewrite(saved / "checkpoint.json", lambda data: data.pop(key))
-    assert f"checkpoint.json lacks '{key}'; restore it from a copy" in _refused(saved)
+    assert f"checkpoint.json lacks '{key}'. Restore it from a copy" in _refused(saved)
 
 
 def test_an_unknown_setting_of_the_network_is_refused(saved: Path) -> None:
     _rewrite(saved / "checkpoint.json", lambda data: data["model"].update(windov=3))
-    assert "unknown setting of checkpoint.model 'windov'; did you mean 'window'?" in _refused(saved)
+    assert "unknown setting of checkpoint.model 'windov', did you mean 'window'?" in _refused(saved)
 
 
 def test_weights_of_other_shapes_are_refused(saved: Path) -> None:
@@ -196,7 +196,7 @@ def test_weights_with_a_tensor_less_or_more_are_refused(change: str, saved: Path
         tensors |= {"transformer.position_LD": moved, "zz": torch.zeros(1)}
     save_file(tensors, saved / "model.safetensors")
     name = "transformer.position_LD" if change == "lacks" else "zz"
-    assert f"{change} {name}; its description and weights do not belong together" in _refused(saved)
+    assert f"{change} {name}. Its description and weights do not belong together" in _refused(saved)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(model: RT1, saved: Path, full_disk: Callable[[int], None]) -> None:
@@ -205,7 +205,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(model: RT1, saved: Path, full_
     with pytest.raises(SaveError) as caught:
         save_checkpoint(saved, model=model, info=_info(model))
     assert str(caught.value).startswith(f"could not save {saved}: ")
-    assert str(caught.value).endswith("what was there before is untouched; free space or choose another folder")
+    assert str(caught.value).endswith("What was there before is untouched. Free space or choose another folder")
     assert "\n" not in str(caught.value)
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
@@ -233,8 +233,8 @@ def _with_weight(saved: Path, change: Callable[[torch.Tensor], torch.Tensor]) ->
     [
         (lambda t: t.fill_(float("nan")), "not finite"),
         (lambda t: t.index_fill_(0, torch.tensor([3]), float("-inf")), "not finite"),
-        (lambda t: t.double().fill_(1e300), "of size 1e\\+300; at most 1e\\+10 is sane"),
-        (lambda t: t.int(), "is int32; it must be float16, bfloat16, float32 or float64"),
+        (lambda t: t.double().fill_(1e300), "of size 1e\\+300. At most 1e\\+10 is sane"),
+        (lambda t: t.int(), "is int32, must be float16, bfloat16, float32 or float64"),
         (lambda t: t.bool(), "is bool"),
         (lambda t: t.to(torch.complex64), "is complex64"),
     ],
@@ -258,7 +258,7 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
     tensors = load_file(saved / "model.safetensors")
     name = next(name for name in tensors if name.endswith("num_batches_tracked"))
     save_file({**tensors, name: tensors[name].float()}, saved / "model.safetensors")
-    assert f"{name} is float32; it must be uint8" in _refused(saved)
+    assert f"{name} is float32, must be uint8" in _refused(saved)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_counters_stay_whole_numbers(saved: Path) -> None:
     [
         (lambda data: data["model"]["transformer"].update(layers=10**9), "layers is 1000000000"),
         (lambda data: data["model"].update(window=500), "position_LD has shape"),
-        (lambda data: data["model"].update(window=10**9), "tokens; at most"),
+        (lambda data: data["model"].update(window=10**9), "tokens. At most"),
         (lambda data: data["model"].update(token_width=10**18), "token_width is 1000000000000000000"),
         (lambda data: data["model"]["transformer"].update(dropout=10**400), "too large"),
         (lambda data: data["model"]["efficientnet"].update(width=1e400), "width is inf"),

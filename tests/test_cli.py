@@ -240,18 +240,18 @@ def test_an_old_spelling_ends_with_the_new_one(refused: Callable[..., str], word
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recordd"], "unknown command 'recordd'; did you mean 'record'"),
-        (["convert", "tensorflw"], "unknown command 'convert tensorflw'; did you mean 'convert tensorflow'"),
-        (["demo", "--episods", "3"], "unknown option '--episods'; did you mean '--episodes'"),
-        (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat'; did you mean '--opt"),
-        (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo'; did you mean 'demo'"),
+        (["recordd"], "unknown command 'recordd', did you mean 'record'"),
+        (["convert", "tensorflw"], "unknown command 'convert tensorflw', did you mean 'convert tensorflow'"),
+        (["demo", "--episods", "3"], "unknown option '--episods', did you mean '--episodes'"),
+        (["train", "--optimizer.learning-rat=3"], "unknown option '--optimizer.learning-rat', did you mean '--opt"),
+        (["train", "--data", "d", "--out", "o", "--preset", "dmeo"], "unknown preset 'dmeo', did you mean 'demo'"),
         (["train", "--activations", "lean"], "--activations is lean, an old name. Use --activations selective"),
-        (["demo", "--preset", "deebug"], "unknown preset 'deebug'; did you mean 'debug'"),
-        (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown metaworld task 'faucet-opne'; did you mean 'f"),
-        (["demo", "--out", "o", "--tasks", "raech"], "unknown metaworld task 'raech'; did you mean 'reach'"),
+        (["demo", "--preset", "deebug"], "unknown preset 'deebug', did you mean 'debug'"),
+        (["record", "--out", "o", "--tasks", "faucet-opne"], "unknown metaworld task 'faucet-opne', did you mean 'f"),
+        (["demo", "--out", "o", "--tasks", "raech"], "unknown metaworld task 'raech', did you mean 'reach'"),
         (
             ["record", "--out", "o", "--tasks", "reach", "--text-encoder", "minillm"],
-            "unknown text encoder 'minillm'; did you mean 'minilm'",
+            "unknown text encoder 'minillm', did you mean 'minilm'",
         ),
     ],
 )
@@ -271,18 +271,18 @@ def test_a_mistyped_word_is_answered_with_the_one_that_was_meant(
         (["record", "--out", "o", "--tasks", "reach", "--episodes", "many"], "'many'"),
         (["record", "--out", "o", "--tasks", "reach", "--episodes", "0"], "--episodes is 0"),
         (["record", "--tasks", "reach"], "--out"),
-        (["train", "--data", "d", "--out", "o", "--precision", "fp16"], "--precision is 'fp16'; it must be one of"),
+        (["train", "--data", "d", "--out", "o", "--precision", "fp16"], "--precision is 'fp16', must be one of"),
         (
             ["train", "--data", "d", "--out", "o", "--model.backbone", "maxvit", "--model.image-size", "100", "100"],
-            "--model.image-size is (100, 100); this MaxViT takes multiples of 224",
+            "--model.image-size is (100, 100). This MaxViT takes multiples of 224",
         ),
-        (["train", "--data", "d", "--out", "o", "--model.image-size", "2", "2"], "use a larger image"),
+        (["train", "--data", "d", "--out", "o", "--model.image-size", "2", "2"], "Use a larger image"),
         (["train", "--data", "d", "--out", "o", "--model.backbone", "maxvitt"], "did you mean 'maxvit'?"),
         (["serve", "d", "--port", "70000"], "--port is 70000"),
         (["inspect", ""], "path is empty"),
         (["train", "--data", "", "--out", "o"], "--data is ''"),
         (["train", "--data", "=2", "--out", "o"], "--data is '=2'"),
-        (["evaluate", "c", "--trials", "1000000000000"], "--trials is 1000000000000; it must"),
+        (["evaluate", "c", "--trials", "1000000000000"], "--trials is 1000000000000, must"),
         (["improve", "--data", "d", "--out", "o", "--own-share", "1"], "--own-share is 1.0"),
     ],
 )
@@ -297,27 +297,27 @@ def test_a_value_that_cannot_be_is_named(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("train --data d --out o --threads 100000", "--threads is 100000; it must be at most 512"),
-        ("train --data d --out o --held-out inf", "--held-out is inf; it must be a finite number"),
+        ("train --data d --out o --threads 100000", "--threads is 100000, must be at most 512"),
+        ("train --data d --out o --held-out inf", "--held-out is inf, must be a finite number"),
         ("train --data d --out o --model.window 1000000000", "--model.window is 1000000000, --model.image-tokens"),
         (
             "train --data d --out o --model.transformer.width 60000 --model.transformer.layers 400",
             "together 36,864,000,000 weights",
         ),
         ("improve --data d --out o --train.model.bins 60000 --train.model.transformer.width 60000", "weights"),
-        ("record --out o --tasks reach --seed 100000000000000000000000", "--seed is 100000000000000000000000; it must"),
-        ("record --out o --tasks reach --workers 100000", "--workers is 100000; it must be at most 512"),
-        ("serve c --max-message-mb 1e400", "--max-message-mb is 1e400; it must be a finite number"),
+        ("record --out o --tasks reach --seed 100000000000000000000000", "--seed is 100000000000000000000000, must"),
+        ("record --out o --tasks reach --workers 100000", "--workers is 100000, must be at most 512"),
+        ("serve c --max-message-mb 1e400", "--max-message-mb is 1e400, must be a finite number"),
         ("serve c --port -1", "--port is -1"),
-        ("evaluate c --seed -1", "--seed is -1; it must be at least 0"),
-        ("evaluate-offline c --data d --episodes 1e400", "--episodes is '1e400'; it must be one of"),
-        ("evaluate c --cond-scale nan", "--cond-scale is nan; it must be a finite number"),
-        ("demo --episodes 0", "--episodes is 0; it must be at least 1"),
-        ("play c --seed -1", "--seed is -1; it must be at least 0"),
-        ("inspect d --episode -1", "--episode is -1; it must be at least 0"),
-        ("convert lerobot d --out o --to lerobot --fps 0", "--fps is 0; it must be at least 1"),
-        ("export c --out o --to onnx --steps -5", "--steps is -5; it must be at least 1"),
-        ("train --data d --out=", "--out is empty; give a path"),
+        ("evaluate c --seed -1", "--seed is -1, must be at least 0"),
+        ("evaluate-offline c --data d --episodes 1e400", "--episodes is '1e400', must be one of"),
+        ("evaluate c --cond-scale nan", "--cond-scale is nan, must be a finite number"),
+        ("demo --episodes 0", "--episodes is 0, must be at least 1"),
+        ("play c --seed -1", "--seed is -1, must be at least 0"),
+        ("inspect d --episode -1", "--episode is -1, must be at least 0"),
+        ("convert lerobot d --out o --to lerobot --fps 0", "--fps is 0, must be at least 1"),
+        ("export c --out o --to onnx --steps -5", "--steps is -5, must be at least 1"),
+        ("train --data d --out=", "--out is empty. Give a path"),
     ],
 )
 def test_a_number_out_of_bounds_is_one_line_with_its_option(
@@ -536,7 +536,7 @@ def test_inspect_names_the_image_it_cannot_decode(
         (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors is missing"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "is not a whole safetensors file"),
         (lambda folder: (folder / "checkpoint.json").write_text("{"), r"checkpoint\.json is not JSON"),
-        (lambda folder: _change_info(folder, format=2), "has format 2; this version of rt1 reads format 1; use"),
+        (lambda folder: _change_info(folder, format=2), "has format 2. This version of rt1 reads format 1. Use"),
     ],
     ids=["nothing", "no description", "no weights", "torn weights", "torn description", "another format"],
 )
@@ -602,7 +602,7 @@ def test_a_disk_that_fills_up_while_recording_loses_no_shard(
     full_disk(4_000)
     line = refused(*words)
     full_disk(-1)
-    assert re.search(rf"could not save .*{second}: .*; what was there before is untouched; free space", line)
+    assert re.search(rf"could not save .*{second}: .*. What was there before is untouched. Free space", line)
     assert _bytes(tmp_path / "set") == {name: data for name, data in whole.items() if name != second}
     assert _status(*words) == 0
     assert _bytes(tmp_path / "set") == whole
@@ -622,7 +622,7 @@ def test_a_disk_that_fills_up_while_training_loses_no_checkpoint(
     full_disk(20_000)
     line = refused(*words)
     full_disk(-1)
-    assert re.search(rf"could not save {run}/(?:last|best): .*; what was there before is untouched; free space", line)
+    assert re.search(rf"could not save {run}/(?:last|best): .*. What was there before is untouched. Free space", line)
     assert _bytes(run / "last") == before
     assert not list(run.glob(".*writing*"))
     assert 0 < done < 20

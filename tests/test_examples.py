@@ -143,7 +143,7 @@ def test_a_robot_replays_an_episode_and_then_drives_until_it_stops(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mcap = pytest.importorskip("mcap.reader", reason="mcap is not installed; run: pip install 'rt1[mcap]'")
+    mcap = pytest.importorskip("mcap.reader", reason="mcap is not installed. Run: pip install 'rt1[mcap]'")
     monkeypatch.chdir(tmp_path)
     data = write_recording(tmp_path / "set", make_source(4))
     _run_robot_loop(monkeypatch, "--url", served, "--dry-run", str(data))

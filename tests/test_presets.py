@@ -79,5 +79,5 @@ def test_a_network_comes_from_preset_action_and_text_encoder_in_one_call() -> No
 
 
 def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(ValueError, match="unknown preset 'papper'; did you mean 'paper'"):
+    with pytest.raises(ValueError, match="unknown preset 'papper', did you mean 'paper'"):
         preset("papper")

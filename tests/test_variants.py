@@ -110,12 +110,12 @@ def test_training_starts_from_imagenet_weights_of_maxvit(data: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--model.backbone maxvit", "image-size is (48, 48); this MaxViT takes multiples of 224"),
+        ("--model.backbone maxvit", "image-size is (48, 48). This MaxViT takes multiples of 224"),
         ("--model.backbone resnet", "unknown backbone 'resnet'. Known: efficientnet, maxvit, timm:NAME"),
-        ("--model.image-size 1 1", "shrinks to nothing in the backbone; use a larger image"),
-        ("--model.window 0", "window is 0; it must be at least 1"),
-        ("--model.text.drop 1", "drop is 1.0; it must be at least 0 and below 1"),
-        (f"{ATTENTION} --model.conditioning film", "the transformer's layers are conditioned as the backbone is"),
+        ("--model.image-size 1 1", "shrinks to nothing in the backbone. Use a larger image"),
+        ("--model.window 0", "window is 0, must be at least 1"),
+        ("--model.text.drop 1", "drop is 1.0, must be at least 0 and below 1"),
+        (f"{ATTENTION} --model.conditioning film", "The transformer's layers are conditioned as the backbone is"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused_before_anything_is_read(
@@ -130,9 +130,9 @@ def test_a_network_that_cannot_be_is_refused_before_anything_is_read(
     ("options", "message"),
     [
         ("--text-encoder hf:nobody/nothing", "is no folder, is not in the local cache, and the hub did not give it"),
-        ("--text-encoder hf:", "'hf:' names no model; give hf:NAME_OR_FOLDER"),
-        ("--text-encoder minilm:tokens=0", "asks for '0' tokens; give a number of at least 2"),
-        ("--text-encoder word-peces", "unknown text encoder 'word-peces'; did you mean 'word-pieces'"),
+        ("--text-encoder hf:", "'hf:' names no model. Give hf:NAME_OR_FOLDER"),
+        ("--text-encoder minilm:tokens=0", "asks for '0' tokens. Give a number of at least 2"),
+        ("--text-encoder word-peces", "unknown text encoder 'word-peces', did you mean 'word-pieces'"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
@@ -158,8 +158,8 @@ def test_an_instruction_that_cannot_be_encoded_is_refused_and_the_episode_goes_o
     policy = Policy.from_checkpoint(tmp_path / "run")
     policy.reset(SENTENCES[0])
     for instruction, message in (
-        (" ", "instruction 0 is ' '; it must say something"),
-        ("open the drawer and " * 9, "has 54 word pieces; at most 32 fit"),
+        (" ", "the instruction is ' ', must say something"),
+        ("open the drawer and " * 9, "has 54 word pieces. At most 32 fit"),
     ):
         with pytest.raises(ValueError, match=message):
             policy.reset(instruction)

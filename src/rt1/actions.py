@@ -49,14 +49,14 @@ class Continuous:
     def __post_init__(self) -> None:
         if not self.low or len(self.low) != len(self.high):
             raise ValueError(
-                f"action part {self.name!r} has {len(self.low)} lower and {len(self.high)} upper bounds; "
-                "give one of each per dimension, at least one dimension"
+                f"action part {self.name!r} has {len(self.low)} lower and {len(self.high)} upper bounds. "
+                "Give one of each per dimension, at least one dimension"
             )
         for low, high in zip(self.low, self.high, strict=True):
             if not (abs(low) <= _LARGEST and abs(high) <= _LARGEST and np.float32(low) < np.float32(high)):
                 raise ValueError(
-                    f"action part {self.name!r} has bounds [{low}, {high}]; a bound must be finite and low < high; "
-                    "widen the bounds of a constant dimension"
+                    f"action part {self.name!r} has bounds [{low}, {high}]. A bound must be finite and low < high. "
+                    "Widen the bounds of a constant dimension"
                 )
         if self.labels and len(self.labels) != len(self.low):
             raise ValueError(f"action part {self.name!r}: {len(self.labels)} labels for {len(self.low)} dimensions")
@@ -88,7 +88,7 @@ class Discrete:
 
     def __post_init__(self) -> None:
         if self.choices < 2:
-            raise ValueError(f"action part {self.name!r} has {self.choices} choices; a discrete part needs at least 2")
+            raise ValueError(f"action part {self.name!r} has {self.choices} choices. A discrete part needs at least 2")
 
     @property
     def size(self) -> int:
@@ -124,11 +124,11 @@ class ActionSpec:
             )
         names = [part.name for part in self.parts]
         if not names or len(set(names)) != len(names):
-            raise ValueError(f"action parts are named {names}; give at least one part and no name twice")
+            raise ValueError(f"action parts are named {names}. Give at least one part and no name twice")
         most = max([2, *(part.choices for part in self.parts if isinstance(part, Discrete))])
         if not most <= self.bins <= _MOST_BINS:
             raise ValueError(
-                f"bins is {self.bins}; it must be at least {most} to hold every choice of this action, and at most "
+                f"bins is {self.bins}, must be at least {most} to hold every choice of this action, and at most "
                 f"{_MOST_BINS}"
             )
 
@@ -191,7 +191,7 @@ class ActionSpec:
         if ((choice != np.floor(choice)) | (choice < 0) | (choice >= self.discrete_choices[is_discrete])).any():
             raise ValueError(
                 f"a discrete dimension of {self._names(is_discrete)} holds a value that is not one of its choices "
-                f"0..{(self.discrete_choices[is_discrete] - 1).tolist()}; give the index of the choice"
+                f"0..{(self.discrete_choices[is_discrete] - 1).tolist()}. Give the index of the choice"
             )
         clipped = np.clip(action, self.low, self.high)
         unit = (clipped - self.low) / (self.high - self.low)
@@ -217,7 +217,7 @@ class ActionSpec:
         tokens = np.asarray(tokens, dtype=np.int32)
         self._check_size(tokens.shape)
         if tokens.size and (tokens.min() < 0 or tokens.max() >= self.bins):
-            raise ValueError(f"action tokens span {tokens.min()}..{tokens.max()}; they must lie in 0..{self.bins - 1}")
+            raise ValueError(f"action tokens span {tokens.min()}..{tokens.max()}, must lie in 0..{self.bins - 1}")
         unit = tokens.astype(np.float32) / np.float32(self.bins - 1)
         value = self._scaled(unit)
         discrete = [part for part in self.parts if isinstance(part, Discrete)]
@@ -244,7 +244,7 @@ class ActionSpec:
             )
         if bad := np.size(logits) - np.count_nonzero(np.isfinite(logits)):
             raise PolicyError(
-                f"{bad} of {np.size(logits)} logits are not finite, so there is no action; use another checkpoint, and "
+                f"{bad} of {np.size(logits)} logits are not finite, so there is no action. Use another checkpoint, and "
                 "check the weights (rt1 inspect) and the text embedding"
             )
         tokens = logits.argmax(axis=-1).astype(np.int32)
@@ -284,7 +284,7 @@ class ActionSpec:
         """Join named parts into float32 (..., A). The one-hot vector of a choice becomes its index."""
         missing = [part.name for part in self.parts if part.name not in action]
         if missing:
-            raise ValueError(f"the action has no part {missing}; it has {sorted(action)}; give every part of the spec")
+            raise ValueError(f"the action has no part {missing}. It has {sorted(action)}. Give every part of the spec")
         return np.concatenate([_part_values(part, np.asarray(action[part.name])) for part in self.parts], axis=-1)
 
     def to_json(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class ActionSpec:
         self._check_size(action.shape)
         bad: NDArray[np.bool_] = np.any(np.isnan(action).reshape(-1, self.size), axis=0)
         if bad.any():
-            raise ValueError(f"the action is NaN in {self._names(bad)}; an action must be a number; drop that step")
+            raise ValueError(f"the action is NaN in {self._names(bad)}. An action must be a number. Drop that step")
         return action
 
     def _check_size(self, shape: Sequence[int]) -> None:
@@ -323,7 +323,7 @@ def _of_tensor(values: Any) -> NDArray[Any] | None:  # noqa: ANN401 (an array or
 def _part_values(part: ActionPart, values: NDArray[Any]) -> FloatArray:
     width = part.choices if isinstance(part, Discrete) else part.size
     if values.shape[-1:] != (width,):
-        raise ValueError(f"action part {part.name!r} has shape {values.shape}; its last dimension must be {width}")
+        raise ValueError(f"action part {part.name!r} has shape {values.shape}. Its last dimension must be {width}")
     if not isinstance(part, Discrete):
         return values.astype(np.float32)
     if not ((values == 0) | (values == 1)).all() or not (values.sum(axis=-1) == 1).all():

@@ -46,7 +46,7 @@ RESULTS_FILE = "results.json"
 EXTRA_FILES = (TABLE_FILE, RESULTS_FILE)
 """What a packaged policy may have beside its weights: text embeddings of instructions, and results."""
 CHECKPOINT_FILES = (INFO_FILE, MODEL_FILE, TRAINING_FILE, TRAINING_TENSORS, CARD_FILE, *EXTRA_FILES)
-_CURE = "restore it from a copy, or use another checkpoint"
+_CURE = "Restore it from a copy, or use another checkpoint"
 RUN_ORDER = ("last", "best")
 """Inside a run folder, the checkpoint that the run folder itself stands for: the first of these that exists."""
 
@@ -177,7 +177,7 @@ def _check_specs(info: CheckpointInfo | SharedInfo, model: RT1Config) -> None:
     if [(spec.size, spec.bins) for spec in specs] != [(size, model.bins) for size in sizes]:
         text = ", ".join(f"{spec.size} dimensions of {spec.bins} bins" for spec in specs)
         raise CheckpointError(
-            f"the action spec has {text}, the network {', '.join(map(str, sizes))} of {model.bins}; give the "
+            f"the action spec has {text}, the network {', '.join(map(str, sizes))} of {model.bins}. Give the "
             "spec the network was built for"
         )
 
@@ -195,10 +195,10 @@ def resolve(path: Path | str) -> Path:
             return candidate
     if (path / EXPORT_FILE).is_file():
         raise CheckpointError(
-            f"{path} is an export, which acts by itself (rt1 serve, Policy.from_export); give its checkpoint"
+            f"{path} is an export, which acts by itself (rt1 serve, Policy.from_export). Give its checkpoint"
         )
     what = "is not there" if not path.exists() else f"holds no {INFO_FILE}, last/ or best/"
-    raise CheckpointError(f"{path} {what}; give a checkpoint folder or the output folder of a training run")
+    raise CheckpointError(f"{path} {what}. Give a checkpoint folder or the output folder of a training run")
 
 
 def load_info(path: Path | str, *, embodiment: str | None = None) -> CheckpointInfo:
@@ -278,18 +278,18 @@ def _outline(config: RT1Config, file: Path) -> RT1:
     try:
         return outline(config)
     except ValueError as error:
-        raise CheckpointError(f"{file} describes no network that can be made: {error}; {_CURE}") from error
+        raise CheckpointError(f"{file} describes no network that can be made: {error}. {_CURE}") from error
 
 
 def _of_one(path: Path | str, info: CheckpointInfo | SharedInfo, embodiment: str | None) -> CheckpointInfo:
     """Return the description of one embodiment, or refuse the name."""
     if isinstance(info, CheckpointInfo):
         if embodiment is not None and embodiment != info.provenance.get("embodiment"):
-            raise CheckpointError(f"{path} has one embodiment; leave out the name {embodiment!r}")
+            raise CheckpointError(f"{path} has one embodiment. Leave out the name {embodiment!r}")
         return info
     if embodiment is None:
         names = ", ".join(info.embodiments)
-        raise CheckpointError(f"{path} has several embodiments: {names}; name one with embodiment=...")
+        raise CheckpointError(f"{path} has several embodiments: {names}. Name one with embodiment=...")
     if embodiment not in info.embodiments:
         raise CheckpointError(f"{path}: {unknown_name('embodiment', embodiment, info.embodiments)}")
     return info.of(embodiment)
@@ -309,14 +309,14 @@ def read_weights(model: RT1, file: Path, *, prefix: str = "") -> dict[str, Tenso
     """
     tensors = _fitting_tensors(model, file, prefix=prefix)
     if (problem := first_problem(tensors, model.state_dict())) is not None:
-        raise CheckpointError(f"{file}: {problem}; use another checkpoint")
+        raise CheckpointError(f"{file}: {problem}. Use another checkpoint")
     return tensors
 
 
 def _fitting_tensors(model: RT1, file: Path, *, prefix: str = "") -> dict[str, Tensor]:
     """Read the weights of a network. Names and shapes are checked, values are not."""
     tensors = {name.removeprefix(prefix): tensor for name, tensor in _load_tensors(file).items()}
-    cure = "its description and weights do not belong together"
+    cure = "Its description and weights do not belong together"
     check_same_tensors(tensors, model.state_dict(), what=str(file), cure=cure)
     return tensors
 
@@ -329,7 +329,7 @@ def load_training(path: Path | str) -> TrainingState:
     tensors = _load_tensors(folder / TRAINING_TENSORS)
     for name, tensor in tensors.items():  # squares of gradients are of any size
         if (problem := weight_problem(tensor, tensor.dtype, most=float("inf"))) is not None:
-            raise CheckpointError(f"{folder / TRAINING_TENSORS}: {name} {problem}; {_CURE}")
+            raise CheckpointError(f"{folder / TRAINING_TENSORS}: {name} {problem}. {_CURE}")
     return TrainingState(progress=progress, tensors=tensors)
 
 
@@ -352,14 +352,14 @@ def info_from_json(data: Mapping[str, Any], file: Path) -> CheckpointInfo | Shar
     """Read what :func:`info_to_json` returned, found in a file. Anything else raises :class:`CheckpointError`."""
     if data.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file} has format {data.get('format')!r}; this version of rt1 reads format {FORMAT}; "
-            "use the version that wrote it, or convert the weights again"
+            f"{file} has format {data.get('format')!r}. This version of rt1 reads format {FORMAT}. "
+            "Use the version that wrote it, or convert the weights again"
         )
     try:
         info = _info_from_json(data)
         _check_specs(info, info.model)
     except KeyError as error:
-        raise CheckpointError(f"{file} lacks {error}; {_CURE}") from error
+        raise CheckpointError(f"{file} lacks {error}. {_CURE}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{file} cannot be used: {error}") from error
     return info
@@ -378,7 +378,7 @@ def _info_from_json(data: Mapping[str, Any]) -> CheckpointInfo | SharedInfo:
 def _fields(kind: type, data: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a description. Only the statistics may be missing."""
     if not isinstance(data, Mapping):
-        raise TypeError(f"an embodiment is {data!r:.80}; it must be an object")
+        raise TypeError(f"an embodiment is {data!r:.80}, must be an object")
     return {field.name: {"statistics": None, **data}[field.name] for field in fields(kind)}
 
 
@@ -393,8 +393,8 @@ def _load_tensors(file: Path) -> dict[str, Tensor]:
 
 def _check_there(file: Path) -> None:
     if not file.is_file():
-        raise CheckpointError(f"{file} is missing; a checkpoint needs it; restore it, or use another checkpoint")
+        raise CheckpointError(f"{file} is missing. A checkpoint needs it. Restore it, or use another checkpoint")
     try:
         file.open("rb").close()  # safetensors calls a file that may not be read missing
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read: {error.strerror}; check who may read it") from error
+        raise CheckpointError(f"{file} cannot be read: {error.strerror}. Check who may read it") from error

@@ -23,72 +23,72 @@ def first_line(reason: BaseException) -> str:
 
 
 class DataError(RT1Error, ValueError):
-    """A data set that cannot be read as it is; the message gives the file, the rule and the cure."""
+    """A data set that cannot be read as it is. The message gives the file, the rule and the cure."""
 
 
 class CheckpointError(RT1Error, ValueError):
-    """A checkpoint that cannot be used as it is; the message gives the file, the rule and the cure."""
+    """A checkpoint that cannot be used as it is. The message gives the file, the rule and the cure."""
 
 
 class ExportError(RT1Error, ValueError):
-    """An export that cannot be made or used as it is; the message gives the value, the rule and the cure."""
+    """An export that cannot be made or used as it is. The message gives the value, the rule and the cure."""
 
 
 class BundleError(RT1Error, ValueError):
-    """A TensorFlow checkpoint that cannot be read; the message names the file, what is wrong and the cure."""
+    """A TensorFlow checkpoint that cannot be read. The message names the file, what is wrong and the cure."""
 
 
 class FlaxFileError(RT1Error, ValueError):
-    """A file that is not a flax msgpack checkpoint; the message names the file, what is wrong and the cure."""
+    """A file that is not a flax msgpack checkpoint. The message names the file, what is wrong and the cure."""
 
 
 class UsageError(RT1Error, ValueError):
-    """Words that are no call of the command; one line."""
+    """Words that are no call of the command. One line."""
 
 
 class ProtocolError(RT1Error, ValueError):
-    """A message that is not in the wire format, or beyond its limits; one line."""
+    """A message that is not in the wire format, or beyond its limits. One line."""
 
 
 class ObservationError(RT1Error, ValueError):
-    """An observation that cannot be acted on; the message is sent to the robot."""
+    """An observation that cannot be acted on. The message is sent to the robot."""
 
 
 class PolicyError(RT1Error, ValueError):
-    """A network whose output is no action (its logits are not finite); nothing is sent to the robot."""
+    """A network whose output is no action (its logits are not finite). Nothing is sent to the robot."""
 
 
 class RenderingError(RT1Error, RuntimeError):
-    """No way to render on this machine; the message says what to install."""
+    """No way to render on this machine. The message says what to install."""
 
 
 class WorkerError(RT1Error, RuntimeError):
-    """A worker process ended before its job did; the message gives the cure."""
+    """A worker process ended before its job did. The message gives the cure."""
 
 
 class TrainingError(RT1Error, RuntimeError):
-    """A run that cannot go on; the message gives the update, the reason and the cure."""
+    """A run that cannot go on. The message gives the update, the reason and the cure."""
 
 
 class StoppedError(RT1Error, RuntimeError):
-    """An action came after the watchdog had stopped the robot; it was not carried out."""
+    """An action came after the watchdog had stopped the robot. It was not carried out."""
 
 
 class SaveError(RT1Error, OSError):
-    """A file could not be saved (full disk, read-only folder); what was there before is untouched."""
+    """A file could not be saved (full disk, read-only folder). What was there before is untouched."""
 
 
 class LockedError(RT1Error, OSError):
-    """Another process works in this folder; the message names its pid and host."""
+    """Another process works in this folder. The message names its pid and host."""
 
 
 class ClientError(RT1Error, ConnectionError):
-    """A request that got no action; one line. The connection is closed and its episode is over."""
+    """A request that got no action. One line. The connection is closed and its episode is over."""
 
 
 class LateReplyError(ClientError):
-    """A reply that did not come in time; it is never taken for a later one."""
+    """A reply that did not come in time. It is never taken for a later one."""
 
 
 class ClientDisconnectedError(RT1Error, ConnectionError):
-    """Nobody waits for this step any more; it was not taken."""
+    """Nobody waits for this step any more. It was not taken."""

@@ -23,18 +23,18 @@ def to_float(image_XHWC: Tensor) -> Tensor:
     """
     if image_XHWC.ndim != 4 or image_XHWC.shape[-1] != 3:
         raise ValueError(
-            f"images have shape {tuple(image_XHWC.shape)}; they must be RGB (X, H, W, 3); "
-            "repeat a grey image three times, drop the fourth channel of an RGBA image"
+            f"images have shape {tuple(image_XHWC.shape)}, must be RGB (X, H, W, 3). "
+            "Repeat a grey image three times, drop the fourth channel of an RGBA image"
         )
     if image_XHWC.dtype == torch.uint8:
         # Multiplied, not divided: convert_image_dtype of TensorFlow does, and it differs in the last bit.
         image_XHWC = image_XHWC.float() * (1.0 / 255.0)
     elif not image_XHWC.is_floating_point():
-        raise ValueError(f"images have dtype {image_XHWC.dtype}; they must be uint8 in [0, 255] or float in [0, 1]")
+        raise ValueError(f"images have dtype {image_XHWC.dtype}, must be uint8 in [0, 255] or float in [0, 1]")
     elif not (image_XHWC.amin() >= 0.0 and image_XHWC.amax() <= 1.0):
         raise ValueError(
-            f"float images span [{image_XHWC.amin():.3g}, {image_XHWC.amax():.3g}]; they must lie in [0, 1]; "
-            "divide by 255, or hand over uint8"
+            f"float images span [{image_XHWC.amin():.3g}, {image_XHWC.amax():.3g}], must lie in [0, 1]. "
+            "Divide by 255, or hand over uint8"
         )
     return image_XHWC.permute(0, 3, 1, 2)
 

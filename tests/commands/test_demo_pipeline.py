@@ -139,5 +139,5 @@ def test_the_figures_are_told_in_lines(tmp_path: Path) -> None:
     assert lines[1].split() == ["reach-v3", "95%", "76%..99%", "100%", "12%", "-"]
     assert lines[2].split() == ["mean", "95%", "12%"]
     assert lines[3] == "with the other task's instruction -, with an unseen paraphrase 50%"
-    assert lines[4] == "record 34 s, train 6 min 12 s; peak memory 0.0 GB"
+    assert lines[4] == "record 34 s, train 6 min 12 s, peak memory 0.0 GB"
     assert lines[-1] == f"report: {tmp_path / 'report.html'}"

@@ -12,7 +12,7 @@ def test_every_environment_is_listed_with_its_tasks_or_the_reason_why_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> tuple[str, ...]:
-        raise ModuleNotFoundError("DeepMind Control is not installed; run: pip install 'rt1[dm_control]'")
+        raise ModuleNotFoundError("DeepMind Control is not installed. Run: pip install 'rt1[dm_control]'")
 
     monkeypatch.setattr(registry, "all_tasks", missing)
     assert main(["envs"]) == 0
@@ -20,7 +20,7 @@ def test_every_environment_is_listed_with_its_tasks_or_the_reason_why_not(
     for form in ("metaworld", "gym:ID", "dm_control:DOMAIN-TASK", "simpler", "PACKAGE.MODULE:FACTORY"):
         assert f"\n{form}\n" in f"\n{out}"
     assert "faucet-open-v3" in out
-    assert "not here: DeepMind Control is not installed; run: pip install 'rt1[dm_control]'" in " ".join(out.split())
+    assert "not here: DeepMind Control is not installed. Run: pip install 'rt1[dm_control]'" in " ".join(out.split())
 
 
 def test_the_tasks_of_one_environment_are_listed_with_their_instructions(capsys: pytest.CaptureFixture[str]) -> None:

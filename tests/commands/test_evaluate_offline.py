@@ -59,7 +59,7 @@ def test_data_and_a_checkpoint_are_all_it_needs(run: Path, data: Path, capsys: p
 def test_episodes_can_be_chosen(run: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [run, "--data", data, "--out", tmp_path / "out", "--plots", "0"]
     assert _status(*words, "--episodes", "all") == 0
-    assert "all 4 episodes; the policy was trained on 2 of them" in capsys.readouterr().out
+    assert "all 4 episodes. The policy was trained on 2 of them" in capsys.readouterr().out
     assert _status(*words, "--episodes", "1") == 0
     assert "1, evenly spaced, of the 2 episodes held out" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "offline.json").read_text())["episodes"] == 1

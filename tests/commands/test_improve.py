@@ -57,9 +57,9 @@ def test_one_embodiment_of_several_is_improved_and_what_is_done_is_said(
         return main(["improve", *map(str, [*words, *LITTLE.split(), *more])])
 
     assert improve() == 1
-    assert "has several embodiments: arm, hand; name one with --embodiment" in capsys.readouterr().err
+    assert "has several embodiments: arm, hand. Name one with --embodiment" in capsys.readouterr().err
     assert improve("--embodiment", "amr") == 1
-    assert "unknown embodiment 'amr'; did you mean 'arm'" in capsys.readouterr().err
+    assert "unknown embodiment 'amr', did you mean 'arm'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert improve("--embodiment", "arm") == 0
     assert "round 1: kept " in capsys.readouterr().out

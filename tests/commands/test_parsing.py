@@ -24,7 +24,7 @@ class Inner:
 
     def __post_init__(self) -> None:
         if min(self.size) < 4:
-            raise ValueError(f"size is {self.size}, in the folder {'x' * 300}; it must be at least 4; use a larger one")
+            raise ValueError(f"size is {self.size}, in the folder {'x' * 300}, must be at least 4. Use a larger one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +65,14 @@ def test_words_become_settings() -> None:
     [
         ([], "rt1 do needs PATH, --out PATH. rt1 do --help explains it"),
         (["data"], "rt1 do needs --out PATH. rt1 do --help explains it"),
-        (["data", "--out", "o", "--count", "many"], "--count is 'many'; it must be a whole number"),
-        (["data", "--out", "o", "--share", "half"], "--share is 'half'; it must be a number"),
-        (["data", "--out", "o", "--precision", "fp16"], "--precision is 'fp16'; it must be one of 'fp32', 'bf16'"),
-        (["data", "--out", "o", "--several", "a", "b"], "--several is 'a', 'b'; it must be "),
-        (["data", "--out", "o", "--episodes", "some"], "--episodes is 'some'; it must be one of {None,all}|INT"),
+        (["data", "--out", "o", "--count", "many"], "--count is 'many', must be a whole number"),
+        (["data", "--out", "o", "--share", "half"], "--share is 'half', must be a number"),
+        (["data", "--out", "o", "--precision", "fp16"], "--precision is 'fp16', must be one of 'fp32', 'bf16'"),
+        (["data", "--out", "o", "--several", "a", "b"], "--several is 'a', 'b', must be "),
+        (["data", "--out", "o", "--episodes", "some"], "--episodes is 'some', must be one of {None,all}|INT"),
         (["data", "--out", "o", "--inner.size", "5"], "--inner.size lacks its value. Give 2"),
         (["data", "more", "words", "--out", "o"], "nothing is known of more, words"),
-        (["data", "--out", "o", "--cuont", "3"], "unknown option '--cuont'; did you mean '--count'? Known: --count"),
+        (["data", "--out", "o", "--cuont", "3"], "unknown option '--cuont', did you mean '--count'? Known: --count"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
@@ -92,7 +92,7 @@ def test_a_rule_of_the_settings_comes_through_whole_with_the_name_of_its_option(
     monkeypatch.delenv("COLUMNS", raising=False)
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    with pytest.raises(ValueError, match="it must be") as rule:
+    with pytest.raises(ValueError, match="must be") as rule:
         Inner(size=(2, 8))
     with pytest.raises(UsageError) as refused:
         _parse(["data", "--out", "o", "--inner.size", "2", "8"])
@@ -103,7 +103,7 @@ def test_a_rule_of_the_settings_comes_through_whole_with_the_name_of_its_option(
 @pytest.mark.parametrize("word", ["inf", "-inf", "nan", "1e400", "many", "", "9" * 5000])
 def test_a_number_must_be_finite(word: str) -> None:
     for option in ("--share", "--count"):
-        with pytest.raises(UsageError, match=f"^{option} is .*; it must be a"):
+        with pytest.raises(UsageError, match=f"^{option} is .*, must be a"):
             _parse(["data", "--out", "o", option, word])
 
 
@@ -123,7 +123,7 @@ def test_a_path_must_not_be_empty() -> None:
 @pytest.mark.parametrize(
     ("message", "typed"),
     [
-        ("batch_wait is 3; it must be", "--batch-wait is 3; it must be"),
+        ("batch_wait is 3, must be", "--batch-wait is 3, must be"),
         ("record it again, or pass skip_corrupt=True to read", "record it again, or pass --skip-corrupt to read"),
         ("name one with seed=..., or none", "name one with --seed ..., or none"),
         ("seed is -1", "--seed is -1"),

@@ -61,7 +61,7 @@ def test_what_cannot_be_played_is_one_line(
     folder = make_checkpoint(tmp_path / "run")
     text = ("--text-encoder", table_file)
     assert "holds no checkpoint.json" in refused(tmp_path)
-    assert "unknown environment 'metawold'; did you mean 'metaworld'" in refused(folder, "--env", "metawold", *text)
+    assert "unknown environment 'metawold', did you mean 'metaworld'" in refused(folder, "--env", "metawold", *text)
     assert "did you mean 'faucet-open'" in refused(folder, "--tasks", "faucet-opne", *text)
     assert "port is 99999" in refused(folder, "--port", "99999", *text)
     assert "--seed is -1" in refused(folder, "--seed", "-1", *text)

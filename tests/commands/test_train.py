@@ -40,7 +40,7 @@ def test_nothing_to_start_from_is_refused_before_anything_is_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*WORDS, "--init", str(tmp_path / "absent")]) == 1
-    assert "absent is not there; give a checkpoint folder" in capsys.readouterr().err
+    assert "absent is not there. Give a checkpoint folder" in capsys.readouterr().err
 
 
 def test_dropout_drop_connect_and_the_drop_of_the_text_are_options() -> None:

@@ -84,8 +84,8 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, full_
     with pytest.raises(SaveError) as caught:
         write_bytes(file, bytes(10**6))
     assert str(caught.value) == (
-        f"could not save {file}: File too large; what was there before is untouched; "
-        "free space or choose another folder"
+        f"could not save {file}: File too large. What was there before is untouched. "
+        "Free space or choose another folder"
     )
     assert file.read_bytes() == b"old"
     assert _names(tmp_path) == ["file"]
@@ -101,7 +101,7 @@ def test_an_error_of_safetensors_is_a_save_error_too(tmp_path: Path) -> None:
 
 def test_a_path_below_a_file_is_a_save_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
-    with pytest.raises(SaveError, match=r"could not save .*/file/inner: .*; free space or choose another folder"):
+    with pytest.raises(SaveError, match=r"could not save .*/file/inner: .*. Free space or choose another folder"):
         write_text(tmp_path / "file" / "inner", "new")
     assert (tmp_path / "file").read_text() == "old"
 

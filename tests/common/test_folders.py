@@ -57,7 +57,7 @@ def test_a_folder_of_something_else_is_refused_by_what_it_holds(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["", "."])
 def test_no_name_is_not_the_current_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SaveError, match=r"the output folder is '' or '\.'.*; give the name of a folder"):
+    with pytest.raises(SaveError, match=r"the output folder is '' or '\.'.*. Give the name of a folder"):
         _work_in(Path(name))
     assert _names(tmp_path) == []
 
@@ -121,7 +121,7 @@ def test_a_file_system_without_locks_is_worked_in_with_a_warning(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", fail)  # stands for the file system
-    with pytest.warns(UserWarning, match="cannot be locked .*No locks available.*; let no other process write there"):
+    with pytest.warns(UserWarning, match="cannot be locked .*No locks available.*. Let no other process write there"):
         assert _work_in(tmp_path) == [LOCK_FILE]
 
 

@@ -20,7 +20,7 @@ class Inner:
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise ValueError(f"size is {self.size}; it must be at least 1")
+            raise ValueError(f"size is {self.size}, must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +60,19 @@ def test_what_is_left_out_takes_its_default() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"flga": True}, "unknown setting of Outer 'flga'; did you mean 'flag'?"),
-        ({"inner": {"sizes": 2}}, "unknown setting of Outer.inner 'sizes'; did you mean 'size'?"),
-        ({"rate": "fast"}, "Outer.rate is 'fast'; it must be of type float"),
-        ({"rate": True}, "Outer.rate is True; it must be of type float"),
-        ({"flag": 1}, "Outer.flag is 1; it must be of type bool"),
-        ({"inner": {"size": 1.5}}, "Outer.inner.size is 1.5; it must be of type int"),
-        ({"inner": {"size": 0}}, "size is 0; it must be at least 1"),
-        ({"inner": 3}, "Outer.inner is 3; it must be an object of settings"),
-        ({"limit": "x"}, "Outer.limit is 'x'; it must be of type int"),
+        ({"flga": True}, "unknown setting of Outer 'flga', did you mean 'flag'?"),
+        ({"inner": {"sizes": 2}}, "unknown setting of Outer.inner 'sizes', did you mean 'size'?"),
+        ({"rate": "fast"}, "Outer.rate is 'fast', must be of type float"),
+        ({"rate": True}, "Outer.rate is True, must be of type float"),
+        ({"flag": 1}, "Outer.flag is 1, must be of type bool"),
+        ({"inner": {"size": 1.5}}, "Outer.inner.size is 1.5, must be of type int"),
+        ({"inner": {"size": 0}}, "size is 0, must be at least 1"),
+        ({"inner": 3}, "Outer.inner is 3, must be an object of settings"),
+        ({"limit": "x"}, "Outer.limit is 'x', must be of type int"),
         ({"kind": "c"}, "unknown value of Outer.kind 'c'. Known: a, b"),
-        ({"pair": [1]}, "Outer.pair has 1 entries; it must have 2"),
-        ({"pair": 1}, "Outer.pair is 1; it must be a list"),
-        ({"many": [{"names": [1]}]}, "Outer.many.names is 1; it must be of type str"),
+        ({"pair": [1]}, "Outer.pair has 1 entries, must have 2"),
+        ({"pair": 1}, "Outer.pair is 1, must be a list"),
+        ({"many": [{"names": [1]}]}, "Outer.many.names is 1, must be of type str"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_full_name(change: dict[str, Any], message: str) -> None:
@@ -82,12 +82,12 @@ def test_a_wrong_setting_is_refused_by_its_full_name(change: dict[str, Any], mes
 
 
 def test_a_missing_required_setting_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Outer lacks .*'rate'.*; give every required setting"):
+    with pytest.raises(ValueError, match=r"Outer lacks .*'rate'.*. Give every required setting"):
         from_json(Outer, {})
 
 
 def test_the_name_in_errors_may_be_given() -> None:
-    with pytest.raises(ValueError, match=r"^model\.size is None; it must be of type int$"):
+    with pytest.raises(ValueError, match=r"^model\.size is None, must be of type int$"):
         from_json(Inner, {"size": None}, where="model")
 
 
@@ -98,7 +98,7 @@ def test_a_number_or_a_tuple_below_its_least_value_is_named() -> None:
         image_size: tuple[int, int] = (4, 4)
 
     check_at_least(Sizes(), 1, "layers", "image_size")
-    with pytest.raises(ValueError, match=r"^layers is 0; it must be at least 1$"):
+    with pytest.raises(ValueError, match=r"^layers is 0, must be at least 1$"):
         check_at_least(Sizes(layers=0), 1, "image_size", "layers")
-    with pytest.raises(ValueError, match=r"^image_size is \(4, -1\); it must be at least 1$"):
+    with pytest.raises(ValueError, match=r"^image_size is \(4, -1\), must be at least 1$"):
         check_at_least(Sizes(image_size=(4, -1)), 1, "image_size", "layers")

@@ -30,7 +30,7 @@ def test_no_jobs_give_no_results() -> None:
 
 
 def test_a_negative_number_of_workers_is_refused() -> None:
-    with pytest.raises(ValueError, match="workers is -1; give a number of processes"):
+    with pytest.raises(ValueError, match=r"workers is -1. Give a number of processes"):
         list(run_jobs(abs, [1, 2], workers=-1))
 
 
@@ -51,7 +51,7 @@ def test_an_error_in_a_worker_comes_back_as_it_was() -> None:
 
 
 def test_a_killed_worker_is_one_line_with_the_cure() -> None:
-    with pytest.raises(WorkerError, match=r"a worker process died .* run the command again with fewer workers"):
+    with pytest.raises(WorkerError, match=r"a worker process died .* Run the command again with fewer workers"):
         list(run_jobs(os._exit, [1, 1], workers=2))
 
 

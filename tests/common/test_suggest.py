@@ -8,7 +8,7 @@ from rt1.common.suggest import lookup, unknown_name
 
 
 def test_a_close_name_is_suggested() -> None:
-    with pytest.raises(ValueError, match=r"^unknown preset 'dmeo'; did you mean 'demo'\? Known: debug, demo, paper$"):
+    with pytest.raises(ValueError, match=r"^unknown preset 'dmeo', did you mean 'demo'\? Known: debug, demo, paper$"):
         lookup("preset", "dmeo", {"paper": 1, "demo": 2, "debug": 3})
 
 

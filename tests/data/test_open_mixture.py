@@ -126,10 +126,10 @@ def test_the_widest_bounds_of_other_actions_are_refused(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("parts = 3", "parts is 3; it must be a list"),
+        ("parts = 3", "parts is 3, must be a list"),
         ("[[parts]]\ndta = 'one'", "did you mean 'data'"),
-        ("[[parts]]\nweight = 1.0", "give every required setting"),
-        ("[[parts]]\ndata = 'one'\nweight = 'much'", "weight is 'much'; it must be of type float"),
+        ("[[parts]]\nweight = 1.0", "Give every required setting"),
+        ("[[parts]]\ndata = 'one'\nweight = 'much'", "weight is 'much', must be of type float"),
         ("[[parts]", r"m\.toml is not TOML"),
         ("parts = []", "no data set is named"),
         ("a = " + "[" * 5000, "nested too deeply"),

@@ -30,7 +30,7 @@ def test_the_held_out_episodes_of_the_training_are_taken(make_source: Callable[.
 def test_all_episodes_may_be_asked_for_and_those_trained_on_are_said(make_source: Callable[..., Any]) -> None:
     chosen = choose_episodes(make_source(*[2] * 6), TRAINED, "all")
     assert chosen.numbers.tolist() == [0, 1, 2, 3, 4, 5]
-    assert chosen.reason == "all 6 episodes; the policy was trained on 3 of them"
+    assert chosen.reason == "all 6 episodes. The policy was trained on 3 of them"
     assert chosen.held_out is False
 
 
@@ -45,7 +45,7 @@ def test_some_episodes_are_spread_evenly_over_those_held_out(make_source: Callab
     ("provenance", "reason", "held_out"),
     [
         ({}, "the checkpoint does not say what it was trained on", None),
-        ({**TRAINED, "source": "other"}, "trained on other (6 episodes), this is memory (6); whether it has", None),
+        ({**TRAINED, "source": "other"}, "trained on other (6 episodes), this is memory (6). Whether it has", None),
         ({**TRAINED, "episodes": 60}, "trained on memory (60 episodes), this is memory (6)", None),
         ({**TRAINED, "held_out_episodes": []}, "trained on this data set with nothing held out", False),
     ],

@@ -93,7 +93,7 @@ def test_a_trial_has_a_step_for_each_action_and_attention_under_a_known_instruct
 def test_a_file_reads_back_with_its_id_entities_and_steps(
     make_source: Callable[..., Any], policy: Policy, table: TableEncoder, tmp_path: Path
 ) -> None:
-    missing = "the Rerun SDK is not installed; run: pip install 'rt1[viz]'"
+    missing = "the Rerun SDK is not installed. Run: pip install 'rt1[viz]'"
     chunk_module = pytest.importorskip("rerun.chunk", reason=missing)
     source = make_source(2, 3)
     source.details = {"control_rate": 5.0}

@@ -42,7 +42,7 @@ def test_a_shipped_policy_acts_by_its_name() -> None:
 
 def test_an_unknown_name_gets_did_you_mean(shipped: Path) -> None:
     assert shipped.is_dir()
-    with pytest.raises(CheckpointError, match="unknown policy 'tiny-amr'; did you mean 'tiny-arm'"):
+    with pytest.raises(CheckpointError, match="unknown policy 'tiny-amr', did you mean 'tiny-arm'"):
         Policy.from_pretrained("tiny-amr")
 
 
@@ -146,7 +146,7 @@ def test_a_mistyped_path_is_not_asked_for_on_the_hub(
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rt1.hub.client.importlib.util.find_spec", lambda _: None)
     download.cache_clear()
-    with pytest.raises(CheckpointError, match=r"user/arm is no folder here; .*rt1\[hub\]"):
+    with pytest.raises(CheckpointError, match=r"user/arm is no folder here. .*rt1\[hub\]"):
         policy_path("user/arm")
 
 

@@ -189,7 +189,7 @@ def test_drop_connect_drops_whole_branches_and_keeps_the_mean() -> None:
 )
 def test_a_stage_that_makes_no_network_is_refused(name: str, value: int) -> None:
     stage = Stage(kernel=3, stride=1, expand=1, channels=8, blocks=1)
-    with pytest.raises(ValueError, match=f"{name} is {value}; it must be"):
+    with pytest.raises(ValueError, match=f"{name} is {value}, must be"):
         dataclasses.replace(stage, **{name: value})
     with pytest.raises(ValueError, match="stages is empty"):
         EfficientNetConfig(stages=())

@@ -114,9 +114,9 @@ def test_the_loss_of_a_step_is_the_mean_over_the_dimensions_its_action_has(sprea
 
 def test_heads_need_a_number_per_sample_and_one_head_none() -> None:
     model, (image_BTHWC, text_BE) = make(), inputs(1)
-    with pytest.raises(ValueError, match="3 embodiments; give embodiment_B"):
+    with pytest.raises(ValueError, match=r"3 embodiments. Give embodiment_B"):
         model.predict(image_BTHWC, text_BE)
-    with pytest.raises(ValueError, match="one embodiment; leave embodiment_B out"):
+    with pytest.raises(ValueError, match=r"one embodiment. Leave embodiment_B out"):
         single_embodiment(model, 0).predict(image_BTHWC, text_BE, embodiment_B=torch.tensor([0]))
     with pytest.raises(ValueError, match="action_tokens must be the largest"):
         RT1Config(embodiments=(4, 7), action_tokens=11)

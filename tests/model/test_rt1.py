@@ -511,7 +511,7 @@ def test_the_transformer_can_be_conditioned_too(conditioning: Any) -> None:
     condition_B = model.text(text_BE)
     logits = model.decode(tokens_BTKE, condition_B)
     assert (model.decode(tokens_BTKE, condition_B.flip(0)) - logits).abs().max() > 1e-3
-    with pytest.raises(ValueError, match="give decode\\(\\) the condition"):
+    with pytest.raises(ValueError, match="Give decode\\(\\) the condition"):
         model.decode(tokens_BTKE)
 
 

@@ -45,9 +45,9 @@ def test_every_parameter_that_learns_has_a_gradient(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("resnet19", (64, 64), r"timm has no model 'resnet19'; it has, for instance, resnet18"),
-        ("mvitv2_tiny", (64, 96), r"does not take images of 64x96 \(.*\); it was made for 224x224"),
-        ("mixer_s32_224", (224, 224), r"gives \[49, 512\] for an image of 224x224.*use another model"),
+        ("resnet19", (64, 64), r"timm has no model 'resnet19'. It has, for instance, resnet18"),
+        ("mvitv2_tiny", (64, 96), r"does not take images of 64x96 \(.*\). It was made for 224x224"),
+        ("mixer_s32_224", (224, 224), r"gives \[49, 512\] for an image of 224x224.*Use another model"),
     ],
 )
 def test_what_timm_cannot_give_is_refused(name: str, size: tuple[int, int], message: str) -> None:

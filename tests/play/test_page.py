@@ -63,7 +63,7 @@ def _wait_until(page: Any, condition: Callable[[], bool]) -> None:
         if condition():
             return
         page.wait_for_timeout(20)
-    pytest.fail(f"it did not come to pass; the page shows: {page.inner_text('main')}")
+    pytest.fail(f"it did not come to pass. The page shows: {page.inner_text('main')}")
 
 
 def _wait_for_text(page: Any, place: str, text: str) -> None:

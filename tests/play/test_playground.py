@@ -130,7 +130,7 @@ def test_a_task_with_an_instruction_unknown_to_the_text_table_waits_for_another_
     with pytest.raises(ValueError, match="say nothing"):
         opened.choose_task("mute")
     assert (opened.view.phase, opened.view.instruction, opened.view.remembered) == ("stopped", None, 0)
-    with pytest.raises(ValueError, match="type one first"):
+    with pytest.raises(ValueError, match="Type one first"):
         opened.run()
     opened.set_instruction("open the drawer")
     opened.run()
@@ -147,7 +147,7 @@ def test_an_environment_that_fails_is_closed_and_opened_anew_by_a_reset(opened: 
     with pytest.raises(RuntimeError, match="the arm broke"):
         opened.step()
     assert (opened.view.phase, opened.view.image, world.opened[0].closed) == ("failed", None, True)
-    with pytest.raises(ValueError, match="press Reset"):
+    with pytest.raises(ValueError, match="Press Reset"):
         opened.run()
     opened.reset(0)
     assert (opened.view.phase, len(world.opened)) == ("stopped", 2)

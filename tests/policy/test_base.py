@@ -52,13 +52,13 @@ def test_those_who_compare_get_the_logits_too() -> None:
 @pytest.mark.parametrize(
     ("embedding", "message"),
     [
-        (np.zeros(7, dtype=np.float32), r"shape \(7,\); this network takes \(8,\)"),
+        (np.zeros(7, dtype=np.float32), r"shape \(7,\). This network takes \(8,\)"),
         (np.zeros((1, 8), dtype=np.float32), r"shape \(1, 8\)"),
         (np.full(8, np.inf, dtype=np.float32), "not finite"),
-        (np.full(8, 1e20, dtype=np.float32), r"size 1e\+20; at most 10000"),
+        (np.full(8, 1e20, dtype=np.float32), r"size 1e\+20. At most 10000"),
         (np.full(8, -1e300), r"size 1e\+300"),
-        (np.zeros(8, dtype=np.complex64), "complex64; it must be real"),
-        (np.zeros(8, dtype=np.bool_), "bool; it must be real"),
+        (np.zeros(8, dtype=np.complex64), "complex64, must be real"),
+        (np.zeros(8, dtype=np.bool_), "bool, must be real"),
     ],
 )
 def test_an_embedding_that_does_not_fit_is_refused(embedding: FloatArray, message: str) -> None:

@@ -55,8 +55,8 @@ def test_a_float_image_is_taken_as_it_is(dtype: type[np.floating[Any]]) -> None:
         (np.zeros((4, 4), dtype=np.uint8), r"shape \(4, 4\), must be one RGB image"),
         (np.zeros((4, 4, 4), dtype=np.uint8), r"shape \(4, 4, 4\)"),
         (np.zeros((0, 4, 3), dtype=np.uint8), r"shape \(0, 4, 3\)"),
-        (np.zeros((4, 4, 3), dtype=np.int64), "dtype int64; it must be uint8"),
-        (np.full((4, 4, 3), 200.0), r"spans \[200, 200\]; it must lie in \[0, 1\]. Divide by 255"),
+        (np.zeros((4, 4, 3), dtype=np.int64), "dtype int64, must be uint8"),
+        (np.full((4, 4, 3), 200.0), r"spans \[200, 200\], must lie in \[0, 1\]. Divide by 255"),
         (np.full((4, 4, 3), np.nan), r"spans \[nan, nan\]"),
     ],
 )

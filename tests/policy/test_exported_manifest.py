@@ -96,12 +96,12 @@ def test_a_description_cannot_point_outside_its_folder(folder: Path, rewrite: Ca
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        ({"format": 99}, "its format is 99; this version of rt1 reads format 3. Export again"),
-        ({"kind": "onx"}, "unknown export format 'onx'; did you mean 'onnx'"),
-        ({"format": 2}, "its format is 2; .*Export again"),
-        ({"precision": "int9"}, "unknown precision 'int9'; did you mean 'int8'"),
-        ({"sizes": {**SIZES, "window": 0}}, "window is 0; it must be at least 1"),
-        ({"sizes": {"window": "six"}}, "sizes.window is 'six'; it must be of type int"),
+        ({"format": 99}, "its format is 99. This version of rt1 reads format 3. Export again"),
+        ({"kind": "onx"}, "unknown export format 'onx', did you mean 'onnx'"),
+        ({"format": 2}, "its format is 2. .*Export again"),
+        ({"precision": "int9"}, "unknown precision 'int9', did you mean 'int8'"),
+        ({"sizes": {**SIZES, "window": 0}}, "window is 0, must be at least 1"),
+        ({"sizes": {"window": "six"}}, "sizes.window is 'six', must be of type int"),
         ({"action_spec": None}, "cannot be used"),
         ({"files": 3}, "cannot be used"),
     ],

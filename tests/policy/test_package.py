@@ -97,7 +97,7 @@ def test_a_package_reads_its_instructions_without_a_text_encoder(
         policy.reset(instruction)
         original.reset(instruction)
         assert np.array_equal(policy.logits(image), original.logits(image))
-    with pytest.raises(ValueError, match=r"unknown instruction 'open the drawr'; did you mean 'open the drawer'") as no:
+    with pytest.raises(ValueError, match=r"unknown instruction 'open the drawr', did you mean 'open the drawer'") as no:
         policy.reset("open the drawr")
     assert "\n" not in str(no.value)
 

@@ -279,6 +279,6 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     convert_imagenet(tmp_path / "weights.safetensors", tmp_path / "backbone.safetensors")
     stages = (Stage(kernel=3, stride=2, expand=1, channels=16, blocks=1),)
     small = RT1(RT1Config(efficientnet=EfficientNetConfig(stages=stages)))
-    with pytest.raises(ValueError, match="this network's backbone is another one"):
+    with pytest.raises(ValueError, match="This network's backbone is another one"):
         load_imagenet(small, tmp_path / "backbone.safetensors")
     assert np.isfinite(small.backbone.stem.weight.detach().numpy()).all()

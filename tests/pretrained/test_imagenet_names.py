@@ -69,7 +69,7 @@ def test_the_sizes_are_read_off_the_file_and_said_as_options(tmp_path: Path, wei
         "MaxViT: --model.backbone maxvit --model.maxvit.stem-channels 8 --model.maxvit.channels 8 16 "
         "--model.maxvit.depths 1 2 --model.maxvit.partition 2 --model.maxvit.head-width 8"
     )
-    assert "images are multiples of 16 pixels" in report.notes[0]
+    assert "Images are multiples of 16 pixels" in report.notes[0]
 
 
 def test_only_what_imagenet_knows_is_filled(converted: Path) -> None:

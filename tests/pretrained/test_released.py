@@ -65,7 +65,7 @@ def test_an_action_of_another_size_than_the_network_is_refused() -> None:
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ('{"model": {}}', r"holds \['model'\]; it must hold 'model' and 'action'"),
+        ('{"model": {}}', r"holds \['model'\]. It must hold 'model' and 'action'"),
         ("[]", "holds a list"),
     ],
 )

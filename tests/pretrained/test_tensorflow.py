@@ -351,7 +351,7 @@ def test_a_variable_of_another_shape_is_named_with_both_shapes(
     tensors[f"{CKPT_PREFIX}_transformer/_layers/1/ff/kernel{SUFFIX}"] = np.zeros((12, 13), np.float32)
     write_bundle(tmp_path / "ckpt-1", tensors)
     expected = (
-        r"'_transformer/_layers/1/ff/kernel' has shape \[12, 13\]; the configuration small\.json needs \[12, 12\]"
+        r"'_transformer/_layers/1/ff/kernel' has shape \[12, 13\]. The configuration small\.json needs \[12, 12\]"
     )
     with pytest.raises(ValueError, match=expected):
         convert_tensorflow(tmp_path / "ckpt-1", config=small_config)
@@ -378,12 +378,12 @@ def test_more_layers_than_the_configuration_has_are_refused(
 
 
 def test_sizes_that_were_not_released_ask_for_a_configuration(checkpoints: Path) -> None:
-    with pytest.raises(ValueError, match=r"no released configuration .*rt1main.*give --config"):
+    with pytest.raises(ValueError, match=r"no released configuration .*rt1main.*Give --config"):
         convert_tensorflow(checkpoints / "tf_small")
 
 
 def test_a_released_configuration_that_does_not_fit_is_refused(checkpoints: Path) -> None:
-    with pytest.raises(ValueError, match="the configuration rt1main needs"):
+    with pytest.raises(ValueError, match="The configuration rt1main needs"):
         convert_tensorflow(checkpoints / "tf_small", config="rt1main")
 
 

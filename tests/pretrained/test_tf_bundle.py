@@ -207,7 +207,7 @@ def test_a_shape_beyond_its_bytes_is_refused(tmp_path: Path, write_index: WriteI
     write_index(tmp_path / "ckpt-1.index", [(b"", b"\x08\x01"), (b"a", FLOAT + shape)])
     (tmp_path / "ckpt-1.data-00000-of-00001").write_bytes(b"")
     bundle = TensorBundle(tmp_path / "ckpt-1")
-    with pytest.raises(BundleError, match="only whole numeric tensors"):
+    with pytest.raises(BundleError, match="Only whole numeric tensors"):
         bundle.read("a")
 
 

@@ -289,7 +289,7 @@ def test_a_full_disk_leaves_the_report_that_was_there(
     (tmp_path / "report.html").write_text("an older page")
     context = ReportContext(title="a page that needs room " * 10_000)
     full_disk(100_000)
-    with pytest.raises(SaveError, match=r"could not save .*report\.html: .*; what was there before is untouched; free"):
+    with pytest.raises(SaveError, match=r"could not save .*report\.html: .*. What was there before is untouched. Free"):
         evaluate_checkpoint(run, tmp_path, suite=small_world, settings=ONE_TRIAL, encoder=table, context=context)
     full_disk(-1)
     assert (tmp_path / "report.html").read_text() == "an older page"

@@ -96,7 +96,7 @@ def test_empty_sentences_and_what_was_left_out_are_noted(source: Any) -> None:
     source.instruction = lambda episode: " " if episode else "push"
     source.skipped = ("a.tfrecord: torn",)
     assert _notes(source) == [
-        "empty instruction in 1 of 2 episodes, the first is 1; --skip-empty leaves them out",
+        "empty instruction in 1 of 2 episodes, the first is 1. --skip-empty leaves them out",
         "left out as damaged: 1 record, the first: a.tfrecord: torn",
     ]
 
@@ -145,8 +145,8 @@ def test_a_dimension_that_is_rarely_used_is_noted_with_what_the_bins_make_of_it(
         for moves in source.moves:
             moves[:, column] = np.where(np.arange(100) == 7, 0.75, 0)
     assert [note for note in _notes(source) if "exactly" in note] == [
-        "move_1: 99 % of the steps are exactly 0; the bins turn it into -0.00392, in every such step at the robot, too",
-        "move_2: 99 % of the steps are exactly 0; the bins give it back exactly",
+        "move_1: 99 % of the steps are exactly 0. The bins turn it into -0.00392, in every such step at the robot, too",
+        "move_2: 99 % of the steps are exactly 0. The bins give it back exactly",
     ]
     assert "few-bins" not in _checks(source)
 

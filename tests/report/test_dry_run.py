@@ -99,7 +99,7 @@ def test_the_page_shows_each_episode_and_each_dimension(
     runs = [dry_run(client, source, episode, limits) for episode in range(2)]
     runs[0] = replace(runs[0], plot=replace(runs[0].plot, title=hostile))
     page = read_page(write_dry_run(runs, tmp_path / "page.html").read_text())
-    assert "2 recorded episodes, 8 steps; nothing moved" in page.text
+    assert "2 recorded episodes, 8 steps, nothing moved" in page.text
     assert page.text.count(hostile) == 2
     assert page.text.count("Episode 1: 'close the drawer'") == 2
     assert len(page.attributes("svg")) == 6

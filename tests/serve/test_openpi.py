@@ -103,7 +103,7 @@ def test_without_a_pause_the_episode_of_a_client_without_reset_continues_with_on
     assert [reply["new_episode"] for reply in replies] == [True, False, False, False]
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 1
-    assert "by pauses of 0 s alone; let it send 'reset': true" in warnings[0]
+    assert "by pauses of 0 s alone. Let it send 'reset': true" in warnings[0]
 
 
 OPENPI = """
@@ -120,7 +120,7 @@ for value in (0, 200):
 try:
     client.infer({"observation/image": image[0], "prompt": "open the drawer"})
 except RuntimeError as error:
-    print("it must be uint8 RGB" in str(error))
+    print("must be uint8 RGB" in str(error))
 """
 
 

@@ -77,7 +77,7 @@ def test_the_bytes_are_those_that_openpi_writes() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dtype": "|O"}, "dtype '|O'; it must be of bool, integers or floats"),
+        ({"dtype": "|O"}, "dtype '|O', must be of bool, integers or floats"),
         ({"dtype": "|V1"}, "dtype '|V1'"),
         ({"dtype": "<c8"}, "dtype '<c8'"),
         ({"dtype": "<f4,<f4"}, "dtype '<f4,<f4'"),
@@ -115,7 +115,7 @@ def test_an_array_that_is_none_is_refused(changes: dict[str, Any], message: str)
         (msgpack.packb(msgpack.Timestamp(2**34)), "extension"),
         (b"\xc1", "not whole, valid msgpack"),
         (_array(shape=[0, 2**62, 2**62], data=b""), "numpy refuses it"),
-        (msgpack.packb({b"image": 1}), "keys must be strings"),
+        (msgpack.packb({b"image": 1}), "Keys must be strings"),
         (msgpack.packb({b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}), "does not fit dtype"),
         (msgpack.packb({b"__npgeneric__": True, b"data": 1e300, b"dtype": "<f2"}), "1e+300 does not fit dtype"),
         (msgpack.packb({b"__npgeneric__": True, b"data": "x", b"dtype": "|u1"}), "must be a number"),

@@ -20,7 +20,7 @@ from rt1.data.sources.images import decode_image, encode_jpeg
 from rt1.errors import SaveError
 from rt1.serve.recording import LoopRecording
 
-pytest.importorskip("mcap", reason="mcap is not installed; run: pip install 'rt1[mcap]'")
+pytest.importorskip("mcap", reason="mcap is not installed. Run: pip install 'rt1[mcap]'")
 
 from mcap.exceptions import EndOfFile
 from mcap.reader import NonSeekingReader, make_reader

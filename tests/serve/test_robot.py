@@ -96,7 +96,7 @@ def test_what_is_no_action_is_refused(values: tuple[float, ...], message: str) -
 
 @pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
 def test_the_largest_change_is_a_share(share: float) -> None:
-    with pytest.raises(ValueError, match=r"it must lie in 0..1, above 0"):
+    with pytest.raises(ValueError, match=r"must lie in 0..1, above 0"):
         ActionLimits(spec=SPEC, max_change=share)
 
 
@@ -178,7 +178,7 @@ def test_leaving_the_watch_stops_the_robot_also_after_an_error(arm: Arm) -> None
 def test_without_a_watch_nothing_starts(arm: Arm) -> None:
     with Watchdog(arm.command, arm.stop, seconds=HOUR) as watchdog:
         pass
-    with pytest.raises(StoppedError, match="make a new watchdog"):
+    with pytest.raises(StoppedError, match="Make a new watchdog"):
         watchdog.start()
     assert arm.told == []
 

@@ -132,17 +132,17 @@ def _array_map(**changes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
-        (_array_map(dtype="|O"), "it must be of bool, integers or floats"),
+        (_array_map(dtype="|O"), "must be of bool, integers or floats"),
         (_array_map(shape=[9, 9, 3]), "but 12 came"),
-        (_array_map(dtype="<i4", shape=[1, 1, 3]), "it must be uint8 RGB"),
+        (_array_map(dtype="<i4", shape=[1, 1, 3]), "must be uint8 RGB"),
         (b"\x91" * 100_000, "within each other"),
         (b"\xdf\xff\xff\xff\xff", "more than 4096 values"),
         (msgpack.packb([[[]] * 1000] * 1000), "more than 4096 values"),
         (msgpack.packb({"prompt": DRAWER, "image": msgpack.ExtType(5, bytes(99))}), "extension"),
         (b"cos\nsystem\n(S'id'\ntR.", "not whole, valid msgpack"),
-        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "ends within its header; send a whole JPEG or PNG"),
+        (encode({"image": b"\xff\xd8\xff", "prompt": DRAWER}), "ends within its header. Send a whole JPEG or PNG"),
         (encode({"reset": True, "prompt": "open the draw"}), "did you mean 'open the drawer'"),
-        ("a text", "an observation is a binary msgpack message"),
+        ("a text", "An observation is a binary msgpack message"),
     ],
 )
 def test_a_bad_request_gets_one_line_and_the_others_see_nothing(
@@ -169,7 +169,7 @@ def test_a_failure_inside_stays_in_the_log(
 
     running = start(Policy(policy.stepper, policy.action_spec, encode_text=fail))
     text, code = _refusal(running.url, encode({"image": images[0], "prompt": DRAWER}))
-    assert (text, code) == ("the server failed at this request; its log says why; connect again", 1011)
+    assert (text, code) == ("the server failed at this request. Its log says why. Connect again", 1011)
     assert "the secret of the house" in caplog.text
     with Client(running.url) as other:
         other.reset(np.zeros(8, np.float32))
@@ -377,7 +377,7 @@ def test_a_full_server_refuses_in_words_and_takes_the_next_after_one_leaves(star
         with pytest.raises(InvalidStatus) as refused:
             connect(running.url).__enter__()
         assert refused.value.response.status_code == 503
-        assert refused.value.response.body == b"the server has its 1 sessions; close one, or raise max_sessions\n"
+        assert refused.value.response.body == b"the server has its 1 sessions. Close one, or raise max_sessions\n"
         assert first.connected
     with Client(running.url) as second:
         assert second.connected
@@ -425,7 +425,7 @@ def test_a_step_that_fails_takes_nobody_with_it(
         good.send(encode({"image": images[1], "prompt": DRAWER}))
         _wait_until(lambda: running.server.batcher.waiting == 2)
         blocked.let_go()
-        assert bad.recv(timeout=20) == "the server failed at this request; its log says why; connect again"
+        assert bad.recv(timeout=20) == "the server failed at this request. Its log says why. Connect again"
         for connection, index in ((first, 0), (good, 1)):
             reply = connection.recv(timeout=20)
             assert isinstance(reply, bytes)
@@ -472,7 +472,7 @@ def test_a_server_whose_steps_hang_takes_no_further_session(
 def test_a_silent_connection_is_closed_in_words(start: Start) -> None:
     with connect(start(idle_seconds=0.05).url) as connection:
         connection.recv(timeout=20)
-        assert connection.recv(timeout=20) == "no request came for 0.05 s; connect again"
+        assert connection.recv(timeout=20) == "no request came for 0.05 s. Connect again"
 
 
 @pytest.mark.parametrize("shown", [None, "Api-Key wrong", "Api-Key ", "secret", "Bearer secret", "Api-Key sécret"])

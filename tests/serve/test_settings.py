@@ -24,15 +24,15 @@ def test_unless_told_otherwise_only_this_machine_is_served() -> None:
         ({"idle_seconds": float("nan")}, "idle_seconds is nan"),
         ({"batch_wait": -0.001}, "batch_wait is -0.001"),
         ({"episode_pause": -1.0}, "episode_pause is -1"),
-        ({"host": ""}, "host is ''; it must name an address"),
-        ({"host": " "}, "host is ' '; it must name an address"),
+        ({"host": ""}, "host is '', must name an address"),
+        ({"host": " "}, "host is ' ', must name an address"),
         ({"max_message_mb": math.inf}, "max_message_mb is inf"),
         ({"max_message_mb": math.nan}, "max_message_mb is nan"),
         ({"max_message_mb": -1.0}, "max_message_mb is -1"),
         ({"max_memory_mb": math.inf}, "max_memory_mb is inf"),
         ({"max_message_mb": 300.0}, "max_message_mb is 300"),
         ({"port": 70_000}, "port is 70000"),
-        ({"private_key": Path("key.pem")}, "key.pem, but no certificate; give both"),
+        ({"private_key": Path("key.pem")}, "key.pem, but no certificate. Give both"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(choices: dict[str, Any], message: str) -> None:
@@ -76,5 +76,5 @@ def test_an_encrypted_private_key_is_refused_in_one_line_and_asks_for_no_passwor
     encryption = serialization.BestAvailableEncryption(b"password")
     (tmp_path / "key.pem").write_bytes(key.private_bytes(pem, format_, encryption))
     issued.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    with pytest.raises(ValueError, match=r"key\.pem is encrypted; give a private key without a password"):
+    with pytest.raises(ValueError, match=r"key\.pem is encrypted. Give a private key without a password"):
         server_context(tmp_path / "certificate.pem", tmp_path / "key.pem")

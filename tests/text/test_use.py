@@ -112,7 +112,7 @@ def test_another_form_is_refused_with_what_the_file_has(
 
 
 def test_operators_that_nobody_has_are_named(write_model: WriteModel) -> None:
-    message = r"cannot be loaded by onnxruntime: .*NoSuchOperator.*; run `pip install onnxruntime-extensions`, or"
+    message = r"cannot be loaded by onnxruntime: .*NoSuchOperator.*. Run `pip install onnxruntime-extensions`, or"
     with pytest.raises(ValueError, match=message) as caught:
         UseOnnx(write_model(upper="NoSuchOperator"))
     assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ def test_the_decay_rises_to_its_value_with_the_updates() -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_that_keeps_nothing_or_all_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=rf"decay is {decay}; it must be at least 0 and below 1"):
+    with pytest.raises(ValueError, match=rf"decay is {decay}, must be at least 0 and below 1"):
         AverageSettings(decay=decay)
 
 

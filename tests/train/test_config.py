@@ -16,17 +16,17 @@ from rt1.train.optim import OptimizerSettings
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"updates": 0}, "updates is 0; it must be at least 1"),
-        ({"batch_size": -1}, "batch_size is -1; it must be at least 1"),
+        ({"updates": 0}, "updates is 0, must be at least 1"),
+        ({"batch_size": -1}, "batch_size is -1, must be at least 1"),
         ({"log_every": 0}, "log_every is 0"),
         ({"validate_every": 0}, "validate_every is 0"),
         ({"save_every": 0}, "save_every is 0"),
         ({"loader_threads": 0}, "loader_threads is 0"),
-        ({"seed": -1}, "seed is -1; it must be at least 0"),
+        ({"seed": -1}, "seed is -1, must be at least 0"),
         ({"best_metric": "success"}, "best_metric is success, and closed_loop.every is 0: there are no trials"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0; it must be at least 0 and below 1"),
+        ({"label_smoothing": 1.0}, "label_smoothing is 1.0, must be at least 0 and below 1"),
         ({"threads": -1}, "threads is -1"),
-        ({"target_spread": -0.5}, "target_spread is -0.5; it must be at least 0"),
+        ({"target_spread": -0.5}, "target_spread is -0.5, must be at least 0"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_name(changes: dict[str, Any], message: str) -> None:

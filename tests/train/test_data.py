@@ -125,7 +125,7 @@ def test_the_encoder_that_a_source_names_is_known(make_source: MakeSource) -> No
 def test_an_episode_without_embedding_needs_an_encoder(make_source: MakeSource, short: MakeConfig) -> None:
     source = make_source(*LENGTHS)
     source.text_embedding = lambda episode: None if episode == 4 else np.zeros(8, np.float32)
-    with pytest.raises(DataError, match="memory, episode 4 has no text embedding; name a text encoder"):
+    with pytest.raises(DataError, match=r"memory, episode 4 has no text embedding. Name a text encoder"):
         prepare_data(source, short())
 
 
@@ -179,7 +179,7 @@ def test_validation_gives_the_instruction(make_source: MakeSource, short: MakeCo
 
 
 def test_paraphrases_without_an_encoder_are_refused(make_source: MakeSource) -> None:
-    with pytest.raises(DataError, match=r"paraphrases .*need a text encoder, .* name the encoder"):
+    with pytest.raises(DataError, match=r"paraphrases .*need a text encoder, .* Name the encoder"):
         several_sentences(make_source(*SIX), None, PARAPHRASES)
 
 
@@ -313,9 +313,9 @@ def test_a_checkpoint_of_several_embodiments_names_them_and_gives_the_network_of
         assert load_model(folder, embodiment=name).config == own.model
     assert "embodiment hand: action, 16 bins" in checkpoint_text(folder)
     for load in (load_info, load_model, Policy.from_checkpoint):
-        with pytest.raises(CheckpointError, match="has several embodiments: arm, hand; name one with embodiment"):
+        with pytest.raises(CheckpointError, match=r"has several embodiments: arm, hand. Name one with embodiment"):
             load(folder)
-        with pytest.raises(CheckpointError, match="unknown embodiment 'hands'; did you mean 'hand'"):
+        with pytest.raises(CheckpointError, match="unknown embodiment 'hands', did you mean 'hand'"):
             load(folder, embodiment="hands")
     with pytest.raises(ValueError, match=r"this network has 2 embodiments\. Load the network of one"):
         Policy(load_whole_model(folder), data[0].source.action_spec)
@@ -326,7 +326,7 @@ def test_trials_need_one_embodiment_with_an_environment(
 ) -> None:
     config = short()
     trials = dataclasses.replace(config.closed_loop, every=4)
-    with pytest.raises(ValueError, match="need one embodiment with an environment; of arm, hand there are 0"):
+    with pytest.raises(ValueError, match=r"need one embodiment with an environment. Of arm, hand there are 0"):
         train(data, dataclasses.replace(config, closed_loop=trials), tmp_path / "run")
 
 
@@ -385,7 +385,7 @@ def test_empty_instructions_are_refused_with_the_option_that_leaves_them_out(
 ) -> None:
     source = make_source(*SIX)
     source.instruction = lambda episode: "" if episode in (2, 3) else "push"
-    with pytest.raises(DataError, match=r"2 of 6 episodes .* episode 2; .*--skip-empty"):
+    with pytest.raises(DataError, match=r"2 of 6 episodes .* episode 2. .*--skip-empty"):
         prepare_data(source, short(instruction_choice=choice), encoder=_CountingEncoder())
 
 

@@ -30,11 +30,11 @@ def test_a_dry_run_says_what_a_run_would_do_and_writes_nothing(
     assert facts["ranks"].startswith("1 on ")
     assert facts["batch"] == "8 windows per update, 8 per rank in 2 parts of 4"
     assert facts["data"].endswith("5 episodes, 1 of them held out, 35 steps")
-    updates = re.match(r"(\d+) windows, ([\d.]+) updates; 12 updates are ([\d.]+) passes", facts["pass"])
+    updates = re.match(r"(\d+) windows, ([\d.]+) updates, and 12 updates are ([\d.]+) passes", facts["pass"])
     assert updates is not None
     assert float(updates[2]) == pytest.approx(int(updates[1]) / 8, rel=1e-3)
     assert float(updates[2]) * float(updates[3]) == pytest.approx(12, rel=1e-2)
-    assert re.search(r"new, a new run; .* GB free", facts["output"])
+    assert re.search(r"new, a new run, .* GB free", facts["output"])
     assert re.search(r"measured over 3 updates: [\d.]+ GB per rank", facts["memory"])
     assert "for 12 updates" in facts["time"]
 
@@ -75,7 +75,7 @@ def test_a_launcher_edited_wrongly_gets_one_line(
     monkeypatch.delenv("WORLD_SIZE")
     assert main([word.replace("/data", "/absent") for word in words]) == 1
     batch, data = capsys.readouterr().err.splitlines()
-    assert re.search(r"--batch-size is 4; .* multiple of 3", batch)
+    assert re.search(r"--batch-size is 4, .* multiple of 3", batch)
     assert f"{tmp_path}/absent" in data
     assert not (tmp_path / "run").exists()
 

@@ -216,7 +216,7 @@ def test_a_run_whose_progress_lacks_something_is_refused(
     progress = json.loads(file.read_text())
     del progress["best"]
     file.write_text(json.dumps(progress))
-    with pytest.raises(TrainingError, match="last does not say its best; train into another folder"):
+    with pytest.raises(TrainingError, match=r"last does not say its best. Train into another folder"):
         train(make_source(*LENGTHS), short(updates=1), tmp_path / "run")
 
 
@@ -253,7 +253,7 @@ def test_a_run_does_not_go_on_with_other_settings(
     before = _tensors(whole[0])
     with pytest.raises(TrainingError, match=named) as caught:
         train(make_source(*LENGTHS), short(**changes), whole[0])
-    assert "give the old ones or another folder" in str(caught.value)
+    assert "Give the old ones or another folder" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in _tensors(whole[0]).items())
 
@@ -343,7 +343,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_episode
     with pytest.raises(TrainingError) as caught:
         train(source, config, run)
     assert f"loss is nan at update {update}, before the weights were changed" in str(caught.value)
-    assert f"the batch's episodes are {episodes}" in str(caught.value)
+    assert f"The batch's episodes are {episodes}" in str(caught.value)
     assert {path: path.read_bytes() for path in sorted((run / "last").iterdir())} == files
 
 
@@ -479,7 +479,7 @@ def test_a_disk_that_fills_up_loses_nothing_already_saved(
 ) -> None:
     held_out = prepare_data(make_source(*LENGTHS), short()).held_out_episodes.tolist()
     filling = make_source(*LENGTHS, before_read=_AtValidation(held_out, lambda: full_disk(32 * 1024)))
-    with pytest.raises(SaveError, match=r"could not save .*run/best: .*; what was there before is untouched"):
+    with pytest.raises(SaveError, match=r"could not save .*run/best: .*. What was there before is untouched"):
         train(filling, short(save_every=3), tmp_path / "run")
     assert load_training(tmp_path / "run").progress["update"] == 3
     full_disk(-1)

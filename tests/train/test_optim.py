@@ -62,8 +62,8 @@ def test_a_constant_schedule_stays_at_its_peak_after_the_warm_up() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eps": 0.0}, "eps is 0.0; it must be above 0"),
-        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\); it must be at least 0 and below 1"),
+        ({"eps": 0.0}, "eps is 0.0, must be above 0"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), must be at least 0 and below 1"),
         ({"scale": ("backbone",)}, "scale 'backbone' must be NAME=FACTOR"),
     ],
 )
@@ -150,7 +150,7 @@ def test_frozen_parameters_keep_their_values_and_have_no_state(make_network: Cal
 def test_nothing_left_to_learn_is_refused(make_network: Callable[..., RT1]) -> None:
     model, everything = make_network(), ("backbone", "text", "projection", "token_learner", "transformer", "head")
     freeze(model, everything)
-    with pytest.raises(ValueError, match=r"all parameters are frozen by backbone text .*; leave some to learn"):
+    with pytest.raises(ValueError, match=r"all parameters are frozen by backbone text .*. Leave some to learn"):
         make_optimizer(model, dataclasses.replace(SETTINGS, freeze=everything))
 
 

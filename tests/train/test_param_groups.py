@@ -60,7 +60,7 @@ def test_a_beginning_means_whole_words_of_a_name(make_network: MakeNetwork) -> N
 def test_a_name_that_fits_nothing_is_refused_with_what_was_meant(
     make_network: MakeNetwork, name: str, meant: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"unknown part of the network '{name}'; did you mean '{meant}'"):
+    with pytest.raises(ValueError, match=f"unknown part of the network '{name}', did you mean '{meant}'"):
         freeze(make_network(), [name])
 
 

@@ -278,7 +278,7 @@ def test_a_damaged_state_is_refused(
 
 def test_another_setting_in_the_same_folder_is_refused(run: Callable[..., Improvement]) -> None:
     run(cpu_minutes=1e-9, trials=1)
-    with pytest.raises(ValueError, match=r"begun with other settings \(trials: 1 then, 3 now\); give the old ones"):
+    with pytest.raises(ValueError, match=r"begun with other settings \(trials: 1 then, 3 now\). Give the old ones"):
         run(trials=3)
 
 

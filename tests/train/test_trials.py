@@ -59,8 +59,8 @@ def _changed(info: CheckpointInfo, **changes: Any) -> CheckpointInfo:
 @pytest.mark.parametrize(
     ("changes", "wanted", "message"),
     [
-        ({"provenance": {"tasks": []}}, {}, r"need an environment, and the data name none; .*--closed-loop\.every 0"),
-        ({}, {"tasks": ("hamer",)}, "unknown metaworld task 'hamer'; did you mean 'hammer"),
+        ({"provenance": {"tasks": []}}, {}, r"need an environment, and the data name none. .*--closed-loop\.every 0"),
+        ({}, {"tasks": ("hamer",)}, "unknown metaworld task 'hamer', did you mean 'hammer"),
         ({"text_encoder": None}, {}, "names no text encoder"),
     ],
 )

@@ -99,9 +99,9 @@ def test_a_part_at_a_lower_rate_changes_less(make_run: Callable[..., Run]) -> No
 
 
 def test_an_unknown_part_is_refused_before_the_first_update(make_run: Callable[..., Run]) -> None:
-    with pytest.raises(ValueError, match="unknown part of the network 'backbonee'; did you mean 'backbone'"):
+    with pytest.raises(ValueError, match="unknown part of the network 'backbonee', did you mean 'backbone'"):
         make_run(optimizer=OptimizerSettings(freeze=("backbonee",)))
-    with pytest.raises(ValueError, match="unknown part of the network 'heads'; did you mean 'head'"):
+    with pytest.raises(ValueError, match="unknown part of the network 'heads', did you mean 'head'"):
         make_run(optimizer=OptimizerSettings(scale=("heads=0.1",)))
 
 

@@ -154,10 +154,10 @@ def test_an_unknown_text_encoder_is_noted_and_its_width_must_fit(tmp_path: Path)
     old = _saved(tmp_path / "old", _network(1), encoder=None)
     start = start_from(_network(2), old, action_spec=_spec(), text_encoder=ENCODER)
     assert start.notes == (
-        "whether the text embeddings are of the checkpoint's text encoder is not known; they must be",
+        "whether the text embeddings are of the checkpoint's text encoder is not known. They must be",
     )
     with pytest.raises(
-        ValueError, match="takes text embeddings of 8 entries, the data's have 5; name that text encoder"
+        ValueError, match=r"takes text embeddings of 8 entries, the data's have 5. Name that text encoder"
     ):
         start_from(_network(2, text_width=5), old, action_spec=_spec(), text_encoder=None)
 
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_which_nothing_fits_is_refused(checkpoint: Path) -> None
         "efficientnet": dataclasses.replace(base.efficientnet, width=3.0),
         "transformer": dataclasses.replace(base.transformer, width=24, head_width=16, hidden=24),
     }
-    with pytest.raises(ValueError, match=r"nothing of .*old fits this network; give its network's settings"):
+    with pytest.raises(ValueError, match=r"nothing of .*old fits this network. Give its network's settings"):
         start_from(_network(2, **changes), checkpoint, action_spec=_spec(bins=8), text_encoder=ENCODER)
 
 

@@ -141,7 +141,7 @@ class _Stages:
         settings = {name: value for name, value in json_config.to_json(demo).items() if name not in free}
         self._state: dict[str, Any] = {"settings": settings, "seconds": {}, "peak_gb": None, "evaluated": None}
         if self._file.is_file():
-            with reading(self._file, cure="remove it, or give another --out"):
+            with reading(self._file, cure="Remove it, or give another --out"):
                 state = read_object(self._file)
                 state["seconds"] = {str(name): float(seconds) for name, seconds in state["seconds"].items()}
                 state["peak_gb"] = None if state["peak_gb"] is None else float(state["peak_gb"])
@@ -200,7 +200,7 @@ class _Stages:
 
 def summary(folder: Path) -> str:
     """Return the results of the demo in a folder as lines for the terminal."""
-    with reading(folder / RESULTS_FILE, cure="remove it and run the demo again"):
+    with reading(folder / RESULTS_FILE, cure="Remove it and run the demo again"):
         return "\n".join([*_summary(read_object(folder / RESULTS_FILE)), f"report: {folder / 'report.html'}"])
 
 
@@ -218,7 +218,7 @@ def _summary(figures: Mapping[str, Any]) -> list[str]:
         f"{_rate(figures['paraphrase_success'])}"
     )
     seconds = ", ".join(f"{name} {duration(value)}" for name, value in figures["seconds"].items())
-    lines.append(f"{seconds}; peak memory {figures['peak_gb'] or 0:.1f} GB")
+    lines.append(f"{seconds}, peak memory {figures['peak_gb'] or 0:.1f} GB")
     return lines
 
 

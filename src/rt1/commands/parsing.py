@@ -46,9 +46,9 @@ def _whole_number(word: str) -> int:
     try:
         value = int(word)
     except ValueError as error:
-        raise ValueError(f"is {word!r}; it must be a whole number") from error
+        raise ValueError(f"is {word!r}, must be a whole number") from error
     if abs(value) > LARGEST:
-        raise ValueError(f"is {word}; it must lie in -{LARGEST}..{LARGEST}")
+        raise ValueError(f"is {word}, must lie in -{LARGEST}..{LARGEST}")
     return value
 
 
@@ -56,15 +56,15 @@ def _number(word: str) -> float:
     try:
         value = float(word)
     except ValueError as error:
-        raise ValueError(f"is {word!r}; it must be a number") from error
+        raise ValueError(f"is {word!r}, must be a number") from error
     if not math.isfinite(value):
-        raise ValueError(f"is {word}; it must be a finite number")
+        raise ValueError(f"is {word}, must be a finite number")
     return value
 
 
 def _path(word: str) -> Path:
     if not word:
-        raise ValueError("is empty; give a path")
+        raise ValueError("is empty. Give a path")
     return Path(word)
 
 
@@ -107,14 +107,14 @@ def _in_one_line(event: _errors.ParseErrorEvent, known: Collection[str]) -> str:
 def _rule(event: _errors.ParseErrorEvent, argument: ArgumentDefinition, message: str) -> str:
     """Return what an option is, and what it must be."""
     if isinstance(event, _errors.InvalidChoice):
-        return f"is {event.value!r}; it must be one of {', '.join(map(repr, event.choices))}"
+        return f"is {event.value!r}, must be one of {', '.join(map(repr, event.choices))}"
     if isinstance(event, _errors.BadValue):
         return f"lacks its value. Give {argument.lowered.nargs}"
     if message.startswith("is "):  # our own rules, see _plain_value
         return message
     first, form = message.partition("\n")[0], (argument.lowered.metavar or "").removeprefix("{None}|")
     form = f"a whole number in -{LARGEST}..{LARGEST}" if form == "INT" else form
-    return f"is {first[first.find('[') + 1 : first.rfind(']')]}; it must be {'one of ' * ('|' in form)}{form}"
+    return f"is {first[first.find('[') + 1 : first.rfind(']')]}, must be {'one of ' * ('|' in form)}{form}"
 
 
 def _unknown_options(words: Sequence[str], known: Collection[str]) -> list[str]:

@@ -57,8 +57,8 @@ def replacing(path: Path, *, holding: Sequence[str] = ()) -> Iterator[Path]:
             _remove(temporary)
         reason = (error.__cause__ if isinstance(error, SaveError) else None) or error
         raise SaveError(
-            f"could not save {path}: {getattr(reason, 'strerror', None) or reason}; what was there before is "
-            "untouched; free space or choose another folder"
+            f"could not save {path}: {getattr(reason, 'strerror', None) or reason}. What was there before is "
+            "untouched. Free space or choose another folder"
         ) from error
     except BaseException:
         _remove(temporary)
@@ -87,7 +87,7 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
         _check_file(path, target, suffix)
         return
     if not target.is_dir():
-        raise SaveError(f"{path} is a file, which a folder must not replace; give a new folder")
+        raise SaveError(f"{path} is a file, which a folder must not replace. Give a new folder")
     current = Path.cwd()
     if target in (current, *current.parents):
         raise SaveError(f"{path} is the current folder or one above it, which must not be replaced. Give a new folder")
@@ -101,9 +101,9 @@ def check_replaceable(path: Path, holding: Sequence[str] = (), *, suffix: str = 
 def _check_file(path: Path, target: Path, suffix: str) -> None:
     if not target.is_file():
         kind = "a folder" if target.is_dir() else "no regular file"
-        raise SaveError(f"{path} is {kind}, which a file must not replace; give the name of a file")
+        raise SaveError(f"{path} is {kind}, which a file must not replace. Give the name of a file")
     if suffix and target.suffix != suffix:
-        raise SaveError(f"{path} exists and is no {suffix} file; give the name of a new file")
+        raise SaveError(f"{path} exists and is no {suffix} file. Give the name of a new file")
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -184,7 +184,7 @@ def _child(function: str) -> _Child | None:
         try:
             child = _CHILDREN[function] = _Child(function)
         except OSError as error:
-            message = f"no process of its own can look at files first ({error}); a damaged one may crash this process"
+            message = f"no process of its own can look at files first ({error}). A damaged one may crash this process"
             warnings.warn(message, stacklevel=5)
             return None
     return child

@@ -30,7 +30,7 @@ def check_folder(folder: Path, *, ours: Collection[str]) -> None:
         SaveError: it is not for this command, or no folder is named.
     """
     if folder == Path():
-        raise SaveError("the output folder is '' or '.', the current folder; give the name of a folder")
+        raise SaveError("the output folder is '' or '.', the current folder. Give the name of a folder")
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -38,15 +38,15 @@ def check_folder(folder: Path, *, ours: Collection[str]) -> None:
     names = sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.suffix not in _LOGS)
     if names and not any((folder / name).exists() for name in ours):
         raise SaveError(
-            f"{folder} holds {first_names(names)} and none of {', '.join(ours)}, so it is for something else; "
-            "give a new or an empty folder"
+            f"{folder} holds {first_names(names)} and none of {', '.join(ours)}, so it is for something else. "
+            "Give a new or an empty folder"
         )
 
 
 def check_outside(folder: Path, source: Path) -> None:
     """Raise :class:`SaveError` for an output folder within the folder that is read: it would count as part of it."""
     if real_path(source) in real_path(folder).parents:
-        raise SaveError(f"{folder} lies in {source}, which is read; give a folder outside of it")
+        raise SaveError(f"{folder} lies in {source}, which is read. Give a folder outside of it")
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def locked(path: Path, file: Path) -> Iterator[None]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SaveError(f"could not save {path}: {error.strerror}; choose another folder") from error
+        raise SaveError(f"could not save {path}: {error.strerror}. Choose another folder") from error
     descriptor = _lock(path, file)
     try:
         yield
@@ -147,7 +147,7 @@ def _lock(path: Path, file: Path) -> int | None:
         if descriptor is not None:
             os.close(descriptor)
         if getattr(error, "errno", None) != errno.EROFS:  # on a read-only disk no process writes
-            warnings.warn(f"{path} cannot be locked ({error}); let no other process write there", stacklevel=4)
+            warnings.warn(f"{path} cannot be locked ({error}). Let no other process write there", stacklevel=4)
         return None
     return descriptor
 

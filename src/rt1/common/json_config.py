@@ -60,7 +60,7 @@ def check_total(settings: Any, total: int, most: int, what: str, *names: str) ->
     if total > most:
         sizes = ", ".join(f"{name} {getattr(settings, name)}" for name in names[1:])
         raise ValueError(
-            f"{names[0]} is {getattr(settings, names[0])}, {sizes}: together {total:,} {what}; at most {most:,} fit "
+            f"{names[0]} is {getattr(settings, names[0])}, {sizes}: together {total:,} {what}. At most {most:,} fit "
             "into memory. Give smaller ones"
         )
 
@@ -69,7 +69,7 @@ def _check(settings: Any, name: str, holds: Callable[[float], bool], rule: str) 
     value = getattr(settings, name)
     numbers = value if isinstance(value, tuple) else () if value is None else (value,)
     if not all(holds(number) for number in numbers):
-        raise ValueError(f"{name} is {value}; it must be {rule}")
+        raise ValueError(f"{name} is {value}, must be {rule}")
 
 
 def first_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -113,7 +113,7 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
     """
     where = where or kind.__name__
     if not isinstance(data, Mapping):
-        raise ValueError(f"{where} is {data!r:.200}; it must be an object of settings")
+        raise ValueError(f"{where} is {data!r:.200}, must be an object of settings")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for key in data:
@@ -122,7 +122,7 @@ def from_json(kind: type[T], data: Any, *, where: str = "") -> T:
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory]  # type: ignore[arg-type]
     if lacking := [name for name in required if name not in values]:
-        raise ValueError(f"{where} lacks {lacking}; give every required setting")
+        raise ValueError(f"{where} lacks {lacking}. Give every required setting")
     return kind(**values)
 
 
@@ -149,17 +149,17 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 def _convert_tuple(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise ValueError(f"{where} is {value!r:.200}; it must be a list")
+        raise ValueError(f"{where} is {value!r:.200}, must be a list")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_convert(arguments[0], item, where) for item in value)
     if len(value) != len(arguments):
-        raise ValueError(f"{where} has {len(value)} entries; it must have {len(arguments)}")
+        raise ValueError(f"{where} has {len(value)} entries, must have {len(arguments)}")
     return tuple(_convert(a, item, where) for a, item in zip(arguments, value, strict=True))
 
 
 def _convert_mapping(arguments: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r:.200}; it must be an object")
+        raise ValueError(f"{where} is {value!r:.200}, must be an object")
     return {str(key): _convert(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
 
 
@@ -173,5 +173,5 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
         except OverflowError as error:
             raise ValueError(f"{where} is too large for a number with a fraction") from error
     if hint in (bool, int, float, str) and type(value) is not hint:
-        raise ValueError(f"{where} is {value!r:.200}; it must be of type {hint.__name__}")
+        raise ValueError(f"{where} is {value!r:.200}, must be of type {hint.__name__}")
     return value

@@ -51,7 +51,7 @@ def run_jobs(
         WorkerError: a process was killed.
     """
     if workers < 0:
-        raise ValueError(f"workers is {workers}; give a number of processes, or 0 for one per core")
+        raise ValueError(f"workers is {workers}. Give a number of processes, or 0 for one per core")
     workers = min(workers or free_cores(), len(jobs))
     if workers <= 1 and not apart:
         if prepare is not None:
@@ -82,7 +82,7 @@ def _ended_on_ctrl_c(pool: ProcessPoolExecutor) -> Iterator[None]:
         yield
     except BrokenProcessPool as error:
         raise WorkerError(
-            "a worker process died (out of memory, or killed); run the command again with fewer workers"
+            "a worker process died (out of memory, or killed). Run the command again with fewer workers"
         ) from error
     except (KeyboardInterrupt, GeneratorExit):  # nobody waits for the jobs that run
         for process in set(multiprocessing.active_children()).difference(others):

@@ -29,7 +29,7 @@ def fields(data: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int]
         elif tag & 7 in _FIXED_BYTES:
             end = first + _FIXED_BYTES[tag & 7]
         else:
-            raise DataError(f"not a message: tag {tag} at byte {start}; the file holds something else")
+            raise DataError(f"not a message: tag {tag} at byte {start}. The file holds something else")
         if end > stop:
             raise DataError(f"not a message: the field at byte {start} runs over its end. Write it again")
         yield tag, first, end
@@ -56,7 +56,7 @@ def read_varint(data: Buffer, position: int) -> tuple[int, int]:
     except IndexError:
         raise DataError(f"not a message: the file ends within a number, at byte {position}") from None
     if byte >= 0x80 or value >= 1 << 64:
-        raise DataError(f"not a message: a number of more than 64 bits at byte {position}; write it again")
+        raise DataError(f"not a message: a number of more than 64 bits at byte {position}. Write it again")
     return value, position + 1
 
 

@@ -26,11 +26,11 @@ def unknown_name(kind: str, name: str, names: Iterable[str]) -> str:
     """Return the one-line message for an unknown name, with "did you mean" where a known one is close.
 
     >>> unknown_name("task", "faucet-opne", ["faucet-open", "reach"])
-    "unknown task 'faucet-opne'; did you mean 'faucet-open'? Known: faucet-open, reach"
+    "unknown task 'faucet-opne', did you mean 'faucet-open'? Known: faucet-open, reach"
     """
     names, name = sorted(names), name if len(name) <= _LONGEST else f"{name[:_LONGEST]} ..."
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
+    hint = f", did you mean {close[0]!r}?" if close else "."
     if close and len(names) > _LONG:
         return f"unknown {kind} {name!r}{hint}"  # a long list would bury the answer
     return f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}"

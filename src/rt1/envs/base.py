@@ -39,7 +39,7 @@ class StepResult:
     observation: Observation
     """The observation after the action."""
     success: bool
-    """True once the task's goal is reached; used for counting only, never shown to a policy."""
+    """True once the task's goal is reached. Used for counting only, never shown to a policy."""
     done: bool
     """True when the episode is over: success, another end of the task, or the environment's own step limit."""
     truncated: bool = False
@@ -62,11 +62,11 @@ class Env(Protocol):
     """Steps after which an episode ends by itself."""
 
     def reset(self, seed: int) -> Observation:
-        """Start an episode; the same seed gives the same start."""
+        """Start an episode. The same seed gives the same start."""
         ...
 
     def step(self, action: FloatArray) -> StepResult:
-        """Apply one action for one control period; a value outside the bounds raises ``ValueError``."""
+        """Apply one action for one control period. A value outside the bounds raises ``ValueError``."""
         ...
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class TaskSuite(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Plain JSON from which the registry makes the suite again; stored with recordings and checkpoints."""
+        """Plain JSON from which the registry makes the suite again. Stored with recordings and checkpoints."""
         ...
 
     @property
@@ -164,25 +164,25 @@ class BaseEnv(ABC):
 
     @abstractmethod
     def start(self, seed: int) -> Observation:
-        """Start an episode; ``reset`` has checked the seed."""
+        """Start an episode. ``reset`` has checked the seed."""
 
     @abstractmethod
     def apply(self, action: FloatArray) -> StepResult:
         """Apply an action, float32 (A,), which ``step`` has checked."""
 
     def reset(self, seed: int) -> Observation:
-        """Start an episode; the same seed (any int >= 0) gives the same start."""
+        """Start an episode. The same seed (any int >= 0) gives the same start."""
         if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
+            raise ValueError(f"seed is {seed}, must be 0 or more")
         self._steps = None
         observation = self.start(seed)
         self._steps = 0
         return observation
 
     def step(self, action: FloatArray) -> StepResult:
-        """Apply one action for one control period; done at the end of the task, or after ``max_steps``."""
+        """Apply one action for one control period. Done at the end of the task, or after ``max_steps``."""
         if self._steps is None:
-            raise RuntimeError("step() was called before reset(), or after the episode's end; call reset(seed) first")
+            raise RuntimeError("step() was called before reset(), or after the episode's end. Call reset(seed) first")
         action = np.asarray(action, dtype=np.float32)
         spec = self.action_spec
         if (outside := spec.out_of_bounds(action)).any():
@@ -227,7 +227,7 @@ class SingleTask(BaseEnv):
         return (self.instruction,)
 
     def expert(self, task: str) -> ScriptedExpert | None:  # noqa: ARG002
-        """Return None; a subclass may have an expert."""
+        """Return None. A subclass may have an expert."""
         return None
 
     def same_scene_task(self, task: str) -> str | None:  # noqa: ARG002

@@ -81,7 +81,7 @@ class CustomSuite:
 
 
 def as_env(thing: Any, name: str, *, render: bool = True) -> Env:
-    """Return an environment as it is, or a ``gymnasium.Env`` adapted; anything else raises ``ValueError``."""
+    """Return an environment as it is, or a ``gymnasium.Env`` adapted. Anything else raises ``ValueError``."""
     if hasattr(thing, "observation_space") or hasattr(thing, "num_envs"):
         from rt1.envs.gymnasium import GymnasiumEnv
 

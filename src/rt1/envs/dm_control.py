@@ -85,7 +85,7 @@ class DMControlEnv(BaseEnv):
         return self._observe()
 
     def apply(self, action: FloatArray) -> StepResult:
-        """Hold one action for ``action_repeat`` native steps; the reward is their sum."""
+        """Hold one action for ``action_repeat`` native steps. The reward is their sum."""
         reward, timestep = 0.0, None
         for _ in range(self._config.action_repeat):
             timestep = self._env.step(action)
@@ -226,7 +226,7 @@ class NetworkExpert:
         from safetensors.numpy import load_file
 
         self._path = path
-        with reading(path, cure="write it again", also=(SafetensorError,)):
+        with reading(path, cure="Write it again", also=(SafetensorError,)):
             tensors = load_file(path)
             count = len(tensors) // 2
             self._layers = [(tensors[f"{n}.weight"], tensors[f"{n}.bias"]) for n in range(count)]

@@ -12,7 +12,7 @@ from rt1.errors import RenderingError
 
 
 def choose_gl() -> str:
-    """Set ``MUJOCO_GL`` to the software GL found on this machine, unless the user set it; return the choice.
+    """Set ``MUJOCO_GL`` to the software GL found on this machine, unless the user set it. Return the choice.
 
     Raises:
         RenderingError: neither OSMesa nor EGL (with libGL) is installed.
@@ -25,8 +25,8 @@ def choose_gl() -> str:
         choice = "egl"
     else:
         raise RenderingError(
-            "no GL library for headless rendering: neither OSMesa nor EGL with libGL is installed; "
-            "on Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6"
+            "no GL library for headless rendering: neither OSMesa nor EGL with libGL is installed. "
+            "On Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6"
         )
     os.environ["MUJOCO_GL"] = choice
     return choice
@@ -39,8 +39,8 @@ def open_renderer(make: Callable[[], Any]) -> Any:
             return make()
     except Exception as error:  # MuJoCo's GL back ends fail with whatever they met first
         raise RenderingError(
-            f"MuJoCo could not open a renderer with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}); "
-            "on Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6, and unset MUJOCO_GL"
+            f"MuJoCo could not open a renderer with MUJOCO_GL={os.environ.get('MUJOCO_GL')} ({error}). "
+            "On Debian or Ubuntu run: apt-get install -y --no-install-recommends libosmesa6, and unset MUJOCO_GL"
         ) from error
 
 

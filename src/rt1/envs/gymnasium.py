@@ -56,14 +56,14 @@ class GymConfig:
 
     def __post_init__(self) -> None:
         if self.image_size and len(self.image_size) != 2:
-            raise ValueError(f"image_size is {list(self.image_size)}; it must be a height and a width")
+            raise ValueError(f"image_size is {list(self.image_size)}, must be a height and a width")
         check_between(self, 8, 2048, "image_size")
         check_at_least(self, 1, "max_steps")
         check_between(self, -LARGEST, LARGEST, "success_return", "max_return", "control_rate")
         check_above(self, 0, *(name for name in ("control_rate", "max_return") if getattr(self, name) is not None))
         for argument in self.kwargs:
             if not re.match(r"[A-Za-z_]\w*=", argument):
-                raise ValueError(f"kwargs has {argument!r}; it must be NAME=VALUE, for example obs_type=pixels")
+                raise ValueError(f"kwargs has {argument!r}, must be NAME=VALUE, for example obs_type=pixels")
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -93,8 +93,8 @@ class GymnasiumEnv(BaseEnv):
         """Take over an open ``gymnasium.Env``, which :meth:`close` closes.
 
         Args:
-            env: the environment; made with ``render_mode="rgb_array"`` where its observation has no picture.
-            config: how it is shown and measured; ``kwargs`` are not used.
+            env: the environment. Made with ``render_mode="rgb_array"`` where its observation has no picture.
+            config: how it is shown and measured. ``kwargs`` are not used.
             name: its name in errors.
             render: False gives black images where they come from ``render()``.
 
@@ -346,7 +346,7 @@ def registered_ids() -> tuple[str, ...]:
 
 
 def make_gym_env(env_id: str, arguments: Mapping[str, Any]) -> Any:
-    """Return ``gymnasium.make(env_id, ...)`` that renders arrays; imports the package of the ID's namespace.
+    """Return ``gymnasium.make(env_id, ...)`` that renders arrays. Imports the package of the ID's namespace.
 
     Raises:
         ModuleNotFoundError: Gymnasium, or the package of the ID, is not installed.

@@ -40,11 +40,11 @@ class MetaWorldConfig:
     """Square part of the camera's picture that is shown: its top, its left and its side, as shares of the picture.
     Default: all of it."""
     control_rate: float = 20.0
-    """Decisions per second, Hz; each action is held for round(80 / control_rate) native steps."""
+    """Decisions per second, Hz. Each action is held for round(80 / control_rate) native steps."""
     camera: str = "corner2"
-    """Camera name; corner2 is placed as LeRobot places it, upright."""
+    """Camera name. corner2 is placed as LeRobot places it, upright."""
     fast_render: bool = True
-    """Render without shadows, reflections and multisampling (13 times faster); off gives Meta-World's own look."""
+    """Render without shadows, reflections and multisampling (13 times faster). Off gives Meta-World's own look."""
 
     max_steps: int | None = None
     """Steps of an episode. Default: 500 native steps, the most that Meta-World allows."""
@@ -95,7 +95,7 @@ def check_crop(crop: Sequence[float]) -> None:
 
 
 def check_task(task: str) -> str:
-    """Return the task's name with its version suffix; an unknown one raises ``ValueError`` with a suggestion."""
+    """Return the task's name with its version suffix. An unknown one raises ``ValueError`` with a suggestion."""
     name = task.removesuffix("-v3")
     lookup("Meta-World task", name, INSTRUCTIONS)
     return f"{name}-v3"
@@ -106,7 +106,7 @@ class MetaWorldEnv(BaseEnv):
     """One Meta-World task. Satisfies :class:`rt1.envs.base.Env`.
 
     The goal marker (a coloured dot) is hidden in tasks that share their scene with another one, where it would
-    tell the task apart without the instruction; elsewhere it is part of the scene.
+    tell the task apart without the instruction. Elsewhere it is part of the scene.
     """
 
     draws_later: ClassVar[bool] = True
@@ -153,7 +153,7 @@ class MetaWorldEnv(BaseEnv):
         return self._observe()
 
     def apply(self, action: FloatArray) -> StepResult:
-        """Hold one action (4,) in [-1, 1] for one control period; done at success."""
+        """Hold one action (4,) in [-1, 1] for one control period. Done at success."""
         success = False
         for _ in range(self.config.hold):
             self._state, _, _, truncated, info = self._sim.step(action)
@@ -186,7 +186,7 @@ class MetaWorldEnv(BaseEnv):
             self._picture_renderer.close()
 
     def close(self) -> None:
-        """Free the renderers; without this EGL prints tracebacks at exit."""
+        """Free the renderers. Without this EGL prints tracebacks at exit."""
         self._close_pictures()
         if self._renderer is not None and self.renderer_of is None:
             self._renderer.close()
@@ -275,7 +275,7 @@ class _UndrawnObservation(Observation):
 
 
 class _Renderer:
-    """A MuJoCo renderer with fast flags; images upright."""
+    """A MuJoCo renderer with fast flags. Images upright."""
 
     def __init__(self, model: Any, config: MetaWorldConfig) -> None:
         import mujoco

@@ -1,6 +1,6 @@
 """Meta-World's 50 tasks as sentences: the instruction first, then paraphrases where there are some.
 
-The first sentence is the one recorded and evaluated. Of the paraphrases the demo trains on none; they are for
+The first sentence is the one recorded and evaluated. Of the paraphrases the demo trains on none. They are for
 trying a policy on words it has not read.
 """
 

@@ -17,7 +17,7 @@ def rgb_picture(picture: Any, what: str) -> Image:
     Gray pictures (H, W) or (H, W, 1) get three equal channels. Floats in [0, 1] are multiplied by 255 and rounded.
 
     Raises:
-        ValueError: another shape, type or range; ``what`` names the picture.
+        ValueError: another shape, type or range. ``what`` names the picture.
     """
     if not isinstance(picture, np.ndarray):
         raise ValueError(f"{what} is {type(picture).__name__}, must be an array (H, W, 3)")
@@ -37,7 +37,7 @@ def rgb_picture(picture: Any, what: str) -> Image:
 
 
 def pictures_in(observation: Any) -> list[str]:
-    """Return the keys of the pictures in an observation or its space, dots between levels; "" is the whole of it."""
+    """Return the keys of the pictures in an observation or its space, dots between levels. "" is the whole of it."""
     children = observation if isinstance(observation, Mapping) else getattr(observation, "spaces", None)
     if isinstance(children, Mapping):
         return [f"{key}.{rest}".rstrip(".") for key, child in children.items() for rest in pictures_in(child)]

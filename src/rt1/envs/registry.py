@@ -199,7 +199,7 @@ def suite_from_json(data: Mapping[str, Any]) -> TaskSuite:
 
 
 def suite_of(provenance: Mapping[str, Any], name: str | None = None) -> TaskSuite:
-    """Return the suite that is named, or that of a checkpoint's recordings; see :meth:`EnvSettings.suite_of`."""
+    """Return the suite that is named, or that of a checkpoint's recordings. See :meth:`EnvSettings.suite_of`."""
     return EnvSettings(env=name).suite_of(provenance)
 
 
@@ -227,7 +227,7 @@ def tasks_of(suite: TaskSuite, provenance: Mapping[str, Any]) -> tuple[str, ...]
         return tuple(suite.tasks)
     tasks = provenance.get("tasks", ())
     if not isinstance(tasks, list | tuple) or not all(isinstance(task, str) for task in tasks):
-        raise ValueError(f"the tasks are {tasks!r:.80}; they must be a list of names")
+        raise ValueError(f"the tasks are {tasks!r:.80}, must be a list of names")
     return tuple(tasks)
 
 
@@ -268,7 +268,7 @@ class _StoredSuite:
 def _normal(data: Mapping[str, Any]) -> dict[str, Any]:
     """Return a description as it is stored now. Earlier versions stored ``{"env": name, name: settings}``."""
     if not isinstance(data, Mapping):
-        raise ValueError(f"the environment is {data!r:.80}; it must be an object with suite and settings")
+        raise ValueError(f"the environment is {data!r:.80}, must be an object with suite and settings")
     if "suite" not in data:
         name = data.get("env", DEFAULT_SUITE)
         return {"suite": name, "settings": data.get(str(name), {})}
@@ -284,7 +284,7 @@ def _same(named: Mapping[str, Any] | None, stored: Mapping[str, Any] | None) -> 
 
 
 def _split(name: str) -> tuple[str, str]:
-    """Split NAME or NAME:ARGUMENT; a name that cannot be raises ``ValueError`` with a suggestion."""
+    """Split NAME or NAME:ARGUMENT. A name that cannot be raises ``ValueError`` with a suggestion."""
     prefix, _, rest = name.partition(":")
     if Path(name).suffix in (".json", ".toml"):
         return name, ""

@@ -32,7 +32,7 @@ engine.create_scene().add_camera("camera", 8, 8, 1.0, 0.1, 1.0)
 
 
 class NamedActionPolicy(Protocol):
-    """What :class:`SimplerPolicy` asks of a policy; :class:`rt1.Policy` and exported policies have it."""
+    """What :class:`SimplerPolicy` asks of a policy. :class:`rt1.Policy` and exported policies have it."""
 
     action_spec: ActionSpec
     """The actions of ``act``."""
@@ -87,7 +87,7 @@ class SimplerPolicy:
 
         Args:
             image: uint8 RGB (H, W, 3), any size.
-            task_description: the instruction; None leaves it as it is.
+            task_description: the instruction. None leaves it as it is.
 
         Returns:
             The policy's action and the simulator's, as :func:`rt1.envs.simpler_actions.to_simulator` returns them.
@@ -173,7 +173,7 @@ class SimplerEnv:
     def reset(self, seed: int) -> Observation:
         """Start an episode with the robot and objects of ``seed`` (any int >= 0)."""
         if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
+            raise ValueError(f"seed is {seed}, must be 0 or more")
         if self._sim is None:
             self._sim = _open_simulator(self.task, self.config, render=self.render)
         # A scene that is used again keeps traces of the episode before.
@@ -184,9 +184,9 @@ class SimplerEnv:
     def step(self, action: FloatArray) -> StepResult:
         """Apply one action (11,) of RT-1 for one control period."""
         if self._steps is None:
-            raise RuntimeError("step() was called before reset(); call reset(seed) first")
+            raise RuntimeError("step() was called before reset(). Call reset(seed) first")
         if self.action_spec.out_of_bounds(action).any():
-            raise ValueError(f"action {np.asarray(action).tolist()} lies outside its bounds; clip it first")
+            raise ValueError(f"action {np.asarray(action).tolist()} lies outside its bounds. Clip it first")
         _, command = to_simulator(
             self.action_spec.to_dict(np.asarray(action, dtype=np.float32)), self.setup, self.config.action_scale
         )
@@ -254,7 +254,7 @@ class SimplerSuite:
         return SimplerEnv(task=task, config=self.config, render=render)
 
     def sentences(self, task: str) -> tuple[str, ...]:
-        """Return the task's instruction; nothing where it depends on the initial state."""
+        """Return the task's instruction. Nothing where it depends on the initial state."""
         instruction = lookup("SimplerEnv task", task, TASKS).instruction
         return (instruction,) if instruction else ()
 

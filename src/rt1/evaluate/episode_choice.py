@@ -56,7 +56,7 @@ def choose_episodes(
         episodes, is_held_out = held_out, True
         reason = f"the {len(held_out)} {'episode' if len(held_out) == 1 else 'episodes'} held out from training"
     elif len(held_out):
-        reason = f"all {total} episodes; the policy was trained on {total - len(held_out)} of them"
+        reason = f"all {total} episodes. The policy was trained on {total - len(held_out)} of them"
     else:
         why = _why_all(source, provenance)
         if choice == "held-out":
@@ -76,8 +76,8 @@ def _why_all(source: EpisodeSource, provenance: Mapping[str, Any]) -> str:
     if (name, episodes) == (source.name, len(source.lengths)):
         return "the policy was trained on this data set with nothing held out"
     return (
-        f"the policy was trained on {name} ({episodes} episodes), this is {source.name} ({len(source.lengths)}); "
-        "whether it has seen some of them is not known (the held-out ones are, where --data is as in training)"
+        f"the policy was trained on {name} ({episodes} episodes), this is {source.name} ({len(source.lengths)}). "
+        "Whether it has seen some of them is not known (the held-out ones are, where --data is as in training)"
     )
 
 

@@ -54,7 +54,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """
     file = run / METRICS_FILE
     lines = file.read_bytes().split(b"\n") if file.is_file() else []
-    cure = "remove that line"
+    cure = "Remove that line"
     records = []
     for number, line in enumerate(lines[:-1], 1):
         record = parse(line, name=f"{file}, line {number}", cure=cure)

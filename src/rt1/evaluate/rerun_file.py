@@ -68,7 +68,7 @@ def check_rerun_target(path: Path | None) -> None:
     except OSError as error:
         raise SaveError(f"{path} cannot be written ({error.strerror}). Give another folder") from error
     if importlib.util.find_spec("rerun") is None:
-        raise ModuleNotFoundError("--rerun needs the Rerun SDK, which is not installed; run: pip install 'rt1[viz]'")
+        raise ModuleNotFoundError("--rerun needs the Rerun SDK, which is not installed. Run: pip install 'rt1[viz]'")
 
 
 def write_rerun(path: Path, title: str, episodes: Iterable[RerunEpisode]) -> Path:

@@ -30,7 +30,7 @@ _FACTS = ("preset", "update", "best", "best_metric", "init", "changes", "file", 
 """What is shown of the provenance, where it is there."""
 _SUCCESS = {"metric": "success_rate", "title": "Success rate (95 % interval)"}
 _RETURN = {"metric": "mean_return", "title": "Mean return"}
-_CURE = "mend it, or remove the file and let rt1 write it"
+_CURE = "Mend it, or remove the file and let rt1 write it"
 
 
 class Robot(Protocol):
@@ -134,10 +134,10 @@ def check_card(folder: Path) -> None:
     try:
         text = path.read_text(encoding="utf-8").replace("\r\n", "\n")
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as UTF-8 text ({error}); {_CURE}") from error
+        raise CheckpointError(f"{path} cannot be read as UTF-8 text ({error}). {_CURE}") from error
     match = _FRONT_MATTER.match(text)
     if match is None:
-        raise CheckpointError(f"{path}, line 1: the card must begin with YAML between two lines of ---; {_CURE}")
+        raise CheckpointError(f"{path}, line 1: the card must begin with YAML between two lines of ---. {_CURE}")
     try:
         root = yaml.compose(match[1], Loader=yaml.SafeLoader)
         fields = yaml.safe_load(match[1])
@@ -145,12 +145,12 @@ def check_card(folder: Path) -> None:
         mark = getattr(error, "problem_mark", None)
         line = 2 if mark is None else mark.line + 2
         problem = getattr(error, "problem", None) or type(error).__name__
-        raise CheckpointError(f"{path}, line {line}: the front matter is no YAML ({problem}); {_CURE}") from error
+        raise CheckpointError(f"{path}, line {line}: the front matter is no YAML ({problem}). {_CURE}") from error
     if not isinstance(fields, dict):
-        raise CheckpointError(f"{path}, line 2: the front matter must hold fields, as license: apache-2.0; {_CURE}")
+        raise CheckpointError(f"{path}, line 2: the front matter must hold fields, as license: apache-2.0. {_CURE}")
     lines = {key.value: key.start_mark.line + 2 for key, _ in root.value}
     for name, rule in _field_problems(fields):
-        raise CheckpointError(f"{path}, line {lines.get(name, 2)}: {name} must be {rule}; {_CURE}")
+        raise CheckpointError(f"{path}, line {lines.get(name, 2)}: {name} must be {rule}. {_CURE}")
 
 
 def _field_problems(fields: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -190,7 +190,7 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, or is none.
     """
-    cure = "give results.json of rt1 evaluate"
+    cure = "Give results.json of rt1 evaluate"
     results = read_object(path, error=DataError, cure=cure)
     with reading(path, cure=cure):
         _results(results, "")
@@ -206,7 +206,7 @@ def _results(results: Mapping[str, Any], dataset: str) -> dict[str, Any] | None:
     tasks = [_result(task) for task in results["tasks"]]
     values = [task["value"] for task in tasks]
     if not all(map(math.isfinite, values)):
-        raise ValueError(f"its tasks have the results {values}; they must be finite")
+        raise ValueError(f"its tasks have the results {values}, must be finite")
     unit = "" if any(task["metric"] == "mean_return" for task in tasks) else " %"
     mean = sum(values) / max(1, len(values))
     groups, swapped = results.get("groups") or {}, results.get("swapped_success")
@@ -229,14 +229,14 @@ def _result(task: Mapping[str, Any]) -> dict[str, Any]:
         return {"task": name, "trials": trials, **_RETURN, "value": value, "text": f"{value:.1f}"}
     value, (low, high) = _percent(task["success"]), map(_percent, task["interval95"])
     if trials < 1:
-        raise ValueError(f"{name} has {trials} trials; it must have at least 1")
+        raise ValueError(f"{name} has {trials} trials, must have at least 1")
     text = f"{value:.0f} % ({low:.0f}..{high:.0f} %)"
     return {"task": name, "trials": trials, **_SUCCESS, "value": round(value, 2), "text": text}
 
 
 def _percent(rate: object) -> float:
     if not isinstance(rate, int | float) or not 0 <= rate <= 1:
-        raise ValueError(f"a rate is {rate!r:.80}; it must lie between 0 and 1")
+        raise ValueError(f"a rate is {rate!r:.80}, must lie between 0 and 1")
     return 100.0 * rate
 
 

@@ -85,12 +85,12 @@ def upload(
     from huggingface_hub import HfApi, get_token
 
     if get_token() is None:
-        raise CheckpointError(f"{repository} needs a token of the Hugging Face Hub to write; {_LOG_IN}")
+        raise CheckpointError(f"{repository} needs a token of the Hugging Face Hub to write. First {_LOG_IN}")
     api = HfApi(library_name="rt1", library_version=rt1.__version__)
     with reaching(repository):
         api.create_repo(repository, private=private, exist_ok=True)
         if private and not api.repo_info(repository).private:
-            raise CheckpointError(f"{repository} exists and is public; leave out --private, or give another name")
+            raise CheckpointError(f"{repository} exists and is public. Leave out --private, or give another name")
         if revision is not None:
             api.create_branch(repository, branch=revision, exist_ok=True)
         commit = api.upload_folder(
@@ -105,7 +105,7 @@ def upload(
 
 def _check_installed(address: str, error: ErrorKind) -> None:
     if importlib.util.find_spec("huggingface_hub") is None:
-        raise error(f"{address} is no folder here; to use the Hugging Face Hub run: {_INSTALL}")
+        raise error(f"{address} is no folder here. To use the Hugging Face Hub run: {_INSTALL}")
 
 
 @contextmanager
@@ -125,19 +125,19 @@ def _problem(reason: Exception, address: str) -> str:
 
     revision = address.partition("@")[2] or "main"
     kinds: dict[type[Exception], str] = {  # the first that fits
-        errors.GatedRepoError: f"is gated on the Hugging Face Hub; ask for access on its page, then {_LOG_IN}",
+        errors.GatedRepoError: f"is gated on the Hugging Face Hub. Ask for access on its page, then {_LOG_IN}",
         errors.RepositoryNotFoundError: "is no folder here and no repository of the Hugging Face Hub that you may "
-        f"read; check the name, or {_LOG_IN}",
-        errors.RevisionNotFoundError: f"has no revision {revision!r}; give a branch, tag or commit of it behind @",
-        errors.HFValidationError: f"is no name of a repository ({first_line(reason)}); give user/name",
+        f"read. Check the name, or {_LOG_IN}",
+        errors.RevisionNotFoundError: f"has no revision {revision!r}. Give a branch, tag or commit of it behind @",
+        errors.HFValidationError: f"is no name of a repository ({first_line(reason)}). Give user/name",
         errors.LocalEntryNotFoundError: f"is no folder here and not in the cache, and {_unreachable(reason)}, or give "
         "a folder",
     }
     if text := next((text for kind, text in kinds.items() if isinstance(reason, kind)), None):
         return text
     statuses = {
-        401: f"cannot be used: the Hugging Face Hub refuses the token; {_LOG_IN}",
-        403: "cannot be written with your token; use a token with write access, or another user name",
+        401: "cannot be used: the Hugging Face Hub refuses the token. Run `hf auth login` again, or change HF_TOKEN",
+        403: "cannot be written with your token. Use a token with write access, or another user name",
     }
     status = getattr(getattr(reason, "response", None), "status_code", None)
     return statuses.get(status or 0) or f"cannot be used: {_unreachable(reason)}"
@@ -149,6 +149,6 @@ def _unreachable(reason: Exception) -> str:
 
     cause = reason.__cause__ or reason
     if isinstance(cause, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set; unset it"
+        return "HF_HUB_OFFLINE is set. Unset it"
     text = f"the Hugging Face Hub cannot be reached ({type(cause).__name__}: {first_line(cause)})"
-    return f"{text}; check the network and HF_ENDPOINT"
+    return f"{text}. Check the network and HF_ENDPOINT"

@@ -52,8 +52,8 @@ def policy_path(name: Path | str) -> Path:
         return download(match["repository"], revision=match["revision"], only=POLICY_FILES)
     if len(path.parts) == 1:
         if path.name not in shipped_names():
-            cure = "give a checkpoint folder, the output folder of a training run, or user/name on the Hugging Face Hub"
-            raise CheckpointError(f"{unknown_name('policy', str(name), shipped_names())}; {cure}")
+            cure = "Give a checkpoint folder, the output folder of a training run, or user/name on the Hugging Face Hub"
+            raise CheckpointError(f"{unknown_name('policy', str(name), shipped_names())}. {cure}")
         return SHIPPED / path
     return path
 
@@ -62,7 +62,7 @@ def check_repository(name: str) -> None:
     """Raise :class:`CheckpointError` unless a name is ``user/name``."""
     match = _REPOSITORY.fullmatch(name)
     if match is None or match["repository"] != name:
-        raise CheckpointError(f"{name!r} is no repository, must be USER/NAME; name a branch with --revision")
+        raise CheckpointError(f"{name!r} is no repository, must be USER/NAME. Name a branch with --revision")
 
 
 def dataset_path(name: Path | str) -> Path:
@@ -84,5 +84,5 @@ def dataset_path(name: Path | str) -> Path:
     )
     path = root if folder is None else root / folder
     if not path.is_dir() or ".." in path.parts:
-        raise DataError(f"hf://datasets/{match['repository']} has no folder {folder!r}; check the address")
+        raise DataError(f"hf://datasets/{match['repository']} has no folder {folder!r}. Check the address")
     return path

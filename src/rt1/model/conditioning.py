@@ -48,8 +48,8 @@ class TextConfig:
             return self.table_width
         if text_width % self.tokens:
             raise ValueError(
-                f"the text embedding has {text_width} entries, which {self.tokens} tokens cannot share evenly; "
-                "set text.tokens to that of the text encoder"
+                f"the text embedding has {text_width} entries, which {self.tokens} tokens cannot share evenly. "
+                "Set text.tokens to that of the text encoder"
             )
         return text_width // self.tokens
 

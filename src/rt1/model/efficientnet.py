@@ -43,7 +43,7 @@ class Stage:
         check_between(self, 1, 4096, "channels")
         check_between(self, 1, 100, "blocks")
         if self.kernel % 2 == 0:
-            raise ValueError(f"kernel is {self.kernel}; it must be odd; use {self.kernel + 1}")
+            raise ValueError(f"kernel is {self.kernel}, must be odd. Use {self.kernel + 1}")
 
 
 B0_STAGES = (
@@ -101,7 +101,7 @@ class EfficientNetConfig:
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise ValueError("stages is empty; give at least one")
+            raise ValueError("stages is empty. Give at least one")
         check_above(self, 0, "width", "depth")
         check_between(self, 0, 8, "width", "depth")  # EfficientNet-B7 has 2.0 and 3.1
         check_between(self, 1, WIDEST, "stem_channels", "top_channels", "pool")

@@ -23,7 +23,7 @@ def single_embodiment(model: RT1, number: int) -> RT1:
     """
     config = model.config
     if not 0 <= number < len(config.embodiments):
-        raise ValueError(f"embodiment {number} is unknown; this network has {len(config.embodiments)}, counted from 0")
+        raise ValueError(f"embodiment {number} is unknown. This network has {len(config.embodiments)}, counted from 0")
     plain = RT1(replace(config, embodiments=(), action_tokens=config.embodiments[number]))
     tensors = model.state_dict()
     position_TSD = tensors[POSITIONS].unflatten(0, (config.window, config.step_tokens))

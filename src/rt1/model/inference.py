@@ -23,7 +23,7 @@ class ActingNetwork(nn.Module):
     std_C11: Tensor
 
     def __init__(self, model: RT1, dtype: torch.dtype = torch.float32) -> None:
-        """Copy and fold; the network may change afterwards.
+        """Copy and fold. The network may change afterwards.
 
         Args:
             model: the network.
@@ -55,7 +55,7 @@ class ActingNetwork(nn.Module):
         return self.network.token_learner.pool(position_SPE)
 
     def decode(self, token_STKE: Tensor, step_S: Tensor, condition: Tensor) -> Tensor:
-        """Return float32 logits (S, A, V) of each robot's step, int64 (S,); image tokens after it are ignored."""
+        """Return float32 logits (S, A, V) of each robot's step, int64 (S,). Image tokens after it are ignored."""
         return self.network.decode(token_STKE.to(self.dtype), self._condition(condition), step_B=step_S)
 
     def _condition(self, condition: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class MaxViTConfig:
     def __post_init__(self) -> None:
         if len(self.channels) != len(self.depths) or not self.channels or min(self.depths) < 1:
             raise ValueError(
-                f"channels is {self.channels}, depths {self.depths}; each stage must have an entry in both"
+                f"channels is {self.channels}, depths {self.depths}. Each stage must have an entry in both"
             )
         check_between(self, 1, 64, "partition")
         check_between(self, 1, WIDEST, "head_width", "expand", "stem_channels", "channels", "depths")
@@ -71,8 +71,8 @@ class MaxViTConfig:
         if any(n < 1 or n % self.divisor for n in size):
             best = tuple(max(1, round(n / self.divisor)) * self.divisor for n in size)
             raise ValueError(
-                f"image_size is {size}; this MaxViT takes multiples of {self.divisor} (its partition {self.partition}, "
-                f"doubled for the stem and each of {len(self.channels)} stages); use {best}, or another partition"
+                f"image_size is {size}. This MaxViT takes multiples of {self.divisor} (its partition {self.partition}, "
+                f"doubled for the stem and each of {len(self.channels)} stages). Use {best}, or another partition"
             )
         return (size[0] // self.divisor * self.partition, size[1] // self.divisor * self.partition)
 

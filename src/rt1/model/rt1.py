@@ -1,7 +1,7 @@
 """RT-1, the whole network in one forward: images and an instruction to action-token logits.
 
     image (B, T, H, W, 3) --preprocess--> (X, 3, 300, 300) --FiLM-EfficientNet(text)--> 81 positions
-    --TokenLearner--> 8 image tokens per step; per step [8 image tokens | A empty action tokens] --> one
+    --TokenLearner--> 8 image tokens per step. Per step [8 image tokens | A empty action tokens] --> one
     sequence --causal transformer--> at the place before each action token: logits over 256 bins.
 
 Shape letters: B batch, T window, X = B*T, C channels, H height, W width, P positions, K tokens per image,
@@ -91,14 +91,14 @@ class RT1Config:
         check_total(self, outputs, MOST_WEIGHTS, "weights", "bins", "action_tokens")
         if self.embodiments and (min(self.embodiments) < 1 or max(self.embodiments) != self.action_tokens):
             raise ValueError(
-                f"embodiments is {self.embodiments}, action_tokens {self.action_tokens}; each has at least 1 "
+                f"embodiments is {self.embodiments}, action_tokens {self.action_tokens}. Each has at least 1 "
                 "dimension, and action_tokens must be the largest"
             )
         if min(self.grid) < 1:
-            raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone; use a larger image")
+            raise ValueError(f"image_size {self.image_size} shrinks to nothing in the backbone. Use a larger image")
         if self.transformer.condition not in (None, self.conditioning):
             raise ValueError(
-                f"transformer.condition is {self.transformer.condition}, conditioning {self.conditioning}; the "
+                f"transformer.condition is {self.transformer.condition}, conditioning {self.conditioning}. The "
                 "transformer's layers are conditioned as the backbone is, or not at all"
             )
         self.text.width(self.text_width)
@@ -204,7 +204,7 @@ class RT1(nn.Module):
         """
         if shared is None:
             if image_BTCHW.ndim != 5:
-                raise ValueError(f"images have shape {tuple(image_BTCHW.shape)}; they must be (B, T, 3, H, W)")
+                raise ValueError(f"images have shape {tuple(image_BTCHW.shape)}, must be (B, T, 3, H, W)")
             batch, window = image_BTCHW.shape[:2]
             token_XKE = self.encode(image_BTCHW.flatten(0, 1), condition_B.repeat_interleave(window, dim=0))
             token_BTKE = token_XKE.unflatten(0, (batch, window))
@@ -235,11 +235,11 @@ class RT1(nn.Module):
             float32 logits (B, T, A, V).
         """
         if image_BTHWC.ndim != 5:
-            raise ValueError(f"images have shape {tuple(image_BTHWC.shape)}; they must be (B, T, H, W, 3)")
+            raise ValueError(f"images have shape {tuple(image_BTHWC.shape)}, must be (B, T, H, W, 3)")
         (batch, window), width = image_BTHWC.shape[:2], self.config.text_width
         if tuple(text.shape) not in ((batch, width), (batch, window, width)):
             raise ValueError(
-                f"the text embedding has shape {tuple(text.shape)}; it must be ({batch}, {width}) or "
+                f"the text embedding has shape {tuple(text.shape)}, must be ({batch}, {width}) or "
                 f"({batch}, {window}, {width}) for these images and this network"
             )
         images, shared = self.prepare(image_BTHWC), None
@@ -302,16 +302,16 @@ class RT1(nn.Module):
         """Return the transformer's stream (B, L, D) for image tokens (B, T, K, E)."""
         if bool(self.config.embodiments) == (embodiment_B is None):
             raise ValueError(
-                "this network has one embodiment; leave embodiment_B out"
+                "this network has one embodiment. Leave embodiment_B out"
                 if embodiment_B is not None
-                else f"this network has {len(self.config.embodiments)} embodiments; give embodiment_B, or take the "
+                else f"this network has {len(self.config.embodiments)} embodiments. Give embodiment_B, or take the "
                 "network of one with rt1.model.heads.single_embodiment"
             )
         batch, window = token_BTKE.shape[:2]
         if window > self.config.window:
-            raise ValueError(f"{window} steps were given; this network has a window of {self.config.window}")
+            raise ValueError(f"{window} steps were given. This network has a window of {self.config.window}")
         if self.config.transformer.condition is not None and condition_B is None:
-            raise ValueError("this network's transformer is conditioned on the text; give decode() the condition")
+            raise ValueError("this network's transformer is conditioned on the text. Give decode() the condition")
         # Action tokens are zero vectors in training and inference: RT-1 has no action history (docs/network.md).
         empty = self.config.step_tokens - self.config.image_tokens
         action = token_BTKE.new_zeros(batch, window, empty, self.config.token_width)

@@ -72,13 +72,13 @@ def _probe(name: str, image_size: tuple[int, int]) -> tuple[tuple[int, int], fro
             y = network.forward_features(torch.empty(1, 3, *image_size))
         except (AssertionError, RuntimeError) as error:
             why = (str(error) or "it says no more").splitlines()[0]
-            raise ValueError(f"{name} does not take images of {size} ({why}); it was made for {native_size}") from error
+            raise ValueError(f"{name} does not take images of {size} ({why}). It was made for {native_size}") from error
         y_XCHW = _as_map(network, y)
         if y_XCHW is None:
             output = list(y.shape[1:]) if isinstance(y, Tensor) else f"a {type(y).__name__}"
             raise ValueError(
                 f"{name} gives {output} for an image of {size}, which is no map and not the tokens of a "
-                "grid; use another model, such as a CNN, a ViT or a Swin"
+                "grid. Use another model, such as a CNN, a ViT or a Swin"
             )
         y.sum().backward()
     unused = frozenset(name for name, parameter in network.named_parameters() if parameter.grad is None)
@@ -106,11 +106,11 @@ def _timm(name: str) -> Any:  # noqa: ANN401 (timm has no types)
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"the backbone {name} needs the package timm ({error}); run: pip install timm") from error
+        raise ValueError(f"the backbone {name} needs the package timm ({error}). Run: pip install timm") from error
     model = name.removeprefix(TIMM)
     if model not in timm.list_models():
         close = timm.list_models(f"*{model}*")[:5] or ["resnet18", "vit_tiny_patch16_224"]
-        raise ValueError(f"timm has no model {model!r}; it has, for instance, {', '.join(close)}")
+        raise ValueError(f"timm has no model {model!r}. It has, for instance, {', '.join(close)}")
     return timm
 
 

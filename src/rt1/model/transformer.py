@@ -23,7 +23,7 @@ MaskKind = Literal["rt1", "rt1x", "step"]
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Sizes of the decoder; the defaults are those of rt1main."""
+    """Sizes of the decoder. The defaults are those of rt1main."""
 
     layers: int = 8
     """Number of layers."""
@@ -32,13 +32,13 @@ class TransformerConfig:
     heads: int = 8
     """N: attention heads."""
     head_width: int = 128
-    """Width of one head; heads * head_width need not equal the width."""
+    """Width of one head. Heads * head_width need not equal the width."""
     feed_forward: FeedForward = "linear"
     """``linear`` is Google's single Dense layer without activation, ``swiglu`` that of RT-1-X, ``gelu`` two layers."""
     hidden: int = 512
     """Hidden width of the swiglu or gelu feed-forward."""
     condition: Conditioning | None = None
-    """Condition every layer on the text, too; None, as in RT-1: only the image tokens know the text."""
+    """Condition every layer on the text, too. None, as in RT-1: only the image tokens know the text."""
     dropout: float = 0.1
     """Probability, on attention weights and after the feed-forward."""
 
@@ -66,13 +66,13 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def attention_mask(window: int, image_tokens: int, action_tokens: int, kind: MaskKind) -> Tensor:
-    """Return bool (L, L), True where row i may attend to column j; L = window * (image + action tokens).
+    """Return bool (L, L), True where row i may attend to column j. L = window * (image + action tokens).
 
     Args:
         window: T, steps.
         image_tokens: K, tokens of an image.
         action_tokens: A, tokens of an action.
-        kind: ``rt1``: causal, and no action token attends to an action token, itself included; image tokens do
+        kind: ``rt1``: causal, and no action token attends to an action token, itself included. Image tokens do
             attend to earlier steps' action tokens. ``rt1x``: nobody attends to any action token. ``step``: everything
             of the same step and of earlier ones.
     """
@@ -119,7 +119,7 @@ class Attention(nn.Module):
     def forward(self, x_BLD: Tensor, mask: Tensor, query_BRD: Tensor | None = None) -> Tensor:
         """Attend where ``mask``, bool broadcastable to (B, 1, R, L), is True.
 
-        ``query_BRD`` are the rows that attend to those of ``x_BLD``; None: all of ``x_BLD``.
+        ``query_BRD`` are the rows that attend to those of ``x_BLD``. None: all of ``x_BLD``.
         """
         query, key, value = self.project(x_BLD) if query_BRD is None else self.project_apart(query_BRD, x_BLD)
         if self.training and self.dropout.rows is not None and self.dropout.probability > 0.0:
@@ -148,7 +148,7 @@ class SwiGLU(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and feed-forward with residuals; with a text width, each input is conditioned on the text."""
+    """Pre-norm attention and feed-forward with residuals. With a text width, each input is conditioned on the text."""
 
     def __init__(self, config: TransformerConfig, text_width: int = 0) -> None:
         super().__init__()
@@ -187,8 +187,8 @@ class Layer(nn.Module):
             x_BLD: the rows.
             mask: who attends to whom, bool broadcastable to (B, 1, rows, keys).
             text: (B, E) or (B, S, E), for a conditioned layer.
-            keys: number of rows, from the first on, that anything attends to; None: all.
-            read_BR: rows to compute; None: all.
+            keys: number of rows, from the first on, that anything attends to. None: all.
+            read_BR: rows to compute. None: all.
         """
         y_BLD = self.attention_norm(x_BLD)
         if self.attention_condition is not None and text is not None:
@@ -205,7 +205,7 @@ class Layer(nn.Module):
 
 
 class Heads(nn.ModuleList):
-    """Output layers of several embodiments; every sample of a batch is read by one of them."""
+    """Output layers of several embodiments. Every sample of a batch is read by one of them."""
 
     def __init__(self, width: int, vocabularies: Sequence[int]) -> None:
         super().__init__(dense(width, vocabulary) for vocabulary in vocabularies)
@@ -226,7 +226,7 @@ class Heads(nn.ModuleList):
 
 
 class Transformer(nn.Module):
-    """Token embedding, learned positions, layers, output projection; no final norm (Google has none)."""
+    """Token embedding, learned positions, layers, output projection. No final norm (Google has none)."""
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class Transformer(nn.Module):
         vocabulary: int | Sequence[int],
         text_width: int = 0,
     ) -> None:
-        """Make it; with several vocabularies its output is a :class:`Heads`, else a linear layer."""
+        """Make it. With several vocabularies its output is a :class:`Heads`, else a linear layer."""
         super().__init__()
         self.embed = dense(token_width, config.width)
         # Google's position embedding is Dense(one_hot(position)): a table and, easily missed, a bias.
@@ -249,7 +249,7 @@ class Transformer(nn.Module):
         )
 
     def hidden(self, token_BLE: Tensor, mask: Tensor, text: Tensor | None = None) -> Tensor:
-        """Return the residual stream (B, L, D) after the last layer; L may be shorter than the longest sequence."""
+        """Return the residual stream (B, L, D) after the last layer. L may be shorter than the longest sequence."""
         x_BLD = self.embed(token_BLE) + self.position_LD[: token_BLE.shape[1]] + self.position_bias_D
         for layer in self.layers:
             x_BLD = layer(x_BLD, mask, text)

@@ -32,7 +32,7 @@ def read_safetensors(file: Path, *, error: ErrorKind, cure: str) -> tuple[dict[s
         with safe_open(file, framework="pt") as stream:
             return {name: stream.get_tensor(name) for name in stream.keys()}, stream.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as reason:
-        raise error(f"{file} is not a whole safetensors file ({first_line(reason)}); {cure}") from reason
+        raise error(f"{file} is not a whole safetensors file ({first_line(reason)}). {cure}") from reason
 
 
 def stored_as(tensors: Mapping[str, Tensor], kind: torch.dtype | None) -> dict[str, Tensor]:
@@ -54,14 +54,14 @@ def weight_problem(tensor: Tensor, kind: torch.dtype = torch.float32, *, most: f
     """
     allowed = _FLOATS if kind.is_floating_point else _INTEGERS
     if tensor.dtype not in allowed:
-        return f"is {_name(tensor.dtype)}; it must be {', '.join(map(_name, allowed[:-1]))} or {_name(allowed[-1])}"
+        return f"is {_name(tensor.dtype)}, must be {', '.join(map(_name, allowed[:-1]))} or {_name(allowed[-1])}"
     if not kind.is_floating_point or not tensor.numel():
         return None
     low, high = (float(extreme) for extreme in tensor.detach().aminmax())
     size = max(-low, high)
     if not -float("inf") < low <= high < float("inf"):  # a NaN compares as False
         return "holds a value that is not finite"
-    return f"holds a value of size {size:g}; at most {most:g} is sane" if size > most else None
+    return f"holds a value of size {size:g}. At most {most:g} is sane" if size > most else None
 
 
 def _name(kind: torch.dtype) -> str:
@@ -118,4 +118,4 @@ def check_same_tensors(tensors: Mapping[str, Tensor], needed: Mapping[str, Tenso
             problem = f"does not fit: {name} has shape {shape}, the configuration needs {rule}"
         else:
             continue
-        raise CheckpointError(f"{what} {problem}; {cure}")
+        raise CheckpointError(f"{what} {problem}. {cure}")

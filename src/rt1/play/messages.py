@@ -40,7 +40,7 @@ class Command:
 
 def parse_command(message: str | bytes) -> Command:
     """Read a command, JSON ``{"command": NAME, "value": VALUE}``. Anything else raises ``ValueError``."""
-    data = parse(message, name="a command", error=ProtocolError, cure="send an object of command and value")
+    data = parse(message, name="a command", error=ProtocolError, cure="Send an object of command and value")
     if not isinstance(data, dict) or not data.keys() <= {"command", "value"}:
         raise ValueError("a command must be an object of command and value")
     name, value = str(data.get("command")), data.get("value")
@@ -49,7 +49,7 @@ def parse_command(message: str | bytes) -> Command:
         value = float(value)
     if type(value) is not (type(None) if kind is None else kind):
         rule = "null" if kind is None else kind.__name__
-        raise ValueError(f"the value of {name} is {value!r:.40}; it must be {rule}")
+        raise ValueError(f"the value of {name} is {value!r:.40}, must be {rule}")
     return Command(name=name, value=value)
 
 

@@ -35,7 +35,7 @@ function connect() {
     }
   };
   socket.onclose = (event) => {
-    complain(event.code === 1008 ? event.reason : "no connection; does rt1 play still run? Trying again.");
+    complain(event.code === 1008 ? event.reason : "no connection. Does rt1 play still run? Trying again.");
     element("phase").textContent = "no connection";
     setTimeout(connect, RETRY_MS);
   };

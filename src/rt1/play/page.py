@@ -39,7 +39,7 @@ def answer(request: Request) -> Response | None:
             return _response(403, "only the page of rt1 play may connect\n")
         return None
     if request.path not in _FILES:
-        return _response(404, "there is nothing here; the page is at /\n")
+        return _response(404, "there is nothing here. The page is at /\n")
     name, kind = _FILES[request.path]
     return _response(200, _text(name), kind=kind, connect=f"ws://{host}")
 

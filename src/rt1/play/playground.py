@@ -33,9 +33,9 @@ class Decision:
     bins: TokenArray
     """(A,) the chosen bins."""
     probabilities: FloatArray
-    """(A, V) over the bins; each row sums to 1."""
+    """(A, V) over the bins. Each row sums to 1."""
     attention: FloatArray
-    """(K, rows, columns) TokenLearner's weights on the image; each map sums to 1."""
+    """(K, rows, columns) TokenLearner's weights on the image. Each map sums to 1."""
 
 
 @dataclass(kw_only=True)
@@ -65,15 +65,15 @@ class View:
     latencies: tuple[float, ...] = ()
     """The last steps' times from image to action, ms, oldest first."""
     image: Image | None = None
-    """uint8 RGB (H, W, 3), the newest observation; None where there is no environment."""
+    """uint8 RGB (H, W, 3), the newest observation. None where there is no environment."""
     picture: Image | None = None
-    """uint8 RGB (H, W, 3), the same scene drawn for people; None where the environment does not offer it."""
+    """uint8 RGB (H, W, 3), the same scene drawn for people. None where the environment does not offer it."""
     decision: Decision | None = None
-    """The last decision; None before the first one under this instruction."""
+    """The last decision. None before the first one under this instruction."""
 
 
 class Playground:
-    """One environment, one policy, and the state of the page. Not thread-safe; one thread must make all calls.
+    """One environment, one policy, and the state of the page. Not thread-safe. One thread must make all calls.
 
     A request that is refused raises ``ValueError`` and changes nothing. A failure of the environment or the policy
     closes the environment. The next reset opens it again.
@@ -130,7 +130,7 @@ class Playground:
         sentence = sentence.strip()
         if not 0 < len(sentence) <= LONGEST_INSTRUCTION:
             raise ValueError(
-                f"the instruction has {len(sentence)} characters; type a sentence of 1..{LONGEST_INSTRUCTION}"
+                f"the instruction has {len(sentence)} characters. Type a sentence of 1..{LONGEST_INSTRUCTION}"
             )
         self.policy.reset(sentence)
         self.view.instruction, self.view.decision, self.view.remembered = sentence, None, 0
@@ -138,9 +138,9 @@ class Playground:
     def run(self) -> None:
         """Start or resume. After the end of an episode, begin the next start."""
         if self._env is None:
-            raise ValueError("there is no environment; press Reset to open it again")
+            raise ValueError("there is no environment. Press Reset to open it again")
         if self.view.instruction is None:
-            raise ValueError("the policy has no instruction yet; type one first")
+            raise ValueError("the policy has no instruction yet. Type one first")
         if self.view.phase == "over":
             self.reset(self.view.start + 1)
         self.view.phase = "running"
@@ -152,7 +152,7 @@ class Playground:
 
     def set_speed(self, speed: float) -> None:
         if not 0.05 <= speed <= 20:
-            raise ValueError(f"speed is {speed:g}; it must lie in 0.05..20")
+            raise ValueError(f"speed is {speed:g}, must lie in 0.05..20")
         self.view.speed = speed
 
     def step(self) -> None:

@@ -32,7 +32,7 @@ class PlayServer:
         A port outside 0..65535 raises ``ValueError``.
         """
         if not 0 <= port < 1 << 16:
-            raise ValueError(f"port is {port}; it must lie in 0..65535")
+            raise ValueError(f"port is {port}, must lie in 0..65535")
         self._port = port
         self._facts = describe(playground, title)
         self._worker = Worker(playground)
@@ -42,7 +42,7 @@ class PlayServer:
         self._worker.open()
 
     async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
-        """Serve until ``stop`` is set; then close the environment. Call :meth:`open` before."""
+        """Serve until ``stop`` is set. Then close the environment. Call :meth:`open` before."""
         try:
             async with open_server(
                 self._attend,

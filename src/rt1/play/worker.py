@@ -46,7 +46,7 @@ class Worker:
     def submit(self, command: Command) -> None:
         """Queue a command. A full queue raises ``ValueError``."""
         if self._commands.qsize() >= _MOST_WAITING:
-            raise ValueError(f"{_MOST_WAITING} commands wait already; send no more before the page shows their effect")
+            raise ValueError(f"{_MOST_WAITING} commands wait already. Send no more before the page shows their effect")
         self._commands.put(command)
 
     def close(self) -> None:

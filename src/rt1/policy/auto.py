@@ -82,7 +82,7 @@ def best(results: Mapping[str, EngineResult]) -> EngineChoice:
 def measure(
     checkpoint: Path | str, *, embodiment: str | None = None, device: str = "cpu", steps: int = 32
 ) -> dict[str, EngineResult]:
-    """Take the same steps with every engine that runs here, in turns; remember and return the results by engine.
+    """Take the same steps with every engine that runs here, in turns. Remember and return the results by engine.
 
     An engine that does not run here is left out with one line. A cache that cannot be written gives a warning.
     """
@@ -183,7 +183,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        return read_object(file, cure="it is written again")
+        return read_object(file, cure="It is written again")
     except DataError as error:
         warnings.warn(str(error), stacklevel=3)
         return {}

@@ -49,7 +49,7 @@ class BasePolicy(ABC):
             The action by part name, physical units: float32 (n,), one-hot int32 (choices,) for a choice.
 
         Raises:
-            PolicyError: a logit is not finite; there is no action.
+            PolicyError: a logit is not finite. There is no action.
         """
         return self.act_with_logits(image)[0]
 
@@ -59,7 +59,7 @@ class BasePolicy(ABC):
         return self.action_spec.to_dict(self.action_spec.decode_logits(logits_AV)[1]), logits_AV
 
     def act_vector(self, image: NDArray[Any]) -> FloatArray:
-        """Return the action as float32 (A,), physical units; raises as :meth:`act` does."""
+        """Return the action as float32 (A,), physical units. Raises as :meth:`act` does."""
         return self.action_spec.decode_logits(self.logits(image))[1]
 
 
@@ -78,17 +78,17 @@ def check_embedding(embedding: FloatArray, width: int, *, vocabulary: int = 0) -
     With a ``vocabulary``: unless it holds ids of word pieces, whole numbers in 0..vocabulary-1.
     """
     if embedding.dtype.kind not in "fiu":
-        raise ValueError(f"the text embedding is {embedding.dtype}; it must be real numbers. Give float32")
+        raise ValueError(f"the text embedding is {embedding.dtype}, must be real numbers. Give float32")
     if embedding.shape != (width,):
         raise ValueError(
-            f"the text embedding has shape {embedding.shape}; this network takes ({width},). Use the encoder it was "
+            f"the text embedding has shape {embedding.shape}. This network takes ({width},). Use the encoder it was "
             "trained with"
         )
     if not np.isfinite(embedding).all():
-        raise ValueError("the text embedding holds a value that is not finite; compute it again")
+        raise ValueError("the text embedding holds a value that is not finite. Compute it again")
     if (largest := float(np.abs(embedding).max(initial=0.0))) > MAX_EMBEDDING:
         raise ValueError(
-            f"the text embedding has an entry of size {largest:g}; at most {MAX_EMBEDDING:g} is sane; compute it again"
+            f"the text embedding has an entry of size {largest:g}. At most {MAX_EMBEDDING:g} is sane. Compute it again"
         )
     if vocabulary and not ((embedding >= 0) & (embedding < vocabulary) & (embedding == np.floor(embedding))).all():
         raise ValueError(

@@ -47,8 +47,8 @@ class BatchedPolicy:
         """
         if len(images) != len(instructions) or (self._states and len(images) != len(self._states)):
             raise ValueError(
-                f"{len(images)} images and {len(instructions)} instructions for {len(self._states) or 'new'} robots; "
-                "give one of each per robot, and call reset() before their number changes"
+                f"{len(images)} images and {len(instructions)} instructions for {len(self._states) or 'new'} robots. "
+                "Give one of each per robot, and call reset() before their number changes"
             )
         states = [
             self._states[robot]

@@ -20,7 +20,7 @@ from rt1.policy.stepper import Stepper
 from rt1.text.encoder import TABLE_FILE, TableEncoder
 
 _PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
-"""Format -> package that runs it; torch where it is not listed."""
+"""Format -> package that runs it. torch where it is not listed."""
 
 
 def is_export(folder: Path) -> bool:
@@ -72,7 +72,7 @@ def version_of(package: str) -> str:
 
 
 def load_graphs(folder: Path, manifest: Manifest, *, threads: int | None = None) -> GraphEngine:
-    """Load the graphs of an export, unchecked; torch is imported only for its own formats."""
+    """Load the graphs of an export, unchecked. torch is imported only for its own formats."""
     kinds: dict[str, type[GraphEngine]] = {"onnx": OnnxEngine, "openvino": OpenVinoEngine}
     if manifest.kind not in kinds:
         from rt1.policy.engines.program import ProgramEngine

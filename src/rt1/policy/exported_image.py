@@ -28,10 +28,10 @@ def prepare_image(image: NDArray[Any], size: tuple[int, int]) -> FloatArray:
     if image.dtype == np.uint8:
         unit_HWC = image.astype(np.float32) * np.float32(1.0 / 255.0)
     elif image.dtype.kind != "f":
-        raise ValueError(f"the image has dtype {image.dtype}; it must be uint8 in [0, 255] or float in [0, 1]")
+        raise ValueError(f"the image has dtype {image.dtype}, must be uint8 in [0, 255] or float in [0, 1]")
     elif not (image.min() >= 0.0 and image.max() <= 1.0):
         raise ValueError(
-            f"the float image spans [{image.min():.3g}, {image.max():.3g}]; it must lie in [0, 1]. Divide by 255, or "
+            f"the float image spans [{image.min():.3g}, {image.max():.3g}], must lie in [0, 1]. Divide by 255, or "
             "hand over uint8"
         )
     else:

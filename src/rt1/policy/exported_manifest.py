@@ -28,7 +28,7 @@ from rt1.text.encoder import TextEncoderIdentity
 
 FORMAT = 3
 MANIFEST_FILE, REFERENCE_FILE = "export.json", "reference.safetensors"
-_CURE = "restore it from a copy, or export again"
+_CURE = "Restore it from a copy, or export again"
 
 Format = Literal["onnx", "openvino", "torch-export", "aoti"]
 Precision = Literal["fp32", "bf16", "int8"]
@@ -59,7 +59,7 @@ class Sizes:
     text_width: int
     """E: entries of the text embedding."""
     vocabulary: int = 0
-    """Word pieces whose ids a text embedding holds; 0 where it holds vectors."""
+    """Word pieces whose ids a text embedding holds. 0 where it holds vectors."""
     guidance: bool
     """Whether it was trained without the text, too, so that guidance is possible."""
     image_tokens: int
@@ -96,13 +96,13 @@ class Manifest:
     sizes: Sizes
     action_spec: ActionSpec
     text_encoder: TextEncoderIdentity | None
-    """The encoder its text embeddings come from; None where it is not known."""
+    """The encoder its text embeddings come from. None where it is not known."""
     control_rate: float | None
-    """Steps per second it was trained at, Hz; None where it is not known."""
+    """Steps per second it was trained at, Hz. None where it is not known."""
     comparison: Comparison | None
-    """How it differs from the network it was made from; None only until both have been compared."""
+    """How it differs from the network it was made from. None only until both have been compared."""
     versions: Mapping[str, str]
-    """Package -> version it was made with; ``cpu`` is the instruction set."""
+    """Package -> version it was made with. ``cpu`` is the instruction set."""
     files: Mapping[str, str]
     """File name -> SHA-256 of its content."""
     weights: str
@@ -113,22 +113,22 @@ class Manifest:
     def __post_init__(self) -> None:
         rate = self.control_rate
         if rate is not None and (type(rate) not in (int, float) or not 0 < rate < float("inf")):
-            raise ValueError(f"the control rate is {rate!r:.80}; it must be a number of steps per second")
+            raise ValueError(f"the control rate is {rate!r:.80}, must be a number of steps per second")
         texts: tuple[object, ...] = (self.weights, *self.files, *self.files.values(), *self.versions.values())
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             raise ValueError("the files and versions hold something else than printable text")
         if paths := [name for name in self.files if Path(name).name != name]:
-            raise ValueError(f"its file {paths[0]!r:.80} is a path; it must be a name without folders")
+            raise ValueError(f"its file {paths[0]!r:.80} is a path, must be a name without folders")
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **json_config.to_json(self)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Manifest:
-        """Read what :meth:`to_json` wrote; anything else raises ``ValueError``."""
+        """Read what :meth:`to_json` wrote. Anything else raises ``ValueError``."""
         if data.get("format") != FORMAT:
             raise ExportError(
-                f"its format is {data.get('format')!r}; this version of rt1 reads format {FORMAT}. Export again"
+                f"its format is {data.get('format')!r}. This version of rt1 reads format {FORMAT}. Export again"
             )
         lookup("export format", str(data["kind"]), GRAPH_FILES)
         lookup("precision", str(data["precision"]), dict.fromkeys(get_args(Precision)))
@@ -166,11 +166,11 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.from_json(data)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ExportError(f"{file} cannot be used: {error}; {_CURE}") from error
+        raise ExportError(f"{file} cannot be used: {error}. {_CURE}") from error
     for name in sorted({*GRAPH_FILES[manifest.kind], REFERENCE_FILE, *manifest.files}):
         path = folder / Path(name).name
         if name not in manifest.files or not path.is_file() or sha256(path) != manifest.files[name]:
-            raise ExportError(f"{path} is missing or not the file that was exported; {_CURE}")
+            raise ExportError(f"{path} is missing or not the file that was exported. {_CURE}")
     return manifest
 
 

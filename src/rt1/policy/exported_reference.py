@@ -58,7 +58,7 @@ def save_reference(
 
 
 def check_reference(stepper: Stepper, folder: Path, manifest: Manifest) -> None:
-    """Take the reference steps of an export on this machine; warn where they have no clear token.
+    """Take the reference steps of an export on this machine. Warn where they have no clear token.
 
     Raises:
         ExportError: fewer of their clear tokens are equal than the export asks for, or they cannot be read.
@@ -102,7 +102,7 @@ def _read(file: Path, manifest: Manifest) -> tuple[FloatArray, NDArray[np.uint8]
     try:
         arrays = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ExportError(f"{file} cannot be read: {error}; restore it from a copy, or export again") from error
+        raise ExportError(f"{file} cannot be read: {error}. Restore it from a copy, or export again") from error
     steps = arrays["images"].shape[:2] if "images" in arrays and arrays["images"].size else (0, 0)
     expected = {
         "embeddings": (np.float32, (steps[0], sizes.text_width)),

@@ -49,7 +49,7 @@ LEROBOT_FILES = (CONFIG_FILE, WEIGHTS_FILE, PREPROCESSOR_FILE, POSTPROCESSOR_FIL
 IMAGE_KEY = "observation.image"
 """Key of the camera in LeRobot's environments with one camera."""
 
-_CURE = "give LeRobot's folder pretrained_model of a policy of type rt1"
+_CURE = "Give LeRobot's folder pretrained_model of a policy of type rt1"
 _NORMALIZATION = {"VISUAL": "IDENTITY", "STATE": "IDENTITY", "ACTION": "IDENTITY"}
 
 
@@ -114,7 +114,7 @@ def read_lerobot(folder: Path) -> LeRobotCheckpoint:
     file = folder / CONFIG_FILE
     config = read_object(file, error=CheckpointError, cure=_CURE)
     if (kind := config.get("type")) != POLICY_TYPE:
-        raise CheckpointError(f"{file} describes a LeRobot policy of type {kind!r}, it must be 'rt1'; {_CURE}")
+        raise CheckpointError(f"{file} describes a LeRobot policy of type {kind!r}, it must be 'rt1'. {_CURE}")
     info = read_description(config.get(CHECKPOINT_KEY), file)
     model = build_model(info.model, file, folder / WEIGHTS_FILE, prefix=PREFIX)
     return LeRobotCheckpoint(model=model, info=info)
@@ -123,10 +123,10 @@ def read_lerobot(folder: Path) -> LeRobotCheckpoint:
 def read_description(description: Any, file: Path) -> CheckpointInfo:  # noqa: ANN401 (of a file)
     """Read the value of :data:`CHECKPOINT_KEY`. Anything else raises :class:`CheckpointError`."""
     if not isinstance(description, Mapping):
-        raise CheckpointError(f"{file} has no object {CHECKPOINT_KEY!r}, which describes the network; {_CURE}")
+        raise CheckpointError(f"{file} has no object {CHECKPOINT_KEY!r}, which describes the network. {_CURE}")
     info = info_from_json(description, file)
     if not isinstance(info, CheckpointInfo):
-        raise CheckpointError(f"{file} describes a network of several embodiments, it must be one; convert one of them")
+        raise CheckpointError(f"{file} describes a network of several embodiments, it must be one. Convert one of them")
     return info
 
 

@@ -76,7 +76,7 @@ def open_engine(
         engine: as :func:`rt1.policy.engines.base.engine_choice` takes it, or ``auto`` for the fastest that agrees.
         embodiment: which one acts, where the network has several.
         device: where torch runs it, see :class:`TorchEngine`.
-        threads: threads of the other engines; the library decides if None.
+        threads: threads of the other engines. The library decides if None.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.

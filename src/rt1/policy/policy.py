@@ -1,6 +1,6 @@
 """A policy: an engine that runs the network, the state of an episode, and the decoding of its tokens.
 
-With a checkpoint it needs torch; with an exported folder it needs the library of its format alone:
+With a checkpoint it needs torch. With an exported folder it needs the library of its format alone:
 
     from rt1.policy.policy import Policy
 
@@ -51,7 +51,7 @@ class ActingSettings:
     device: str = "cpu"
     """Device of the engine torch, as torch names it. auto takes the accelerator (cuda, mps, xpu) if there is one."""
     cond_scale: float = 1.0
-    """Guidance: above 1 the instruction counts for more, 0 leaves it out; for networks trained with text.drop."""
+    """Guidance: above 1 the instruction counts for more, 0 leaves it out. For networks trained with text.drop."""
 
     def __post_init__(self) -> None:
         check_between(self, 0, 1000, "cond_scale")
@@ -74,7 +74,7 @@ class Policy(BasePolicy):
         Args:
             model: the network, which torch runs on the CPU then, an engine, or a stepper to share.
             action_spec: dimensions and bins it was trained with.
-            encode_text: instruction to float32 (E,); without it only embeddings can be given to :meth:`reset`.
+            encode_text: instruction to float32 (E,). Without it only embeddings can be given to :meth:`reset`.
         """
         self.stepper = model if isinstance(model, Stepper) else Stepper(model)
         self.action_spec = action_spec
@@ -99,12 +99,12 @@ class Policy(BasePolicy):
             path: the folder, the name of a shipped policy, or ``user/name[@revision]`` on the Hugging Face Hub, see
                 :func:`rt1.hub.names.policy_path`.
             embodiment: which one it is to act as, where the network has several.
-            text_encoder: encoder for instructions; the one the checkpoint names is loaded if this is None.
-            cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`; 1 is the network as it is.
+            text_encoder: encoder for instructions. The one the checkpoint names is loaded if this is None.
+            cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`. 1 is the network as it is.
             engine: ``torch``, ``onnx`` or ``openvino``, with a precision behind a colon (``openvino:bf16``), or
                 ``auto`` for the fastest that agrees with the network. None: ``torch``, or the export's own.
-            device: where torch runs, as torch names it; ``auto`` for the accelerator, where there is one.
-            threads: threads of the other engines; the library decides if None.
+            device: where torch runs, as torch names it. ``auto`` for the accelerator, where there is one.
+            threads: threads of the other engines. The library decides if None.
 
         Raises:
             CheckpointError: the folder cannot be used, or there is no policy of that name.
@@ -138,13 +138,13 @@ class Policy(BasePolicy):
         cond_scale: float = 1.0,
         threads: int | None = None,
     ) -> Policy:
-        """Load a policy from what ``rt1 export`` has written; no torch is needed for ``onnx`` and ``openvino``.
+        """Load a policy from what ``rt1 export`` has written. No torch is needed for ``onnx`` and ``openvino``.
 
         Args:
             folder: the exported folder.
-            text_encoder: encoder for instructions; the sentences stored in the export if None.
+            text_encoder: encoder for instructions. The sentences stored in the export if None.
             cond_scale: guidance, see :class:`rt1.policy.stepper.Stepper`.
-            threads: threads that compute; the library decides if None.
+            threads: threads that compute. The library decides if None.
 
         Raises:
             ExportError: the folder cannot be used, or it does not act here as the network does.
@@ -194,7 +194,7 @@ class Policy(BasePolicy):
             RuntimeError: there is none yet.
         """
         if self._state is None:
-            raise RuntimeError("act() was called before reset(); call reset(instruction) at the start of an episode")
+            raise RuntimeError("act() was called before reset(). Call reset(instruction) at the start of an episode")
         return self._state
 
     @property
@@ -283,7 +283,7 @@ def _stored_first(
         try:
             return encode(instruction)
         except (ValueError, ModuleNotFoundError) as error:
-            raise ValueError(f"{table.unknown(instruction)}; another one needs the text encoder ({error})") from error
+            raise ValueError(f"{table.unknown(instruction)}. Another one needs the text encoder ({error})") from error
 
     return encode_text
 
@@ -291,6 +291,6 @@ def _stored_first(
 def _without_table(identity: TextEncoderIdentity | None) -> EncodeText:
     def refuse(_instruction: str) -> NDArray[np.float32]:
         source = "" if identity is None else f" of {identity}"
-        raise ValueError(f"this export has no table of text embeddings{source}; {_EXPORT_AGAIN}")
+        raise ValueError(f"this export has no table of text embeddings{source}. {_EXPORT_AGAIN}")
 
     return refuse

@@ -31,9 +31,9 @@ class EpisodeState:
     condition: FloatArray
     """What the network made of it, or of no instruction, once."""
     token_TKE: FloatArray
-    """Image tokens of the last images, oldest first; T grows from 0 to the network's window."""
+    """Image tokens of the last images, oldest first. T grows from 0 to the network's window."""
     map_KP: FloatArray | None = None
-    """TokenLearner's weights on the last image; None before the first one."""
+    """TokenLearner's weights on the last image. None before the first one."""
     null: EpisodeState | None = None
     """The same episode without the instruction, where guidance compares with it."""
 
@@ -63,7 +63,7 @@ class Stepper:
         """Store what runs the network.
 
         Args:
-            engine: it; a network itself is run by torch on the CPU, with its weights as they are now.
+            engine: it. A network itself is run by torch on the CPU, with its weights as they are now.
             cond_scale: s of classifier-free guidance: logits are ``null + s * (cond - null)``, computed as one batch.
                 1 is the network without guidance and its cost, 0 ignores the instruction.
 
@@ -111,7 +111,7 @@ class Stepper:
         if len(states) != len(images) or not states:
             raise ValueError(f"{len(states)} episodes and {len(images)} images. Give one image for each robot")
         if len(set(map(id, states))) != len(states):
-            raise ValueError("the same episode was given twice; a robot takes one image per step")
+            raise ValueError("the same episode was given twice. A robot takes one image per step")
         prepared = [image if isinstance(image, PreparedImage) else self.prepare(image) for image in images]
         image_SHWC = np.stack([image.image_HWC for image in prepared])
         nulls = [state.null for state in states if state.null is not None]
@@ -140,7 +140,7 @@ class Stepper:
         return np.stack([self.step([state], [image])[0] for image in images])
 
     def attention_maps(self, state: EpisodeState) -> FloatArray:
-        """Return TokenLearner's weights on the last image, float32 (K, rows, columns); each map's sum is 1."""
+        """Return TokenLearner's weights on the last image, float32 (K, rows, columns). Each map's sum is 1."""
         if state.map_KP is None:
             raise ValueError("there are no attention maps before the first image. Take a step first")
         return state.map_KP.reshape(-1, *self.engine.sizes.grid)
@@ -164,7 +164,7 @@ def guided(cond: Any, null: Any, scale: float) -> Any:  # noqa: ANN401 (arrays o
 
 def _checked_scale(scale: float, *, guidance: bool) -> float:
     if not (math.isfinite(scale) and scale >= 0.0):
-        raise ValueError(f"cond_scale is {scale}; it must be a number of at least 0, where 1 is the network as it is")
+        raise ValueError(f"cond_scale is {scale}, must be a number of at least 0, where 1 is the network as it is")
     if scale != 1.0 and not guidance:
         raise ValueError(
             f"cond_scale is {scale}, but this network was trained with the text in every sample (text.drop is 0) and "

@@ -37,8 +37,8 @@ def convert_flax(
 
     Args:
         path: a flax msgpack file, or the folder it lies in.
-        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file; None infers it from the shapes.
-        action_order: names of the action's parts in token order; None keeps the configuration's.
+        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file. None infers it from the shapes.
+        action_order: names of the action's parts in token order. None keeps the configuration's.
 
     Raises:
         ValueError: the file cannot be read (``FlaxFileError``), or does not fit the configuration.
@@ -48,7 +48,7 @@ def convert_flax(
     present = {name.split("/")[0] for name in arrays}
     if missing := [name for name in COLLECTIONS if name not in present]:
         entries = f"{sorted({*present, *others})!r:.200}"
-        raise FlaxFileError(f"{file} has no {missing}, it has {entries}; RT-1-X needs {list(COLLECTIONS)} at the top")
+        raise FlaxFileError(f"{file} has no {missing}, it has {entries}. RT-1-X needs {list(COLLECTIONS)} at the top")
     weight_file = WeightFile(
         path=file,
         format="flax checkpoint",

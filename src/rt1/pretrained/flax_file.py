@@ -23,7 +23,7 @@ ORBAX_PLACEHOLDER = "PLACEHOLDER://"
 MAX_LIST = 1000
 """Longest msgpack list. flax writes maps. A list's header of 5 bytes could claim gigabytes."""
 SAVE_AGAIN = (
-    "load it in Python with JAX and save its params and batch_stats with "
+    "Load it in Python with JAX and save its params and batch_stats with "
     "flax.serialization.msgpack_serialize, see docs/weights.md"
 )
 
@@ -37,17 +37,17 @@ def find_file(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FlaxFileError(f"{path} is not there; give a flax checkpoint file, or the folder it lies in")
+        raise FlaxFileError(f"{path} is not there. Give a flax checkpoint file, or the folder it lies in")
     for folder in (path, path / "checkpoint"):
         if any((folder / name).exists() for name in ORBAX_FILES):
-            raise FlaxFileError(f"{folder} is an orbax checkpoint, which only JAX can read; {SAVE_AGAIN}")
+            raise FlaxFileError(f"{folder} is an orbax checkpoint, which only JAX can read. {SAVE_AGAIN}")
     if (path / "checkpoint").is_file():
         return path / "checkpoint"
     files = sorted(file for file in path.glob("checkpoint_*") if file.is_file())
     if len(files) == 1:
         return files[0]
     names = f" ({', '.join(file.name for file in files)})" if files else ""
-    raise FlaxFileError(f"{path} holds {len(files) or 'no'} flax checkpoints{names}; name the file")
+    raise FlaxFileError(f"{path} holds {len(files) or 'no'} flax checkpoints{names}. Name the file")
 
 
 def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArray[Any]], list[str]]:
@@ -68,7 +68,7 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
     others: list[str] = []
     name = f"{file} ({size} bytes)"
     with (
-        reading(name, error=FlaxFileError, cure="get the whole flax checkpoint again", also=(msgpack.UnpackException,)),
+        reading(name, error=FlaxFileError, cure="Get the whole flax checkpoint again", also=(msgpack.UnpackException,)),
         file.open("rb") as stream,
     ):
         unpacker = msgpack.Unpacker(
@@ -77,7 +77,7 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
         for _ in range(unpacker.read_map_header()):
             entry = unpacker.unpack()
             if not isinstance(entry, str):
-                raise TypeError(f"an entry is named {entry!r:.80}; names are text")
+                raise TypeError(f"an entry is named {entry!r:.80}. Names are text")
             if entry in collections:
                 arrays.update(_flatten(unpacker.unpack(), entry))
             else:
@@ -90,18 +90,18 @@ def read_arrays(file: Path, collections: Sequence[str]) -> tuple[dict[str, NDArr
 
 def _flatten(tree: object, path: str, depth: int = 0) -> Iterator[tuple[str, NDArray[Any]]]:
     if depth > MAX_DEPTH:
-        raise FlaxFileError(f"it is nested deeper than {MAX_DEPTH} levels; get the whole file again")
+        raise FlaxFileError(f"it is nested deeper than {MAX_DEPTH} levels. Get the whole file again")
     if isinstance(tree, Mapping) and CHUNKED in tree:
         yield path, _join_chunks(tree)
     elif isinstance(tree, Mapping):
         for name, child in tree.items():
             yield from _flatten(child, f"{path}/{name}", depth + 1)
     elif isinstance(tree, str) and tree.startswith(ORBAX_PLACEHOLDER):
-        raise FlaxFileError(f"{path} lies in an orbax folder next to this file, which only JAX can read; {SAVE_AGAIN}")
+        raise FlaxFileError(f"{path} lies in an orbax folder next to this file, which only JAX can read. {SAVE_AGAIN}")
     elif isinstance(tree, np.ndarray | np.generic | int | float):
         yield path, np.asarray(tree)
     elif tree is not None:
-        raise FlaxFileError(f"{path} is {type(tree).__name__}; a flax checkpoint of weights holds arrays only")
+        raise FlaxFileError(f"{path} is {type(tree).__name__}. A flax checkpoint of weights holds arrays only")
 
 
 def _join_chunks(tree: Mapping[str, Any]) -> NDArray[Any]:
@@ -112,10 +112,10 @@ def _join_chunks(tree: Mapping[str, Any]) -> NDArray[Any]:
 
 def _extension(code: int, data: bytes) -> NDArray[Any] | np.generic:
     if code not in (ARRAY, SCALAR):
-        raise FlaxFileError(f"the file holds msgpack extension type {code}; flax arrays have type {ARRAY} or {SCALAR}")
+        raise FlaxFileError(f"the file holds msgpack extension type {code}. flax arrays have type {ARRAY} or {SCALAR}")
     shape, dtype, content = msgpack.unpackb(data, raw=False, max_array_len=MAX_LIST)
     if dtype not in ITEM_SIZES:
-        raise FlaxFileError(f"the file holds an array of type {dtype!r:.80}; weights are numbers")
+        raise FlaxFileError(f"the file holds an array of type {dtype!r:.80}. Weights are numbers")
     array = decode_array(content, dtype).reshape(_sizes(shape))
     return array if code == ARRAY else array[()]
 
@@ -124,5 +124,5 @@ def _sizes(shape: Sequence[object]) -> list[int]:
     """Return a shape from a file, checked: numpy would infer a size of -1."""
     sizes = [size for size in shape if type(size) is int and size >= 0]
     if len(sizes) != len(shape):
-        raise FlaxFileError(f"the file holds an array of shape {shape!r:.80}; sizes are whole numbers of at least 0")
+        raise FlaxFileError(f"the file holds an array of shape {shape!r:.80}. Sizes are whole numbers of at least 0")
     return sizes

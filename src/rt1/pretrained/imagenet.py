@@ -38,7 +38,7 @@ COUNTER = "num_batches_tracked"
 CLASSIFIER = "classifier of ImageNet"
 MAX_RATIO = 100
 """Most times that the arrays of an .h5 file may be larger than it. Weights hardly compress. A header can claim more."""
-_WRITE = "write it with `rt1 convert imagenet`"
+_WRITE = "Write it with `rt1 convert imagenet`"
 
 _ADDED = {"film", "condition", "output", "output_film", "output_condition"}
 """Our layers that ImageNet's networks do not have."""
@@ -68,11 +68,11 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
     converted: dict[str, Tensor] = {}
     for weight in naming.weights:
         if (problem := weight_problem(tensors[weight.name])) is not None:
-            raise CheckpointError(f"{path}: {weight.name!r} {problem}; get the file again")
+            raise CheckpointError(f"{path}: {weight.name!r} {problem}. Get the file again")
         tensor = _to_ours(tensors[weight.name], weight, tuple(targets[weight.key].shape))
         if tensor is None:
             shapes = f"{list(tensors[weight.name].shape)}, which does not fit {list(targets[weight.key].shape)}"
-            raise CheckpointError(f"{path}: {weight.name!r} has shape {shapes} of {network}; give weights of that size")
+            raise CheckpointError(f"{path}: {weight.name!r} has shape {shapes} of {network}. Give weights of that size")
         converted[weight.key] = tensor
     assert converted.keys() == targets.keys()
     component = "efficientnet" if isinstance(naming.config, EfficientNetConfig) else "maxvit"
@@ -91,7 +91,7 @@ def convert_imagenet(path: Path | str, out: Path | str) -> ConversionReport:
 
 
 def load_imagenet(model: RT1, path: Path | str) -> None:
-    """Fill a network's backbone with what :func:`convert_imagenet` wrote; FiLM and the rest stay as they are.
+    """Fill a network's backbone with what :func:`convert_imagenet` wrote. FiLM and the rest stay as they are.
 
     Raises:
         CheckpointError: the file is not one of these, or the network's backbone is another one.
@@ -103,7 +103,7 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     about = parse(metadata[METADATA_KEY], name=f"the description in {path}", error=CheckpointError, cure=_WRITE)
     network = about.get("configuration") if isinstance(about, dict) else None
     if not isinstance(model.backbone, FiLMEfficientNet | MaxViT):
-        raise CheckpointError(f"{path} holds {network}; this network's backbone is {model.config.backbone}")
+        raise CheckpointError(f"{path} holds {network}. This network's backbone is {model.config.backbone}")
     targets = _targets(model.backbone)
     if isinstance(model.backbone, FiLMEfficientNet) and model.backbone.top is None:
         tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(("top.", "top_norm."))}
@@ -111,10 +111,10 @@ def load_imagenet(model: RT1, path: Path | str) -> None:
     bad = sorted(key for key in shapes.keys() | target_shapes.keys() if shapes.get(key) != target_shapes.get(key))
     if bad:
         difference = f"they differ in {len(bad)} tensors, such as {bad[0]!r}"
-        other = f"this network's backbone is another one, {model.config.backbone}: {difference}"
-        raise CheckpointError(f"{path} holds {network}; {other}; use that backbone, or leave the ImageNet weights out")
+        other = f"This network's backbone is another one, {model.config.backbone}: {difference}"
+        raise CheckpointError(f"{path} holds {network}. {other}. Use that backbone, or leave the ImageNet weights out")
     if (problem := first_problem(tensors, targets)) is not None:
-        raise CheckpointError(f"{path}: {problem}; {_WRITE}")
+        raise CheckpointError(f"{path}: {problem}. {_WRITE}")
     model.backbone.load_state_dict(tensors, strict=False)
 
 
@@ -122,10 +122,10 @@ def _recognize(path: Path, tensors: Mapping[str, Tensor]) -> Naming:
     try:
         naming = recognize(tensors)
     except (ValueError, LookupError, ArithmeticError) as error:
-        raise CheckpointError(f"{path}: its sizes cannot be told ({error}); give another file") from error
+        raise CheckpointError(f"{path}: its sizes cannot be told ({error}). Give another file") from error
     if naming is None:
-        cure = "give EfficientNet-B3 of Keras (.h5), timm or torchvision, or MaxViT of timm"
-        raise CheckpointError(f"{path} has weights of names that are not known: {sorted(tensors)[:3]!r:.200}; {cure}")
+        cure = "Give EfficientNet-B3 of Keras (.h5), timm or torchvision, or MaxViT of timm"
+        raise CheckpointError(f"{path} has weights of names that are not known: {sorted(tensors)[:3]!r:.200}. {cure}")
     return naming
 
 
@@ -153,8 +153,8 @@ def _title(config: EfficientNetConfig | MaxViTConfig) -> str:
 def _note(naming: Naming) -> str:
     if isinstance(naming.config, EfficientNetConfig):
         maps = "gives a 10x10 map from 300x300 pixels, RT-1's padding a 9x9 map"
-        return f"{naming.layout} {maps}; the weights load all the same"
-    return f"they fill {_title(naming.config)}; images are multiples of {naming.config.divisor} pixels"
+        return f"{naming.layout} {maps}. The weights load all the same"
+    return f"they fill {_title(naming.config)}. Images are multiples of {naming.config.divisor} pixels"
 
 
 def _targets(backbone: nn.Module) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ def _targets(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor | None:
-    """Bring a tensor to our layout; None if it has another shape than the layout says."""
+    """Bring a tensor to our layout. None if it has another shape than the layout says."""
     expected = source_shape(weight, target, RT1Config())
     # PyTorch's squeeze-excite layers are 1x1 convolutions, ours are linear.
     allowed = {expected, (*expected, 1, 1)} if weight.kind == "copy" and len(target) == 2 else {expected}
@@ -174,11 +174,11 @@ def _to_ours(tensor: Tensor, weight: Weight, target: tuple[int, ...]) -> Tensor 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path} is not there; give a .h5, .safetensors or .pth file")
+        raise CheckpointError(f"{path} is not there. Give a .h5, .safetensors or .pth file")
     if path.suffix in (".h5", ".hdf5"):
         return _read_keras(path)
     if path.suffix == ".safetensors":
-        return read_safetensors(path, error=CheckpointError, cure="get the whole file again")[0]
+        return read_safetensors(path, error=CheckpointError, cure="Get the whole file again")[0]
     return _read_torch(path)
 
 
@@ -188,14 +188,14 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             tensors: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Not torch's message: it advises to load the file with the code in it, or is the number of an opcode.
-        problem = "is not a whole file of torch.save; get the whole file again"
+        problem = "is not a whole file of torch.save. Get the whole file again"
         if type(error).__name__ == "UnpicklingError":
             problem = (
-                "is damaged, or holds objects other than tensors, which could run code; save model.state_dict() alone"
+                "is damaged, or holds objects other than tensors, which could run code. Save model.state_dict() alone"
             )
         raise CheckpointError(f"{path} {problem}") from error
     if not isinstance(tensors, dict) or not all(map(_is_named_tensor, tensors.items())):
-        raise CheckpointError(f"{path} holds no plain dictionary of tensors; save model.state_dict() alone")
+        raise CheckpointError(f"{path} holds no plain dictionary of tensors. Save model.state_dict() alone")
     if sum(tensor.numel() for tensor in tensors.values()) > path.stat().st_size:  # by strides of 0
         raise CheckpointError(f"{path} claims larger tensors than it holds. Get another file")
     return {name: tensor.detach() for name, tensor in tensors.items()}
@@ -236,7 +236,7 @@ def keras_tensors(path: Path | str) -> dict[str, Tensor]:
             layer, variable = ["", *name.split("/")][-2:]
             tensors[f"{layer}/{variable.removesuffix(':0')}"] = torch.from_numpy(np.array(item))
 
-    with reading(path, cure="get the whole file again"), h5py.File(path, "r") as file:
+    with reading(path, cure="Get the whole file again"), h5py.File(path, "r") as file:
         file.visititems(visit)
     return tensors
 

@@ -28,7 +28,7 @@ class Naming(NamedTuple):
 
 
 def recognize(tensors: Mapping[str, Tensor]) -> Naming | None:
-    """Return the naming of a file by a tensor that every one of its kind has; None if it is of no known kind.
+    """Return the naming of a file by a tensor that every one of its kind has. None if it is of no known kind.
 
     Raises:
         ValueError: a MaxViT whose sizes cannot be told, or of another kind than the released ones.

@@ -31,7 +31,7 @@ Kind = Literal[
 KERAS_PIXEL_GAIN = 255.0 * float(np.float32(1.0 / 255.0))
 KERAS_PIXEL_SCALE = tuple(float(np.float32(scale)) for scale in (2.089691877, 2.112885714, 2.108185291))
 
-_CURE = "convert with the configuration that the network was trained with"
+_CURE = "Convert with the configuration that the network was trained with"
 CONV_AXES = {"conv": (3, 2, 0, 1), "depthwise": (2, 3, 0, 1)}
 
 
@@ -208,11 +208,11 @@ def check_shapes(
         if isinstance(weight, Skipped):
             continue
         if key not in shapes:
-            raise ValueError(f"no variable {weight.name!r}, which the configuration {configuration} needs; {_CURE}")
+            raise ValueError(f"no variable {weight.name!r}, which the configuration {configuration} needs. {_CURE}")
         expected = source_shape(weight, target_shape(weight, state[weight.key]), model.config)
         if tuple(shapes[key]) != expected:
             problem = f"variable {weight.name!r} has shape {list(shapes[key])}"
-            raise ValueError(f"{problem}; the configuration {configuration} needs {list(expected)}; {_CURE}")
+            raise ValueError(f"{problem}. The configuration {configuration} needs {list(expected)}. {_CURE}")
 
 
 def released_with(file: WeightFile) -> Configuration:
@@ -228,11 +228,11 @@ def released_with(file: WeightFile) -> Configuration:
         try:
             check_shapes(file.variables(network), outline(network), file.shapes, configuration=name)
         except ValueError as error:
-            problems.append(str(error).split(";", maxsplit=1)[0])
+            problems.append(str(error).split(". ", maxsplit=1)[0])
         else:
             return configuration
-    names, cure = ", ".join(file.released), "give --config with a JSON file that describes the network"
-    raise ValueError(f"no released configuration ({names}) fits: {problems[0]}; {cure}")
+    names, cure = ", ".join(file.released), "Give --config with a JSON file that describes the network"
+    raise ValueError(f"no released configuration ({names}) fits: {problems[0]}. {cure}")
 
 
 def convert_file(
@@ -254,7 +254,7 @@ def convert_file(
     variables = file.variables(configuration.model)
     if surplus := sorted(file.shapes.keys() - variables.keys()):
         arrays = f"{len(surplus)} arrays that the configuration {configuration.name} does not have"
-        raise ValueError(f"{file.path} has {arrays}, such as {surplus[0]!r}; {_CURE}")
+        raise ValueError(f"{file.path} has {arrays}, such as {surplus[0]!r}. {_CURE}")
     check_shapes(variables, outline(configuration.model), file.shapes, configuration=configuration.name)
     model = RT1(configuration.model)
     weights = [variable for variable in variables.values() if isinstance(variable, Weight)]
@@ -286,10 +286,10 @@ def fill(model: RT1, weights: Sequence[Weight], read: Callable[[str], NDArray[An
             tensor = tensor.chunk(3)[weight.third]
         array = read(weight.name)
         if (problem := weight_problem(torch.from_numpy(np.array(array)))) is not None:
-            raise ValueError(f"variable {weight.name!r} {problem}; get the file again")
+            raise ValueError(f"variable {weight.name!r} {problem}. Get the file again")
         converted = to_torch(array, weight.kind, tensor.shape)
         if (problem := weight_problem(converted)) is not None:
-            raise ValueError(f"variable {weight.name!r}, converted, {problem}; get the file again")
+            raise ValueError(f"variable {weight.name!r}, converted, {problem}. Get the file again")
         with torch.no_grad():
             tensor.copy_(converted)
 

@@ -29,18 +29,18 @@ class Configuration:
         if (self.action.size, self.action.bins) != (self.model.action_tokens, self.model.bins):
             action = f"the action has {self.action.size} dimensions of {self.action.bins} bins"
             network = f"the network {self.model.action_tokens} action tokens of {self.model.bins}"
-            raise ValueError(f"configuration {self.name}: {action}, {network}; make them the same")
+            raise ValueError(f"configuration {self.name}: {action}, {network}. Make them the same")
 
     def with_action_order(self, order: Sequence[str]) -> Configuration:
         """Return the configuration with the action's parts in another token order. ``order`` names every part once."""
         parts = {part.name: part for part in self.action.parts}
         if sorted(order) != sorted(parts):
-            raise ValueError(f"the action order is {list(order)}; it must name each of {list(parts)} once")
+            raise ValueError(f"the action order is {list(order)}, must name each of {list(parts)} once")
         return replace(self, action=ActionSpec(parts=tuple(parts[name] for name in order), bins=self.action.bins))
 
 
 def rt1main() -> Configuration:
-    """RT-1 of the paper, trained on Google's kitchen robots; 35,120,544 parameters.
+    """RT-1 of the paper, trained on Google's kitchen robots. 35,120,544 parameters.
 
     The token order of the action is that of Google's unit tests and of RT-1-X. The released files do not tell it.
     """
@@ -53,13 +53,13 @@ def rt1simreal() -> Configuration:
 
 
 def rt1multirobot() -> Configuration:
-    """RT-1 trained with a second robot's data: a deeper, wider transformer; 111,144,352 parameters."""
+    """RT-1 trained with a second robot's data: a deeper, wider transformer. 111,144,352 parameters."""
     transformer = TransformerConfig(layers=10, width=1024, heads=8, head_width=256)
     return Configuration(name="rt1multirobot", model=RT1Config(transformer=transformer), action=rt1_action_spec())
 
 
 def rt1x() -> Configuration:
-    """RT-1-X of Open X-Embodiment, its JAX weights: 15 images of 81 tokens, 512 bins; 56,896,809 parameters."""
+    """RT-1-X of Open X-Embodiment, its JAX weights: 15 images of 81 tokens, 512 bins. 56,896,809 parameters."""
     model = RT1Config(
         window=15,
         image_tokens=81,
@@ -98,10 +98,10 @@ def load_configuration(name: str | Path) -> Configuration:
     if Path(name).suffix != ".json":
         return lookup("configuration", str(name), RELEASED)()
     file = Path(name)
-    data = read_object(file, error=CheckpointError, cure="give a JSON file of a network, see docs/weights.md")
+    data = read_object(file, error=CheckpointError, cure="Give a JSON file of a network, see docs/weights.md")
     if data.keys() != {"model", "action"}:
-        rule = "it must hold 'model' and 'action', see docs/weights.md"
-        raise CheckpointError(f"the configuration {file} holds {sorted(data)!r:.200}; {rule}")
+        rule = "It must hold 'model' and 'action', see docs/weights.md"
+        raise CheckpointError(f"the configuration {file} holds {sorted(data)!r:.200}. {rule}")
     try:
         model = json_config.from_json(RT1Config, data["model"], where="model")
         return Configuration(name=file.name, model=model, action=ActionSpec.from_json(data["action"]))

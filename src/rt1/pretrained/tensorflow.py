@@ -35,7 +35,7 @@ PREFIXES = (CKPT_PREFIX, SAVED_MODEL_PREFIX)
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 IMAGE, NET, TRANSFORMER = "_image_tokenizer/_tokenizer/", "_image_tokenizer/_tokenizer/net/", "_transformer/"
 
-ORDER_NOTE = "TensorFlow files do not tell the order of the action's parts; docs/weights.md says how to verify it"
+ORDER_NOTE = "TensorFlow files do not tell the order of the action's parts. Docs/weights.md says how to verify it"
 CKPT_NOTE = (
     "prefer the SavedModel of the same network if there is one: rt1main's has other BatchNorm statistics than its "
     "ckpt-424760, and it is what others run"
@@ -58,8 +58,8 @@ def convert_tensorflow(
 
     Args:
         path: a checkpoint prefix (``.../ckpt-424760``) or a SavedModel folder.
-        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file; None infers it from the shapes.
-        action_order: names of the action's parts in token order, which TensorFlow files do not tell; None keeps the
+        config: a name of :data:`rt1.pretrained.released.RELEASED` or a JSON file. None infers it from the shapes.
+        action_order: names of the action's parts in token order, which TensorFlow files do not tell. None keeps the
             configuration's.
 
     Raises:
@@ -69,8 +69,8 @@ def convert_tensorflow(
     shapes = {name: entry.shape for name, entry in bundle.entries.items() if name.startswith(PREFIXES)}
     if not shapes:
         raise BundleError(
-            f"{bundle.prefix} has no variables {CKPT_PREFIX}*; it is not a checkpoint of Google's RT-1 code; "
-            f"it starts with {sorted(bundle.entries)[:3]}"
+            f"{bundle.prefix} has no variables {CKPT_PREFIX}*. It is not a checkpoint of Google's RT-1 code. "
+            f"It starts with {sorted(bundle.entries)[:3]}"
         )
     saved_model = any(name.startswith(SAVED_MODEL_PREFIX) for name in shapes)
     file = WeightFile(

@@ -26,7 +26,7 @@ BLOCK_TRAILER_SIZE = 5
 MAX_KEY = 1024
 """Longest name of a tensor, bytes. Names share their beginnings: a small block could give any amount of them."""
 MAX_TENSORS = 100_000
-"""Most tensors of a checkpoint; Google's have about 1,500."""
+"""Most tensors of a checkpoint. Google's have about 1,500."""
 GIT_LFS_START = b"version https://git-lfs"
 
 DTYPES = {
@@ -70,7 +70,7 @@ class TensorBundle:
         """
         self.prefix = find_prefix(Path(path))
         self.index_file = self.prefix.with_name(self.prefix.name + ".index")
-        with reading(self.index_file, error=BundleError, cure="get the file again"):
+        with reading(self.index_file, error=BundleError, cure="Get the file again"):
             table = dict(_read_table(self.index_file))
             header = _message(table.pop(b""))
             if _integer(header, 2) != 0:
@@ -86,14 +86,14 @@ class TensorBundle:
             BundleError: no such tensor, a type that cannot be read, or bytes that do not match their checksum.
         """
         if name not in self.entries:
-            raise BundleError(f"{self.index_file} has no tensor {name!r}; is this a checkpoint of another network?")
+            raise BundleError(f"{self.index_file} has no tensor {name!r}. Is this a checkpoint of another network?")
         entry = self.entries[name]
         item_size = ITEM_SIZES.get(entry.dtype)
         if entry.sliced or item_size is None or entry.size != item_size * math.prod(entry.shape):
             about = (
                 f"{entry.dtype}, shape {list(entry.shape)}, {entry.size} bytes{', in slices' if entry.sliced else ''}"
             )
-            raise BundleError(f"{self.index_file}: {name!r} is {about}; only whole numeric tensors can be read")
+            raise BundleError(f"{self.index_file}: {name!r} is {about}. Only whole numeric tensors can be read")
         file = self.data_file(entry.shard)
         with file.open("rb") as stream:
             stream.seek(entry.offset)
@@ -123,7 +123,7 @@ class TensorBundle:
             actual = file.stat().st_size
             if actual < expected:
                 raise BundleError(
-                    f"{file} is truncated: it has {actual} bytes, its index needs {expected}; get the whole file, "
+                    f"{file} is truncated: it has {actual} bytes, its index needs {expected}. Get the whole file, "
                     "or use the SavedModel of the same network if there is one"
                 )
 
@@ -142,9 +142,9 @@ def find_prefix(path: Path) -> Path:
             return indices[0].with_suffix("")
         if indices:
             names = ", ".join(file.stem for file in indices)
-            raise BundleError(f"{folder} holds {len(indices)} checkpoints ({names}); add the name of one")
-    cure = "give the prefix (.../ckpt-123) or a SavedModel folder"
-    raise BundleError(f"{path} is no TensorFlow checkpoint: no {path.name}.index, no folder with an index; {cure}")
+            raise BundleError(f"{folder} holds {len(indices)} checkpoints ({names}). Add the name of one")
+    cure = "Give the prefix (.../ckpt-123) or a SavedModel folder"
+    raise BundleError(f"{path} is no TensorFlow checkpoint: no {path.name}.index, no folder with an index. {cure}")
 
 
 def decode_array(content: bytes, dtype: str) -> NDArray[Any]:
@@ -159,7 +159,7 @@ def _read_table(file: Path) -> Iterator[tuple[bytes, bytes]]:
     data = file.read_bytes()
     if len(data) < FOOTER_SIZE or int.from_bytes(data[-8:], "little") != TABLE_MAGIC:
         content = f"the magic number of a TensorFlow index ({len(data)} bytes)"
-        raise BundleError(f"{file} does not end with {content}; get the whole file again")
+        raise BundleError(f"{file} does not end with {content}. Get the whole file again")
     at = len(data) - FOOTER_SIZE
     for _ in range(2):  # skips the handle of the meta block
         _, at = read_varint(data, at)
@@ -183,7 +183,7 @@ def _read_block(data: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     if masked_crc32c(block + trailer[:1]) != int.from_bytes(trailer[1:], "little"):
         raise ValueError(f"the block at byte {start} does not match its checksum")
     if trailer[0] not in (0, 1):
-        raise ValueError(f"the block at byte {start} has compression {trailer[0]}; only snappy (1) is known")
+        raise ValueError(f"the block at byte {start} has compression {trailer[0]}. Only snappy (1) is known")
     yield from _block_entries(decompress(block) if trailer[0] else block)
 
 

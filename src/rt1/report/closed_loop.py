@@ -74,7 +74,7 @@ class Report(Provenance):
         return any(task.returns for task in self.tasks)
 
     def mean_score(self, kind: str) -> float | None:
-        """Return the mean score of the policy or a baseline, percent; ``None`` unless it was run on every task."""
+        """Return the mean score of the policy or a baseline, percent. ``None`` unless it was run on every task."""
         return mean([task.scores.get(kind) for task in self.tasks])
 
     def groups(self, protocol: EvaluationProtocol, column: str = "success") -> dict[str, float | None]:

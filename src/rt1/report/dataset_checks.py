@@ -56,8 +56,8 @@ BGR_SHARE = 2 / 3
 """Share of blue images from which red and blue are suspected to be exchanged.
 
 Tables, wood, walls in lamp light and skin are redder than blue. On Bridge (kitchens) and in simulation no sampled image
-is blue, and at least four in five are once red and blue are exchanged. A scene that is truly blue raises a false alarm;
-a grey one hides an exchange.
+is blue, and at least four in five are once red and blue are exchanged. A scene that is truly blue raises a false alarm.
+A grey one hides an exchange.
 """
 CLIPPED_SHARE = 0.01
 """Share of values outside the bounds from which it is noted."""
@@ -133,7 +133,7 @@ def _of_texts(survey: DataSurvey) -> Iterator[Finding]:
     if empty := survey.empty_instructions:
         yield Finding(
             "empty-instructions",
-            f"empty instruction in {len(empty)} of {survey.instruction_episodes} episodes, the first is {empty[0]}; "
+            f"empty instruction in {len(empty)} of {survey.instruction_episodes} episodes, the first is {empty[0]}. "
             "--skip-empty leaves them out",
         )
     if conflicts := survey.conflicting_texts:
@@ -151,7 +151,7 @@ def _of_text(text: TextSurvey) -> Iterator[Finding]:
     if text.shared:
         yield Finding(
             "shared-text-embedding",
-            f"{shared_text(text.shared)} have the same text embedding ({maker}); name a text encoder that tells them "
+            f"{shared_text(text.shared)} have the same text embedding ({maker}). Name a text encoder that tells them "
             "apart",
         )
     if text.unknown:
@@ -233,11 +233,11 @@ def _of_bins(actions: ActionSurvey, index: int, name: str) -> Iterator[Finding]:
     if share >= RARE_SHARE:
         value = actions.most_common[index]
         decoded = spec.decode(spec.encode(actions.most_common))[index]
-        change = f"the bins turn it into {decoded:.3g}, in every such step at the robot, too"
-        kept = "the bins give it back exactly"
+        change = f"The bins turn it into {decoded:.3g}, in every such step at the robot, too"
+        kept = "The bins give it back exactly"
         yield Finding(
             "rare-dimension",
-            f"{name}: {percent(share)} of the steps are exactly {value:g}; {kept if decoded == value else change}",
+            f"{name}: {percent(share)} of the steps are exactly {value:g}. {kept if decoded == value else change}",
         )
     elif actions.bins_used[index] < spec.bins / FEW_BINS:
         yield Finding(
@@ -248,7 +248,7 @@ def _of_bins(actions: ActionSurvey, index: int, name: str) -> Iterator[Finding]:
 
 
 def sizes(images: ImageSurvey) -> str:
-    """Return the sizes of the sampled images, height first, most frequent first; of many only a few."""
+    """Return the sizes of the sampled images, height first, most frequent first. Of many only a few."""
     shown = [f"{height} x {width}" for height, width in list(images.sizes)[:5]]
     return ", ".join(shown) + (f" and {len(images.sizes) - 5} more" if len(images.sizes) > 5 else "")
 

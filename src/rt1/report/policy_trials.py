@@ -36,12 +36,12 @@ def evaluate_closed_loop(
 
     Args:
         policy: an open policy. It encodes its instructions itself.
-        make_env: opens the environment of a task: an ``rt1.envs.base.Env`` or a ``gymnasium.Env``. Or a task suite;
+        make_env: opens the environment of a task: an ``rt1.envs.base.Env`` or a ``gymnasium.Env``. Or a task suite.
             ``rt1.envs.custom.CustomSuite`` adds experts to such a function.
         tasks: task names.
         trials: trials per task.
-        seed: seed of the trials; no trial has the initial state of a recording with the same seed.
-        out: folder for ``report.html`` and ``results.json``; None writes nothing.
+        seed: seed of the trials. No trial has the initial state of a recording with the same seed.
+        out: folder for ``report.html`` and ``results.json``. None writes nothing.
         baselines: also run expert, open-loop replay and random actions.
 
     Raises:

@@ -201,7 +201,7 @@ def _without_shard(command: str) -> str:
 
 
 def _read(path: Path) -> Trials:
-    with reading(path, cure="remove it and run this shard again"):
+    with reading(path, cure="Remove it and run this shard again"):
         return from_json(Trials, read_object(path))
 
 

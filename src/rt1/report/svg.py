@@ -147,7 +147,7 @@ def percent(rate: float) -> str:
 def require_figures() -> None:
     """Raise ``ModuleNotFoundError`` if matplotlib is not installed. Call it before work whose result is a page."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError("figures need matplotlib, which is not installed; run: pip install 'rt1[report]'")
+        raise ModuleNotFoundError("figures need matplotlib, which is not installed. Run: pip install 'rt1[report]'")
 
 
 @contextmanager

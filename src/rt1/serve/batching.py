@@ -32,7 +32,7 @@ _IMAGE = (256, 320, 3)
 
 
 class Capacity:
-    """Predicts how long a request takes when all robots ask at once; no robot can ask again before it has its answer.
+    """Predicts how long a request takes when all robots ask at once. No robot can ask again before it has its answer.
 
     The times of batches measured at the start give the shape, the recent batches how much slower the machine is now.
     """
@@ -61,13 +61,13 @@ class Capacity:
         return measured * median(self._slowdowns)
 
     def saving(self, robots: int) -> float:
-        """Return the seconds saved when one more robot joins a batch instead of following it; below 0 where none."""
+        """Return the seconds saved when one more robot joins a batch instead of following it. Below 0 where none."""
         if robots >= self.max_batch:
             return 0.0
         return self.seconds(robots) + self.seconds(1) - self.seconds(robots + 1)
 
     def sessions(self, most: int) -> int:
-        """Return how many robots get their answers within the latency, 1..most; one is always carried."""
+        """Return how many robots get their answers within the latency, 1..most. One is always carried."""
         return 1 + bisect_right(range(2, most + 1), self._max_latency, key=self.seconds)
 
     def _measured(self, robots: int) -> float:

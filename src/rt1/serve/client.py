@@ -40,7 +40,7 @@ class Client:
             ClientError: nothing answers there, it refuses, or it is no RT-1 server.
         """
         if not timeout > 0:
-            raise ValueError(f"timeout is {timeout}; it must be above 0 seconds")
+            raise ValueError(f"timeout is {timeout}, must be above 0 seconds")
         self.url, self.timeout = url, timeout
         self.metadata: dict[str, Any] = {}
         """What the server says of itself."""
@@ -63,7 +63,7 @@ class Client:
         return self._action_spec
 
     def reset(self, instruction: str | NDArray[np.float32]) -> None:
-        """Start a new episode with an instruction, a sentence or its text embedding; connects again where needed.
+        """Start a new episode with an instruction, a sentence or its text embedding. Connects again where needed.
 
         An instruction that the server refuses, or a server that cannot be reached, raises ``ClientError``.
         """
@@ -74,12 +74,12 @@ class Client:
         self._instruction = instruction
 
     def reconnect(self) -> None:
-        """Connect again and start a new episode with the last instruction; the images before are forgotten.
+        """Connect again and start a new episode with the last instruction. The images before are forgotten.
 
         A server that cannot be reached raises ``ClientError``.
         """
         if self._instruction is None:
-            raise ClientError("there is no episode to continue; call reset(instruction)")
+            raise ClientError("there is no episode to continue. Call reset(instruction)")
         self.close()
         self.reset(self._instruction)
         _LOG.warning("connected to %s again: a new episode, without the images before", self.url)
@@ -100,14 +100,14 @@ class Client:
         return self._action_spec.to_dict(self.act_vector(image))
 
     def act_vector(self, image: NDArray[np.uint8] | bytes) -> FloatArray:
-        """Return the action for a new image as float32 (A,), physical units; as :meth:`act`."""
+        """Return the action for a new image as float32 (A,), physical units. As :meth:`act`."""
         if self._instruction is None:
-            raise ClientError("act() was called before reset(); call reset(instruction) at the start of an episode")
+            raise ClientError("act() was called before reset(). Call reset(instruction) at the start of an episode")
         actions = self._request({"image": image}).get("actions")
         shape = (1, self._action_spec.size)
         if not isinstance(actions, np.ndarray) or actions.dtype != np.float32 or actions.shape != shape:
             self._drop()
-            raise ClientError(f"{self.url} answered without actions of shape {shape}; is it an RT-1 server?")
+            raise ClientError(f"{self.url} answered without actions of shape {shape}. Is it an RT-1 server?")
         return actions[0].copy()
 
     def close(self) -> None:
@@ -139,11 +139,11 @@ class Client:
                 f"{self.url} refused: HTTP {error.response.status_code}, {body or 'no reason'}"
             ) from error
         except ssl.SSLCertVerificationError as error:  # a ValueError, too
-            raise ClientError(f"{self.url} cannot be trusted: {error}; give its authority as tls") from error
+            raise ClientError(f"{self.url} cannot be trusted: {error}. Give its authority as tls") from error
         except (InvalidURI, ValueError) as error:
-            raise ClientError(f"{self.url} is not an address; give ws://host:port or wss://host:port") from error
+            raise ClientError(f"{self.url} is not an address. Give ws://host:port or wss://host:port") from error
         except (OSError, WebSocketException) as error:
-            raise ClientError(f"{self.url} cannot be reached: {error}; is the server running?") from error
+            raise ClientError(f"{self.url} cannot be reached: {error}. Is the server running?") from error
         self.metadata = self._exchange(None)
         try:
             self._action_spec = ActionSpec.from_json(self.metadata["action_spec"])
@@ -158,10 +158,10 @@ class Client:
         return reply
 
     def _exchange(self, message: bytes | None) -> dict[str, Any]:
-        """Send a message, if there is one, and return the map that comes back; any failure ends the connection."""
+        """Send a message, if there is one, and return the map that comes back. Any failure ends the connection."""
         connection = self._connection
         if connection is None:
-            raise ClientError(f"the connection to {self.url} is closed; call reconnect() for a new episode")
+            raise ClientError(f"the connection to {self.url} is closed. Call reconnect() for a new episode")
         deadline = time.monotonic() + self.timeout
         try:
             if message is not None:
@@ -171,8 +171,8 @@ class Client:
         except TimeoutError as error:
             self._drop()
             raise LateReplyError(
-                f"{self.url} did not answer within {self.timeout:g} s; the connection is closed so that a late reply "
-                "is not taken for the next; call reconnect() for a new episode"
+                f"{self.url} did not answer within {self.timeout:g} s. The connection is closed so that a late reply "
+                "is not taken for the next. Call reconnect() for a new episode"
             ) from error
         except (ConnectionClosed, ProtocolError) as error:
             reason = _reason(connection, error)
@@ -207,8 +207,8 @@ def _reason(connection: ClientConnection, error: Exception) -> str:
             if isinstance(message, str):
                 return f"refused: {message}"
         if error.rcvd is not None and error.rcvd.code == _TOO_LARGE:
-            return "refused: the message is larger than it takes; send JPEG bytes or a smaller image"
-    return f"is gone and the connection is lost: {error}; call reconnect() for a new episode"
+            return "refused: the message is larger than it takes. Send JPEG bytes or a smaller image"
+    return f"is gone and the connection is lost: {error}. Call reconnect() for a new episode"
 
 
 def _send(connection: ClientConnection, message: bytes, timeout: float) -> None:

@@ -28,11 +28,11 @@ _LOG = logging.getLogger(__name__)
 
 
 def repeated_header(request: Request, *names: str) -> str | None:
-    """Return one line about the first of these headers that a request has more than once, and log it; None if none."""
+    """Return one line about the first of these headers that a request has more than once, and log it. None if none."""
     for name in names:
         if (count := len(request.headers.get_all(name))) > 1:
             _LOG.warning("a request with %d %s headers was refused", count, name)
-            return f"the request has {count} {name} headers; send one\n"
+            return f"the request has {count} {name} headers. Send one\n"
     return None
 
 
@@ -59,7 +59,7 @@ class Connection(ServerConnection):
 
     @property
     def idle_seconds(self) -> float:
-        """Seconds since the last request; infinite before the first one."""
+        """Seconds since the last request. Infinite before the first one."""
         return 0.0 if self.is_busy else self.loop.time() - self._last_request
 
     def begin(self) -> None:
@@ -120,7 +120,7 @@ class Connection(ServerConnection):
 
 
 class Connections:
-    """All connections of one server; belongs to its event loop."""
+    """All connections of one server. Belongs to its event loop."""
 
     def __init__(self, *, max_sessions: int, max_bytes: float) -> None:
         """Start empty, with limits on the sessions and on the bytes that all connections hold together."""
@@ -152,7 +152,7 @@ class Connections:
         """Start a session. If all are taken, close the session that has been idle for longest."""
         if len(self.sessions) >= self._max_sessions:
             longest = max(self.sessions, key=lambda session: session.idle_seconds)
-            longest.drop(_TRY_LATER, "another robot needs the place of this idle connection; connect again")
+            longest.drop(_TRY_LATER, "another robot needs the place of this idle connection. Connect again")
         connection.has_session = True
 
     def remove(self, connection: Connection) -> None:

@@ -25,7 +25,7 @@ class OpenPi:
         """Return the observation for :meth:`rt1.serve.session.Session.read`."""
         observation, key = protocol.decode(message), self._image_key
         if observation is None:
-            raise ObservationError("the observation is nil; it must be a map")
+            raise ObservationError("the observation is nil, must be a map")
         if key is None or not isinstance(observation, dict):
             return observation
         image = value_at(observation, key)
@@ -35,7 +35,7 @@ class OpenPi:
         return rest if image is None else {"image": image, **rest}
 
     def reply(self, action: FloatArray | None, *, timing: dict[str, float], is_new_episode: bool) -> bytes:
-        """Return the reply with the action (A,) after the last image; None after a reset alone."""
+        """Return the reply with the action (A,) after the last image. None after a reset alone."""
         actions = {} if action is None else {"actions": action[None]}
         return protocol.encode({**actions, "new_episode": is_new_episode, "server_timing": timing})
 
@@ -44,7 +44,7 @@ class OpenPi:
 
 
 def value_at(observation: dict[str, Any], key: str) -> Any:  # noqa: ANN401
-    """Return the value under a key, which may be a path of keys joined by ``/`` into nested maps; None if none."""
+    """Return the value under a key, which may be a path of keys joined by ``/`` into nested maps. None if none."""
     if key in observation:
         return observation[key]
     first, _, rest = key.partition("/")
@@ -55,5 +55,5 @@ def value_at(observation: dict[str, Any], key: str) -> Any:  # noqa: ANN401
 def missing_image(observation: dict[str, Any], key: str) -> ObservationError:
     names = ", ".join(map(repr, sorted(observation)))[:200]
     return ObservationError(
-        f"the observation has no image under {key!r}, only {names}; start rt1 serve with another --image-key"
+        f"the observation has no image under {key!r}, only {names}. Start rt1 serve with another --image-key"
     )

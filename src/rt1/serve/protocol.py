@@ -41,11 +41,11 @@ def encode(value: Any) -> bytes:  # noqa: ANN401 (whatever the format holds)
     except ProtocolError:
         raise
     except (TypeError, ValueError, OverflowError) as error:
-        raise ProtocolError(f"this cannot be sent: {error}; give plain data and numpy arrays") from error
+        raise ProtocolError(f"this cannot be sent: {error}. Give plain data and numpy arrays") from error
 
 
 def decode(message: bytes) -> Any:  # noqa: ANN401 (whatever the format holds)
-    """Return what a message holds; arrays are read-only views of it.
+    """Return what a message holds. Arrays are read-only views of it.
 
     A message that is damaged, beyond a limit, of an unknown type, or holds an array whose data does not fit its shape
     raises ``ProtocolError``.
@@ -59,7 +59,7 @@ def decode(message: bytes) -> Any:  # noqa: ANN401 (whatever the format holds)
 
 
 def shown(value: Any) -> str:  # noqa: ANN401 (it comes from outside)
-    """Return a short text for a value in an error message; the cost does not grow with the value."""
+    """Return a short text for a value in an error message. The cost does not grow with the value."""
     if isinstance(value, str | bytes):
         return repr(value[:40])
     return f"{value!r:.40}" if isinstance(value, bool | int | float) else f"a {type(value).__name__}"
@@ -94,7 +94,7 @@ def _check_limits(message: bytes) -> None:
         rest[-1] -= 1
         first = message[position]
         if first in _EXTENSIONS:
-            raise ProtocolError(f"a message holds a msgpack extension (0x{first:x}); send plain data and arrays")
+            raise ProtocolError(f"a message holds a msgpack extension (0x{first:x}). Send plain data and arrays")
         number, units, length, is_text = _HEADS[first]
         position += 1 + number
         if number:
@@ -112,7 +112,7 @@ def _check_limits(message: bytes) -> None:
 
 def _check_totals(values: int, text: int, depth: int) -> None:
     if values > MAX_VALUES:
-        raise ProtocolError(f"a message holds more than {MAX_VALUES} values; send arrays instead")
+        raise ProtocolError(f"a message holds more than {MAX_VALUES} values. Send arrays instead")
     if text > MAX_TEXT:
         raise ProtocolError(f"a message holds more than {MAX_TEXT} bytes of text. Send less")
     if depth > MAX_DEPTH:
@@ -138,11 +138,11 @@ def _from_plain(value: Any) -> Any:  # noqa: ANN401
         if marker in value:
             if value.keys() != keys:
                 names, rule = (", ".join(sorted(map(shown, group)))[:200] for group in (value, keys))
-                raise ProtocolError(f"a numpy value has the keys {names}; it must have {rule}")
+                raise ProtocolError(f"a numpy value has the keys {names}, must have {rule}")
             return read(**{key.decode(): entry for key, entry in value.items() if key != marker})
     for key in value:
         if not isinstance(key, str):
-            raise ProtocolError(f"a message has the key {shown(key)}; keys must be strings")
+            raise ProtocolError(f"a message has the key {shown(key)}. Keys must be strings")
     return {key: _from_plain(entry) for key, entry in value.items()}
 
 
@@ -150,29 +150,29 @@ def array(data: Any, dtype: Any, shape: Any) -> NDArray[Any]:  # noqa: ANN401 (t
     """Return the array of a message's data, dtype and shape. Values that do not fit raise ``ProtocolError``."""
     dtype = np.dtype(_check_dtype(dtype))
     if not isinstance(data, bytes):
-        raise ProtocolError(f"the data of an array is a {type(data).__name__}; it must be binary")
+        raise ProtocolError(f"the data of an array is a {type(data).__name__}, must be binary")
     whole = isinstance(shape, list) and all(type(size) is int and size >= 0 for size in shape)
     if not whole or len(shape) > MAX_DIMENSIONS:
         sizes = ", ".join(map(shown, shape[: MAX_DIMENSIONS + 1])) if isinstance(shape, list) else shown(shape)
-        raise ProtocolError(f"an array has the shape [{sizes}]; it must be at most {MAX_DIMENSIONS} whole numbers")
+        raise ProtocolError(f"an array has the shape [{sizes}], must be at most {MAX_DIMENSIONS} whole numbers")
     size = math.prod(shape) * dtype.itemsize
     if size != len(data):
         raise ProtocolError(
-            f"an array of shape {tuple(shape)} and dtype {dtype.str} takes {size} bytes, but {len(data)} came; "
-            "send all of it"
+            f"an array of shape {tuple(shape)} and dtype {dtype.str} takes {size} bytes, but {len(data)} came. "
+            "Send all of it"
         )
     try:
         return np.frombuffer(data, dtype).reshape(shape)
     except ValueError as error:  # an empty array with a dimension that numpy does not hold
         raise ProtocolError(
-            f"an array has the shape {tuple(shape)}; numpy refuses it ({error}); send another"
+            f"an array has the shape {tuple(shape)}. numpy refuses it ({error}). Send another"
         ) from error
 
 
 def _scalar(data: Any, dtype: Any) -> Any:  # noqa: ANN401 (a numpy scalar of any type)
     dtype = np.dtype(_check_dtype(dtype))
     if not isinstance(data, bool | int | float):
-        raise ProtocolError(f"the data of a numpy scalar is a {type(data).__name__}; it must be a number")
+        raise ProtocolError(f"the data of a numpy scalar is a {type(data).__name__}, must be a number")
     try:
         with np.errstate(all="raise"):
             return np.asarray(data, dtype)[()]
@@ -186,4 +186,4 @@ def _check_dtype(name: Any) -> str:  # noqa: ANN401
         if isinstance(name, str) and _DTYPE.fullmatch(name) is not None:
             np.dtype(name)
             return name
-    raise ProtocolError(f"an array has dtype {shown(name)}; it must be of bool, integers or floats")
+    raise ProtocolError(f"an array has dtype {shown(name)}, must be of bool, integers or floats")

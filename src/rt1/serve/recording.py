@@ -74,7 +74,7 @@ class LoopRecording:
             from mcap.writer import Writer
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"a recording needs {error.name}, which is not installed; run: pip install 'rt1[mcap]'"
+                f"a recording needs {error.name}, which is not installed. Run: pip install 'rt1[mcap]'"
             ) from error
         try:
             self._file = path.open("xb")

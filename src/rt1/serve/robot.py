@@ -20,13 +20,13 @@ class Rate:
     def __init__(self, hertz: float) -> None:
         """Start with the first tick now. ``hertz`` is ticks per second, above 0."""
         if not 0 < hertz < math.inf:
-            raise ValueError(f"the rate is {hertz} Hz; it must be above 0 and finite")
+            raise ValueError(f"the rate is {hertz} Hz, must be above 0 and finite")
         self.period = 1.0 / hertz
         """Seconds between two ticks."""
         self._next = time.monotonic() + self.period
 
     def wait(self) -> float:
-        """Sleep until the next tick; return how many seconds too late for it this was called, 0 if it was not."""
+        """Sleep until the next tick. Return how many seconds too late for it this was called, 0 if it was not."""
         late = time.monotonic() - self._next
         if late < 0:
             time.sleep(-late)
@@ -41,13 +41,13 @@ class ActionLimits:
     """Limits on actions: bounds of each dimension, and the largest change from one action to the next."""
 
     spec: ActionSpec
-    """Dimensions and bounds; :attr:`rt1.serve.client.Client.action_spec` is the one of the server's policy."""
+    """Dimensions and bounds. :attr:`rt1.serve.client.Client.action_spec` is the one of the server's policy."""
     max_change: float = 1.0
-    """Largest change from one action to the next, as a share of each dimension's range; 1 leaves all changes alone."""
+    """Largest change from one action to the next, as a share of each dimension's range. 1 leaves all changes alone."""
 
     def __post_init__(self) -> None:
         if not 0 < self.max_change <= 1:
-            raise ValueError(f"max_change is {self.max_change}; it must lie in 0..1, above 0")
+            raise ValueError(f"max_change is {self.max_change}, must lie in 0..1, above 0")
 
     def rest(self) -> FloatArray:
         """Return the action that asks for nothing, float32 (A,): 0 where the bounds hold it, else the nearer bound."""
@@ -89,7 +89,7 @@ class Watchdog:
             seconds: longest time from one action, or from the start, to the next.
         """
         if not 0 < seconds < math.inf:
-            raise ValueError(f"the watchdog's time is {seconds} s; it must be above 0 and finite")
+            raise ValueError(f"the watchdog's time is {seconds} s, must be above 0 and finite")
         self._command, self._stop, self._seconds = command, stop, seconds
         self._deadline = math.inf
         self._stopped, self._closed = True, False
@@ -103,13 +103,13 @@ class Watchdog:
         return self._stopped
 
     def start(self) -> None:
-        """Take actions, again after a stop; the time runs from now.
+        """Take actions, again after a stop. The time runs from now.
 
         A watchdog that was closed, or whose ``stop`` failed, raises ``StoppedError``.
         """
         with self._changed:
             if not self._thread.is_alive():
-                raise StoppedError("the watchdog has ended; make a new watchdog")
+                raise StoppedError("the watchdog has ended. Make a new watchdog")
             self._stopped = False
             self._rearm()
 
@@ -121,7 +121,7 @@ class Watchdog:
         with self._changed:
             if self._stopped or time.monotonic() >= self._deadline:
                 raise StoppedError(
-                    f"the action came more than {self._seconds:g} s after the last one and was not carried out; call "
+                    f"the action came more than {self._seconds:g} s after the last one and was not carried out. Call "
                     "start() to continue"
                 )
             self._command(action)

@@ -60,7 +60,7 @@ class PolicyServer:
     """Serves one policy to many robots."""
 
     def __init__(self, policy: Policy, settings: ServerSettings, *, metadata: dict[str, Any] | None = None) -> None:
-        """Read key and certificate; nothing is opened yet.
+        """Read key and certificate. Nothing is opened yet.
 
         The policy's own episode is not used. Each client first gets ``metadata``, plain data, besides what the server
         says of itself. An empty key, or a file that holds no certificate or not its key, raises ``ValueError``.
@@ -138,23 +138,23 @@ class PolicyServer:
             )
         except (socket.gaierror, UnicodeError) as error:  # neither names the host
             raise OSError(
-                f"host is {settings.host!r}, which is not found ({error}); give an address or a name"
+                f"host is {settings.host!r}, which is not found ({error}). Give an address or a name"
             ) from error
         except OSError as error:
             reason = os.strerror(error.errno or 0).lower()
             raise OSError(
-                f"host is {settings.host!r} with port {settings.port}: {reason}; give an address of this machine and a "
+                f"host is {settings.host!r} with port {settings.port}: {reason}. Give an address of this machine and a "
                 "free port, or 0"
             ) from error
 
     @property
     def capacity(self) -> int:
-        """Sessions that the machine carries now; known once it serves."""
+        """Sessions that the machine carries now. Known once it serves."""
         return self._capacity.sessions(self.settings.max_sessions)
 
     @property
     def step_seconds(self) -> float:
-        """How long the network takes now for one robot's step; known once it serves."""
+        """How long the network takes now for one robot's step. Known once it serves."""
         return self._capacity.seconds(1)
 
     async def _shut_down(self, server: Server) -> None:
@@ -199,17 +199,17 @@ class PolicyServer:
         return None if refusal is None else connection.respond(503, refusal + "\n")
 
     def _refusal(self) -> str | None:
-        """Return why no further session is taken, and count it; None where one is."""
+        """Return why no further session is taken, and count it. None where one is."""
         active, most, latency = self._connections.active, self.settings.max_sessions, self.settings.max_latency
         if self._stopping:
             why, words = "stopping", "the server stops"
         elif active >= most:
-            why, words = "full", f"the server has its {most} sessions; close one, or raise max_sessions"
+            why, words = "full", f"the server has its {most} sessions. Close one, or raise max_sessions"
         elif active >= self.capacity or self.batcher.oldest_wait() > latency:
             why = "busy"
             words = (
                 f"the server is too busy for another session: it has {active} and answers {self.capacity} at once "
-                f"within {latency:g} s; try again later, use another server, or raise max_latency"
+                f"within {latency:g} s. Try again later, use another server, or raise max_latency"
             )
         else:
             return None
@@ -246,7 +246,7 @@ class PolicyServer:
                 async with asyncio.timeout(self.settings.idle_seconds):
                     message = await connection.recv()
             except TimeoutError:
-                reason = f"no request came for {self.settings.idle_seconds:g} s; connect again"
+                reason = f"no request came for {self.settings.idle_seconds:g} s. Connect again"
                 await _refuse(connection, dialogue.error(reason))
                 return
             # Idle sessions do not count for the capacity, so the first request after a while needs a place, too.
@@ -284,7 +284,7 @@ class PolicyServer:
         timing: dict[str, float],
     ) -> bytes | None:
         if isinstance(message, str):
-            raise ProtocolError("a text message came; an observation is a binary msgpack message")
+            raise ProtocolError("a text message came. An observation is a binary msgpack message")
         observation = await self._call(Effort.NONE if len(message) <= _SHORT else Effort.SMALL, dialogue.read, message)
         if observation is None:
             return dialogue.reply(None, timing=timing, is_new_episode=False)
@@ -314,10 +314,10 @@ class PolicyServer:
             _LOG.error("a request failed", exc_info=error)
         if isinstance(error, ValueError):
             return " ".join(str(error).split())[:_MAX_REASON]
-        return "the server failed at this request; its log says why; connect again"
+        return "the server failed at this request. Its log says why. Connect again"
 
     def _start(self, instruction: Instruction) -> EpisodeState:
-        """Start an episode; text encoders are not made for several threads."""
+        """Start an episode. Text encoders are not made for several threads."""
         with self._encoding:
             return self._policy.start(instruction)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -96,19 +97,19 @@ class Session:
             ObservationError: a key is missing or wrong. The episode does not change.
         """
         if not isinstance(observation, dict):
-            raise ObservationError(f"the observation is a {type(observation).__name__}; it must be a map")
+            raise ObservationError(f"the observation is a {type(observation).__name__}, must be a map")
         new_instruction, reset = _one_of(observation, _INSTRUCTION_KEYS), observation.get("reset", False)
         if not isinstance(reset, bool | np.bool_):
-            raise ObservationError(f"reset is {shown(reset)}; it must be true or false")
+            raise ObservationError(f"reset is {shown(reset)}, must be true or false")
         self._sends_reset |= "reset" in observation
         instruction = self._instruction if new_instruction is None else _checked_instruction(new_instruction)
         if instruction is None:
-            raise ObservationError("there is no instruction yet; send one as 'instruction' or 'prompt'")
+            raise ObservationError("there is no instruction yet. Send one as 'instruction' or 'prompt'")
         image = _one_of(observation, _IMAGE_KEYS)
         image = None if image is None else _checked_image(image)
         if image is None and not reset:
             keys = ", ".join(map(repr, sorted(observation)))[:200]
-            raise ObservationError(f"the observation has no image, only {keys}; send one as {' or '.join(_IMAGE_KEYS)}")
+            raise ObservationError(f"the observation has no image, only {keys}. Send one as {' or '.join(_IMAGE_KEYS)}")
         if image is not None and image.ndim == 4:
             return self._stacked(image, instruction)
         state = self._state
@@ -118,7 +119,7 @@ class Session:
         elif not self._sends_reset and not self._has_warned:
             self._has_warned = True
             _LOG.warning(
-                "a client sends no 'reset', so that its episodes are told apart by pauses of %g s alone; let it send "
+                "a client sends no 'reset', so that its episodes are told apart by pauses of %g s alone. Let it send "
                 "'reset': true with the first image of an episode, else false",
                 self._episode_pause,
             )
@@ -147,7 +148,7 @@ class Session:
 
     def _stacked(self, images: NDArray[np.uint8], instruction: Instruction) -> StepRequest:
         if not 1 <= len(images) <= self._window:
-            raise ObservationError(f"{len(images)} stacked images were sent; this network takes 1..{self._window}")
+            raise ObservationError(f"{len(images)} stacked images were sent. This network takes 1..{self._window}")
         return StepRequest(
             state=self._start(instruction), images=tuple(map(self._prepared, images)), is_own_episode=True
         )
@@ -162,7 +163,7 @@ def _is_same(one: Instruction, other: Instruction | None) -> bool:
 
 def _one_of(observation: dict[str, Any], keys: tuple[str, str]) -> Any:  # noqa: ANN401
     if all(key in observation for key in keys):
-        raise ObservationError(f"the observation has both {keys[0]!r} and {keys[1]!r}; send one of them")
+        raise ObservationError(f"the observation has both {keys[0]!r} and {keys[1]!r}. Send one of them")
     return observation.get(keys[0], observation.get(keys[1]))
 
 
@@ -170,13 +171,13 @@ def _checked_instruction(instruction: Any) -> Instruction:  # noqa: ANN401
     if isinstance(instruction, str):
         if len(instruction) > LONGEST_INSTRUCTION:
             raise ObservationError(
-                f"the instruction has {len(instruction)} characters; it may have {LONGEST_INSTRUCTION}; send fewer"
+                f"the instruction has {len(instruction)} characters. It may have {LONGEST_INSTRUCTION}. Send fewer"
             )
         return instruction
     if isinstance(instruction, np.ndarray) and instruction.dtype.kind == "f" and instruction.ndim == 1:
         with np.errstate(over="ignore"):  # an infinity is refused with the other values that are not finite
             return instruction.astype(np.float32)
-    raise ObservationError(f"the instruction is {shown(instruction)}; it must be a sentence or a float text embedding")
+    raise ObservationError(f"the instruction is {shown(instruction)}, must be a sentence or a float text embedding")
 
 
 def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
@@ -184,30 +185,30 @@ def _checked_image(image: Any) -> NDArray[np.uint8]:  # noqa: ANN401
         try:
             return decode_image(image)
         except DataError as error:
-            reason = str(error).rpartition("; ")[0]
+            reason = re.sub(r"[.;] [^.;]*$", "", str(error))  # without its cure
             raise ObservationError(
-                f"the image does not decode: {reason}; send a whole JPEG or PNG, or a uint8 array"
+                f"the image does not decode: {reason}. Send a whole JPEG or PNG, or a uint8 array"
             ) from error
     if not isinstance(image, np.ndarray):
-        raise ObservationError(f"the image is a {type(image).__name__}; send JPEG bytes or a uint8 array")
+        raise ObservationError(f"the image is a {type(image).__name__}. Send JPEG bytes or a uint8 array")
     is_image = image.ndim in (3, 4) and 3 in (image.shape[-1], image.shape[-3]) and image.size > 0
     if not is_image or (image.dtype != np.uint8 and image.dtype.kind != "f"):
         raise ObservationError(
-            f"the image is {image.dtype} {image.shape}; it must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3), or "
+            f"the image is {image.dtype} {image.shape}, must be uint8 RGB (H, W, 3), or stacked (T, H, W, 3), or "
             "such with the channels first, or float 0..1"
         )
     if image.shape[-1] != 3:
         image = np.ascontiguousarray(np.moveaxis(image, -3, -1))
     height, width = image.shape[-3:-1]
     if height * width > MAX_PIXELS:
-        raise ObservationError(f"the image is {height}x{width}; it may have {MAX_PIXELS} pixels; send a smaller one")
+        raise ObservationError(f"the image is {height}x{width}. It may have {MAX_PIXELS} pixels. Send a smaller one")
     return image if image.dtype == np.uint8 else _from_float(image)
 
 
 def _from_float(image: NDArray[np.floating[Any]]) -> NDArray[np.uint8]:
     low, high = float(image.min()), float(image.max())
     if not (low >= 0 and high <= 1):
-        raise ObservationError(f"the image is {image.dtype} of {low:g}..{high:g}; a float image must lie in 0..1")
+        raise ObservationError(f"the image is {image.dtype} of {low:g}..{high:g}. A float image must lie in 0..1")
     return np.rint(image.astype(np.float32) * 255).astype(np.uint8)
 
 

@@ -21,33 +21,33 @@ class ServerSettings:
     """Address and limits of a policy server."""
 
     host: str = "127.0.0.1"
-    """Address to listen on, which must not be empty; 0.0.0.0 lets other machines in."""
+    """Address to listen on, which must not be empty. 0.0.0.0 lets other machines in."""
     port: int = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on. 0 takes a free one."""
     protocol: Literal["openpi", "vla-eval"] = "openpi"
     """Protocol of the clients: openpi's, which rt1's own client uses, or that of the evaluation harness vla-eval."""
     image_key: str | None = None
     """Key of the image in an observation, such as images/cam_high. Default: image, or the only camera of vla-eval."""
     episode_pause: float = 2.0
-    """A pause of so many seconds starts a new episode for a client that never sends reset; 0 turns this off."""
+    """A pause of so many seconds starts a new episode for a client that never sends reset. 0 turns this off."""
     api_key_file: Path | None = None
-    """File with the API key of clients on its first line; no key is required if not given."""
+    """File with the API key of clients on its first line. No key is required if not given."""
     certificate: Path | None = None
-    """PEM file of the TLS certificate chain; without it connections are not encrypted."""
+    """PEM file of the TLS certificate chain. Without it connections are not encrypted."""
     private_key: Path | None = None
-    """PEM file of the certificate's private key; in the certificate's file if not given."""
+    """PEM file of the certificate's private key. In the certificate's file if not given."""
     max_sessions: int = 64
-    """Connections at a time; fewer where the machine is too slow for as many within the latency."""
+    """Connections at a time. Fewer where the machine is too slow for as many within the latency."""
     max_latency: float = 0.3
-    """Seconds a request may take when all sessions ask at once; a connection that would make it longer is refused."""
+    """Seconds a request may take when all sessions ask at once. A connection that would make it longer is refused."""
     max_batch: int = 32
-    """Largest number of robots in a batch; 1 for no batches."""
+    """Largest number of robots in a batch. 1 for no batches."""
     batch_wait: float = 0.002
-    """Seconds a step may wait for other robots' steps, to form a batch; a single robot never waits."""
+    """Seconds a step may wait for other robots' steps, to form a batch. A single robot never waits."""
     max_message_mb: float = 8.0
     """Largest message, megabytes."""
     max_memory_mb: float = 256.0
-    """Megabytes of messages that all sessions hold together; beyond it the session that holds most is closed."""
+    """Megabytes of messages that all sessions hold together. Beyond it the session that holds most is closed."""
     idle_seconds: float = 600.0
     """A connection without a request for so long is closed."""
     grace_seconds: float = 10.0
@@ -55,9 +55,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         if not self.host.strip():
-            raise ValueError(
-                f"host is {self.host!r}; it must name an address. Give 127.0.0.1, or 0.0.0.0 for a network"
-            )
+            raise ValueError(f"host is {self.host!r}, must name an address. Give 127.0.0.1, or 0.0.0.0 for a network")
         check_at_least(self, 1, "max_sessions", "max_batch")
         check_above(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
         check_at_least(self, 0, "max_latency", "max_message_mb", "max_memory_mb", "idle_seconds", "grace_seconds")
@@ -65,11 +63,11 @@ class ServerSettings:
         check_between(self, 0, MOST_PORT, "port")
         if self.max_message_mb > self.max_memory_mb:
             raise ValueError(
-                f"max_message_mb is {self.max_message_mb}; it must be at most max_memory_mb, {self.max_memory_mb}; "
-                "give other numbers"
+                f"max_message_mb is {self.max_message_mb}, must be at most max_memory_mb, {self.max_memory_mb}. "
+                "Give other numbers"
             )
         if self.private_key is not None and self.certificate is None:
-            raise ValueError(f"there is a private key, {self.private_key}, but no certificate; give both")
+            raise ValueError(f"there is a private key, {self.private_key}, but no certificate. Give both")
 
 
 def read_key(file: Path) -> bytes:
@@ -93,13 +91,13 @@ def server_context(certificate: Path, private_key: Path | None) -> ssl.SSLContex
         file.open("rb").close()  # an error that names the file, as the one below does not
 
     def refuse() -> str:  # without it OpenSSL asks for the password on the terminal
-        raise ValueError(f"{key} is encrypted; give a private key without a password, readable by the server alone")
+        raise ValueError(f"{key} is encrypted. Give a private key without a password, readable by the server alone")
 
     try:
         context.load_cert_chain(certificate, key, password=refuse)
     except ssl.SSLError as error:
         raise ValueError(
-            f"{certificate} and {key} do not hold a PEM certificate and its private key ({error.reason}); "
-            "give a certificate and a private_key that belong together"
+            f"{certificate} and {key} do not hold a PEM certificate and its private key ({error.reason}). "
+            "Give a certificate and a private_key that belong together"
         ) from error
     return context

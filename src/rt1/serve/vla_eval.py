@@ -44,12 +44,12 @@ class VlaEval:
         self._starts_episode = True
 
     def read(self, message: bytes) -> dict[str, Any] | None:
-        """Return the observation for :meth:`rt1.serve.session.Session.read`; None where no action is asked for."""
+        """Return the observation for :meth:`rt1.serve.session.Session.read`. None where no action is asked for."""
         self._type, self._seq = "error", 0
         fields = protocol.decode(message)
         payload, seq = (fields.get("payload"), fields.get("seq")) if isinstance(fields, dict) else (None, None)
         if not isinstance(payload, dict) or type(seq) is not int:
-            raise ProtocolError("the message is not of vla-eval; it must be a map of type, payload, seq and timestamp")
+            raise ProtocolError("the message is not of vla-eval, must be a map of type, payload, seq and timestamp")
         self._seq = seq
         kind = str(fields.get("type"))
         if kind not in _TYPES:
@@ -57,14 +57,14 @@ class VlaEval:
         version = payload.get("protocol_version", PROTOCOL_VERSION)
         if kind == "hello" and version != PROTOCOL_VERSION:
             raise ProtocolError(
-                f"the protocol_version is {protocol.shown(version)}; it must be {PROTOCOL_VERSION}; update one side"
+                f"the protocol_version is {protocol.shown(version)}, must be {PROTOCOL_VERSION}. Update one side"
             )
         self._type = kind
         self._starts_episode |= kind == "episode_start"
         return self._observation(payload) if kind == "observation" else None
 
     def reply(self, action: FloatArray | None, *, timing: dict[str, float], is_new_episode: bool) -> bytes | None:
-        """Return the reply to the last message; None where the protocol has none."""
+        """Return the reply to the last message. None where the protocol has none."""
         if self._type == "hello":
             return self._message("hello", self._hello())
         if action is None:
@@ -106,7 +106,7 @@ class VlaEval:
         images, key = payload.get("images"), self._image_key
         if key is None and isinstance(images, dict) and len(images) > 1:
             names = ", ".join(map(repr, sorted(images)))[:200]
-            raise ObservationError(f"the observation has the images {names}; choose one: --image-key images/NAME")
+            raise ObservationError(f"the observation has the images {names}. Choose one: --image-key images/NAME")
         if key is None:
             image = next(iter(images.values()), None) if isinstance(images, dict) else None
         else:

@@ -169,11 +169,11 @@ def check_can_collect(suite: TaskSuite, tasks: Sequence[str], *, expert: bool = 
         check_experts(suite, tasks, "leave them out of --tasks, or leave --expert out")
     if max_return(suite) is not None:
         raise ValueError(
-            f"{suite.name} measures returns; self-improvement keeps successes. Train on experts in its place"
+            f"{suite.name} measures returns. Self-improvement keeps successes. Train on experts in its place"
         )
     if not all(map(suite.sentences, tasks)):
         raise ValueError(
-            f"{suite.name} tells its instructions only at reset; self-improvement needs sentences() before"
+            f"{suite.name} tells its instructions only at reset. Self-improvement needs sentences() before"
         )
 
 
@@ -247,7 +247,7 @@ class _Collector:
 
     def read(self, job: _Job) -> tuple[list[RecordedEpisode], int]:
         """Return the successes in a job's file, and the number of failed tries. Writing numbers the episodes."""
-        with reading(job.file, cure="remove it to run these attempts again", also=(SafetensorError,)):
+        with reading(job.file, cure="Remove it to run these attempts again", also=(SafetensorError,)):
             tensors = load_file(job.file)
             attempts = [attempt for attempt in tensors["attempts"].tolist() if f"{attempt}/actions" in tensors]
             return [self._episode(job.task, attempt, tensors) for attempt in attempts], int(tensors["failures"])
@@ -316,7 +316,7 @@ def _finished(folder: Path) -> Collection | None:
     file = folder / ATTEMPTS_FILE
     if not file.is_file():
         return None
-    with reading(file, cure=f"remove {folder} to collect again"):
+    with reading(file, cure=f"Remove {folder} to collect again"):
         collection = from_json(Collection, {**read_object(file), "folder": folder})
     if collection.episodes and not (folder / RT1_FILE).is_file():
         raise DataError(f"{folder} lacks {RT1_FILE}, which its {ATTEMPTS_FILE} counts on. Remove it to collect again")

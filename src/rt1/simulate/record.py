@@ -124,7 +124,7 @@ def record(
     """
     tasks = check_tasks(suite, settings.tasks)
     if controller is None:
-        cure = "record other tasks, or a controller of your own with rt1.simulate.record.record"
+        cure = "Record other tasks, or a controller of your own with rt1.simulate.record.record"
         check_experts(suite, tasks, cure)
     recording = RecordingSettings(
         name=suite.name,
@@ -159,7 +159,7 @@ def record(
 def check_experts(suite: TaskSuite, tasks: Sequence[str], cure: str) -> None:
     """Raise ``ValueError`` with the names of the tasks that have no expert."""
     if lacking := [task for task in tasks if suite.expert(task) is None]:
-        raise ValueError(f"{', '.join(lacking)} of {suite.name} have no expert; {cure}")
+        raise ValueError(f"{', '.join(lacking)} of {suite.name} have no expert. {cure}")
 
 
 def embed_sentences(suite: TaskSuite, tasks: tuple[str, ...], encoder: TextEncoder) -> SentenceEmbeddings:
@@ -254,10 +254,10 @@ class _Recorder:
                 rewards=steps.rewards if returns else None,
             )
             return episode, attempt
-        cure = "raise the control rate, or check the task and its expert"
+        cure = "Raise the control rate, or check the task and its expert"
         if settings.noise:
-            cure = f"lower the noise ({settings.noise}) or raise the control rate"
-        raise ValueError(f"the expert of {task} failed {MOST_ATTEMPTS} times in a row; {cure}")
+            cure = f"Lower the noise ({settings.noise}) or raise the control rate"
+        raise ValueError(f"the expert of {task} failed {MOST_ATTEMPTS} times in a row. {cure}")
 
     def _controller(self, env: Env, task: str) -> Controller:
         if self.controller is not None:

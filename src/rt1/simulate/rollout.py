@@ -121,8 +121,8 @@ class Disturbed(Controller):
     def reset(self, instruction: str) -> None:
         if self.observations:
             raise ValueError(
-                f"step {len(self.observations)} changed the instruction from {self.instruction!r} to {instruction!r}; "
-                "a recorded episode has one; end the episode there"
+                f"step {len(self.observations)} changed the instruction from {self.instruction!r} to {instruction!r}. "
+                "A recorded episode has one. End the episode there"
             )
         self.instruction = instruction
         self._controller.reset(instruction)
@@ -241,14 +241,14 @@ def rollout(
 ) -> Rollout:
     """Run one controller in one environment for one episode.
 
-    A NaN action raises ``ValueError``; values outside the bounds are clipped and counted. If the environment changes
+    A NaN action raises ``ValueError``. Values outside the bounds are clipped and counted. If the environment changes
     its instruction within the episode, the controller starts a new episode of its own with the new one.
 
     Args:
         env: where to act.
         controller: gets the image and the instruction only.
         seed: of the initial state.
-        instruction: for the controller, instead of the environment's own; None and "" take that.
+        instruction: for the controller, instead of the environment's own. None and "" take that.
         keep_images: keep every image, for a video.
         max_steps: step limit, besides the environment's own.
     """
@@ -268,5 +268,5 @@ def check_actions_fit(policy: ActionSpec, env: ActionSpec) -> None:
     if policy.dimension_names != env.dimension_names:
         raise ValueError(
             f"the policy acts in {', '.join(policy.dimension_names)}, the environment takes "
-            f"{', '.join(env.dimension_names)}; use the environment it was trained for"
+            f"{', '.join(env.dimension_names)}. Use the environment it was trained for"
         )

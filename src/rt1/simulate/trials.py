@@ -241,7 +241,7 @@ def _controller(suite: TaskSuite, env: Env, plan: TrialPlan, trial: int) -> Cont
         return PolicyController(policy.new_session() if isinstance(policy, Policy) else policy)
     expert = suite.expert(plan.task)
     if expert is None:
-        raise ValueError(f"{plan.task} has no expert; leave the {plan.kind} trials out")
+        raise ValueError(f"{plan.task} has no expert. Leave the {plan.kind} trials out")
     controller = Expert(partial(expert, env))
     if plan.kind == "expert":
         return controller
@@ -250,4 +250,4 @@ def _controller(suite: TaskSuite, env: Env, plan: TrialPlan, trial: int) -> Cont
         episode = rollout(env, controller, seed=recording_seed(plan.seed, trial, attempt))
         if episode.success or max_return(suite) is not None:
             return Replay(episode.actions)
-    raise ValueError(f"the expert of {plan.task} failed {MOST_ATTEMPTS} times in a row; raise the control rate")
+    raise ValueError(f"the expert of {plan.task} failed {MOST_ATTEMPTS} times in a row. Raise the control rate")

@@ -71,7 +71,7 @@ def encode_video(images: Sequence[Image], *, fps: float, scale_to: int = 288) ->
         import av
         from av.video.reformatter import Colorspace
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("videos need PyAV, which is not installed; run: pip install 'rt1[report]'") from error
+        raise ModuleNotFoundError("videos need PyAV, which is not installed. Run: pip install 'rt1[report]'") from error
     scale = scale_to / max(height, width)
     # The index can only be moved to the front of a real file, which the muxer reopens.
     with tempfile.TemporaryDirectory() as folder:
@@ -106,14 +106,14 @@ _LIMITED_RANGE = 1
 
 def _checked_size(images: Sequence[Image], fps: float, scale_to: int) -> tuple[int, int]:
     if not images:
-        raise ValueError("a video of 0 images; it needs at least 1; keep the images of the rollout")
+        raise ValueError("a video of 0 images. It needs at least 1. Keep the images of the rollout")
     if not fps > 0 or scale_to < 2:
-        raise ValueError(f"fps {fps}, scale_to {scale_to}; fps must be above 0 and scale_to at least 2 pixels")
+        raise ValueError(f"fps {fps}, scale_to {scale_to}. fps must be above 0 and scale_to at least 2 pixels")
     shape = images[0].shape
     for index, image in enumerate(images):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or image.shape != shape:
             raise ValueError(
-                f"image {index} of the video is {image.dtype} {image.shape}; every image must be uint8 "
+                f"image {index} of the video is {image.dtype} {image.shape}. Every image must be uint8 "
                 f"(H, W, 3) of the first one's size {shape}"
             )
     return shape[0], shape[1]

@@ -17,15 +17,15 @@ def refuse(message: str) -> NoReturn:
 def check_members(thing: object, protocol: str, values: tuple[str, ...], methods: tuple[str, ...]) -> None:
     if missing := [name for name in values + methods if not hasattr(thing, name)]:
         wanted = ", ".join([*values, *(f"{name}()" for name in methods)])
-        refuse(f"{type(thing).__name__} has no {', '.join(missing)}; {protocol} asks for {wanted}")
+        refuse(f"{type(thing).__name__} has no {', '.join(missing)}. {protocol} asks for {wanted}")
     for name in methods:
         if not callable(getattr(thing, name)):
-            refuse(f"{name} is {getattr(thing, name)!r}; it must be a method of {type(thing).__name__}")
+            refuse(f"{name} is {getattr(thing, name)!r}, must be a method of {type(thing).__name__}")
 
 
 def check_spec(spec: object) -> None:
     if not isinstance(spec, ActionSpec):
-        refuse(f"action_spec is {spec!r}; it must be an rt1.actions.ActionSpec")
+        refuse(f"action_spec is {spec!r}, must be an rt1.actions.ActionSpec")
 
 
 def plain(value: object) -> object:

@@ -20,12 +20,12 @@ def check_policy(policy: BasePolicy, *, instruction: Instruction = "pick up the 
     several sizes and both types, that images stay unchanged, and that an episode depends on its own images alone.
 
     Args:
-        policy: the policy; its episode is lost.
+        policy: the policy. Its episode is lost.
         instruction: a sentence or a text embedding that it takes.
         seed: seed of the images.
 
     Raises:
-        ValueError: a promise is broken; one line with what was found and what is required.
+        ValueError: a promise is broken. One line with what was found and what is required.
     """
     check_members(policy, "BasePolicy", ("action_spec",), ("reset", "logits", "act", "act_vector"))
     check_spec(policy.action_spec)
@@ -37,7 +37,7 @@ def check_policy(policy: BasePolicy, *, instruction: Instruction = "pick up the 
     policy.reset(instruction)
     again = [_checked_logits(policy, image) for image in images]
     if not all(np.allclose(one, other, rtol=1e-4, atol=1e-4) for one, other in zip(first, again, strict=True)):
-        refuse("after a reset the same images give other logits; reset() must forget the episode before it")
+        refuse("after a reset the same images give other logits. reset() must forget the episode before it")
     policy.reset(instruction)
     _checked_logits(policy, images[0].astype(np.float32) / 255)
     _checked_logits(policy, np.zeros((*_SIZES[1], 3), np.uint8))
@@ -49,14 +49,14 @@ def _check_step_before_reset(policy: BasePolicy, image: NDArray[np.uint8]) -> No
         policy.logits(image)
     except (RuntimeError, ValueError):
         return
-    refuse("logits() before the first reset() went through; it must raise a RuntimeError that says to call reset()")
+    refuse("logits() before the first reset() went through, must raise a RuntimeError that says to call reset()")
 
 
 def _checked_logits(policy: BasePolicy, image: NDArray[np.generic]) -> FloatArray:
     before, spec = image.copy(), policy.action_spec
     logits_AV = policy.logits(image)
     if not is_floats(logits_AV, 2) or logits_AV.shape != (spec.size, spec.bins):
-        refuse(f"the logits are {words(logits_AV)}; they must be finite float32 ({spec.size}, {spec.bins})")
+        refuse(f"the logits are {words(logits_AV)}, must be finite float32 ({spec.size}, {spec.bins})")
     if not np.array_equal(image, before):
         refuse("logits() changed the image. It must leave it as it is")
     return logits_AV.copy()
@@ -66,7 +66,7 @@ def _check_actions(policy: BasePolicy, image: NDArray[np.uint8]) -> None:
     spec = policy.action_spec
     vector, action = policy.act_vector(image), plain(policy.act(image))
     if not is_floats(vector, 1) or len(vector) != spec.size or spec.out_of_bounds(vector).any():
-        refuse(f"act_vector() returned {words(vector)}; it must be float32 ({spec.size},) within the bounds")
+        refuse(f"act_vector() returned {words(vector)}, must be float32 ({spec.size},) within the bounds")
     parts = [part.name for part in spec.parts]
     if not isinstance(action, dict) or list(action) != parts:
-        refuse(f"act() returned {action!r:.200}; it must be a dict with the parts {', '.join(parts)}")
+        refuse(f"act() returned {action!r:.200}, must be a dict with the parts {', '.join(parts)}")

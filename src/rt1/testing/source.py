@@ -32,7 +32,7 @@ def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
         episodes: how many episodes are read, spread evenly over the source.
 
     Raises:
-        ValueError: something is not as promised; one line with what was found and what is asked for.
+        ValueError: something is not as promised. One line with what was found and what is asked for.
     """
     _check_source_members(source)
     _check_optional_members(optional_members(source))
@@ -47,9 +47,9 @@ def check_source(source: EpisodeSource, *, episodes: int = 10) -> None:
         _check_outcome(source, episode)
         _check_random_access(source, episode)
     if len(widths) > 1:
-        refuse(f"the text embeddings have widths {sorted(map(str, widths))}; all must have one width, or none at all")
+        refuse(f"the text embeddings have widths {sorted(map(str, widths))}. All must have one width, or none at all")
     if len(shapes) > 1:
-        refuse(f"the images have shapes {sorted(shapes)}; all images of a source must have one size")
+        refuse(f"the images have shapes {sorted(shapes)}. All images of a source must have one size")
     _check_threads(source, chosen)
 
 
@@ -58,53 +58,53 @@ def _check_source_members(source: EpisodeSource) -> None:
     check_spec(source.action_spec)
     name, lengths = plain(source.name), plain(source.lengths)
     if not isinstance(name, str) or not name.strip():
-        refuse(f"name is {name!r}; it must be a short text")
+        refuse(f"name is {name!r}, must be a short text")
     if not isinstance(lengths, np.ndarray) or lengths.dtype != np.int64 or lengths.ndim != 1:
         found = f"{lengths.dtype} {lengths.shape}" if isinstance(lengths, np.ndarray) else type(lengths).__name__
-        refuse(f"lengths is {found}; it must be an int64 array (episodes,)")
+        refuse(f"lengths is {found}, must be an int64 array (episodes,)")
     if not len(lengths):
-        refuse("lengths is empty; a source needs at least one episode")
+        refuse("lengths is empty. A source needs at least one episode")
     if lengths.min() < 1:
         episode = int(lengths.argmin())
-        refuse(f"episode {episode} has {lengths[episode]} steps; every episode needs at least 1")
+        refuse(f"episode {episode} has {lengths[episode]} steps. Every episode needs at least 1")
 
 
 def _check_optional_members(members: OptionalMembers) -> None:
     details, encoder, folder = plain(members.details), members.text_encoder, plain(members.cache_folder)
     if not isinstance(plain(members.bgr), bool | np.bool_):
-        refuse(f"bgr is {members.bgr!r}; it must be True or False")
+        refuse(f"bgr is {members.bgr!r}, must be True or False")
     if not isinstance(details, Mapping) or not is_json(details):
-        refuse(f"details is {details!r}; it must be a dict of plain JSON")
+        refuse(f"details is {details!r}, must be a dict of plain JSON")
     rate = details.get("control_rate")
     if rate is not None and not is_rate(rate):
-        refuse(f"control_rate in details is {rate!r}; it must be a number of steps per second above 0")
+        refuse(f"control_rate in details is {rate!r}, must be a number of steps per second above 0")
     if not isinstance(details.get("env", {}), Mapping):
-        refuse(f"env in details is {details['env']!r}; it must be what rt1.envs.registry.suite_to_json returns")
+        refuse(f"env in details is {details['env']!r}, must be what rt1.envs.registry.suite_to_json returns")
     types = {"name": str, "sha256": str, "width": int}
     if encoder is not None and not all(isinstance(encoder.get(key), kind) for key, kind in types.items()):
-        refuse(f"text_encoder is {encoder!r}; it must be None or have name, sha256 and width")
+        refuse(f"text_encoder is {encoder!r}, must be None or have name, sha256 and width")
     skipped = plain(members.skipped)
     if not isinstance(skipped, list | tuple) or not all(isinstance(text, str) for text in skipped):
-        refuse(f"skipped is {skipped!r}; it must be a list or tuple of messages")
+        refuse(f"skipped is {skipped!r}, must be a list or tuple of messages")
     if folder is not None and not isinstance(folder, Path):
-        refuse(f"cache_folder is {folder!r}; it must be a pathlib.Path or None")
+        refuse(f"cache_folder is {folder!r}, must be a pathlib.Path or None")
 
 
 def _checked_text(source: EpisodeSource, episode: int) -> int | None:
     """Return the width of the episode's text embedding, None where there is none."""
     instruction, task = plain(source.instruction(episode)), plain(source.task(episode))
     if not isinstance(instruction, str) or not instruction.strip():
-        refuse(f"the instruction of episode {episode} is {instruction!r}; it must be a sentence")
+        refuse(f"the instruction of episode {episode} is {instruction!r}, must be a sentence")
     if not isinstance(task, str):
-        refuse(f"the task of episode {episode} is {task!r}; it must be a name, or an empty string")
+        refuse(f"the task of episode {episode} is {task!r}, must be a name, or an empty string")
     embedding = source.text_embedding(episode)
     if embedding is None:
         return None
     if not is_floats(embedding, 1):
-        refuse(f"the text embedding of episode {episode} is {words(embedding)}; it must be finite float32 (E,)")
+        refuse(f"the text embedding of episode {episode} is {words(embedding)}, must be finite float32 (E,)")
     encoder = optional_members(source).text_encoder
     if encoder is not None and encoder["width"] != len(embedding):
-        refuse(f"text_encoder has width {encoder['width']}, the text embedding {len(embedding)}; they must be equal")
+        refuse(f"text_encoder has width {encoder['width']}, the text embedding {len(embedding)}, must be equal")
     return len(embedding)
 
 
@@ -112,7 +112,7 @@ def _check_actions(source: EpisodeSource, episode: int) -> None:
     steps, size = int(source.lengths[episode]), source.action_spec.size
     actions = source.actions(episode, 0, steps)
     if not is_floats(actions, 2) or actions.shape != (steps, size):
-        refuse(f"the actions of episode {episode} are {words(actions)}; they must be finite float32 ({steps}, {size})")
+        refuse(f"the actions of episode {episode} are {words(actions)}, must be finite float32 ({steps}, {size})")
     try:
         source.action_spec.encode(actions)
     except ValueError as error:
@@ -124,7 +124,7 @@ def _checked_images(source: EpisodeSource, episode: int) -> set[tuple[int, ...]]
     steps = int(source.lengths[episode])
     images = source.encoded_images(episode, 0, steps)
     if len(images) != steps:
-        refuse(f"episode {episode} gave {len(images)} images for {steps} steps; it must give one per step")
+        refuse(f"episode {episode} gave {len(images)} images for {steps} steps, must give one per step")
     shapes = set()
     for step, data in enumerate(images):
         try:
@@ -143,7 +143,7 @@ def _check_decoded_images(source: EpisodeSource, episode: int) -> None:
     for step, (data, image) in enumerate(zip(encoded, decoded_images(source, episode, 0, steps), strict=True)):
         expected = _decoded(data)[..., ::-1] if members.bgr else _decoded(data)
         if image.shape != expected.shape or np.abs(image.mean((0, 1)) - expected.mean((0, 1))).max() > _COLOR_TOLERANCE:
-            refuse(f"images() of episode {episode}, step {step} differs from encoded_images; both must be one image")
+            refuse(f"images() of episode {episode}, step {step} differs from encoded_images. Both must be one image")
 
 
 def _check_outcome(source: EpisodeSource, episode: int) -> None:
@@ -152,19 +152,19 @@ def _check_outcome(source: EpisodeSource, episode: int) -> None:
         return
     outcome = read(episode)
     if not isinstance(plain(outcome), Outcome):
-        refuse(f"outcome({episode}) is {outcome!r}; it must be an Outcome")
+        refuse(f"outcome({episode}) is {outcome!r}, must be an Outcome")
     for name, kind in (("success", bool), ("seed", int)):
         value = getattr(outcome, name)
         if value is not None and not isinstance(value, kind):
-            refuse(f"{name} of episode {episode} is {value!r}; it must be {kind.__name__} or None")
+            refuse(f"{name} of episode {episode} is {value!r}, must be {kind.__name__} or None")
     rewards = outcome.rewards
     if rewards is not None and (not is_floats(rewards, 1) or rewards.shape != (steps,)):
-        refuse(f"the rewards of episode {episode} are {words(rewards)}; they must be finite float32 ({steps},)")
+        refuse(f"the rewards of episode {episode} are {words(rewards)}, must be finite float32 ({steps},)")
 
 
 def _decoded(data: object) -> NDArray[np.uint8]:
     if not isinstance(data, bytes):
-        refuse(f"it is {type(data).__name__}; it must be the bytes of a JPEG or PNG file")
+        refuse(f"it is {type(data).__name__}, must be the bytes of a JPEG or PNG file")
     return decode_image(data)
 
 

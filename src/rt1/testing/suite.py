@@ -27,12 +27,12 @@ def check_suite(suite: TaskSuite, *, tasks: Sequence[str] = (), seed: int = 0, o
 
     Args:
         suite: the suite.
-        tasks: tasks to check; the first three if not given.
+        tasks: tasks to check. The first three if not given.
         seed: seed of the first episode.
         one_start: True where environments start alike under every seed.
 
     Raises:
-        ValueError: a promise is broken; one line with what was found and what is required.
+        ValueError: a promise is broken. One line with what was found and what is required.
     """
     _check_values(suite)
     _check_stored(suite)
@@ -50,37 +50,37 @@ def _check_values(suite: TaskSuite) -> None:
     check_members(suite, "TaskSuite", _VALUES, _METHODS)
     name, tasks, size = plain(suite.name), plain(suite.tasks), plain(suite.image_size)
     if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
-        refuse(f"name is {name!r}; it must be lower case letters, digits and underscores")
+        refuse(f"name is {name!r}, must be lower case letters, digits and underscores")
     if not isinstance(tasks, list | tuple) or not tasks or len({*map(str, tasks)}) != len(tasks):
-        refuse(f"tasks is {tasks!r:.200}; it must be a list or tuple of different names, at least one")
+        refuse(f"tasks is {tasks!r:.200}, must be a list or tuple of different names, at least one")
     if not isinstance(size, tuple) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        refuse(f"image_size is {size!r}; it must be (H, W), whole numbers above 0")
+        refuse(f"image_size is {size!r}, must be (H, W), whole numbers above 0")
     if not is_rate(suite.control_rate):
-        refuse(f"control_rate is {suite.control_rate!r}; it must be a number of steps per second above 0")
+        refuse(f"control_rate is {suite.control_rate!r}, must be a number of steps per second above 0")
 
 
 def _check_stored(suite: TaskSuite) -> None:
     settings = plain(suite.settings)
     if not isinstance(settings, Mapping) or not is_json(dict(settings)):
-        refuse(f"settings is {settings!r:.200}; it must be a dict of plain JSON")
+        refuse(f"settings is {settings!r:.200}, must be a dict of plain JSON")
     again = suite_from_json(suite_to_json(suite))
     if suite_to_json(again) != suite_to_json(suite):
         refuse(f"from the settings {dict(settings)} the registry makes a suite with {dict(again.settings)}")
     try:
         ForkingPickler.dumps(suite)
     except Exception as error:  # whatever the suite holds
-        raise ValueError(f"{suite.name} cannot be sent to a worker process ({error}); hold settings only") from error
+        raise ValueError(f"{suite.name} cannot be sent to a worker process ({error}). Hold settings only") from error
 
 
 def _check_texts(suite: TaskSuite, task: str) -> None:
     sentences = plain(suite.sentences(task))
     if not isinstance(sentences, tuple) or len(set(sentences)) != len(sentences):
-        refuse(f"the sentences of {task} are {sentences!r:.200}; they must be a tuple of different ones")
+        refuse(f"the sentences of {task} are {sentences!r:.200}, must be a tuple of different ones")
     if not all(isinstance(sentence, str) and sentence.strip() for sentence in sentences):
-        refuse(f"the sentences of {task} are {sentences!r:.200}; none may be empty")
+        refuse(f"the sentences of {task} are {sentences!r:.200}. None may be empty")
     other = suite.same_scene_task(task)
     if other is not None and (other == task or other not in suite.tasks or suite.same_scene_task(other) != task):
-        refuse(f"same_scene_task({task!r}) is {other!r}; it must be another task of the suite that names this one")
+        refuse(f"same_scene_task({task!r}) is {other!r}, must be another task of the suite that names this one")
 
 
 def _check_agreement(suite: TaskSuite, task: str, env: Env, seed: int) -> None:
@@ -92,7 +92,7 @@ def _check_agreement(suite: TaskSuite, task: str, env: Env, seed: int) -> None:
     }
     for what, (found, expected) in pairs.items():
         if found != expected:
-            refuse(f"the environment of {task} has the {what} {found!r}; the suite says {expected!r}")
+            refuse(f"the environment of {task} has the {what} {found!r}. The suite says {expected!r}")
 
 
 def _check_expert(suite: TaskSuite, expert: ScriptedExpert, env: Env, task: str, seed: int) -> None:
@@ -102,7 +102,7 @@ def _check_expert(suite: TaskSuite, expert: ScriptedExpert, env: Env, task: str,
         for _ in range(env.max_steps):
             action = expert(env)
             if not is_floats(action, 1) or len(action) != env.action_spec.size:
-                refuse(f"the expert of {task} returned {words(action)}; it must be float32 ({env.action_spec.size},)")
+                refuse(f"the expert of {task} returned {words(action)}, must be float32 ({env.action_spec.size},)")
             result = env.step(action)  # outside the bounds the environment raises
             if result.success or (result.done and max_return(suite) is not None):
                 return

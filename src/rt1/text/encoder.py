@@ -93,18 +93,18 @@ def check_same_encoder(expected: TextEncoderIdentity, actual: TextEncoderIdentit
     """
     if actual != (expected if expected.sha256 else replace(expected, sha256=actual.sha256)):
         raise ValueError(
-            f"the text encoder is {actual} but {expected} is needed; "
-            "vectors of two encoders do not mean the same; load the one that is needed"
+            f"the text encoder is {actual} but {expected} is needed. "
+            "Vectors of two encoders do not mean the same. Load the one that is needed"
         )
 
 
 def check_instructions(instructions: Sequence[str]) -> None:
     """Raise ``ValueError`` for a single string in place of a list, and for an empty or blank instruction."""
     if isinstance(instructions, str):
-        raise ValueError(f"instructions is the string {instructions!r}; give a list, one string per instruction")
+        raise ValueError(f"instructions is the string {instructions!r}. Give a list, one string per instruction")
     for index, instruction in enumerate(instructions):
         if not instruction.strip():
-            raise ValueError(f"instruction {index} is {instruction!r}; it must say something; give a sentence")
+            raise ValueError(f"instruction {index} is {instruction!r}, must say something. Give a sentence")
 
 
 class TableEncoder:
@@ -128,11 +128,11 @@ class TableEncoder:
         shapes = {vector.shape for vector in self._vectors.values()}
         if len(shapes) != 1 or len(shape := next(iter(shapes))) != 1 or shape == (0,):
             raise ValueError(
-                f"text table {name!r} has vectors of shapes {sorted(shapes)}; all must be one (E,), E >= 1"
+                f"text table {name!r} has vectors of shapes {sorted(shapes)}. All must be one (E,), E >= 1"
             )
         for sentence, vector in self._vectors.items():
             if not np.isfinite(vector).all():
-                raise ValueError(f"text table {name!r}: the vector of {sentence!r} is not finite; compute it again")
+                raise ValueError(f"text table {name!r}: the vector of {sentence!r} is not finite. Compute it again")
         self.identity = TextEncoderIdentity(name=name, sha256=_content_hash(self._vectors), width=shape[0])
 
     @staticmethod
@@ -146,8 +146,8 @@ class TableEncoder:
             vector = np.asarray(values, dtype=np.float32)
             if not np.array_equal(vectors.setdefault(sentence, vector), vector):
                 raise ValueError(
-                    f"text table {name!r}: the sentence {sentence!r} comes with two different vectors; "
-                    "keep those of one encoder"
+                    f"text table {name!r}: the sentence {sentence!r} comes with two different vectors. "
+                    "Keep those of one encoder"
                 )
         return TableEncoder(vectors, name)
 
@@ -177,16 +177,16 @@ class TableEncoder:
     @staticmethod
     def load(path: Path) -> TableEncoder:
         """Read what :meth:`save` wrote. Another or a damaged file raises :class:`DataError`."""
-        cure = "give a text table written by TableEncoder.save"
+        cure = "Give a text table written by TableEncoder.save"
         with reading(path, cure=cure, also=(SafetensorError,)):
             with safe_open(path, framework="np") as file:
                 text, vectors = (file.metadata() or {})[_METADATA_KEY], file.get_tensor("vectors")
             about = parse(text, name="its description", cure=cure)
             name, sentences = about["name"], about["sentences"]
             if not (isinstance(name, str) and all(isinstance(sentence, str) for sentence in sentences)):
-                raise DataError("its name and sentences must be text; write it again")
+                raise DataError("its name and sentences must be text. Write it again")
             if vectors.dtype.kind != "f":
-                raise DataError(f"it holds vectors of {vectors.dtype}; text embeddings are floats; write it again")
+                raise DataError(f"it holds vectors of {vectors.dtype}. Text embeddings are floats. Write it again")
             return TableEncoder.from_pairs(zip(sentences, vectors, strict=True), name)
 
     def unknown(self, sentence: str) -> str:
@@ -197,8 +197,8 @@ class TableEncoder:
 
     def _unknown(self, sentence: str) -> str:
         return (
-            f"{self.unknown(sentence)} in text table {self.identity.name!r}; "
-            "only the table's sentences can be encoded; give one of them, or train with MiniLM"
+            f"{self.unknown(sentence)} in text table {self.identity.name!r}. "
+            "Only the table's sentences can be encoded. Give one of them, or train with MiniLM"
         )
 
 

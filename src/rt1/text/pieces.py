@@ -14,7 +14,7 @@ from rt1.errors import DataError
 from rt1.text.encoder import TextEncoder, TextEncoderIdentity
 
 _SHOWN = 5
-_CURE = "use words that it knows, or another text encoder (docs/text-encoders.md)"
+_CURE = "Use words that it knows, or another text encoder (docs/text-encoders.md)"
 
 
 UNKNOWN_KEY = "instructions_with_unknown_pieces"
@@ -91,12 +91,12 @@ def check_different(
     if groups := shared_vectors(instructions, vectors, encoder):
         maker = "stored with the data" if encoder is None else f"of {encoder.identity.name}"
         raise DataError(
-            f"{shared_text(groups)} have the same text embedding ({maker}): a network cannot tell them apart; "
+            f"{shared_text(groups)} have the same text embedding ({maker}): a network cannot tell them apart. "
             f"{SHARED_CURE}"
         )
 
 
-SHARED_CURE = "name a text encoder that knows these words (docs/text-encoders.md), or give them one sentence"
+SHARED_CURE = "Name a text encoder that knows these words (docs/text-encoders.md), or give them one sentence"
 
 
 def shared_text(groups: Sequence[tuple[str, ...]]) -> str:
@@ -137,5 +137,5 @@ def _text(encoder: Tokenizing, instructions: Sequence[str]) -> str:
     more = f" and {len(pieces) - _SHOWN} more" if len(pieces) > _SHOWN else ""
     return (
         f"the instruction {instructions[0][:80]!r}{count} has pieces that {encoder.identity.name} does not know: "
-        f"{shown}{more}; all of them are one to it; {_CURE}"
+        f"{shown}{more}. All of them are one to it. {_CURE}"
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rt1.text.encoder import USE_LARGE_5, check_instructions
 
-_FORM = f"it must have one input, strings (B,), and one output, float32 (B, {USE_LARGE_5.width})"
+_FORM = f"It must have one input, strings (B,), and one output, float32 (B, {USE_LARGE_5.width})"
 
 
 class UseOnnx:
@@ -39,8 +39,8 @@ class UseOnnx:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if not (_is_one(inputs, "tensor(string)", ()) and _is_one(outputs, "tensor(float)", (USE_LARGE_5.width,))):
             raise ValueError(
-                f"{path} has the inputs {_described(inputs)} and the outputs {_described(outputs)}; {_FORM}; "
-                "export it in that form"
+                f"{path} has the inputs {_described(inputs)} and the outputs {_described(outputs)}. {_FORM}. "
+                "Export it in that form"
             )
         self._input = inputs[0].name
         with path.open("rb") as file:
@@ -59,7 +59,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 (onnxruntime has no types)
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(f"{path} needs onnxruntime, which is not installed; run `pip install 'rt1[use]'`") from error
+        raise ValueError(f"{path} needs onnxruntime, which is not installed. Run `pip install 'rt1[use]'`") from error
     options = onnxruntime.SessionOptions()
     if importlib.util.find_spec("onnxruntime_extensions") is not None:
         from onnxruntime_extensions import get_library_path
@@ -69,10 +69,10 @@ def _open(path: Path) -> Any:  # noqa: ANN401 (onnxruntime has no types)
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a class of its own for each kind of failure
         reason = " ".join(str(error).rpartition(" failed:")[2].split())[:200]
-        cure = "give a whole ONNX file"
+        cure = "Give a whole ONNX file"
         if "is not a registered" in reason:
-            cure = "run `pip install onnxruntime-extensions`, or export it without operators beyond ONNX' own"
-        raise ValueError(f"{path} cannot be loaded by onnxruntime: {reason}; {cure}") from error
+            cure = "Run `pip install onnxruntime-extensions`, or export it without operators beyond ONNX' own"
+        raise ValueError(f"{path} cannot be loaded by onnxruntime: {reason}. {cure}") from error
 
 
 def _is_one(values: Sequence[Any], kind: str, row_shape: tuple[int, ...]) -> bool:

@@ -77,7 +77,7 @@ class WordPieces:
             ids = encoding.ids
             if len(ids) > self.identity.width:
                 raise ValueError(
-                    f"the instruction {instruction[:80]!r} has {len(ids)} word pieces; at most "
+                    f"the instruction {instruction[:80]!r} has {len(ids)} word pieces. At most "
                     f"{self.identity.width} fit. Shorten it, or train with {WORD_PIECES}:tokens={len(ids)}"
                 )
             row[: len(ids)] = ids
@@ -108,12 +108,12 @@ def _tokenizer(vocabulary: dict[str, int]) -> Tokenizer:
 
 def _vocabulary(definition: str) -> dict[str, int]:
     """Return the pieces and ids of a definition. The rest is constant, and is never taken from a file."""
-    cure = "restore the checkpoint"
+    cure = "Restore the checkpoint"
     data = parse(definition, name="the definition of word pieces", cure=cure)
     model = data.get("model") if isinstance(data, dict) else None
     pieces = model.get("vocab") if isinstance(model, dict) else None
     if not isinstance(pieces, dict) or pieces.get(_UNKNOWN) is None:
-        raise DataError(f"this is no definition of word pieces with a vocabulary and {_UNKNOWN} in it; {cure}")
+        raise DataError(f"this is no definition of word pieces with a vocabulary and {_UNKNOWN} in it. {cure}")
     if pieces.get(_PADDING) != 0 or set(map(repr, pieces.values())) != set(map(repr, range(len(pieces)))):
         raise DataError(
             f"these word pieces have no {_PADDING} at 0 or ids with gaps. Use those that rt1 made of the data"

@@ -64,7 +64,7 @@ class WeightAverage:
         Raises:
             CheckpointError: a weight is missing, is one too many, or has another shape.
         """
-        cure = "they belong to another network. Use another checkpoint"
+        cure = "They belong to another network. Use another checkpoint"
         check_same_tensors(weights, self._tensors, what="the weights stored with the average", cure=cure)
         for name, tensor in self._tensors.items():
             tensor.copy_(weights[name])

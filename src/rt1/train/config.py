@@ -142,10 +142,10 @@ class TrainConfig:
         check_at_least(self, 0, "seed", "windows_per_clip", "keep_every", "target_spread")
         check_fraction(self, "held_out", "label_smoothing")
         if self.activations in RENAMED:
-            raise ValueError(f"activations is {self.activations}, an old name; use {RENAMED[self.activations]}")
+            raise ValueError(f"activations is {self.activations}, an old name. Use {RENAMED[self.activations]}")
         if self.keep_every % self.save_every:
             raise ValueError(
-                f"keep_every is {self.keep_every}, save_every {self.save_every}; keep_every must be a multiple of it"
+                f"keep_every is {self.keep_every}, save_every {self.save_every}. keep_every must be a multiple of it"
             )
         if self.best_metric == SUCCESS and not self.closed_loop.every:
             raise ValueError("best_metric is success, and closed_loop.every is 0: there are no trials. Set it above 0")
@@ -160,9 +160,9 @@ class TrainConfig:
         unit = max(1, self.windows_per_clip) * self.accumulation * ranks
         if self.batch_size % unit:
             raise ValueError(
-                f"batch_size is {self.batch_size}; it must be a multiple of {unit}: {ranks} ranks x "
+                f"batch_size is {self.batch_size}, must be a multiple of {unit}: {ranks} ranks x "
                 f"{self.accumulation} parts (accumulation) x {max(1, self.windows_per_clip)} windows of a "
-                f"clip; {unit * -(-self.batch_size // unit)} is"
+                f"clip. {unit * -(-self.batch_size // unit)} is"
             )
         return self.batch_size // max(1, self.windows_per_clip) // ranks
 

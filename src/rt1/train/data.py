@@ -144,7 +144,7 @@ def _text_encoder(sources: Sequence[EpisodeSource]) -> TextEncoderIdentity | Non
     if others:
         names = sorted({str(identity and identity.name) for identity in (first, *others)})
         raise DataError(
-            f"the data sets' text embeddings come from different encoders: {', '.join(names)}; name one text encoder "
+            f"the data sets' text embeddings come from different encoders: {', '.join(names)}. Name one text encoder "
             "for the instructions of all"
         )
     return first
@@ -165,7 +165,7 @@ def text_embeddings(source: EpisodeSource, encoder: TextEncoder | None) -> NDArr
         row = source.text_embedding(episode)
         if row is None:
             raise DataError(
-                f"{source.name}, episode {episode} has no text embedding; name a text encoder for its instructions, "
+                f"{source.name}, episode {episode} has no text embedding. Name a text encoder for its instructions, "
                 "such as --text-encoder minilm"
             )
         rows.append(row)
@@ -179,7 +179,7 @@ def _filled(instructions: list[str], source: EpisodeSource) -> list[str]:
     if empty := [episode for episode, instruction in enumerate(instructions) if not instruction.strip()]:
         raise DataError(
             f"{source.name}: the instruction of {len(empty)} of {len(instructions)} episodes is empty, the first is "
-            f"episode {empty[0]}; leave these episodes out with --skip-empty"
+            f"episode {empty[0]}. Leave these episodes out with --skip-empty"
         )
     return instructions
 
@@ -206,7 +206,7 @@ def several_sentences(
     if encoder is None:
         raise DataError(
             "paraphrases and several instructions need a text encoder, since only one text embedding is stored with an "
-            "episode; name the encoder that made these, minilm for instance"
+            "episode. Name the encoder that made these, minilm for instance"
         )
     episodes = range(len(source.lengths))
     own = [(source.instruction(e),) if choice == "first" else instructions_of(source, e) for e in episodes]
@@ -300,7 +300,7 @@ def trial_info(info: CheckpointInfo | SharedInfo) -> CheckpointInfo:
     names = [name for name, robot in info.embodiments.items() if robot.provenance.get("env")]
     if len(names) != 1:
         raise ValueError(
-            f"closed-loop trials need one embodiment with an environment; of {', '.join(info.embodiments)} there are "
-            f"{len(names)} ({', '.join(names) or 'none'}); leave the trials out (--closed-loop.every 0)"
+            f"closed-loop trials need one embodiment with an environment. Of {', '.join(info.embodiments)} there are "
+            f"{len(names)} ({', '.join(names) or 'none'}). Leave the trials out (--closed-loop.every 0)"
         )
     return info.of(names[0])

@@ -96,12 +96,12 @@ def _device(choice: Device) -> torch.device:
         return torch.device("cpu")
     if accelerator is None or choice not in ("auto", accelerator.type):
         raise TrainingError(
-            f"device is {choice}, and torch finds {accelerator or 'no accelerator'}; set device to auto"
+            f"device is {choice}, and torch finds {accelerator or 'no accelerator'}. Set device to auto"
         )
     number, count = int(os.environ.get("LOCAL_RANK", "0")), torch.accelerator.device_count()
     if number >= count:
         raise TrainingError(
-            f"rank {number} of this machine finds {count} devices of {accelerator}; start as many processes as there "
+            f"rank {number} of this machine finds {count} devices of {accelerator}. Start as many processes as there "
             "are devices, or set device to cpu"
         )
     torch.accelerator.set_device_index(number)
@@ -135,8 +135,8 @@ def share_batch_norm(model: nn.Module, kind: BatchNormKind, world: World) -> Non
             module.reduce = world.sum if kind == "sync" and world.size > 1 else None
         elif kind == "sync" and world.size > 1:
             raise TrainingError(
-                f"batch_norm is sync, and {name} ({type(module).__name__}) normalizes by its own rank's images only; "
-                "use batch_norm local or frozen, or the backbone efficientnet or maxvit"
+                f"batch_norm is sync, and {name} ({type(module).__name__}) normalizes by its own rank's images only. "
+                "Use batch_norm local or frozen, or the backbone efficientnet or maxvit"
             )
 
 

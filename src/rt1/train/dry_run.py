@@ -89,7 +89,7 @@ def _output(run: Run, free: float) -> str:
     # Adam's two moments, the weights, and once more where they are averaged.
     size = parameter_counts(run.model)["total"] * 4e-9 * (3 if run.average is None else 4)
     names = " and ".join(f"{name}/" for name in RUN_ORDER)
-    return f"{run.folder}, {state}{changes}; {names} of about {size:.2g} GB each, {free:.0f} GB free"
+    return f"{run.folder}, {state}{changes}, {names} of about {size:.2g} GB each, {free:.0f} GB free"
 
 
 def _measure(run: Run) -> Measured:
@@ -111,7 +111,7 @@ def _shares(run: Run) -> dict[str, str]:
     part = config.batch_size // world.size // config.accumulation
     parts = "" if config.accumulation == 1 else f" in {config.accumulation} parts of {part}"
     windows, episodes = data.train.samples * clips, len(data.source.lengths)
-    passes = f"{windows / config.batch_size:.4g} updates; {config.updates:,} updates are "
+    passes = f"{windows / config.batch_size:.4g} updates, and {config.updates:,} updates are "
     return {
         "ranks": f"{world.size} on {world.device.type}, {os.environ.get('LOCAL_WORLD_SIZE', world.size)} of them here",
         "batch": f"{config.batch_size:,} windows per update, {config.batch_size // world.size:,} per rank{parts}",
@@ -132,7 +132,7 @@ def _costs(run: Run, measured: Measured) -> dict[str, str]:
     )
     if peak := max(measured.accelerator_gb):
         _, total = torch.get_device_module(run.world.device).mem_get_info()
-        text += f"; {peak:.2g} GB per accelerator, which has {total / 1e9:.0f} GB"
+        text += f", {peak:.2g} GB per accelerator, which has {total / 1e9:.0f} GB"
     return {
         "memory": text,
         "time": f"{measured.seconds:.2g} s per update, about {duration(left * measured.seconds)} for {left:,} updates "

@@ -110,12 +110,12 @@ def _note_start(run: Path, config: dict[str, Any], update: int) -> dict[str, Any
 
 
 def _earlier_starts(file: Path) -> tuple[list[Any], str | None]:
-    cure = "remove it to resume without the notes on earlier starts"
+    cure = "Remove it to resume without the notes on earlier starts"
     about = read_object(file, cure=cure)
     starts, wandb_id = about.get("starts", []), about.get("wandb_id")
     if not isinstance(starts, list) or not isinstance(wandb_id, str | None):
         raise DataError(
-            f"{file} has starts {starts!r:.100} and wandb_id {wandb_id!r:.100}; they must be a list and text; {cure}"
+            f"{file} has starts {starts!r:.100} and wandb_id {wandb_id!r:.100}, must be a list and text. {cure}"
         )
     return starts, wandb_id
 
@@ -149,7 +149,7 @@ def _open_wandb(run: Path, about: Mapping[str, Any], settings: LogSettings) -> A
             config=_config(about),
         )
     except wandb.Error as error:
-        raise ValueError(f"W&B does not start: {error}; run `wandb login`, or log with --log.wandb offline") from error
+        raise ValueError(f"W&B does not start: {error}. Run `wandb login`, or log with --log.wandb offline") from error
     opened.define_metric("update")
     opened.define_metric("*", step_metric="update")
     return opened

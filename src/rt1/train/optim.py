@@ -74,7 +74,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
             if is_decayed == decays and parameter.requires_grad:
                 groups.setdefault((decays, scales[name]), []).append(parameter)
     if not groups:
-        raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}; leave some to learn")
+        raise ValueError(f"all parameters are frozen by {' '.join(settings.freeze)}. Leave some to learn")
     kind = torch.optim.AdamW if settings.kind == "adamw" else torch.optim.Adam
     return kind(
         [
@@ -156,7 +156,7 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Adam, tensor
         f"{moment}/{name}": parameter for name, parameter in learning.items() for moment in _MOMENTS
     }
     needed |= {f"step/{name}": torch.zeros(()) for name in learning}
-    cure = "it belongs to another network, or to one with other parts frozen. Use another checkpoint"
+    cure = "It belongs to another network, or to one with other parts frozen. Use another checkpoint"
     check_same_tensors(tensors, needed, what="the optimizer's state", cure=cure)
     for name, parameter in learning.items():
         state = optimizer.state[parameter]

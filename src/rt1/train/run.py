@@ -191,7 +191,7 @@ def init_of(folder: Path, policy: Path) -> str:
     about = folder / ABOUT_FILE
     if not (is_started(folder) and about.is_file()):
         return str(policy)
-    with reading(about, cure=f"remove {folder} to train again"):
+    with reading(about, cure=f"Remove {folder} to train again"):
         return str(read_object(about)["config"]["init"])
 
 
@@ -236,14 +236,14 @@ def _start(run: Run, path: str) -> None:
 def _checkpoint_activations(model: RT1, config: TrainConfig) -> None:
     if config.compile and config.activations == "full":
         raise TrainingError(
-            "activations is full, and compile is on, which decides this itself; set activations to kept"
+            "activations is full, and compile is on, which decides this itself. Set activations to kept"
         )
     if isinstance(model.backbone, FiLMEfficientNet | MaxViT):
         checkpoint_blocks(model.backbone.blocks, "kept" if config.compile else config.activations)
     elif config.activations != "kept":
         raise TrainingError(
-            f"activations is {config.activations}, and the backbone {config.model.backbone}; only the blocks of "
-            "efficientnet and maxvit can be computed again; set activations to kept"
+            f"activations is {config.activations}, and the backbone {config.model.backbone}. Only the blocks of "
+            "efficientnet and maxvit can be computed again. Set activations to kept"
         )
 
 
@@ -291,8 +291,8 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
     training = load_training(checkpoint)
     old, new = training.progress, _progress(run)
     if lacking := sorted(new.keys() - old.keys()):
-        raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}; train into another folder")
-    with reading(checkpoint / TRAINING_FILE, error=TrainingError, cure="train into another folder"):
+        raise TrainingError(f"{checkpoint} does not say its {', '.join(lacking)}. Train into another folder")
+    with reading(checkpoint / TRAINING_FILE, error=TrainingError, cure="Train into another folder"):
         config = {"instruction_choice": "first", **old["config"]}  # what runs did before there was a choice
         before = {**config, "model": current_names(config["model"]), "data": old["data"]}
         differing = differences(before, {**new["config"], "data": new["data"]})
@@ -302,7 +302,7 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
         run.meter.load_state_dict(old["meter"])
     if differing and not allow_changes:
         raise TrainingError(
-            f"{run.folder} holds a run with other settings ({'; '.join(differing)}); give the old ones or another "
+            f"{run.folder} holds a run with other settings ({'; '.join(differing)}). Give the old ones or another "
             "folder, or resume with the new ones by --allow-changes"
         )
     load_weights(run.model, checkpoint)
@@ -315,7 +315,7 @@ def _resume(run: Run, *, allow_changes: bool) -> None:
 
 def _update(number: object) -> int:
     if type(number) is not int or number < 0:
-        raise TypeError(f"update is {number!r:.80}; it must be a whole number of at least 0")
+        raise TypeError(f"update is {number!r:.80}, must be a whole number of at least 0")
     return number
 
 

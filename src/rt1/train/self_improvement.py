@@ -93,7 +93,7 @@ class ImproveSettings:
         check_between(self, 0, 2, "noise")
         check_between(self, 0, MOST_PROCESSES, "workers")
         if not 0.0 < self.own_share < 1.0:
-            raise ValueError(f"own_share is {self.own_share}; it must lie between 0 and 1")
+            raise ValueError(f"own_share is {self.own_share}, must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def improve(
     """
     details = optional_members(recorded).details
     if "env" not in details:
-        raise DataError(f"{recorded.name} does not say its environment; give a data set that rt1 record wrote")
+        raise DataError(f"{recorded.name} does not say its environment. Give a data set that rt1 record wrote")
     suite = suite_from_json(details["env"])
     tasks = check_tasks(suite, wanted.tasks or tuple(details.get("tasks", ())))
     check_can_collect(suite, tasks, expert=wanted.expert)
@@ -207,18 +207,18 @@ class _Loop:
         }
         file = self.folder / STATE_FILE
         if file.is_file():
-            with reading(file, cure="restore it from a copy, or give another --out"):
+            with reading(file, cure="Restore it from a copy, or give another --out"):
                 state = read_object(file)
                 self.rounds = [json_config.from_json(Round, data, where="a round") for data in state["rounds"]]
                 self.cpu_seconds = {str(kind): float(seconds) for kind, seconds in state["cpu_seconds"].items()}
                 if not all(0 <= seconds < math.inf for seconds in self.cpu_seconds.values()):
-                    raise ValueError(f"cpu_seconds are {self.cpu_seconds}; they must be finite and not below 0")
+                    raise ValueError(f"cpu_seconds are {self.cpu_seconds}, must be finite and not below 0")
                 # A folder of an earlier version lacks newer settings, which had their defaults then.
                 old = {**state, "settings": {**_fixed(ImproveSettings()), **state["settings"]}}
                 changed = differences(_flat(old), _flat(self.about))
             if changed and (self.rounds or any(self.folder.glob("round-*"))):
                 raise ValueError(
-                    f"{self.folder} was begun with other settings ({'; '.join(changed)}); give the old ones, or "
+                    f"{self.folder} was begun with other settings ({'; '.join(changed)}). Give the old ones, or "
                     "another --out"
                 )
             self._check_rounds(file)

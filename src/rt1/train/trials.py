@@ -31,7 +31,7 @@ class ClosedLoopSettings:
     trials: int = 10
     """Trials per task and round, from the same initial states in every round, none of which was recorded."""
     env: str | None = None
-    """Environment by name, or a file that describes it, as for rt1 evaluate; that of the data if not given."""
+    """Environment by name, or a file that describes it, as for rt1 evaluate. That of the data if not given."""
     tasks: tuple[str, ...] = ()
     """Task names. Default: those of the data, or the only one of the environment."""
     seed: int = 0
@@ -93,7 +93,7 @@ def prepare_closed_loop(
     """
     if settings.env is None and not info.provenance.get("env"):
         raise ValueError(
-            "closed-loop trials need an environment, and the data name none; give one (--closed-loop.env NAME), train "
+            "closed-loop trials need an environment, and the data name none. Give one (--closed-loop.env NAME), train "
             "on what `rt1 record` recorded, or leave the trials out (--closed-loop.every 0)"
         )
     suite = suite_of(info.provenance, settings.env)

@@ -159,8 +159,8 @@ def _refuse_non_finite(update: int, batch: Batch, **values: float) -> None:
     for name, value in values.items():
         if not np.isfinite(value):
             raise TrainingError(
-                f"{name} is {value} at update {update}, before the weights were changed; the batch's episodes are "
-                f"{sorted(set(batch.episodes))}; look at their actions, or lower the learning rate, and run again"
+                f"{name} is {value} at update {update}, before the weights were changed. The batch's episodes are "
+                f"{sorted(set(batch.episodes))}. Look at their actions, or lower the learning rate, and run again"
             )
 
 
@@ -174,7 +174,7 @@ def _explain_out_of_memory(run: Run) -> Iterator[None]:
             raise
         config = run.config
         raise TrainingError(
-            f"update {run.update} does not fit into the memory of {run.world.device}; each of these about halves what "
+            f"update {run.update} does not fit into the memory of {run.world.device}. Each of these about halves what "
             f"it takes: accumulation {2 * config.accumulation} instead of {config.accumulation} (the same loss), "
             f"batch_size {max(1, config.batch_size // 2)} instead of {config.batch_size}, activations full "
             f"instead of {config.activations}, precision bf16 instead of {config.precision}"

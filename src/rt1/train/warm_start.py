@@ -93,7 +93,7 @@ def start_from(
     specs = action_spec if isinstance(action_spec, Mapping) else {"": action_spec}
     reinitialized, loaded = _match(model, _by_new_names(old, info, model, specs), new_text=new_text)
     if not loaded.keys() & {name for name, _ in model.named_parameters()}:
-        raise ValueError(f"nothing of {path} fits this network; give its network's settings, or another checkpoint")
+        raise ValueError(f"nothing of {path} fits this network. Give its network's settings, or another checkpoint")
     if POSITIONS in loaded:
         loaded[POSITIONS] = _positions(old, model)
         notes += _positions_notes(old.config, model.config)
@@ -113,17 +113,17 @@ def _check_text(
     path: Path, info: CheckpointInfo | SharedInfo, encoder: TextEncoderIdentity | None, width: int
 ) -> list[str]:
     """Refuse text embeddings of another encoder. Return a note where it is not known."""
-    cure = "name that text encoder, or reinitialize the text layers (--init-new-text)"
+    cure = "Name that text encoder, or reinitialize the text layers (--init-new-text)"
     if info.text_encoder is None or encoder is None:
         if info.model.text_width != width:
             raise ValueError(
-                f"{path} takes text embeddings of {info.model.text_width} entries, the data's have {width}; {cure}"
+                f"{path} takes text embeddings of {info.model.text_width} entries, the data's have {width}. {cure}"
             )
-        return ["whether the text embeddings are of the checkpoint's text encoder is not known; they must be"]
+        return ["whether the text embeddings are of the checkpoint's text encoder is not known. They must be"]
     try:
         check_same_encoder(info.text_encoder, encoder)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be loaded for these text embeddings: {error}; or {cure}") from error
+        raise ValueError(f"{path} cannot be loaded for these text embeddings: {error}. {cure}") from error
     return []
 
 

@@ -146,9 +146,9 @@ def test_an_unusable_episode_is_named(tmp_path: Path, change: dict[str, Any], me
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        (HDF5Layout(image_key="images/fro", instruction="x"), "unknown array 'images/fro'; did you mean 'images/fr"),
+        (HDF5Layout(image_key="images/fro", instruction="x"), "unknown array 'images/fro', did you mean 'images/fr"),
         (HDF5Layout(image_key="images", instruction="x"), "unknown array 'images'"),
-        (HDF5Layout(image_key="images/front", instruction="x", group="date"), "unknown group 'date'; did you mean"),
+        (HDF5Layout(image_key="images/front", instruction="x", group="date"), "unknown group 'date', did you mean"),
         (
             HDF5Layout(image_key="images/front", instruction="x", start_key="action", start_value=5),
             "row 0 begins no episode",

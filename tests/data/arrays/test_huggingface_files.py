@@ -39,7 +39,7 @@ def test_a_split_of_a_saved_dict_is_opened(tmp_path: Path) -> None:
     assert open_data(tmp_path / "set", DataOptions(**OPTIONS)).lengths.tolist() == [4]
     source = open_data(tmp_path / "set", DataOptions(**OPTIONS, split="test"))
     assert (source.name, source.lengths.tolist()) == ("set", [2])
-    with pytest.raises(DataError, match=r"set: unknown split 'tset'; did you mean 'test'"):
+    with pytest.raises(DataError, match=r"set: unknown split 'tset', did you mean 'test'"):
         open_data(tmp_path / "set", DataOptions(**OPTIONS, split="tset"))
 
 

@@ -107,7 +107,7 @@ def test_robomimic_s_masks_name_the_episodes(tmp_path: Path) -> None:
         return [float(source.actions(episode, 0, 1)[0, 0]) for episode in range(len(source.lengths))]
 
     assert (numbers(None), numbers("train"), numbers("valid")) == ([0, 1, 10], [0, 10], [1])
-    with pytest.raises(DataError, match=r"image\.hdf5: unknown mask 'trian'; did you mean 'train'"):
+    with pytest.raises(DataError, match=r"image\.hdf5: unknown mask 'trian', did you mean 'train'"):
         numbers("trian")
     with pytest.raises(DataError, match=r"mask 'wrong' .*'demo_7'"):
         numbers("wrong")

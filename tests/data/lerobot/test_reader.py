@@ -143,7 +143,7 @@ def test_changing_instructions_are_told(damaged: Path) -> None:
     ("options", "message"),
     [
         ({"image_key": "observation.images.imag"}, "unknown image key .*did you mean 'observation.images.image'"),
-        ({"action_key": "actoin"}, "unknown action key 'actoin'; did you mean 'action'"),
+        ({"action_key": "actoin"}, "unknown action key 'actoin', did you mean 'action'"),
         ({"action_key": "index"}, "unknown action key 'index'"),
         (
             {"action_spec": ActionSpec(parts=(Continuous(name="grip", low=(0.0,), high=(1.0,)),))},

@@ -99,7 +99,7 @@ def test_without_a_layout_the_keys_are_named(tmp_path: Path) -> None:
     [
         (
             RLDSLayout(image_key="imag", instruction_key="instruction"),
-            "unknown RLDS key 'imag'; did you mean 'image'",
+            "unknown RLDS key 'imag', did you mean 'image'",
         ),
         (
             RLDSLayout(image_key="action", instruction_key="instruction"),

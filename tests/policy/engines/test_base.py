@@ -17,7 +17,7 @@ def test_every_choice_is_read_back_from_its_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("onx", "unknown engine 'onx'; did you mean 'onnx'"),
+        ("onx", "unknown engine 'onx', did you mean 'onnx'"),
         ("fp32", "unknown engine 'fp32'"),
         ("torch:int8", "'torch:int8', .*torch, torch:bf16"),
         ("onnx:", None),

@@ -66,7 +66,7 @@ def test_no_tensor_of_a_step_is_made_on_another_device(name: str, monkeypatch: p
     with torch.device("meta"):
         model = RT1(preset(name).model)
     if model.config.embodiments:
-        pytest.skip("a network of several embodiments does not act; that of one is tested")
+        pytest.skip("a network of several embodiments does not act. That of one is tested")
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
     sizes = network_sizes(model)
     engine = TorchEngine(model, precision="bf16", device="meta")  # takes a step

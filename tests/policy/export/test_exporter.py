@@ -212,7 +212,7 @@ def test_the_description_is_plain_json(torch_export: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tolerance": -1.0}, "tolerance is -1.0; it must be at least 0"),
+        ({"tolerance": -1.0}, "tolerance is -1.0, must be at least 0"),
         ({"tolerance": float("nan")}, "tolerance is nan"),
         ({"agreement": 1.5}, r"agreement is 1.5"),
         ({"episodes": 1}, "episodes is 1"),
@@ -224,6 +224,6 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, Any], message
 
 
 def test_episodes_must_be_longer_than_the_window(torch_export: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="steps is 3; it must be more than the window of 3 images"):
+    with pytest.raises(ValueError, match="steps is 3, must be more than the window of 3 images"):
         export(torch_export[0], tmp_path / "export", ExportSettings(to="torch-export", steps=3))
     assert ExportSettings(to="onnx").steps_for(6) == 10

@@ -20,8 +20,8 @@ from rt1.policy.exported_manifest import Format, Precision
 @pytest.mark.parametrize(
     ("to", "precision", "message"),
     [
-        ("openvino", "int8", "int8 cannot be exported to openvino, which has fp32, bf16; export to onnx, or leave"),
-        ("onnx", "bf16", "bf16 cannot be exported to onnx, which has fp32, int8; export to openvino"),
+        ("openvino", "int8", "int8 cannot be exported to openvino, which has fp32, bf16. Export to onnx, or leave"),
+        ("onnx", "bf16", "bf16 cannot be exported to onnx, which has fp32, int8. Export to openvino"),
         ("aoti", "bf16", "bf16 cannot be exported to aoti, which has fp32"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(
 def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler, and g\+\+ or clang\+\+ is not there; install one"):
+    with pytest.raises(ExportError, match=r"needs a C\+\+ compiler, and g\+\+ or clang\+\+ is not there. Install one"):
         check_possible("aoti", "fp32")
     monkeypatch.setenv("CXX", "my-compiler")
     with pytest.raises(ExportError, match="and my-compiler is not there"):

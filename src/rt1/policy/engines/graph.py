@@ -22,7 +22,7 @@ class GraphEngine(Engine):
     """The graphs of an exported folder."""
 
     def __init__(self, folder: Path, manifest: Manifest, *, threads: int | None = None) -> None:
-        """Load the graphs. ``threads`` compute; the library decides if None."""
+        """Load the graphs. ``threads`` compute. The library decides if None."""
         self.name, self.precision, self.sizes = manifest.kind, manifest.precision, manifest.sizes
         files = graph_files(manifest.kind, folder)
         self._condition, self._tokenizer, self._decoder = (self.load(file, threads) for file in files)

@@ -18,7 +18,7 @@ INPUTS = {
     "tokenizer": ("image", "condition"),
     "decoder": ("tokens", "step", "condition"),
 }
-"""Graph -> names of its inputs in order; the last of ``condition`` is missing where there is no guidance."""
+"""Graph -> names of its inputs in order. The last of ``condition`` is missing where there is no guidance."""
 
 
 class ProgramEngine(GraphEngine):
@@ -55,7 +55,7 @@ def instruction_set() -> str:
 
 
 def _check_fits(folder: Path, manifest: Manifest) -> None:
-    """Compiled code fits one version of torch and one kind of processor; on another it would crash."""
+    """Compiled code fits one version of torch and one kind of processor. On another it would crash."""
     machine = {"torch": torch.__version__, "cpu": instruction_set()}
     for name, value in machine.items():
         if manifest.versions.get(name) != value:

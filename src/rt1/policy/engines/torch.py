@@ -33,9 +33,9 @@ class TorchEngine(Engine):
         """Copy and fold a network's weights as they are now.
 
         Args:
-            model: the network; it is put into evaluation mode and stays where it is.
+            model: the network. It is put into evaluation mode and stays where it is.
             precision: ``fp32``, or ``bf16`` for all but the text and the logits.
-            device: as torch names it; ``auto`` for the accelerator, where there is one.
+            device: as torch names it. ``auto`` for the accelerator, where there is one.
 
         Raises:
             ValueError: a network of several embodiments, or a device or precision that does not run here.
@@ -126,7 +126,7 @@ class Graphed:
 
 
 def acting_device(name: str) -> torch.device:
-    """Return the device of a name; of ``auto`` the accelerator, or the CPU where there is none."""
+    """Return the device of a name. Of ``auto`` the accelerator, or the CPU where there is none."""
     if name != "auto":
         return torch.device(name)
     accelerator = torch.accelerator.current_accelerator(check_available=True)

@@ -38,7 +38,7 @@ class TrialSize:
     text_width: int
     """E: entries of a text embedding."""
     vocabulary: int = 0
-    """Word pieces whose ids a text embedding holds; 0 where it holds vectors."""
+    """Word pieces whose ids a text embedding holds. 0 where it holds vectors."""
 
 
 def generated_trials(size: TrialSize, seed: int) -> list[Trial]:

@@ -62,14 +62,14 @@ class ExportSettings:
     instructions: tuple[str, ...] = ()
     """Sentences whose text embeddings are stored in the export. All sentences of a text table are stored."""
     tolerance: float | None = None
-    """Largest logit difference allowed, as a share of the largest logit; 0.0001 for fp32 and 0.1 for the others if not
+    """Largest logit difference allowed, as a share of the largest logit. 0.0001 for fp32 and 0.1 for the others if not
     given."""
     agreement: float = 0.99
     """Least share of equal tokens, of those whose logit is at least 0.05 above the next."""
     episodes: int = 2
     """Episodes it is compared on."""
     steps: int | None = None
-    """Steps of each episode; 4 more than the window if not given, and never fewer than one more."""
+    """Steps of each episode. 4 more than the window if not given, and never fewer than one more."""
     seed: int = 0
     """Seed of generated images and embeddings."""
 
@@ -83,7 +83,7 @@ class ExportSettings:
         steps = window + 4 if self.steps is None else self.steps
         if steps <= window:
             raise ValueError(
-                f"steps is {steps}; it must be more than the window of {window} images, so that images are forgotten"
+                f"steps is {steps}, must be more than the window of {window} images, so that images are forgotten"
             )
         return steps
 
@@ -104,7 +104,7 @@ def export(
         out: the folder to write. It replaces an earlier export only if the comparison passes.
         settings: what to export.
         encoder: text encoder of the instructions, by default the one the checkpoint names.
-        source: recorded episodes to compare on; generated images if None.
+        source: recorded episodes to compare on. Generated images if None.
         say: called with one line before each stage.
 
     Raises:

@@ -47,8 +47,8 @@ def check_possible(to: Format, precision: Precision) -> None:
     if precision not in PRECISIONS[to]:
         able = " or ".join(name for name, known in PRECISIONS.items() if precision in known)
         raise ExportError(
-            f"precision {precision} cannot be exported to {to}, which has {', '.join(PRECISIONS[to])}; "
-            f"export to {able}, or leave --precision out"
+            f"precision {precision} cannot be exported to {to}, which has {', '.join(PRECISIONS[to])}. "
+            f"Export to {able}, or leave --precision out"
         )
     missing = [name for name in PACKAGES[to] if importlib.util.find_spec(name) is None]
     if missing:
@@ -56,8 +56,8 @@ def check_possible(to: Format, precision: Precision) -> None:
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     if to == "aoti" and not any(map(shutil.which, compilers)):
         raise ExportError(
-            f"an export to aoti needs a C++ compiler, and {' or '.join(compilers)} is not there; "
-            "install one (Debian: apt-get install g++), or set CXX to yours"
+            f"an export to aoti needs a C++ compiler, and {' or '.join(compilers)} is not there. "
+            "Install one (Debian: apt-get install g++), or set CXX to yours"
         )
 
 
