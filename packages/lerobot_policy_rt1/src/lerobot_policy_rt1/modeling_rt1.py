@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lerobot.policies.pretrained import PreTrainedPolicy
 from numpy.typing import NDArray
 from torch import Tensor
@@ -24,6 +25,7 @@ from rt1.data.pipeline.augment import augment
 from rt1.envs.registry import lerobot_options
 from rt1.model.loss import action_loss
 from rt1.model.rt1 import RT1
+from rt1.policy.base import recorded_size
 from rt1.policy.batched import BatchedPolicy
 from rt1.policy.engines.torch import TorchEngine
 from rt1.policy.lerobot import CONFIG_FILE, PREFIX, read_description
@@ -130,7 +132,8 @@ class RT1Policy(PreTrainedPolicy):
         if self._acting is None:
             engine = TorchEngine(self.network, device=str(self.network.pixel_mean.device))
             self._acting = BatchedPolicy(Policy(Stepper(engine), self.info.action_spec, encode_text=self._encode_text))
-        images = _cropped(_stored(batch[self.config.camera]), self.config.env_crop).cpu().numpy()
+        size = recorded_size(self.info.provenance)
+        images = _cropped(_stored(batch[self.config.camera]), self.config.env_crop, size).cpu().numpy()
         action_BA = torch.from_numpy(self._acting.act_vectors(list(images), self._tasks(batch, len(images))))
         self._held = [action_BA.clone() for _ in range(self.config.env_hold - 1)]
         return action_BA
@@ -178,15 +181,22 @@ class RT1Policy(PreTrainedPolicy):
         return action_loss(logits_BTAV, token_BTA, mask_BT=mask_BT, spread_A=spread_A, smoothing=config.label_smoothing)
 
 
-def _cropped(image_XHWC: Tensor, crop: Sequence[float] | None) -> Tensor:
-    """Return the part of the images that the policy sees."""
+def _cropped(image_XHWC: Tensor, crop: Sequence[float] | None, size: tuple[int, int] | None) -> Tensor:
+    """Return the part of the images that the policy sees, averaged to the size of the recorded images if it is larger.
+
+    The network's own resizing skips pixels, so that edges differ from those of the recorded images.
+    """
     if crop is None:
         return image_XHWC
     height, width = image_XHWC.shape[-3:-1]
     top, left, rows, columns = (
         round(share * side) for share, side in zip((*crop, crop[2]), (height, width, height, width), strict=True)
     )
-    return image_XHWC[..., top : top + rows, left : left + columns, :]
+    image_XHWC = image_XHWC[..., top : top + rows, left : left + columns, :]
+    if size is None or rows <= size[0]:
+        return image_XHWC
+    mean_XHWC = F.interpolate(image_XHWC.movedim(-1, -3).float(), size=size, mode="area").movedim(-3, -1)
+    return mean_XHWC if image_XHWC.is_floating_point() else mean_XHWC.round().to(torch.uint8)
 
 
 def _stored(image_XCHW: Tensor) -> Tensor:
