@@ -53,5 +53,5 @@ def test_an_expert_where_there_is_none_is_one_line(
     pytest.importorskip("dm_control", reason="DeepMind Control is not installed")
     words = ["record", "--env", "dm_control:walker-run", "--tasks", "walker-run", "--text-encoder", str(table_file)]
     assert main([*words, "--out", str(tmp_path / "set")]) == 1
-    assert "walker-run of dm_control have no expert" in capsys.readouterr().err
+    assert "walker-run of dm_control has no expert" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()

@@ -159,7 +159,8 @@ def record(
 def check_experts(suite: TaskSuite, tasks: Sequence[str], cure: str) -> None:
     """Raise ``ValueError`` with the names of the tasks that have no expert."""
     if lacking := [task for task in tasks if suite.expert(task) is None]:
-        raise ValueError(f"{', '.join(lacking)} of {suite.name} have no expert. {cure}")
+        verb = "has" if len(lacking) == 1 else "have"
+        raise ValueError(f"{', '.join(lacking)} of {suite.name} {verb} no expert. {cure}")
 
 
 def embed_sentences(suite: TaskSuite, tasks: tuple[str, ...], encoder: TextEncoder) -> SentenceEmbeddings:
