@@ -139,7 +139,7 @@ class TrainConfig:
         check_between(self, 1, 1 << 20, "batch_size", "accumulation")
         check_between(self, 1, MOST_THREADS, "loader_threads")
         check_between(self, 0, MOST_THREADS, "threads")
-        check_at_least(self, 0, "seed", "windows_per_clip", "keep_every", "target_spread")
+        check_at_least(self, 0, "seed", "windows_per_clip", "keep_every", "target_spread", "temperature")
         check_fraction(self, "held_out", "label_smoothing")
         if self.activations in RENAMED:
             raise ValueError(f"activations is {self.activations}, an old name. Use {RENAMED[self.activations]}")
