@@ -230,5 +230,5 @@ def test_it_says_when_the_server_has_gone(browser: Any, served: Any) -> None:
     _wait_for_text(page, "phase", "stopped")
     served.stop()
     _wait_for_text(page, "phase", "no connection")
-    assert "does rt1 play still run?" in page.get_by_role("alert").inner_text()
+    assert "Does rt1 play still run?" in page.get_by_role("alert").inner_text()
     page.close()

@@ -124,7 +124,7 @@ def test_a_recording_of_another_program_is_replayed_by_its_keys(
     for file in (RT1_FILE, "recording.json"):
         (folder / file).unlink()
     options = DataOptions(action_keys=("action",))
-    client = make_client(open_data(folder, options).action_spec)
+    client = make_client(replace(open_data(folder, options).action_spec, bins=16))  # the network's
     limits = ActionLimits(spec=client.action_spec)
     page = replay(client, folder, limits, page=tmp_path / "page.html", episodes=(1,), options=options)
     assert "1 recorded episode, 3 steps" in page.read_text()
