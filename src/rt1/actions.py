@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from rt1.common.json_config import from_json, to_json
+from rt1.common.json_config import check_between, from_json, to_json
 from rt1.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ TokenArray = NDArray[np.int32]
 _LARGEST = 1e38
 """Largest bound: the width between two such bounds is finite in float32."""
 _MOST_BINS = 1 << 16
-_HOTTEST = 100.0
+HOTTEST = 100
 """Largest temperature. At it all bins of a trained network weigh about the same."""
 
 
@@ -118,10 +118,7 @@ class ActionSpec:
     differ in it alone are equal."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= _HOTTEST:
-            raise ValueError(
-                f"temperature is {self.temperature}. It must lie in 0..{_HOTTEST:g}. Give 0 for the likeliest bin"
-            )
+        check_between(self, 0, HOTTEST, "temperature")
         names = [part.name for part in self.parts]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"action parts are named {names}. Give at least one part and no name twice")

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from rt1.checkpoint import MODEL_FILE, CheckpointInfo, load_info, load_model, load_whole_info, resolve, robots_of
-from rt1.common.json_config import to_json
 from rt1.errors import CheckpointError, ExportError
 from rt1.hub.names import policy_path
 from rt1.model.weights import read_safetensors
@@ -52,7 +51,7 @@ def weights_hash(folder: Path) -> str:
     """
     if is_export(folder):
         return hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
-    specs = {name: to_json(robot.action_spec) for name, robot in robots_of(load_whole_info(folder)).items()}
+    specs = {name: robot.action_spec.to_json() for name, robot in robots_of(load_whole_info(folder)).items()}
     digest = hashlib.sha256(json.dumps(specs).encode())
     tensors, _ = read_safetensors(folder / MODEL_FILE, error=CheckpointError, cure="Use another checkpoint")
     for name, tensor in sorted(tensors.items()):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rt1.actions import HOTTEST
 from rt1.common.json_config import MOST_THREADS, check_at_least, check_between, check_fraction
 from rt1.data.pipeline.augment import AugmentSettings
 from rt1.model.loss import LossForm
@@ -139,7 +140,8 @@ class TrainConfig:
         check_between(self, 1, 1 << 20, "batch_size", "accumulation")
         check_between(self, 1, MOST_THREADS, "loader_threads")
         check_between(self, 0, MOST_THREADS, "threads")
-        check_at_least(self, 0, "seed", "windows_per_clip", "keep_every", "target_spread", "temperature")
+        check_at_least(self, 0, "seed", "windows_per_clip", "keep_every", "target_spread")
+        check_between(self, 0, HOTTEST, "temperature")
         check_fraction(self, "held_out", "label_smoothing")
         if self.activations in RENAMED:
             raise ValueError(f"activations is {self.activations}, an old name. Use {RENAMED[self.activations]}")
