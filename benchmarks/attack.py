@@ -35,7 +35,7 @@ import msgpack
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from server import RATE, SENTENCES, checkpoint, made_up_images
+from server import RATE, SENTENCES, checkpoint, made_up_images, text_table
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -45,7 +45,6 @@ from rt1.errors import ClientError
 from rt1.serve.client import Client
 from rt1.serve.protocol import encode
 from rt1.serve.robot import Rate
-from rt1.text.encoder import TableEncoder
 
 LATE = 1 / RATE  # seconds
 PAUSE = 0.2  # seconds until an attacker whom the server has closed comes again
@@ -287,8 +286,8 @@ def main() -> None:
     print(f"{'attack':28}{'lost':>6}{'p50 ms':>9}{'max ms':>9}{'memory GB':>11}{'stall p99 ms':>14}", flush=True)
     outcomes = []
     with tempfile.TemporaryDirectory() as scratch:
-        rng, table_file = np.random.default_rng(0), Path(scratch) / "table.safetensors"
-        table = TableEncoder({sentence: rng.normal(size=512) for sentence in SENTENCES}, "benchmark")
+        table_file = Path(scratch) / "table.safetensors"
+        table = text_table(512)
         table.save(table_file)
         folder = checkpoint(Path(scratch) / "demo", "demo", table)
         for name in (name for name in ATTACKS if any(part in name for part in choices.only)):

@@ -6,8 +6,8 @@
 
 It serves networks of random weights with `rt1 serve` in a process of its own, drives it through `rt1.serve.client`
 over loopback, and holds every reply of the fleet against a policy here that gets the same images. The last line is
-JSON: `overhead_ms_p50` a call less the network's time, one robot, raw 256x320 images; `robots`, `requests`, `lost`
-(without a reply, or with the action of other images) and `p99_ms` of the fleet.
+JSON: `overhead_ms_p50` a call less the network's time, one robot, raw 256x320 images; `robots`, those `refused`
+(not let in), `requests`, `lost` (without a reply, or with the action of other images) and `p99_ms` of the fleet.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from trained import network
 
 from rt1.actions import FloatArray, rt1_action_spec
 from rt1.checkpoint import CheckpointInfo, save_checkpoint
 from rt1.common.system import commit, describe_machine
 from rt1.errors import ClientError
-from rt1.model.rt1 import RT1
 from rt1.policy.policy import Policy
 from rt1.presets import preset
 from rt1.serve.client import Client
@@ -77,16 +77,19 @@ class Robot:
     """Ticks it came too late for, since the answer before took longer than a period."""
 
 
+def text_table(width: int) -> TableEncoder:
+    """Return a random unit vector for each sentence. Longer ones make the activations of a deep network overflow."""
+    vectors = np.random.default_rng(0).normal(size=(len(SENTENCES), width))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return TableEncoder(dict(zip(SENTENCES, unit, strict=True)), "benchmark")
+
+
 def checkpoint(folder: Path, name: str, table: TableEncoder) -> Path:
     """Save a preset's network with random weights, chosen so that words and images show in the actions."""
-    torch.manual_seed(0)
     config = dataclasses.replace(
         preset(name).model, action_tokens=SPEC.size, bins=SPEC.bins, text_width=table.identity.width
     )
-    model = RT1(config)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.5)
+    model = network(config)
     with torch.no_grad():
         for parameter in model.token_learner.parameters():
             parameter.mul_(10.0)
@@ -159,7 +162,6 @@ def drive(url: str, robot: Robot, images: NDArray[np.uint8], seconds: float, rat
                 robot.late += ticks.wait() > 0
     except ClientError as error:
         robot.error = str(error)
-        robot.requests = robot.requests or [Request(starts=None, image=0)]  # not let in: its first one is lost
     return robot
 
 
@@ -168,6 +170,11 @@ def fleet(url: str, robots: int, images: NDArray[np.uint8], seconds: float, rate
     with ThreadPoolExecutor(robots) as pool:
         running = [pool.submit(drive, url, Robot(number=number), images, seconds, rate) for number in range(robots)]
         return [each.result() for each in running]
+
+
+def refusals(driven: Sequence[Robot]) -> list[str]:
+    """Return why robots were not let in, a line for each of them."""
+    return [robot.error for robot in driven if robot.error and not robot.requests]
 
 
 def judge(robot: Robot, policy: Policy, images: NDArray[np.uint8]) -> tuple[int, int]:
@@ -257,14 +264,16 @@ def measure_fleet(
     distinct = len({request.action.tobytes() for request in answered if request.action is not None})
     milliseconds = [1e3 * request.seconds for request in answered]
     print(f"{'ms':24}{'p50':>9} {'p95':>9} {'p99':>9} {'max':>9}\n{'call':24}{percentiles(milliseconds)}")
-    print(f"requests {len(requests)}, unanswered {len(requests) - len(answered)}, late {sum(r.late for r in driven)}")
+    unanswered, late, refused = len(requests) - len(answered), sum(r.late for r in driven), len(refusals(driven))
+    print(f"requests {len(requests)}, unanswered {unanswered}, late {late}, robots refused {refused}")
     print(f"not the local policy's action {other}, of these rounding of a tie {ties}; distinct actions {distinct}")
     for error in sorted({robot.error for robot in driven if robot.error}):
         print(f"  {error}")
     return {
         "robots": robots,
+        "refused": refused,
         "requests": len(requests),
-        "lost": len(requests) - len(answered) + other - ties,
+        "lost": unanswered + other - ties,
         "p99_ms": round(float(np.percentile(milliseconds, 99)), 2) if milliseconds else float("nan"),
     }
 
@@ -308,7 +317,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where network and export of --fleet stay for the next run")
     choices = parser.parse_args()
     print(f"{describe_machine()}, torch {torch.__version__}, commit {commit()}")
-    rng, images = np.random.default_rng(0), made_up_images()
+    images = made_up_images()
     with tempfile.TemporaryDirectory() as scratch:
         if choices.fleet:
             from fleet import measure_full_fleet
@@ -317,7 +326,7 @@ def main() -> None:
             measure_full_fleet(folder, images, engine=choices.engine, seconds=choices.seconds)
             return
         folder, table_file = Path(scratch), Path(scratch) / "table.safetensors"
-        table = TableEncoder({sentence: rng.normal(size=512) for sentence in SENTENCES}, "benchmark")
+        table = text_table(512)
         table.save(table_file)
         small, full = checkpoint(folder / "small", "demo", table), checkpoint(folder / "full", "paper", table)
         spent = measure_overhead(small, table_file, images, choices.calls)

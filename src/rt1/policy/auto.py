@@ -185,5 +185,5 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         return read_object(file, cure="It is written again")
     except DataError as error:
-        warnings.warn(str(error), stacklevel=3)
+        warnings.warn(str(error), stacklevel=1)  # one place, so that reading the file twice prints it once
         return {}
