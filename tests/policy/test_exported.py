@@ -30,7 +30,7 @@ import json, sys
 
 class NoTorch:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "cv2", "rich"):
+        if name.partition(".")[0] in ("torch", "cv2", "psutil", "rich", "tyro"):
             raise ImportError(f"{name} is not installed")
 
 sys.meta_path.insert(0, NoTorch())
@@ -105,6 +105,16 @@ def test_robots_in_one_batch_get_what_each_gets_from_the_network_alone(
     np.testing.assert_allclose(policy.stepper.attention_maps(states[0]).sum((1, 2)), 1.0, rtol=1e-4)
 
 
+def test_in_int8_a_robot_with_a_huge_text_embedding_changes_nothing_for_another(
+    int8_export: Path, images: Images
+) -> None:
+    policy = Policy.from_export(int8_export, threads=1)
+    alone, joined, huge = (policy.start(np.ones(policy.sizes.text_width, np.float32)) for _ in range(3))
+    huge.condition = 1e4 * huge.condition
+    expected = policy.step([alone], images[:1])[0]
+    np.testing.assert_array_equal(policy.step([huge, joined], [images[1], images[0]])[1], expected)
+
+
 def test_guidance_is_the_network_s(
     exported: Callable[[Format, str], tuple[Path, Path]], images: Images, embedding: FloatArray
 ) -> None:
@@ -132,9 +142,12 @@ def test_a_policy_of_an_export_is_named_by_its_library_and_has_no_torch_network(
 def test_a_checkpoint_s_place_takes_an_export_too(onnx_export: tuple[Path, Path]) -> None:
     checkpoint, folder = onnx_export
     assert (is_export(folder), is_export(checkpoint)) == (True, False)
-    assert Policy.from_checkpoint(folder, engine="auto", threads=1).engine == "onnx"
+    for engine in ("auto", "onnx", "onnx:fp32"):
+        assert Policy.from_checkpoint(folder, engine=engine, threads=1).engine == "onnx"
     with pytest.raises(ExportError, match="is an export for onnx, not for openvino"):
         Policy.from_checkpoint(folder, engine="openvino")
+    with pytest.raises(ExportError, match="device is cuda"):
+        Policy.from_checkpoint(folder, device="cuda")
     with pytest.raises(ExportError, match=r"one embodiment\. Leave out the name 'left'"):
         Policy.from_checkpoint(folder, embodiment="left")
 

@@ -114,6 +114,18 @@ def test_a_description_that_makes_no_sense_is_refused(
         read_manifest(folder)
 
 
+def test_a_changed_action_spec_is_noticed_and_an_export_without_a_digest_is_read(
+    folder: Path, rewrite: Callable[..., None]
+) -> None:
+    data = json.loads((folder / MANIFEST_FILE).read_text())
+    spec = {**data["action_spec"], "temperature": 0.5}
+    rewrite(action_spec=spec)
+    with pytest.raises(ExportError, match=r"export\.json was changed"):
+        read_manifest(folder)
+    rewrite(digest=None)
+    assert read_manifest(folder).action_spec.temperature == 0.5
+
+
 def test_text_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text("{")
     with pytest.raises(ExportError, match="is not JSON"):

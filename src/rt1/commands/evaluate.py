@@ -10,7 +10,6 @@ import tyro
 
 from rt1.commands.options import (
     DataFormat,
-    EncoderName,
     EnvOptions,
     ReportFolder,
     report_folder,
@@ -18,6 +17,7 @@ from rt1.commands.options import (
     simulator,
     text_encoder,
 )
+from rt1.commands.policy_options import EncoderName
 from rt1.data.open_data import DataOptions
 from rt1.data.open_mixture import joined, open_mixture
 from rt1.data.sources.base import EpisodeSource

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import tyro
 
 from rt1.commands.evaluate import open_source
-from rt1.commands.options import CheckpointPath, DataFormat, EncoderName, ReportFolder, report_folder, text_encoder
+from rt1.commands.options import DataFormat, ReportFolder, report_folder, text_encoder
+from rt1.commands.policy_options import CheckpointPath, EncoderName
 from rt1.data.open_data import DataOptions
 from rt1.report.offline import PAGE_FILE, OfflineSettings, evaluate_recorded
 from rt1.report.provenance import ReportContext

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from rt1.commands.options import CheckpointPath, DataFormat, EncoderName, text_encoder
+from rt1.commands.options import DataFormat, text_encoder
+from rt1.commands.policy_options import CheckpointPath, EncoderName
 from rt1.common.files import check_replaceable
 from rt1.data.open_data import DataOptions, open_data
 from rt1.policy.export.exporter import EXPORT_FILES, ExportSettings, export

@@ -12,7 +12,8 @@ from typing import Annotated
 import tyro
 
 from rt1.checkpoint import EXPORT_FILE, INFO_FILE, RUN_ORDER
-from rt1.commands.options import DataFormat, EmbodimentName, EnvOptions
+from rt1.commands.options import DataFormat, EnvOptions
+from rt1.commands.policy_options import EmbodimentName
 from rt1.common.files import check_replaceable
 from rt1.common.json_config import check_at_least
 from rt1.common.suggest import unknown_name

@@ -19,20 +19,6 @@ from rt1.report.shards import SHARD_FILES
 from rt1.text.encoder import TextEncoder
 from rt1.text.load import load_text_encoder
 
-CheckpointPath = Annotated[
-    tyro.conf.Positional[Path],
-    tyro.conf.arg(help="Checkpoint, run folder, exported folder, name of a shipped policy, or USER/NAME on the Hub."),
-]
-EmbodimentName = Annotated[
-    str | None, tyro.conf.arg(help="Embodiment that acts. Required if the checkpoint has several.")
-]
-EncoderName = Annotated[
-    str | None,
-    tyro.conf.arg(
-        help="Text encoder: minilm, minilm:tokens=N, multilingual, hf:NAME, a table file, or an .onnx file. "
-        "Default: the one that the checkpoint names."
-    ),
-]
 DataFormat = Annotated[
     tyro.conf.OmitArgPrefixes[DataOptions],
     tyro.conf.arg(name="data-format", help="How to read a data set that does not describe itself."),

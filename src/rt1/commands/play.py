@@ -8,7 +8,8 @@ from pathlib import Path
 
 import tyro
 
-from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName, EnvOptions, simulation, text_encoder
+from rt1.commands.options import EnvOptions, simulation, text_encoder
+from rt1.commands.policy_options import CheckpointPath, EmbodimentName, EncoderName
 from rt1.common.json_config import MOST_PORT, check_at_least, check_between
 from rt1.envs.registry import EnvSettings
 from rt1.evaluate.closed_loop import check_pictures_fit

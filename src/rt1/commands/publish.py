@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from rt1.commands.options import CheckpointPath, EncoderName, text_encoder
+from rt1.commands.options import text_encoder
+from rt1.commands.policy_options import CheckpointPath, EncoderName
 from rt1.common.files import scratch_folder
 from rt1.hub.card import check_card
 from rt1.hub.client import upload

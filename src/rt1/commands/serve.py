@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from rt1.commands.options import CheckpointPath, EmbodimentName, EncoderName
+from rt1.commands.policy_options import CheckpointPath, EmbodimentName, EncoderName
 from rt1.policy.exported import is_export, stored_table
 from rt1.policy.open import describe, policy_folder
 from rt1.policy.policy import ActingSettings, Policy

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-import psutil
 from safetensors import SafetensorError
 
 from rt1.errors import SaveError
@@ -218,9 +217,12 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def _is_abandoned(path: Path, machine: str | None, process: int) -> bool:
-    if machine != _machine():
-        return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
-    return not psutil.pid_exists(process)
+    if machine == _machine():
+        with suppress(ModuleNotFoundError):  # a robot may lack it
+            import psutil
+
+            return not psutil.pid_exists(process)
+    return time.time() - path.stat().st_mtime > _ABANDONED_SECONDS
 
 
 def _swap(temporary: Path, path: Path) -> None:

@@ -13,6 +13,7 @@ The names of the files follow from the format, never from the description.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,8 @@ class Manifest:
             raise ValueError(f"its file {paths[0]!r:.80} is a path, must be a name without folders")
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **json_config.to_json(self)}
+        data = {"format": FORMAT, **json_config.to_json(self)}
+        return {**data, "digest": _digest(data)}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Manifest:
@@ -171,7 +173,15 @@ def read_manifest(folder: Path) -> Manifest:
         path = folder / Path(name).name
         if name not in manifest.files or not path.is_file() or sha256(path) != manifest.files[name]:
             raise ExportError(f"{path} is missing or not the file that was exported. {_CURE}")
+    if data.get("digest") not in (None, _digest(data)):  # earlier versions wrote none
+        raise ExportError(f"{file} was changed after the export, for instance its action bounds. {_CURE}")
     return manifest
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a description's entries: one wrong digit in a bound would give wrong actions."""
+    entries = {name: value for name, value in data.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

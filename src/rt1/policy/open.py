@@ -1,27 +1,30 @@
-"""A run, a checkpoint or an exported folder as an engine, with torch."""
+"""A run, a checkpoint or an exported folder as an engine. A checkpoint needs torch, most exports do not."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rt1.checkpoint import MODEL_FILE, CheckpointInfo, load_info, load_model, load_whole_info, resolve, robots_of
 from rt1.errors import CheckpointError, ExportError
 from rt1.hub.names import policy_path
-from rt1.model.weights import read_safetensors
-from rt1.policy.auto import fastest
-from rt1.policy.cache import cached_export
 from rt1.policy.engines.base import AUTO, Engine, engine_choice
-from rt1.policy.engines.torch import TorchEngine
 from rt1.policy.exported import is_export, open_export
 from rt1.policy.exported_manifest import MANIFEST_FILE, Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from rt1.checkpoint import CheckpointInfo
 
 
 def policy_folder(path: Path | str) -> Path:
     """Return the folder that holds a policy: an exported folder itself, or the checkpoint that ``path`` means."""
     path = policy_path(path)
-    return path if is_export(path) else resolve(path)
+    if is_export(path):
+        return path
+    from rt1.checkpoint import resolve
+
+    return resolve(path)
 
 
 def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointInfo | Manifest:
@@ -33,6 +36,8 @@ def describe(path: Path | str, *, embodiment: str | None = None) -> CheckpointIn
     """
     folder = policy_path(path)
     if not is_export(folder):
+        from rt1.checkpoint import load_info
+
         return load_info(path, embodiment=embodiment)
     manifest = read_manifest(folder)
     if embodiment not in (None, manifest.provenance.get("embodiment")):
@@ -51,6 +56,9 @@ def weights_hash(folder: Path) -> str:
     """
     if is_export(folder):
         return hashlib.sha256((folder / MANIFEST_FILE).read_bytes()).hexdigest()
+    from rt1.checkpoint import MODEL_FILE, load_whole_info, robots_of
+    from rt1.model.weights import read_safetensors
+
     specs = {name: robot.action_spec.to_json() for name, robot in robots_of(load_whole_info(folder)).items()}
     digest = hashlib.sha256(json.dumps(specs).encode())
     tensors, _ = read_safetensors(folder / MODEL_FILE, error=CheckpointError, cure="Use another checkpoint")
@@ -81,6 +89,11 @@ def open_engine(
         CheckpointError: the checkpoint cannot be used.
         ValueError: an unknown engine, or one that does not run here.
     """
+    from rt1.checkpoint import load_model
+    from rt1.policy.auto import fastest
+    from rt1.policy.cache import cached_export
+    from rt1.policy.engines.torch import TorchEngine
+
     choice = fastest(path, embodiment=embodiment, device=device) if engine == AUTO else engine_choice(engine)
     if choice.name != "torch":
         if device not in ("cpu", AUTO):

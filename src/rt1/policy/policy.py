@@ -24,9 +24,9 @@ from rt1.common.json_config import check_between
 from rt1.errors import ExportError
 from rt1.hub.names import policy_path
 from rt1.policy.base import BasePolicy, Instruction
-from rt1.policy.engines.base import AUTO, Engine, engine_choice
-from rt1.policy.exported import is_export, open_export, stored_table
-from rt1.policy.exported_manifest import Sizes
+from rt1.policy.engines.base import AUTO, Engine, EngineChoice, engine_choice
+from rt1.policy.exported import open_export, stored_table
+from rt1.policy.exported_manifest import Manifest, Sizes
 from rt1.policy.stepper import EpisodeState, PreparedImage, Stepper
 from rt1.text.encoder import TABLE_FILE, TableEncoder, TextEncoder, TextEncoderIdentity, check_same_encoder
 from rt1.text.pieces import UNKNOWN_KEY, encode_known
@@ -34,7 +34,6 @@ from rt1.text.pieces import UNKNOWN_KEY, encode_known
 if TYPE_CHECKING:
     from rt1.checkpoint import CheckpointInfo
     from rt1.model.rt1 import RT1
-    from rt1.policy.exported_manifest import Manifest
 
 EncodeText = Callable[[str], NDArray[np.float32]]
 _EXPORT_AGAIN = "Give its text embedding, or export again with --instructions and this sentence"
@@ -115,11 +114,13 @@ class Policy(BasePolicy):
         from rt1.policy.open import describe, open_engine, policy_folder
 
         folder, info = policy_folder(path), describe(path, embodiment=embodiment)
-        if is_export(folder):
-            policy = cls.from_export(folder, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
-            if engine not in (None, AUTO, policy.engine):
-                raise ExportError(f"{path} is an export for {policy.engine}, not for {engine}. Leave --engine out")
-            return policy
+        if isinstance(info, Manifest):
+            label = str(EngineChoice(info.kind, info.precision))
+            if engine not in (None, AUTO, label) and str(engine_choice(engine)) != label:
+                raise ExportError(f"{path} is an export for {label}, not for {engine}. Leave --engine out")
+            if device not in ("cpu", "auto"):
+                raise ExportError(f"device is {device}, {path} is an export for the CPU. Leave --device out")
+            return cls.from_export(folder, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
         encode_text = text_function(info, text_encoder)
         if text_encoder is None and (table := stored_table(folder)) is not None:
             encode_text = _stored_first(table, encode_text)

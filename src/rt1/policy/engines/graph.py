@@ -18,6 +18,17 @@ Graph = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 """Inputs by name to outputs that the caller owns. Inputs that the graph does not have are ignored."""
 
 
+def one_by_one(graph: Graph) -> Graph:
+    """Return a graph that runs the robots of a batch one after another."""
+
+    def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        robots = len(next(iter(inputs.values())))
+        results = [graph({name: value[robot : robot + 1] for name, value in inputs.items()}) for robot in range(robots)]
+        return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
+
+    return run
+
+
 class GraphEngine(Engine):
     """The graphs of an exported folder."""
 

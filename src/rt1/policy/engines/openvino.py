@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from rt1.policy.engines.graph import Graph, GraphEngine
+from rt1.policy.engines.graph import Graph, GraphEngine, one_by_one
 
 
 class OpenVinoEngine(GraphEngine):
@@ -36,14 +35,11 @@ class OpenVinoEngine(GraphEngine):
         lock = threading.Lock()  # a request runs once at a time
 
         def run(inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-            robots = len(inputs[names[0]])
-            size = 1 if is_fixed else robots
-            batches = [{n: inputs[n][robot : robot + size] for n in names} for robot in range(0, robots, size)]
             with lock:
-                results = [[output.copy() for output in request.infer(batch).to_tuple()] for batch in batches]
-            return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
+                outputs = request.infer({name: inputs[name] for name in names}).to_tuple()
+                return [output.copy() for output in outputs]
 
-        return run
+        return one_by_one(run) if is_fixed else run
 
 
 def import_openvino() -> Any:  # noqa: ANN401 (an optional package)
