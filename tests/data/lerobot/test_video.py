@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from tests.fixtures.lerobot import CAMERA, LeRobotSet, assert_right_images, edit
 
 from rt1.data.lerobot.metadata import LeRobotSettings
 from rt1.data.lerobot.reader import LeRobotSource
-from rt1.data.lerobot.video import Codec
+from rt1.data.lerobot.video import Codec, encode_video
 from rt1.data.lerobot.writer import LeRobotWriter
 from rt1.data.rlds.writer import RecordedEpisode, RecordingSettings
 from rt1.data.sources.images import decode_image, encode_jpeg
@@ -56,6 +57,14 @@ def test_each_step_has_its_own_image(write: Callable[[Codec], LeRobotSource], co
             expected = [_grey(episode, step) for step in range(start, episode + 1)]
             assert [image.shape for image in images] == [(64, 64, 3)] * len(expected)
             assert np.abs(np.array([image.mean() for image in images]) - expected).max() < 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="scheduling policies are Linux's")
+def test_encoding_leaves_the_thread_its_priority() -> None:
+    """For root the AV1 encoder makes the thread a real-time one, which stopped everything else."""
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    encode_video([np.zeros((64, 64, 3), np.uint8)] * 2, fps=3, codec="av1")
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 def test_encoded_images_are_the_decoded_ones_unchanged(write: Callable[[Codec], LeRobotSource]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -152,7 +152,7 @@ def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec)
     os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints a page for every episode
     height, width, _ = images[0].shape
     sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4") as container:
+    with kept_priority(), av.open(sink, "w", format="mp4") as container:
         try:
             stream: Any = container.add_stream(ENCODERS[codec], rate=fps, options={**_OPTIONS, **_EXTRA_OPTIONS[codec]})
         except av.error.FFmpegError as error:
@@ -165,6 +165,24 @@ def encode_video(images: Sequence[NDArray[np.uint8]], *, fps: int, codec: Codec)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return sink.getvalue()
+
+
+@contextmanager
+def kept_priority() -> Iterator[None]:
+    """Give this thread its scheduling back at the end.
+
+    For root the AV1 encoder (SVT-AV1) makes the thread that calls it a real-time one of the highest priority, and
+    leaves it so: other programs, and other threads of this one, would stand still.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        if os.sched_getscheduler(0) != policy:
+            os.sched_setscheduler(0, policy, parameters)
 
 
 def join_videos(segments: Sequence[tuple[bytes, int]], path: Path, *, fps: int) -> None:
