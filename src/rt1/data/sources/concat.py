@@ -81,7 +81,7 @@ class JoinedSource(DerivedSource):
         if not sources:
             raise DataError("there are no sources to join. Give at least one")
         self.sources = tuple(sources)
-        self.name = "+".join(dict.fromkeys(source.name for source in sources))
+        self.name = "+".join(source.name for source in sources)
         self.embodiments = _embodiment_names(self.sources, embodiments)
         """Name of each source's embodiment. Empty if all have one action spec."""
         self.groups: dict[str, list[EpisodeSource]] = {}
