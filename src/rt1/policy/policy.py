@@ -118,7 +118,7 @@ class Policy(BasePolicy):
             label = str(EngineChoice(info.kind, info.precision))
             if engine not in (None, AUTO, label) and str(engine_choice(engine)) != label:
                 raise ExportError(f"{path} is an export for {label}, not for {engine}. Leave --engine out")
-            if device not in ("cpu", "auto"):
+            if device not in ("cpu", AUTO):
                 raise ExportError(f"device is {device}, {path} is an export for the CPU. Leave --device out")
             return cls.from_export(folder, text_encoder=text_encoder, cond_scale=cond_scale, threads=threads)
         encode_text = text_function(info, text_encoder)

@@ -177,12 +177,12 @@ def kept_priority() -> Iterator[None]:
     if not hasattr(os, "sched_getscheduler"):  # not Linux
         yield
         return
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
     try:
         yield
     finally:
-        if os.sched_getscheduler(0) != policy:
-            os.sched_setscheduler(0, policy, parameters)
+        if (os.sched_getscheduler(0), os.sched_getparam(0)) != before:
+            os.sched_setscheduler(0, *before)
 
 
 def join_videos(segments: Sequence[tuple[bytes, int]], path: Path, *, fps: int) -> None:
